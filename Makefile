@@ -1,0 +1,51 @@
+# Everything is made in this folder: .venv holds the packages, demo/ what the demonstration writes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export COWRIEPROC_COWRIE_VENV ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench torture samples requirements services clean
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+demo: $(VENV)/.runtime ## load the samples and print a report
+	$(BIN)/cowrieprocessor demo
+
+test: check services ## all tests, on SQLite and PostgreSQL, with a real Cowrie
+	COWRIEPROC_REQUIRE_POSTGRES=1 COWRIEPROC_REQUIRE_COWRIE=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## ratios against floors and peers
+	$(BIN)/python -m benchmarks.bench
+
+torture: $(VENV)/.dev services ## the slow reliability tests: kill -9 at many points
+	COWRIEPROC_TORTURE=1 $(BIN)/python -m pytest tests/reliability
+
+samples: services ## make samples/ again with a real Cowrie
+	$(BIN)/python -m tests.e2e.make_samples
+
+services: $(VENV)/.dev ## PostgreSQL and Cowrie, which the tests start themselves
+	tests/install_postgres.sh
+	tests/e2e/install_cowrie.sh
+
+requirements: $(VENV)/.dev ## pin the packages again
+	requirements/compile.sh
+
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+clean: ## remove what was made here
+	rm -rf $(VENV) demo bench-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

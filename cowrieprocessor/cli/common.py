@@ -1,0 +1,167 @@
+"""What every command shares: the options `--db` and `--json`, output, and how errors end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cowrieprocessor.errors import ConfigurationError, CowrieProcessorError
+from cowrieprocessor.sanitize import terminal_safe
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from cowrieprocessor.reporting.render.terminal import Screen
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_DATABASE = "cowrieprocessor.sqlite"
+EXIT_INTERRUPTED = 130
+
+
+def db_option(function: F) -> F:
+    """Add `--db`, which looking and loading commands can do without."""
+    return click.option(
+        "--db",
+        "db",
+        metavar="PATH|URL",
+        help="Database: a path or an SQLAlchemy URL. Default: COWRIEPROC_DB_URL, sensors.toml, "
+        f"then {DEFAULT_DATABASE} here.",
+    )(function)
+
+
+def named_db_option(function: F) -> F:
+    """Add a `--db` that has to be given: maintenance refuses to guess."""
+    return click.option(
+        "--db",
+        "db",
+        metavar="PATH|URL",
+        required=True,
+        help="Database to work on: a path or an SQLAlchemy URL. Has to be named.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`: one JSON document on standard output instead of text."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts instead of text.")(function)
+
+
+def database_name(db: str | None) -> str:
+    """Return the database to use: the flag, the environment, sensors.toml, or the file in this folder."""
+    from cowrieprocessor.settings import load_settings
+
+    return db or load_settings().db_url or DEFAULT_DATABASE
+
+
+def open_for_reading(db: str | None) -> Engine:
+    """Return a read-only engine on a database that is at our version.
+
+    Raises:
+        DatabaseError: there is no such database, or its version is another one; the message names the remedy.
+    """
+    from cowrieprocessor.db.engine import get_engine
+    from cowrieprocessor.db.migrations import require_current
+
+    engine = get_engine(database_name(db), read_only=True)
+    require_current(engine)
+    return engine
+
+
+def say_waiting(seconds: float) -> None:
+    """Tell the user that another process holds the database."""
+    message(f"waiting for the database: another process has been writing for {seconds:.0f} s")
+
+
+def message(text: str) -> None:
+    """Print one line for people on standard error; control characters are escaped."""
+    click.echo("\n".join(terminal_safe(line) for line in text.split("\n")), err=True)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on standard output, in ASCII, so that a terminal finds nothing to obey."""
+    from cowrieprocessor.reporting.render.json import to_json
+
+    click.echo(to_json(document))
+
+
+def print_text(text: str) -> None:
+    """Print a rendered text on standard output; characters that its encoding lacks become escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+
+
+def screen() -> Screen:
+    """Return what to draw for: the terminal, else 100 columns without colour."""
+    from cowrieprocessor.reporting.render.terminal import Screen
+
+    if not sys.stdout.isatty():
+        return Screen()
+    color = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return Screen(shutil.get_terminal_size().columns, color)
+
+
+def limit_option(default: int, what: str, maximum: int = 10_000) -> Callable[[F], F]:
+    """Add `--limit`."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, maximum),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help=f"How many {what} to show at most (up to {maximum}).",
+    )
+
+
+def after_option(function: F) -> F:
+    """Add `--after`, which goes on behind a page."""
+    return click.option("--after", metavar="CURSOR", help="Go on behind a page: what its `more` line says.")(function)
+
+
+def say_more(cursor: str | None) -> None:
+    """Tell the user how to get the next page, if there is one."""
+    if cursor is not None:
+        message(f"more: the same command with --after {shlex.quote(cursor)}")
+
+
+def run(command: click.Command) -> int:
+    """Run a command and return its exit code.
+
+    0 is success, 2 a wrong call or setting, 130 interrupted; errors of ours carry their own code (see
+    docs/reference.md). A pipe that the reader closed ends the command quietly.
+    """
+    try:
+        code = command.main(prog_name="cowrieprocessor", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        message("interrupted: everything committed so far is kept, the same command goes on from there")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CowrieProcessorError as error:
+        message(f"error: {error}")
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def existing_path(value: str) -> Path:
+    """Return the path of a file or folder named on the command line.
+
+    Raises:
+        ConfigurationError: nothing is there.
+    """
+    path = Path(value)
+    if not path.exists():
+        raise ConfigurationError(f"{value}: no such file or folder; check the spelling")
+    return path

@@ -1,0 +1,155 @@
+"""`cowrieprocessor files`: what was dropped on the honeypots."""
+
+from __future__ import annotations
+
+import click
+
+from cowrieprocessor.cli.common import (
+    after_option,
+    db_option,
+    json_option,
+    limit_option,
+    open_for_reading,
+    print_json,
+    print_text,
+    say_more,
+    screen,
+)
+from cowrieprocessor.cli.files_scan import scan
+
+_VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
+_ORDERS = ("last-seen", "first-seen", "sessions")
+
+
+@click.group()
+def files() -> None:
+    """What was dropped on the honeypots: files by their hash, with names, sources and verdicts.
+
+    \b
+    Example: cowrieprocessor files list --verdict malicious --since 2026-11-01
+    """
+
+
+@files.command("list")
+@db_option
+@click.option("--verdict", type=click.Choice(_VERDICTS), help="Only files with this verdict.")
+@click.option("--since", metavar="TIME", help="Only files last seen then or later (ISO 8601, UTC).")
+@click.option("--until", metavar="TIME", help="Only files first seen before then.")
+@click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
+@click.option(
+    "--name", metavar="TEXT", help="Only files with a name that holds TEXT, in small or capital letters."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(_ORDERS),
+    default="last-seen",
+    show_default=True,
+    help="Newest or most frequent first.",
+)
+@limit_option(50, "files")
+@after_option
+@json_option
+def list_(
+    db: str | None,
+    verdict: str | None,
+    since: str | None,
+    until: str | None,
+    sensor: str | None,
+    name: str | None,
+    sort: str,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """List the files, newest first: hash, a name, type, size, sessions, verdict, when last seen.
+
+    A short hash is enough for `files show`. `not checked` means that no source was asked about it yet.
+    Ends with 0, also when no file fits.
+
+    \b
+    Example: cowrieprocessor files list --sort sessions --limit 10
+    """
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
+    from cowrieprocessor.reporting.render.listings import files_text
+
+    filters = FileFilter(
+        verdict=verdict,
+        since=parse_moment(since) if since else None,
+        until=parse_moment(until) if until else None,
+        sensor=sensor,
+        name=name or None,
+    )
+    order: FileOrder = (
+        "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
+    )
+    with read_transaction(open_for_reading(db)) as connection:
+        page = list_files(connection, filters, order=order, limit=limit, after=after)
+    if as_json:
+        print_json({"files": page.rows, "next": page.next})
+        return
+    print_text(files_text(page, screen()))
+    say_more(page.next)
+
+
+@files.command()
+@click.argument("sha256", metavar="SHA256")
+@db_option
+@json_option
+def show(sha256: str, db: str | None, as_json: bool) -> None:
+    """Show one file: hashes, size, type, verdict, every name and URL, sensors, when seen.
+
+    SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. URLs are defanged
+    and their passwords hidden; --json has them as they were.
+
+    Ends with 1 if there is no such file, or if several begin like this.
+
+    \b
+    Example: cowrieprocessor files show 8d2eda9f6a44
+    """
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
+    from cowrieprocessor.reporting.render.details import file_text
+
+    with read_transaction(open_for_reading(db)) as connection:
+        details = file_details(connection, find_hash(connection, sha256))
+    if as_json:
+        print_json(details)
+    else:
+        print_text(file_text(details, screen()))
+
+
+@files.command()
+@click.argument("sha256", metavar="SHA256")
+@db_option
+@limit_option(50, "sessions")
+@after_option
+@json_option
+def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json: bool) -> None:
+    """List the sessions that had one file, the latest first: where from, which user, which sensor.
+
+    SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. A captured file
+    that no log names is listed under the session artifact:SENSOR.
+
+    Ends with 1 if there is no such file, or if several begin like this.
+
+    \b
+    Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
+    """
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.queries.file_details import find_hash
+    from cowrieprocessor.reporting.queries.files import list_file_sessions
+    from cowrieprocessor.reporting.render.listings import file_sessions_text
+
+    with read_transaction(open_for_reading(db)) as connection:
+        whole = find_hash(connection, sha256)
+        page = list_file_sessions(connection, whole, limit=limit, after=after)
+    if as_json:
+        print_json({"sha256": whole, "sessions": page.rows, "next": page.next})
+        return
+    print_text(file_sessions_text(page, screen()))
+    say_more(page.next)
+
+
+files.add_command(scan)

@@ -1,0 +1,58 @@
+"""Progress of long commands on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from cowrieprocessor.cli.common import message
+from cowrieprocessor.sanitize import terminal_safe
+
+if TYPE_CHECKING:
+    from cowrieprocessor.loader.bulk import LoadProgress
+
+LINE_EVERY_S = 10.0
+
+
+class LoadProgressLine:
+    """Files, bytes, events per second and time to go of a load."""
+
+    def __enter__(self) -> LoadProgressLine:
+        """Begin to show."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.fields[what]}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("load", total=None, what="", rate="")
+        self._started = self._said = time.monotonic()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Stop showing."""
+        self._progress.stop()
+
+    def update(self, now: LoadProgress) -> None:
+        """Show how far the load is."""
+        elapsed_s = time.monotonic() - self._started
+        rate = f"{now.events / elapsed_s:,.0f} events/s" if elapsed_s > 0.5 else ""
+        name = terminal_safe(os.path.basename(now.path))[:40]  # noqa: PTH119 - the path is text made inert
+        what = f"{min(now.files_done + 1, now.files_total)}/{now.files_total} {name}"
+        if not self._progress.disable:
+            self._progress.update(self._task, completed=now.bytes_done, total=now.bytes_total, what=what, rate=rate)
+        elif time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            share = now.bytes_done / now.bytes_total if now.bytes_total else 1.0
+            eta = f", ETA {elapsed_s / share - elapsed_s:.0f} s" if share else ""
+            message(f"{what}: {now.bytes_done:,} of {now.bytes_total:,} bytes ({share:.1%}), {rate}{eta}")

@@ -1,0 +1,204 @@
+"""`cowrieprocessor report`: what happened in a day, a week or a month."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from cowrieprocessor.cli.common import db_option, json_option, message, open_for_reading, print_text, screen
+from cowrieprocessor.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from cowrieprocessor.reporting.periods import Period
+    from cowrieprocessor.reporting.reports import Report
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+@click.group()
+def report() -> None:
+    """What happened on the honeypots in a day, a week or a month, compared with the one before.
+
+    \b
+    Example: cowrieprocessor report daily --date 2026-11-21
+    """
+
+
+def _options(function: Command) -> Command:
+    for option in (
+        json_option,
+        click.option(
+            "--output", metavar="FILE", help="Write to FILE, readable by you only, instead of printing."
+        ),
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(("text", "json", "csv")),
+            help="How to write it. Default: text.",
+        ),
+        click.option("--sensor", metavar="NAME", help="Only what this sensor saw."),
+        db_option,
+    ):
+        function = option(function)
+    return function
+
+
+@report.command()
+@click.option(
+    "--date", metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC). Default: the newest with sessions."
+)
+@_options
+def daily(
+    date: str | None,
+    db: str | None,
+    sensor: str | None,
+    format_: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Report on one day, from midnight to midnight UTC.
+
+    Sessions belong to the day on which they began. Ends with 0, also when nothing happened; with 1 if
+    there is no such sensor.
+
+    \b
+    Example: cowrieprocessor report daily --date yesterday --output report.txt
+    """
+    _report("daily", date, db, sensor, _format(format_, as_json), output)
+
+
+@report.command()
+@click.option("--date", metavar="WEEK", help="YYYY-Www, or a day of it. Default: the newest with sessions.")
+@_options
+def weekly(
+    date: str | None,
+    db: str | None,
+    sensor: str | None,
+    format_: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Report on one ISO week, from Monday to Sunday, UTC.
+
+    Sessions belong to the week in which they began. Ends with 0, also when nothing happened; with 1 if
+    there is no such sensor.
+
+    \b
+    Example: cowrieprocessor report weekly --date 2026-W47 --format csv --output week.csv
+    """
+    _report("weekly", date, db, sensor, _format(format_, as_json), output)
+
+
+@report.command()
+@click.option("--date", metavar="MONTH", help="YYYY-MM, or a day of it. Default: the newest with sessions.")
+@_options
+def monthly(
+    date: str | None,
+    db: str | None,
+    sensor: str | None,
+    format_: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Report on one month, UTC.
+
+    Sessions belong to the month in which they began. Ends with 0, also when nothing happened; with 1 if
+    there is no such sensor.
+
+    \b
+    Example: cowrieprocessor report monthly --date 2026-11 --json
+    """
+    _report("monthly", date, db, sensor, _format(format_, as_json), output)
+
+
+def _format(format_: str | None, as_json: bool) -> str:
+    if as_json and format_ not in (None, "json"):
+        raise click.UsageError(f"--json and --format {format_} contradict each other; give one of them.")
+    return "json" if as_json else format_ or "text"
+
+
+def _report(
+    kind_name: str, date: str | None, db: str | None, sensor: str | None, format_: str, output: str | None
+) -> None:
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.periods import PeriodKind, parse_period, period_of
+    from cowrieprocessor.reporting.reports import make_report
+
+    kind = PeriodKind(kind_name)
+    now = dt.datetime.now(dt.UTC)
+    given = parse_period(kind, date, now) if date else None
+    with read_transaction(open_for_reading(db)) as connection:
+        period = given or _newest(connection, kind_name, sensor) or period_of(kind, now)
+        made = make_report(connection, period, sensor=sensor)
+    text = _rendered(made, format_, db, to_file=output is not None)
+    if output is None:
+        print_text(text)
+    else:
+        write_private(Path(output), text)
+        message(f"report on {period.name} written to {output}")
+
+
+def _newest(connection: Connection, kind_name: str, sensor: str | None) -> Period | None:
+    """Return the newest period that has anything to report, and say on standard error which it is."""
+    from cowrieprocessor.reporting.periods import PeriodKind
+    from cowrieprocessor.reporting.reports import newest_period
+
+    period = newest_period(connection, PeriodKind(kind_name), sensor)
+    if period is None:
+        message("the database has no sessions and no files yet: `cowrieprocessor load PATH` loads logs")
+    else:
+        message(f"{period.name} is the newest with sessions or files; --date takes another")
+    return period
+
+
+def _rendered(made: Report, format_: str, db: str | None, *, to_file: bool) -> str:
+    if format_ == "json":
+        from cowrieprocessor.reporting.render.json import report_json
+
+        return report_json(made) + "\n"
+    if format_ == "csv":
+        from cowrieprocessor.reporting.render.csv import report_csv
+
+        return report_csv(made)
+    from cowrieprocessor.reporting.render.terminal import Screen
+    from cowrieprocessor.reporting.render.text import report_text
+
+    return report_text(made, Screen() if to_file else screen(), db=_without_password(db))
+
+
+def _without_password(db: str | None) -> str | None:
+    """Return the database for the commands that a report suggests, but no URL: it could hold a password."""
+    return None if db is None or "://" in db else db
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text file that only its owner can read (0600); it appears whole or not at all.
+
+    Raises:
+        ConfigurationError: it cannot be written there.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: not a regular file; choose another name for --output")
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be written: {error.strerror}; choose another --output"
+        ) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ConfigurationError(
+            f"{path}: cannot be written: {error.strerror}; choose another --output"
+        ) from error

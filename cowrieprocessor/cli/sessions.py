@@ -1,0 +1,107 @@
+"""`cowrieprocessor sessions`: what attackers did, session by session."""
+
+from __future__ import annotations
+
+import click
+
+from cowrieprocessor.cli.common import (
+    after_option,
+    db_option,
+    json_option,
+    limit_option,
+    open_for_reading,
+    print_json,
+    print_text,
+    say_more,
+    screen,
+)
+
+
+@click.group()
+def sessions() -> None:
+    """What attackers did, session by session.
+
+    \b
+    Example: cowrieprocessor sessions list --since 2026-11-21 --with-files
+    """
+
+
+@sessions.command("list")
+@db_option
+@click.option("--since", metavar="TIME", help="Only sessions that began then or later (ISO 8601, UTC).")
+@click.option("--until", metavar="TIME", help="Only sessions that began before then.")
+@click.option("--src-ip", metavar="ADDRESS", help="Only sessions from this address.")
+@click.option("--sensor", metavar="NAME", help="Only sessions on this sensor.")
+@click.option("--with-files", is_flag=True, help="Only sessions that left a file.")
+@click.option("--flagged", is_flag=True, help="Only sessions flagged for a file or for their address.")
+@limit_option(50, "sessions")
+@after_option
+@json_option
+def list_(
+    db: str | None,
+    since: str | None,
+    until: str | None,
+    src_ip: str | None,
+    sensor: str | None,
+    with_files: bool,
+    flagged: bool,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+) -> None:
+    """List the sessions, the latest first: when, where from, which user, how many commands and files.
+
+    A user name in brackets did not get in. Sessions without a readable time come last. Ends with 0, also when
+    no session fits.
+
+    \b
+    Example: cowrieprocessor sessions list --src-ip 198.51.100.7
+    """
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
+    from cowrieprocessor.reporting.render.listings import sessions_text
+
+    filters = SessionFilter(
+        since=parse_moment(since) if since else None,
+        until=parse_moment(until) if until else None,
+        src_ip=src_ip,
+        sensor=sensor,
+        with_files=with_files,
+        flagged=flagged,
+    )
+    with read_transaction(open_for_reading(db)) as connection:
+        page = list_sessions(connection, filters, limit=limit, after=after)
+    if as_json:
+        print_json({"sessions": page.rows, "next": page.next})
+        return
+    print_text(sessions_text(page, screen()))
+    say_more(page.next)
+
+
+@sessions.command()
+@click.argument("session_id", metavar="ID")
+@db_option
+@limit_option(200, "events (and files, and commands)", maximum=100_000)
+@json_option
+def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
+    """Show one session: where from, its files, and what happened in order.
+
+    A command that version 3 stored only in a rewritten form is shown in that form. URLs are defanged and
+    their passwords hidden; --json has the events as they were logged.
+
+    Ends with 1 if there is no such session.
+
+    \b
+    Example: cowrieprocessor sessions show 3f2a9c0d1b7e
+    """
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.queries.sessions import session_details
+    from cowrieprocessor.reporting.render.details import session_text
+
+    with read_transaction(open_for_reading(db)) as connection:
+        details = session_details(connection, session_id, limit=limit)
+    if as_json:
+        print_json(details)
+    else:
+        print_text(session_text(details, screen()))

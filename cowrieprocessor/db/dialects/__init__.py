@@ -1,0 +1,34 @@
+"""What SQLite and PostgreSQL do differently: one class each, chosen by the engine."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.dialects.base import Dialect
+from cowrieprocessor.errors import ConfigurationError
+
+
+def dialect_of(database: Engine | Connection) -> Dialect:
+    """Return the dialect of an engine or connection.
+
+    Raises:
+        ConfigurationError: it is neither SQLite nor PostgreSQL.
+    """
+    return dialect_named(database.dialect.name)
+
+
+def dialect_named(name: str) -> Dialect:
+    """Return the dialect that SQLAlchemy calls `name`; only the one asked for is imported.
+
+    Raises:
+        ConfigurationError: it is neither SQLite nor PostgreSQL.
+    """
+    if name == "sqlite":
+        from cowrieprocessor.db.dialects.sqlite import SQLITE
+
+        return SQLITE
+    if name == "postgresql":
+        from cowrieprocessor.db.dialects.postgresql import POSTGRESQL
+
+        return POSTGRESQL
+    raise ConfigurationError(f"{name}: not supported; give an SQLite file or a postgresql:// URL")

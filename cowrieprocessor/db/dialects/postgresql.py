@@ -1,0 +1,155 @@
+"""PostgreSQL through psycopg 3: sessions in UTC, advisory locks, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+
+from cowrieprocessor.db.dialects.base import OPTIONS_KEY, Dialect, EngineOptions
+from cowrieprocessor.errors import (
+    ConfigurationError,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+)
+
+CONNECT_TIMEOUT_S = 15
+MIGRATION_LOCK = 0x636F7772696570  # "cowriep", the key of our advisory lock
+SECRET_PARAMETERS = frozenset({"password", "sslpassword", "passfile"})
+
+_BY_STATE: dict[str, tuple[type[DatabaseError], str]] = {
+    "08": (DatabaseError, "the connection to the server broke; check that it runs, then repeat the command"),
+    "25006": (DatabaseReadOnly, "the server or the connection is read-only; connect to the primary server"),
+    "28": (DatabaseError, "the server refused the login; check user and password"),
+    "3D000": (DatabaseError, "no such database on the server; create it with createdb"),
+    "3F000": (DatabaseError, "no such schema; create it, or correct the user's search_path"),
+    "40001": (DatabaseLocked, "another transaction came in between; repeat the command"),
+    "40P01": (DatabaseLocked, "two transactions waited for each other; repeat the command"),
+    "42501": (
+        DatabaseReadOnly,
+        "the user may not do that; grant it CREATE on the schema and ownership of the tables",
+    ),
+    "53100": (DatabaseFull, "the server's disk is full; make room, then repeat the command"),
+    "53": (DatabaseError, "the server has no connections or memory left; try again later"),
+    "55P03": (DatabaseLocked, "another process holds the table; wait for it, then repeat the command"),
+    "57": (DatabaseError, "the server stopped the command; check that it runs, then repeat the command"),
+    "58": (DatabaseError, "the server could not read or write its disk; look at its log"),
+    "XX001": (DatabaseDamaged, "the server found damaged data; restore a backup"),
+    "XX002": (DatabaseDamaged, "the server found a damaged index; REINDEX it, or restore a backup"),
+}
+"""By SQLSTATE, or its class. Source: PostgreSQL's documentation, appendix A."""
+
+
+def _on_connect(options: EngineOptions, connection: Any, _record: object) -> None:
+    """Set up a session: UTC, bounded waiting for locks, read-only where asked.
+
+    Raises:
+        DatabaseError: the database does not store text as UTF-8.
+    """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseError(f"the database stores text as {encoding}; create one with createdb --encoding=UTF8")
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+        cursor.execute(f"SET lock_timeout = {int(options.lock_timeout_s * 1000)}")
+        if options.read_only:
+            cursor.execute("SET default_transaction_read_only = on")
+    connection.commit()
+
+
+class PostgresqlDialect(Dialect):
+    """PostgreSQL 13 and later."""
+
+    name: ClassVar[str] = "postgresql"
+    ours_alone: ClassVar[bool] = False
+
+    @property
+    def driver_errors(self) -> tuple[type[Exception], ...]:
+        """The root error class of psycopg."""
+        return (_psycopg().Error,)
+
+    def create_engine(self, url: URL, options: EngineOptions) -> Engine:
+        """Return an engine on a server's database; nothing is connected yet.
+
+        Raises:
+            ConfigurationError: psycopg is not installed.
+        """
+        _psycopg()
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "cowrieprocessor"},
+            hide_parameters=True,
+            pool_pre_ping=True,
+            execution_options={OPTIONS_KEY: options},
+        )
+        event.listen(engine, "connect", partial(_on_connect, options))
+        return engine
+
+    def adopt(self, engine: Engine) -> None:
+        """Do nothing: psycopg's transactions are as we need them."""
+
+    @contextmanager
+    def reading(self, engine: Engine) -> Iterator[Connection]:
+        """Yield a connection in a read-only transaction that sees one state of the database."""
+        with engine.connect() as connection:
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
+
+    def describe(self, url: URL) -> str:
+        """Return the URL, every secret in it replaced."""
+        hidden = dict.fromkeys(SECRET_PARAMETERS & url.query.keys(), "***")
+        return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+    def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
+        """Return our error for the server's SQLSTATE, or for a server that cannot be reached."""
+        state = getattr(error, "sqlstate", None)
+        if state is None:
+            if not isinstance(error, _psycopg().OperationalError):
+                return None
+            kind, remedy = DatabaseError, "the server cannot be reached; check the URL, and that it runs"
+        elif state in _BY_STATE or state[:2] in _BY_STATE:
+            kind, remedy = _BY_STATE.get(state) or _BY_STATE[state[:2]]
+        else:
+            return None
+        return kind(f"{self.describe(url)}: {remedy} (the server says: {_redacted(str(error), url)})")
+
+    def hold_migration_lock(self, connection: Connection) -> None:
+        """Take an advisory lock that ends with the transaction."""
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+
+    def table_names(self, connection: Connection) -> Collection[str]:
+        """Return the tables and views of the current schema."""
+        inspector = inspect(connection)
+        return {*inspector.get_table_names(), *inspector.get_view_names()}
+
+    def column_names(self, connection: Connection, table: str) -> Collection[str]:
+        """Return the names of a table's columns."""
+        return {str(column["name"]) for column in inspect(connection).get_columns(table)}
+
+
+def _psycopg() -> Any:
+    try:
+        import psycopg
+    except ImportError as error:
+        raise ConfigurationError(
+            "PostgreSQL needs psycopg; `pip install 'cowrieprocessor[postgres]'`, or use an SQLite file"
+        ) from error
+    return psycopg
+
+
+def _redacted(message: str, url: URL) -> str:
+    secrets = [url.password, *(url.query.get(name) for name in SECRET_PARAMETERS)]
+    for secret in secrets:
+        for part in (secret,) if isinstance(secret, str) else secret or ():
+            message = message.replace(part, "***") if part else message
+    return " ".join(message.split())
+
+
+POSTGRESQL = PostgresqlDialect()

@@ -1,0 +1,246 @@
+"""Connections to SQLite: which library, opened how, and how a writing transaction begins.
+
+The driver's own transaction handling is off (`isolation_level=None`): our listener issues BEGIN IMMEDIATE, so
+that DDL is transactional and no transaction turns from reading to writing half-way, which SQLite may refuse.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cowrieprocessor.db.dialects.base import EngineOptions
+from cowrieprocessor.db.dialects.sqlite_files import (
+    WriterLock,
+    create_private,
+    require_existing,
+    require_local_disk,
+    uri,
+)
+from cowrieprocessor.db.dialects.waiting import wait_until
+from cowrieprocessor.errors import ConfigurationError, DatabaseLocked
+
+WRITER_BUSY_MS = 250
+"""How long SQLite itself waits for a lock; our own loop, which can say so, goes on from there."""
+READER_BUSY_MS = 10_000
+CLOSE_WAIT_S = 5.0
+
+PRAGMAS = (
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-65536",  # KiB
+    "PRAGMA mmap_size=0",
+)
+WRITER_PRAGMAS = (
+    "PRAGMA synchronous=NORMAL",
+    "PRAGMA wal_autocheckpoint=4000",  # pages: 16 MiB
+    "PRAGMA journal_size_limit=67108864",
+)
+
+
+def wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Return whether this SQLite can corrupt a WAL database when two connections checkpoint at once.
+
+    Args:
+        version: major, minor, patch.
+
+    Source: sqlite.org/wal.html, the WAL-reset bug: 3.7.0 to 3.51.2, fixed in 3.51.3, 3.50.7 and 3.44.6.
+    """
+    if version[:2] == (3, 44):
+        return version < (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version < (3, 50, 7)
+    return (3, 7, 0) <= version < (3, 51, 3)
+
+
+@cache
+def load_driver(choice: str) -> ModuleType:
+    """Return the SQLite driver: `pysqlite3`, `stdlib`, or for `auto` pysqlite3 where it is installed.
+
+    Raises:
+        ConfigurationError: pysqlite3 was asked for and is not installed.
+    """
+    if choice == "stdlib":
+        return sqlite3
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError as error:
+        if choice == "pysqlite3":
+            raise ConfigurationError(
+                "pysqlite3 is not installed; `pip install pysqlite3`, or set COWRIEPROC_SQLITE_DRIVER=auto"
+            ) from error
+        return sqlite3
+
+
+@cache
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return the root error classes of the drivers that may be in use."""
+    return tuple({sqlite3.Error, load_driver("auto").Error})
+
+
+def primary_code(error: BaseException) -> int | None:
+    """Return SQLite's primary result code of a driver's error, if it came from SQLite."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+class _SerializedWrites:
+    """A connection under a library with the WAL-reset bug: one writer at a time, closing included."""
+
+    writer_lock: WriterLock | None = None
+
+    def commit(self) -> None:
+        """Commit (which may checkpoint), then let the next writer in."""
+        super().commit()  # type: ignore[misc]
+        self._release()
+
+    def rollback(self) -> None:
+        """Roll back, then let the next writer in."""
+        super().rollback()  # type: ignore[misc]
+        self._release()
+
+    def close(self) -> None:
+        """Close under the lock: the last connection to close checkpoints.
+
+        Whoever keeps the lock from us for longer has the database open: ours is not the last to close.
+        """
+        if self.writer_lock is not None:
+            self.writer_lock.try_for(EngineOptions(lock_timeout_s=CLOSE_WAIT_S))
+        try:
+            super().close()  # type: ignore[misc]
+        finally:
+            if self.writer_lock is not None:
+                self.writer_lock.release()
+
+    def _release(self) -> None:
+        if self.writer_lock is not None and not self.in_transaction:  # type: ignore[attr-defined]
+            self.writer_lock.release()
+
+
+@cache
+def _serialized_connection(driver: ModuleType) -> type[Any]:
+    return type("SerializedConnection", (_SerializedWrites, driver.Connection), {})
+
+
+def connect(path: Path, options: EngineOptions) -> Any:
+    """Return a driver's connection on a file, set up as we need it; a writer creates a missing file.
+
+    Raises:
+        DatabaseError: see `require_existing`, `create_private`, `require_local_disk`.
+    """
+    driver = load_driver(options.driver)
+    path = path.resolve()
+    require_local_disk(path)
+    if options.read_only:
+        require_existing(path)
+    else:
+        create_private(path)
+    serialize = not options.read_only and wal_reset_bug(driver.sqlite_version_info)
+    connection = driver.connect(
+        uri(path, "ro" if options.read_only else "rw"),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=(READER_BUSY_MS if options.read_only else WRITER_BUSY_MS) / 1000,
+        factory=_serialized_connection(driver) if serialize else driver.Connection,
+    )
+    ready = False
+    try:
+        if serialize:
+            connection.writer_lock = WriterLock(path, options)
+        _set_up(connection, options)
+        ready = True
+    finally:
+        if not ready:
+            connection.close()
+    return connection
+
+
+def connect_in_memory(options: EngineOptions) -> Any:
+    """Return a driver's connection on a private database in memory."""
+    return load_driver(options.driver).connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
+def begin_writing(connection: Any, options: EngineOptions) -> None:
+    """Begin a transaction that holds the write lock, waiting for it as long as we may.
+
+    Raises:
+        DatabaseLocked: another process went on writing.
+    """
+    began = False
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None:
+        lock.acquire()
+    try:
+        began = wait_until(lambda: _try_to(connection, "BEGIN IMMEDIATE"), options)
+    finally:
+        if lock is not None and not began:
+            lock.release()
+    if not began:
+        raise DatabaseLocked(
+            f"the database is locked: another process has been writing for {options.lock_timeout_s:g} s; "
+            "wait for it, or stop it, then repeat the command"
+        )
+
+
+def _set_up(connection: Any, options: EngineOptions) -> None:
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    if options.read_only:
+        connection.execute("PRAGMA query_only=ON")
+        return
+    for pragma in WRITER_PRAGMAS:
+        connection.execute(pragma)
+    if _journal_mode(connection) != "wal" and _is_ours_or_empty(connection):
+        _switch_to_wal(connection, options)
+
+
+def _journal_mode(connection: Any) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def _is_ours_or_empty(connection: Any) -> bool:
+    """Return whether we may change the file: another application's database is never written to."""
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return not names or "schema_state" in names
+
+
+def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
+    """Turn on write-ahead logging, which needs the file for ourselves for a moment.
+
+    A file that may not be written stays as it is: whoever writes through this connection will be told.
+    """
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None:
+        lock.acquire()
+    try:
+        switched = wait_until(lambda: _try_to(connection, "PRAGMA journal_mode=WAL", _unless_read_only), options)
+    finally:
+        if lock is not None:
+            lock.release()
+    if not switched:
+        raise DatabaseLocked(
+            "another process is using the database, which is not in WAL mode yet; stop it, then repeat"
+        )
+
+
+def _unless_read_only(code: int | None) -> bool:
+    return code == sqlite3.SQLITE_READONLY
+
+
+def _try_to(connection: Any, statement: str, forgive: Callable[[int | None], bool] | None = None) -> bool:
+    """Run a statement; return False if another connection is in the way."""
+    try:
+        connection.execute(statement)
+    except driver_errors() as error:
+        code = primary_code(error)
+        if code == sqlite3.SQLITE_BUSY:
+            return False
+        if forgive is None or not forgive(code):
+            raise
+    return True

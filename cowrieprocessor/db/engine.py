@@ -1,0 +1,137 @@
+"""Engines and transactions: the only way to a database.
+
+Reading and writing are told apart where they begin: `read_transaction` sees one state and cannot write;
+`write_transaction` holds the write lock from its first statement. Errors of a driver leave here as ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from cowrieprocessor.db.dialects import dialect_named, dialect_of
+from cowrieprocessor.db.dialects.base import EngineOptions, options_of
+from cowrieprocessor.errors import ConfigurationError, DatabaseReadOnly
+from cowrieprocessor.settings import load_settings
+
+__all__ = ["describe", "dispose", "get_engine", "read_transaction", "translate_errors", "write_transaction"]
+
+_POSTGRES_NAMES = frozenset({"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"})
+_SQLITE_NAMES = frozenset({"sqlite", "sqlite+pysqlite", "sqlite+pysqlite3"})
+
+
+def get_engine(
+    db: str | Path | None = None,
+    *,
+    read_only: bool = False,
+    lock_timeout_s: float | None = None,
+    on_wait: Callable[[float], None] | None = None,
+) -> Engine:
+    """Return an engine on a database; nothing is opened or created before its first use.
+
+    Args:
+        db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. Without it, COWRIEPROC_DB_URL,
+            COWRIEPROC_DB_PATH or the file of settings.
+        read_only: open for looking only: nothing is written, and a missing file is an error, not a new file.
+        lock_timeout_s: seconds to wait for another writer; the setting `lock_timeout_s` by default.
+        on_wait: called about every five seconds of such waiting with the seconds waited so far (SQLite).
+
+    Raises:
+        ConfigurationError: no database is named, or the name cannot be used.
+    """
+    settings = load_settings(overrides={"db_url": db, "lock_timeout_s": lock_timeout_s})
+    if not settings.db_url:
+        raise ConfigurationError("no database named; give --db PATH or URL, or set COWRIEPROC_DB_URL")
+    url = _parse(settings.db_url)
+    options = EngineOptions(
+        read_only=read_only,
+        lock_timeout_s=settings.lock_timeout_s,
+        on_wait=on_wait,
+        driver=settings.sqlite_driver,
+    )
+    return dialect_named(url.get_backend_name()).create_engine(url, options)
+
+
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection that holds the write lock; commit at the end, roll back on any error.
+
+    On SQLite this is BEGIN IMMEDIATE, after waiting for other writers.
+
+    Raises:
+        DatabaseReadOnly: the engine is for reading only, or the file may not be written.
+        DatabaseLocked: another process went on writing for longer than `lock_timeout_s`.
+        DatabaseFull, DatabaseDamaged, NotADatabase, DatabaseError: as their names say.
+    """
+    if options_of(engine).read_only:
+        raise DatabaseReadOnly(f"{describe(engine)}: opened for reading only; open it for writing")
+    dialect_of(engine).adopt(engine)
+    with translate_errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection that sees one state of the database throughout and cannot write.
+
+    Raises:
+        DatabaseError: the database is not there, or cannot be read; the message names the remedy.
+    """
+    dialect = dialect_of(engine)
+    dialect.adopt(engine)
+    with translate_errors(engine), dialect.reading(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def translate_errors(engine: Engine) -> Iterator[None]:
+    """Turn the errors of the database's drivers into ours, with the remedy in the message.
+
+    What only a mistake in our code can cause (a constraint violated, an SQL error) is left as it is.
+    """
+    dialect = dialect_of(engine)
+    errors: tuple[type[Exception], ...] = (DBAPIError, *dialect.driver_errors)
+    try:
+        yield
+    except errors as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        ours = dialect.explain(cause, engine.url) if cause is not None else None
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def describe(engine: Engine) -> str:
+    """Return the name of an engine's database for people: the path, or the URL without its password."""
+    return dialect_of(engine).describe(engine.url)
+
+
+def dispose(engine: Engine) -> None:
+    """Close every connection of an engine that is not in use."""
+    with translate_errors(engine):
+        engine.dispose()
+
+
+def _parse(name: str) -> URL:
+    """Return the URL of a database that was named by a path or a URL."""
+    if "://" not in name:
+        return URL.create("sqlite", database=name)
+    try:
+        url = make_url(name)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"{_redacted(name)}: not a database URL; write postgresql://user@host/name") from None
+    if url.drivername in _SQLITE_NAMES:
+        return url.set(drivername="sqlite")
+    if url.drivername in _POSTGRES_NAMES:
+        return url.set(drivername="postgresql+psycopg")
+    raise ConfigurationError(f"{url.drivername}: not supported; give an SQLite file or a postgresql:// URL")
+
+
+def _redacted(name: str) -> str:
+    """Return a URL that could not be parsed without what may be its password."""
+    return re.sub(r"(//)[^/]*@", r"\1***@", name.split("?", 1)[0])

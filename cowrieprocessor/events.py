@@ -1,0 +1,305 @@
+"""Cowrie's vocabulary: the names of its events, and the only parser of a line.
+
+A value of a log becomes an `Event`, or is refused with a reason that goes into its dead letter. What SQLite's
+`json_extract` reads from the stored payload is what we read from it: whatever the two could read differently
+(a key given twice, a nesting that SQLite refuses, a session that is not text) is refused here.
+
+Source: Cowrie's docs/OUTPUT.rst, and 482,000 real log lines from 2016 to 2026.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import orjson
+
+from cowrieprocessor.errors import UnreadableTimestamp
+
+SESSION_CONNECT = "cowrie.session.connect"
+SESSION_CLOSED = "cowrie.session.closed"
+CLIENT_KEX = "cowrie.client.kex"
+LOGIN_SUCCESS = "cowrie.login.success"
+LOGIN_FAILED = "cowrie.login.failed"
+COMMAND_INPUT = "cowrie.command.input"
+FILE_DOWNLOAD = "cowrie.session.file_download"
+FILE_DOWNLOAD_FAILED = "cowrie.session.file_download.failed"
+FILE_UPLOAD = "cowrie.session.file_upload"
+
+EVENT_NAMES: dict[str, str] = {
+    SESSION_CONNECT: "an attacker connected",
+    SESSION_CLOSED: "the connection ended",
+    "cowrie.session.params": "architecture and other parameters of the session",
+    "cowrie.session.input": "text typed at a prompt of a program",
+    FILE_DOWNLOAD: "a file was fetched, written by a redirect, or sent to standard input",
+    FILE_DOWNLOAD_FAILED: "a file could not be fetched; names no file",
+    FILE_UPLOAD: "a file was uploaded with SFTP or SCP",
+    "cowrie.client.version": "the client's version string",
+    CLIENT_KEX: "the client's key exchange, with its HASSH fingerprint",
+    "cowrie.client.fingerprint": "the fingerprint of a public key",
+    "cowrie.client.size": "the size of the client's terminal",
+    "cowrie.client.var": "an environment variable of the client",
+    "cowrie.client.malformed_packet": "a packet that is not of the protocol",
+    LOGIN_SUCCESS: "a login that the honeypot let in",
+    LOGIN_FAILED: "a login that the honeypot turned away",
+    COMMAND_INPUT: "a command line",
+    "cowrie.command.failed": "a command that the honeypot does not know",
+    "cowrie.command.success": "a command that the honeypot knows (older versions)",
+    "cowrie.command.chpasswd": "a change of a password",
+    "cowrie.log.open": "the recording of the terminal began",
+    "cowrie.log.closed": "the recording of the terminal ended; its shasum is never a file's",
+    "cowrie.direct-tcpip.request": "a request to forward a connection",
+    "cowrie.direct-tcpip.data": "data of a forwarded connection",
+    "cowrie.direct-tcpip.redirect": "a forwarded connection sent elsewhere",
+    "cowrie.direct-tcpip.tunnel": "a forwarded connection tunnelled through a proxy",
+    "cowrie.direct-tcpip.ja4": "the JA4 fingerprint of TLS in a forwarded connection",
+    "cowrie.direct-tcpip.ja4h": "the JA4H fingerprint of HTTP in a forwarded connection",
+    "cowrie.greynoise.result": "what GreyNoise knows about the address",
+    "cowrie.urlhaus.submitted": "a URL was submitted to URLhaus",
+    "cowrie.virustotal.scanfile": "VirusTotal's verdict on a file, from Cowrie's own plug-in",
+}
+"""Every event name that the docs list one by one, and what it means. An unknown name is still an event."""
+
+EVENT_FAMILIES: dict[str, str] = {
+    "cowrie.telnet.": "what a telnet client negotiated",
+    "cowrie.proxy.": "what went through the proxy to a real machine",
+    "cowrie.virustotal.": "what Cowrie's own VirusTotal plug-in asked and learned",
+    "cowrie.reversedns.": "the name of the attacker's address",
+    "KIPP": "events of Kippo and of Cowrie before 2016, by number",
+}
+"""Beginnings of event names that vary, and what the family means."""
+
+MAX_SESSION_CHARS = 64
+MAX_EVENT_TYPE_CHARS = 128
+MAX_TIMESTAMP_CHARS = 64
+SQLITE_MAX_NESTING = 1000
+_DEEP_ENOUGH_TO_MEASURE_BYTES = 2 * 900
+
+REFUSED_NOT_JSON = "not JSON"
+REFUSED_NOT_OBJECT = "JSON, but not an object"
+REFUSED_DUPLICATE_KEY = "an object names a key twice"
+REFUSED_TOO_DEEP = "nested too deep"
+REFUSED_TOO_LARGE = "larger than the limit for one event"
+
+_ISO_HEAD = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?", re.IGNORECASE
+)
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d+)?")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Event(NamedTuple):
+    """One event of a log.
+
+    Attributes:
+        fields: the decoded object.
+        payload: the text as it came.
+        payload_hash: BLAKE2b-256 (hex) of the compact JSON with sorted keys.
+        session_id: None where the event has no session; empty where it names none.
+        event_type: None where the event has no name.
+        timestamp: the timestamp as text, as SQLite reads it from the payload.
+        moment: the same in UTC as `YYYY-MM-DD HH:MM:SS.ffffff`, None where it is missing or unreadable.
+    """
+
+    fields: dict[str, Any]
+    payload: str
+    payload_hash: str
+    session_id: str | None
+    event_type: str | None
+    timestamp: str | None
+    moment: str | None
+
+
+class Refused(NamedTuple):
+    """A value that cannot be stored as an event, and why."""
+
+    reason: str
+    detail: str
+
+
+def parse_event(raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTING) -> Event | Refused:
+    """Return the event that one value of a log is, or why it cannot be one.
+
+    Args:
+        raw: the bytes of the value, valid JSON.
+        fields: what orjson decoded them to.
+        max_nesting: the deepest nesting allowed, at most SQLite's 1000.
+    """
+    if type(fields) is not dict:
+        return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
+    if raw.count(b'":') != len(fields) and (duplicate := _duplicate_key(raw)) is not None:
+        return Refused(REFUSED_DUPLICATE_KEY, duplicate)
+    if len(raw) > _DEEP_ENOUGH_TO_MEASURE_BYTES and _too_deep(raw, fields, max_nesting):
+        return Refused(REFUSED_TOO_DEEP, f"more than {max_nesting} levels")
+    get = fields.get
+    session, event_type, timestamp = get("session"), get("eventid"), get("timestamp")
+    if type(session) is not str or len(session) > MAX_SESSION_CHARS or "\0" in session:
+        session, problem = _key_text(session, "session", MAX_SESSION_CHARS)
+        if problem:
+            return problem
+    if type(event_type) is not str or len(event_type) > MAX_EVENT_TYPE_CHARS or "\0" in event_type:
+        event_type, problem = _key_text(event_type, "eventid", MAX_EVENT_TYPE_CHARS)
+        if problem:
+            return problem
+    if type(timestamp) is not str or len(timestamp) > MAX_TIMESTAMP_CHARS or "\0" in timestamp:
+        moment = _moment_or_none(timestamp)
+        timestamp, problem = _key_text(timestamp, "timestamp", MAX_TIMESTAMP_CHARS)
+        if problem:
+            return problem
+    else:
+        moment = _moment_or_none(timestamp)
+    return Event(fields, raw.decode(), hash_payload(fields), session, event_type, timestamp, moment)
+
+
+def hash_payload(fields: Any) -> str:
+    """Return the BLAKE2b-256 (hex) of a value's compact JSON with sorted keys, as v3 computed it."""
+    return blake2b(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS), digest_size=32).hexdigest()
+
+
+def parse_timestamp(value: object) -> dt.datetime:
+    """Return the moment that a timestamp names, in UTC.
+
+    Understood are ISO 8601 with `Z`, an offset or no zone (taken as UTC, Cowrie's default), with any number of
+    decimals; and epoch numbers in seconds, milliseconds, microseconds or nanoseconds, as a number or as text.
+
+    Raises:
+        UnreadableTimestamp: it is none of these, or lies outside the years 1 to 9999.
+
+    Source: Cowrie writes `%Y-%m-%dT%H:%M:%S.%fZ` when it runs in UTC, else `…+0200`.
+    """
+    try:
+        if isinstance(value, str):
+            return _parse_text(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _from_epoch(value)
+    except (ValueError, OverflowError) as error:
+        raise UnreadableTimestamp(f"timestamp {value!r:.80}: {error}") from error
+    raise UnreadableTimestamp(f"timestamp {value!r:.80}: neither text nor a number")
+
+
+def utc_text(moment: dt.datetime) -> str:
+    """Return an aware moment as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, as SQLite stores it."""
+    return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def duration_s(fields: dict[str, Any]) -> float | None:
+    """Return how long a session lasted, in seconds, from its closing event; None if it does not say.
+
+    Source: `duration` is a float up to Cowrie 2.6, text from 2.7 to 3.0.3; `duration_ms` is an integer since 3.0.4.
+    """
+    milliseconds = fields.get("duration_ms")
+    if isinstance(milliseconds, int | float) and not isinstance(milliseconds, bool):
+        return milliseconds / 1000
+    seconds = fields.get("duration")
+    if isinstance(seconds, bool):
+        return None
+    if isinstance(seconds, int | float):
+        return float(seconds)
+    if isinstance(seconds, str) and re.fullmatch(r"\d+(\.\d+)?", seconds):
+        return float(seconds)
+    return None
+
+
+def _moment_or_none(timestamp: object) -> str | None:
+    """Return the moment as text in UTC, or None where the timestamp is missing or unreadable."""
+    if type(timestamp) is str and len(timestamp) == 27 and timestamp[26] == "Z" and timestamp[19] == ".":
+        # The form that nearly every line has; fromisoformat checks it, slicing is quicker than formatting.
+        try:
+            dt.datetime.fromisoformat(timestamp)
+        except ValueError:
+            return None
+        if timestamp[10] == "T" and timestamp[7] == "-" and timestamp[13] == ":" == timestamp[16]:
+            return f"{timestamp[:10]} {timestamp[11:26]}"
+    if timestamp is None:
+        return None
+    try:
+        return utc_text(parse_timestamp(timestamp))
+    except (UnreadableTimestamp, OverflowError):
+        return None
+
+
+def _parse_text(value: str) -> dt.datetime:
+    text = value.strip()
+    if match := _ISO_HEAD.fullmatch(text):
+        day, clock, zone = match.groups()
+        parsed = dt.datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}")
+        return (parsed - _offset(zone)).replace(tzinfo=dt.UTC)
+    if _NUMBER.fullmatch(text):
+        return _from_epoch(float(text) if "." in text else int(text))
+    raise ValueError("not a form that Cowrie writes")
+
+
+def _offset(zone: str | None) -> dt.timedelta:
+    if zone is None or zone.upper() in {"Z", "UTC", "GMT"}:
+        return dt.timedelta(0)
+    digits = zone[1:].replace(":", "")
+    minutes = int(digits[:2]) * 60 + int(digits[2:] or 0)
+    if minutes > 24 * 60:
+        raise ValueError(f"zone {zone} is more than a day away")
+    return dt.timedelta(minutes=-minutes if zone[0] == "-" else minutes)
+
+
+def _from_epoch(number: float) -> dt.datetime:
+    """Return the moment of an epoch number; its size tells its unit (seconds up to the year 5138)."""
+    size = abs(number)
+    for limit, per_second in ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (1e20, 10**9)):
+        if size < limit:
+            if isinstance(number, int):
+                return _EPOCH + dt.timedelta(microseconds=number * 10**6 // per_second)
+            return _EPOCH + dt.timedelta(seconds=number / per_second)
+    raise ValueError("too large for an epoch")
+
+
+def _key_text(value: object, key: str, max_chars: int) -> tuple[str | None, Refused | None]:
+    """Return a key field as the text that SQLite reads, or why the event cannot be stored."""
+    if value is None:
+        return None, None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind = {"list": "a list", "dict": "an object", "bool": "true or false"}[type(value).__name__]
+        return None, Refused(f"{key} is not text", f"{key} is {kind}")
+    if isinstance(value, float | int) and (abs(value) >= 2**63 or (isinstance(value, float) and key != "timestamp")):
+        return None, Refused(f"{key} is not text", f"{key} is the number {value}")
+    text = value if isinstance(value, str) else str(value)
+    if "\0" in text:
+        return None, Refused(f"{key} holds a NUL", f"{key} holds a NUL character")
+    if len(text) > max_chars:
+        return None, Refused(f"{key} is too long", f"{key} has {len(text)} characters, allowed are {max_chars}")
+    return text, None
+
+
+def _duplicate_key(raw: bytes) -> str | None:
+    """Return the first key that any object in the value names twice, or None."""
+    found: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            found.append(next(key for key in keys if keys.count(key) > 1))
+
+    try:
+        json.loads(raw, object_pairs_hook=collect)
+    except RecursionError:
+        return None  # the nesting is refused next
+    return f"key {found[0]!r:.80}" if found else None
+
+
+def _too_deep(raw: bytes, fields: Any, max_nesting: int) -> bool:
+    """Return whether a value is nested deeper than allowed; counts brackets before it measures."""
+    if raw.count(b"[") + raw.count(b"{") <= max_nesting:
+        return False
+    level: list[Any] = [fields]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > max_nesting:
+            return True
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+    return False

@@ -1,0 +1,305 @@
+"""The bulk loader: all that files and folders of logs hold, once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db import log_files as table
+from cowrieprocessor.db.dialects.writing import writing_of
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.migrations import prepare
+from cowrieprocessor.errors import CowrieProcessorError, InputError
+from cowrieprocessor.events import Event, parse_event, utc_text
+from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, MAX_BATCH_BYTES, Batch
+from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.discovery import find_logs
+from cowrieprocessor.loader.log_files import HeldRows, LogCursor, LogOpener, Resume
+from cowrieprocessor.loader.reader import Value, ValueReader
+from cowrieprocessor.loader.writer import LogMoved, set_load_state, write_batch
+from cowrieprocessor.sanitize import inert
+from cowrieprocessor.settings import Settings, load_settings
+
+LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
+_MAX_TRIES = 20
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        path: as it was named, inert.
+        state: loaded; known (nothing new in it); pending (no complete event yet); failed.
+        counters: events, dead_letters and reasons, of this load.
+        bytes_read: decompressed bytes of the log that are stored now.
+        bytes_pending: bytes at its end that wait for the rest of their value.
+        bytes_nul: NUL bytes passed over by this load.
+        warnings: what the operator should know.
+        error: why it failed, with the remedy.
+    """
+
+    path: str
+    state: str = PENDING
+    counters: Counter[str] = field(default_factory=Counter)
+    bytes_read: int = 0
+    bytes_pending: int = 0
+    bytes_nul: int = 0
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class LoadResult:
+    """What became of a load: each file, and the sums.
+
+    Attributes:
+        ingest_id: identifies this load in `raw_events.ingest_id`.
+        files: in the order in which they were loaded.
+        duration_s: how long it took.
+    """
+
+    ingest_id: str
+    files: list[FileResult] = field(default_factory=list)
+    duration_s: float = 0.0
+
+    @property
+    def counters(self) -> Counter[str]:
+        """The sums over all files."""
+        total: Counter[str] = Counter()
+        for one in self.files:
+            total.update(one.counters)
+        return total
+
+    @property
+    def failed(self) -> list[FileResult]:
+        """The files that could not be read to their end."""
+        return [one for one in self.files if one.state == FAILED]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load is. Sizes are of the files themselves, compressed or not."""
+
+    path: str
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    events: int
+
+
+class BulkLoader:
+    """Loads logs into a database; again is a no-op.
+
+    Args:
+        engine: where to; a new database is made ready.
+        settings: limits and batch size; the configured ones by default.
+        on_progress: called after each transaction.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        settings: Settings | None = None,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings or load_settings()
+        self._on_progress = on_progress
+        self._fills_event_columns = False
+        self._total_bytes = 0
+        self._bytes_before = 0
+        self._file_count = 0
+
+    def load(self, paths: Iterable[str | Path]) -> LoadResult:
+        """Load files, and the logs in folders; what is stored already is passed over.
+
+        A file that cannot be read is reported in the result and does not stop the others.
+
+        Raises:
+            InputNotFound: a path does not exist, or a folder holds no logs; nothing was loaded.
+            MigrationNeeded: a v3 database.
+            DatabaseError: the database refused; what was committed stays and is passed over next time.
+        """
+        logs = find_logs(Path(path) for path in paths)
+        result = LoadResult(uuid.uuid4().hex)
+        started = time.monotonic()
+        prepare(self._engine)
+        self._total_bytes = sum(_size(path) for path in logs)
+        self._bytes_before = 0
+        self._file_count = len(logs)
+        with read_transaction(self._engine) as connection:
+            self._fills_event_columns = not writing_of(connection).computes_event_columns
+        set_load_state(self._engine, "running", None, _now())
+        try:
+            for path in logs:
+                result.files.append(FileResult(inert(str(path))))
+                self._load_file(path, result)
+                self._bytes_before += _size(path)
+        except (CowrieProcessorError, KeyboardInterrupt) as error:
+            self._leave_word(error)
+            raise
+        failed = result.failed
+        reason = f"{len(failed)} of {len(logs)} files failed: {failed[0].error}" if failed else None
+        set_load_state(self._engine, "failed" if failed else "done", reason, _now())
+        result.duration_s = time.monotonic() - started
+        return result
+
+    def _leave_word(self, error: BaseException) -> None:
+        """Say in `jobs` why the load stopped, if the database still listens."""
+        try:
+            set_load_state(self._engine, "stopped", str(error) or type(error).__name__, _now())
+        except CowrieProcessorError:
+            return  # the error that stopped us says more than this one
+
+    def _load_file(self, path: Path, result: LoadResult) -> None:
+        found = result.files[-1]
+        try:
+            for _ in range(_MAX_TRIES):
+                try:
+                    self._load_log(path, result, found)
+                except LogMoved:
+                    continue  # another loader has it too: look again how far it is
+                else:
+                    return
+            found.state = FAILED
+            found.error = f"{found.path}: other loaders keep loading the same log; let them finish, then load it again"
+        except InputError as error:
+            found.state, found.error = FAILED, str(error)
+
+    def _load_log(self, path: Path, result: LoadResult, found: FileResult) -> None:
+        opener = LogOpener(path, partial(self._open, path), self._settings.max_value_bytes)
+        try:
+            with read_transaction(self._engine) as connection:
+                resume = opener.resume(connection)
+            if resume is None:
+                found.bytes_pending = opener.stream.position
+                found.warnings.append(_no_event_yet(found))
+                return
+            self._copy_values(resume, opener.stream, result, found)
+        finally:
+            opener.stream.close()
+
+    def _open(self, path: Path) -> LogStream:
+        return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
+
+    def _copy_values(self, resume: Resume, stream: LogStream, result: LoadResult, found: FileResult) -> None:
+        """Store the values that the reader yields, batch by batch."""
+        cursor, reader = resume.cursor, resume.reader
+        found.state = KNOWN
+        found.bytes_read = cursor.byte_pos
+        if reader is None:
+            found.warnings.append(f"{found.path} is an older copy of a log that is stored further: nothing new in it")
+            return
+        if cursor.held_until >= cursor.next_offset:
+            cursor.held_rows = HeldRows(partial(self._held_rows, cursor), cursor.held_until)
+        first: Value | None = None
+        last: Value | None = None
+        was_new = cursor.stored_values is None
+        batch = self._new_batch(cursor, result)
+        try:
+            for value in reader:
+                batch.add(value)
+                first, last = first or value, value
+                if batch.values >= self._settings.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
+                    batch = self._flush(batch, reader, stream, result, found)
+        finally:
+            # What came before a damaged place in an archive is stored, too.
+            if batch.values or reader.position > cursor.byte_pos:
+                self._flush(batch, reader, stream, result, found)
+            found.bytes_pending = reader.pending_bytes
+        if was_new and first is not None and last is not None:
+            self._warn_of_overlap(cursor, first, last, found)
+        if found.bytes_pending:
+            found.warnings.append(_waits(found, reader.line))
+        self._report(stream, result)
+
+    def _new_batch(self, cursor: LogCursor, result: LoadResult) -> Batch:
+        return Batch(cursor, result.ingest_id, _now(), self._fills_event_columns, self._settings.max_nesting)
+
+    def _flush(
+        self, batch: Batch, reader: ValueReader, stream: LogStream, result: LoadResult, found: FileResult
+    ) -> Batch:
+        batch.counters[EVENTS] = len(batch.rows)
+        nul_before = batch.cursor.bytes_nul
+        progress = {"path": found.path, "line": reader.line, "bytes": reader.position}
+        write_batch(self._engine, batch, reader, progress)
+        found.state = LOADED
+        found.counters.update(+batch.counters)
+        found.bytes_read = batch.cursor.byte_pos
+        found.bytes_nul += batch.cursor.bytes_nul - nul_before
+        self._report(stream, result)
+        return self._new_batch(batch.cursor, result)
+
+    def _held_rows(self, cursor: LogCursor, first: int, last: int) -> dict[int, table.HeldRow]:
+        with read_transaction(self._engine) as connection:
+            return table.held_rows(connection, cursor.columns(""), first, last)
+
+    def _warn_of_overlap(self, cursor: LogCursor, first: Value, last: Value, found: FileResult) -> None:
+        """Say so if the first or last event of a new log is stored from another log, too."""
+        with read_transaction(self._engine) as connection:
+            for which, value in (("first", first), ("last", last)):
+                if other := _elsewhere(connection, cursor, value):
+                    found.warnings.append(
+                        f"{found.path}: its {which} event (line {value.line + 1}) is also in {other[0]} "
+                        f"(line {other[1] + 1}): the two logs overlap and begin differently, "
+                        "so the events of the overlap are stored twice"
+                    )
+                    return
+
+    def _report(self, stream: LogStream, result: LoadResult) -> None:
+        if self._on_progress is not None:
+            self._on_progress(
+                LoadProgress(
+                    path=result.files[-1].path,
+                    files_done=len(result.files) - 1,
+                    files_total=self._file_count,
+                    bytes_done=self._bytes_before + min(stream.file_position, stream.size),
+                    bytes_total=self._total_bytes,
+                    events=result.counters[EVENTS] + result.counters[DEAD_LETTERS],
+                )
+            )
+
+
+def _elsewhere(connection: Connection, cursor: LogCursor, value: Value) -> tuple[str, int] | None:
+    event = parse_event(value.raw, value.fields) if value.problem is None else None
+    if not isinstance(event, Event) or not event.timestamp or not event.session_id:
+        return None
+    return table.stored_elsewhere(connection, cursor.columns(""), event)
+
+
+def _no_event_yet(found: FileResult) -> str:
+    if not found.bytes_pending:
+        return f"{found.path} is empty"
+    return (
+        f"{found.path}: no complete JSON object in {found.bytes_pending} bytes, nothing of it is stored; "
+        "if it is a Cowrie log, check that it is the JSON one (cowrie.json)"
+    )
+
+
+def _waits(found: FileResult, line: int) -> str:
+    return (
+        f"{found.path}:{line + 1}: the last {found.bytes_pending} bytes are an unfinished value and wait for the rest; "
+        "if the file is finished, end it with a newline and load it again"
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _now() -> str:
+    return utc_text(dt.datetime.now(dt.UTC))

@@ -1,0 +1,332 @@
+"""Logs as a stream of decompressed bytes, whatever they are compressed with: told by content, never by name."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import stat
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from cowrieprocessor.errors import CompressedDataError, InputNotFound, InputNotReadable, UnsupportedEncoding
+from cowrieprocessor.sanitize import inert
+
+READ_SIZE = 1 << 20
+_FEED_SIZE = 1 << 16
+_ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
+_ZSTD_MAX_WINDOW = 1 << 26
+_XZ_MEMORY_LIMIT = 100 << 20
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _Decompressor(Protocol):
+    """One compressed member: bytes in, bytes out, at most `max_length` at a time."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Zlib:
+    """A gzip member."""
+
+    def __init__(self) -> None:
+        self._member: Any
+        try:
+            from isal import isal_zlib  # several times as fast where there is a wheel
+        except ImportError:
+            self._member = zlib.decompressobj(wbits=31)
+        else:
+            self._member = isal_zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._member.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._member.unused_data)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._member.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return bytes(self._member.decompress(self._member.unconsumed_tail + data, max_length))
+
+
+class _Zstd:
+    """A Zstandard frame."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._frame.decompress(data)
+
+
+def _new_member(kind: str) -> _Decompressor:
+    if kind == "gzip":
+        return _Zlib()
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    if kind == "xz":
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_LIMIT)
+    return _Zstd()
+
+
+def _member_errors() -> tuple[type[Exception], ...]:
+    import zstandard
+
+    errors: list[Any] = [zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError]
+    try:
+        from isal import isal_zlib
+
+    except ImportError:
+        return tuple(errors)
+    return (*errors, isal_zlib.error)
+
+
+class LogStream:
+    """A log opened for reading: `read` gives its decompressed bytes.
+
+    Attributes:
+        path: the file's absolute path.
+        kind: gzip, bzip2, xz, zstd, or None for a plain file.
+        size: the size of the file itself, in bytes.
+        inode: its inode number as text.
+        position: decompressed bytes read so far.
+
+    Args:
+        path: the file.
+        max_ratio: decompressed bytes allowed per compressed byte.
+        grace_bytes: decompressed bytes that are allowed at any ratio.
+
+    Raises:
+        InputNotFound: there is no such file.
+        InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder.
+        UnsupportedEncoding: it is UTF-16.
+    """
+
+    def __init__(self, path: Path, *, max_ratio: float = 250, grace_bytes: int = 64 << 20) -> None:
+        self.path = path
+        self._max_ratio = max_ratio
+        self._grace_bytes = grace_bytes
+        self._descriptor = _open(path)
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        self.inode = str(status.st_ino)
+        self.position = 0
+        self._pending = os.read(self._descriptor, _FEED_SIZE)
+        self._compressed_read = len(self._pending)
+        self.kind = next((kind for magic, kind in _MAGIC.items() if self._pending.startswith(magic)), None)
+        self._member = _new_member(self.kind) if self.kind else None
+        self._errors = _member_errors() if self.kind else ()
+        if not self.kind and self._pending.startswith(_UTF16):
+            self.close()
+            raise UnsupportedEncoding(
+                f"{inert(str(path))} is UTF-16 text, which Cowrie never writes; "
+                "convert it first: iconv -f UTF-16 -t UTF-8"
+            )
+
+    def __enter__(self) -> LogStream:
+        """Return the stream itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; again is harmless."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can be appended any more: a compressed log is finished, a plain one may grow."""
+        return self.kind is not None
+
+    @property
+    def file_position(self) -> int:
+        """Bytes of the file itself that were read, for progress."""
+        return self._compressed_read
+
+    def read(self) -> bytes:
+        """Return the next piece of the log, at most 1 MiB or so; empty at its end.
+
+        Raises:
+            CompressedDataError: the archive ends early, is damaged, or grows beyond the allowed ratio. All that
+                could be decompressed before was returned by earlier calls.
+        """
+        if self._ready:
+            data, self._ready = self._ready, b""
+        else:
+            data = self._read_plain() if self._member is None else self._read_compressed()
+        self.position += len(data)
+        return data
+
+    def skip(self, count: int) -> int:
+        """Go `count` decompressed bytes ahead and return how many there were before the end."""
+        if self._member is None:
+            here = self.position
+            end = min(here + count, os.fstat(self._descriptor).st_size)
+            os.lseek(self._descriptor, end, os.SEEK_SET)
+            self._pending = self._ready = b""
+            self.position = self._compressed_read = end
+            return end - here
+        skipped = 0
+        while skipped < count:
+            data = self.read()
+            if not data:
+                break
+            if skipped + len(data) > count:
+                self._unread(data[count - skipped :])
+                data = data[: count - skipped]
+            skipped += len(data)
+        return skipped
+
+    def read_exactly(self, count: int) -> bytes:
+        """Return the next `count` decompressed bytes, fewer at the end."""
+        data = b""
+        while len(data) < count and (piece := self.read()):
+            data += piece
+        self._unread(data[count:])
+        return data[:count]
+
+    def _unread(self, data: bytes) -> None:
+        self._ready = data
+        self.position -= len(data)
+
+    _ready = b""
+
+    def _read_plain(self) -> bytes:
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        data = os.read(self._descriptor, READ_SIZE)
+        self._compressed_read += len(data)
+        return data
+
+    def _read_compressed(self) -> bytes:
+        pieces: list[bytes] = []
+        length = 0
+        while length < READ_SIZE:
+            piece = self._next_piece(READ_SIZE - length)
+            if piece is None:
+                break
+            pieces.append(piece)
+            length += len(piece)
+            if self._error is not None:
+                break
+        if not length and self._error is not None:
+            raise self._error
+        self._check_ratio(length)
+        return b"".join(pieces)
+
+    _error: CompressedDataError | None = None
+
+    def _next_piece(self, max_length: int) -> bytes | None:
+        """Return the next decompressed bytes (possibly none yet), or None at the end of the archive."""
+        member = self._member
+        assert member is not None  # noqa: S101
+        if self._error is not None:
+            return None
+        if member.eof:
+            self._pending = (member.unused_data + self._pending).lstrip(b"\0")
+            if not self._pending and not self._feed():
+                return None
+            if not any(self._pending.startswith(magic[:2]) for magic in _MAGIC):
+                self._error = self._damaged("data follow the end of the archive that are not compressed")
+                return None
+            self._member = member = _new_member(self.kind or "")
+        data = b""
+        if member.needs_input:
+            if not self._pending and not self._feed():
+                self._error = self._damaged("it ends early: the rest is missing")
+                return None
+            size = _ZSTD_FEED_SIZE if self.kind == "zstd" else _FEED_SIZE
+            data, self._pending = self._pending[:size], self._pending[size:]
+        try:
+            return member.decompress(data, max_length)
+        except self._errors as error:
+            self._error = self._damaged(str(error) or type(error).__name__)
+            return None
+
+    def _feed(self) -> bool:
+        data = os.read(self._descriptor, _FEED_SIZE)
+        self._compressed_read += len(data)
+        self._pending += data
+        return bool(data)
+
+    def _check_ratio(self, length: int) -> None:
+        total = self.position + length
+        if total > self._grace_bytes and total > self._max_ratio * self._compressed_read:
+            raise CompressedDataError(
+                f"{inert(str(self.path))}: {total} bytes came out of {self._compressed_read} compressed ones, more "
+                f"than {self._max_ratio:g} for one: refused as a decompression bomb at byte {self.position}; "
+                "if it really is a log, raise COWRIEPROC_MAX_RATIO"
+            )
+
+    def _damaged(self, what: str) -> CompressedDataError:
+        return CompressedDataError(
+            f"{inert(str(self.path))}: damaged {self.kind} archive near byte {self._compressed_read} of {self.size} "
+            f"(decompressed {self.position}): {what}. What came before is loaded; copy the file again and load it again"
+        )
+
+
+def _open(path: Path) -> int:
+    """Return a descriptor of a regular file, without ever blocking on a FIFO."""
+    name = inert(str(path))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError as error:
+        raise InputNotFound(f"{name}: no such file; check the path") from error
+    except OSError as error:
+        raise InputNotReadable(f"{name}: {error.strerror}; give the user who loads it the right to read it") from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = next(
+            (
+                what
+                for test, what in (
+                    (stat.S_ISDIR, "a folder"),
+                    (stat.S_ISFIFO, "a FIFO"),
+                    (stat.S_ISSOCK, "a socket"),
+                    (stat.S_ISCHR, "a device"),
+                    (stat.S_ISBLK, "a device"),
+                )
+                if test(mode)
+            ),
+            "not a file",
+        )
+        raise InputNotReadable(f"{name} is {kind}: only regular files are loaded; save the log to a file first")
+    return descriptor

@@ -1,0 +1,82 @@
+"""The logs among the files and folders that were named, in the order in which they were written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cowrieprocessor.errors import InputNotFound, InputNotReadable
+from cowrieprocessor.sanitize import inert
+
+_LOG_NAME = re.compile(r"\.(?:json|jsonl|ndjson)(?:[._-].*)?$", re.IGNORECASE)
+_COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd)$", re.IGNORECASE)
+_DATED = re.compile(r"[._-](\d{4}-?\d\d-?\d\d)(?:[._T-]?(\d[\d_:-]*))?$")
+_NUMBERED = re.compile(r"\.(\d{1,6})$")
+
+
+def find_logs(paths: Iterable[Path]) -> list[Path]:
+    """Return the logs to load: each file as named, of each folder the logs in it and below it.
+
+    In a folder, logs are the regular files named like Cowrie's (`*.json`, `*.jsonl`, `*.ndjson`, also with a date,
+    a number or a compression behind); rotated ones come before the ones that continue them.
+
+    Raises:
+        InputNotFound: nothing is there, or a folder holds no logs.
+        InputNotReadable: a folder may not be read.
+    """
+    logs: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            if not path.exists() and not path.is_symlink():
+                raise InputNotFound(f"{inert(str(path))}: no such file or folder; check the spelling")
+            logs.append(path)
+            continue
+        found = sorted(_logs_below(path), key=rotation_order)
+        if not found:
+            raise InputNotFound(
+                f"{inert(str(path))}: no logs in this folder; logs are files named like cowrie.json, "
+                "cowrie.json.2026-01-31 or cowrie.json.1.gz. Name a file to load it whatever it is called"
+            )
+        logs.extend(found)
+    return list(dict.fromkeys(logs))
+
+
+def is_log_name(name: str) -> bool:
+    """Return whether a file in a folder is named like one of Cowrie's JSON logs."""
+    return _LOG_NAME.search(name) is not None and not name.startswith(".")
+
+
+def rotation_order(path: Path) -> tuple[str, str, int, str, int, str]:
+    """Return a sort key: folder, log, then dated ones by date, numbered ones from the highest, the live one last."""
+    name = _COMPRESSED.sub("", path.name)
+    folder = str(path.parent)
+    if match := _DATED.search(name):
+        return folder, name[: match.start()], 0, match[1].replace("-", "") + (match[2] or ""), 0, path.name
+    if match := _NUMBERED.search(name):
+        return folder, name[: match.start()], 1, "", -int(match[1]), path.name
+    return folder, name, 2, "", 0, path.name
+
+
+def _logs_below(folder: Path) -> Iterator[Path]:
+    """Yield the logs in a folder and its sub-folders; a folder that links lead back to is seen once."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = current.stat()
+            entries = list(os.scandir(current))
+        except OSError as error:
+            raise InputNotReadable(
+                f"{inert(str(current))}: {error.strerror}; give the user who loads it the right to read it"
+            ) from error
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.is_dir():
+                waiting.append(Path(entry.path))
+            elif entry.is_file() and is_log_name(entry.name):
+                yield Path(entry.path)

@@ -1,0 +1,317 @@
+"""What a scan of captured files reads from the database and writes to it.
+
+Rows of `file_hashes` are written and locked before `files` is looked at, in the order of their hashes. A
+loader on PostgreSQL that does the same can run beside a scan: neither misses the other's rows, and they
+cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    bindparam,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.models import Base, UtcDateTime
+from cowrieprocessor.errors import DatabaseError
+from cowrieprocessor.loader.captured_file import CapturedFile
+from cowrieprocessor.loader.worthless import initial_status
+from cowrieprocessor.sanitize import inert_cut
+
+JOB_NAME = "scan"
+SIZES_PER_TRANSACTION = 5_000
+
+FILES: Table = Base.metadata.tables["files"]
+HASHES: Table = Base.metadata.tables["file_hashes"]
+JOBS: Table = Base.metadata.tables["jobs"]
+
+_COPIED_VERDICT = (
+    "vt_classification",
+    "vt_description",
+    "vt_malicious",
+    "vt_first_seen",
+    "vt_last_analysis",
+    "vt_positives",
+    "vt_total",
+    "vt_scan_date",
+    "enrichment_status",
+)
+
+_INSERT_HASH = text(
+    "INSERT INTO file_hashes (sha256, first_seen, last_seen, session_count, enrichment_status)"
+    " VALUES (:sha256, :modified_at, :modified_at, 0, :status) ON CONFLICT (sha256) DO NOTHING"
+).bindparams(bindparam("modified_at", type_=UtcDateTime()))
+
+_START_JOB = text(
+    "INSERT INTO jobs (name, state, counters, started_at, updated_at)"
+    " VALUES (:name, 'running', :counters, :now, :now)"
+    " ON CONFLICT (name) DO UPDATE SET state = 'running', cursor = NULL, counters = excluded.counters,"
+    " started_at = excluded.started_at, updated_at = excluded.updated_at, finished_at = NULL, reason = NULL"
+).bindparams(bindparam("counters", type_=JSON()), bindparam("now", type_=UtcDateTime()))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What the database has on one hash; `settled` says that nothing in `files` is missing either."""
+
+    sha256: str
+    size_bytes: int | None
+    md5: str | None
+    sha1: str | None
+    mime_type: str | None
+    file_type: str | None
+    settled: bool
+
+    @property
+    def has_hashes(self) -> bool:
+        """Say whether the file has been read before."""
+        return self.md5 is not None and self.sha1 is not None
+
+    def as_captured(self, modified_at: dt.datetime) -> CapturedFile:
+        """Return the file as reading it again would.
+
+        Raises:
+            ValueError: the file has not been read before.
+        """
+        if self.sha1 is None or self.md5 is None or self.size_bytes is None:
+            raise ValueError(f"{self.sha256}: has not been read before")
+        return CapturedFile(
+            self.sha256, self.sha1, self.md5, self.size_bytes, modified_at, self.mime_type, self.file_type
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How many of the files were new, lacked something, or were complete; and the rows made in `files`."""
+
+    new: int
+    completed: int
+    unchanged: int
+    artifacts: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCursor:
+    """How far `set_sizes` came: rows at or before it have their size."""
+
+    shasum: str
+    row_id: int
+
+
+def known_files(connection: Connection, hashes: Sequence[str], session_id: str) -> dict[str, KnownFile]:
+    """Return what the database has on each of the hashes (at most 500) that it knows.
+
+    Args:
+        connection: any connection; nothing is written.
+        hashes: SHA-256, lower case.
+        session_id: the session of this sensor's files that no log names.
+    """
+    of_hash = FILES.c.shasum == HASHES.c.sha256
+    named = exists().where(of_hash, _names_the_file(session_id))
+    unsized = exists().where(of_hash, _lacks_size())
+    rows = connection.execute(
+        select(
+            HASHES.c.sha256,
+            HASHES.c.size_bytes,
+            HASHES.c.md5,
+            HASHES.c.sha1,
+            HASHES.c.mime_type,
+            HASHES.c.file_type,
+            (named & ~unsized).label("settled"),
+        ).where(HASHES.c.sha256.in_(hashes))
+    )
+    return {
+        row.sha256: KnownFile(
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+            md5=row.md5,
+            sha1=row.sha1,
+            mime_type=row.mime_type,
+            file_type=row.file_type,
+            settled=bool(row.settled),
+        )
+        for row in rows
+    }
+
+
+def store(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> Stored:
+    """Write the files into `file_hashes`, and into `files` those that nothing there names.
+
+    A hash that the database knows from a log keeps its first_seen and last_seen; one that it did not know
+    gets the time of the file. Has to run inside a write transaction.
+
+    Args:
+        connection: inside a write transaction.
+        files: at most 500 files, in the order of their hashes, each hash once.
+        session_id: the session of files that no log names.
+    """
+    hashes = [file.sha256 for file in files]
+    before = set(connection.scalars(select(HASHES.c.sha256).where(HASHES.c.sha256.in_(hashes))))
+    new = [file for file in files if file.sha256 not in before]
+    if new:
+        connection.execute(
+            _INSERT_HASH,
+            [{"sha256": f.sha256, "modified_at": f.modified_at, "status": initial_status(f.sha256)} for f in new],
+        )
+    completed = _complete(connection, files)
+    artifacts = _add_artifacts(connection, files, session_id)
+    touched = completed | {file.sha256 for file in new}
+    return Stored(
+        new=len(new),
+        completed=len(completed & before),
+        unchanged=len(files) - len(touched),
+        artifacts=artifacts,
+    )
+
+
+def _complete(connection: Connection, files: Sequence[CapturedFile]) -> set[str]:
+    """Lock the rows of the hashes, update those that differ from their file, and return their hashes."""
+    names = ("size_bytes", "md5", "sha1", "mime_type", "file_type")
+    rows = connection.execute(
+        select(HASHES.c.sha256, *(HASHES.c[name] for name in names))
+        .where(HASHES.c.sha256.in_([file.sha256 for file in files]))
+        .order_by(HASHES.c.sha256)
+        .with_for_update()
+    )
+    current = {row.sha256: row for row in rows}
+    changes = []
+    for file in files:
+        row = current[file.sha256]
+        wanted = (
+            file.size_bytes,
+            file.md5,
+            file.sha1,
+            file.mime_type if file.mime_type is not None else row.mime_type,
+            file.file_type if file.file_type is not None else row.file_type,
+        )
+        if wanted != tuple(row[1:]):
+            changes.append(dict(zip(names, wanted, strict=True)) | {"hash": file.sha256})
+    if changes:
+        connection.execute(update(HASHES).where(HASHES.c.sha256 == bindparam("hash")), changes)
+    return {str(change["hash"]) for change in changes}
+
+
+def _names_the_file(session_id: str) -> ColumnElement[bool]:
+    """Return what is true of rows that make an artifact row of this session unnecessary."""
+    return or_(FILES.c.origin != "artifact", FILES.c.session_id == session_id)
+
+
+def _lacks_size() -> ColumnElement[bool]:
+    return or_(FILES.c.file_size.is_(None), FILES.c.file_size != HASHES.c.size_bytes)
+
+
+def _add_artifacts(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> int:
+    hashes = [file.sha256 for file in files]
+    named = set(
+        connection.scalars(
+            select(FILES.c.shasum).distinct().where(FILES.c.shasum.in_(hashes), _names_the_file(session_id))
+        )
+    )
+    lacking = [file for file in files if file.sha256 not in named]
+    if lacking:
+        copied = [HASHES.c[name] for name in _COPIED_VERDICT]
+        source = select(
+            literal(session_id),
+            HASHES.c.sha256,
+            HASHES.c.size_bytes,
+            bindparam("modified_at", type_=UtcDateTime()),
+            literal("artifact"),
+            *copied,
+        ).where(HASHES.c.sha256 == bindparam("hash"))
+        columns = ["session_id", "shasum", "file_size", "first_seen", "origin", *_COPIED_VERDICT]
+        connection.execute(
+            insert(FILES).from_select(columns, source),
+            [{"hash": file.sha256, "modified_at": file.modified_at} for file in lacking],
+        )
+    return len(lacking)
+
+
+def set_sizes(
+    connection: Connection, hashes: Sequence[str], after: SizeCursor | None = None
+) -> tuple[int, SizeCursor | None]:
+    """Copy the size of the hashes into rows of `files` that lack it, at most 5,000 of them.
+
+    Args:
+        connection: inside a write transaction.
+        hashes: at most 500, whose size `file_hashes` has.
+        after: where the call before stopped.
+
+    Returns:
+        The number of rows changed, and where to go on in another transaction; None at the end.
+    """
+    query = (
+        select(FILES.c.id, FILES.c.shasum, HASHES.c.size_bytes)
+        .join(HASHES, FILES.c.shasum == HASHES.c.sha256)
+        .where(FILES.c.shasum.in_(hashes), _lacks_size())
+        .order_by(FILES.c.shasum, FILES.c.id)
+        .limit(SIZES_PER_TRANSACTION)
+    )
+    if after:
+        query = query.where(tuple_(FILES.c.shasum, FILES.c.id) > tuple_(after.shasum, after.row_id))
+    rows = connection.execute(query).all()
+    if rows:
+        connection.execute(
+            update(FILES).where(FILES.c.id == bindparam("row_id")),
+            [{"row_id": row.id, "file_size": row.size_bytes} for row in rows],
+        )
+    if len(rows) < SIZES_PER_TRANSACTION:
+        return len(rows), None
+    return len(rows), SizeCursor(rows[-1].shasum, rows[-1].id)
+
+
+@contextmanager
+def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]]) -> Iterator[None]:
+    """Keep the row `scan` of the table `jobs`: running, then done, or failed with the reason."""
+    with write_transaction(engine) as connection:
+        connection.execute(_START_JOB, {"name": JOB_NAME, "counters": counters(), "now": _now()})
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        if not ended:
+            with suppress(DatabaseError):
+                _end_job(engine, "failed", counters(), _reason(sys.exception()))
+    _end_job(engine, "done", counters(), None)
+
+
+def _end_job(engine: Engine, state: str, counters: dict[str, int], reason: str | None) -> None:
+    now = _now()
+    values = {"state": state, "counters": counters, "updated_at": now, "finished_at": now, "reason": reason}
+    with write_transaction(engine) as connection:
+        connection.execute(update(JOBS).where(JOBS.c.name == JOB_NAME).values(values))
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return inert_cut(f"{type(error).__name__}: {error}", 1000)
+
+
+def record_progress(connection: Connection, counters: dict[str, int]) -> None:
+    """Write the counters of the running scan into its row, in the transaction that they describe."""
+    values = {"counters": counters, "updated_at": _now()}
+    connection.execute(update(JOBS).where(JOBS.c.name == JOB_NAME).values(values))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,1 @@
+"""Answers: SQL into dataclasses (`queries`), reports, and their text, CSV and JSON (`render`)."""

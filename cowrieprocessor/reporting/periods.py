@@ -1,0 +1,138 @@
+"""The windows of time that reports are about: UTC days, ISO weeks (Monday first) and months."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cowrieprocessor.errors import ConfigurationError
+
+UTC = dt.UTC
+_WEEK = re.compile(r"(\d{4})-?W(\d{2})", re.IGNORECASE | re.ASCII)
+_MONTH = re.compile(r"(\d{4})-(\d{2})", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+class PeriodKind(StrEnum):
+    """How long a period is."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One window of time, `start` included and `end` not, both UTC midnights."""
+
+    kind: PeriodKind
+    start: dt.datetime
+    end: dt.datetime
+
+    @property
+    def name(self) -> str:
+        """The period as `--date` takes it: `2026-11-21`, `2026-W47` or `2026-11`."""
+        if self.kind is PeriodKind.DAILY:
+            return self.start.date().isoformat()
+        if self.kind is PeriodKind.WEEKLY:
+            year, week, _ = self.start.isocalendar()
+            return f"{year:04d}-W{week:02d}"
+        return self.start.date().isoformat()[:7]
+
+    @property
+    def title(self) -> str:
+        """The period for people: `Saturday 21 November 2026`."""
+        if self.kind is PeriodKind.DAILY:
+            return f"{self.start:%A} {_long_date(self.start)}"
+        if self.kind is PeriodKind.WEEKLY:
+            year, week, _ = self.start.isocalendar()
+            last = self.end - dt.timedelta(days=1)
+            return f"week {week} of {year}, {_long_date(self.start)} to {_long_date(last)}"
+        return f"{self.start:%B} {self.start.year}"
+
+    def previous(self) -> Period:
+        """Return the period of the same kind that ends where this one starts.
+
+        Raises:
+            ConfigurationError: the calendar has none before.
+        """
+        try:
+            return period_of(self.kind, self.start - dt.timedelta(days=1))
+        except OverflowError:
+            raise ConfigurationError(f"{self.name}: too early for a report that compares") from None
+
+
+def _long_date(moment: dt.datetime) -> str:
+    return f"{moment.day} {moment:%B} {moment.year}"
+
+
+def period_of(kind: PeriodKind, moment: dt.datetime) -> Period:
+    """Return the period that holds a moment.
+
+    Raises:
+        ConfigurationError: the period reaches beyond what the calendar can say.
+    """
+    moment = moment.astimezone(UTC)
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    try:
+        if kind is PeriodKind.DAILY:
+            return Period(kind, day, day + dt.timedelta(days=1))
+        if kind is PeriodKind.WEEKLY:
+            monday = day - dt.timedelta(days=day.weekday())
+            return Period(kind, monday, monday + dt.timedelta(days=7))
+        first = day.replace(day=1)
+        return Period(kind, first, (first + dt.timedelta(days=32)).replace(day=1))
+    except OverflowError:
+        raise ConfigurationError(f"{day.date()}: beyond the calendar; give a date in between") from None
+
+
+def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
+    """Return the period that `--date` names.
+
+    Args:
+        kind: how long the period is.
+        text: `YYYY-MM-DD`, `today` or `yesterday` (the period that holds the day); for a week also
+            `YYYY-Www`, for a month also `YYYY-MM`.
+        now: the present moment, for `today` and `yesterday`.
+
+    Raises:
+        ConfigurationError: the text is none of these.
+    """
+    word = text.strip().lower()
+    if word in ("today", "yesterday"):
+        return period_of(kind, now - dt.timedelta(days=1 if word == "yesterday" else 0))
+    try:
+        if _DAY.fullmatch(word):
+            return period_of(kind, dt.datetime.fromisoformat(word).replace(tzinfo=UTC))
+        if kind is PeriodKind.WEEKLY and (week := _WEEK.fullmatch(word)):
+            monday = dt.date.fromisocalendar(int(week.group(1)), int(week.group(2)), 1)
+            return period_of(kind, dt.datetime(monday.year, monday.month, monday.day, tzinfo=UTC))
+        if kind is PeriodKind.MONTHLY and (month := _MONTH.fullmatch(word)):
+            return period_of(kind, dt.datetime(int(month.group(1)), int(month.group(2)), 1, tzinfo=UTC))
+    except ValueError:
+        raise ConfigurationError(f"{text!r}: there is no such date") from None
+    wanted = {
+        PeriodKind.DAILY: "2026-11-21",
+        PeriodKind.WEEKLY: "2026-W47 (or any date in the week)",
+        PeriodKind.MONTHLY: "2026-11 (or any date in the month)",
+    }[kind]
+    raise ConfigurationError(
+        f"{text!r} is not a date for a {kind} report: give it as {wanted}, today or yesterday"
+    )
+
+
+def parse_moment(text: str) -> dt.datetime:
+    """Return the moment that a flag such as `--since` names; without a zone it is UTC.
+
+    Raises:
+        ConfigurationError: the text is no ISO-8601 date or time.
+    """
+    try:
+        moment = dt.datetime.fromisoformat(text.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{text!r} is not a time: give it as 2026-11-21 or 2026-11-21T13:45:00Z (UTC if it has no zone)"
+        ) from None

@@ -1,0 +1,335 @@
+"""What happened in a window of time: totals and rankings.
+
+One clock: the time of the events, never of loading. A session is in the window in which its first event lies,
+a file of a session in the one in which the session first named it. Everything is read from the normalized
+tables through the indexes on these two times; the events themselves are not read again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, case, distinct, func, select, true
+
+from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.reporting.queries.paging import Bytewise
+from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
+
+_BAD = ("malicious", "suspicious")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From `start` (included) to `end` (not), of one sensor or all."""
+
+    start: dt.datetime
+    end: dt.datetime
+    sensor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The numbers of a window.
+
+    Attributes:
+        sessions: sessions that began in it.
+        sessions_logged_in: those that the honeypot let in.
+        sessions_with_files: sessions, whenever they began, that left a file in it.
+        sessions_without_attributes: sessions whose address is not known (yet): a migrated database where the
+            second backfill has not run.
+        addresses: different source addresses of the sessions; `sensors` likewise.
+        events, commands, login_attempts: counted over the sessions.
+        files: different hashes; `files_new` those never seen before, `files_malicious` and `files_suspicious`
+            by their present verdict.
+        downloads, uploads: (session, hash) pairs; `artifacts` captured files that no log names.
+    """
+
+    sessions: int = 0
+    sessions_logged_in: int = 0
+    sessions_with_files: int = 0
+    sessions_without_attributes: int = 0
+    addresses: int = 0
+    sensors: int = 0
+    events: int = 0
+    commands: int = 0
+    login_attempts: int = 0
+    files: int = 0
+    files_new: int = 0
+    files_malicious: int = 0
+    files_suspicious: int = 0
+    downloads: int = 0
+    uploads: int = 0
+    artifacts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedFile:
+    """One hash that was dropped in the window.
+
+    Attributes:
+        sessions: sessions of the window that left it; 0 for a captured file that no log names.
+        first_in_window: when the first of them named it; `first_seen` is the first time ever.
+        new: it was never seen before the window.
+    """
+
+    sha256: str
+    name: str | None
+    size_bytes: int | None
+    mime_type: str | None
+    verdict: str
+    family: str | None
+    vt_positives: int | None
+    vt_total: int | None
+    enrichment_status: str
+    sessions: int
+    downloads: int
+    uploads: int
+    new: bool
+    first_in_window: dt.datetime
+    first_seen: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A value, in how many sessions it occurred, and how often in all."""
+
+    value: str
+    sessions: int
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The most frequent values, and how many different ones there are."""
+
+    top: tuple[Ranked, ...]
+    distinct: int
+
+
+def totals(connection: Connection, window: Window) -> Totals:
+    """Return the numbers of a window."""
+    sessions = connection.execute(
+        _sessions(
+            window,
+            func.count().label("sessions"),
+            _sum(case((SessionAttribute.login_success.is_(True), 1), else_=0)).label("sessions_logged_in"),
+            (func.count() - func.count(SessionAttribute.session_id)).label("sessions_without_attributes"),
+            func.count(distinct(SessionAttribute.src_ip)).label("addresses"),
+            func.count(distinct(SessionSummary.matcher)).label("sensors"),
+            _sum(SessionSummary.event_count).label("events"),
+            _sum(SessionSummary.command_count).label("commands"),
+            _sum(SessionSummary.login_attempts).label("login_attempts"),
+        )
+    ).mappings()
+    pairs = connection.execute(
+        _files(
+            window,
+            func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label(
+                "sessions_with_files"
+            ),
+            _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
+            _sum(case((Files.origin == "upload", 1), else_=0)).label("uploads"),
+            _sum(case((Files.origin == ARTIFACT, 1), else_=0)).label("artifacts"),
+        )
+    ).mappings()
+    hashes = _files(window, Files.shasum).distinct().subquery()
+    files = connection.execute(
+        select(
+            func.count().label("files"),
+            _sum(case((FileHash.first_seen >= window.start, 1), else_=0)).label("files_new"),
+            _sum(case((FileHash.verdict == "malicious", 1), else_=0)).label("files_malicious"),
+            _sum(case((FileHash.verdict == "suspicious", 1), else_=0)).label("files_suspicious"),
+        )
+        .select_from(hashes)
+        .outerjoin(FileHash, FileHash.sha256 == hashes.c.shasum)
+    ).mappings()
+    return Totals(**{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()})
+
+
+def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:
+    """Return the files of a window: malicious first, then suspicious, then by number of sessions."""
+    dropped = (
+        _files(
+            window,
+            Files.shasum,
+            func.min(Bytewise(Files.filename)).label("name"),
+            func.max(Files.file_size).label("file_size"),
+            _sum(case((Files.origin != ARTIFACT, 1), else_=0)).label("sessions"),
+            _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
+            _sum(case((Files.origin == "upload", 1), else_=0)).label("uploads"),
+            func.min(Files.first_seen).label("first_in_window"),
+        )
+        .group_by(Files.shasum)
+        .subquery()
+    )
+    severity = case(
+        {verdict: rank for rank, verdict in enumerate(_BAD)}, value=FileHash.verdict, else_=len(_BAD)
+    )
+    query = (
+        select(
+            dropped,
+            func.coalesce(FileHash.size_bytes, dropped.c.file_size).label("size_bytes"),
+            FileHash.mime_type,
+            func.coalesce(FileHash.verdict, "unknown").label("verdict"),
+            FileHash.family,
+            FileHash.vt_positives,
+            FileHash.vt_total,
+            func.coalesce(FileHash.enrichment_status, "pending").label("enrichment_status"),
+            FileHash.first_seen,
+        )
+        .outerjoin(FileHash, FileHash.sha256 == dropped.c.shasum)
+        .order_by(severity, dropped.c.sessions.desc(), Bytewise(dropped.c.shasum))
+        .limit(limit)
+    )
+    return tuple(
+        DroppedFile(
+            sha256=row["shasum"],
+            new=row["first_seen"] is not None and row["first_seen"] >= window.start,
+            sessions=int(row["sessions"]),
+            downloads=int(row["downloads"]),
+            uploads=int(row["uploads"]),
+            **{key: row[key] for key in _UNCHANGED},
+        )
+        for row in connection.execute(query).mappings()
+    )
+
+
+_UNCHANGED = (
+    "name",
+    "size_bytes",
+    "mime_type",
+    "verdict",
+    "family",
+    "vt_positives",
+    "vt_total",
+    "enrichment_status",
+    "first_in_window",
+    "first_seen",
+)
+
+
+def addresses(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the source addresses by sessions; `times` counts their events."""
+    return _of_sessions(connection, window, SessionAttribute.src_ip, SessionSummary.event_count, limit)
+
+
+def usernames(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the names by sessions: of each session the one that got in, else the first one tried.
+
+    `times` counts the login attempts of these sessions, under whatever name.
+    """
+    return _of_sessions(connection, window, SessionAttribute.username, SessionSummary.login_attempts, limit)
+
+
+def sensors(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the sensors by sessions; `times` counts their events."""
+    return _of_sessions(connection, window, SessionSummary.matcher, SessionSummary.event_count, limit)
+
+
+def protocols(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the protocols by sessions; `times` counts their events."""
+    return _of_sessions(connection, window, SessionAttribute.protocol, SessionSummary.event_count, limit)
+
+
+def commands(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the commands by sessions; `times` counts how often they were given."""
+    query = (
+        select(
+            CommandStat.command_normalized.label("value"),
+            func.count().label("sessions"),
+            _sum(CommandStat.occurrences).label("times"),
+        )
+        .select_from(SessionSummary)
+        .join(CommandStat, CommandStat.session_id == SessionSummary.session_id)
+        .where(*_in_window(window))
+        .group_by(CommandStat.command_normalized)
+    )
+    return _ranking(connection, query, limit)
+
+
+def download_urls(connection: Connection, window: Window, limit: int) -> Ranking:
+    """Return the URLs that files came from by sessions; `times` counts the different files."""
+    query = (
+        _files(
+            window,
+            Files.download_url.label("value"),
+            func.count(distinct(Files.session_id)).label("sessions"),
+            func.count(distinct(Files.shasum)).label("times"),
+        )
+        .where(Files.download_url.is_not(None))
+        .group_by(Files.download_url)
+    )
+    return _ranking(connection, query, limit)
+
+
+def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | None:
+    """Return when the newest session began, else when the newest file was seen; None without either."""
+    began = SessionSummary.first_event_at
+    session = select(began).where(began.is_not(None), true() if sensor is None else on_sensor(sensor))
+    newest = connection.scalar(session.order_by(began.desc()).limit(1))
+    if newest is None:
+        file = select(Files.first_seen)
+        if sensor is not None:
+            file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
+            file = file.where(file_on_sensor(sensor))
+        newest = connection.scalar(file.order_by(Files.first_seen.desc()).limit(1))
+    return newest
+
+
+def sensor_names(connection: Connection) -> tuple[str, ...]:
+    """Return the names of all sensors. Reads every session: meant for an error message."""
+    found = connection.scalars(
+        select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct()
+    )
+    artifacts = connection.scalars(select(Files.session_id).where(Files.origin == ARTIFACT).distinct())
+    return tuple(sorted({name for name in found if name} | {artifact_sensor(name) for name in artifacts}))
+
+
+def _sum(value: ColumnElement[Any] | Any) -> ColumnElement[int]:
+    return func.coalesce(func.sum(value), 0)
+
+
+def _in_window(window: Window) -> list[ColumnElement[bool]]:
+    began = SessionSummary.first_event_at
+    conditions = [began >= window.start, began < window.end]
+    if window.sensor is not None:
+        conditions.append(on_sensor(window.sensor))
+    return conditions
+
+
+def _sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
+    return (
+        select(*columns)
+        .select_from(SessionSummary)
+        .outerjoin(SessionAttribute, SessionAttribute.session_id == SessionSummary.session_id)
+        .where(*_in_window(window))
+    )
+
+
+def _files(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
+    query = select(*columns).select_from(Files)
+    if window.sensor is not None:
+        query = query.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
+        query = query.where(file_on_sensor(window.sensor))
+    return query.where(Files.first_seen >= window.start, Files.first_seen < window.end)
+
+
+def _of_sessions(connection: Connection, window: Window, value: Any, times: Any, limit: int) -> Ranking:
+    query = _sessions(
+        window, value.label("value"), func.count().label("sessions"), _sum(times).label("times")
+    )
+    return _ranking(connection, query.where(value.is_not(None)).group_by(value), limit)
+
+
+def _ranking(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int) -> Ranking:
+    counted = grouped.subquery()
+    ranked = (
+        select(counted, func.count().over().label("distinct_values"))
+        .order_by(counted.c.sessions.desc(), counted.c.times.desc(), Bytewise(counted.c.value))
+        .limit(limit)
+    )
+    rows = connection.execute(ranked).all()
+    top = tuple(Ranked(row.value, int(row.sessions), int(row.times)) for row in rows)
+    return Ranking(top, rows[0].distinct_values if rows else 0)

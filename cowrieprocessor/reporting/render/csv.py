@@ -1,0 +1,93 @@
+"""Reports as CSV, for spreadsheets: one table, whatever the section, made safe to open.
+
+A text that could be taken for a formula gets an apostrophe before it, control characters become escapes, URLs
+are defanged and lose their credentials. Who wants the exact texts takes JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from cowrieprocessor.reporting.queries.windows import Ranking
+from cowrieprocessor.reporting.render.json import plain
+from cowrieprocessor.reporting.reports import Report
+from cowrieprocessor.sanitize import csv_safe, defang_all
+
+COLUMNS = (
+    "period",
+    "sensor",
+    "section",
+    "rank",
+    "key",
+    "sessions",
+    "value",
+    "previous",
+    "change_percent",
+    "name",
+    "size_bytes",
+    "mime_type",
+    "verdict",
+    "new",
+    "first_seen",
+)
+"""The header. `key` is what a row is about, `value` its number; docs/reports.md has them by section."""
+
+Cell = str | int | float | bool | None
+
+
+def report_csv(report: Report) -> str:
+    """Return a report as CSV (RFC 4180: comma, double quotes, CR LF)."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for row in _rows(report):
+        cells: dict[str, Cell] = {"period": report.period.name, "sensor": report.sensor, **row}
+        writer.writerow([_cell(cells.get(column)) for column in COLUMNS])
+    return out.getvalue()
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return str(value)
+    return csv_safe(defang_all(value)) if value else ""
+
+
+def _rows(report: Report) -> Iterator[dict[str, Cell]]:
+    for name, change in report.changes().items():
+        yield {
+            "section": "totals",
+            "key": name,
+            "value": change.current,
+            "previous": change.previous,
+            "change_percent": change.percent,
+        }
+    for rank, file in enumerate(report.files, start=1):
+        yield {
+            "section": "files",
+            "rank": rank,
+            "key": file.sha256,
+            "sessions": file.sessions,
+            "value": file.downloads + file.uploads,
+            "name": file.name,
+            "size_bytes": file.size_bytes,
+            "mime_type": file.mime_type,
+            "verdict": file.verdict,
+            "new": file.new,
+            "first_seen": plain(file.first_seen),
+        }
+    for section in ("urls", "addresses", "protocols", "usernames", "commands", "sensors"):
+        ranking: Ranking = getattr(report, section)
+        for rank, ranked in enumerate(ranking.top, start=1):
+            yield {
+                "section": section,
+                "rank": rank,
+                "key": ranked.value,
+                "sessions": ranked.sessions,
+                "value": ranked.times,
+            }
+    for rank, letters in enumerate(report.dead_letters, start=1):
+        yield {"section": "dead_letters", "rank": rank, "key": letters.reason, "value": letters.count}

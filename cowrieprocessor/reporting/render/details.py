@@ -1,0 +1,208 @@
+"""One thing with everything about it as text: a file, a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
+from cowrieprocessor.reporting.queries.sessions import SessionDetails, SessionEvent
+from cowrieprocessor.reporting.render.listings import flags
+from cowrieprocessor.reporting.render.terminal import (
+    Column,
+    Screen,
+    cell,
+    draw,
+    file_hash,
+    heading,
+    moment,
+    moment_text,
+    number,
+    plural,
+    sentence,
+    shown,
+    size,
+    size_text,
+    table,
+    verdict,
+)
+from cowrieprocessor.reporting.render.terminal import facts as facts_table
+from cowrieprocessor.reporting.timeline import describe_event
+
+_SHORT_EVENT = "cowrie."
+_EVENT_TEXT_CHARS = 1000
+
+
+def file_text(file: FileDetails, screen: Screen) -> str:
+    """Return one file with everything about it as text."""
+    size_bytes = (
+        "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({file.size_bytes:,} bytes)"
+    )
+    facts = [
+        ("SHA-256", cell(file.sha256)),
+        ("SHA-1", cell(file.sha1)),
+        ("MD5", cell(file.md5)),
+        ("TLSH", cell(file.tlsh)),
+        ("size", Text(size_bytes or "not known: no captured file was scanned")),
+        ("type", cell(", ".join(part for part in (file.mime_type, file.file_type) if part))),
+        ("verdict", verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status)),
+        ("family", cell(file.family)),
+        ("reputation", number(file.reputation)),
+        ("because", cell("; ".join(file.reputation_reasons), 1000)),
+        ("VirusTotal", cell(file.vt_classification)),
+        ("", cell(file.vt_description, 1000)),
+        ("known to it since", moment(file.vt_first_seen)),
+        ("last analysed", moment(file.vt_last_analysis)),
+        ("last asked", moment(file.vt_scan_date)),
+        ("first seen here", moment(file.first_seen)),
+        ("last seen here", moment(file.last_seen)),
+        ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}")),
+        ("how", _counted(file.origins)),
+        ("sensors", _counted(file.sensors)),
+    ]
+    parts: list[RenderableType] = [facts_table(facts)]
+    parts += _values("Names", file.names, file.names_total)
+    parts += _values("Fetched from", file.urls, file.urls_total)
+    if file.events_read < file.session_count and (file.names_total or file.urls_total):
+        parts.append(
+            sentence(
+                f"\nOf the other {plural(file.session_count - file.events_read, 'session')} one name and one "
+                f"URL each are listed; the events of the first {file.events_read:,} were read for more.",
+                "dim",
+            )
+        )
+    return draw(screen, *parts)
+
+
+def _counted(values: Sequence[Sightings]) -> Text:
+    return Text(", ".join(f"{shown(value.value, 64) or '(no name)'} {value.sessions:,}" for value in values))
+
+
+def _values(title: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
+    if not values:
+        return []
+    rows = [(number(value.sessions), cell(value.value, 1024)) for value in values]
+    parts: list[RenderableType] = [
+        heading(title),
+        table((Column("sessions", number=True), Column("", wraps=True, takes_rest=True)), rows),
+    ]
+    if total > len(values):
+        parts.append(sentence(f"and {total - len(values):,} more", "dim"))
+    return parts
+
+
+def session_text(session: SessionDetails, screen: Screen) -> str:
+    """Return one session and what it did, in order, as text."""
+    summary = session.summary
+    parts: list[RenderableType] = [facts_table(_session_facts(session))]
+    if session.files:
+        parts += [heading("Files"), _session_files(session, screen)]
+        parts += _rest(session.files_total, len(session.files), "files")
+    if session.events:
+        parts += [heading("What happened (UTC)"), _events(session.events)]
+        parts += _rest(session.events_total, len(session.events), "events")
+    elif session.commands:
+        rows = [(number(command.times), cell(command.command, 600)) for command in session.commands]
+        columns = (Column("times", number=True), Column("command", wraps=True, takes_rest=True))
+        parts += [heading("Commands"), table(columns, rows)]
+        parts += _rest(session.commands_total, len(session.commands), "commands")
+    if not session.events and summary.event_count:
+        parts.append(sentence("\nThe events of this session are no longer in the database.", "dim"))
+    return draw(screen, *parts)
+
+
+def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
+    summary = session.summary
+    lasted = ""
+    if summary.first_event_at and summary.last_event_at:
+        lasted = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
+    login = {True: "  (got in)", False: "  (did not get in)", None: ""}[summary.login_success]
+    return [
+        ("session", cell(summary.session_id, 64)),
+        ("sensor", cell(summary.sensor)),
+        ("from", cell(" ".join(part for part in (summary.src_ip, summary.protocol) if part))),
+        (
+            "user",
+            Text(f"{shown(summary.username, 255)}{login}") if summary.username is not None else Text(""),
+        ),
+        ("HASSH", cell(summary.hassh)),
+        ("first event", Text(moment_text(summary.first_event_at))),
+        (
+            "last event",
+            Text(f"{moment_text(summary.last_event_at)}{lasted}" if summary.last_event_at else ""),
+        ),
+        (
+            "counted",
+            Text(
+                ", ".join(
+                    (
+                        plural(summary.event_count, "event"),
+                        plural(summary.login_attempts, "login attempt"),
+                        plural(summary.command_count, "command"),
+                        plural(summary.files, "file"),
+                    )
+                )
+            ),
+        ),
+        ("flagged for its", flags(summary)),
+        ("logs", cell(", ".join(session.source_files), 600)),
+    ]
+
+
+def _session_files(session: SessionDetails, screen: Screen) -> RenderableType:
+    columns = (
+        Column("SHA-256"),
+        Column("how"),
+        Column("size", number=True),
+        Column("verdict"),
+        Column("name and URL", wraps=True, takes_rest=True),
+    )
+    rows = [
+        (
+            file_hash(file.sha256, screen),
+            cell(file.origin, 16),
+            size(file.file_size),
+            Text("malicious", style="bold red") if file.vt_malicious else Text(""),
+            cell("  ".join(part for part in (file.filename, file.download_url) if part), 300),
+        )
+        for file in session.files
+    ]
+    return table(columns, rows)
+
+
+def _events(events: Sequence[SessionEvent]) -> RenderableType:
+    columns = (Column("time"), Column("event"), Column("", wraps=True, takes_rest=True))
+    rows = []
+    last_day = ""
+    for event in events:
+        day = f"{event.at:%Y-%m-%d}" if event.at else ""
+        clock = f"{event.at:%H:%M:%S}.{event.at.microsecond // 1000:03d}" if event.at else "(no time)"
+        time = f"{day} {clock}" if day and day != last_day else clock.rjust(len("2026-11-21 00:00:00.000"))
+        last_day = day or last_day
+        name = (event.event_type or "(no name)").removeprefix(_SHORT_EVENT)
+        rows.append(
+            (
+                Text(time if event.at else clock),
+                cell(name, 32),
+                cell(
+                    describe_event(event.event_type, event.fields),
+                    _EVENT_TEXT_CHARS,
+                    _style(event.event_type),
+                ),
+            )
+        )
+    return table(columns, rows)
+
+
+def _style(event_type: str | None) -> str:
+    if event_type == "cowrie.command.input":
+        return "bold"
+    return "yellow" if event_type in ("cowrie.session.file_download", "cowrie.session.file_upload") else ""
+
+
+def _rest(total: int, shown_count: int, what: str) -> list[RenderableType]:
+    if total <= shown_count:
+        return []
+    return [sentence(f"and {total - shown_count:,} more {what}: --limit {total} shows all", "dim")]

@@ -1,0 +1,181 @@
+"""Lists as text: files, sessions, the sessions of a file, dead letters."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
+from cowrieprocessor.reporting.queries.files import FileListing, FileSession
+from cowrieprocessor.reporting.queries.paging import Page
+from cowrieprocessor.reporting.queries.sessions import SessionListing
+from cowrieprocessor.reporting.render.terminal import (
+    Column,
+    Screen,
+    cell,
+    draw,
+    file_hash,
+    media_type,
+    moment,
+    number,
+    plural,
+    sentence,
+    shown,
+    size,
+    table,
+    verdict,
+)
+
+_UNFINISHED_ESCAPE = re.compile(r"\\u?[0-9a-f]{0,4}$|\\$", re.IGNORECASE)
+
+
+def files_text(page: Page[FileListing], screen: Screen) -> str:
+    """Return a page of files as text."""
+    if not page.rows:
+        return "No files fit.\n"
+    columns = (
+        Column("SHA-256"),
+        Column("name", wraps=True, takes_rest=True),
+        Column("type"),
+        Column("size", number=True),
+        Column("sessions", number=True),
+        Column("verdict"),
+        Column("last seen (UTC)"),
+    )
+    rows = [
+        (
+            file_hash(file.sha256, screen),
+            cell(file.name, 120),
+            media_type(file.mime_type),
+            size(file.size_bytes),
+            number(file.session_count),
+            verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
+            moment(file.last_seen),
+        )
+        for file in page.rows
+    ]
+    return draw(screen, table(columns, rows))
+
+
+def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
+    """Return a page of the sessions of a file as text."""
+    if not page.rows:
+        return "No more sessions.\n"
+    columns = (
+        Column("session"),
+        Column("time (UTC)"),
+        Column("from"),
+        Column("user", wraps=True),
+        Column("sensor", wraps=True),
+        Column("name or URL", wraps=True, takes_rest=True),
+    )
+    rows = [
+        (
+            cell(row.session_id, 24),
+            moment(row.first_seen),
+            cell(row.src_ip, 45),
+            cell(row.username, 40),
+            cell(row.sensor, 32),
+            cell(row.download_url or row.filename, 200),
+        )
+        for row in page.rows
+    ]
+    return draw(screen, table(columns, rows))
+
+
+def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
+    """Return a page of sessions as text."""
+    if not page.rows:
+        return "No sessions fit.\n"
+    columns = (
+        Column("session"),
+        Column("began (UTC)"),
+        Column("from"),
+        Column("user", wraps=True, takes_rest=True),
+        Column("commands", number=True),
+        Column("files", number=True),
+        Column("sensor", wraps=True),
+        Column("flags"),
+    )
+    rows = [
+        (
+            cell(row.session_id, 64),
+            moment(row.first_event_at),
+            cell(row.src_ip, 45),
+            _user(row),
+            number(row.command_count),
+            number(row.files),
+            cell(row.sensor, 32),
+            flags(row),
+        )
+        for row in page.rows
+    ]
+    return draw(screen, table(columns, rows))
+
+
+def _user(row: SessionListing) -> Text:
+    """Return the user name; a name that did not get in stands in brackets."""
+    if row.username is None:
+        return Text("")
+    name = shown(row.username, 60)
+    return Text(name) if row.login_success else Text(f"({name})", style="dim")
+
+
+def flags(row: SessionListing) -> Text:
+    """Return who flagged a session."""
+    names = [
+        name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged
+    ]
+    return Text(" ".join(names), style="bold red")
+
+
+def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], screen: Screen) -> str:
+    """Return a page of dead letters as text, with the counts by reason above it."""
+    if not page.rows:
+        return "No dead letters.\n"
+    total = sum(count.count for count in counts)
+    by_reason = ", ".join(f"{shown(count.reason, 128)} {count.count:,}" for count in counts)
+    columns = (
+        Column("id", number=True),
+        Column("stored (UTC)"),
+        Column("reason", wraps=True),
+        Column("line", number=True),
+        Column("log and beginning of the value", wraps=True, takes_rest=True),
+    )
+    rows = [
+        (
+            number(letter.id),
+            moment(letter.created_at),
+            cell(letter.reason + (" (resolved)" if letter.resolved else ""), 128),
+            number(None if letter.source_offset is None else letter.source_offset + 1),
+            Text(f"{shown(letter.source, 200)}\n{shown(excerpt_text(letter.excerpt), 240)}"),
+        )
+        for letter in page.rows
+    ]
+    return draw(
+        screen, sentence(f"{plural(total, 'dead letter')}: {by_reason}"), Text(""), table(columns, rows)
+    )
+
+
+def excerpt_text(excerpt: str) -> str:
+    """Return the line in the beginning of a stored payload, as far as it is there.
+
+    A dead letter is stored as an object with the line in it (`malformed` in version 3); the line is what
+    people want to see. A payload that is anything else is shown as it is stored.
+    """
+    key = re.match(r'\s*\{\s*"(?:malformed|text|raw|line)"\s*:\s*"', excerpt)
+    if not key:
+        return excerpt
+    body = re.match(r'(?:[^"\\]|\\.)*', excerpt[key.end() :], re.DOTALL)
+    text = (
+        _UNFINISHED_ESCAPE.sub("", body.group()) if body and body.end() + key.end() == len(excerpt) else body
+    )
+    quoted = text if isinstance(text, str) else text.group() if text else ""
+    try:
+        decoded = json.loads(f'"{quoted}"', strict=False)
+    except json.JSONDecodeError:
+        return excerpt
+    return str(decoded)

@@ -1,0 +1,243 @@
+"""Reports as text: one sentence that says it, what was dropped first, then where from and what was typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cowrieprocessor.reporting.periods import PeriodKind
+from cowrieprocessor.reporting.queries.windows import Ranking
+from cowrieprocessor.reporting.render.terminal import (
+    SHORT_HASH_CHARS,
+    Column,
+    Screen,
+    cell,
+    draw,
+    file_hash,
+    heading,
+    media_type,
+    number,
+    plural,
+    sentence,
+    shown,
+    size,
+    table,
+    verdict,
+)
+from cowrieprocessor.reporting.reports import Change, Report
+
+_SIDE_BY_SIDE_WIDTH = 90
+_PERIOD = {PeriodKind.DAILY: "day", PeriodKind.WEEKLY: "week", PeriodKind.MONTHLY: "month"}
+_COMPARED = (
+    ("sessions", "sessions"),
+    ("addresses", "source addresses"),
+    ("sessions_logged_in", "sessions let in"),
+    ("login_attempts", "login attempts"),
+    ("commands", "commands"),
+    ("files", "different files"),
+    ("files_new", "never seen before"),
+    ("files_malicious", "malicious"),
+    ("downloads", "downloads"),
+    ("uploads", "uploads"),
+)
+
+
+def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str:
+    """Return a report as text.
+
+    Args:
+        report: the report.
+        screen: what to draw it for.
+        db: the database as the user named it, for the commands at the end.
+    """
+    title = f"Cowrie, {report.period.title}" + (
+        f", sensor {shown(report.sensor, 64)}" if report.sensor else ""
+    )
+    parts: list[RenderableType] = [
+        Text(title, style="bold"),
+        Rule(style="dim"),
+        sentence(headline(report)),
+    ]
+    if not report.is_empty:
+        parts += [*_notes(report), Text(""), _comparison(report)]
+        parts += _files(report, screen)
+        parts += _ranking("Where they were fetched from", report.urls, "URL", "files", 300)
+        parts += _pair(
+            screen,
+            _ranking("Where from", report.addresses, "address", "events", 45),
+            _ranking("User names", report.usernames, "name", "logins tried", 60),
+        )
+        parts += _ranking("What they typed", report.commands, "command", "times", 160)
+        parts += _pair(
+            screen,
+            _ranking("Sensors", report.sensors, "sensor", "events", 32),
+            _ranking("Protocols", report.protocols, "protocol", "events", 16),
+        )
+    parts += _dead_letters(report)
+    parts += [heading("Next"), *(sentence(f"  {line}") for line in next_commands(report, db))]
+    return draw(screen, *parts)
+
+
+def headline(report: Report) -> str:
+    """Return the report in one or two sentences."""
+    totals = report.totals
+    if report.is_empty:
+        return f"Nothing happened: no session began and no file was seen ({report.period.name}, UTC)."
+    told = plural(totals.sessions, "session")
+    if totals.addresses:
+        told += f" from {plural(totals.addresses, 'address', 'addresses')}"
+    if totals.sessions_logged_in:
+        told += f", {totals.sessions_logged_in:,} of them let in"
+    told += "."
+    if not totals.files:
+        return f"{told} No file was dropped."
+    if totals.sessions_with_files:
+        sessions = plural(totals.sessions_with_files, "session")
+        dropped = f"{sessions} dropped {plural(totals.files, 'different file')}"
+    else:
+        dropped = f"{plural(totals.files, 'captured file')} that no log names"
+    details = []
+    if totals.files_malicious:
+        details.append(f"{totals.files_malicious:,} malicious")
+    if totals.files_suspicious:
+        details.append(f"{totals.files_suspicious:,} suspicious")
+    if totals.files_new:
+        details.append(f"{totals.files_new:,} never seen before")
+    return f"{told} {dropped}" + (f": {', '.join(details)}." if details else ", all seen before.")
+
+
+def _notes(report: Report) -> list[RenderableType]:
+    missing = report.totals.sessions_without_attributes
+    if not missing:
+        return []
+    return [
+        sentence(
+            f"Address, user name and protocol of {plural(missing, 'session')} are not known: the events that "
+            "tell them are not in the logs, or the database was migrated and not yet backfilled.",
+            "yellow",
+        )
+    ]
+
+
+def _comparison(report: Report) -> Table:
+    period = _PERIOD[report.period.kind]
+    columns = (
+        Column(""),
+        Column(f"this {period}", number=True),
+        Column(f"{period} before", number=True),
+        Column("change", number=True),
+    )
+    changes = report.changes()
+    rows = [
+        (Text(label), number(changes[name].current), number(changes[name].previous), _change(changes[name]))
+        for name, label in _COMPARED
+        if changes[name].current or changes[name].previous
+    ]
+    return table(columns, rows)
+
+
+def _change(change: Change) -> Text:
+    if change.percent is None:
+        return Text("new" if change.current else "")
+    return Text(f"{change.percent:+,.0f} %" if change.percent else "same")
+
+
+def _files(report: Report, screen: Screen) -> list[RenderableType]:
+    if not report.files:
+        return []
+    columns = (
+        Column("SHA-256"),
+        Column("name", wraps=True, takes_rest=True),
+        Column("type"),
+        Column("size", number=True),
+        Column("sessions", number=True),
+        Column("verdict"),
+        Column("first seen"),
+    )
+    rows = [
+        (
+            file_hash(file.sha256, screen),
+            cell(file.name, 80),
+            media_type(file.mime_type),
+            size(file.size_bytes),
+            number(file.sessions),
+            verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
+            Text("new", style="bold")
+            if file.new
+            else Text(f"{file.first_seen:%Y-%m-%d}" if file.first_seen else ""),
+        )
+        for file in report.files
+    ]
+    parts: list[RenderableType] = [heading("What was dropped"), table(columns, rows)]
+    return parts + _more(report.totals.files - len(report.files), "files")
+
+
+def _ranking(title: str, ranking: Ranking, value: str, times: str, max_chars: int) -> list[RenderableType]:
+    if not ranking.top:
+        return []
+    columns = (
+        Column("sessions", number=True),
+        Column(times, number=True),
+        Column(value, wraps=True, takes_rest=True),
+    )
+    rows = [
+        (
+            number(ranked.sessions),
+            number(ranked.times),
+            cell(ranked.value, max_chars) if ranked.value else Text("(empty)", style="dim"),
+        )
+        for ranked in ranking.top
+    ]
+    return [heading(title), table(columns, rows), *_more(ranking.distinct - len(ranking.top), "more")]
+
+
+def _more(count: int, what: str) -> list[RenderableType]:
+    if count <= 0:
+        return []
+    return [sentence(f"and {count:,} more" + (f" {what}" if what != "more" else ""), "dim")]
+
+
+def _pair(
+    screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]
+) -> Sequence[RenderableType]:
+    """Return two sections side by side where there is room for them, else one below the other."""
+    if not left or not right or screen.width < _SIDE_BY_SIDE_WIDTH:
+        return [*left, *right]
+    grid = Table.grid(expand=True, padding=(0, 4, 0, 0), pad_edge=False)
+    grid.add_column(ratio=1)
+    grid.add_column(ratio=1)
+    for index in range(max(len(left), len(right))):
+        grid.add_row(*(side[index] if index < len(side) else Text("") for side in (left, right)))
+    return [grid]
+
+
+def _dead_letters(report: Report) -> list[RenderableType]:
+    if not report.dead_letters:
+        return []
+    total = sum(letters.count for letters in report.dead_letters)
+    reasons = ", ".join(f"{shown(letters.reason, 128)} {letters.count:,}" for letters in report.dead_letters)
+    return [heading("Not understood"), sentence(f"{plural(total, 'dead letter')} of any date: {reasons}")]
+
+
+def next_commands(report: Report, db: str | None) -> list[str]:
+    """Return what to type to learn more, as it can be pasted into a shell."""
+    where = f" --db {shlex.quote(db)}" if db else ""
+    sensor = f" --sensor {shlex.quote(report.sensor)}" if report.sensor else ""
+    period = report.period
+    lines = []
+    if report.files:
+        lines.append(f"cowrieprocessor files show{where} {report.files[0].sha256[:SHORT_HASH_CHARS]}")
+    if report.totals.sessions:
+        files = " --with-files" if report.totals.sessions_with_files else ""
+        since, until = f"{period.start:%Y-%m-%d}", f"{period.end:%Y-%m-%d}"
+        lines.append(f"cowrieprocessor sessions list{where} --since {since} --until {until}{sensor}{files}")
+    if report.dead_letters:
+        lines.append(f"cowrieprocessor dead-letters list{where}")
+    previous = period.previous().name
+    lines.append(f"cowrieprocessor report {period.kind}{where} --date {previous}{sensor}")
+    return [shown(line, 1000) for line in lines]

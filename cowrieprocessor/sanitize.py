@@ -1,0 +1,129 @@
+"""Attacker-controlled text made inert: reversibly where it is stored, safely where it is shown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+_UNSAFE = (
+    r"\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, DEL
+    r"\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"  # invisible and right-to-left overrides
+    r"\u2028\u2029\ufff9-\ufffb"  # line and paragraph separators, interlinear annotation
+    r"\U000e0000-\U000e007f"  # tags
+    r"\ud800-\udfff"  # lone surrogates
+)
+_UNSAFE_CHARACTER = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{_UNSAFE}]")
+_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+_CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
+_SCHEME_AND_HOST = re.compile(r"^(?:([a-z][a-z0-9+.-]*):)?//([^/?#]*)(.*)$", re.IGNORECASE | re.DOTALL)
+_URL_INSIDE = re.compile(r"[a-z][a-z0-9+.-]{0,30}://[^\s\"'`<>]+", re.IGNORECASE)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "＝", "＋", "－", "＠")
+_CUT_MARK = "…"
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    if character == "\\":
+        return "\\\\"
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _unescape(match: re.Match[str]) -> str:
+    digits = match.group(1) or match.group(2) or match.group(3)
+    return chr(int(digits, 16)) if digits else "\\"
+
+
+def inert(text: str) -> str:
+    r"""Return the text with every control, invisible or reordering character escaped.
+
+    A backslash becomes two, so that `restore` gives the original back: ESC becomes `\x1b`, a lone surrogate
+    `\ud800`. The result holds no NUL, so that PostgreSQL can store it, and is valid Unicode.
+    """
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return _UNSAFE_OR_BACKSLASH.sub(_escape, text)
+
+
+def restore(text: str) -> str:
+    """Return the original of a text that `inert` made and nothing cut."""
+    return _ESCAPE.sub(_unescape, text)
+
+
+def inert_cut(text: str, max_chars: int) -> str:
+    """Return the inert text, cut to `max_chars` characters.
+
+    A text that had to be cut ends in `…`, and never in the middle of an escape.
+    """
+    safe = inert(text[: max_chars + 1])
+    if len(safe) <= max_chars and len(text) <= max_chars:
+        return safe
+    end = 0
+    limit = max_chars - len(_CUT_MARK)
+    for piece in re.finditer(r"\\(?:\\|x..|u.{4}|U.{8})|.", safe, re.DOTALL):
+        if piece.end() > limit:
+            break
+        end = piece.end()
+    return safe[:end] + _CUT_MARK
+
+
+def terminal_safe(text: str) -> str:
+    """Return the text for a terminal or a plain-text report: escapes instead of control characters.
+
+    Backslashes stay as they are, so that text that `inert` made is not escaped twice.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE_CHARACTER.sub(_escape, text)
+
+
+def csv_safe(text: str) -> str:
+    """Return the text for a CSV cell: inert, and never the beginning of a spreadsheet formula."""
+    safe = terminal_safe(text)
+    return f"'{safe}" if safe.lstrip().startswith(_FORMULA_STARTS) else safe
+
+
+def mask_credentials(url: str) -> str:
+    """Return the URL with `user:password@` replaced by `***@`.
+
+    Attackers' FTP URLs carry credentials of machines that are often somebody else's.
+    """
+    return _CREDENTIALS.sub(lambda match: f"{match.group(1) or ''}//***@", url)
+
+
+def defang(url: str) -> str:
+    """Return the URL so that no program turns it into a link: `hxxp://198.51[.]100[.]7/x`.
+
+    Credentials are masked. A text that is no URL (a path, a bare word) only loses its control characters.
+    """
+    safe = terminal_safe(mask_credentials(url))
+    match = _SCHEME_AND_HOST.match(safe)
+    if not match:
+        return safe
+    scheme, host, rest = match.groups()
+    if scheme:
+        scheme = re.sub(r"^http", "hxxp", scheme, flags=re.IGNORECASE)
+        scheme = re.sub(r"^(t?)ftp", r"\1fxp", scheme, flags=re.IGNORECASE)
+    prefix = f"{scheme}:" if scheme else ""
+    return f"{prefix}//{host.replace('.', '[.]')}{rest}"
+
+
+def defang_all(text: str) -> str:
+    """Return the text with every URL in it defanged, as in the command `wget http://198.51.100.7/x`.
+
+    Credentials are masked, control characters escaped.
+    """
+    return _URL_INSIDE.sub(lambda match: defang(match.group()), terminal_safe(text))
+
+
+def last_path_segment(url: str) -> str | None:
+    """Return the file name at the end of a URL's path, percent-decoded, or None if the path ends in `/`."""
+    path = url.split("?", 1)[0].split("#", 1)[0]
+    match = _SCHEME_AND_HOST.match(path)
+    if match:
+        path = match.group(3)
+    name = unquote(path.rsplit("/", 1)[-1], errors="replace")
+    return name or None

@@ -1,0 +1,168 @@
+"""A real PostgreSQL for the tests, in a temporary folder, on a private socket, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+
+USER = "tester"
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 30
+SERVER_OPTIONS: Mapping[str, str] = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    "timezone": "Asia/Kolkata",  # not UTC: code that relies on the server's zone shall fail
+}
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest installed initdb and postgres, or None."""
+    folders = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda folder: float(folder.parent.name) if folder.parent.name.replace(".", "").isdigit() else 0,
+        reverse=True,
+    )
+    on_path = shutil.which("initdb")
+    if on_path:
+        folders.append(Path(on_path).resolve().parent)
+    return next(
+        (folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()),
+        None,
+    )
+
+
+class PostgresServer:
+    """A server that runs as long as the `with` block; each `new_database` is empty and private to its test.
+
+    PostgreSQL refuses to run as root; then Debian's user `postgres` runs it, or `nobody`.
+    """
+
+    def __init__(self, folder_of_binaries: Path) -> None:
+        self._binaries = folder_of_binaries
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._account = _account()
+        self.folder = Path(tempfile.mkdtemp(prefix="cowrieproc-pg-"))
+
+    def __enter__(self) -> PostgresServer:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def url(self, database: str) -> str:
+        """Return the SQLAlchemy URL of a database of this server."""
+        return f"postgresql+psycopg://{USER}@/{database}?host={self.folder}"
+
+    @contextlib.contextmanager
+    def new_database(self) -> Iterator[str]:
+        """Yield the URL of a new, empty database; it is dropped at the end, whoever is still connected."""
+        name = f"test_{next(self._numbers)}"
+        self._admin(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self._admin(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _admin(self, statement: str) -> None:
+        with psycopg.connect(
+            user=USER, dbname="postgres", host=str(self.folder), autocommit=True
+        ) as connection:
+            connection.execute(statement.encode())
+
+    def _start(self) -> None:
+        if self._account:
+            os.chown(self.folder, self._account["user"], self._account["group"])
+        self._init_database()
+        options = [part for name, value in SERVER_OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                **self._account,
+            )
+        self._wait_until_ready()
+
+    def _init_database(self) -> None:
+        """Make the data folder; text sorts as people do, so that binary order has to be asked for."""
+        command = [
+            self._binaries / "initdb",
+            "-D",
+            self.folder / "data",
+            "-U",
+            USER,
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+        ]
+        icu = ["--locale=C", "--locale-provider=icu", "--icu-locale=en-US"]
+        for locale in (icu, ["--locale=C"]):
+            done = subprocess.run(
+                [*command, *locale], capture_output=True, cwd=self.folder, check=False, **self._account
+            )
+            if done.returncode == 0:
+                return
+        raise RuntimeError(f"initdb failed: {done.stderr.decode(errors='replace')}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self._admin("SELECT 1")
+            except psycopg.OperationalError:
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self.folder / "log").read_text(errors="replace")
+                    raise RuntimeError(f"PostgreSQL did not start: {log}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # nothing of it is wanted any more
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _account() -> dict[str, Any]:
+    """Return the arguments of Popen that run a program as another user, when we are root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    raise RuntimeError("PostgreSQL does not run as root, and there is no user postgres or nobody")

