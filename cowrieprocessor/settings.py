@@ -225,9 +225,7 @@ def _config_file(environ: Mapping[str, str], toml_path: str | Path | None) -> Pa
     path = Path(named).expanduser()
     if not path.is_file():
         origin = "" if toml_path else f" ({CONFIG_VARIABLE})"
-        raise ConfigurationError(
-            f"{path}{origin}: no such file of settings; correct the name or leave it out"
-        )
+        raise ConfigurationError(f"{path}{origin}: no such file of settings; correct the name or leave it out")
     return path
 
 
@@ -239,9 +237,7 @@ def _from_toml(path: Path | None) -> dict[str, object]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not readable as TOML: {error}; correct the file") from error
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read: {error.strerror}; correct its permissions"
-        ) from error
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; correct its permissions") from error
     table = document.get(TABLE, {})
     if not isinstance(table, dict):
         raise ConfigurationError(f"{path}: `{TABLE}` is not a table; write [{TABLE}] above its settings")

@@ -89,9 +89,7 @@ class PostgresServer:
             self._admin(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def _admin(self, statement: str) -> None:
-        with psycopg.connect(
-            user=USER, dbname="postgres", host=str(self.folder), autocommit=True
-        ) as connection:
+        with psycopg.connect(user=USER, dbname="postgres", host=str(self.folder), autocommit=True) as connection:
             connection.execute(statement.encode())
 
     def _start(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+from tests.other_connections import sqlite3
 
 TABLES = {
     "schema_state": """CREATE TABLE schema_state (
@@ -68,7 +70,8 @@ INDEXES = (
 PLANNED_FILES = (
     """CREATE TABLE files (
         id INTEGER NOT NULL, session_id VARCHAR(64) NOT NULL, shasum VARCHAR(64) NOT NULL,
-        filename VARCHAR(512), file_size BIGINT, download_url VARCHAR(1024), vt_classification VARCHAR(128), vt_description TEXT,
+        filename VARCHAR(512), file_size BIGINT, download_url VARCHAR(1024),
+        vt_classification VARCHAR(128), vt_description TEXT,
         vt_malicious BOOLEAN DEFAULT '0' NOT NULL, vt_first_seen DATETIME, vt_last_analysis DATETIME,
         vt_positives INTEGER, vt_total INTEGER, vt_scan_date DATETIME,
         first_seen DATETIME DEFAULT CURRENT_TIMESTAMP NOT NULL,
@@ -118,9 +121,7 @@ def habits() -> list[dict[str, object]]:
         event(download, "s1", at(4), shasum=SHA_A.upper(), url="http://203.0.113.9/y"),
         event(download, "s1", at(5), shasum="", url="http://203.0.113.9/empty"),
         event(f"{download}.failed", "s1", at(6), url="http://203.0.113.9/z"),
-        event(
-            "cowrie.session.file_upload", "s2", "2025-01-02T09:00:00+05:30", shasum=SHA_B, filename="a.bin"
-        ),
+        event("cowrie.session.file_upload", "s2", "2025-01-02T09:00:00+05:30", shasum=SHA_B, filename="a.bin"),
         event(download, "s2", None, shasum=SHA_A),
         event(download, "s2", at(8), shasum="not a hash"),
         {"malformed": '{"eventid": "cowrie.session.conn'},
@@ -158,9 +159,7 @@ def create(
     return path
 
 
-def insert_events(
-    connection: sqlite3.Connection, payloads: Iterable[Mapping[str, object]], source: str = LOG
-) -> None:
+def insert_events(connection: Any, payloads: Iterable[Mapping[str, object]], source: str = LOG) -> None:
     """Insert raw events as v3 did: one row a payload, numbered by its line."""
     connection.executemany(
         "INSERT INTO raw_events (ingest_id, source, source_offset, source_inode, payload, payload_hash,"
@@ -172,7 +171,7 @@ def insert_events(
     )
 
 
-def _insert_what_belongs(connection: sqlite3.Connection, *, from_v1: bool) -> None:
+def _insert_what_belongs(connection: Any, *, from_v1: bool) -> None:
     """Insert the rotated copy, rows without inode, doubled counters, the cursor and a dead letter."""
     insert_events(connection, habits()[:4], source=ROTATED)
     for line in (1000, 1001 if from_v1 else 1000):  # a NULL inode never conflicts: v3 stored such rows twice
@@ -196,7 +195,6 @@ def _insert_what_belongs(connection: sqlite3.Connection, *, from_v1: bool) -> No
         (LOG, json.dumps({"generation": 0, "first_hash": f"{0:064x}"})),
     )
     connection.execute(
-        "INSERT INTO dead_letter_events (source, source_offset, reason, payload)"
-        " VALUES (?, 10, 'validation', ?)",
+        "INSERT INTO dead_letter_events (source, source_offset, reason, payload) VALUES (?, 10, 'validation', ?)",
         (LOG, json.dumps({"malformed": '{"eventid": "cowrie.session.conn'})),
     )

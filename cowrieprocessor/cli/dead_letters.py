@@ -33,9 +33,7 @@ def dead_letters() -> None:
 @limit_option(50, "dead letters", maximum=1000)
 @after_option
 @json_option
-def list_(
-    db: str | None, reason: str | None, resolved: bool, limit: int, after: str | None, as_json: bool
-) -> None:
+def list_(db: str | None, reason: str | None, resolved: bool, limit: int, after: str | None, as_json: bool) -> None:
     """List the dead letters, the latest stored first: reason, log, line, and how the value begins.
 
     How many there are for each reason stands above. Control characters are shown as escapes. Ends with 0,

@@ -36,9 +36,7 @@ def files() -> None:
 @click.option("--since", metavar="TIME", help="Only files last seen then or later (ISO 8601, UTC).")
 @click.option("--until", metavar="TIME", help="Only files first seen before then.")
 @click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
-@click.option(
-    "--name", metavar="TEXT", help="Only files with a name that holds TEXT, in small or capital letters."
-)
+@click.option("--name", metavar="TEXT", help="Only files with a name that holds TEXT, in small or capital letters.")
 @click.option(
     "--sort",
     type=click.Choice(_ORDERS),
@@ -81,9 +79,7 @@ def list_(
         sensor=sensor,
         name=name or None,
     )
-    order: FileOrder = (
-        "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
-    )
+    order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
     with read_transaction(open_for_reading(db)) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
     if as_json:
@@ -96,8 +92,16 @@ def list_(
 @files.command()
 @click.argument("sha256", metavar="SHA256")
 @db_option
+@click.option(
+    "--sightings",
+    type=click.IntRange(1, 100_000),
+    default=2_000,
+    show_default=True,
+    metavar="N",
+    help="Over how many sessions, the latest ones, names, URLs, sensors and addresses are counted.",
+)
 @json_option
-def show(sha256: str, db: str | None, as_json: bool) -> None:
+def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     """Show one file: hashes, size, type, verdict, every name and URL, sensors, when seen.
 
     SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. URLs are defanged
@@ -113,7 +117,7 @@ def show(sha256: str, db: str | None, as_json: bool) -> None:
     from cowrieprocessor.reporting.render.details import file_text
 
     with read_transaction(open_for_reading(db)) as connection:
-        details = file_details(connection, find_hash(connection, sha256))
+        details = file_details(connection, find_hash(connection, sha256), max_sightings=sightings)
     if as_json:
         print_json(details)
     else:
@@ -139,7 +143,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     """
     from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.queries.file_details import find_hash
-    from cowrieprocessor.reporting.queries.files import list_file_sessions
+    from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
 
     with read_transaction(open_for_reading(db)) as connection:

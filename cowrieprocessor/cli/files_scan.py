@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import database_name, db_option, json_option, message, print_json, say_waiting
+from cowrieprocessor.cli.common import (
+    database_name,
+    db_option,
+    json_option,
+    message,
+    print_json,
+    print_text,
+    say_waiting,
+)
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from cowrieprocessor.loader.downloads import ScanResult
 
 EXIT_UNREADABLE = 3
+LINE_EVERY_S = 10.0
 
 _REASONS = {
     "symlink": "symbolic links",
@@ -47,33 +55,26 @@ def scan(directory: str, db: str | None, sensor: str | None, rehash: bool, as_js
 
     Again is a no-op. Ends with 3 if a file could not be read.
     """
+    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.db.migrations import prepare
     from cowrieprocessor.loader.downloads import scan_downloads
 
-    engine = _open_for_scan(db)
+    engine = get_engine(database_name(db), on_wait=say_waiting)
+    prepare(engine)
     with _ProgressLine() as line:
         result = scan_downloads(engine, directory, sensor=sensor, rehash=rehash, on_progress=line.update)
+    dispose(engine)
     _warn(result)
     if as_json:
         print_json(_document(result))
     else:
-        _print_text(result)
+        _print_summary(result)
     if result.left_alone["unreadable"]:
         raise click.exceptions.Exit(EXIT_UNREADABLE)
 
 
-def _open_for_scan(db: str | None) -> Engine:
-    from cowrieprocessor.db.engine import get_engine
-    from cowrieprocessor.db.migrations import apply_migrations, require_current, schema_version
-
-    engine = get_engine(database_name(db), on_wait=say_waiting)
-    if schema_version(engine) is None:
-        apply_migrations(engine)
-    require_current(engine)
-    return engine
-
-
 class _ProgressLine:
-    """Files, bytes, rate and time to go, on standard error; nothing where that is no terminal."""
+    """Files, bytes, rate and time to go on standard error: a bar on a terminal, a line now and then elsewhere."""
 
     def __enter__(self) -> _ProgressLine:
         from rich.console import Console
@@ -84,15 +85,15 @@ class _ProgressLine:
             TextColumn("scan"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[read]}"),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[read]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._progress.__enter__()
-        self._task = self._progress.add_task("scan", total=None, read="", rate="")
+        self._progress.start()
+        self._task = self._progress.add_task("scan", total=None, read="")
+        self._started = self._said = time.monotonic()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -100,17 +101,18 @@ class _ProgressLine:
 
     def update(self, result: ScanResult, entries_total: int) -> None:
         """Show how far the scan is."""
-        if self._progress.disable:
-            return
-        elapsed = self._progress.tasks[0].elapsed or 0.0
-        rate = f"{size_text(result.bytes_read / elapsed)}/s" if elapsed > 0.5 else ""
-        self._progress.update(
-            self._task,
-            total=entries_total,
-            completed=result.entries,
-            read=size_text(result.bytes_read),
-            rate=rate,
-        )
+        now = time.monotonic()
+        elapsed_s = now - self._started
+        read = size_text(result.bytes_read)
+        if elapsed_s > 0.5:
+            read += f", {size_text(result.bytes_read / elapsed_s)}/s"
+        if not self._progress.disable:
+            self._progress.update(self._task, total=entries_total, completed=result.entries, read=read)
+        elif now - self._said >= LINE_EVERY_S:
+            self._said = now
+            share = result.entries / max(entries_total, result.entries)
+            eta_s = elapsed_s / share - elapsed_s
+            message(f"scan: {result.entries:,} of {entries_total:,} entries, {read}, ETA {eta_s:.0f} s")
 
 
 def size_text(size_bytes: float) -> str:
@@ -124,9 +126,7 @@ def size_text(size_bytes: float) -> str:
 
 def _warn(result: ScanResult) -> None:
     if not result.types_known:
-        message(
-            "note: file types are not told: libmagic is missing (pip install 'cowrieprocessor[analysis]')"
-        )
+        message("note: file types are not told: libmagic is missing (pip install 'cowrieprocessor[analysis]')")
     for names, reason in (
         (result.mismatched, "mismatch"),
         (result.unreadable, "unreadable"),
@@ -140,16 +140,18 @@ def _warn(result: ScanResult) -> None:
                 message(f"  and {count - len(names)} more")
 
 
-def _print_text(result: ScanResult) -> None:
-    click.echo(f"{terminal_safe(result.directory)}: {result.entries} entries")
-    click.echo(f"  {result.new:>8} new")
-    click.echo(f"  {result.completed:>8} completed")
-    click.echo(f"  {result.unchanged:>8} known already")
-    click.echo(f"  {result.sizes_set:>8} sizes filled in")
-    click.echo(f"  {result.artifacts:>8} files that no log names")
-    for reason, count in sorted(result.left_alone.items()):
-        click.echo(f"  {count:>8} left alone: {_REASONS[reason]}")
-    click.echo(f"  {size_text(result.bytes_read):>8} read")
+def _print_summary(result: ScanResult) -> None:
+    lines = [
+        f"{terminal_safe(result.directory)}: {result.entries:,} entries",
+        f"  {result.new:>8,} new",
+        f"  {result.completed:>8,} completed",
+        f"  {result.unchanged:>8,} known already",
+        f"  {result.sizes_set:>8,} sizes filled in",
+        f"  {result.artifacts:>8,} files that no log names",
+        *(f"  {n:>8,} left alone: {_REASONS[reason]}" for reason, n in sorted(result.left_alone.items())),
+        f"  {size_text(result.bytes_read):>8} read",
+    ]
+    print_text("\n".join(lines) + "\n")
 
 
 def _document(result: ScanResult) -> dict[str, object]:

@@ -35,9 +35,7 @@ def report() -> None:
 def _options(function: Command) -> Command:
     for option in (
         json_option,
-        click.option(
-            "--output", metavar="FILE", help="Write to FILE, readable by you only, instead of printing."
-        ),
+        click.option("--output", metavar="FILE", help="Write to FILE, readable by you only, instead of printing."),
         click.option(
             "--format",
             "format_",
@@ -52,9 +50,7 @@ def _options(function: Command) -> Command:
 
 
 @report.command()
-@click.option(
-    "--date", metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC). Default: the newest with sessions."
-)
+@click.option("--date", metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC). Default: the newest with sessions.")
 @_options
 def daily(
     date: str | None,
@@ -190,15 +186,11 @@ def write_private(path: Path, text: str) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be written: {error.strerror}; choose another --output"
-        ) from error
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}; choose another --output") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise ConfigurationError(
-            f"{path}: cannot be written: {error.strerror}; choose another --output"
-        ) from error
+        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}; choose another --output") from error

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.writing import writing_of
 
-Row = tuple[Any, ...]
+Row = Sequence[Any]
+"""Values in the order of a statement's columns."""
 
 RAW_EVENT_COLUMNS = (
     "ingest_id",
@@ -294,7 +295,7 @@ class LoadingStatements:
         row = self._cursor.fetchone()
         if row is None:
             raise LookupError("a row that this transaction wrote is gone")
-        return tuple(row)
+        return list(row)
 
     def _one(self, sql: str, row: Row) -> None:
         self._cursor.execute(self._sql.statement(sql), row)

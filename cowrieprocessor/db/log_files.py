@@ -63,13 +63,24 @@ def is_stored(connection: Connection, log: Mapping[str, Any], event: Event) -> b
     return found.first() is not None
 
 
-def stored_elsewhere(connection: Connection, log: Mapping[str, Any], event: Event) -> tuple[str, int] | None:
-    """Return source and offset of the same event in another log, or None."""
+def stored_elsewhere(
+    connection: Connection, log: Mapping[str, Any], event: Sequence[str | None]
+) -> tuple[str, int] | None:
+    """Return source and offset of the same event in another log, or None.
+
+    Args:
+        connection: any.
+        log: the columns of `log_files` of the log it was read from.
+        event: its session_id, event_type, event_timestamp and payload_hash.
+    """
+    session_id, event_type, timestamp, payload_hash = event
     found = connection.execute(
         select(_EVENT.c.source, _EVENT.c.source_offset)
         .where(
-            *_same_event(event),
-            _EVENT.c.payload_hash == event.payload_hash,
+            _EVENT.c.event_timestamp == timestamp,
+            _EVENT.c.session_id == session_id,
+            _EVENT.c.event_type == event_type,
+            _EVENT.c.payload_hash == payload_hash,
             or_(
                 _EVENT.c.source != log["source"],
                 _EVENT.c.source_inode != log["source_inode"],

@@ -107,7 +107,7 @@ def _migrate(engine: Engine) -> None:
 
 
 def prepare(engine: Engine) -> None:
-    """Make a database ready for writing: an empty one becomes ours, any other has to be at our version already.
+    """Make a database ready for writing: an empty one becomes ours, any other has to be ours already.
 
     Raises:
         MigrationNeeded: it is a v3 database, or one of v4 without all tables; the message says how.

@@ -63,7 +63,7 @@ def read_facts(connection: Connection, database: str) -> SchemaFacts:
     """
     dialect = dialect_of(connection)
     tables = frozenset(dialect.table_names(connection))
-    if "schema_state" not in tables:
+    if not _has_schema_state(connection, tables):
         foreign = tables if dialect.ours_alone else tables & OUR_TABLES
         if foreign:
             raise NotADatabase(
@@ -98,6 +98,13 @@ def standing_revision(connection: Connection, facts: SchemaFacts, database: str)
     return _revision_of_files(connection, database)
 
 
+def can_be_migrated(facts: SchemaFacts) -> bool:
+    """Return whether a migration would add something, as far as the version tells."""
+    if facts.complete:
+        return False
+    return facts.version is None or OLDEST_VERSION <= facts.version <= CURRENT_SCHEMA_VERSION
+
+
 def refuse_unsupported(version: int, database: str) -> None:
     """Refuse the versions that we neither use nor migrate.
 
@@ -129,6 +136,12 @@ def _revision_of_files(connection: Connection, database: str) -> str:
     if ["session_id", "shasum"] not in uniques:
         raise _half_made(database, "its table files is not unique in (session_id, shasum)")
     return FILES_REVISION if "origin" in columns else PLANNED_FILES_REVISION
+
+
+def _has_schema_state(connection: Connection, tables: frozenset[str]) -> bool:
+    if "schema_state" not in tables:
+        return False
+    return {"key", "value"} <= set(dialect_of(connection).column_names(connection, "schema_state"))
 
 
 def _half_made(database: str, what: str) -> SchemaVersionError:

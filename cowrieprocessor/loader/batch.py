@@ -1,12 +1,13 @@
-"""The rows that a run of values becomes, gathered until one transaction writes them."""
+"""The rows that a run of values becomes: all that one transaction will write, as plain data."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
 
 from cowrieprocessor.errors import InvalidShasum
@@ -19,8 +20,9 @@ from cowrieprocessor.loader.file_processor import (
     smallest,
 )
 from cowrieprocessor.loader.log_files import LogCursor
-from cowrieprocessor.loader.reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value
-from cowrieprocessor.loader.sessions import SessionTallies
+from cowrieprocessor.loader.reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value, ValueReader
+from cowrieprocessor.loader.sessions import AttributeTally, SessionTallies
+from cowrieprocessor.loader.worthless import initial_status
 
 MAX_BATCH_BYTES = 8 << 20
 
@@ -45,23 +47,49 @@ class HashTally:
     last_seen: str
 
 
-@dataclass(slots=True)
-class DeadLetter:
-    """A value that is kept as it came because it could not become what it should."""
+Rows = list[list[Any]]
 
-    offset: int
-    reason: str
-    payload: dict[str, Any]
-    metadata: dict[str, Any]
+
+@dataclass(slots=True)
+class BatchRows:
+    """What one transaction writes: rows in the order of the columns that `LoadingStatements` names.
+
+    All of it is plain data, so that it can be made in another process.
+
+    Attributes:
+        log: the columns of `log_files` after this batch.
+        stored_values: `values_done` before it, None for a log that has no row yet.
+        first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
+        last_event: the same of its last event.
+        file_position: bytes of the file itself that were read, for progress.
+    """
+
+    log: dict[str, Any]
+    stored_values: int | None
+    now: str
+    events: Rows
+    sessions: Rows
+    attributes: Rows
+    commands: Rows
+    hashes: Rows
+    files: Rows
+    dead_letters: Rows
+    counters: dict[str, int]
+    first_event: list[Any] | None
+    last_event: list[Any] | None
+    file_position: int
 
 
 @dataclass(slots=True)
 class Batch:
-    """What one transaction will write for one log.
+    """Gathers the values of one log until a transaction's worth is there.
 
     Attributes:
-        cursor: the log; its offset moves on with each value that is added.
+        cursor: the log; it moves on with each value that is added.
+        ingest_id: the load.
+        now: the moment of the load, as text.
         fills_event_columns: whether rows carry session, type and timestamp (PostgreSQL).
+        max_nesting: the deepest nesting allowed.
     """
 
     cursor: LogCursor
@@ -69,15 +97,17 @@ class Batch:
     now: str
     fills_event_columns: bool
     max_nesting: int = SQLITE_MAX_NESTING
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    tallies: SessionTallies = field(default_factory=SessionTallies)
-    files: dict[tuple[str, str], FileSighting] = field(default_factory=dict)
-    hashes: dict[str, HashTally] = field(default_factory=dict)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    counters: Counter[str] = field(default_factory=Counter)
-    size_bytes: int = 0
-    dead_bytes: int = 0
     values: int = 0
+    size_bytes: int = 0
+    _dead_bytes: int = 0
+    _events: Rows = field(default_factory=list)
+    _tallies: SessionTallies = field(default_factory=SessionTallies)
+    _files: dict[tuple[str, str], FileSighting] = field(default_factory=dict)
+    _hashes: dict[str, HashTally] = field(default_factory=dict)
+    _dead_letters: Rows = field(default_factory=list)
+    _counters: Counter[str] = field(default_factory=Counter)
+    _first_event: list[Any] | None = None
+    _last: tuple[int, Event] | None = None
 
     def add(self, value: Value) -> None:
         """Add one value: an event becomes rows, anything else a dead letter."""
@@ -95,18 +125,64 @@ class Batch:
                     return  # v3 loaded it from this log
                 self._add_event(event, offset, cursor.spill_generation if held else cursor.source_generation, value)
                 return
-            refused = event  # type: ignore[assignment]
-        assert refused is not None  # noqa: S101
+            assert isinstance(event, Refused)  # noqa: S101
+            refused = event
         cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
-        self.dead_bytes += value.end - value.start
+        self._dead_bytes += value.end - value.start
         if cursor.held_rows and (held := cursor.held_rows.get(offset)) and held.is_malformed:
             return
-        self.counters[DEAD_LETTERS] += 1
-        self.dead_letters.append(_dead_letter(value, offset, refused))
+        self._counters[DEAD_LETTERS] += 1
+        self._add_dead_letter(value, offset, refused, {})
+
+    def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
+        """Return the rows, with the log's cursor moved to the reader's position and every byte accounted for."""
+        cursor = self.cursor
+        stored_values = cursor.stored_values
+        self._advance(reader)
+        self._counters[EVENTS] = len(self._events)
+        return BatchRows(
+            log=cursor.columns(self.now),
+            stored_values=stored_values,
+            now=self.now,
+            events=self._events,
+            sessions=_session_rows(self._tallies, cursor.source, self.now),
+            attributes=[_attribute_row(*item) for item in sorted(self._tallies.attributes.items())],
+            commands=[
+                [*key, one.occurrences, one.first_seen, one.last_seen, one.high_risk]
+                for key, one in sorted(self._tallies.commands.items())
+            ],
+            hashes=[
+                [sha, one.first_seen, one.last_seen, initial_status(sha), self.now]
+                for sha, one in sorted(self._hashes.items())
+            ],
+            files=[
+                [*key, one.filename, one.download_url, one.origin, one.first_seen]
+                for key, one in sorted(self._files.items())
+            ],
+            dead_letters=self._dead_letters,
+            counters=dict(+self._counters),
+            first_event=self._first_event,
+            last_event=_event_key(*self._last) if self._last else None,
+            file_position=file_position,
+        )
+
+    def _advance(self, reader: ValueReader) -> None:
+        cursor = self.cursor
+        nul_bytes = reader.take_nul_bytes()
+        tail = reader.tail()
+        cursor.bytes_nul += nul_bytes
+        cursor.bytes_dead += self._dead_bytes
+        cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes
+        cursor.byte_pos = reader.position
+        cursor.next_line = reader.line
+        cursor.tail_hash, cursor.tail_bytes = sha256(tail).hexdigest(), len(tail)
+        cursor.other_form = False
+        cursor.values_done += self.values
+        cursor.stored_values = cursor.values_done
 
     def _add_event(self, event: Event, offset: int, generation: int, value: Value) -> None:
         cursor = self.cursor
-        row: tuple[Any, ...] = (
+        row = [
             self.ingest_id,
             self.now,
             cursor.source,
@@ -115,54 +191,73 @@ class Batch:
             generation,
             event.payload,
             event.payload_hash,
-        )
+        ]
         if self.fills_event_columns:
             row += (event.session_id, event.event_type, event.timestamp)
-        self.rows.append(row)
-        self.tallies.add(event)
+        self._events.append(row)
+        self._tallies.add(event)
+        self._last = (value.line, event)
+        if self._first_event is None:
+            self._first_event = _event_key(value.line, event)
         if not event.session_id or event.event_type is None or event.moment is None:
             self._count_gaps(event)
         if event.event_type in ORIGINS:
             self._add_file(event, offset, value)
 
     def _count_gaps(self, event: Event) -> None:
-        self.counters[NO_SESSION] += not event.session_id
-        self.counters[NO_TYPE] += event.event_type is None
-        self.counters[NO_MOMENT] += event.moment is None
+        self._counters[NO_SESSION] += not event.session_id
+        self._counters[NO_TYPE] += event.event_type is None
+        self._counters[NO_MOMENT] += event.moment is None
 
     def _add_file(self, event: Event, offset: int, value: Value) -> None:
         """Add the file that an event names; where it cannot be, the event stays and a dead letter says why."""
         try:
             sighting = file_sighting(event.fields, event.session_id or "")
         except InvalidShasum as error:
-            self._file_dead_letter(value, offset, REASON_SHASUM, str(error))
+            self._add_file_dead_letter(value, offset, REASON_SHASUM, str(error))
             return
         if sighting is None:
-            self.counters[reason_without_file(event.fields)] += 1
+            self._counters[reason_without_file(event.fields)] += 1
         elif not event.session_id:
-            self._file_dead_letter(value, offset, REASON_SESSION, "the event names no session")
+            self._add_file_dead_letter(value, offset, REASON_SESSION, "the event names no session")
         elif sighting.first_seen is None:
-            self._file_dead_letter(value, offset, REASON_TIME, f"timestamp {event.timestamp!r}")
+            self._add_file_dead_letter(value, offset, REASON_TIME, f"timestamp {event.timestamp!r}")
         else:
             self._merge_file(sighting, sighting.first_seen)
 
     def _merge_file(self, sighting: FileSighting, moment: str) -> None:
-        self.counters[FILE_SIGHTINGS] += 1
+        self._counters[FILE_SIGHTINGS] += 1
         key = (sighting.session_id, sighting.sha256)
-        other = self.files.get(key)
-        self.files[key] = sighting if other is None else merged(sighting, other)
-        tally = self.hashes.get(sighting.sha256)
-        if tally is None:
-            self.hashes[sighting.sha256] = HashTally(moment, moment)
-        else:
-            tally.first_seen = min(tally.first_seen, moment)
-            tally.last_seen = max(tally.last_seen, moment)
+        other = self._files.get(key)
+        self._files[key] = sighting if other is None else merged(sighting, other)
+        tally = self._hashes.setdefault(sighting.sha256, HashTally(moment, moment))
+        tally.first_seen = min(tally.first_seen, moment)
+        tally.last_seen = max(tally.last_seen, moment)
 
-    def _file_dead_letter(self, value: Value, offset: int, reason: str, detail: str) -> None:
-        self.counters[FILE_DEAD_LETTERS] += 1
-        letter = _dead_letter(value, offset, Refused(reason, detail))
-        letter.metadata["event_stored"] = True
-        self.dead_letters.append(letter)
+    def _add_file_dead_letter(self, value: Value, offset: int, reason: str, detail: str) -> None:
+        self._counters[FILE_DEAD_LETTERS] += 1
+        self._add_dead_letter(value, offset, Refused(reason, detail), {"event_stored": True})
+
+    def _add_dead_letter(self, value: Value, offset: int, refused: Refused, more: Mapping[str, object]) -> None:
+        metadata = {
+            "line": value.line + 1,
+            "byte_start": value.start,
+            "byte_end": value.end,
+            "detail": refused.detail,
+            "generation": self.cursor.source_generation,
+            **more,
+        }
+        self._dead_letters.append(
+            [
+                self.ingest_id,
+                self.cursor.source,
+                offset,
+                refused.reason,
+                _json(raw_payload(value)),
+                _json(metadata),
+                self.now,
+            ]
+        )
 
 
 def merged(one: FileSighting, other: FileSighting) -> FileSighting:
@@ -177,16 +272,6 @@ def merged(one: FileSighting, other: FileSighting) -> FileSighting:
     )
 
 
-def _dead_letter(value: Value, offset: int, refused: Refused) -> DeadLetter:
-    metadata: dict[str, Any] = {
-        "line": value.line + 1,
-        "byte_start": value.start,
-        "byte_end": value.end,
-        "detail": refused.detail,
-    }
-    return DeadLetter(offset, refused.reason, raw_payload(value), metadata)
-
-
 def raw_payload(value: Value) -> dict[str, Any]:
     """Return a value's bytes for JSON: `text` where they are UTF-8, else `base64`.
 
@@ -196,7 +281,7 @@ def raw_payload(value: Value) -> dict[str, Any]:
     if value.digest:
         more = {"length": value.end - value.start, "sha256": value.digest}
     elif len(raw) > DEAD_LETTER_WHOLE_BYTES:
-        more = {"length": len(raw), "sha256": _sha256(raw)}
+        more = {"length": len(raw), "sha256": sha256(raw).hexdigest()}
         raw = raw[:DEAD_LETTER_HEAD_BYTES]
     try:
         return {"text": raw.decode(), **more}
@@ -204,12 +289,48 @@ def raw_payload(value: Value) -> dict[str, Any]:
         return {"base64": base64.b64encode(raw).decode(), **more}
 
 
-def _sha256(raw: bytes) -> str:
-    from hashlib import sha256
-
-    return sha256(raw).hexdigest()
+def _event_key(line: int, event: Event) -> list[Any]:
+    return [line, event.session_id, event.event_type, event.timestamp, event.payload_hash]
 
 
-def json_text(document: object) -> str:
+def _session_rows(tallies: SessionTallies, source: str, now: str) -> Rows:
+    sources = json.dumps([source], ensure_ascii=False)
+    return [
+        [
+            session_id,
+            one.first_event_at,
+            one.last_event_at,
+            one.event_count,
+            one.command_count,
+            one.file_downloads,
+            one.login_attempts,
+            one.sensor,
+            sources,
+            now,
+            now,
+        ]
+        for session_id, one in sorted(tallies.sessions.items())
+    ]
+
+
+def _attribute_row(session_id: str, one: AttributeTally) -> list[Any]:
+    connect_at, src_ip, protocol = one.connect or (None, None, None)
+    hassh_at, hassh = one.kex or (None, None)
+    failed, login_at, username = one.login or (None, None, None)
+    success = None if failed is None else failed == 0
+    return [
+        session_id,
+        connect_at,
+        src_ip or None,
+        protocol or None,
+        hassh_at,
+        hassh or None,
+        success,
+        login_at,
+        username,
+    ]
+
+
+def _json(document: object) -> str:
     """Return a document as JSON text in ASCII, which every database stores alike."""
     return json.dumps(document, sort_keys=True)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from cowrieprocessor.db import log_files as table
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, InputError
-from cowrieprocessor.events import Event, parse_event, utc_text
-from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, MAX_BATCH_BYTES, Batch
+from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.discovery import find_logs
 from cowrieprocessor.loader.log_files import HeldRows, LogCursor, LogOpener, Resume
-from cowrieprocessor.loader.reader import Value, ValueReader
+from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
+from cowrieprocessor.loader.preparing import LogEnd, Recipe, now_text, prepare_batches
+from cowrieprocessor.loader.reader import ValueReader
 from cowrieprocessor.loader.writer import LogMoved, set_load_state, write_batch
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
@@ -140,7 +141,7 @@ class BulkLoader:
         self._file_count = len(logs)
         with read_transaction(self._engine) as connection:
             self._fills_event_columns = not writing_of(connection).computes_event_columns
-        set_load_state(self._engine, "running", None, _now())
+        set_load_state(self._engine, "running", None, now_text())
         try:
             for path in logs:
                 result.files.append(FileResult(inert(str(path))))
@@ -151,14 +152,14 @@ class BulkLoader:
             raise
         failed = result.failed
         reason = f"{len(failed)} of {len(logs)} files failed: {failed[0].error}" if failed else None
-        set_load_state(self._engine, "failed" if failed else "done", reason, _now())
+        set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
         result.duration_s = time.monotonic() - started
         return result
 
     def _leave_word(self, error: BaseException) -> None:
         """Say in `jobs` why the load stopped, if the database still listens."""
         try:
-            set_load_state(self._engine, "stopped", str(error) or type(error).__name__, _now())
+            set_load_state(self._engine, "stopped", str(error) or type(error).__name__, now_text())
         except CowrieProcessorError:
             return  # the error that stopped us says more than this one
 
@@ -186,15 +187,15 @@ class BulkLoader:
                 found.bytes_pending = opener.stream.position
                 found.warnings.append(_no_event_yet(found))
                 return
-            self._copy_values(resume, opener.stream, result, found)
+            self._copy_values(resume, opener, result, found)
         finally:
             opener.stream.close()
 
     def _open(self, path: Path) -> LogStream:
         return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
 
-    def _copy_values(self, resume: Resume, stream: LogStream, result: LoadResult, found: FileResult) -> None:
-        """Store the values that the reader yields, batch by batch."""
+    def _copy_values(self, resume: Resume, opener: LogOpener, result: LoadResult, found: FileResult) -> None:
+        """Store the values that are not stored yet, batch by batch."""
         cursor, reader = resume.cursor, resume.reader
         found.state = KNOWN
         found.bytes_read = cursor.byte_pos
@@ -203,79 +204,78 @@ class BulkLoader:
             return
         if cursor.held_until >= cursor.next_offset:
             cursor.held_rows = HeldRows(partial(self._held_rows, cursor), cursor.held_until)
-        first: Value | None = None
-        last: Value | None = None
-        was_new = cursor.stored_values is None
-        batch = self._new_batch(cursor, result)
-        try:
-            for value in reader:
-                batch.add(value)
-                first, last = first or value, value
-                if batch.values >= self._settings.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
-                    batch = self._flush(batch, reader, stream, result, found)
-        finally:
-            # What came before a damaged place in an archive is stored, too.
-            if batch.values or reader.position > cursor.byte_pos:
-                self._flush(batch, reader, stream, result, found)
-            found.bytes_pending = reader.pending_bytes
-        if was_new and first is not None and last is not None:
-            self._warn_of_overlap(cursor, first, last, found)
-        if found.bytes_pending:
-            found.warnings.append(_waits(found, reader.line))
-        self._report(stream, result)
+        is_new = cursor.stored_values is None
+        first: list[Any] | None = None
+        last: list[Any] | None = None
+        for item in self._batches(resume, reader, opener.stream, result):
+            if isinstance(item, LogEnd):
+                self._end(item, found)
+                continue
+            self._write(item, result, found)
+            first, last = first or item.first_event, item.last_event or last
+        if is_new:
+            self._warn_of_overlap(cursor, (first, last), found)
 
-    def _new_batch(self, cursor: LogCursor, result: LoadResult) -> Batch:
-        return Batch(cursor, result.ingest_id, _now(), self._fills_event_columns, self._settings.max_nesting)
+    def _batches(
+        self, resume: Resume, reader: ValueReader, stream: LogStream, result: LoadResult
+    ) -> Iterator[BatchRows | LogEnd]:
+        recipe = Recipe(
+            result.ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
+        )
+        if is_worthwhile(stream, resume.cursor):
+            return batches_from_process(stream.path, resume.cursor, reader, recipe, self._settings)
+        return prepare_batches(resume.cursor, reader, stream, recipe)
 
-    def _flush(
-        self, batch: Batch, reader: ValueReader, stream: LogStream, result: LoadResult, found: FileResult
-    ) -> Batch:
-        batch.counters[EVENTS] = len(batch.rows)
-        nul_before = batch.cursor.bytes_nul
-        progress = {"path": found.path, "line": reader.line, "bytes": reader.position}
-        write_batch(self._engine, batch, reader, progress)
-        found.state = LOADED
-        found.counters.update(+batch.counters)
-        found.bytes_read = batch.cursor.byte_pos
-        found.bytes_nul += batch.cursor.bytes_nul - nul_before
-        self._report(stream, result)
-        return self._new_batch(batch.cursor, result)
+    def _write(self, rows: BatchRows, result: LoadResult, found: FileResult) -> None:
+        log = rows.log
+        write_batch(self._engine, rows, {"path": found.path, "line": log["next_line"], "bytes": log["byte_pos"]})
+        if rows.counters:
+            found.state = LOADED
+        found.counters.update(rows.counters)
+        found.bytes_read = log["byte_pos"]
+        found.bytes_nul = log["bytes_nul"]
+        self._report(rows.file_position, result)
+
+    @staticmethod
+    def _end(end: LogEnd, found: FileResult) -> None:
+        found.bytes_pending = end.pending_bytes
+        if end.error:
+            found.state, found.error = FAILED, end.error
+        elif end.pending_bytes:
+            found.warnings.append(_waits(found, end.line))
 
     def _held_rows(self, cursor: LogCursor, first: int, last: int) -> dict[int, table.HeldRow]:
         with read_transaction(self._engine) as connection:
             return table.held_rows(connection, cursor.columns(""), first, last)
 
-    def _warn_of_overlap(self, cursor: LogCursor, first: Value, last: Value, found: FileResult) -> None:
+    def _warn_of_overlap(
+        self, cursor: LogCursor, ends: tuple[list[Any] | None, list[Any] | None], found: FileResult
+    ) -> None:
         """Say so if the first or last event of a new log is stored from another log, too."""
         with read_transaction(self._engine) as connection:
-            for which, value in (("first", first), ("last", last)):
-                if other := _elsewhere(connection, cursor, value):
+            for which, event in zip(("first", "last"), ends, strict=True):
+                if event is None or not event[1] or not event[3]:
+                    continue
+                if other := table.stored_elsewhere(connection, cursor.columns(""), event[1:]):
                     found.warnings.append(
-                        f"{found.path}: its {which} event (line {value.line + 1}) is also in {other[0]} "
+                        f"{found.path}: its {which} event (line {event[0] + 1}) is also in {other[0]} "
                         f"(line {other[1] + 1}): the two logs overlap and begin differently, "
                         "so the events of the overlap are stored twice"
                     )
                     return
 
-    def _report(self, stream: LogStream, result: LoadResult) -> None:
+    def _report(self, file_position: int, result: LoadResult) -> None:
         if self._on_progress is not None:
             self._on_progress(
                 LoadProgress(
                     path=result.files[-1].path,
                     files_done=len(result.files) - 1,
                     files_total=self._file_count,
-                    bytes_done=self._bytes_before + min(stream.file_position, stream.size),
+                    bytes_done=self._bytes_before + file_position,
                     bytes_total=self._total_bytes,
                     events=result.counters[EVENTS] + result.counters[DEAD_LETTERS],
                 )
             )
-
-
-def _elsewhere(connection: Connection, cursor: LogCursor, value: Value) -> tuple[str, int] | None:
-    event = parse_event(value.raw, value.fields) if value.problem is None else None
-    if not isinstance(event, Event) or not event.timestamp or not event.session_id:
-        return None
-    return table.stored_elsewhere(connection, cursor.columns(""), event)
 
 
 def _no_event_yet(found: FileResult) -> str:
@@ -299,7 +299,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _now() -> str:
-    return utc_text(dt.datetime.now(dt.UTC))

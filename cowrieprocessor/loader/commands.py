@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 
 from cowrieprocessor.sanitize import inert
@@ -23,6 +24,18 @@ _HIGH_RISK = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+def describe_command(command: str) -> tuple[str, bool]:
+    """Return a command line as it is counted, and whether it is of high risk; attackers repeat themselves."""
+    if len(command) > MAX_COMMAND_CHARS:
+        return normalize_command(command), is_high_risk(command)
+    return _describe_short(command)
+
+
+@lru_cache(maxsize=16384)
+def _describe_short(command: str) -> tuple[str, bool]:
+    return normalize_command(command), is_high_risk(command)
 
 
 def normalize_command(command: str) -> str:

@@ -143,7 +143,7 @@ def scan_downloads(
     try:
         describe = describe or type_describer()
         result = ScanResult(os.fspath(directory), sensor or UNKNOWN_SENSOR, types_known=describe is not None)
-        with scan_rows.recorded_job(engine, result.counters):
+        with scan_rows.recorded_job(engine, result.counters, f"left_alone_{LeftAlone.UNREADABLE}"):
             scan = _Scan(engine, folder_fd, result, describe, rehash, on_progress)
             scan.run()
     finally:

@@ -61,6 +61,7 @@ class LogCursor:
         held_rows: rows that v3 wrote for this log, None where there are none ahead.
         held_until: the last offset for which v3 may have written rows, -1 if there are none.
         spill_generation: where a row goes whose offset another row holds.
+        other_form: the file holds the log in another form of writing than the one the cursor was stored for.
     """
 
     identity: str
@@ -84,6 +85,7 @@ class LogCursor:
     held_rows: HeldRows | None = None
     held_until: int = -1
     spill_generation: int = 0
+    other_form: bool = False
 
     def take_offset(self, line: int) -> int:
         """Return the source_offset of a value that starts on a line, and move behind it.
@@ -194,6 +196,7 @@ class LogOpener:
             if count == cursor.values_done:
                 if _value_hash(value, event) != cursor.last_value_hash:
                     return None
+                cursor.other_form = True
                 cursor.byte_pos, cursor.next_line = reader.position, reader.line
                 cursor.bytes_dead, cursor.bytes_nul, cursor.bytes_gap = dead, reader.take_nul_bytes(), 0
                 cursor.bytes_stored = cursor.byte_pos - dead - cursor.bytes_nul

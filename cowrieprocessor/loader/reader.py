@@ -65,7 +65,7 @@ class Value(NamedTuple):
     digest: str | None = None
 
 
-class _NeedMore(Exception):  # noqa: N818 - a signal, not an error
+class _NeedMore(Exception):
     """What follows is needed to decide."""
 
 

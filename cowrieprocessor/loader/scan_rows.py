@@ -57,9 +57,9 @@ _COPIED_VERDICT = (
 )
 
 _INSERT_HASH = text(
-    "INSERT INTO file_hashes (sha256, first_seen, last_seen, session_count, enrichment_status)"
-    " VALUES (:sha256, :modified_at, :modified_at, 0, :status) ON CONFLICT (sha256) DO NOTHING"
-).bindparams(bindparam("modified_at", type_=UtcDateTime()))
+    "INSERT INTO file_hashes (sha256, first_seen, last_seen, session_count, enrichment_status, updated_at)"
+    " VALUES (:sha256, :modified_at, :modified_at, 0, :status, :now) ON CONFLICT (sha256) DO NOTHING"
+).bindparams(bindparam("modified_at", type_=UtcDateTime()), bindparam("now", type_=UtcDateTime()))
 
 _START_JOB = text(
     "INSERT INTO jobs (name, state, counters, started_at, updated_at)"
@@ -170,7 +170,15 @@ def store(connection: Connection, files: Sequence[CapturedFile], session_id: str
     if new:
         connection.execute(
             _INSERT_HASH,
-            [{"sha256": f.sha256, "modified_at": f.modified_at, "status": initial_status(f.sha256)} for f in new],
+            [
+                {
+                    "sha256": file.sha256,
+                    "modified_at": file.modified_at,
+                    "status": initial_status(file.sha256),
+                    "now": _now(),
+                }
+                for file in new
+            ],
         )
     completed = _complete(connection, files)
     artifacts = _add_artifacts(connection, files, session_id)
@@ -204,7 +212,7 @@ def _complete(connection: Connection, files: Sequence[CapturedFile]) -> set[str]
             file.file_type if file.file_type is not None else row.file_type,
         )
         if wanted != tuple(row[1:]):
-            changes.append(dict(zip(names, wanted, strict=True)) | {"hash": file.sha256})
+            changes.append(dict(zip(names, wanted, strict=True)) | {"hash": file.sha256, "updated_at": _now()})
     if changes:
         connection.execute(update(HASHES).where(HASHES.c.sha256 == bindparam("hash")), changes)
     return {str(change["hash"]) for change in changes}
@@ -234,13 +242,14 @@ def _add_artifacts(connection: Connection, files: Sequence[CapturedFile], sessio
             HASHES.c.sha256,
             HASHES.c.size_bytes,
             bindparam("modified_at", type_=UtcDateTime()),
+            bindparam("now", type_=UtcDateTime()),
             literal("artifact"),
             *copied,
         ).where(HASHES.c.sha256 == bindparam("hash"))
-        columns = ["session_id", "shasum", "file_size", "first_seen", "origin", *_COPIED_VERDICT]
+        columns = ["session_id", "shasum", "file_size", "first_seen", "last_updated", "origin", *_COPIED_VERDICT]
         connection.execute(
             insert(FILES).from_select(columns, source),
-            [{"hash": file.sha256, "modified_at": file.modified_at} for file in lacking],
+            [{"hash": file.sha256, "modified_at": file.modified_at, "now": _now()} for file in lacking],
         )
     return len(lacking)
 
@@ -271,7 +280,7 @@ def set_sizes(
     if rows:
         connection.execute(
             update(FILES).where(FILES.c.id == bindparam("row_id")),
-            [{"row_id": row.id, "file_size": row.size_bytes} for row in rows],
+            [{"row_id": row.id, "file_size": row.size_bytes, "last_updated": _now()} for row in rows],
         )
     if len(rows) < SIZES_PER_TRANSACTION:
         return len(rows), None
@@ -279,8 +288,14 @@ def set_sizes(
 
 
 @contextmanager
-def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]]) -> Iterator[None]:
-    """Keep the row `scan` of the table `jobs`: running, then done, or failed with the reason."""
+def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]], unreadable: str) -> Iterator[None]:
+    """Keep the row `scan` of the table `jobs`: running, then done, failed or stopped, and why.
+
+    Args:
+        engine: the database of the scan.
+        counters: returns what was counted so far.
+        unreadable: the counter that makes a finished scan a failed one.
+    """
     with write_transaction(engine) as connection:
         connection.execute(_START_JOB, {"name": JOB_NAME, "counters": counters(), "now": _now()})
     ended = False
@@ -290,8 +305,10 @@ def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]]) -> Iter
     finally:
         if not ended:
             with suppress(DatabaseError):
-                _end_job(engine, "failed", counters(), _reason(sys.exception()))
-    _end_job(engine, "done", counters(), None)
+                _end_job(engine, "stopped", counters(), _reason(sys.exception()))
+    failed = counters().get(unreadable, 0)
+    reason = f"{failed} files could not be read" if failed else None
+    _end_job(engine, "failed" if failed else "done", counters(), reason)
 
 
 def _end_job(engine: Engine, state: str, counters: dict[str, int], reason: str | None) -> None:

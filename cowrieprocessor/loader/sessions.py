@@ -18,7 +18,7 @@ from cowrieprocessor.events import (
     SESSION_CONNECT,
     Event,
 )
-from cowrieprocessor.loader.commands import is_high_risk, normalize_command
+from cowrieprocessor.loader.commands import describe_command
 from cowrieprocessor.sanitize import inert_cut
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
@@ -123,12 +123,13 @@ class SessionTallies:
         text = fields.get("input")
         if type(text) is not str or not text:
             return
-        key = (session_id, normalize_command(text))
+        normalized, high_risk = describe_command(text)
+        key = (session_id, normalized)
         command = self.commands.get(key)
         if command is None:
             command = self.commands[key] = CommandTally()
         command.occurrences += 1
-        command.high_risk = command.high_risk or is_high_risk(text)
+        command.high_risk = command.high_risk or high_risk
         if moment is not None:
             command.first_seen = min(moment, command.first_seen or moment)
             command.last_seen = max(moment, command.last_seen or moment)

@@ -118,9 +118,7 @@ def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
         PeriodKind.WEEKLY: "2026-W47 (or any date in the week)",
         PeriodKind.MONTHLY: "2026-11 (or any date in the month)",
     }[kind]
-    raise ConfigurationError(
-        f"{text!r} is not a date for a {kind} report: give it as {wanted}, today or yesterday"
-    )
+    raise ConfigurationError(f"{text!r} is not a date for a {kind} report: give it as {wanted}, today or yesterday")
 
 
 def parse_moment(text: str) -> dt.datetime:

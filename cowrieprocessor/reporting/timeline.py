@@ -11,6 +11,7 @@ from typing import Any
 from cowrieprocessor.events import duration_s
 
 Fields = Mapping[str, Any]
+_HASH_CHARS = 12
 
 
 def describe_event(event_type: str | None, fields: Fields) -> str:
@@ -77,13 +78,13 @@ def _login(fields: Fields) -> str:
 
 
 def _file(fields: Fields) -> str:
-    """Return name, source and hash of a file. A size is never in the event."""
+    """Return name, source and the beginning of the hash of a file. Its size is never in the event."""
     parts = [_pick(fields, "destfile", "filename")]
     url = _text(fields.get("url"))
     if url and url != parts[0]:
         parts.append(f"from {url}")
     shasum = _text(fields.get("shasum"))
-    parts.append(f"SHA-256 {shasum}" if shasum else "no content")
+    parts.append(f"SHA-256 {shasum[:_HASH_CHARS]}" if shasum else "no content")
     return "  ".join(part for part in parts if part)
 
 

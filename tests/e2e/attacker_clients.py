@@ -54,14 +54,10 @@ class SshSoftware:
 
 
 SSH_SOFTWARE: Final = (
-    SshSoftware(
-        "Go", ("curve25519-sha256", "ecdh-sha2-nistp256"), ("aes128-ctr", "aes256-ctr"), ("hmac-sha2-256",)
-    ),
+    SshSoftware("Go", ("curve25519-sha256", "ecdh-sha2-nistp256"), ("aes128-ctr", "aes256-ctr"), ("hmac-sha2-256",)),
     SshSoftware("libssh_0.9.6", ("ecdh-sha2-nistp256",), ("aes256-ctr",), ("hmac-sha2-256", "hmac-sha2-512")),
     SshSoftware("libssh2_1.8.0", ("ecdh-sha2-nistp384",), ("aes128-ctr",), ("hmac-sha2-512",)),
-    SshSoftware(
-        "PuTTY_Release_0.74", ("ecdh-sha2-nistp521",), ("aes192-ctr", "aes128-ctr"), ("hmac-sha2-256",)
-    ),
+    SshSoftware("PuTTY_Release_0.74", ("ecdh-sha2-nistp521",), ("aes192-ctr", "aes128-ctr"), ("hmac-sha2-256",)),
 )
 
 
@@ -115,9 +111,7 @@ async def ssh(
         yield connection
 
 
-async def ssh_shell(
-    connection: asyncssh.SSHClientConnection, lines: Sequence[bytes], size: tuple[int, int]
-) -> None:
+async def ssh_shell(connection: asyncssh.SSHClientConnection, lines: Sequence[bytes], size: tuple[int, int]) -> None:
     """Type `lines` into an interactive shell, each after the prompt, and leave."""
     process = await connection.create_process(
         term_type="xterm", term_size=size, env={"LANG": "en_US.UTF-8"}, encoding=None
@@ -182,13 +176,7 @@ async def telnet(port: int, source: Source, dst_port: int = 23) -> AsyncIterator
 
 def new_environ(name: bytes, value: bytes) -> bytes:
     """Return the telnet sub-negotiation that sets one environment variable (RFC 1572)."""
-    return (
-        bytes([IAC, WILL, NEW_ENVIRON, IAC, SB, NEW_ENVIRON, 0, 0])
-        + name
-        + b"\x01"
-        + value
-        + bytes([IAC, SE])
-    )
+    return bytes([IAC, WILL, NEW_ENVIRON, IAC, SB, NEW_ENVIRON, 0, 0]) + name + b"\x01" + value + bytes([IAC, SE])
 
 
 def window_size(width: int, height: int) -> bytes:

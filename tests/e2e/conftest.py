@@ -21,7 +21,7 @@ LONG_COMMAND_BYTES = 100_000
 
 @dataclass
 class Recording:
-    """What a Cowrie wrote while a campaign ran, what the attackers did, and the interpreter that has Cowrie."""
+    """What a Cowrie wrote while a campaign ran, what the attackers did, and the Python that has Cowrie."""
 
     log: Path
     downloads: Path
@@ -61,9 +61,7 @@ class Recording:
 
 
 def _required() -> bool:
-    return any(
-        os.environ.get(name, "") not in ("", "0", "false") for name in ("CI", "COWRIEPROC_REQUIRE_COWRIE")
-    )
+    return any(os.environ.get(name, "") not in ("", "0", "false") for name in ("CI", "COWRIEPROC_REQUIRE_COWRIE"))
 
 
 @pytest.fixture(scope="session")

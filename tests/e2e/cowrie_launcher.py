@@ -2,8 +2,8 @@
 
 Run by Cowrie's own interpreter, not ours. Cowrie refuses to download from loopback, by a list in its code
 that no setting changes, and asks the system's name servers. Both would keep a test from seeing a download, so
-this replaces them with a table, given as JSON in COWRIEPROC_E2E_HOSTS: name or address as an attacker writes it
--> loopback address. What is not in the table cannot be resolved. Everything else that runs is Cowrie's own code.
+this puts a table in their place, given as JSON in COWRIEPROC_E2E_HOSTS: name or address as an attacker writes
+it -> loopback address. What is not in it cannot be resolved. Everything else that runs is Cowrie's own code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A real Cowrie on loopback, in a folder of its own, for as long as a `with` block lasts.
 
-Cowrie is installed beside the project by `install_cowrie.sh`. It refuses to run as root, so it is started as an
-unprivileged user when we are root. It listens behind the PROXY protocol (its `haproxy:` endpoints), so that
+Cowrie is installed beside the project by `install_cowrie.sh`. It refuses to run as root, so it is started as
+an unprivileged user when we are root. It listens behind the PROXY protocol (its `haproxy:` endpoints), so that
 attackers on loopback can come from any address; `cowrie_launcher.py` says what else of its network is ours.
 """
 
@@ -100,12 +100,12 @@ def installed_python() -> Path:
     return venv / "bin" / "python"
 
 
-def free_port() -> int:
-    """Return a TCP port that nobody on 127.0.0.1 listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports() -> tuple[int, int]:
+    """Return two TCP ports that nobody on 127.0.0.1 listens on now."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
@@ -154,9 +154,7 @@ class CowrieServer:
 
     def events(self) -> list[dict[str, object]]:
         """Return every event logged so far, in order; an unfinished last line is left out."""
-        lines = [
-            line for log in self.logs if log.exists() for line in log.read_bytes().splitlines(keepends=True)
-        ]
+        lines = [line for log in self.logs if log.exists() for line in log.read_bytes().splitlines(keepends=True)]
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
     def __enter__(self) -> CowrieServer:
@@ -169,7 +167,7 @@ class CowrieServer:
         python = installed_python()
         self.home = Path(tempfile.mkdtemp(prefix="cowrieprocessor-e2e-", dir="/var/tmp"))
         try:
-            self.ssh_port, self.telnet_port = free_port(), free_port()
+            self.ssh_port, self.telnet_port = free_ports()
             self._lay_out()
             self._start(python)
             self._wait_until_ready()
@@ -196,6 +194,13 @@ class CowrieServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def restart_with_new_log(self) -> None:
+        """Stop Cowrie, put its log aside as `cowrie.json.1`, as logrotate does, and start it again."""
+        self.stop()
+        self.log.rename(self.log.with_name("cowrie.json.1"))
+        self._start(installed_python())
+        self._wait_until_ready()
 
     def wait_for_sessions_to_close(self, timeout_s: float = 30.0) -> None:
         """Wait until every session in the log has its `cowrie.session.closed`.
@@ -264,9 +269,7 @@ class CowrieServer:
                 if self._process is None or self._process.poll() is not None:
                     raise CowrieFailedError(f"Cowrie ended while starting:\n{self.console}")
                 if time.monotonic() > deadline:
-                    raise CowrieFailedError(
-                        f"no port {port} after {self.start_timeout_s:g} s:\n{self.console}"
-                    )
+                    raise CowrieFailedError(f"no port {port} after {self.start_timeout_s:g} s:\n{self.console}")
                 time.sleep(0.05)
 
     @staticmethod

@@ -6,7 +6,8 @@
 #
 # Cowrie refuses to run as root, so its files must be readable by another user even when the work tree is not: hence
 # /var/tmp, and a name that holds the hash of requirements/cowrie.txt, so that a new pin is a new folder.
-# COWRIEPROC_COWRIE_VENV overrides the place. Debian's own python3 is used for the same reason; PYTHON overrides it.
+# COWRIEPROC_COWRIE_VENV overrides the place. Debian's own python3 is used for the same reason; another one is named
+# by COWRIEPROC_COWRIE_PYTHON.
 set -eu
 
 tree=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
@@ -14,7 +15,7 @@ pins="$tree/requirements/cowrie.txt"
 hash=$(sha256sum "$pins" | cut -c1-12)
 user=$(id -u)
 venv=${COWRIEPROC_COWRIE_VENV:-/var/tmp/cowrieprocessor-cowrie-venv-$user-$hash}
-python=${PYTHON:-/usr/bin/python3}
+python=${COWRIEPROC_COWRIE_PYTHON:-/usr/bin/python3}
 # Written last: a folder without it is an interrupted installation.
 done_mark="$venv/installed-$hash"
 

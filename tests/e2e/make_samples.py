@@ -20,7 +20,9 @@ from .scene import HOSTS
 PROJECT: Final = Path(__file__).resolve().parents[2]
 SAMPLES: Final = PROJECT / "samples"
 SEED: Final = 20260101
-SESSIONS: Final = 440
+# Of an older log, rotated and compressed, and of the current one.
+OLDER_SESSIONS: Final = 480
+SESSIONS: Final = 320
 # The log is read by people and kept in the repository: one line of 4 kB shows what a long command is.
 LONG_COMMAND_BYTES: Final = 4_000
 
@@ -29,22 +31,25 @@ class LeakedPathError(Exception):
     """The log names a path of the machine it was made on."""
 
 
-def make_samples(folder: Path, sessions: int = SESSIONS, seed: int = SEED) -> None:
-    """Write `cowrie.json` (rotated parts gzipped) and `downloads/` into `folder`, in place of what is there.
+def make_samples(folder: Path, seed: int = SEED) -> None:
+    """Write `cowrie.json`, an older part of it compressed, and `downloads/` into `folder`, in place of what is there.
 
     Args:
         folder: where to; its README is left alone.
-        sessions: how many connections to play.
-        seed: of the campaign.
+        seed: of the campaigns.
 
     Raises:
         LeakedPathError: the log would tell where it was made.
     """
-    campaign = Campaign(seed, sessions, LONG_COMMAND_BYTES, at_once=6, wanted_ports=(80, 21, 69))
+    ports = (80, 21, 69)
+    older = Campaign(seed, OLDER_SESSIONS, one_of_each=False, at_once=10, wanted_ports=ports)
+    newer = Campaign(seed + 1, SESSIONS, long_command_bytes=LONG_COMMAND_BYTES, at_once=10, wanted_ports=ports)
     with CowrieServer(hosts=HOSTS) as cowrie:
-        campaign.run(cowrie)
+        older.run(cowrie)
+        cowrie.restart_with_new_log()
+        newer.run(cowrie)
         cowrie.stop()
-        for attack in campaign.ledger:
+        for attack in (*older.ledger, *newer.ledger):
             if attack.error is not None:
                 print(f"{attack.behaviour}: {attack.error}", file=sys.stderr)
         logs = {log.name: log.read_bytes() for log in cowrie.logs}
@@ -75,10 +80,9 @@ def main() -> None:
     """Read the command line and make the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=SAMPLES)
-    parser.add_argument("--sessions", type=int, default=SESSIONS)
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
-    make_samples(arguments.folder, arguments.sessions, arguments.seed)
+    make_samples(arguments.folder, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,7 @@ UNKNOWN_NAME: Final = "gone.example.com"
 
 EMPTY: Final = b""
 NEWLINE: Final = b"\n"
-SSH_KEY: Final = (
-    b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCharmlessKeyOfATestThatOpensNothing0000000000000000 mdr"
-)
+SSH_KEY: Final = b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQCharmlessKeyOfATestThatOpensNothing0000000000000000 mdr"
 
 
 def script(number: int) -> bytes:
@@ -74,9 +72,7 @@ class Attack:
 
     def expect(self, eventid: str, content: bytes | None = None) -> None:
         """Note that the log should hold this event, about this content."""
-        self.expected.append(
-            Expected(eventid, None if content is None else hashlib.sha256(content).hexdigest())
-        )
+        self.expected.append(Expected(eventid, None if content is None else hashlib.sha256(content).hexdigest()))
 
 
 @dataclass
@@ -105,9 +101,7 @@ class Scene:
         """Log in over SSH with a password that is accepted."""
         password = self.dice.choice(PASSWORDS).encode() if password is None else password
         self.attack.username, self.attack.password = username, password
-        return ssh(
-            self.cowrie.ssh_port, self.attack.source, self.software, username=username, passwords=[password]
-        )
+        return ssh(self.cowrie.ssh_port, self.attack.source, self.software, username=username, passwords=[password])
 
     async def run(
         self,

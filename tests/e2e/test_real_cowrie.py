@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,9 +32,7 @@ def known(eventid: str) -> bool:
 
 def escaped(data: bytes) -> str:
     """Return bytes as Cowrie 3.1 writes logins: printable ASCII, the rest as backslash, x and two digits."""
-    return "".join(
-        "\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data
-    )
+    return "".join("\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
 
 
 def missing(recording: Recording, attack: Attack) -> list[Expected]:
@@ -45,11 +43,7 @@ def missing(recording: Recording, attack: Attack) -> list[Expected]:
     return [
         expected
         for expected, count in wanted.items()
-        if (
-            without_hash[expected.eventid]
-            if expected.shasum is None
-            else left[expected.eventid, expected.shasum]
-        )
+        if (without_hash[expected.eventid] if expected.shasum is None else left[expected.eventid, expected.shasum])
         < count
     ]
 
@@ -63,9 +57,7 @@ class TestTheDrive:
 
     def test_every_connection_is_one_session(self, recording: Recording) -> None:
         """Each attacker has one session, with a beginning and an end, under the address it came from."""
-        sessions = [
-            {event["session"] for event in recording.events_of(attack)} for attack in recording.ledger
-        ]
+        sessions = [{event["session"] for event in recording.events_of(attack)} for attack in recording.ledger]
         assert [1] * len(recording.ledger) == [len(found) for found in sessions]
         assert len(recording.ledger) == len(set.union(*sessions))
         counts = Counter(event["eventid"] for event in recording.events)
@@ -73,9 +65,7 @@ class TestTheDrive:
 
     def test_every_file_has_its_event(self, recording: Recording) -> None:
         """Each file sent or fetched is in the log of its session, with the hash of its content."""
-        assert {
-            attack.behaviour: lost for attack in recording.ledger if (lost := missing(recording, attack))
-        } == {}
+        assert {attack.behaviour: lost for attack in recording.ledger if (lost := missing(recording, attack))} == {}
         assert any(attack.expected for attack in recording.ledger)
 
     def test_a_lost_event_would_be_noticed(self, recording: Recording) -> None:
@@ -89,9 +79,7 @@ class TestTheDrive:
 
     def test_every_event_name_is_known(self, recording: Recording) -> None:
         """Our catalogue has every event name that the drive provoked."""
-        assert set() == {
-            str(event["eventid"]) for event in recording.events if not known(str(event["eventid"]))
-        }
+        assert set() == {str(event["eventid"]) for event in recording.events if not known(str(event["eventid"]))}
 
     def test_the_drive_provokes_most_of_what_sessions_can_log(self, recording: Recording) -> None:
         """The names that a session's own doings can have occur, so that what follows is about all of them."""
@@ -176,9 +164,7 @@ class TestTheLog:
         """The hash of cowrie.log.closed is never the name of a captured file."""
         closed = [event for event in recording.events if event["eventid"] == "cowrie.log.closed"]
         assert closed
-        assert set() == {event["shasum"] for event in closed} & {
-            path.name for path in recording.downloads.iterdir()
-        }
+        assert set() == {event["shasum"] for event in closed} & {path.name for path in recording.downloads.iterdir()}
 
     def test_one_key_is_in_many_sessions(self, recording: Recording) -> None:
         """The key that is planted everywhere has one hash, and every planter's session has it."""
@@ -212,9 +198,7 @@ class TestHostileBytes:
     @pytest.mark.parametrize("key", [key for key in HOSTILE if key not in ("nul", "crlf")])
     def test_telnet_login(self, recording: Recording, key: str) -> None:
         """So do those over telnet."""
-        (failed,) = recording.events_of(
-            recording.attack(f"hostile_telnet_login:{key}"), "cowrie.login.failed"
-        )
+        (failed,) = recording.events_of(recording.attack(f"hostile_telnet_login:{key}"), "cowrie.login.failed")
         assert (escaped(HOSTILE[key]),) * 2 == (failed["username"], failed["password"])
 
     def test_commands(self, recording: Recording) -> None:
@@ -245,12 +229,11 @@ class TestHostileBytes:
         """Names of uploaded files arrive as commands do."""
         uploads = recording.events_of(recording.attack("hostile_file_names"), UPLOAD)
         names = {
-            hashlib.sha256(f"harmless sample named {key}\n".encode()).hexdigest(): text
-            for key, text in HOSTILE.items()
+            hashlib.sha256(f"harmless sample named {key}\n".encode()).hexdigest(): text for key, text in HOSTILE.items()
         }
-        assert {
-            sha256: text.replace(b"/", b"_").decode("utf-8", "replace") for sha256, text in names.items()
-        } == {event["shasum"]: event["filename"] for event in uploads}
+        assert {sha256: text.replace(b"/", b"_").decode("utf-8", "replace") for sha256, text in names.items()} == {
+            event["shasum"]: event["filename"] for event in uploads
+        }
 
     def test_redirects(self, recording: Recording) -> None:
         """So do the paths of redirects."""
@@ -275,18 +258,14 @@ class TestCapturedFiles:
     def test_every_name_is_the_hash_of_its_content(self, recording: Recording) -> None:
         """A captured file with a SHA-256 for a name hashes to it."""
         named = [path for path in recording.downloads.iterdir() if SHA256.fullmatch(path.name)]
-        assert [path.name for path in named] == [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in named
-        ]
-        assert {
-            expected.shasum for attack in recording.ledger for expected in attack.expected if expected.shasum
-        } <= {path.name for path in named}
+        assert [path.name for path in named] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in named]
+        assert {expected.shasum for attack in recording.ledger for expected in attack.expected if expected.shasum} <= {
+            path.name for path in named
+        }
 
     def test_every_file_of_the_log_lies_there(self, recording: Recording) -> None:
         """Each hash of a file event is a captured file, and no other is."""
-        hashes = {event["shasum"] for event in recording.events if event["eventid"] in (DOWNLOAD, UPLOAD)} - {
-            ""
-        }
+        hashes = {event["shasum"] for event in recording.events if event["eventid"] in (DOWNLOAD, UPLOAD)} - {""}
         assert hashes == {path.name for path in recording.downloads.iterdir() if SHA256.fullmatch(path.name)}
 
     def test_what_busybox_wrote_is_left_under_its_temporary_name(self, recording: Recording) -> None:
@@ -297,12 +276,3 @@ class TestCapturedFiles:
         ]
         assert all(re.fullmatch(r"redir_[0-9a-f]{32}", path.name) for path in left)
         assert recording.events_of(recording.attack("telnet_busybox_loader"), DOWNLOAD) == []
-
-
-def files_of_the_log(recording: Recording) -> dict[tuple[str, str], list[dict[str, object]]]:
-    """Return the file events by (session, hash): each is to be one row."""
-    found: dict[tuple[str, str], list[dict[str, object]]] = defaultdict(list)
-    for event in recording.events:
-        if event["eventid"] in (DOWNLOAD, UPLOAD) and SHA256.fullmatch(str(event["shasum"])):
-            found[str(event["session"]), str(event["shasum"])].append(event)
-    return found

@@ -36,6 +36,25 @@ class EngineOptions:
     driver: str = "auto"
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where and how a database is kept.
+
+    Attributes:
+        library: the library or server that reads it, with its version.
+        wal_reset_bug: whether that library can corrupt a database in WAL mode; writers are then serialized.
+        journal_mode: SQLite's journal mode; None on PostgreSQL.
+        size_bytes: the database without its log.
+        wal_bytes: the write-ahead log beside it; None on PostgreSQL.
+    """
+
+    library: str
+    wal_reset_bug: bool
+    journal_mode: str | None
+    size_bytes: int
+    wal_bytes: int | None
+
+
 def options_of(database: Engine | Connection) -> EngineOptions:
     """Return the options that an engine carries; the defaults for one that SQLAlchemy made directly."""
     options = database.get_execution_options().get(OPTIONS_KEY)
@@ -87,3 +106,15 @@ class Dialect(ABC):
     @abstractmethod
     def column_names(self, connection: Connection, table: str) -> Collection[str]:
         """Return the names of a table's columns, computed ones included."""
+
+    @abstractmethod
+    def storage(self, connection: Connection) -> Storage:
+        """Return where and how the database is kept."""
+
+    @abstractmethod
+    def estimated_rows(self, connection: Connection, table: str) -> int:
+        """Return about how many rows a table has, at once however many there are."""
+
+    @abstractmethod
+    def damages(self, connection: Connection, *, full: bool) -> list[str]:
+        """Return what is wrong with the database; `full` reads all of it."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 
-from cowrieprocessor.db.dialects.base import OPTIONS_KEY, Dialect, EngineOptions
+from cowrieprocessor.db.dialects.base import OPTIONS_KEY, Dialect, EngineOptions, Storage
 from cowrieprocessor.errors import (
     ConfigurationError,
     DatabaseDamaged,
@@ -45,6 +45,9 @@ _BY_STATE: dict[str, tuple[type[DatabaseError], str]] = {
 }
 """By SQLSTATE, or its class. Source: PostgreSQL's documentation, appendix A."""
 
+_NO_CONNECTION = "cannot connect; check the URL, that the server runs, and that the database is there (createdb)"
+"""libpq gives no SQLSTATE before there is a connection, and its words depend on the language."""
+
 
 def _on_connect(options: EngineOptions, connection: Any, _record: object) -> None:
     """Set up a session: UTC, bounded waiting for locks, read-only where asked.
@@ -57,7 +60,7 @@ def _on_connect(options: EngineOptions, connection: Any, _record: object) -> Non
         raise DatabaseError(f"the database stores text as {encoding}; create one with createdb --encoding=UTF8")
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
-        cursor.execute(f"SET lock_timeout = {int(options.lock_timeout_s * 1000)}")
+        cursor.execute(f"SET lock_timeout = {max(1, int(options.lock_timeout_s * 1000))}")  # 0 would be for ever
         if options.read_only:
             cursor.execute("SET default_transaction_read_only = on")
     connection.commit()
@@ -113,7 +116,7 @@ class PostgresqlDialect(Dialect):
         if state is None:
             if not isinstance(error, _psycopg().OperationalError):
                 return None
-            kind, remedy = DatabaseError, "the server cannot be reached; check the URL, and that it runs"
+            kind, remedy = DatabaseError, _NO_CONNECTION
         elif state in _BY_STATE or state[:2] in _BY_STATE:
             kind, remedy = _BY_STATE.get(state) or _BY_STATE[state[:2]]
         else:
@@ -132,6 +135,38 @@ class PostgresqlDialect(Dialect):
     def column_names(self, connection: Connection, table: str) -> Collection[str]:
         """Return the names of a table's columns."""
         return {str(column["name"]) for column in inspect(connection).get_columns(table)}
+
+    def storage(self, connection: Connection) -> Storage:
+        """Return the server's version and the size of the whole database."""
+        return Storage(
+            library=f"PostgreSQL {connection.execute(text('SHOW server_version')).scalar_one()}",
+            wal_reset_bug=False,
+            journal_mode=None,
+            size_bytes=int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()),
+            wal_bytes=None,
+        )
+
+    def estimated_rows(self, connection: Connection, table: str) -> int:
+        """Return the server's own estimate; 0 for a table that it has not looked at yet."""
+        query = text("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass(:name)")
+        quoted = connection.dialect.identifier_preparer.quote(table)
+        return int(connection.execute(query, {"name": quoted}).scalar_one())
+
+    def damages(self, connection: Connection, *, full: bool) -> list[str]:
+        """Return the invalid indexes; `full` also reads every row of every table, past the indexes."""
+        invalid = connection.execute(
+            text(
+                "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+                "WHERE relnamespace = current_schema()::regnamespace AND NOT (indisvalid AND indisready)"
+            )
+        )
+        found = [f"index {name} is invalid: REINDEX it" for (name,) in invalid]
+        if full:
+            connection.execute(text("SET LOCAL enable_indexonlyscan = off"))
+            for table in sorted(self.table_names(connection)):
+                quoted = connection.dialect.identifier_preparer.quote(table)
+                connection.execute(text(f"SELECT count({quoted}.*) FROM {quoted}"))
+        return found
 
 
 def _psycopg() -> Any:

@@ -11,7 +11,14 @@ from typing import Any, ClassVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from cowrieprocessor.db.dialects.base import OPTIONS_KEY, READING_KEY, Dialect, EngineOptions, options_of
+from cowrieprocessor.db.dialects.base import (
+    OPTIONS_KEY,
+    READING_KEY,
+    Dialect,
+    EngineOptions,
+    Storage,
+    options_of,
+)
 from cowrieprocessor.db.dialects.sqlite_connection import (
     begin_writing,
     connect,
@@ -158,6 +165,32 @@ class SqliteDialect(Dialect):
         """Return the names of a table's columns, computed ones included."""
         rows = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (table,))
         return {str(name) for (name,) in rows}
+
+    def storage(self, connection: Connection) -> Storage:
+        """Return the library in use, the journal mode, and the sizes of the file and its log."""
+        journal_mode = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
+        pages, page_bytes = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("page_count", "page_size")
+        )
+        driver = load_driver(options_of(connection).driver)
+        log = Path(f"{Path(self.describe(connection.engine.url)).expanduser().resolve()}-wal")
+        return Storage(
+            library=f"SQLite {driver.sqlite_version} ({driver.__name__.partition('.')[0]})",
+            wal_reset_bug=wal_reset_bug(driver.sqlite_version_info),
+            journal_mode=journal_mode,
+            size_bytes=pages * page_bytes,
+            wal_bytes=log.stat().st_size if log.exists() else 0,
+        )
+
+    def estimated_rows(self, connection: Connection, table: str) -> int:
+        """Return the largest rowid, which SQLite finds at once; deleted rows still count."""
+        quoted = connection.dialect.identifier_preparer.quote(table)
+        return int(connection.exec_driver_sql(f"SELECT coalesce(max(rowid), 0) FROM {quoted}").scalar_one())
+
+    def damages(self, connection: Connection, *, full: bool) -> list[str]:
+        """Run SQLite's quick_check, or its integrity_check, which also compares tables with their indexes."""
+        rows = connection.exec_driver_sql(f"PRAGMA {'integrity_check' if full else 'quick_check'}")
+        return [str(line) for (line,) in rows if line != "ok"]
 
 
 SQLITE = SqliteDialect()

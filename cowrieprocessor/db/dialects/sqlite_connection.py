@@ -2,13 +2,17 @@
 
 The driver's own transaction handling is off (`isolation_level=None`): our listener issues BEGIN IMMEDIATE, so
 that DDL is transactional and no transaction turns from reading to writing half-way, which SQLite may refuse.
+
+One process uses one SQLite library for one file: POSIX locks belong to the process, so two libraries in it (pysqlite3
+and Python's own) do not see each other's, and drop them for each other. Source: sqlite.org/howtocorrupt.html, 2.2.1.
 """
 
 from __future__ import annotations
 
 import importlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +29,11 @@ from cowrieprocessor.db.dialects.sqlite_files import (
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import ConfigurationError, DatabaseLocked
 
+BUSY_MS = 10_000
+"""How long SQLite itself waits where only a moment is to be expected: recovery, or the last one closing."""
+
 WRITER_BUSY_MS = 250
-"""How long SQLite itself waits for a lock; our own loop, which can say so, goes on from there."""
-READER_BUSY_MS = 10_000
+"""How long it waits for the write lock; our own loop, which can say so, goes on from there."""
 CLOSE_WAIT_S = 5.0
 
 PRAGMAS = (
@@ -146,7 +152,7 @@ def connect(path: Path, options: EngineOptions) -> Any:
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        timeout=(READER_BUSY_MS if options.read_only else WRITER_BUSY_MS) / 1000,
+        timeout=BUSY_MS / 1000,
         factory=_serialized_connection(driver) if serialize else driver.Connection,
     )
     ready = False
@@ -177,7 +183,8 @@ def begin_writing(connection: Any, options: EngineOptions) -> None:
     if lock is not None:
         lock.acquire()
     try:
-        began = wait_until(lambda: _try_to(connection, "BEGIN IMMEDIATE"), options)
+        with _short_patience(connection):
+            began = wait_until(lambda: _try_to(connection, "BEGIN IMMEDIATE"), options)
     finally:
         if lock is not None and not began:
             lock.release()
@@ -219,7 +226,8 @@ def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
     if lock is not None:
         lock.acquire()
     try:
-        switched = wait_until(lambda: _try_to(connection, "PRAGMA journal_mode=WAL", _unless_read_only), options)
+        with _short_patience(connection):
+            switched = wait_until(lambda: _try_to(connection, "PRAGMA journal_mode=WAL", _unless_read_only), options)
     finally:
         if lock is not None:
             lock.release()
@@ -227,6 +235,16 @@ def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
         raise DatabaseLocked(
             "another process is using the database, which is not in WAL mode yet; stop it, then repeat"
         )
+
+
+@contextmanager
+def _short_patience(connection: Any) -> Iterator[None]:
+    """Have SQLite itself wait only briefly, so that our own loop can speak."""
+    connection.execute(f"PRAGMA busy_timeout={WRITER_BUSY_MS}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
 
 
 def _unless_read_only(code: int | None) -> bool:

@@ -85,9 +85,7 @@ def list_dead_letters(
         query = query.where(DeadLetterEvent.resolved.is_(False))
     if after is not None:
         if not (after.isascii() and after.isdigit()) or len(after) > 18:
-            raise ConfigurationError(
-                f"--after {after!r}: not a cursor of this list; take the one below the page"
-            )
+            raise ConfigurationError(f"--after {after!r}: not a cursor of this list; take the one below the page")
         query = query.where(DeadLetterEvent.id < int(after))
     query = query.order_by(DeadLetterEvent.id.desc()).limit(limit + 1)
     rows = [DeadLetter(**row) for row in connection.execute(query).mappings()]

@@ -1,4 +1,4 @@
-"""Captured files: the list by hash, and the sessions that had one. `file_details` has the rest."""
+"""Captured files: the list by hash."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from cowrieprocessor.db.models import FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.queries.paging import (
+    EARLIEST,
     Bytewise,
     Page,
     after_descending,
@@ -20,11 +21,12 @@ from cowrieprocessor.reporting.queries.paging import (
     parse_time_cursor,
     time_cursor,
 )
-from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor
+from cowrieprocessor.reporting.queries.sensors import file_on_sensor
 
 FileOrder = Literal["last-seen", "first-seen", "sessions"]
 VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
 _NAME_SAMPLE_ROWS = 100
+_HASHES_AT_ONCE = 500
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -63,21 +65,6 @@ class FileListing:
     first_seen: dt.datetime
     last_seen: dt.datetime
     enrichment_status: str
-
-
-@dataclass(frozen=True, slots=True)
-class FileSession:
-    """One session that had a file. `session_id` is `artifact:<sensor>` where no log names the file."""
-
-    session_id: str
-    first_seen: dt.datetime
-    sensor: str | None
-    src_ip: str | None
-    protocol: str | None
-    username: str | None
-    filename: str | None
-    download_url: str | None
-    origin: str
 
 
 def list_files(
@@ -121,6 +108,7 @@ def list_files(
         ),
         filters,
     )
+    query = query.where(sorted_by >= (0 if order == "sessions" else EARLIEST))
     if after is not None:
         value, sha256 = parse_count_cursor(after) if order == "sessions" else parse_time_cursor(after)
         if value is None:
@@ -128,9 +116,7 @@ def list_files(
         query = query.where(after_descending(sorted_by, value, Bytewise(FileHash.sha256), sha256))
     query = query.order_by(sorted_by.desc(), Bytewise(FileHash.sha256)).limit(limit + 1)
     found = connection.execute(query).mappings().all()
-    names = _names(
-        connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in found[:limit]]
-    )
+    names = _names(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in found[:limit]])
     rows = [FileListing(name=names.get(row["sha256"]), **row) for row in found]
 
     def cursor_of(row: FileListing) -> str:
@@ -168,21 +154,26 @@ def _names(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.d
     It is the name in the sighting that was first, else in the last; both are found by their time, so that a
     hash of a hundred thousand sessions costs no more than another. Only without those, some rows are read.
     """
-    if not hashes:
-        return {}
+    names: dict[str, str] = {}
+    for start in range(0, len(hashes), _HASHES_AT_ONCE):
+        names.update(_names_of_some(connection, hashes[start : start + _HASHES_AT_ONCE]))
+    return names
+
+
+def _names_of_some(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, str]:
     wanted = {sha256 for sha256, _, _ in hashes}
     moments = {moment for _, first, last in hashes for moment in (first, last)}
     # coalesce() keeps the planner from the index on the hash: the one on the time finds far fewer rows.
-    rows = connection.execute(
-        select(Files.shasum, Files.first_seen, func.min(Bytewise(Files.filename)))
-        .where(
+    sightings = connection.execute(
+        select(Files.shasum, Files.first_seen, Files.filename).where(
             Files.first_seen.in_(moments),
             func.coalesce(Files.shasum, "").in_(wanted),
             Files.filename.is_not(None),
         )
-        .group_by(Files.shasum, Files.first_seen)
     )
-    by_time = {(sha256, moment): name for sha256, moment, name in rows}
+    by_time: dict[tuple[str, dt.datetime], str] = {}
+    for sha256, moment, name in sightings:
+        by_time[sha256, moment] = min(str(name), by_time.get((sha256, moment), str(name)))
     names = {
         sha256: name
         for sha256, first, last in hashes
@@ -195,41 +186,3 @@ def _names(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.d
         found = connection.execute(select(FileHash.sha256, name_of).where(FileHash.sha256.in_(missing)))
         names.update({sha256: name for sha256, name in found if name})
     return names
-
-
-def list_file_sessions(
-    connection: Connection, sha256: str, *, limit: int = 50, after: str | None = None
-) -> Page[FileSession]:
-    """Return one page of the sessions that had a file, the latest first.
-
-    Raises:
-        ConfigurationError: `after` is not a cursor of this list.
-    """
-    page = select(Files.session_id, Files.first_seen, Files.filename, Files.download_url, Files.origin).where(
-        Files.shasum == sha256
-    )
-    if after is not None:
-        moment, session_id = parse_time_cursor(after)
-        if moment is None:
-            raise ConfigurationError(f"--after {after!r}: not a cursor of this list")
-        page = page.where(
-            after_descending(Files.first_seen.expression, moment, Bytewise(Files.session_id), session_id)
-        )
-    files = page.order_by(Files.first_seen.desc(), Bytewise(Files.session_id)).limit(limit + 1).subquery()
-    query = (
-        select(files, SessionSummary.matcher, *(getattr(SessionAttribute, name) for name in _ATTRIBUTES))
-        .outerjoin(SessionSummary, SessionSummary.session_id == files.c.session_id)
-        .outerjoin(SessionAttribute, SessionAttribute.session_id == files.c.session_id)
-        .order_by(files.c.first_seen.desc(), Bytewise(files.c.session_id))
-    )
-    rows = [
-        FileSession(
-            sensor=row.matcher or (artifact_sensor(row.session_id) if row.origin == ARTIFACT else None),
-            **{name: getattr(row, name) for name in FileSession.__dataclass_fields__ if name != "sensor"},
-        )
-        for row in connection.execute(query)
-    ]
-    return page_of(rows, limit, lambda row: time_cursor(row.first_seen, row.session_id))
-
-
-_ATTRIBUTES = ("src_ip", "protocol", "username")

@@ -95,9 +95,12 @@ def parse_count_cursor(cursor: str) -> tuple[int, str]:
 
 
 def _not_a_cursor(cursor: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"--after {cursor!r}: not a cursor of this list; take the one printed below the page"
-    )
+    return ConfigurationError(f"--after {cursor!r}: not a cursor of this list; take the one printed below the page")
+
+
+EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
+"""A bound below every moment. SQLite's planner would rather sort a whole table for a page of one row than walk an
+index that no condition speaks of; `value >= EARLIEST` speaks of it."""
 
 
 def after_descending(

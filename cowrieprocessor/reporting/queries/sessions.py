@@ -14,6 +14,7 @@ from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttri
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
 from cowrieprocessor.reporting.queries.paging import (
+    EARLIEST,
     Bytewise,
     Page,
     after_descending,
@@ -170,7 +171,7 @@ def list_sessions(
     rows: list[Any] = []
     if after is None or moment is not None:
         # Times are not null here, so that both databases can walk the index backwards.
-        dated = _filtered(_summaries(), filters).where(began.is_not(None))
+        dated = _filtered(_summaries(), filters).where(began >= EARLIEST)
         if moment is not None:
             dated = dated.where(after_descending(began, moment, identity, last_id))
         rows += connection.execute(dated.order_by(began.desc(), identity).limit(limit + 1)).mappings()
@@ -204,12 +205,9 @@ def _file_counts(connection: Connection, session_ids: list[str]) -> dict[str, in
     counts: dict[str, int] = {}
     for start in range(0, len(session_ids), _IDS_AT_ONCE):
         some = session_ids[start : start + _IDS_AT_ONCE]
-        query = (
-            select(Files.session_id, func.count())
-            .where(Files.session_id.in_(some))
-            .group_by(Files.session_id)
-        )
-        counts.update(row.tuple() for row in connection.execute(query))
+        query = select(Files.session_id, func.count()).where(Files.session_id.in_(some)).group_by(Files.session_id)
+        for session_id, count in connection.execute(query):
+            counts[session_id] = count
     return counts
 
 
@@ -226,9 +224,7 @@ def session_details(connection: Connection, session_id: str, *, limit: int = 200
     """
     row = connection.execute(_summaries().where(SessionSummary.session_id == session_id)).mappings().first()
     if row is None:
-        raise NotFound(
-            f"no session {session_id} in this database; `cowrieprocessor sessions list` shows them"
-        )
+        raise NotFound(f"no session {session_id} in this database; `cowrieprocessor sessions list` shows them")
     files_total = _file_counts(connection, [session_id]).get(session_id, 0)
     events, events_total = _events(connection, session_id, limit)
     of_session = CommandStat.session_id == session_id
@@ -238,17 +234,14 @@ def session_details(connection: Connection, session_id: str, *, limit: int = 200
         files=_files(connection, session_id, limit),
         files_total=files_total,
         commands=_commands(connection, of_session, limit),
-        commands_total=connection.scalar(select(func.count()).select_from(CommandStat).where(of_session))
-        or 0,
+        commands_total=connection.scalar(select(func.count()).select_from(CommandStat).where(of_session)) or 0,
         events=events,
         events_total=events_total,
     )
 
 
 def _source_files(connection: Connection, session_id: str) -> tuple[str, ...]:
-    stored = connection.scalar(
-        select(SessionSummary.source_files).where(SessionSummary.session_id == session_id)
-    )
+    stored = connection.scalar(select(SessionSummary.source_files).where(SessionSummary.session_id == session_id))
     return tuple(str(path) for path in stored) if isinstance(stored, list) else ()
 
 
@@ -271,9 +264,7 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
     return tuple(SessionFile(**row) for row in connection.execute(query).mappings())
 
 
-def _commands(
-    connection: Connection, of_session: ColumnElement[bool], limit: int
-) -> tuple[SessionCommand, ...]:
+def _commands(connection: Connection, of_session: ColumnElement[bool], limit: int) -> tuple[SessionCommand, ...]:
     query = (
         select(
             CommandStat.command_normalized.label("command"),

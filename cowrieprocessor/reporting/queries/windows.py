@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, case, distinct, func, select, true
 
 from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
-from cowrieprocessor.reporting.queries.paging import Bytewise
+from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
 
 _BAD = ("malicious", "suspicious")
@@ -126,9 +126,7 @@ def totals(connection: Connection, window: Window) -> Totals:
     pairs = connection.execute(
         _files(
             window,
-            func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label(
-                "sessions_with_files"
-            ),
+            func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label("sessions_with_files"),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
             _sum(case((Files.origin == "upload", 1), else_=0)).label("uploads"),
             _sum(case((Files.origin == ARTIFACT, 1), else_=0)).label("artifacts"),
@@ -164,9 +162,7 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
         .group_by(Files.shasum)
         .subquery()
     )
-    severity = case(
-        {verdict: rank for rank, verdict in enumerate(_BAD)}, value=FileHash.verdict, else_=len(_BAD)
-    )
+    severity = case({verdict: rank for rank, verdict in enumerate(_BAD)}, value=FileHash.verdict, else_=len(_BAD))
     query = (
         select(
             dropped,
@@ -267,7 +263,7 @@ def download_urls(connection: Connection, window: Window, limit: int) -> Ranking
 def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | None:
     """Return when the newest session began, else when the newest file was seen; None without either."""
     began = SessionSummary.first_event_at
-    session = select(began).where(began.is_not(None), true() if sensor is None else on_sensor(sensor))
+    session = select(began).where(began >= EARLIEST, true() if sensor is None else on_sensor(sensor))
     newest = connection.scalar(session.order_by(began.desc()).limit(1))
     if newest is None:
         file = select(Files.first_seen)
@@ -280,9 +276,7 @@ def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | N
 
 def sensor_names(connection: Connection) -> tuple[str, ...]:
     """Return the names of all sensors. Reads every session: meant for an error message."""
-    found = connection.scalars(
-        select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct()
-    )
+    found = connection.scalars(select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct())
     artifacts = connection.scalars(select(Files.session_id).where(Files.origin == ARTIFACT).distinct())
     return tuple(sorted({name for name in found if name} | {artifact_sensor(name) for name in artifacts}))
 
@@ -317,9 +311,7 @@ def _files(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
 
 
 def _of_sessions(connection: Connection, window: Window, value: Any, times: Any, limit: int) -> Ranking:
-    query = _sessions(
-        window, value.label("value"), func.count().label("sessions"), _sum(times).label("times")
-    )
+    query = _sessions(window, value.label("value"), func.count().label("sessions"), _sum(times).label("times"))
     return _ranking(connection, query.where(value.is_not(None)).group_by(value), limit)
 
 

@@ -15,6 +15,7 @@ from cowrieprocessor.reporting.render.terminal import (
     Screen,
     cell,
     draw,
+    facts,
     file_hash,
     heading,
     moment,
@@ -28,7 +29,6 @@ from cowrieprocessor.reporting.render.terminal import (
     table,
     verdict,
 )
-from cowrieprocessor.reporting.render.terminal import facts as facts_table
 from cowrieprocessor.reporting.timeline import describe_event
 
 _SHORT_EVENT = "cowrie."
@@ -37,10 +37,8 @@ _EVENT_TEXT_CHARS = 1000
 
 def file_text(file: FileDetails, screen: Screen) -> str:
     """Return one file with everything about it as text."""
-    size_bytes = (
-        "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({file.size_bytes:,} bytes)"
-    )
-    facts = [
+    size_bytes = "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({file.size_bytes:,} bytes)"
+    known = [
         ("SHA-256", cell(file.sha256)),
         ("SHA-1", cell(file.sha1)),
         ("MD5", cell(file.md5)),
@@ -53,40 +51,48 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("because", cell("; ".join(file.reputation_reasons), 1000)),
         ("VirusTotal", cell(file.vt_classification)),
         ("", cell(file.vt_description, 1000)),
-        ("known to it since", moment(file.vt_first_seen)),
-        ("last analysed", moment(file.vt_last_analysis)),
-        ("last asked", moment(file.vt_scan_date)),
+        ("first seen there", moment(file.vt_first_seen)),
+        ("analysed there", moment(file.vt_last_analysis)),
+        ("asked", moment(file.vt_scan_date)),
         ("first seen here", moment(file.first_seen)),
         ("last seen here", moment(file.last_seen)),
         ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}")),
         ("how", _counted(file.origins)),
         ("sensors", _counted(file.sensors)),
     ]
-    parts: list[RenderableType] = [facts_table(facts)]
-    parts += _values("Names", file.names, file.names_total)
-    parts += _values("Fetched from", file.urls, file.urls_total)
-    if file.events_read < file.session_count and (file.names_total or file.urls_total):
+    parts: list[RenderableType] = [facts(known)]
+    parts += _values("Names", "name", file.names, file.names_total)
+    parts += _values("Fetched from", "URL", file.urls, file.urls_total)
+    return draw(screen, *parts, *_bounds(file))
+
+
+def _bounds(file: FileDetails) -> list[RenderableType]:
+    """Return what of the file's sessions was not looked at."""
+    parts = []
+    if file.sightings_read < file.session_count:
         parts.append(
-            sentence(
-                f"\nOf the other {plural(file.session_count - file.events_read, 'session')} one name and one "
-                f"URL each are listed; the events of the first {file.events_read:,} were read for more.",
-                "dim",
-            )
+            f"Counted are the latest {file.sightings_read:,} of {plural(file.session_count, 'session')}; "
+            "--sightings N counts more."
         )
-    return draw(screen, *parts)
+    if file.events_read < file.sightings_read and (file.names_total or file.urls_total):
+        parts.append(
+            f"The events of the latest {file.events_read:,} were read for every name and URL; of the others one of "
+            "each is listed."
+        )
+    return [sentence("\n" + " ".join(parts), "dim")] if parts else []
 
 
 def _counted(values: Sequence[Sightings]) -> Text:
     return Text(", ".join(f"{shown(value.value, 64) or '(no name)'} {value.sessions:,}" for value in values))
 
 
-def _values(title: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
+def _values(title: str, what: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
     if not values:
         return []
     rows = [(number(value.sessions), cell(value.value, 1024)) for value in values]
     parts: list[RenderableType] = [
         heading(title),
-        table((Column("sessions", number=True), Column("", wraps=True, takes_rest=True)), rows),
+        table((Column("sessions", number=True), Column(what, wraps=True, takes_rest=True)), rows),
     ]
     if total > len(values):
         parts.append(sentence(f"and {total - len(values):,} more", "dim"))
@@ -96,7 +102,7 @@ def _values(title: str, values: Sequence[Sightings], total: int) -> list[Rendera
 def session_text(session: SessionDetails, screen: Screen) -> str:
     """Return one session and what it did, in order, as text."""
     summary = session.summary
-    parts: list[RenderableType] = [facts_table(_session_facts(session))]
+    parts: list[RenderableType] = [facts(_session_facts(session))]
     if session.files:
         parts += [heading("Files"), _session_files(session, screen)]
         parts += _rest(session.files_total, len(session.files), "files")

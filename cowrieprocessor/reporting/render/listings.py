@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
-from cowrieprocessor.reporting.queries.files import FileListing, FileSession
+from cowrieprocessor.reporting.queries.file_sessions import FileSession
+from cowrieprocessor.reporting.queries.files import FileListing
 from cowrieprocessor.reporting.queries.paging import Page
 from cowrieprocessor.reporting.queries.sessions import SessionListing
 from cowrieprocessor.reporting.render.terminal import (
@@ -19,6 +20,7 @@ from cowrieprocessor.reporting.render.terminal import (
     draw,
     file_hash,
     media_type,
+    minute,
     moment,
     number,
     plural,
@@ -53,7 +55,7 @@ def files_text(page: Page[FileListing], screen: Screen) -> str:
             size(file.size_bytes),
             number(file.session_count),
             verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
-            moment(file.last_seen),
+            minute(file.last_seen),
         )
         for file in page.rows
     ]
@@ -126,9 +128,7 @@ def _user(row: SessionListing) -> Text:
 
 def flags(row: SessionListing) -> Text:
     """Return who flagged a session."""
-    names = [
-        name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged
-    ]
+    names = [name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged]
     return Text(" ".join(names), style="bold red")
 
 
@@ -155,9 +155,7 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
         )
         for letter in page.rows
     ]
-    return draw(
-        screen, sentence(f"{plural(total, 'dead letter')}: {by_reason}"), Text(""), table(columns, rows)
-    )
+    return draw(screen, sentence(f"{plural(total, 'dead letter')}: {by_reason}"), Text(""), table(columns, rows))
 
 
 def excerpt_text(excerpt: str) -> str:
@@ -170,9 +168,7 @@ def excerpt_text(excerpt: str) -> str:
     if not key:
         return excerpt
     body = re.match(r'(?:[^"\\]|\\.)*', excerpt[key.end() :], re.DOTALL)
-    text = (
-        _UNFINISHED_ESCAPE.sub("", body.group()) if body and body.end() + key.end() == len(excerpt) else body
-    )
+    text = _UNFINISHED_ESCAPE.sub("", body.group()) if body and body.end() + key.end() == len(excerpt) else body
     quoted = text if isinstance(text, str) else text.group() if text else ""
     try:
         decoded = json.loads(f'"{quoted}"', strict=False)

@@ -19,10 +19,12 @@ from cowrieprocessor.sanitize import defang_all
 
 DEFAULT_WIDTH = 100
 MIN_WIDTH = 40
-SHORT_HASH_CHARS = 16
+MIN_REST_CHARS = 14
+SHORT_HASH_CHARS = 12
 FULL_HASH_WIDTH = 150
 _CUT_MARK = "…"
 
+_MEDIA_TYPES = {"application/octet-stream": "data", "text/plain": "text", "inode/x-empty": "empty"}
 VERDICT_STYLES = {"malicious": "bold red", "suspicious": "yellow", "clean": "green", "known-good": "green"}
 
 
@@ -97,6 +99,11 @@ def moment(at: dt.datetime | None) -> Text:
     return Text(moment_text(at))
 
 
+def minute(at: dt.datetime | None) -> Text:
+    """Return a moment in UTC to the minute, for lists."""
+    return Text(moment_text(at)[:-3])
+
+
 def moment_text(at: dt.datetime | None) -> str:
     """Return a moment in UTC to the second, empty where there is none."""
     return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}" if at else ""
@@ -135,13 +142,17 @@ def file_hash(sha256: str, screen: Screen) -> Text:
 
 
 def media_type(mime_type: str | None) -> Text:
-    """Return a media type without the part that says nothing."""
-    return cell((mime_type or "").removeprefix("application/"), 40)
+    """Return a media type without the parts that say nothing: `text/x-shellscript` becomes `shellscript`."""
+    if not mime_type or mime_type in _MEDIA_TYPES:
+        return Text(_MEDIA_TYPES.get(mime_type or "", ""))
+    for prefix in ("application/", "text/"):
+        mime_type = mime_type.removeprefix(prefix)
+    return cell(mime_type.removeprefix("x-"), 14)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
     """Return a table with a heading line and no frame."""
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column in columns:
         drawn.add_column(
             Text(column.heading),
@@ -149,6 +160,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
             overflow="fold" if column.wraps else "ellipsis",
             no_wrap=not column.wraps,
             ratio=1 if column.takes_rest else None,
+            min_width=MIN_REST_CHARS if column.takes_rest else None,
         )
     drawn.expand = any(column.takes_rest for column in columns)
     for row in rows:

@@ -55,7 +55,7 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         screen: what to draw it for.
         db: the database as the user named it, for the commands at the end.
     """
-    title = f"Cowrie, {report.period.title}" + (
+    title = f"Cowrie report: {report.period.title} (UTC)" + (
         f", sensor {shown(report.sensor, 64)}" if report.sensor else ""
     )
     parts: list[RenderableType] = [
@@ -106,7 +106,9 @@ def headline(report: Report) -> str:
         details.append(f"{totals.files_malicious:,} malicious")
     if totals.files_suspicious:
         details.append(f"{totals.files_suspicious:,} suspicious")
-    if totals.files_new:
+    if totals.files_new == totals.files:
+        details.append("none of them seen before" if totals.files > 1 else "not seen before")
+    elif totals.files_new:
         details.append(f"{totals.files_new:,} never seen before")
     return f"{told} {dropped}" + (f": {', '.join(details)}." if details else ", all seen before.")
 
@@ -126,15 +128,17 @@ def _notes(report: Report) -> list[RenderableType]:
 
 def _comparison(report: Report) -> Table:
     period = _PERIOD[report.period.kind]
-    columns = (
-        Column(""),
-        Column(f"this {period}", number=True),
-        Column(f"{period} before", number=True),
-        Column("change", number=True),
-    )
     changes = report.changes()
+    columns = [Column(""), Column(f"this {period}", number=True)]
+    if any(change.previous for change in changes.values()):
+        columns += [Column(f"{period} before", number=True), Column("change", number=True)]
     rows = [
-        (Text(label), number(changes[name].current), number(changes[name].previous), _change(changes[name]))
+        (
+            Text(label),
+            number(changes[name].current),
+            number(changes[name].previous),
+            _change(changes[name]),
+        )[: len(columns)]
         for name, label in _COMPARED
         if changes[name].current or changes[name].previous
     ]
@@ -167,9 +171,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
             size(file.size_bytes),
             number(file.sessions),
             verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
-            Text("new", style="bold")
-            if file.new
-            else Text(f"{file.first_seen:%Y-%m-%d}" if file.first_seen else ""),
+            Text("new", style="bold") if file.new else Text(f"{file.first_seen:%Y-%m-%d}" if file.first_seen else ""),
         )
         for file in report.files
     ]
@@ -202,9 +204,7 @@ def _more(count: int, what: str) -> list[RenderableType]:
     return [sentence(f"and {count:,} more" + (f" {what}" if what != "more" else ""), "dim")]
 
 
-def _pair(
-    screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]
-) -> Sequence[RenderableType]:
+def _pair(screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]) -> Sequence[RenderableType]:
     """Return two sections side by side where there is room for them, else one below the other."""
     if not left or not right or screen.width < _SIDE_BY_SIDE_WIDTH:
         return [*left, *right]

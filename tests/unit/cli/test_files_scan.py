@@ -14,10 +14,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = (
-    "import sys; from cowrieprocessor.cli.common import run; "
-    "from cowrieprocessor.cli.files_scan import scan; "
-)
+RUN = "import sys; from cowrieprocessor.cli.common import run; from cowrieprocessor.cli.files_scan import scan; "
 NOBODY = 65534
 LOSE_ROOT = f"""
 import os
@@ -159,9 +156,7 @@ def test_a_v3_database_is_refused_with_the_remedy(tmp_path: Path, folder: Path) 
     """A database of version 3 is not migrated on the side: exit code 5 and the command that does it."""
     put(folder, b"x")
     connection = sqlite3.connect(tmp_path / "v3.sqlite")
-    connection.execute(
-        "CREATE TABLE schema_state (key VARCHAR(128) PRIMARY KEY, value VARCHAR(256) NOT NULL)"
-    )
+    connection.execute("CREATE TABLE schema_state (key VARCHAR(128) PRIMARY KEY, value VARCHAR(256) NOT NULL)")
     connection.execute("CREATE TABLE raw_events (id INTEGER PRIMARY KEY)")
     connection.execute("INSERT INTO schema_state VALUES ('schema_version', '3')")
     connection.commit()

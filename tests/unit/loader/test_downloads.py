@@ -9,15 +9,17 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.models import FileHash, Files, Job
+from cowrieprocessor.db.models import Base, FileHash, Files, Job
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader import captured_file, downloads, scan_rows
+from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.captured_file import LeftAlone, is_temporary_name, read_captured
 from cowrieprocessor.loader.downloads import artifact_session, scan_downloads
 from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
@@ -74,9 +76,7 @@ def hash_row(engine: Engine, sha256: str):
 def file_rows(engine: Engine, sha256: str):
     """Return the rows of `files` with this hash, by session."""
     with engine.connect() as connection:
-        return connection.execute(
-            select(FILES).where(FILES.c.shasum == sha256).order_by(FILES.c.session_id)
-        ).all()
+        return connection.execute(select(FILES).where(FILES.c.shasum == sha256).order_by(FILES.c.session_id)).all()
 
 
 @pytest.fixture
@@ -175,9 +175,7 @@ def test_a_logged_file_gets_its_size_everywhere(engine: Engine, folder: Path) ->
     assert (result.new, result.completed, result.sizes_set, result.artifacts) == (0, 1, 2, 0)
 
 
-def test_sizes_are_set_in_bounded_transactions(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_are_set_in_bounded_transactions(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash of many sessions gets its size over several transactions, each row exactly once."""
     monkeypatch.setattr(scan_rows, "SIZES_PER_TRANSACTION", 7)
     one, other = put(folder, b"popular"), put(folder, b"popular too")
@@ -428,9 +426,7 @@ def test_folders_larger_than_a_batch_are_walked_through(
         put(folder, b"%05d" % n)
     seen: list[tuple[int, int]] = []
 
-    result = scan_downloads(
-        engine, folder, on_progress=lambda so_far, total: seen.append((so_far.entries, total))
-    )
+    result = scan_downloads(engine, folder, on_progress=lambda so_far, total: seen.append((so_far.entries, total)))
 
     assert (result.new, result.artifacts, result.bytes_read) == (35, 35, 175)
     assert len(seen) == 35
@@ -470,7 +466,7 @@ def test_an_interrupted_scan_says_so_and_goes_on_where_it_stopped(
         scan_downloads(engine, folder, on_progress=interrupt)
     with engine.connect() as connection:
         row = connection.execute(select(JOBS)).one()
-    assert (row.state, row.reason) == ("failed", "interrupted")
+    assert (row.state, row.reason) == ("stopped", "interrupted")
 
     result = scan_downloads(engine, folder)
 
@@ -487,6 +483,53 @@ def test_a_folder_that_is_not_there_is_said(engine: Engine, tmp_path: Path) -> N
         scan_downloads(engine, tmp_path / "file")
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(JOBS)) == 0
+
+
+def test_two_scans_at_once_equal_one(engine: Engine, folder: Path) -> None:
+    """Scans of the same folder that run beside each other store each file once."""
+    hashes = [put(folder, b"%d" % n) for n in range(40)]
+    add_logged(engine, hashes[0], ["s1", "s2"])
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: scan_downloads(engine, folder), range(4)))
+
+    stored_hashes, stored_files = contents(engine)
+    assert len(stored_hashes) == 40
+    assert len(stored_files) == 41
+    assert sum(result.artifacts for result in results) == 39
+    assert sum(result.sizes_set for result in results) == 2
+
+
+def test_a_log_loaded_later_takes_the_artifact_over(engine: Engine, corpus: Path) -> None:
+    """Scanning before or after loading the logs gives the same files and hashes."""
+    downloads_folder, log = corpus / "cowrie-3.1.4" / "downloads", corpus / "cowrie-3.1.4" / "cowrie.json"
+    scan_downloads(engine, downloads_folder)
+    BulkLoader(engine).load([log])
+    scanned_first = stable_contents(engine)
+    with write_transaction(engine) as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            if table.name not in ("schema_state", "alembic_version"):
+                connection.execute(table.delete())
+
+    BulkLoader(engine).load([log])
+    scan_downloads(engine, downloads_folder)
+
+    assert stable_contents(engine) == scanned_first
+    assert all(row[0] != "artifact" for row in scanned_first[1])
+    assert all(row[3] is not None for row in scanned_first[1])
+
+
+def stable_contents(engine: Engine) -> tuple[list[object], list[object]]:
+    """Return rows of file_hashes and files without surrogate keys and times of writing."""
+    hash_columns = [column for column in HASHES.c if column.name != "updated_at"]
+    with engine.connect() as connection:
+        hashes = connection.execute(select(*hash_columns).order_by(HASHES.c.sha256)).all()
+        files = connection.execute(
+            select(FILES.c.origin, FILES.c.session_id, FILES.c.shasum, FILES.c.file_size, FILES.c.first_seen).order_by(
+                FILES.c.session_id, FILES.c.shasum
+            )
+        ).all()
+    return list(hashes), list(files)
 
 
 UNREADABLE_SCRIPT = """

@@ -1,0 +1,283 @@
+"""The measurements, each a function that returns results; `bench.py` runs and prints them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from benchmarks import inputs
+from benchmarks.measure import Command, Pair, Spread, Usage, in_turns, run
+
+MB = 1_000_000
+MEMORY_TARGET_BYTES = 200 << 20
+EXIT_UNREADABLE = 3
+
+_READ = "import sys; f = open(sys.argv[1], 'rb', 0); b = bytearray(1 << 20)\nwhile f.readinto(b): pass"
+_GUNZIP = "import sys; from isal import igzip; f = igzip.open(sys.argv[1])\nwhile f.read(1 << 20): pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured: the numbers of a full or of a quick run."""
+
+    pairs: int
+    events: int
+    form_events: int
+    slice_events: int
+    slices: int
+    big_bytes: int
+    line_bytes: int
+    free_bytes: int
+
+
+FULL = Scale(
+    pairs=3,
+    events=1_000_000,
+    form_events=300_000,
+    slice_events=250_000,
+    slices=20,
+    big_bytes=2_000 * MB,
+    line_bytes=200 * MB,
+    free_bytes=25_000 * MB,
+)
+QUICK = Scale(
+    pairs=3,
+    events=200_000,
+    form_events=50_000,
+    slice_events=50_000,
+    slices=10,
+    big_bytes=200 * MB,
+    line_bytes=50 * MB,
+    free_bytes=3_000 * MB,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table.
+
+    Attributes:
+        name: the measurement, as `--only` names it.
+        what: what the value is of.
+        value: in `unit`.
+        unit: `x` (a ratio), `MB`, or `s`.
+        target: what the design promises; None where it promises nothing.
+        at_least: whether the target is a lower limit.
+        details: what else was measured, by name.
+    """
+
+    name: str
+    what: str
+    value: Spread
+    unit: str = "x"
+    target: float | None = None
+    at_least: bool = False
+    details: dict[str, float] | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the target; None without one."""
+        if self.target is None:
+            return None
+        return self.value.median >= self.target if self.at_least else self.value.median <= self.target
+
+
+class Bench:
+    """The commands that are measured, in one folder for their databases."""
+
+    def __init__(self, work: Path, scale: Scale) -> None:
+        self.work = work
+        self.scale = scale
+        self._numbers = count()
+
+    def new_database(self) -> Path:
+        """Return a name that no database has yet."""
+        return self.work / f"{next(self._numbers)}.sqlite"
+
+    def load(self, paths: Sequence[Path], db: Path, *, allowed: Sequence[int] = (0,)) -> Usage:
+        """Measure `cowrieprocessor load`."""
+        command: Command = [sys.executable, "-m", "cowrieprocessor", "load", *paths, "--db", db, "--json"]
+        return run(command, cwd=self.work, allowed=allowed)
+
+    def floor(self, paths: Sequence[Path], db: Path) -> Usage:
+        """Measure the floor."""
+        return run([sys.executable, "-m", "benchmarks.floor", *paths, "--db", db], cwd=inputs.PROJECT)
+
+    def sqlite_utils(self, path: Path, db: Path) -> Usage:
+        """Measure `sqlite-utils insert`; its columns are those of the events, added as they turn up."""
+        command: Command = [sys.executable, "-m", "sqlite_utils", "insert", db, "events", path, "--nl", "--alter"]
+        return run(command, cwd=self.work)
+
+    def loading(self, path: Path, *, allowed: Sequence[int] = (0,)) -> Callable[[], Usage]:
+        """Return the measurement of a load into a new database."""
+        return self.afresh(lambda db: self.load([path], db, allowed=allowed))
+
+    def afresh(self, measured: Callable[[Path], Usage]) -> Callable[[], Usage]:
+        """Return the measurement with a new database each time, which is removed afterwards."""
+
+        def once() -> Usage:
+            db = self.new_database()
+            try:
+                return measured(db)
+            finally:
+                inputs.remove_database(db)
+
+        return once
+
+
+def floor(bench: Bench) -> Iterator[Result]:
+    """Compare a load into an empty database with the floor."""
+    log = inputs.log(bench.scale.events)
+    pair = in_turns(
+        bench.loading(log),
+        bench.afresh(lambda db: bench.floor([log], db)),
+        bench.scale.pairs,
+    )
+    what = f"load / floor, {bench.scale.events:,} events"
+    yield Result("floor", what, pair.wall_ratio(), target=1.5, details=_pair_details(pair, bench.scale.events))
+    yield Result("floor", f"{what}, CPU", pair.cpu_ratio())
+
+
+def peer(bench: Bench) -> Iterator[Result]:
+    """Compare a load with `sqlite-utils insert --nl` of the same file."""
+    events = bench.scale.form_events
+    log = inputs.log(events)
+    pair = in_turns(
+        bench.loading(log),
+        bench.afresh(lambda db: bench.sqlite_utils(log, db)),
+        bench.scale.pairs,
+    )
+    what = f"load / sqlite-utils insert, {events:,} events"
+    yield Result("peer", what, pair.wall_ratio(), target=1.0, details=_pair_details(pair, events))
+
+
+def memory(bench: Bench) -> Iterator[Result]:
+    """Find the peak of memory of a load, on inputs made to drive it up."""
+    big, line = bench.scale.big_bytes, bench.scale.line_bytes
+    plain = inputs.log_of_size(big)
+    hard: list[tuple[str, Callable[[], Path]]] = [
+        (f"a log of {big // MB:,} MB", lambda: plain),
+        (f"one line of {line // MB:,} MB", lambda: inputs.one_line(line)),
+        (f"gzip of {big // MB:,} MB of NULs", lambda: inputs.bomb(big, zeros=True)),
+        (f"gzip of one text of {big // MB:,} MB", lambda: inputs.bomb(big, zeros=False)),
+        (f"an array of {big // MB:,} MB on one line", lambda: inputs.array_on_one_line(plain)),
+    ]
+    for what, make in hard:
+        path = make()
+        usage = bench.loading(path, allowed=(0, EXIT_UNREADABLE))()
+        peak = usage.peak_bytes / (1 << 20)
+        details = {"wall_s": usage.wall_s, "cpu_s": usage.cpu_s, "exit_code": float(usage.returncode)}
+        yield Result(
+            "memory",
+            f"peak memory, {what}",
+            Spread(peak, peak, peak),
+            "MiB",
+            MEMORY_TARGET_BYTES / (1 << 20),
+            details=details,
+        )
+
+
+def growth(bench: Bench) -> Iterator[Result]:
+    """Compare the rate on a grown database with that on a young one; the floor is grown beside it."""
+    scale = bench.scale
+    logs = inputs.slices(scale.slice_events, scale.slices)
+    ours, floors = bench.new_database(), bench.new_database()
+    loads: list[Usage] = []
+    floor_loads: list[Usage] = []
+    try:
+        for log in logs:
+            loads.append(bench.load([log], ours))
+            floor_loads.append(bench.floor([log], floors))
+    finally:
+        inputs.remove_database(ours)
+        inputs.remove_database(floors)
+    young = scale.slices // 5  # the slice that ends at a fifth: 1 of 5 million rows
+    early = slice(max(young - 2, 0), young + 1)
+    late = slice(scale.slices - 3, scale.slices)
+    rows = scale.slice_events * scale.slices
+    what = f"events/s at {rows:,} rows / at {rows // 5:,}"
+    ratio = _rate_ratio(loads[early], loads[late])
+    floor_ratio = _rate_ratio(floor_loads[early], floor_loads[late])
+    details = {
+        "early_events_per_s": scale.slice_events / Spread.of([one.wall_s for one in loads[early]]).median,
+        "late_events_per_s": scale.slice_events / Spread.of([one.wall_s for one in loads[late]]).median,
+    }
+    yield Result("growth", what, ratio, target=0.8, at_least=True, details=details)
+    yield Result("growth", f"{what}, floor", floor_ratio)
+
+
+def again(bench: Bench) -> Iterator[Result]:
+    """Compare loading a log that is stored already with reading or unpacking it to its end."""
+    plain = inputs.log(bench.scale.events)
+    for path, code, doing in (
+        (plain, _READ, "reading it"),
+        (inputs.compressed(plain, "gz"), _GUNZIP, "unpacking it"),
+    ):
+        pair = _known_again(bench, path, [sys.executable, "-c", code, path])
+        what = f"load again / {doing}, {path.suffix} of {path.stat().st_size // MB:,} MB"
+        yield Result("again", what, pair.wall_ratio(), details=_pair_details(pair, bench.scale.events))
+
+
+def _known_again(bench: Bench, path: Path, reading: Command) -> Pair:
+    db = bench.new_database()
+    try:
+        bench.load([path], db)
+        return in_turns(lambda: bench.load([path], db), lambda: run(reading, cwd=bench.work), bench.scale.pairs)
+    finally:
+        inputs.remove_database(db)
+
+
+def start(bench: Bench) -> Iterator[Result]:
+    """Find the CPU that `--help` takes."""
+    command = [sys.executable, "-m", "cowrieprocessor", "--help"]
+    run(command, cwd=bench.work)
+    seconds = [run(command, cwd=bench.work).cpu_s for _ in range(7)]
+    yield Result("start", "CPU of cowrieprocessor --help", Spread.of(seconds), "s", 0.25)
+
+
+def forms(bench: Bench) -> Iterator[Result]:
+    """Compare the load of the other forms of a log with that of the plain one."""
+    plain = inputs.log(bench.scale.form_events)
+    made: Iterable[tuple[str, Path]] = [
+        *((form, inputs.compressed(plain, form)) for form in ("gz", "xz", "zst")),
+        ("pretty-printed", inputs.pretty(plain)),
+        ("array on one line", inputs.array_on_one_line(plain)),
+    ]
+    for form, path in made:
+        pair = in_turns(bench.loading(path), bench.loading(plain), bench.scale.pairs)
+        what = f"load {form} / plain, {bench.scale.form_events:,} events"
+        yield Result("forms", what, pair.wall_ratio(), details=_pair_details(pair, bench.scale.form_events))
+
+
+CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
+    "start": start,
+    "floor": floor,
+    "peer": peer,
+    "again": again,
+    "forms": forms,
+    "memory": memory,
+    "growth": growth,
+}
+
+
+def _pair_details(pair: Pair, events: int) -> dict[str, float]:
+    a, b = Spread.of([one.wall_s for one in pair.a]), Spread.of([one.wall_s for one in pair.b])
+    return {
+        "a_wall_s": a.median,
+        "b_wall_s": b.median,
+        "a_cpu_s": Spread.of([one.cpu_s for one in pair.a]).median,
+        "b_cpu_s": Spread.of([one.cpu_s for one in pair.b]).median,
+        "a_events_per_s": events / a.median,
+        "b_events_per_s": events / b.median,
+        "a_peak_mib": max(one.peak_bytes for one in pair.a) / (1 << 20),
+        "b_peak_mib": max(one.peak_bytes for one in pair.b) / (1 << 20),
+    }
+
+
+def _rate_ratio(early: Sequence[Usage], late: Sequence[Usage]) -> Spread:
+    """Return the late rate over the early one: the slices hold the same number of events."""
+    before, after = Spread.of([one.wall_s for one in early]), Spread.of([one.wall_s for one in late])
+    return Spread(before.median / after.median, before.low / after.high, before.high / after.low)

@@ -1,0 +1,70 @@
+"""The state of a database as text for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
+from cowrieprocessor.reporting.render.terminal import size_text
+from cowrieprocessor.sanitize import terminal_safe
+
+if TYPE_CHECKING:
+    from cowrieprocessor.db.inspection import DatabaseStatus, JobState, RowCount
+
+
+def status_text(status: DatabaseStatus) -> str:
+    """Return the state of a database, one fact a line."""
+    return "".join(f"{line}\n" for line in _lines(status))
+
+
+def _lines(status: DatabaseStatus) -> Iterator[str]:
+    storage = status.storage
+    yield f"database        {terminal_safe(status.database)}"
+    yield f"schema version  {_version(status)}"
+    yield f"library         {storage.library}{_library_note(status)}"
+    if storage.journal_mode is not None:
+        yield f"journal mode    {storage.journal_mode}"
+    log = f", write-ahead log {size_text(storage.wal_bytes)}" if storage.wal_bytes else ""
+    yield f"size            {size_text(storage.size_bytes)}{log}"
+    if status.tables:
+        yield "rows"
+        yield from _columns([(name, _rows(count)) for name, count in status.tables.items()])
+    if status.jobs:
+        yield "jobs"
+        yield from _columns([(terminal_safe(job.name), _job(job)) for job in status.jobs])
+
+
+def _version(status: DatabaseStatus) -> str:
+    version = "none: the database is empty" if status.schema_version is None else str(status.schema_version)
+    if status.needs_migration:
+        return f"{version} (`cowrieprocessor db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
+    known = status.schema_version == CURRENT_SCHEMA_VERSION
+    return version if known else f"{version} (this program works with {CURRENT_SCHEMA_VERSION} alone)"
+
+
+def _library_note(status: DatabaseStatus) -> str:
+    if status.storage.journal_mode is None:
+        return ""
+    return "; has the WAL-reset bug, writers are serialized" if status.storage.wal_reset_bug else "; sound"
+
+
+def _rows(count: RowCount) -> str:
+    return f"{count.rows:,}" if count.exact else f"about {count.rows:,}"
+
+
+def _job(job: JobState) -> str:
+    when = f"finished {_time(job.finished_at)}" if job.finished_at else f"updated {_time(job.updated_at)}"
+    reason = f": {terminal_safe(job.reason)}" if job.reason else ""
+    return f"{terminal_safe(job.state)}, {when}{reason}"
+
+
+def _time(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        yield f"  {name:<{width}}  {value}"

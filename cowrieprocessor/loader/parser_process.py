@@ -1,0 +1,127 @@
+"""The other core parses: a child process reads a log ahead of the writer and hands over finished batches.
+
+`python -m cowrieprocessor.loader.parser_process` takes one line of JSON on standard input, and writes on standard
+output each batch as eight bytes of length and JSON. It never opens a database. When its reader goes away it ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from cowrieprocessor.errors import CowrieProcessorError
+from cowrieprocessor.loader.batch import BatchRows
+from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.log_files import LogCursor
+from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
+from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.settings import Settings
+
+WORTHWHILE_BYTES = 16 << 20
+"""A log with less than this to read is parsed in the writer's process: starting another takes longer."""
+
+_LENGTH_BYTES = 8
+
+
+class ParserProcessDied(CowrieProcessorError):
+    """The process that parses ended without a word: killed, or out of memory. Nothing that was stored is lost."""
+
+
+def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
+    """Return whether a log has enough left to be parsed on another core, where there is one."""
+    if cursor.held_rows is not None or (os.cpu_count() or 1) < 2:
+        return False
+    left = stream.size - stream.file_position
+    return left * (8 if stream.is_complete else 1) >= WORTHWHILE_BYTES
+
+
+def batches_from_process(
+    path: Path, cursor: LogCursor, reader: ValueReader, recipe: Recipe, settings: Settings
+) -> Iterator[BatchRows | LogEnd]:
+    """Yield what `prepare_batches` would, made by a child process that works ahead.
+
+    Raises:
+        ParserProcessDied: it was killed.
+    """
+    job = {
+        "path": os.fsdecode(path),
+        "cursor": {name: value for name, value in dataclasses.asdict(cursor).items() if name != "held_rows"},
+        "position": reader.position,
+        "line": reader.line,
+        "recipe": dataclasses.asdict(recipe),
+        "max_value_bytes": settings.max_value_bytes,
+        "max_ratio": settings.max_ratio,
+        "grace_bytes": settings.max_ratio_grace_bytes,
+    }
+    command = [sys.executable, "-m", "cowrieprocessor.loader.parser_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:  # noqa: S603 - ourselves
+        assert child.stdin is not None  # noqa: S101
+        assert child.stdout is not None  # noqa: S101
+        try:
+            child.stdin.write(orjson.dumps(job) + b"\n")
+            child.stdin.close()
+            while True:
+                document = _read(child.stdout)
+                if document is None:
+                    raise ParserProcessDied(
+                        f"{path}: the process that parses ended early (exit code {child.wait()}); load again to go on"
+                    )
+                if "pending_bytes" in document:
+                    yield LogEnd(**document)
+                    return
+                yield BatchRows(**document)
+        finally:
+            child.stdout.close()
+            child.kill()
+
+
+def _read(pipe: IO[bytes]) -> dict[str, Any] | None:
+    """Return the next document, None where the other side is gone."""
+    head = pipe.read(_LENGTH_BYTES)
+    if len(head) < _LENGTH_BYTES:
+        return None
+    size = int.from_bytes(head)
+    data = pipe.read(size)
+    return orjson.loads(data) if len(data) == size else None
+
+
+def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
+    data = orjson.dumps(document)
+    pipe.write(len(data).to_bytes(_LENGTH_BYTES))
+    pipe.write(data)
+    pipe.flush()
+
+
+def main() -> None:
+    """Parse the log that standard input describes."""
+    gc.disable()  # millions of short-lived rows and no cycles: collecting would take a third of the time
+    job = orjson.loads(sys.stdin.buffer.readline())
+    out = sys.stdout.buffer
+    stream = LogStream(Path(job["path"]), max_ratio=job["max_ratio"], grace_bytes=job["grace_bytes"])
+    with stream:
+        position = job["position"]
+        before = b""
+        if position:
+            overlap = min(position, job["cursor"]["tail_bytes"])
+            stream.skip(position - overlap)
+            before = stream.read_exactly(overlap)
+        reader = ValueReader(
+            stream, position=position, line=job["line"], before=before, max_value_bytes=job["max_value_bytes"]
+        )
+        for item in prepare_batches(LogCursor(**job["cursor"]), reader, stream, Recipe(**job["recipe"])):
+            _write(out, item)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BrokenPipeError:
+        os._exit(1)  # the writer is gone, and with it whoever would read an error

@@ -1,0 +1,86 @@
+"""The sessions that had one file."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from cowrieprocessor.db.models import FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.reporting.queries.paging import (
+    Bytewise,
+    Page,
+    after_descending,
+    page_of,
+    parse_time_cursor,
+    time_cursor,
+)
+from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor
+
+_MANY_SESSIONS = 20_000
+_ATTRIBUTES = ("src_ip", "protocol", "username")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSession:
+    """One session that had a file. `session_id` is `artifact:<sensor>` where no log names the file."""
+
+    session_id: str
+    first_seen: dt.datetime
+    sensor: str | None
+    src_ip: str | None
+    protocol: str | None
+    username: str | None
+    filename: str | None
+    download_url: str | None
+    origin: str
+
+
+def list_file_sessions(
+    connection: Connection, sha256: str, *, limit: int = 50, after: str | None = None
+) -> Page[FileSession]:
+    """Return one page of the sessions that had a file, the latest first.
+
+    Args:
+        connection: a connection in a transaction.
+        sha256: the whole hash, in lower case.
+        limit: rows on the page, at least 1.
+        after: the cursor of an earlier page.
+
+    Raises:
+        ConfigurationError: `after` is not a cursor of this list.
+    """
+    # A planner has to choose: all rows of the hash, sorted, or all rows by time until enough are of the hash. It
+    # cannot know which is less, we do; coalesce() takes the index that shall not be used out of its hands.
+    if _is_in_many_sessions(connection, sha256):
+        of_file, seen = func.coalesce(Files.shasum, "") == sha256, Files.first_seen.expression
+    else:
+        of_file, seen = Files.shasum == sha256, func.coalesce(Files.first_seen, Files.last_updated)
+    page = select(Files.session_id, Files.first_seen, Files.filename, Files.download_url, Files.origin).where(of_file)
+    if after is not None:
+        moment, session_id = parse_time_cursor(after)
+        if moment is None:
+            raise ConfigurationError(f"--after {after!r}: not a cursor of this list")
+        page = page.where(after_descending(seen, moment, Bytewise(Files.session_id), session_id))
+    files = page.order_by(seen.desc(), Bytewise(Files.session_id)).limit(limit + 1).subquery()
+    query = (
+        select(files, SessionSummary.matcher, *(getattr(SessionAttribute, name) for name in _ATTRIBUTES))
+        .outerjoin(SessionSummary, SessionSummary.session_id == files.c.session_id)
+        .outerjoin(SessionAttribute, SessionAttribute.session_id == files.c.session_id)
+        .order_by(files.c.first_seen.desc(), Bytewise(files.c.session_id))
+    )
+    rows = [
+        FileSession(
+            sensor=row.matcher or (artifact_sensor(row.session_id) if row.origin == ARTIFACT else None),
+            **{name: getattr(row, name) for name in FileSession.__dataclass_fields__ if name != "sensor"},
+        )
+        for row in connection.execute(query)
+    ]
+    return page_of(rows, limit, lambda row: time_cursor(row.first_seen, row.session_id))
+
+
+def _is_in_many_sessions(connection: Connection, sha256: str) -> bool:
+    count = connection.scalar(select(FileHash.session_count).where(FileHash.sha256 == sha256))
+    return (count or 0) > _MANY_SESSIONS

@@ -1,0 +1,361 @@
+"""Opening a database: what is made, what is refused, and what the errors say."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from cowrieprocessor.db.dialects import sqlite_files
+from cowrieprocessor.db.dialects.sqlite_files import file_system_type
+from cowrieprocessor.db.engine import (
+    describe,
+    dispose,
+    get_engine,
+    read_transaction,
+    translate_errors,
+    write_transaction,
+)
+from cowrieprocessor.errors import (
+    ConfigurationError,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseFull,
+    DatabaseReadOnly,
+    NotADatabase,
+)
+from tests.other_connections import sqlite3
+from tests.postgres_server import PostgresServer
+
+SECRET = "s3cr3t-pass"
+OPENER = Callable[..., Engine]
+
+
+@pytest.fixture
+def opened() -> Iterator[OPENER]:
+    """get_engine, whose engines are closed after the test."""
+    engines: list[Engine] = []
+
+    def open_(*args: object, **options: object) -> Engine:
+        engines.append(get_engine(*args, **options))  # type: ignore[arg-type]
+        return engines[-1]
+
+    yield open_
+    for engine in engines:
+        dispose(engine)
+
+
+def touch(engine: Engine) -> None:
+    """Write something."""
+    with write_transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY, y TEXT)"))
+
+
+def mode(path: Path) -> int:
+    """Return the permission bits of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_new_file_is_private(tmp_path: Path, opened: OPENER) -> None:
+    """A new database, its log and its shared memory can be read by their owner alone, whatever the umask."""
+    path = tmp_path / "new.sqlite"
+    before = os.umask(0)
+    try:
+        touch(opened(path))
+        modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert {"new.sqlite", "new.sqlite-wal", "new.sqlite-shm"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
+def test_existing_file_keeps_its_mode(tmp_path: Path, opened: OPENER) -> None:
+    """A database that its owner shares with a group stays shared."""
+    path = tmp_path / "shared.sqlite"
+    path.touch()
+    path.chmod(0o640)
+    touch(opened(path))
+    assert mode(path) == 0o640
+
+
+def test_nothing_is_opened_before_the_first_use(tmp_path: Path, opened: OPENER) -> None:
+    """Making an engine creates no file."""
+    opened(tmp_path / "later.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["plain.sqlite", "with blank.sqlite", "50%20.sqlite", "what?mode=ro#x", "ünï.db"])
+def test_path_is_taken_as_it_is(tmp_path: Path, opened: OPENER, name: str) -> None:
+    """A path names exactly one file, whatever characters it has."""
+    touch(opened(str(tmp_path / name)))
+    assert (tmp_path / name).is_file()
+
+
+def test_url_and_path_name_the_same_file(tmp_path: Path, opened: OPENER) -> None:
+    """A URL of SQLAlchemy's kind opens the file that the path opens."""
+    path = tmp_path / "one.sqlite"
+    touch(opened(path))
+    engine = opened(f"sqlite:///{path}")
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+    assert describe(engine) == str(path)
+
+
+@pytest.mark.parametrize("variable", ["COWRIEPROC_DB_URL", "COWRIEPROC_DB_PATH"])
+def test_bare_call_takes_the_environment(
+    tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Called bare, the environment names the database."""
+    monkeypatch.setenv(variable, str(tmp_path / "env.sqlite"))
+    touch(opened())
+    assert (tmp_path / "env.sqlite").exists()
+
+
+def test_bare_call_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called bare with nothing in the environment, the message says how to name a database."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="COWRIEPROC_DB_URL"):
+        get_engine()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mysql://root@localhost/x", "mysql: not supported"),
+        (f"postgresql://u:{SECRET}@host:notaport/x", "not a database URL"),
+        (f"nonsense://u:{SECRET}@/x", "nonsense: not supported"),
+        ("sqlite:///x.db?mode=ro", "no parameters"),
+    ],
+)
+def test_unusable_url_is_refused_without_its_password(name: str, message: str) -> None:
+    """A URL that cannot be used is refused, and the message does not hold its password."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        get_engine(name)
+    assert SECRET not in str(caught.value)
+
+
+def test_missing_folder_is_said(tmp_path: Path, opened: OPENER) -> None:
+    """A database in a folder that does not exist is refused, naming the folder; none is made."""
+    with pytest.raises(DatabaseError, match="no-such-folder does not exist; create it"):
+        touch(opened(tmp_path / "no-such-folder" / "x.sqlite"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_creates_nothing(tmp_path: Path, opened: OPENER) -> None:
+    """Looking at a database that is not there says how to make one, and makes none."""
+    path = tmp_path / "missing.sqlite"
+    with (
+        pytest.raises(DatabaseError, match=rf"{path}: no such database; `cowrieprocessor load"),
+        read_transaction(opened(path, read_only=True)),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_other_file_is_no_database(tmp_path: Path, opened: OPENER, read_only: bool) -> None:
+    """A file that is something else is refused and stays what it was."""
+    path = tmp_path / "cowrie.json"
+    content = b'{"eventid": "cowrie.session.connect"}\n' * 200
+    path.write_bytes(content)
+    with pytest.raises(NotADatabase, match=r"cowrie\.json"), read_transaction(opened(path, read_only=read_only)) as c:
+        c.execute(text("SELECT * FROM sqlite_master"))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_folder_or_fifo_is_no_database(
+    tmp_path: Path, opened: OPENER, make: Callable[[Path], None], read_only: bool
+) -> None:
+    """A folder or a FIFO is refused at once, without waiting for somebody to write into it."""
+    make(tmp_path / "thing")
+    with (
+        pytest.raises(NotADatabase, match="no regular file"),
+        read_transaction(opened(tmp_path / "thing", read_only=read_only)),
+    ):
+        pass
+
+
+def test_reading_engine_refuses_to_write(db_url: str, opened: OPENER) -> None:
+    """An engine for looking refuses a write transaction, and the database refuses a write that comes anyway."""
+    touch(opened(db_url))
+    engine = opened(db_url, read_only=True)
+    with pytest.raises(DatabaseReadOnly), write_transaction(engine):
+        pass
+    with pytest.raises(DatabaseReadOnly), translate_errors(engine), engine.begin() as connection:
+        connection.execute(text("INSERT INTO t (y) VALUES ('x')"))
+
+
+def test_read_transaction_cannot_write(db_url: str, opened: OPENER) -> None:
+    """A read transaction of a writing engine refuses to write; the next write transaction does not."""
+    engine = opened(db_url)
+    touch(engine)
+    insert = text("INSERT INTO t (x, y) VALUES (1, 'x')")
+    with pytest.raises(DatabaseReadOnly), read_transaction(engine) as connection:
+        connection.execute(insert)
+    with write_transaction(engine) as connection:
+        connection.execute(insert)
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 1
+
+
+def test_read_transaction_sees_one_state(db_url: str, opened: OPENER) -> None:
+    """What another connection commits during a read transaction is seen by the next one."""
+    writer, reader = opened(db_url), opened(db_url, read_only=True)
+    touch(writer)
+    count = text("SELECT count(*) FROM t")
+    with read_transaction(reader) as connection:
+        seen = [connection.execute(count).scalar()]
+        with write_transaction(writer) as writing:
+            writing.execute(text("INSERT INTO t (x, y) VALUES (1, 'x')"))
+        seen.append(connection.execute(count).scalar())
+    with read_transaction(reader) as connection:
+        seen.append(connection.execute(count).scalar())
+    assert seen == [0, 0, 1]
+
+
+def test_failed_write_transaction_leaves_nothing(db_url: str, opened: OPENER) -> None:
+    """An error undoes the whole transaction, tables made in it included."""
+    engine = opened(db_url)
+    touch(engine)
+
+    def fail_half_way() -> None:
+        with write_transaction(engine) as connection:
+            connection.execute(text("CREATE TABLE other (x INTEGER)"))
+            connection.execute(text("INSERT INTO t (x, y) VALUES (1, 'x')"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+    with write_transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE other (x INTEGER)"))
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+
+
+def test_violated_constraint_stays_what_it_is(db_url: str, opened: OPENER) -> None:
+    """A violated constraint is a mistake of the caller, not a state of the database: it is not translated."""
+    engine = opened(db_url)
+    touch(engine)
+    with pytest.raises(IntegrityError), write_transaction(engine) as connection:
+        connection.execute(text("INSERT INTO t (x, y) VALUES (1, 'x'), (1, 'x')"))
+
+
+def test_full_disk_is_said(tmp_path: Path, opened: OPENER) -> None:
+    """When the file cannot grow, the error says that the disk is full, and nothing of the transaction stays."""
+    engine = opened(tmp_path / "full.sqlite")
+    touch(engine)
+    with read_transaction(engine) as connection:  # the setting stays with the connection
+        connection.exec_driver_sql("PRAGMA max_page_count=3")
+    with pytest.raises(DatabaseFull, match="make room"), write_transaction(engine) as connection:
+        connection.execute(text("INSERT INTO t (y) VALUES (:y)"), {"y": "x" * 100_000})
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+
+
+def test_damaged_page_is_said(tmp_path: Path, opened: OPENER) -> None:
+    """A page that cannot be read is reported as damage, with what to do."""
+    path = tmp_path / "damaged.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE t (x INTEGER PRIMARY KEY, y TEXT)")
+        connection.executemany("INSERT INTO t (y) VALUES (?)", [("y" * 500,)] * 200)
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 : 4096 * 6] = b"\xa5" * (4096 * 4)
+    path.write_bytes(content)
+    with pytest.raises(DatabaseDamaged, match="restore a backup"), read_transaction(opened(path)) as connection:
+        connection.execute(text("SELECT sum(length(y)) FROM t")).scalar()
+
+
+MOUNTINFO = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /mnt/nas rw,relatime - nfs4 nas:/export rw
+31 30 8:2 / /mnt/nas/local rw - xfs /dev/sdb1 rw
+32 22 0:41 / /mnt/with\040blank rw shared:9 master:2 - cifs //win/share rw
+33 22 0:42 / /mnt/ssh rw - fuse.sshfs me@host: rw
+34 22 8:3 / /srv rw - ext4 /dev/sdc1 rw
+35 34 8:4 / /srv rw - btrfs /dev/sdd1 rw
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/home/x.sqlite", "ext4"),
+        ("/mnt/nas/x.sqlite", "nfs4"),
+        ("/mnt/nas/local/x.sqlite", "xfs"),
+        ("/mnt/nasty/x.sqlite", "ext4"),
+        ("/mnt/with blank/x.sqlite", "cifs"),
+        ("/mnt/ssh/deep/er/x.sqlite", "fuse.sshfs"),
+        ("/srv/x.sqlite", "btrfs"),
+    ],
+)
+def test_file_system_is_that_of_the_deepest_and_latest_mount(path: str, expected: str) -> None:
+    """A path lies on the deepest mount above it; of two on one place, on the later."""
+    assert file_system_type(Path(path), MOUNTINFO) == expected
+
+
+@pytest.mark.parametrize("kind", ["nfs", "cifs", "fuse.sshfs", "9p"])
+def test_network_file_system_is_refused(
+    tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """On a network file system nothing is opened or made; the message names the alternatives."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / {tmp_path} rw - {kind} x rw\n")
+    monkeypatch.setattr(sqlite_files, "MOUNTS", mounts)
+    with pytest.raises(DatabaseError, match=f"network file system .{kind}.*PostgreSQL"):
+        touch(opened(tmp_path / "x.sqlite"))
+    assert not (tmp_path / "x.sqlite").exists()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_every_spelling_of_a_postgres_url_is_accepted(postgres_url: str, opened: OPENER, scheme: str) -> None:
+    """URLs written for other drivers work: psycopg 3 serves them."""
+    touch(opened(postgres_url.replace("postgresql+psycopg", scheme)))
+
+
+@pytest.mark.postgres
+def test_postgres_session_is_in_utc(postgres_url: str, opened: OPENER) -> None:
+    """A session's zone is UTC although the server's is another."""
+    with read_transaction(opened(postgres_url)) as connection:
+        assert connection.execute(text("SHOW timezone")).scalar() == "UTC"
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("name", "message"), [("nosuchdb", "cannot connect"), ("postgres&port=1", "that the server runs")]
+)
+def test_postgres_password_is_in_no_message(
+    postgres_server: PostgresServer, opened: OPENER, name: str, message: str
+) -> None:
+    """Errors of a server name the URL without the password, wherever in the URL it stands."""
+    database, _, parameters = name.partition("&")
+    in_front = f"postgresql://tester:{SECRET}@/{database}?host={postgres_server.folder}&{parameters}"
+    in_query = f"postgresql://tester@/{database}?host={postgres_server.folder}&password={SECRET}&{parameters}"
+    for url in (in_front, in_query):
+        engine = opened(url)
+        with pytest.raises(DatabaseError, match=message) as caught, read_transaction(engine):
+            pass
+        assert SECRET not in str(caught.value)
+        assert SECRET not in describe(engine)
+
+
+@pytest.mark.postgres
+def test_postgres_that_is_not_utf8_is_refused(postgres_server: PostgresServer, opened: OPENER) -> None:
+    """A server's database that does not store UTF-8 is refused: attackers' text would not fit."""
+    statement = (
+        "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    with psycopg.connect(
+        user="tester", dbname="postgres", host=str(postgres_server.folder), autocommit=True
+    ) as connection:
+        connection.execute(statement)
+    with pytest.raises(DatabaseError, match=r"LATIN1.*UTF8"), read_transaction(opened(postgres_server.url("latin"))):
+        pass

@@ -1,0 +1,114 @@
+"""Rows for the tests of lists and reports, put in through the models."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from cowrieprocessor.db.models import (
+    CommandStat,
+    DeadLetterEvent,
+    FileHash,
+    Files,
+    RawEvent,
+    SessionAttribute,
+    SessionSummary,
+)
+
+DAY = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+HOSTILE = (
+    "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe\u2066 \x1b]8;;http://198.51.100.7/a\x1b\\click\x1b]8;;\x1b\\"
+    "\r\noverwritten\x00\x08[red]markup[/red][link=http://198.51.100.7]x[/link] :skull: \ufeff\u2028\U000e0041"
+)
+"""Escape sequences, C1 controls, an OSC 8 link, right-to-left overrides, CR, LF, NUL, tags, and rich's markup."""
+
+FORMULA = '=HYPERLINK("http://198.51.100.7/x",1)'
+
+
+def sha(number: int) -> str:
+    """Return a hash that begins with the number, in six hexadecimal digits."""
+    return f"{number:06x}" + "0" * 58
+
+
+def at(hours: float = 0.0, *, days: int = 0) -> dt.datetime:
+    """Return a moment relative to the midnight on which the scene's day begins."""
+    return DAY + dt.timedelta(days=days, hours=hours)
+
+
+def add_session(
+    connection: Connection,
+    session_id: str,
+    first: dt.datetime | None,
+    *,
+    sensor: str | None = "lab",
+    src_ip: str | None = "203.0.113.5",
+    username: str | None = "root",
+    login_success: bool | None = True,
+    protocol: str | None = "ssh",
+    commands: Mapping[str, int] | None = None,
+    attributes: bool = True,
+    **columns: Any,
+) -> None:
+    """Add a session with its attributes and commands."""
+    commands = commands or {}
+    row = {
+        "event_count": 10,
+        "login_attempts": 2,
+        "command_count": sum(commands.values()),
+        "last_event_at": first + dt.timedelta(seconds=30) if first else None,
+        **columns,
+    }
+    connection.execute(
+        insert(SessionSummary).values(session_id=session_id, first_event_at=first, matcher=sensor, **row)
+    )
+    if attributes:
+        connection.execute(
+            insert(SessionAttribute).values(
+                session_id=session_id,
+                src_ip=src_ip,
+                username=username,
+                login_success=login_success,
+                protocol=protocol,
+            )
+        )
+    for command, times in commands.items():
+        connection.execute(
+            insert(CommandStat).values(session_id=session_id, command_normalized=command, occurrences=times)
+        )
+
+
+def add_file(connection: Connection, session_id: str, sha256: str, seen: dt.datetime, **columns: Any) -> None:
+    """Add a row of `files`."""
+    connection.execute(insert(Files).values(session_id=session_id, shasum=sha256, first_seen=seen, **columns))
+
+
+def add_hash(
+    connection: Connection, sha256: str, first: dt.datetime, last: dt.datetime | None = None, **columns: Any
+) -> None:
+    """Add a row of `file_hashes`."""
+    columns.setdefault("session_count", 1)
+    connection.execute(insert(FileHash).values(sha256=sha256, first_seen=first, last_seen=last or first, **columns))
+
+
+def add_events(
+    connection: Connection, payloads: Iterable[Mapping[str, Any]], *, source: str = "/logs/cowrie.json"
+) -> None:
+    """Add raw events, one per line of a log; SQLite computes the columns that PostgreSQL is given."""
+    for line, payload in enumerate(payloads):
+        row: dict[str, Any] = {"source": source, "source_inode": "1", "source_offset": line, "payload": payload}
+        if connection.dialect.name == "postgresql":
+            row |= {
+                "session_id": payload.get("session"),
+                "event_type": payload.get("eventid"),
+                "event_timestamp": payload.get("timestamp"),
+            }
+        connection.execute(insert(RawEvent).values(row))
+
+
+def add_dead_letter(connection: Connection, reason: str, payload: Any, **columns: Any) -> None:
+    """Add a dead letter."""
+    columns.setdefault("source", "/logs/cowrie.json")
+    connection.execute(insert(DeadLetterEvent).values(reason=reason, payload=payload, **columns))

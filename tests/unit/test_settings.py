@@ -1,0 +1,141 @@
+"""Settings: precedence, what is refused and how, and the reference that matches code and docs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.settings import SETTINGS_REFERENCE, Settings, load_settings
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+def written(tmp_path: Path, content: str) -> Path:
+    """Return a file of settings with this content."""
+    path = tmp_path / "sensors.toml"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_those_of_the_class() -> None:
+    """Without flags, environment and file the defaults hold."""
+    assert load_settings(environ={}) == Settings()
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
+    """Each source gives way to the one above it, setting by setting."""
+    path = written(tmp_path, "[cowrieprocessor]\nbatch_size = 10\nmax_ratio = 20\nmax_nesting = 30\n")
+    environ = {"COWRIEPROC_BATCH_SIZE": "11", "COWRIEPROC_MAX_RATIO": "21"}
+    settings = load_settings(overrides={"batch_size": 12}, environ=environ, toml_path=path)
+    assert (settings.batch_size, settings.max_ratio, settings.max_nesting) == (12, 21, 30)
+    assert settings.lock_timeout_s == Settings().lock_timeout_s
+
+
+def test_flag_not_given_and_empty_variable_set_nothing() -> None:
+    """None as a flag and an empty variable count as not given."""
+    settings = load_settings(overrides={"batch_size": None}, environ={"COWRIEPROC_BATCH_SIZE": ""})
+    assert settings.batch_size == Settings().batch_size
+
+
+def test_url_beats_path_in_the_environment() -> None:
+    """COWRIEPROC_DB_PATH serves where COWRIEPROC_DB_URL is not set."""
+    both = {"COWRIEPROC_DB_PATH": "/a.sqlite", "COWRIEPROC_DB_URL": "postgresql:///b"}
+    assert load_settings(environ=both).db_url == "postgresql:///b"
+    assert load_settings(environ={"COWRIEPROC_DB_PATH": "/a.sqlite"}).db_url == "/a.sqlite"
+
+
+def test_file_in_the_current_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sensors.toml in the current folder is read without being named; other tables in it are not ours."""
+    written(tmp_path, '[[sensor]]\nname = "x"\n[cowrieprocessor]\nbatch_size = 7\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(environ={}).batch_size == 7
+
+
+def test_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
+    """COWRIEPROC_CONFIG names the file of settings."""
+    path = written(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
+    assert load_settings(environ={"COWRIEPROC_CONFIG": str(path)}).batch_size == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("4096", 4096), ("64KiB", 65536), ("4MiB", 4 << 20), ("2 gib", 2 << 30)]
+)
+def test_sizes_may_have_a_unit(given: str, expected: int) -> None:
+    """A size is a number of bytes, or one with a binary unit."""
+    assert load_settings(environ={"COWRIEPROC_MAX_VALUE_BYTES": given}).max_value_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("COWRIEPROC_BATCH_SIZE", "many"),
+        ("COWRIEPROC_BATCH_SIZE", "0"),
+        ("COWRIEPROC_BATCH_SIZE", "1.5"),
+        ("COWRIEPROC_MAX_VALUE_BYTES", "4 megabytes"),
+        ("COWRIEPROC_MAX_VALUE_BYTES", "-1"),
+        ("COWRIEPROC_MAX_RATIO", "0"),
+        ("COWRIEPROC_MAX_NESTING", "1001"),
+        ("COWRIEPROC_LOCK_TIMEOUT_S", "-1"),
+        ("COWRIEPROC_LOCK_TIMEOUT_S", "nan"),
+        ("COWRIEPROC_LOCK_TIMEOUT_S", "inf"),
+        ("COWRIEPROC_SQLITE_DRIVER", "apsw"),
+    ],
+)
+def test_unusable_variable_is_named_with_its_value_and_the_remedy(variable: str, value: str) -> None:
+    """A value that cannot be used is refused, naming the variable, the value and what is expected."""
+    with pytest.raises(ConfigurationError, match=rf"{variable} is '{re.escape(value)}'; expected .+"):
+        load_settings(environ={variable: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[cowrieprocessor]\nbatchsize = 1\n", "unknown setting 'batchsize'.*batch_size"),
+        ("[cowrieprocessor]\nbatch_size = true\n", "batch_size is True; expected"),
+        ("[cowrieprocessor]\ndb_url = 3\n", "db_url is .*; expected"),
+        ("cowrieprocessor = 1\n", "not a table"),
+        ("[cowrieprocessor\n", "not readable as TOML"),
+    ],
+)
+def test_unusable_file_is_named(tmp_path: Path, content: str, message: str) -> None:
+    """A file of settings with a mistake is refused, naming the file and the mistake."""
+    path = written(tmp_path, content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_settings(environ={}, toml_path=path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_file_that_is_named_and_missing_is_refused(tmp_path: Path) -> None:
+    """A file of settings that was named has to be there."""
+    with pytest.raises(ConfigurationError, match=r"no\.toml .COWRIEPROC_CONFIG.: no such file"):
+        load_settings(environ={"COWRIEPROC_CONFIG": str(tmp_path / "no.toml")})
+
+
+def test_unknown_flag_is_refused() -> None:
+    """An override that is no setting is refused."""
+    with pytest.raises(ConfigurationError, match="unknown setting 'colour'"):
+        load_settings(overrides={"colour": "red"}, environ={})
+
+
+def test_reference_names_every_setting() -> None:
+    """Every field of Settings stands in the reference, in order, with its variable and its true default."""
+    assert [setting.name for setting in SETTINGS_REFERENCE] == [field.name for field in fields(Settings)]
+    for setting in SETTINGS_REFERENCE:
+        assert setting.variable == f"COWRIEPROC_{setting.name.upper()}"
+        if setting.name != "db_url":
+            assert setting.read(setting.default) == getattr(Settings(), setting.name)
+
+
+def test_docs_list_every_setting() -> None:
+    """docs/settings.md has one row for each setting, with variable, default and meaning as in the code."""
+    rows = {
+        (f"`{setting.name}`", f"`{setting.variable}`", setting.default, setting.meaning)
+        for setting in SETTINGS_REFERENCE
+    }
+    table = re.findall(r"^\| (`\w+`) \| (`\w+`) \| (.+?) \| (.+?) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(table) == rows
+    assert len(table) == len(rows)
