@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small inputs: minutes, and rougher values")
     parser.add_argument("--only", action="append", choices=sorted(CASES), metavar="NAME", help=", ".join(CASES))
+    parser.add_argument("--rows", type=int, metavar="N", help="let `growth` go to so many rows (default: 5 million)")
     parser.add_argument("--json", action="store_true", help="print JSON on standard output instead of the table")
     parser.add_argument("--check", action="store_true", help="end with 1 if a target is missed")
     parser.add_argument("--clean", action="store_true", help="remove the inputs that were kept, and stop")
@@ -35,6 +36,8 @@ def main() -> int:
         shutil.rmtree(inputs.OUT, ignore_errors=True)
         return 0
     scale = QUICK if given.quick else FULL
+    if given.rows:
+        scale = replace(scale, grown_events=given.rows, free_bytes=max(scale.free_bytes, given.rows * 2500))
     inputs.OUT.mkdir(exist_ok=True)
     free_bytes = shutil.disk_usage(inputs.OUT).free
     if free_bytes < scale.free_bytes:

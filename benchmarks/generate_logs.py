@@ -77,7 +77,7 @@ def write_log(
     if files < 1:
         raise ValueError("files has to be at least 1")
     summary = LogSummary()
-    lines = _Lines(seed, sensor, junk)
+    lines = LogStream(seed, sensor, junk)
     for number in range(1, files + 1):
         name = Path(path)
         if number < files:
@@ -104,15 +104,21 @@ def write_stream(
     sensor: str = "sensor-1",
 ) -> LogSummary:
     """Write one log to an open binary file; arguments as for `write_log`."""
-    lines = _Lines(seed, sensor, junk)
+    lines = LogStream(seed, sensor, junk)
     lines.write(out, events_until=events, bytes_until=size)
     return LogSummary([], lines.events, lines.bytes, lines.junk_lines)
 
 
-class _Lines:
-    """The endless log of one sensor, from which pieces are written."""
+class LogStream:
+    """The endless log of one sensor, from which pieces are written.
 
-    def __init__(self, seed: int, sensor: str, junk: bool) -> None:
+    Args:
+        seed: the same seed gives the same bytes.
+        sensor: name of the sensor.
+        junk: put in 0.003 % of lines that are no events.
+    """
+
+    def __init__(self, seed: int = 0, sensor: str = "sensor-1", junk: bool = False) -> None:
         self._rng = Random(f"{seed}/{sensor}")
         self._stream = self._events(sensor)
         self._junk = junk
@@ -121,7 +127,7 @@ class _Lines:
         self.bytes = 0
         self.junk_lines = 0
 
-    def write(self, out: BinaryIO, *, events_until: int | None, bytes_until: int | None) -> None:
+    def write(self, out: BinaryIO, *, events_until: int | None = None, bytes_until: int | None = None) -> None:
         """Write lines until the whole log has so many events or bytes."""
         events_end = sys.maxsize if events_until is None else events_until
         bytes_end = sys.maxsize if bytes_until is None else bytes_until

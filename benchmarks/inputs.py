@@ -36,18 +36,6 @@ def log_of_size(size_bytes: int) -> Path:
     return _made(f"log-{size_bytes}-bytes.json", lambda path: write_log(path, size=size_bytes))
 
 
-def slices(events: int, count: int) -> list[Path]:
-    """Return `count` logs of so many events each, one sensor's log in the order of time."""
-    names = [INPUTS / f"slice-{VERSION}-{events}-{count}-{number:03}.json" for number in range(count)]
-    if not all(name.exists() for name in names):
-        _make_room(events * count * 460)
-        whole = INPUTS / "slice.part"
-        made = write_log(whole, events=events * count, files=count)
-        for path, name in zip(made.paths, names, strict=True):
-            path.rename(name)
-    return names
-
-
 def one_line(size_bytes: int) -> Path:
     """Return a log whose second line is one event of so many bytes."""
 

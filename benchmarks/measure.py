@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ERROR_TAIL_CHARS = 2000
+LAUNCHER = Path(__file__).with_name("launcher.py")
 Command = Sequence[str | os.PathLike[str]]
 
 
@@ -66,7 +67,7 @@ def run(command: Command, *, cwd: Path, allowed: Sequence[int] = (0,)) -> Usage:
     Its surroundings are the same whoever measures: no COWRIEPROC_ variables, dirty pages of others written before.
 
     Args:
-        command: program and arguments.
+        command: the program, by its path, and its arguments.
         cwd: the folder to run in.
         allowed: exit codes that are no failure.
 
@@ -75,19 +76,25 @@ def run(command: Command, *, cwd: Path, allowed: Sequence[int] = (0,)) -> Usage:
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COWRIEPROC_")}
     os.sync()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-        _, status, used = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as report:
+        subprocess.run(
+            [sys.executable, "-I", "-S", LAUNCHER, str(report.fileno()), *command],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=[report.fileno()],
+            check=True,
+        )
+        for file in (out, err, report):
+            file.seek(0)
         output, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    if process.returncode not in allowed:
+        wall_s, cpu_s, peak_kib, returncode = map(float, report.read().split())
+    if returncode not in allowed:
         shown = " ".join(os.fspath(part) for part in command[:6])
-        raise CommandFailed(f"{shown} … ended with {process.returncode}:\n{errors[-ERROR_TAIL_CHARS:]}")
-    return Usage(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, process.returncode, output)
+        raise CommandFailed(f"{shown} … ended with {returncode:.0f}:\n{errors[-ERROR_TAIL_CHARS:]}")
+    return Usage(wall_s, cpu_s, int(peak_kib) * 1024, int(returncode), output)
 
 
 def in_turns(a: Callable[[], Usage], b: Callable[[], Usage], pairs: int) -> Pair:

@@ -19,6 +19,7 @@ _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 _SCHEME_AND_HOST = re.compile(r"^(?:([a-z][a-z0-9+.-]*):)?//([^/?#]*)(.*)$", re.IGNORECASE | re.DOTALL)
 _URL_INSIDE = re.compile(r"[a-z][a-z0-9+.-]{0,30}://[^\s\"'`<>]+", re.IGNORECASE)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "＝", "＋", "－", "＠")
+_FORMULA_BEHIND_SEMICOLON = re.compile(r";(\s*)(?=[=+\-@|＝＋－＠])")
 _CUT_MARK = "…"
 
 
@@ -81,8 +82,11 @@ def terminal_safe(text: str) -> str:
 
 
 def csv_safe(text: str) -> str:
-    """Return the text for a CSV cell: inert, and never the beginning of a spreadsheet formula."""
-    safe = terminal_safe(text)
+    """Return the text for a CSV cell: inert, and never the beginning of a spreadsheet formula.
+
+    Neither behind a semicolon, at which spreadsheets of many countries split a line.
+    """
+    safe = _FORMULA_BEHIND_SEMICOLON.sub(r";\1'", terminal_safe(text))
     return f"'{safe}" if safe.lstrip().startswith(_FORMULA_STARTS) else safe
 
 

@@ -68,7 +68,7 @@ def daily(
     \b
     Example: cowrieprocessor report daily --date yesterday --output report.txt
     """
-    _report("daily", date, db, sensor, _format(format_, as_json), output)
+    show_report("daily", date, db, sensor, _format(format_, as_json), output)
 
 
 @report.command()
@@ -90,7 +90,7 @@ def weekly(
     \b
     Example: cowrieprocessor report weekly --date 2026-W47 --format csv --output week.csv
     """
-    _report("weekly", date, db, sensor, _format(format_, as_json), output)
+    show_report("weekly", date, db, sensor, _format(format_, as_json), output)
 
 
 @report.command()
@@ -112,7 +112,7 @@ def monthly(
     \b
     Example: cowrieprocessor report monthly --date 2026-11 --json
     """
-    _report("monthly", date, db, sensor, _format(format_, as_json), output)
+    show_report("monthly", date, db, sensor, _format(format_, as_json), output)
 
 
 def _format(format_: str | None, as_json: bool) -> str:
@@ -121,7 +121,7 @@ def _format(format_: str | None, as_json: bool) -> str:
     return "json" if as_json else format_ or "text"
 
 
-def _report(
+def show_report(
     kind_name: str, date: str | None, db: str | None, sensor: str | None, format_: str, output: str | None
 ) -> None:
     from cowrieprocessor.db.engine import read_transaction

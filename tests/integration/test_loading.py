@@ -641,7 +641,7 @@ def test_the_earliest_connect_and_login_win(tmp_path: Path) -> None:
         {"eventid": "cowrie.client.kex", "hassh": "ab" * 16, "timestamp": "2026-01-01T00:00:02Z"},
     ]
     seen = set()
-    for number, order in enumerate(itertools.permutations(observed)):
+    for number, order in enumerate(list(itertools.permutations(observed))[::7]):
         engine = get_engine(tmp_path / f"{number}.sqlite")
         lines = [json.dumps(base | one) for one in order]
         BulkLoader(engine, settings=Settings(batch_size=1 + number % 3)).load([write(tmp_path / "x.json", lines)])

@@ -14,7 +14,7 @@ from cowrieprocessor.reporting.render.csv import COLUMNS, report_csv
 from cowrieprocessor.reporting.reports import make_report
 from tests.unit.reporting.scene import DAY, FORMULA, add_dead_letter, add_file, add_hash, add_session, at, sha
 
-FORMULAS = (FORMULA, "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "|calc", "＝1+1", "＠x", "\n=1")
+FORMULAS = (FORMULA, "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", "|calc", "＝1+1", "＠x", "\n=1", "x;=1+1")
 
 
 def _rows(engine: Engine) -> list[dict[str, str]]:
@@ -89,4 +89,5 @@ def test_no_cell_is_a_formula(engine: Engine, formula: str) -> None:
     cells = [cell for row in _rows(engine) for name, cell in row.items() if name not in numeric]
     assert not [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@", "\t", "\r", "|", "＝", "＠"))]
     assert not [cell for cell in cells if "\n" in cell or "\r" in cell or "\t" in cell]
-    assert any(cell.startswith("'") for cell in cells)
+    assert any(cell.startswith(("'", "\\x", "x;'")) for cell in cells)
+    assert not [cell for cell in cells if ";=" in cell]
