@@ -17,7 +17,8 @@ _UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{_UNSAFE}]")
 _ESCAPE = re.compile(r"\\(?:\\|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 _SCHEME_AND_HOST = re.compile(r"^(?:([a-z][a-z0-9+.-]*):)?//([^/?#]*)(.*)$", re.IGNORECASE | re.DOTALL)
-_URL_INSIDE = re.compile(r"[a-z][a-z0-9+.-]{0,30}://[^\s\"'`<>]+", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?<=:)//(?:[^\s/?#\"'`<>:]|:(?!//))+")
+_LINK_SCHEME = re.compile(r"(?:(htt)|(f)t)(?=ps?://)", re.IGNORECASE)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "＝", "＋", "－", "＠")
 _FORMULA_BEHIND_SEMICOLON = re.compile(r";(\s*)(?=[=+\-@|＝＋－＠])")
 _CUT_MARK = "…"
@@ -112,15 +113,16 @@ def defang(url: str) -> str:
         scheme = re.sub(r"^http", "hxxp", scheme, flags=re.IGNORECASE)
         scheme = re.sub(r"^(t?)ftp", r"\1fxp", scheme, flags=re.IGNORECASE)
     prefix = f"{scheme}:" if scheme else ""
-    return f"{prefix}//{host.replace('.', '[.]')}{rest}"
+    return f"{prefix}//{host.replace('.', '[.]')}{defang_all(rest) if rest else ''}"
 
 
 def defang_all(text: str) -> str:
     """Return the text with every URL in it defanged, as in the command `wget http://198.51.100.7/x`.
 
-    Credentials are masked, control characters escaped.
+    Credentials are masked, control characters escaped. A URL inside another one's path or query loses its link too.
     """
-    return _URL_INSIDE.sub(lambda match: defang(match.group()), terminal_safe(text))
+    safe = _AUTHORITY.sub(lambda authority: defang(authority.group()), terminal_safe(text))
+    return _LINK_SCHEME.sub(lambda scheme: "hxx" if scheme.group(1) else "fx", safe)
 
 
 def last_path_segment(url: str) -> str | None:

@@ -37,7 +37,7 @@ class Settings:
 
     db_url: str | None = None
     batch_size: int = 5000
-    max_value_bytes: int = 4 * MIB
+    max_value_bytes: int = 2 * MIB
     max_ratio: int = 250
     max_ratio_grace_bytes: int = 64 * MIB
     max_nesting: int = SQLITE_JSON_DEPTH
@@ -145,7 +145,7 @@ SETTINGS_REFERENCE: tuple[SettingReference, ...] = (
     SettingReference(
         "max_value_bytes",
         "COWRIEPROC_MAX_VALUE_BYTES",
-        "4MiB",
+        "2MiB",
         "The largest JSON value in bytes that is kept as an event; a larger one becomes a dead letter.",
         _size(KIB),
     ),

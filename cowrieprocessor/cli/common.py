@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ from cowrieprocessor.errors import ConfigurationError, CowrieProcessorError
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from cowrieprocessor.reporting.render.terminal import Screen
 
@@ -72,6 +73,23 @@ def open_for_reading(db: str | None) -> Engine:
     engine = get_engine(database_name(db), read_only=True)
     require_current(engine)
     return engine
+
+
+@contextmanager
+def reading(db: str | None) -> Iterator[Connection]:
+    """Yield a connection that sees one state of a database at our version, and close it afterwards.
+
+    Raises:
+        DatabaseError: there is no such database, or its version is another one; the message names the remedy.
+    """
+    from cowrieprocessor.db.engine import dispose, read_transaction
+
+    engine = open_for_reading(db)
+    try:
+        with read_transaction(engine) as connection:
+            yield connection
+    finally:
+        dispose(engine)
 
 
 def say_waiting(seconds: float) -> None:

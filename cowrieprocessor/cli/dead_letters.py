@@ -9,9 +9,9 @@ from cowrieprocessor.cli.common import (
     db_option,
     json_option,
     limit_option,
-    open_for_reading,
     print_json,
     print_text,
+    reading,
     say_more,
     screen,
 )
@@ -42,11 +42,10 @@ def list_(db: str | None, reason: str | None, resolved: bool, limit: int, after:
     \b
     Example: cowrieprocessor dead-letters list --reason 'not JSON'
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.queries.dead_letters import count_dead_letters, list_dead_letters
     from cowrieprocessor.reporting.render.listings import dead_letters_text
 
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         page = list_dead_letters(connection, reason=reason, resolved=resolved, limit=limit, after=after)
         counts = count_dead_letters(connection, resolved=resolved)
     if as_json:

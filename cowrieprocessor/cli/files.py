@@ -9,9 +9,9 @@ from cowrieprocessor.cli.common import (
     db_option,
     json_option,
     limit_option,
-    open_for_reading,
     print_json,
     print_text,
+    reading,
     say_more,
     screen,
 )
@@ -67,7 +67,6 @@ def list_(
     \b
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.periods import parse_moment
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
@@ -80,7 +79,7 @@ def list_(
         name=name or None,
     )
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
     if as_json:
         print_json({"files": page.rows, "next": page.next})
@@ -112,11 +111,10 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor files show 8d2eda9f6a44
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
     from cowrieprocessor.reporting.render.details import file_text
 
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         details = file_details(connection, find_hash(connection, sha256), max_sightings=sightings)
     if as_json:
         print_json(details)
@@ -141,12 +139,11 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     \b
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.queries.file_details import find_hash
     from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
 
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         whole = find_hash(connection, sha256)
         page = list_file_sessions(connection, whole, limit=limit, after=after)
     if as_json:

@@ -56,11 +56,9 @@ def scan(directory: str, db: str | None, sensor: str | None, rehash: bool, as_js
     Again is a no-op. Ends with 3 if a file could not be read.
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.db.migrations import prepare
     from cowrieprocessor.loader.downloads import scan_downloads
 
     engine = get_engine(database_name(db), on_wait=say_waiting)
-    prepare(engine)
     with _ProgressLine() as line:
         result = scan_downloads(engine, directory, sensor=sensor, rehash=rehash, on_progress=line.update)
     dispose(engine)

@@ -68,10 +68,10 @@ def load_summary(result: LoadResult) -> list[str]:
         f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {states['failed']} failed",
         f"{counters['events']:,} new events, {counters['file_sightings']:,} of them with a file",
     ]
-    if counters["events"] and result.duration_s > 0:
+    if counters["events"] >= 1000 and result.duration_s > 0:
         lines[-1] += f"; {counters['events'] / result.duration_s:,.0f} events/s"
     if counters["dead_letters"]:
-        lines.append(f"{counters['dead_letters']:,} values that are no events: cowrieprocessor dead-letters list")
+        lines.append(f"{counters['dead_letters']:,} not stored as events: cowrieprocessor dead-letters list")
     if counters["file_dead_letters"]:
         lines.append(
             f"{counters['file_dead_letters']:,} events whose file could not be taken up: "

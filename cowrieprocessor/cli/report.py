@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cowrieprocessor.cli.common import db_option, json_option, message, open_for_reading, print_text, screen
+from cowrieprocessor.cli.common import db_option, json_option, message, print_text, reading, screen
 from cowrieprocessor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -124,14 +124,23 @@ def _format(format_: str | None, as_json: bool) -> str:
 def show_report(
     kind_name: str, date: str | None, db: str | None, sensor: str | None, format_: str, output: str | None
 ) -> None:
-    from cowrieprocessor.db.engine import read_transaction
+    """Print a report, or write it to a file.
+
+    Args:
+        kind_name: daily, weekly or monthly.
+        date: what `--date` says; None for the newest period with anything to report.
+        db: what `--db` says.
+        sensor: only what this sensor saw, or None.
+        format_: text, json or csv.
+        output: the file to write, or None to print.
+    """
     from cowrieprocessor.reporting.periods import PeriodKind, parse_period, period_of
     from cowrieprocessor.reporting.reports import make_report
 
     kind = PeriodKind(kind_name)
     now = dt.datetime.now(dt.UTC)
     given = parse_period(kind, date, now) if date else None
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         period = given or _newest(connection, kind_name, sensor) or period_of(kind, now)
         made = make_report(connection, period, sensor=sensor)
     text = _rendered(made, format_, db, to_file=output is not None)

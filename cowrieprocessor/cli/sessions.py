@@ -9,9 +9,9 @@ from cowrieprocessor.cli.common import (
     db_option,
     json_option,
     limit_option,
-    open_for_reading,
     print_json,
     print_text,
+    reading,
     say_more,
     screen,
 )
@@ -57,7 +57,6 @@ def list_(
     \b
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.periods import parse_moment
     from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
     from cowrieprocessor.reporting.render.listings import sessions_text
@@ -70,7 +69,7 @@ def list_(
         with_files=with_files,
         flagged=flagged,
     )
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         page = list_sessions(connection, filters, limit=limit, after=after)
     if as_json:
         print_json({"sessions": page.rows, "next": page.next})
@@ -95,11 +94,10 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor sessions show 3f2a9c0d1b7e
     """
-    from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.reporting.queries.sessions import session_details
     from cowrieprocessor.reporting.render.details import session_text
 
-    with read_transaction(open_for_reading(db)) as connection:
+    with reading(db) as connection:
         details = session_details(connection, session_id, limit=limit)
     if as_json:
         print_json(details)

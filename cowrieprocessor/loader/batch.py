@@ -107,7 +107,7 @@ class Batch:
     _dead_letters: Rows = field(default_factory=list)
     _counters: Counter[str] = field(default_factory=Counter)
     _first_event: list[Any] | None = None
-    _last: tuple[int, Event] | None = None
+    _last_event: list[Any] | None = None
 
     def add(self, value: Value) -> None:
         """Add one value: an event becomes rows, anything else a dead letter."""
@@ -162,7 +162,7 @@ class Batch:
             dead_letters=self._dead_letters,
             counters=dict(+self._counters),
             first_event=self._first_event,
-            last_event=_event_key(*self._last) if self._last else None,
+            last_event=self._last_event,
             file_position=file_position,
         )
 
@@ -196,9 +196,10 @@ class Batch:
             row += (event.session_id, event.event_type, event.timestamp)
         self._events.append(row)
         self._tallies.add(event)
-        self._last = (value.line, event)
+        # Not the event itself: its fields can be large, and it would outlive the value.
+        self._last_event = [value.line, event.session_id, event.event_type, event.timestamp, event.payload_hash]
         if self._first_event is None:
-            self._first_event = _event_key(value.line, event)
+            self._first_event = self._last_event
         if not event.session_id or event.event_type is None or event.moment is None:
             self._count_gaps(event)
         if event.event_type in ORIGINS:
@@ -287,10 +288,6 @@ def raw_payload(value: Value) -> dict[str, Any]:
         return {"text": raw.decode(), **more}
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(raw).decode(), **more}
-
-
-def _event_key(line: int, event: Event) -> list[Any]:
-    return [line, event.session_id, event.event_type, event.timestamp, event.payload_hash]
 
 
 def _session_rows(tallies: SessionTallies, source: str, now: str) -> Rows:

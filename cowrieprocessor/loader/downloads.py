@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader import scan_rows
 from cowrieprocessor.loader.captured_file import (
@@ -46,10 +47,10 @@ SESSION_ID_CHARS = 64
 class ScanResult:
     """What a scan found and changed.
 
-    `entries` is everything in the folder: `new` + `completed` + `unchanged` files and all that was
-    `left_alone`. `new` hashes the database had not heard of, `completed` ones that lacked something,
-    `unchanged` ones it knew. `mismatched` and `unreadable` keep the first 100 names; `left_alone` has the
-    full counts by reason.
+    `directory` and `sensor` are inert. `entries` is everything in the folder: `new` + `completed` +
+    `unchanged` files and all that was `left_alone`. `new` hashes the database had not heard of, `completed`
+    ones that lacked something, `unchanged` ones it knew. `mismatched` and `unreadable` keep the first 100
+    names; `left_alone` has the full counts by reason.
     """
 
     directory: str
@@ -127,7 +128,7 @@ def scan_downloads(
     type already, the file is not read again.
 
     Args:
-        engine: a database at our version.
+        engine: where to; a new database is made ready.
         directory: Cowrie's downloads folder; folders inside it are left alone.
         sensor: whose folder it is; names the session of files that no log names.
         rehash: read every file again, also those that the database knows.
@@ -137,14 +138,17 @@ def scan_downloads(
     Raises:
         InputNotFound: no such folder.
         InputNotReadable: it is no folder, or cannot be opened.
+        MigrationNeeded: a v3 database.
         DatabaseError: the database cannot serve; what was committed before stays.
     """
     folder_fd = _open_folder(directory)
     try:
+        prepare(engine)
         describe = describe or type_describer()
-        result = ScanResult(os.fspath(directory), sensor or UNKNOWN_SENSOR, types_known=describe is not None)
+        sensor = sensor or UNKNOWN_SENSOR
+        result = ScanResult(inert(str(Path(directory))), inert(sensor), types_known=describe is not None)
         with scan_rows.recorded_job(engine, result.counters, f"left_alone_{LeftAlone.UNREADABLE}"):
-            scan = _Scan(engine, folder_fd, result, describe, rehash, on_progress)
+            scan = _Scan(engine, folder_fd, artifact_session(sensor), result, describe, rehash, on_progress)
             scan.run()
     finally:
         os.close(folder_fd)
@@ -169,6 +173,7 @@ class _Scan:
         self,
         engine: Engine,
         folder_fd: int,
+        session_id: str,
         result: ScanResult,
         describe: Describe | None,
         rehash: bool,
@@ -180,7 +185,7 @@ class _Scan:
         self.describe = describe
         self.rehash = rehash
         self.on_progress = on_progress
-        self.session_id = artifact_session(result.sensor)
+        self.session_id = session_id
         self.entries_total = 0
 
     def run(self) -> None:

@@ -132,6 +132,7 @@ def test_credentials_in_a_url_are_masked(url: str, masked: str) -> None:
         ("sftp://example.org/x", "sftp://example[.]org/x"),
         ("http://[2001:db8::1]/x", "hxxp://[2001:db8::1]/x"),
         ("/tmp/x.sh", "/tmp/x.sh"),
+        ("http://a.b/c?d=http://e.f/g", "hxxp://a[.]b/c?d=hxxp://e[.]f/g"),
         ("http://a\x1b[31m.b/\r", "hxxp://a\\x1b[31m[.]b/\\x0d"),
     ],
 )
@@ -146,8 +147,11 @@ def test_a_defanged_url_is_no_link(url: str, defanged: str) -> None:
         ("wget http://198.51.100.7/x.sh; sh x.sh", "wget hxxp://198[.]51[.]100[.]7/x.sh; sh x.sh"),
         ("curl 'ftp://u:p@a.b/c' \"https://d.e\"", "curl 'fxp://***@a[.]b/c' \"hxxps://d[.]e\""),
         (" http://a.b", " hxxp://a[.]b"),
-        ("xhttp://a.b", "xhttp://a[.]b"),
-        ("://a.b //c.d", "://a.b //c.d"),
+        ("xhttp://a.b", "xhxxp://a[.]b"),
+        ("http://a.b/?u=http://c.d/e", "hxxp://a[.]b/?u=hxxp://c[.]d/e"),
+        ("http://http://u:p@a.b", "hxxp://hxxp://***@a[.]b"),
+        ("[link=https://a.b]x[link=FTPS://c.d]", "[link=hxxps://a[.]b]x[link=fxPS://c[.]d]"),
+        ("://a.b //c.d /tmp//e.f", "://a[.]b //c.d /tmp//e.f"),
         ("no url. at all", "no url. at all"),
         ("\x1b]8;;http://a.b\x07", "\\x1b]8;;hxxp://a[.]b\\x07"),
     ],
@@ -162,7 +166,7 @@ def test_defanging_leaves_no_link_and_no_live_character(text: str) -> None:
     """Whatever the text, no http or ftp link is left in it."""
     safe = defang_all(f"{text}http://a.b/{text} ftp://x:y@c.d")
     assert not _alive(safe)
-    assert not re.search(r"(?<![a-z0-9+.-])(?:https?|ftp)://[^\s\"'`<>]", safe, re.IGNORECASE)
+    assert not re.search(r"(?:http|ftp)s?://", safe, re.IGNORECASE)
     assert "x:y@" not in safe
 
 

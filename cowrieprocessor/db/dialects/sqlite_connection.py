@@ -39,7 +39,7 @@ CLOSE_WAIT_S = 5.0
 PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA temp_store=MEMORY",
-    "PRAGMA cache_size=-65536",  # KiB
+    "PRAGMA cache_size=-32768",  # KiB: the loader and its parser together stay below 200 MB
     "PRAGMA mmap_size=0",
 )
 WRITER_PRAGMAS = (

@@ -119,6 +119,7 @@ def test_a_missing_or_wrong_folder_ends_with_3(tmp_path: Path) -> None:
     wrong = call("file", "--db", "t.sqlite", cwd=tmp_path)
 
     assert (missing.returncode, wrong.returncode) == (3, 3)
+    assert not (tmp_path / "t.sqlite").exists()
     assert missing.stderr == "error: nowhere: no such folder; give Cowrie's downloads folder\n"
     assert wrong.stderr == "error: file: is no folder; give Cowrie's downloads folder\n"
 

@@ -1,0 +1,146 @@
+"""`cowrieprocessor report daily`, `weekly` and `monthly`, as they are called."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.engine import write_transaction
+from tests.unit.reporting.program import Program
+from tests.unit.reporting.scene import add_file, add_hash, add_session, at, sha
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """The program as a user calls it."""
+    return Program(monkeypatch, capsys)
+
+
+@pytest.fixture
+def db(engine: Engine, db_url: str) -> str:
+    """A database with a session and a file on each of two days."""
+    with write_transaction(engine) as connection:
+        for number, days in ((1, 0), (2, -1)):
+            add_session(connection, f"s{number}", at(1, days=days), sensor=f"sensor-{number}")
+            add_hash(connection, sha(number), at(1, days=days))
+            add_file(connection, f"s{number}", sha(number), at(1, days=days))
+    return db_url
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sessions"), [("daily", "2026-11-21", 1), ("weekly", "2026-W47", 2), ("monthly", "2026-11", 2)]
+)
+def test_default_is_the_newest_with_sessions(db: str, program: Program, kind: str, name: str, sessions: int) -> None:
+    """Without a date the report is on the newest period that has sessions, and says so on standard error."""
+    outcome = program("report", kind, "--db", db, "--json")
+    assert f"{name} is the newest with sessions or files; --date takes another\n" == outcome.err
+    assert (kind, name, sessions) == (
+        outcome.document["period"]["kind"],
+        outcome.document["period"]["name"],
+        outcome.document["totals"]["sessions"],
+    )
+
+
+def test_formats_say_the_same(db: str, program: Program) -> None:
+    """Text, CSV and JSON of one report agree; `--json` is `--format json`."""
+    arguments = ("report", "daily", "--db", db, "--date", "2026-11-20")
+    text = program(*arguments)
+    document = program(*arguments, "--json").document
+    rows = list(csv.DictReader(io.StringIO(program(*arguments, "--format", "csv").out, newline="")))
+    assert text.err == ""
+    assert "1 session from 1 address" in text.out
+    assert document == program(*arguments, "--format", "json").document
+    totals = {row["key"]: int(row["value"]) for row in rows if row["section"] == "totals"}
+    assert document["totals"] == totals
+    assert [sha(2)] == [row["key"] for row in rows if row["section"] == "files"]
+
+
+def test_json_and_another_format_contradict_each_other(db: str, program: Program) -> None:
+    """`--json --format csv` is a wrong call."""
+    outcome = program("report", "daily", "--db", db, "--json", "--format", "csv")
+    assert (outcome.code, outcome.out) == (2, "")
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "csv"])
+def test_output_goes_to_a_private_file(db: str, program: Program, tmp_path: Path, format_: str) -> None:
+    """`--output` writes the whole report to a file of mode 0600, over an older one, and nothing else."""
+    path = tmp_path / "report.out"
+    path.write_text("older and longer" * 10_000)
+    path.chmod(0o644)
+    printed = program("report", "daily", "--db", db, "--date", "2026-11-21", "--format", format_)
+    outcome = program("report", "daily", "--db", db, "--date", "2026-11-21", "--format", format_, "--output", str(path))
+    assert (outcome.code, outcome.out) == (0, "")
+    assert f"written to {path}" in outcome.err
+    assert printed.out == path.read_bytes().decode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {"report.out"} == {entry.name for entry in tmp_path.iterdir() if entry.suffix == ".out"}
+
+
+def test_output_replaces_a_link_and_not_what_it_names(db: str, program: Program, tmp_path: Path) -> None:
+    """A symbolic link in the place of the report is replaced; the file that it names stays as it was."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    link = tmp_path / "report.txt"
+    link.symlink_to(precious)
+    assert program("report", "daily", "--db", db, "--output", str(link)).code == 0
+    assert (precious.read_text(), link.is_symlink()) == ("keep", False)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/report.txt", "."])
+def test_output_that_cannot_be_written_ends_with_2(db: str, program: Program, tmp_path: Path, name: str) -> None:
+    """A file that cannot be written is a message that names it, not a traceback."""
+    outcome = program("report", "daily", "--db", db, "--output", str(tmp_path / name))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert str(tmp_path) in outcome.err
+
+
+def test_a_sensor_can_be_picked_and_misspelt(db: str, program: Program) -> None:
+    """`--sensor` reports on one sensor, on its newest day; an unknown one ends with 1 and the names of all."""
+    document = program("report", "daily", "--db", db, "--sensor", "sensor-2", "--json").document
+    assert (
+        document["period"]["name"],
+        document["sensor"],
+        document["totals"]["sessions"],
+    ) == ("2026-11-20", "sensor-2", 1)
+    for date in ((), ("--date", "2026-11-21")):
+        outcome = program("report", "daily", "--db", db, "--sensor", "x", *date)
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "sensor-1, sensor-2" in outcome.err
+
+
+def test_an_empty_database_has_an_empty_report(engine: Engine, db_url: str, program: Program) -> None:
+    """Without any data the report says that nothing happened and how to load logs, and ends with 0."""
+    outcome = program("report", "monthly", "--db", db_url)
+    assert outcome.code == 0
+    assert "Nothing happened" in outcome.out
+    assert "cowrieprocessor load" in outcome.err
+
+
+def test_suggested_commands_name_the_database_but_no_password(db: str, program: Program, tmp_path: Path) -> None:
+    """A path given with `--db` is repeated in the suggested commands; a URL, which can hold a password, is not."""
+    with_url = program("report", "daily", "--db", db).out
+    assert "--db" not in with_url
+    if db.startswith("sqlite"):
+        path = db.removeprefix("sqlite:///")
+        assert f"cowrieprocessor files show --db {path} {sha(1)[:12]}" in " ".join(
+            program("report", "daily", "--db", path).out.split()
+        )
+
+
+@pytest.mark.parametrize(("kind", "date"), [("daily", "2026-W47"), ("weekly", "x"), ("monthly", "2026-13")])
+def test_a_date_that_is_none_ends_with_2(db: str, program: Program, kind: str, date: str) -> None:
+    """A date that the report does not take ends with 2 and says what it takes."""
+    outcome = program("report", kind, "--db", db, "--date", date)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: ")
+
+
+def test_json_document_is_one_value(db: str, program: Program) -> None:
+    """Standard output holds one JSON document and nothing else."""
+    assert isinstance(json.loads(program("report", "weekly", "--db", db, "--format", "json").out), dict)

