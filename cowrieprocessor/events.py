@@ -136,12 +136,15 @@ def parse_event(raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTIN
     """
     if type(fields) is not dict:
         return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
-    if not _is_plain(raw, fields, max_nesting):
+    if (
+        raw.translate(None, b" \t\r\n").count(b'":') != len(fields)  # a key twice, or `":` in a text or nested object
+        or (b"\\" in raw and b"\\u00" in raw)  # a key of letters may be spelled with escapes
+        or (len(raw) >= 2 * max_nesting and raw.count(b"[") + raw.count(b"{") > max_nesting)
+        or type(fields.get("timestamp")) is float
+    ):
         plain = _made_plain(raw, fields, max_nesting)
-        if isinstance(plain, Refused):
-            return plain
         if plain is not raw:
-            raw, fields = plain, orjson.loads(plain)
+            return plain if isinstance(plain, Refused) else parse_event(plain, orjson.loads(plain))
     get = fields.get
     session, event_type, timestamp = get("session"), get("eventid"), get("timestamp")
     if type(session) is not str or len(session) > MAX_SESSION_CHARS or "\0" in session:
@@ -206,9 +209,10 @@ def moment_or_none(timestamp: object) -> str | None:
         try:
             dt.datetime.fromisoformat(timestamp)
         except ValueError:
-            return None
-        if timestamp[19] == "." and timestamp[7] == "-" and timestamp[13] == ":" == timestamp[16]:
-            return f"{timestamp[:10]} {timestamp[11:26]}"
+            pass
+        else:
+            if timestamp[19] == "." and timestamp[7] == "-" and timestamp[13] == ":" == timestamp[16]:
+                return f"{timestamp[:10]} {timestamp[11:26]}"
     if timestamp is None:
         return None
     try:
@@ -282,20 +286,6 @@ def _key_text(value: object, key: str, max_chars: int) -> tuple[str | None, Refu
     if len(text) > max_chars:
         return None, Refused(f"{key} is too long", f"{key} has {len(text)} characters, allowed are {max_chars}")
     return text, None
-
-
-def _is_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bool:
-    """Return whether an object surely has no duplicate or escaped key, no deep nesting and no decimal timestamp.
-
-    Where each key is one `":`, as many of these as there are keys leave no room for a second spelling of a key.
-    """
-    return (
-        raw.count(b'":') == len(fields)
-        and b"\\u00" not in raw
-        and not (b" :" in raw or b"\t:" in raw or b"\n:" in raw or b"\r:" in raw)
-        and type(fields.get("timestamp")) is not float
-        and (len(raw) < 2 * max_nesting or raw.count(b"[") + raw.count(b"{") <= max_nesting)
-    )
 
 
 def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes | Refused:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from cowrieprocessor.cli.common import message
-from cowrieprocessor.errors import InputNotFound
+from cowrieprocessor.errors import ConfigurationError, InputNotFound
 
 SAMPLES = "samples"
 DATABASE = "cowrieprocessor.sqlite"
@@ -26,38 +27,56 @@ def demo(directory: Path) -> None:
     """Load the samples, take up their captured files, and print the report.
 
     Nothing but the folder of the demonstration is written; again shows the same. Ends with 0.
+
+    \b
+    Example: cowrieprocessor demo --dir /tmp/demo
     """
     from cowrieprocessor.cli.files_scan import scan
     from cowrieprocessor.cli.load import load
     from cowrieprocessor.cli.report import show_report
 
     samples = find_samples()
-    directory.mkdir(parents=True, exist_ok=True)
+    _make_folder(directory)
     db = str(directory / DATABASE)
-    message(f"1. cowrieprocessor load {samples} --db {db}")
-    load.main([str(samples), "--db", db], standalone_mode=False)
-    message(f"2. cowrieprocessor files scan {samples / 'downloads'} --sensor {SENSOR} --db {db}")
-    scan.main([str(samples / "downloads"), "--sensor", SENSOR, "--db", db], standalone_mode=False)
-    message(f"3. cowrieprocessor report daily --db {db}")
+    _step("1. cowrieprocessor load", load, str(samples), "--db", db)
+    _step("2. cowrieprocessor files scan", scan, str(samples / "downloads"), "--sensor", SENSOR, "--db", db)
+    message(f"3. cowrieprocessor report daily --db {shlex.quote(db)}")
     show_report("daily", None, db, None, "text", None)
-    click.echo(_next_steps(db))
+    click.echo(_next_steps(shlex.quote(db)))
 
 
 def find_samples() -> Path:
-    """Return the folder of samples: here, or in the clone that the program runs from.
+    """Return the folder of samples: in the installed package, or in the clone that the program runs from.
 
     Raises:
-        InputNotFound: there is none; an installed package has no samples.
+        InputNotFound: there is none; whoever installed the package left them out.
     """
-    here = Path(SAMPLES)
-    beside = Path(__file__).parents[2] / SAMPLES
-    for folder in (here, beside):
+    package = Path(__file__).parents[1]
+    for folder in (package / SAMPLES, package.parent / SAMPLES):
         if (folder / "cowrie.json").is_file():
-            return folder
+            here = Path.cwd()
+            return folder.relative_to(here) if folder.is_relative_to(here) else folder
     raise InputNotFound(
-        "no samples here: run it in a clone of the project (make demo), or load logs of your own: "
+        "this installation has no samples: run it in a clone of the project (make demo), or load logs of your own: "
         "cowrieprocessor load /path/to/var/log/cowrie"
     )
+
+
+def _make_folder(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{directory}: cannot be made: {error.strerror}; name another folder with --dir"
+        ) from error
+
+
+def _step(title: str, command: click.Command, *arguments: str) -> None:
+    """Say and run one command; if it fails, the demonstration ends as it did."""
+    message(f"{title} {shlex.join(arguments)}")
+    code = command.main(list(arguments), standalone_mode=False)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def _next_steps(db: str) -> str:

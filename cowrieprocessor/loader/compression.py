@@ -302,31 +302,34 @@ class LogStream:
         )
 
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
 def _open(path: Path) -> int:
     """Return a descriptor of a regular file, without ever blocking on a FIFO."""
     name = inert(str(path))
     try:
+        _refuse_irregular(path.stat().st_mode, name)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError as error:
         raise InputNotFound(f"{name}: no such file; check the path") from error
     except OSError as error:
         raise InputNotReadable(f"{name}: {error.strerror}; give the user who loads it the right to read it") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    try:
+        _refuse_irregular(os.fstat(descriptor).st_mode, name)  # it may have been replaced meanwhile
+    except InputNotReadable:
         os.close(descriptor)
-        kind = next(
-            (
-                what
-                for test, what in (
-                    (stat.S_ISDIR, "a folder"),
-                    (stat.S_ISFIFO, "a FIFO"),
-                    (stat.S_ISSOCK, "a socket"),
-                    (stat.S_ISCHR, "a device"),
-                    (stat.S_ISBLK, "a device"),
-                )
-                if test(mode)
-            ),
-            "not a file",
-        )
-        raise InputNotReadable(f"{name} is {kind}: only regular files are loaded; save the log to a file first")
+        raise
     return descriptor
+
+
+def _refuse_irregular(mode: int, name: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((kind for test, kind in _KINDS if test(mode)), "not a file")
+        raise InputNotReadable(f"{name} is {kind}: only regular files are loaded; save the log to a file first")

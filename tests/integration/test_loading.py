@@ -469,8 +469,10 @@ def test_sqlite_and_postgresql_hold_the_same(corpus: Path, tmp_path: Path, postg
         engine = get_engine(url)
         apply_migrations(engine)
         BulkLoader(engine, settings=Settings(batch_size=500)).load(
-            [corpus / "cowrie-3.1.4", corpus / "cowrie-2.2", corpus / "cowrie-2.9", hostile]
-            + [corpus / "file-event-shapes.jsonl"]
+            [
+                *(corpus / name for name in ("cowrie-3.1.4", "cowrie-2.2", "cowrie-2.9", "file-event-shapes.jsonl")),
+                hostile,
+            ]
         )
         contents.append(logical_contents(engine))
         engine.dispose()
@@ -507,11 +509,12 @@ def hostile_lines() -> list[str]:
         {"session": "n\0", "eventid": "cowrie.session.connect"},
         {},
     ]
-    nested = '{"session":"n","x":' + "[" * 2000 + "]" * 2000 + "}"
+    nested, deeper = ('{"session":"n","x":' + "[" * depth + "]" * depth + "}" for depth in (1010, 2000))
     return [
         *(json.dumps(one) for one in odd),
         json.dumps(odd[0], ensure_ascii=False),
         nested,
+        deeper,
         '{"session":"d1","session":"d2","eventid":"x"}',
         '{"session":"l","eventid":"x","input":"\\ud800"}',
         '{"session":"n","eventid":"x","n":NaN}',

@@ -61,8 +61,8 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("sensors", _counted(file.sensors)),
     ]
     parts: list[RenderableType] = [facts(known)]
-    parts += _values("Names", "name", file.names, file.names_total)
-    parts += _values("Fetched from", "URL", file.urls, file.urls_total)
+    parts += _values(screen, "Names", "name", file.names, file.names_total)
+    parts += _values(screen, "Fetched from", "URL", file.urls, file.urls_total)
     return draw(screen, *parts, *_bounds(file))
 
 
@@ -86,13 +86,13 @@ def _counted(values: Sequence[Sightings]) -> Text:
     return Text(", ".join(f"{shown(value.value, 64) or '(no name)'} {value.sessions:,}" for value in values))
 
 
-def _values(title: str, what: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
+def _values(screen: Screen, title: str, what: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
     if not values:
         return []
     rows = [(number(value.sessions), cell(value.value, 1024)) for value in values]
     parts: list[RenderableType] = [
         heading(title),
-        table((Column("sessions", number=True), Column(what, wraps=True, takes_rest=True)), rows),
+        table(screen, (Column("sessions", number=True), Column(what, wraps=True, takes_rest=True)), rows),
     ]
     if total > len(values):
         parts.append(sentence(f"and {total - len(values):,} more", "dim"))
@@ -107,12 +107,12 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
         parts += [heading("Files"), _session_files(session, screen)]
         parts += _rest(session.files_total, len(session.files), "files")
     if session.events:
-        parts += [heading("What happened (UTC)"), _events(session.events)]
+        parts += [heading("What happened (UTC)"), _events(screen, session.events)]
         parts += _rest(session.events_total, len(session.events), "events")
     elif session.commands:
         rows = [(number(command.times), cell(command.command, 600)) for command in session.commands]
         columns = (Column("times", number=True), Column("command", wraps=True, takes_rest=True))
-        parts += [heading("Commands"), table(columns, rows)]
+        parts += [heading("Commands"), table(screen, columns, rows)]
         parts += _rest(session.commands_total, len(session.commands), "commands")
     if not session.events and summary.event_count:
         parts.append(sentence("\nThe events of this session are no longer in the database.", "dim"))
@@ -160,8 +160,8 @@ def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
 def _session_files(session: SessionDetails, screen: Screen) -> RenderableType:
     columns = (
         Column("SHA-256"),
-        Column("how"),
-        Column("size", number=True),
+        Column("how", needs=72),
+        Column("size", number=True, needs=56),
         Column("verdict"),
         Column("name and URL", wraps=True, takes_rest=True),
     )
@@ -175,11 +175,11 @@ def _session_files(session: SessionDetails, screen: Screen) -> RenderableType:
         )
         for file in session.files
     ]
-    return table(columns, rows)
+    return table(screen, columns, rows)
 
 
-def _events(events: Sequence[SessionEvent]) -> RenderableType:
-    columns = (Column("time"), Column("event"), Column("", wraps=True, takes_rest=True))
+def _events(screen: Screen, events: Sequence[SessionEvent]) -> RenderableType:
+    columns = (Column("time (UTC)"), Column("event", wraps=True), Column("", wraps=True, takes_rest=True))
     rows = []
     last_day = ""
     for event in events:
@@ -199,7 +199,7 @@ def _events(events: Sequence[SessionEvent]) -> RenderableType:
                 ),
             )
         )
-    return table(columns, rows)
+    return table(screen, columns, rows)
 
 
 def _style(event_type: str | None) -> str:

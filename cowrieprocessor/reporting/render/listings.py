@@ -21,7 +21,6 @@ from cowrieprocessor.reporting.render.terminal import (
     file_hash,
     media_type,
     minute,
-    moment,
     number,
     plural,
     sentence,
@@ -41,11 +40,11 @@ def files_text(page: Page[FileListing], screen: Screen) -> str:
     columns = (
         Column("SHA-256"),
         Column("name", wraps=True, takes_rest=True),
-        Column("type"),
-        Column("size", number=True),
-        Column("sessions", number=True),
+        Column("type", needs=100),
+        Column("size", number=True, needs=88),
+        Column("sessions", number=True, needs=56),
         Column("verdict"),
-        Column("last seen (UTC)"),
+        Column("last seen (UTC)", needs=72),
     )
     rows = [
         (
@@ -59,7 +58,7 @@ def files_text(page: Page[FileListing], screen: Screen) -> str:
         )
         for file in page.rows
     ]
-    return draw(screen, table(columns, rows))
+    return draw(screen, table(screen, columns, rows))
 
 
 def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
@@ -69,15 +68,15 @@ def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
     columns = (
         Column("session"),
         Column("time (UTC)"),
-        Column("from"),
-        Column("user", wraps=True),
-        Column("sensor", wraps=True),
+        Column("from", wraps=True),
+        Column("user", wraps=True, needs=64),
+        Column("sensor", wraps=True, needs=96),
         Column("name or URL", wraps=True, takes_rest=True),
     )
     rows = [
         (
             cell(row.session_id, 24),
-            moment(row.first_seen),
+            minute(row.first_seen),
             cell(row.src_ip, 45),
             cell(row.username, 40),
             cell(row.sensor, 32),
@@ -85,7 +84,7 @@ def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
         )
         for row in page.rows
     ]
-    return draw(screen, table(columns, rows))
+    return draw(screen, table(screen, columns, rows))
 
 
 def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
@@ -95,17 +94,17 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
     columns = (
         Column("session"),
         Column("began (UTC)"),
-        Column("from"),
-        Column("user", wraps=True, takes_rest=True),
-        Column("commands", number=True),
-        Column("files", number=True),
-        Column("sensor", wraps=True),
-        Column("flags"),
+        Column("from", wraps=True),
+        Column("user", wraps=True, takes_rest=True, needs=48),
+        Column("cmds", number=True, needs=60),
+        Column("files", number=True, needs=60),
+        Column("sensor", wraps=True, needs=96),
+        Column("flags", wraps=True, needs=72),
     )
     rows = [
         (
             cell(row.session_id, 64),
-            moment(row.first_event_at),
+            minute(row.first_event_at),
             cell(row.src_ip, 45),
             _user(row),
             number(row.command_count),
@@ -115,7 +114,7 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
         )
         for row in page.rows
     ]
-    return draw(screen, table(columns, rows))
+    return draw(screen, table(screen, columns, rows))
 
 
 def _user(row: SessionListing) -> Text:
@@ -140,22 +139,24 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
     by_reason = ", ".join(f"{shown(count.reason, 128)} {count.count:,}" for count in counts)
     columns = (
         Column("id", number=True),
-        Column("stored (UTC)"),
+        Column("stored (UTC)", needs=80),
         Column("reason", wraps=True),
-        Column("line", number=True),
+        Column("line", number=True, needs=56),
         Column("log and beginning of the value", wraps=True, takes_rest=True),
     )
     rows = [
         (
             number(letter.id),
-            moment(letter.created_at),
+            minute(letter.created_at),
             cell(letter.reason + (" (resolved)" if letter.resolved else ""), 128),
             number(None if letter.source_offset is None else letter.source_offset + 1),
             Text(f"{shown(letter.source, 200)}\n{shown(excerpt_text(letter.excerpt), 240)}"),
         )
         for letter in page.rows
     ]
-    return draw(screen, sentence(f"{plural(total, 'dead letter')}: {by_reason}"), Text(""), table(columns, rows))
+    return draw(
+        screen, sentence(f"{plural(total, 'dead letter')}: {by_reason}"), Text(""), table(screen, columns, rows)
+    )
 
 
 def excerpt_text(excerpt: str) -> str:

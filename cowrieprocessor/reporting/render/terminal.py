@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from cowrieprocessor.sanitize import defang_all
 
 DEFAULT_WIDTH = 100
 MIN_WIDTH = 40
-MIN_REST_CHARS = 14
+MIN_REST_CHARS = 10
 SHORT_HASH_CHARS = 12
 FULL_HASH_WIDTH = 150
 _CUT_MARK = "…"
@@ -38,12 +39,16 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and whether it holds numbers, may take more lines, or takes the room left."""
+    """A column: its heading, and whether it holds numbers, may take more lines, or takes the room left.
+
+    A screen that is less than `needs` columns wide goes without it.
+    """
 
     heading: str
     number: bool = False
     wraps: bool = False
     takes_rest: bool = False
+    needs: int = 0
 
 
 def draw(screen: Screen, *parts: RenderableType) -> str:
@@ -150,8 +155,10 @@ def media_type(mime_type: str | None) -> Text:
     return cell(mime_type.removeprefix("x-"), 14)
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
-    """Return a table with a heading line and no frame."""
+def table(screen: Screen, columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
+    """Return a table with a heading line and no frame, with the columns that the screen has room for."""
+    fits = [column.needs <= screen.width for column in columns]
+    columns = list(itertools.compress(columns, fits))
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column in columns:
         drawn.add_column(
@@ -164,7 +171,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
         )
     drawn.expand = any(column.takes_rest for column in columns)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*itertools.compress(row, fits))
     return drawn
 
 

@@ -64,19 +64,19 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         sentence(headline(report)),
     ]
     if not report.is_empty:
-        parts += [*_notes(report), Text(""), _comparison(report)]
+        parts += [*_notes(report), Text(""), _comparison(report, screen)]
         parts += _files(report, screen)
-        parts += _ranking("Where they were fetched from", report.urls, "URL", "files", 300)
+        parts += _ranking(screen, "Where they were fetched from", report.urls, "URL", "files", 300)
         parts += _pair(
             screen,
-            _ranking("Where from", report.addresses, "address", "events", 45),
-            _ranking("User names", report.usernames, "name", "logins tried", 60),
+            _ranking(screen, "Where from", report.addresses, "address", "events", 45),
+            _ranking(screen, "User names", report.usernames, "name", "logins tried", 60),
         )
-        parts += _ranking("What they typed", report.commands, "command", "times", 160)
+        parts += _ranking(screen, "What they typed", report.commands, "command", "times", 160)
         parts += _pair(
             screen,
-            _ranking("Sensors", report.sensors, "sensor", "events", 32),
-            _ranking("Protocols", report.protocols, "protocol", "events", 16),
+            _ranking(screen, "Sensors", report.sensors, "sensor", "events", 32),
+            _ranking(screen, "Protocols", report.protocols, "protocol", "events", 16),
         )
     parts += _dead_letters(report)
     parts += [heading("Next"), *(sentence(f"  {line}") for line in next_commands(report, db))]
@@ -126,7 +126,7 @@ def _notes(report: Report) -> list[RenderableType]:
     ]
 
 
-def _comparison(report: Report) -> Table:
+def _comparison(report: Report, screen: Screen) -> Table:
     period = _PERIOD[report.period.kind]
     changes = report.changes()
     columns = [Column(""), Column(f"this {period}", number=True)]
@@ -142,7 +142,7 @@ def _comparison(report: Report) -> Table:
         for name, label in _COMPARED
         if changes[name].current or changes[name].previous
     ]
-    return table(columns, rows)
+    return table(screen, columns, rows)
 
 
 def _change(change: Change) -> Text:
@@ -157,11 +157,11 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
     columns = (
         Column("SHA-256"),
         Column("name", wraps=True, takes_rest=True),
-        Column("type"),
-        Column("size", number=True),
-        Column("sessions", number=True),
+        Column("type", needs=92),
+        Column("size", number=True, needs=72),
+        Column("sessions", number=True, needs=56),
         Column("verdict"),
-        Column("first seen"),
+        Column("first seen", needs=60),
     )
     rows = [
         (
@@ -175,11 +175,13 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
         )
         for file in report.files
     ]
-    parts: list[RenderableType] = [heading("What was dropped"), table(columns, rows)]
+    parts: list[RenderableType] = [heading("What was dropped"), table(screen, columns, rows)]
     return parts + _more(report.totals.files - len(report.files), "files")
 
 
-def _ranking(title: str, ranking: Ranking, value: str, times: str, max_chars: int) -> list[RenderableType]:
+def _ranking(
+    screen: Screen, title: str, ranking: Ranking, value: str, times: str, max_chars: int
+) -> list[RenderableType]:
     if not ranking.top:
         return []
     columns = (
@@ -195,7 +197,7 @@ def _ranking(title: str, ranking: Ranking, value: str, times: str, max_chars: in
         )
         for ranked in ranking.top
     ]
-    return [heading(title), table(columns, rows), *_more(ranking.distinct - len(ranking.top), "more")]
+    return [heading(title), table(screen, columns, rows), *_more(ranking.distinct - len(ranking.top), "more")]
 
 
 def _more(count: int, what: str) -> list[RenderableType]:

@@ -47,7 +47,7 @@ def test_list_shows_the_latest_first(db: str, program: Program) -> None:
     outcome = program("sessions", "list", "--db", db)
     assert (outcome.code, outcome.err) == (0, "")
     busy, failed, bare = outcome.out.splitlines()[2:]
-    assert busy.split() == ["busy", "2026-11-21", "02:00:00", "203.0.113.5", "root", "1", "1", "lab", "file"]
+    assert busy.split() == ["busy", "2026-11-21", "02:00", "203.0.113.5", "root", "1", "1", "lab", "file"]
     assert "(root)" in failed
     assert bare.split() == ["bare", "3", "0", "lab"]
 

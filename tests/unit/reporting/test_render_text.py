@@ -129,7 +129,7 @@ def test_report_reads_like_this(engine: Engine) -> None:
     assert report_text(_report(engine), Screen(), db="my.sqlite") == GOLDEN
 
 
-@pytest.mark.parametrize("width", [20, 60, 89, 90, 100, 150, 240])
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 89, 90, 100, 150, 240])
 def test_report_fits_any_width(engine: Engine, width: int) -> None:
     """No line is wider than the screen; a narrow one keeps every number, a wide one has the whole hashes."""
     with write_transaction(engine) as connection:
@@ -137,15 +137,18 @@ def test_report_fits_any_width(engine: Engine, width: int) -> None:
     text = report_text(_report(engine), Screen(width))
     assert max(len(line) for line in text.splitlines()) <= max(width, 40)
     assert (sha(2) in text) == (width >= 150)
-    assert "58/72" in text or width < 100
+    assert "58/72" in text or width < 60
+    assert sha(2)[:12] in text
 
 
 def test_colour_is_only_colour(engine: Engine) -> None:
     """On a terminal the only escape sequences are those of colour, and without them the text is the same."""
     with write_transaction(engine) as connection:
         _fill(connection)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", report_text(_report(engine), Screen(100, color=True), db="my.sqlite"))
+    colored = report_text(_report(engine), Screen(100, color=True), db="my.sqlite")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", colored)
     assert "\x1b" not in plain
+    assert "\x1b[1m" in colored
     assert GOLDEN.splitlines() == [line.rstrip() for line in plain.splitlines()]
 
 
