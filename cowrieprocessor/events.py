@@ -278,7 +278,7 @@ def _key_text(value: object, key: str, max_chars: int) -> tuple[str | None, Refu
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = {"list": "a list", "dict": "an object", "bool": "true or false"}[type(value).__name__]
         return None, Refused(f"{key} is not text", f"{key} is {kind}")
-    if isinstance(value, float | int) and (abs(value) >= 2**63 or (isinstance(value, float) and key != "timestamp")):
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) >= 2**63):
         return None, Refused(f"{key} is not text", f"{key} is the number {value}")
     text = value if isinstance(value, str) else str(value)
     if "\0" in text:
@@ -317,10 +317,16 @@ def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes |
             if key == _TIMESTAMP_KEY and type(fields["timestamp"]) is float:
                 number = _JSON_NUMBER.match(raw, token.end())
                 assert number  # noqa: S101 - it was decoded as one
-                edits.append((*number.span(), f'"{Decimal(repr(fields["timestamp"])):f}"'.encode()))
+                edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
     for start, end, spelling in reversed(edits):
         raw = raw[:start] + spelling + raw[end:]
     return raw
+
+
+def _digits(literal: bytes, number: float) -> bytes:
+    """Return a JSON number as JSON text without an exponent."""
+    digits = literal.decode() if b"e" not in literal.lower() else f"{Decimal(repr(number)):f}"
+    return b'"%s"' % digits.encode()
 
 
 def _deep_json(value: Any) -> bytes:

@@ -22,7 +22,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def peak_memory_bytes(*arguments: object) -> tuple[int, int]:
     """Run the program; return its exit code and the peak memory of its largest process, in bytes."""
-    with open(os.devnull, "wb") as nothing:
+    with Path(os.devnull).open("wb") as nothing:
         process = subprocess.Popen([*PROGRAM, *map(str, arguments)], stdout=nothing, stderr=nothing)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,4 +1,4 @@
-"""What goes wrong at the command line: one message with the place and the remedy, a documented exit code, nothing lost."""
+"""What goes wrong at the command line: a message with place and remedy, a documented exit code, nothing lost."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.command_line import run, start
+from tests.command_line import PROGRAM, run, start
 from tests.integration.test_loading import FORMS, events, hostile_lines, write
 from tests.other_connections import OtherProcess
 
@@ -235,27 +236,9 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     assert 0 == run("load", log, "--db", db).returncode
     write(log, events(4000))
     limited = f"ulimit -f {(db.stat().st_size + 300_000) // 512}; trap '' XFSZ; "
-    import subprocess
-    import sys
-
+    load = [*PROGRAM, "load", str(log), "--db", str(db), "--batch-size", "100"]
     ended = subprocess.run(
-        [
-            "sh",
-            "-c",
-            f'{limited} exec "$@"',
-            "sh",
-            sys.executable,
-            "-m",
-            "cowrieprocessor",
-            "load",
-            str(log),
-            "--db",
-            str(db),
-        ]
-        + ["--batch-size", "100"],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["sh", "-c", f'{limited} exec "$@"', "sh", *load], capture_output=True, text=True, check=False
     )
     after = run("load", log, "--db", db)
 

@@ -89,7 +89,7 @@ def undisturbed(logs: list[Path], folder: Path) -> Contents:
 
 @pytest.mark.parametrize("in_process", [True, False], ids=["one process", "two processes"])
 def test_sqlite_after_kills_equals_an_undisturbed_load(logs: list[Path], tmp_path: Path, in_process: bool) -> None:
-    """Killed at 50 random points, each time loaded again: events, counters, files, dead letters and cursors are equal."""
+    """Killed at random points, each time loaded again: events, counters, files, dead letters and cursors are equal."""
     expected = undisturbed(logs, tmp_path)
     random_ = random.Random(20261122)
     killed = 0

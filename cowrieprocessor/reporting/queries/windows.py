@@ -11,7 +11,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, case, distinct, func, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 
 from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
@@ -39,6 +39,8 @@ class Totals:
         sessions_with_files: sessions, whenever they began, that left a file in it.
         sessions_without_attributes: sessions whose address is not known (yet): a migrated database where the
             second backfill has not run.
+        sessions_without_their_files: those of which downloads were counted and no file is recorded: the downloads
+            were empty, or the files of a migrated database are not backfilled (yet).
         addresses: different source addresses of the sessions; `sensors` likewise.
         events, commands, login_attempts: counted over the sessions.
         files: different hashes; `files_new` those never seen before, `files_malicious` and `files_suspicious`
@@ -50,6 +52,7 @@ class Totals:
     sessions_logged_in: int = 0
     sessions_with_files: int = 0
     sessions_without_attributes: int = 0
+    sessions_without_their_files: int = 0
     addresses: int = 0
     sensors: int = 0
     events: int = 0
@@ -110,12 +113,16 @@ class Ranking:
 
 def totals(connection: Connection, window: Window) -> Totals:
     """Return the numbers of a window."""
+    has_file = select(Files.id).where(Files.session_id == SessionSummary.session_id).exists()
     sessions = connection.execute(
         _sessions(
             window,
             func.count().label("sessions"),
             _sum(case((SessionAttribute.login_success.is_(True), 1), else_=0)).label("sessions_logged_in"),
             (func.count() - func.count(SessionAttribute.session_id)).label("sessions_without_attributes"),
+            _sum(case((and_(SessionSummary.file_downloads > 0, ~has_file), 1), else_=0)).label(
+                "sessions_without_their_files"
+            ),
             func.count(distinct(SessionAttribute.src_ip)).label("addresses"),
             func.count(distinct(SessionSummary.matcher)).label("sensors"),
             _sum(SessionSummary.event_count).label("events"),

@@ -95,7 +95,7 @@ def headline(report: Report) -> str:
         told += f", {totals.sessions_logged_in:,} of them let in"
     told += "."
     if not totals.files:
-        return f"{told} No file was dropped."
+        return f"{told} No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
     if totals.sessions_with_files:
         sessions = plural(totals.sessions_with_files, "session")
         dropped = f"{sessions} dropped {plural(totals.files, 'different file')}"
@@ -114,16 +114,20 @@ def headline(report: Report) -> str:
 
 
 def _notes(report: Report) -> list[RenderableType]:
-    missing = report.totals.sessions_without_attributes
-    if not missing:
-        return []
-    return [
-        sentence(
-            f"Address, user name and protocol of {plural(missing, 'session')} are not known: the events that "
-            "tell them are not in the logs, or the database was migrated and not yet backfilled.",
-            "yellow",
+    """Return what the numbers do not say; a few downloads without content are nothing to speak of."""
+    totals = report.totals
+    notes = []
+    if totals.sessions_without_attributes:
+        notes.append(
+            f"Address, user name and protocol of {plural(totals.sessions_without_attributes, 'session')} are not "
+            "known: the events that tell them are not in the logs, or the database was migrated and not yet backfilled."
         )
-    ]
+    if totals.sessions_without_their_files > totals.sessions_with_files:
+        notes.append(
+            f"In {plural(totals.sessions_without_their_files, 'session')} downloads were counted of which no file is "
+            "recorded: they were empty or failed, or the database was migrated and not yet backfilled."
+        )
+    return [sentence(note, "yellow") for note in notes]
 
 
 def _comparison(report: Report, screen: Screen) -> Table:

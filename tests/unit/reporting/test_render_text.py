@@ -207,6 +207,15 @@ def test_missing_attributes_are_said(engine: Engine) -> None:
     assert "Address, user name and protocol of 1 session are not known" in report_text(_report(engine), Screen())
 
 
+def test_missing_files_are_said(engine: Engine) -> None:
+    """Where downloads were counted and no file is recorded, the report does not claim that nothing was dropped."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1), file_downloads=2)
+    text = " ".join(report_text(_report(engine), Screen()).split())
+    assert "No file is recorded." in text
+    assert "In 1 session downloads were counted of which no file is recorded" in text
+
+
 def test_cut_lists_say_how_many_more(engine: Engine) -> None:
     """Behind a list that was cut stands how many there are beyond it."""
     with write_transaction(engine) as connection:

@@ -58,6 +58,7 @@ def _fill(engine: Engine, seed: int) -> Truth:
                 "commands": {
                     c: rng.randrange(1, 4) for c in rng.sample(("id", "W", "uname -a", "ä"), rng.randrange(4))
                 },
+                "file_downloads": rng.choice((0, 0, 1, 5)),
                 "event_count": rng.randrange(50),
                 "login_attempts": rng.randrange(5),
             }
@@ -118,6 +119,11 @@ def _recount(
         sessions_logged_in=sum(row["login_success"] is True for row in known),
         sessions_with_files=len({row["session_id"] for row in files if row["origin"] != "artifact"}),
         sessions_without_attributes=len(sessions) - len(known),
+        sessions_without_their_files=sum(
+            row["file_downloads"] > 0  # type: ignore[operator]
+            and row["session_id"] not in {file["session_id"] for file in truth.files}
+            for row in sessions
+        ),
         addresses=len({row["src_ip"] for row in known} - {None}),
         sensors=len({row["sensor"] for row in sessions} - {None}),
         events=sum(row["event_count"] for row in sessions),  # type: ignore[misc]
