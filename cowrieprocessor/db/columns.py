@@ -1,0 +1,50 @@
+"""The base of the models and the column types that both databases share."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator, text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase
+
+UTC = dt.UTC
+GENERATED_FROM_PAYLOAD = "generated_from_payload"
+"""Key in `Column.info`: the name in the payload that SQLite computes this column from."""
+
+
+class UtcDateTime(TypeDecorator[dt.datetime]):
+    """A moment, always UTC: timestamptz on PostgreSQL, `YYYY-MM-DD HH:MM:SS.ffffff` text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Return the moment in UTC; a naive one is refused, because its zone would be a guess."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: give it a time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        """Return the moment as an aware datetime in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+RowId = Integer().with_variant(BigInteger(), "postgresql")
+"""A surrogate key: SQLite's rowid alias, a bigserial on PostgreSQL."""
+
+ZERO = text("'0'")
+FALSE = text("'0'")
+
+
+class Base(DeclarativeBase):
+    """Declarative base; primary keys are named `pk_<table>` as in v3."""
+
+    metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
+    type_annotation_map: ClassVar[dict[Any, Any]] = {dt.datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}

@@ -1,0 +1,147 @@
+"""The tables of a v3 database. They stay exactly as they are; a migration never touches them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from cowrieprocessor.db.columns import FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base, RowId
+
+
+class SchemaState(Base):
+    """Key/value facts about the schema; `schema_version` is the authoritative version."""
+
+    __tablename__ = "schema_state"
+
+    key: Mapped[str] = mapped_column(String(128), primary_key=True)
+    value: Mapped[str] = mapped_column(String(256))
+
+
+class RawEvent(Base):
+    """One event of a log, as it came."""
+
+    __tablename__ = "raw_events"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    ingest_id: Mapped[str | None] = mapped_column(String(64))
+    ingest_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
+    source: Mapped[str] = mapped_column(String(512))
+    source_offset: Mapped[int | None] = mapped_column(BigInteger)
+    source_inode: Mapped[str | None] = mapped_column(String(128))
+    source_generation: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    payload_hash: Mapped[str | None] = mapped_column(String(64))
+    risk_score: Mapped[int | None] = mapped_column(Integer)
+    quarantined: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    session_id: Mapped[str | None] = mapped_column(String(64), info={GENERATED_FROM_PAYLOAD: "session"})
+    event_type: Mapped[str | None] = mapped_column(String(128), info={GENERATED_FROM_PAYLOAD: "eventid"})
+    event_timestamp: Mapped[str | None] = mapped_column(String(64), info={GENERATED_FROM_PAYLOAD: "timestamp"})
+
+    __table_args__ = (
+        UniqueConstraint(
+            "source", "source_inode", "source_generation", "source_offset", name="uq_raw_events_source_offset"
+        ),
+        Index("ix_raw_events_session_id", "session_id"),
+        Index("ix_raw_events_event_type", "event_type"),
+        Index("ix_raw_events_event_timestamp", "event_timestamp"),
+        Index("ix_raw_events_ingest_at", "ingest_at"),
+    )
+
+
+class SessionSummary(Base):
+    """One attacker's session: when, how much, and what is flagged. `matcher` holds the sensor's name."""
+
+    __tablename__ = "session_summaries"
+
+    session_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    first_event_at: Mapped[dt.datetime | None]
+    last_event_at: Mapped[dt.datetime | None]
+    event_count: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    command_count: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    file_downloads: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    login_attempts: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    vt_flagged: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    dshield_flagged: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    risk_score: Mapped[int | None] = mapped_column(Integer)
+    matcher: Mapped[str | None] = mapped_column(String(32))
+    source_files: Mapped[list[str] | None] = mapped_column(JSON)
+    enrichment: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
+    updated_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
+
+    __table_args__ = (
+        Index("ix_session_summaries_first_event", "first_event_at"),
+        Index("ix_session_summaries_last_event", "last_event_at"),
+        Index("ix_session_summaries_flags", "vt_flagged", "dshield_flagged"),
+    )
+
+
+class CommandStat(Base):
+    """One command of one session, and how often it was given. v3 made this table and left it empty."""
+
+    __tablename__ = "command_stats"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    session_id: Mapped[str] = mapped_column(String(64))
+    command_normalized: Mapped[str] = mapped_column(Text)
+    occurrences: Mapped[int] = mapped_column(Integer, server_default=ZERO)
+    first_seen: Mapped[dt.datetime | None]
+    last_seen: Mapped[dt.datetime | None]
+    high_risk: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+
+    __table_args__ = (
+        UniqueConstraint("session_id", "command_normalized", name="uq_command_stats_session_command"),
+        Index("ix_command_stats_session", "session_id"),
+        Index("ix_command_stats_command", "command_normalized"),
+    )
+
+
+class IngestCursor(Base):
+    """v3's cursors. They are read once and taken over; `log_files` holds ours."""
+
+    __tablename__ = "ingest_cursors"
+
+    source: Mapped[str] = mapped_column(String(512), primary_key=True)
+    inode: Mapped[str | None] = mapped_column(String(128))
+    last_offset: Mapped[int] = mapped_column(Integer, server_default=text("'-1'"))
+    last_ingest_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
+    last_ingest_id: Mapped[str | None] = mapped_column(String(64))
+    metadata_json: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    __table_args__ = (Index("ix_ingest_cursors_offset", "last_offset"),)
+
+
+class DeadLetterEvent(Base):
+    """A value of a log that could not be stored as an event, or whose file could not be stored."""
+
+    __tablename__ = "dead_letter_events"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    ingest_id: Mapped[str | None] = mapped_column(String(64))
+    source: Mapped[str | None] = mapped_column(String(512))
+    source_offset: Mapped[int | None] = mapped_column(Integer().with_variant(BigInteger(), "postgresql"))
+    reason: Mapped[str] = mapped_column(String(128))
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    metadata_json: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.current_timestamp())
+    resolved: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    resolved_at: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        Index("ix_dead_letter_events_created", "created_at"),
+        Index("ix_dead_letter_events_source", "source"),
+    )
+
+
+V3_TABLES = (
+    "schema_state",
+    "raw_events",
+    "session_summaries",
+    "command_stats",
+    "ingest_cursors",
+    "dead_letter_events",
+)
+"""Tables that a v3 database has; a migration never touches them."""
