@@ -223,7 +223,7 @@ class BulkLoader:
             result.ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
         )
         if is_worthwhile(stream, resume.cursor):
-            return batches_from_process(stream.path, resume.cursor, reader, recipe, self._settings)
+            return batches_from_process(stream, resume.cursor, reader, recipe, self._settings)
         return prepare_batches(resume.cursor, reader, stream, recipe)
 
     def _write(self, rows: BatchRows, result: LoadResult, found: FileResult) -> None:

@@ -125,6 +125,7 @@ class LogStream:
         path: the file.
         max_ratio: decompressed bytes allowed per compressed byte.
         grace_bytes: decompressed bytes that are allowed at any ratio.
+        descriptor: the file, if it is open already; it is taken over and read from its beginning.
 
     Raises:
         InputNotFound: there is no such file.
@@ -132,11 +133,14 @@ class LogStream:
         UnsupportedEncoding: it is UTF-16.
     """
 
-    def __init__(self, path: Path, *, max_ratio: float = 250, grace_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, path: Path, *, max_ratio: float = 250, grace_bytes: int = 64 << 20, descriptor: int | None = None
+    ) -> None:
         self.path = path
         self._max_ratio = max_ratio
         self._grace_bytes = grace_bytes
-        self._descriptor = _open(path)
+        self._descriptor = _open(path) if descriptor is None else descriptor
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self.inode = str(status.st_ino)
@@ -168,6 +172,11 @@ class LogStream:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the open file."""
+        return self._descriptor
 
     @property
     def is_complete(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_files import LogCursor
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
 from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 
 WORTHWHILE_BYTES = 16 << 20
@@ -44,15 +46,19 @@ def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
 
 
 def batches_from_process(
-    path: Path, cursor: LogCursor, reader: ValueReader, recipe: Recipe, settings: Settings
+    stream: LogStream, cursor: LogCursor, reader: ValueReader, recipe: Recipe, settings: Settings
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield what `prepare_batches` would, made by a child process that works ahead.
+
+    The child reads the file that is open here, also if it was renamed or replaced meanwhile; this process
+    must not read from the stream any more.
 
     Raises:
         ParserProcessDied: it was killed.
     """
     job = {
-        "path": os.fsdecode(path),
+        "path": inert(str(stream.path)),
+        "descriptor": stream.descriptor,
         "cursor": {name: value for name, value in dataclasses.asdict(cursor).items() if name != "held_rows"},
         "position": reader.position,
         "line": reader.line,
@@ -62,7 +68,9 @@ def batches_from_process(
         "grace_bytes": settings.max_ratio_grace_bytes,
     }
     command = [sys.executable, "-m", "cowrieprocessor.loader.parser_process"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:  # noqa: S603 - ourselves
+    with subprocess.Popen(  # noqa: S603 - ourselves
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[stream.descriptor]
+    ) as child:
         assert child.stdin is not None  # noqa: S101
         assert child.stdout is not None  # noqa: S101
         try:
@@ -72,7 +80,8 @@ def batches_from_process(
                 document = _read(child.stdout)
                 if document is None:
                     raise ParserProcessDied(
-                        f"{path}: the process that parses ended early (exit code {child.wait()}); load again to go on"
+                        f"{job['path']}: the process that parses ended early (exit code {child.wait()}); "
+                        "load again to go on"
                     )
                 if "pending_bytes" in document:
                     yield LogEnd(**document)
@@ -102,10 +111,16 @@ def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
 
 def main() -> None:
     """Parse the log that standard input describes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the writer's to answer: it ends us
     gc.set_threshold(200_000)  # a batch's rows live briefly: looking for cycles among them takes a third of the time
     job = orjson.loads(sys.stdin.buffer.readline())
     out = sys.stdout.buffer
-    stream = LogStream(Path(job["path"]), max_ratio=job["max_ratio"], grace_bytes=job["grace_bytes"])
+    stream = LogStream(
+        Path(job["path"]),
+        max_ratio=job["max_ratio"],
+        grace_bytes=job["grace_bytes"],
+        descriptor=job["descriptor"],
+    )
     with stream:
         position = job["position"]
         before = b""

@@ -303,9 +303,7 @@ class ValueReader:
             while not (found := boundary.search(self._buffer, seen)):
                 edge = _PERHAPS_OBJECT_LINE.search(self._buffer, seen)
                 digest.update(self._pass(edge.start() if edge else len(self._buffer), head))
-                if not self._fill():
-                    if not self._stream.is_complete:
-                        raise _NeedMore
+                if not self._fill_if_it_can_end():
                     break
                 seen = 0
             digest.update(self._pass(found.start() if found else len(self._buffer), head))
@@ -314,12 +312,15 @@ class ValueReader:
             self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
             raise
         problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
-        return Value(bytes(head), None, line, start, self.position, problem, digest.hexdigest())
+        if self.position - start <= DEAD_LETTER_WHOLE_BYTES:
+            return Value(bytes(head), None, line, start, self.position, problem)
+        raw = bytes(head[:DEAD_LETTER_HEAD_BYTES])
+        return Value(raw, None, line, start, self.position, problem, digest.hexdigest())
 
     def _pass(self, end: int, head: bytearray) -> bytes:
         """Move to `end` and return the bytes passed over; what is still missing of a dead letter's head goes there."""
         piece = self._buffer[self._at : end]
-        head += piece[: DEAD_LETTER_HEAD_BYTES - len(head)]
+        head += piece[: DEAD_LETTER_WHOLE_BYTES - len(head)]
         self._advance(end)
         return piece
 
@@ -353,6 +354,14 @@ class ValueReader:
         self._buffer = self._buffer[self._at :] + data
         self._at = 0
         return True
+
+    def _fill_if_it_can_end(self) -> bool:
+        """Append the next piece; False at the end of a finished log, while the end of a growing one is not known."""
+        if self._fill():
+            return True
+        if self._stream.is_complete:
+            return False
+        raise _NeedMore
 
 
 def _refused(error: orjson.JSONDecodeError) -> Refused:

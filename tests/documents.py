@@ -1,0 +1,102 @@
+"""The documentation as the tests read it: pages, blocks of code, and the commands in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+NOT_RUN = ("text", "toml", "json", "sql", "ini")
+"""Languages of blocks that show something, and are no commands."""
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code: its language, its text, and the number of its first line in the page."""
+
+    language: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a page.
+
+    Attributes:
+        text: as it is typed.
+        line: where it stands in the page.
+        expected: what the page says it prints, with `...` for what differs; None where the page does not say.
+    """
+
+    text: str
+    line: int
+    expected: str | None
+
+
+def pages() -> list[Path]:
+    """Return every page for people: those of the project's root and of docs/."""
+    return sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the fenced blocks of a page."""
+    return [Block(match[1], match[2], text.count("\n", 0, match.start()) + 2) for match in _FENCE.finditer(text)]
+
+
+def without_blocks(text: str) -> str:
+    """Return a page without its fenced blocks."""
+    return _FENCE.sub("", text)
+
+
+def commands(text: str) -> list[Command]:
+    """Return the commands of a page's `sh` and `console` blocks, in order.
+
+    Raises:
+        ValueError: a block is in a language that is neither run nor known to be shown only.
+    """
+    found: list[Command] = []
+    for block in blocks(text):
+        if block.language == "sh":
+            found += [Command(line, number, None) for number, line in _typed(block)]
+        elif block.language == "console":
+            found += _dialogue(block)
+        elif block.language not in NOT_RUN:
+            raise ValueError(
+                f"line {block.line}: a block of {block.language or 'no language'}: say sh, console or text"
+            )
+    return found
+
+
+def _typed(block: Block) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a `sh` block that are commands; a backslash at the end joins the next."""
+    number, text = block.line, ""
+    for offset, line in enumerate(block.text.splitlines()):
+        if not text:
+            number = block.line + offset
+        if line.endswith("\\"):
+            text += line[:-1]
+            continue
+        text += line
+        if text.strip() and not text.lstrip().startswith("#"):
+            yield number, text
+        text = ""
+
+
+def _dialogue(block: Block) -> Iterator[Command]:
+    """Yield the commands of a `console` block (behind `$ `) with what the page says they print."""
+    command: tuple[int, str] | None = None
+    printed: list[str] = []
+    for offset, line in enumerate([*block.text.splitlines(), "$ "]):
+        if not line.startswith("$ "):
+            printed.append(f"{line}\n")
+            continue
+        if command is not None:
+            yield Command(command[1], command[0], "".join(printed) or None)
+        elif printed:
+            raise ValueError(f"line {block.line}: a console block begins with a command behind `$ `")
+        command, printed = (block.line + offset, line[2:]), []
