@@ -70,8 +70,11 @@ def _create_file_hashes() -> None:
         ),
         sa.PrimaryKeyConstraint("sha256", name="pk_file_hashes"),
     )
-    for column in ("first_seen", "last_seen", "verdict", "session_count", "next_check_at", "md5", "sha1"):
+    for column in ("first_seen", "last_seen", "next_check_at", "md5", "sha1"):
         op.create_index(f"ix_file_hashes_{column}", "file_hashes", [column])
+    by_verdict = ["verdict", sa.text("last_seen DESC"), "sha256"]
+    op.create_index("ix_file_hashes_verdict", "file_hashes", by_verdict)
+    op.create_index("ix_file_hashes_session_count", "file_hashes", [sa.text("session_count DESC"), "sha256"])
 
 
 def _create_session_attributes() -> None:
