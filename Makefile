@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export COWRIEPROC_COWRIE_VENV ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench torture samples requirements services clean
+.PHONY: help demo test check bench torture docs samples requirements services clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -26,6 +26,10 @@ bench: $(VENV)/.dev ## ratios against floors and peers
 
 torture: $(VENV)/.dev services ## the slow reliability tests: kill -9 at many points
 	COWRIEPROC_TORTURE=1 $(BIN)/python -m pytest tests/reliability
+
+docs: $(VENV)/.dev ## write docs/reference.md and the picture of the report again
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_pictures.py
 
 samples: services ## make samples/ again with a real Cowrie
 	$(BIN)/python -m tests.e2e.make_samples

@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 from dataclasses import asdict, replace
+from typing import TextIO
 
 import orjson
 
@@ -42,23 +43,15 @@ def main() -> int:
     free_bytes = shutil.disk_usage(inputs.OUT).free
     if free_bytes < scale.free_bytes:
         parser.error(f"{scale.free_bytes / 1e9:.0f} GB of free disk are needed, there are {free_bytes / 1e9:.1f}")
-    results: list[Result] = []
-    failures: dict[str, str] = {}
     machine = _machine()
-    if not given.json:
-        print(f"{machine}{', quick' if given.quick else ''}\n\n{_heading()}", flush=True)
-    with inputs.work_folder() as work:
-        bench = Bench(work, scale)
-        for name in [name for name in CASES if not given.only or name in given.only]:
-            print(f"… {name}", file=sys.stderr, flush=True)
-            try:
-                for result in CASES[name](bench):
-                    results.append(result)
-                    if not given.json:
-                        print(_line(result), flush=True)
-            except CommandFailed as error:
-                failures[name] = str(error)
-                print(f"{name}: {error}", file=sys.stderr, flush=True)
+    table = sys.stderr if given.json else sys.stdout
+    print(f"{machine}{', quick' if given.quick else ''}\n\n{_heading()}", file=table, flush=True)
+    try:
+        with inputs.work_folder() as work:
+            names = [name for name in CASES if not given.only or name in given.only]
+            results, failures = _measure(names, Bench(work, scale), table)
+    except inputs.BenchRuns as error:
+        parser.error(str(error))
     if given.json:
         document = {
             "machine": machine,
@@ -69,6 +62,22 @@ def main() -> int:
         sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     missed = [result for result in results if result.met is False]
     return EXIT_MISSED if failures or (given.check and missed) else 0
+
+
+def _measure(names: list[str], bench: Bench, table: TextIO) -> tuple[list[Result], dict[str, str]]:
+    """Run the measurements and print each result as it comes; a command that fails ends only its measurement."""
+    results: list[Result] = []
+    failures: dict[str, str] = {}
+    for name in names:
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+        try:
+            for result in CASES[name](bench):
+                results.append(result)
+                print(_line(result), file=table, flush=True)
+        except CommandFailed as error:
+            failures[name] = str(error)
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+    return results, failures
 
 
 def _heading() -> str:

@@ -38,7 +38,7 @@ class Scale:
 FULL = Scale(
     pairs=3,
     events=1_000_000,
-    form_events=300_000,
+    form_events=200_000,
     slice_events=250_000,
     young_events=1_000_000,
     grown_events=5_000_000,

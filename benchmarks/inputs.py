@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import lzma
 import os
@@ -101,15 +102,29 @@ def compressed(source: Path, form: str) -> Path:
     return _made(f"{source.name}.{form}", make)
 
 
+class BenchRuns(Exception):
+    """Another benchmark runs: the two would slow each other, and share a folder."""
+
+
 @contextmanager
 def work_folder() -> Iterator[Path]:
-    """Give an empty folder for databases, and remove it and all that is in it afterwards."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
-    try:
-        yield WORK
-    finally:
+    """Give an empty folder for databases, and remove it and all that is in it afterwards.
+
+    Raises:
+        BenchRuns: another process has it.
+    """
+    OUT.mkdir(exist_ok=True)
+    with (OUT / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchRuns("another benchmark runs; wait for its end") from None
         shutil.rmtree(WORK, ignore_errors=True)
+        WORK.mkdir(parents=True)
+        try:
+            yield WORK
+        finally:
+            shutil.rmtree(WORK, ignore_errors=True)
 
 
 def remove_database(path: Path) -> None:

@@ -315,9 +315,8 @@ def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes |
             if key != text:
                 edits.append((*token.span(1), key))
             if key == _TIMESTAMP_KEY and type(fields["timestamp"]) is float:
-                number = _JSON_NUMBER.match(raw, token.end())
-                assert number  # noqa: S101 - it was decoded as one
-                edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
+                if number := _JSON_NUMBER.match(raw, token.end()):  # else it comes again
+                    edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
     for start, end, spelling in reversed(edits):
         raw = raw[:start] + spelling + raw[end:]
     return raw

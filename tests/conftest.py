@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine
 
@@ -19,6 +20,10 @@ CORPUS = PROJECT.parent / "shared" / "corpus"
 REQUIRED = ("CI", "COWRIEPROC_REQUIRE_POSTGRES")
 KEPT = ("COWRIEPROC_REQUIRE_POSTGRES", "COWRIEPROC_SQLITE_DRIVER")
 """Variables that choose what the tests run with."""
+
+# A machine that is busy is no failure: examples take as long as they take.
+hypothesis.settings.register_profile("cowrieprocessor", deadline=None)
+hypothesis.settings.load_profile("cowrieprocessor")
 
 
 @pytest.fixture(autouse=True)

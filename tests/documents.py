@@ -39,8 +39,54 @@ class Command:
 
 
 def pages() -> list[Path]:
-    """Return every page for people: those of the project's root and of docs/."""
-    return sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
+    """Return every page for people: those of the project's root, of docs/, and the README of each other folder."""
+    return sorted({*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *PROJECT.glob("[!.]*/README.md")})
+
+
+def table_rows(text: str, *heading: str) -> list[list[str]]:
+    """Return the cells of all tables of a page (or a piece of it) that have this heading line."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            inside = False
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells == list(heading):
+            inside = True
+        elif inside and not set(line) <= set("|-: "):
+            rows.append(cells)
+    return rows
+
+
+def sections(text: str, level: int) -> dict[str, str]:
+    """Return the text below each heading of a level, by the heading."""
+    marks = "#" * level
+    found: dict[str, str] = {}
+    name = None
+    for line in _without_code(text).splitlines(keepends=True):
+        if match := re.match(r"(#{1,6}) (.+)", line):
+            name = match[2].strip() if match[1] == marks else None if len(match[1]) < level else name
+            if match[1] == marks and name is not None:
+                found[name] = ""
+        elif name is not None:
+            found[name] += line
+    return found
+
+
+def quoted(text: str) -> list[str]:
+    """Return what stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets on GitHub."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _without_code(text: str) -> str:
+    """Return the text with the lines of fenced blocks emptied, so that a `#` in them is no heading."""
+    return _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
 
 
 def blocks(text: str) -> list[Block]:

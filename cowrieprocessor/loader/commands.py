@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from hashlib import sha256
 
-from cowrieprocessor.sanitize import inert
+from cowrieprocessor.sanitize import inert, inert_cut
 
 MAX_COMMAND_CHARS = 512
 """Longer than this, an index entry of PostgreSQL could not hold the command with its session."""
@@ -15,12 +15,12 @@ _BLANKS = re.compile(r"[ \t\r\n]+")
 _HIGH_RISK = re.compile(
     r"""
       \b(?:wget|curl|tftp|ftpget|scp|sftp|lwp-download|aria2c)\b   # fetches something
-    | \bchmod\s+(?:\S*\+\w*x|[0-7]*[1357][0-7]*)\b                 # makes it executable
-    | (?:^|[;&|]\s*)(?:\./|/tmp/|/var/tmp/|/dev/shm/)\S+           # runs it
+    | \bchmod\s+(?:-\w+\s+)?(?:\S*[+=]\w*x|[0-7]{0,4}?[1357][0-7]{0,4})\b   # makes it executable
+    | (?:^|[;&|\n][ \t\r]*)(?:\./|/tmp/|/var/tmp/|/dev/shm/)\S+    # runs it
     | authorized_keys | \bcrontab\b | /etc/(?:rc\.local|init\.d|cron|ld\.so\.preload|shadow|passwd)  # stays
     | \b(?:useradd|adduser|chpasswd|usermod|passwd)\b
     | \b(?:nc|ncat|socat)\b | /dev/tcp/ | \bbase64\s+(?:-d|--decode)\b | \bpython[23]?\s+-c\b | \bperl\s+-e\b
-    | \b(?:iptables|ufw|setenforce|pkill|killall)\b | \bhistory\s+-c\b | \brm\s+-\w*r\w*f
+    | \b(?:iptables|ufw|setenforce|pkill|killall)\b | \bhistory\s+-c\b | \brm\s+-(?=\w*r)\w*f
     """,
     re.VERBOSE,
 )
@@ -43,11 +43,12 @@ def normalize_command(command: str) -> str:
 
     A longer one is cut and ends in the first half of its SHA-256, so that two long commands stay two.
     """
-    text = inert(_BLANKS.sub(" ", command).strip())
+    line = _BLANKS.sub(" ", command).strip(" ")
+    text = inert(line)
     if len(text) <= MAX_COMMAND_CHARS:
         return text
-    digest = f"… sha256:{sha256(text.encode()).hexdigest()[:32]}"
-    return text[: MAX_COMMAND_CHARS - len(digest)] + digest
+    digest = f" sha256:{sha256(text.encode()).hexdigest()[:32]}"
+    return inert_cut(line, MAX_COMMAND_CHARS - len(digest)) + digest
 
 
 def is_high_risk(command: str) -> bool:

@@ -16,11 +16,19 @@ from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
 _FEED_SIZE = 1 << 16
+_MEMBER_FEED_SIZE = 1 << 12  # what a damaged place takes with it
 _ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
 _ZSTD_MAX_WINDOW = 1 << 26
 _XZ_MEMORY_LIMIT = 100 << 20
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a skippable frame
+}
+_MAGIC_BYTES = 6
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -89,6 +97,11 @@ class _Zstd:
         return self._frame.decompress(data)
 
 
+def _kind(head: bytes) -> str | None:
+    """Return what a file that begins with these bytes is compressed with, None for a plain one."""
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
 def _new_member(kind: str) -> _Decompressor:
     if kind == "gzip":
         return _Zlib()
@@ -130,7 +143,7 @@ class LogStream:
     Raises:
         InputNotFound: there is no such file.
         InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder.
-        UnsupportedEncoding: it is UTF-16.
+        UnsupportedEncoding: it is UTF-16; of a compressed log the first `read` says so.
     """
 
     def __init__(
@@ -147,15 +160,14 @@ class LogStream:
         self.position = 0
         self._pending = os.read(self._descriptor, _FEED_SIZE)
         self._compressed_read = len(self._pending)
-        self.kind = next((kind for magic, kind in _MAGIC.items() if self._pending.startswith(magic)), None)
+        self.kind = _kind(self._pending)
         self._member = _new_member(self.kind) if self.kind else None
         self._errors = _member_errors() if self.kind else ()
-        if not self.kind and self._pending.startswith(_UTF16):
+        try:
+            self._refuse_utf16(self._pending)  # no archive begins like that
+        except UnsupportedEncoding:
             self.close()
-            raise UnsupportedEncoding(
-                f"{inert(str(path))} is UTF-16 text, which Cowrie never writes; "
-                "convert it first: iconv -f UTF-16 -t UTF-8"
-            )
+            raise
 
     def __enter__(self) -> LogStream:
         """Return the stream itself."""
@@ -189,16 +201,14 @@ class LogStream:
         return self._compressed_read
 
     def read(self) -> bytes:
-        """Return the next piece of the log, at most 1 MiB or so; empty at its end.
+        """Return the next piece of the log, at most 1 MiB; empty at its end.
 
         Raises:
             CompressedDataError: the archive ends early, is damaged, or grows beyond the allowed ratio. All that
                 could be decompressed before was returned by earlier calls.
         """
-        if self._ready:
-            data, self._ready = self._ready, b""
-        else:
-            data = self._read_plain() if self._member is None else self._read_compressed()
+        data = self._ready or (self._read_plain() if self._member is None else self._read_compressed())
+        data, self._ready = data[:READ_SIZE], data[READ_SIZE:]
         self.position += len(data)
         return data
 
@@ -231,7 +241,7 @@ class LogStream:
         return data[:count]
 
     def _unread(self, data: bytes) -> None:
-        self._ready = data
+        self._ready = data + self._ready
         self.position -= len(data)
 
     _ready = b""
@@ -258,7 +268,10 @@ class LogStream:
         if not length and self._error is not None:
             raise self._error
         self._check_ratio(length)
-        return b"".join(pieces)
+        data = b"".join(pieces)
+        if not self.position:
+            self._refuse_utf16(data)
+        return data
 
     _error: CompressedDataError | None = None
 
@@ -270,9 +283,11 @@ class LogStream:
             return None
         if member.eof:
             self._pending = (member.unused_data + self._pending).lstrip(b"\0")
-            if not self._pending and not self._feed():
+            while len(self._pending) < _MAGIC_BYTES and self._feed():
+                self._pending = self._pending.lstrip(b"\0")  # padding
+            if not self._pending:
                 return None
-            if not any(self._pending.startswith(magic[:2]) for magic in _MAGIC):
+            if _kind(self._pending) != self.kind:
                 self._error = self._damaged("data follow the end of the archive that are not compressed")
                 return None
             self._member = member = _new_member(self.kind or "")
@@ -281,13 +296,20 @@ class LogStream:
             if not self._pending and not self._feed():
                 self._error = self._damaged("it ends early: the rest is missing")
                 return None
-            size = _ZSTD_FEED_SIZE if self.kind == "zstd" else _FEED_SIZE
+            size = _ZSTD_FEED_SIZE if self.kind == "zstd" else _MEMBER_FEED_SIZE
             data, self._pending = self._pending[:size], self._pending[size:]
         try:
             return member.decompress(data, max_length)
         except self._errors as error:
-            self._error = self._damaged(str(error) or type(error).__name__)
+            self._error = self._too_hungry() if "memory" in str(error).lower() else self._damaged(str(error))
             return None
+
+    def _refuse_utf16(self, head: bytes) -> None:
+        if head.startswith(_UTF16):
+            raise UnsupportedEncoding(
+                f"{inert(str(self.path))} is UTF-16 text, which Cowrie never writes; "
+                "convert it first: iconv -f UTF-16 -t UTF-8"
+            )
 
     def _feed(self) -> bool:
         data = os.read(self._descriptor, _FEED_SIZE)
@@ -303,6 +325,12 @@ class LogStream:
                 f"than {self._max_ratio:g} for one: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )
+
+    def _too_hungry(self) -> CompressedDataError:
+        return CompressedDataError(
+            f"{inert(str(self.path))}: this {self.kind} archive was packed so that unpacking it takes more memory than "
+            "a load may use; unpack it yourself and load the plain file"
+        )
 
     def _damaged(self, what: str) -> CompressedDataError:
         return CompressedDataError(
@@ -326,10 +354,11 @@ def _open(path: Path) -> int:
     try:
         _refuse_irregular(path.stat().st_mode, name)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputNotFound(f"{name}: no such file; check the path") from error
     except OSError as error:
-        raise InputNotReadable(f"{name}: {error.strerror}; give the user who loads it the right to read it") from error
+        remedy = "; give the user who loads it the right to read it" if isinstance(error, PermissionError) else ""
+        raise InputNotReadable(f"{name}: {error.strerror}{remedy}") from error
     try:
         _refuse_irregular(os.fstat(descriptor).st_mode, name)  # it may have been replaced meanwhile
     except InputNotReadable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,13 +25,11 @@ def find_logs(paths: Iterable[Path]) -> list[Path]:
 
     Raises:
         InputNotFound: nothing is there, or a folder holds no logs.
-        InputNotReadable: a folder may not be read.
+        InputNotReadable: a folder may not be read, or a path not be looked at.
     """
     logs: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            if not path.exists() and not path.is_symlink():
-                raise InputNotFound(f"{inert(str(path))}: no such file or folder; check the spelling")
+        if not _is_folder(path):
             logs.append(path)
             continue
         found = sorted(_logs_below(path), key=rotation_order)
@@ -59,6 +58,35 @@ def rotation_order(path: Path) -> tuple[str, str, int, str, int, str]:
     return folder, name, 2, "", 0, path.name
 
 
+def _is_folder(path: Path) -> bool:
+    """Return whether a path that was named is a folder; a link that leads nowhere is left to whoever opens it."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputNotFound(f"{inert(str(path))}: no such file or folder; check the spelling") from error
+    except OSError as error:
+        raise _not_readable(path, error) from error
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """Return what a path or the target of its link is: nothing (0) where a link leads nowhere or round in a loop.
+
+    What may not be looked at counts as a file, so that whoever opens it says so.
+    """
+    try:
+        return path.stat().st_mode
+    except PermissionError:
+        return stat.S_IFREG
+    except OSError:
+        return 0
+
+
+def _not_readable(path: Path, error: OSError) -> InputNotReadable:
+    remedy = "; give the user who loads it the right to read it" if isinstance(error, PermissionError) else ""
+    return InputNotReadable(f"{inert(str(path))}: {error.strerror}{remedy}")
+
+
 def _logs_below(folder: Path) -> Iterator[Path]:
     """Yield the logs in a folder and its sub-folders; a folder that links lead back to is seen once."""
     seen: set[tuple[int, int]] = set()
@@ -69,14 +97,14 @@ def _logs_below(folder: Path) -> Iterator[Path]:
             status = current.stat()
             entries = list(os.scandir(current))
         except OSError as error:
-            raise InputNotReadable(
-                f"{inert(str(current))}: {error.strerror}; give the user who loads it the right to read it"
-            ) from error
+            raise _not_readable(current, error) from error
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
         for entry in entries:
-            if entry.is_dir():
-                waiting.append(Path(entry.path))
-            elif entry.is_file() and is_log_name(entry.name):
-                yield Path(entry.path)
+            found = Path(entry.path)
+            mode = _mode(found)
+            if stat.S_ISDIR(mode):
+                waiting.append(found)
+            elif stat.S_ISREG(mode) and is_log_name(entry.name):
+                yield found

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cowrieprocessor.errors import InvalidShasum, UnreadableTimestamp
-from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD, parse_timestamp, utc_text
+from cowrieprocessor.errors import InvalidShasum
+from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD, moment_or_none, parse_timestamp
 from cowrieprocessor.sanitize import inert_cut, last_path_segment
 
 ORIGINS = {FILE_DOWNLOAD: "download", FILE_UPLOAD: "upload"}
@@ -57,24 +57,28 @@ def file_sighting(event: Mapping[str, object], session_id: str) -> FileSighting 
     Raises:
         InvalidShasum: a file event whose shasum is present but is not 64 hexadecimal characters.
 
-    Source: Cowrie docs/OUTPUT.rst, cowrie.session.file_download and file_upload.
+    Source: Cowrie docs/OUTPUT.rst, cowrie.session.file_download and file_upload. Before Cowrie 1.9.7 a redirect's
+    `url` was a path, and that of standard input was `stdin`.
     """
-    origin = ORIGINS.get(str(event.get("eventid")))
+    origin = ORIGINS.get(_text(event.get("eventid")) or "")
     shasum = event.get("shasum")
     if origin is None or shasum is None or shasum == "":
         return None
     if not isinstance(shasum, str) or not _SHA256.fullmatch(shasum):
-        raise InvalidShasum(f"shasum {str(shasum)[:80]!r} of session {session_id} is not 64 hexadecimal characters")
+        found = repr(shasum[:80]) if isinstance(shasum, str) else f"of type {type(shasum).__name__}"
+        raise InvalidShasum(f"shasum {found} of session {session_id!r} is not 64 hexadecimal characters")
     url = _text(event.get("url"))
+    if url == "stdin":
+        url = None
     name = _text(event.get("destfile")) or _text(event.get("filename")) or (last_path_segment(url) if url else None)
-    link = url if url and origin == "download" and _is_url(url) else None
+    link = url if url and origin == "download" and not url.startswith("/") else None
     return FileSighting(
         session_id=session_id,
         sha256=shasum.lower(),
         filename=inert_cut(name, MAX_FILENAME_CHARS) if name else None,
         download_url=inert_cut(link, MAX_URL_CHARS) if link else None,
         origin=origin,
-        first_seen=_moment(event.get("timestamp")),
+        first_seen=moment_or_none(event.get("timestamp")),
     )
 
 
@@ -122,17 +126,3 @@ def smallest(one: str | None, other: str | None) -> str | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _is_url(text: str) -> bool:
-    """Return whether a `url` field is one: before Cowrie 1.9.7 redirects put a path or `stdin` there."""
-    return "://" in text or not (text.startswith("/") or text == "stdin")
-
-
-def _moment(timestamp: object) -> str | None:
-    if timestamp is None:
-        return None
-    try:
-        return utc_text(parse_timestamp(timestamp))
-    except UnreadableTimestamp:
-        return None

@@ -72,7 +72,7 @@ def _create_file_hashes() -> None:
     )
     for column in ("first_seen", "last_seen", "next_check_at", "md5", "sha1"):
         op.create_index(f"ix_file_hashes_{column}", "file_hashes", [column])
-    by_verdict = ["verdict", sa.text("last_seen DESC"), "sha256"]
+    by_verdict: list[str | sa.TextClause] = ["verdict", sa.text("last_seen DESC"), "sha256"]
     op.create_index("ix_file_hashes_verdict", "file_hashes", by_verdict)
     op.create_index("ix_file_hashes_session_count", "file_hashes", [sa.text("session_count DESC"), "sha256"])
 

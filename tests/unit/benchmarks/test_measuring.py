@@ -47,6 +47,17 @@ def test_our_own_memory_is_not_counted(tmp_path: Path) -> None:
     assert len(ballast) == 200 * MIB
 
 
+def test_memory_of_all_processes_counts(tmp_path: Path) -> None:
+    """A command that starts another one is measured with it: memory held at once is added up, CPU too."""
+    child = "import time; b = bytearray(80 << 20); b[::4096] = b'x' * len(b[::4096]); time.sleep(0.5)"
+    parent = f"import os, sys; p = os.posix_spawn(sys.executable, [sys.executable, '-I', '-S', '-c', {child!r}], {{}})"
+    usage = run(
+        python(f"{parent}; b = bytearray(80 << 20); b[::4096] = b'x' * len(b[::4096]); os.wait()"), cwd=tmp_path
+    )
+
+    assert 160 * MIB <= usage.peak_bytes < 240 * MIB
+
+
 def test_a_failing_command_is_an_error(tmp_path: Path) -> None:
     """An exit code that was not expected ends the measurement and shows the end of standard error."""
     command = python("import sys; sys.exit('out of luck')")

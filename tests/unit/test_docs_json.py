@@ -1,0 +1,144 @@
+"""What `--json` prints is what docs/reference.md promises: the fields, their types, and no others.
+
+Lists and reports have a page of their own, docs/reports.md, and its tests in tests/unit/reporting.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowrieprocessor.loader import batch, file_processor
+from tests.documents import PROJECT, quoted, sections, table_rows
+from tests.unit.reporting.program import Program
+
+PAGE = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
+SAMPLES = PROJECT / "samples"
+
+
+def flattened(document: Any, path: str = "") -> Iterator[tuple[str, str | None]]:
+    """Yield path and type of every value in a document; the type is None where a list or object is empty."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from flattened(value, f"{path}.{key}" if path else key)
+        if not document:
+            yield f"{path}.NAME", None
+    elif isinstance(document, list):
+        for value in document:
+            yield from flattened(value, f"{path}[]")
+        if not document:
+            yield f"{path}[]", None
+    else:
+        yield path, _type_of(document)
+
+
+def _type_of(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, int | float):
+        return "number"
+    try:
+        dt.datetime.fromisoformat(str(value))
+    except ValueError:
+        return "text"
+    return "time"
+
+
+def differences(documents: list[Any], rows: list[list[str]]) -> list[str]:
+    """Return what is in the documents and not in the table of fields, and the other way round."""
+    fields = {quoted(row[0])[0]: set(re.split(r", | or ", row[1])) for row in rows}
+    patterns = {name: re.compile(re.sub(r"[A-Z]{4,}", r"\\w+", re.escape(name))) for name in fields}
+    seen: set[str] = set()
+    wrong = []
+    for path, kind in [pair for document in documents for pair in flattened(document)]:
+        matching = [name for name, pattern in patterns.items() if pattern.fullmatch(path)]
+        seen.update(matching)
+        if not matching and not (kind is None and any(name.startswith(path) for name in fields)):
+            wrong.append(f"{path}: not documented")
+        elif kind is not None and not any(kind in fields[name] for name in matching):
+            wrong.append(f"{path}: is {kind}")
+    return sorted({*wrong, *(f"{name}: not there" for name in fields.keys() - seen)})
+
+
+def documented_fields(section: str, number: int = 0) -> list[list[str]]:
+    """Return the fields in a table of a section of docs/reference.md."""
+    text = sections(PAGE, 3)[section]
+    pieces = [piece for piece in text.split("| field | type | meaning |") if piece.strip()][1:]
+    return table_rows(f"| field | type | meaning |{pieces[number]}", "field", "type", "meaning")
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
+    """The program, called in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return Program(monkeypatch, capsys)
+
+
+def test_json_of_load_is_documented(program: Program, tmp_path: Path) -> None:
+    """Every field of `load --json` is in the reference with its type, and no other."""
+    (tmp_path / "odd.json").write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")
+    (tmp_path / "bad.json").write_bytes(b"\x1f\x8bnot gzip")
+    documents = [
+        program("load", str(SAMPLES / "cowrie.json"), "--json").document,
+        program("load", "odd.json", "bad.json", "--json").document,
+    ]
+
+    assert differences(documents, documented_fields("load")) == []
+
+
+def test_json_of_files_scan_is_documented(program: Program, tmp_path: Path) -> None:
+    """Every field of `files scan --json` is in the reference with its type, and no other."""
+    shutil.copytree(SAMPLES / "downloads", tmp_path / "downloads")
+    (tmp_path / "downloads" / ("0" * 64)).write_bytes(b"not what its name says")
+
+    document = program("files", "scan", "downloads", "--json").document
+
+    assert differences([document], documented_fields("files scan")) == []
+
+
+def test_json_of_db_commands_is_documented(program: Program, tmp_path: Path) -> None:
+    """Every field of `db status`, `db check` and `db migrate` is in the reference with its type, and no other."""
+    (tmp_path / "empty.sqlite").touch()
+    program("load", str(SAMPLES / "cowrie.json"), "--db", "x.sqlite")
+    found = {
+        command: [program("db", command, "--json", "--db", name).document for name in ("empty.sqlite", "x.sqlite")]
+        for command in ("status", "check", "migrate")
+    }
+
+    assert {
+        command: differences(documents, documented_fields("db", number))
+        for number, (command, documents) in enumerate(found.items())
+    } == {"status": [], "check": [], "migrate": []}
+
+
+def test_differences_of_documents_are_found() -> None:
+    """A field that is missing, unknown or of another type does not pass."""
+    rows = [["`a`", "text", ""], ["`b[].c`", "number or null", ""], ["`d.NAME`", "number", ""]]
+
+    assert differences([{"a": "x", "b": [{"c": None}, {"c": 1}], "d": {"anything": 1}}], rows) == []
+    assert differences([{"a": 1, "b": [], "e": True}], rows) == [
+        "a: is number",
+        "b[].c: not there",
+        "d.NAME: not there",
+        "e: not documented",
+    ]
+
+
+def test_counters_of_load_are_documented() -> None:
+    """The table of counters has every counter of the loader, and no other."""
+    counters = {
+        *(batch.EVENTS, batch.DEAD_LETTERS, batch.FILE_DEAD_LETTERS, batch.FILE_SIGHTINGS),
+        *(batch.NO_SESSION, batch.NO_TYPE, batch.NO_MOMENT),
+        *(file_processor.SKIPPED_EMPTY_SHASUM, file_processor.SKIPPED_NO_SHASUM),
+    }
+    rows = table_rows(PAGE, "counter", "counts")
+
+    assert {quoted(name)[0] for name, _ in rows} == counters
