@@ -90,10 +90,15 @@ class Result:
 
 
 class Bench:
-    """The commands that are measured, in one folder for their databases."""
+    """The commands that are measured, run from a copy of the code, so that it may be edited meanwhile.
+
+    Args:
+        work: an empty folder for the copy and the databases.
+        scale: how much is measured.
+    """
 
     def __init__(self, work: Path, scale: Scale) -> None:
-        self.work = work
+        self.work = inputs.copy_of_code(work)
         self.scale = scale
         self._numbers = count()
 
@@ -108,7 +113,7 @@ class Bench:
 
     def floor(self, paths: Sequence[Path], db: Path) -> Usage:
         """Measure the floor."""
-        return run([sys.executable, "-m", "benchmarks.floor", *paths, "--db", db], cwd=inputs.PROJECT)
+        return run([sys.executable, "-m", "benchmarks.floor", *paths, "--db", db], cwd=self.work)
 
     def sqlite_utils(self, path: Path, db: Path) -> Usage:
         """Measure `sqlite-utils insert`; its columns are those of the events, added as they turn up."""

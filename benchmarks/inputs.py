@@ -127,6 +127,13 @@ def work_folder() -> Iterator[Path]:
             shutil.rmtree(WORK, ignore_errors=True)
 
 
+def copy_of_code(work: Path) -> Path:
+    """Copy the packages into a folder and return it: `python -m` run there finds the copy first."""
+    for package in ("cowrieprocessor", "benchmarks"):
+        shutil.copytree(PROJECT / package, work / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return work
+
+
 def remove_database(path: Path) -> None:
     """Remove an SQLite file and what stands beside it."""
     for beside in path.parent.glob(f"{path.name}*"):

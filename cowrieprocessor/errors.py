@@ -6,7 +6,8 @@
     ├── InputError              something that was given to read cannot be read
     │   ├── InputNotFound           no such file or folder, or a folder without logs
     │   ├── InputNotReadable        permission, a FIFO or device, a loop of folders
-    │   ├── CompressedDataError     an archive that ends early, is damaged or grows without measure
+    │   ├── CompressedDataError     an archive that ends early, or grows without measure
+    │   │   └── ArchiveDamaged          an archive that fails its own checks
     │   └── UnsupportedEncoding     UTF-16 and UTF-32 text
     ├── InvalidShasum           a file event whose shasum is not 64 hexadecimal characters
     ├── UnreadableTimestamp     a timestamp in none of the forms that Cowrie has written
@@ -58,6 +59,10 @@ class InputNotReadable(InputError):
 
 class CompressedDataError(InputError):
     """An archive that ends early, is damaged, or grows beyond the allowed ratio."""
+
+
+class ArchiveDamaged(CompressedDataError):
+    """An archive that fails its own checks: nothing that comes out of it can be trusted."""
 
 
 class UnsupportedEncoding(InputError):

@@ -314,9 +314,9 @@ def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes |
                 continue
             if key != text:
                 edits.append((*token.span(1), key))
-            if key == _TIMESTAMP_KEY and type(fields["timestamp"]) is float:
-                if number := _JSON_NUMBER.match(raw, token.end()):  # else it comes again
-                    edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
+            number = _JSON_NUMBER.match(raw, token.end()) if key == _TIMESTAMP_KEY else None
+            if number and type(fields["timestamp"]) is float:
+                edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
     for start, end, spelling in reversed(edits):
         raw = raw[:start] + spelling + raw[end:]
     return raw

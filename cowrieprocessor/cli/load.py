@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ EXIT_FILES_FAILED = 3
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @db_option
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 5000.")
 @json_option
@@ -42,6 +43,7 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     settings = load_settings(overrides={"batch_size": batch_size})
     name = database_name(db)
     engine = get_engine(name, on_wait=say_waiting)
+    signal.signal(signal.SIGTERM, _interrupt)
     with LoadProgressLine() as line:
         result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
     engine.dispose()
@@ -59,13 +61,21 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
 
 
+def _interrupt(_signal: int, _frame: object) -> None:
+    """End the load as Ctrl-C does: whoever stops a service sends SIGTERM."""
+    raise KeyboardInterrupt
+
+
 def load_summary(result: LoadResult) -> list[str]:
     """Return what a load did, in lines for people."""
     counters = result.counters
-    states = {state: sum(one.state == state for one in result.files) for state in ("loaded", "known", "failed")}
+    states = {
+        state: sum(one.state == state for one in result.files) for state in ("loaded", "known", "pending", "failed")
+    }
     files = f"{len(result.files)} file{'' if len(result.files) == 1 else 's'}"
+    waiting = f"{states['pending']} without an event yet, " if states["pending"] else ""
     lines = [
-        f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {states['failed']} failed",
+        f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {waiting}{states['failed']} failed",
         f"{counters['events']:,} new events, {counters['file_sightings']:,} of them with a file",
     ]
     if counters["events"] >= 1000 and result.duration_s > 0:

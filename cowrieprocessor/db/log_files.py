@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, inspect, or_, select
@@ -15,29 +14,16 @@ from cowrieprocessor.events import Event
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
-_SAME_EVENT_LIMIT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class HeldRow:
-    """A row that is in raw_events at an offset: what can be compared, since v3 rewrote some payloads."""
-
-    session_id: str | None
-    event_type: str | None
-    event_timestamp: str | None
-
-    def is_same(self, event: Event) -> bool:
-        """Whether it is the row of this event."""
-        return (self.session_id, self.event_type, self.event_timestamp) == (
-            event.session_id,
-            event.event_type,
-            event.timestamp,
-        )
-
-    @property
-    def is_malformed(self) -> bool:
-        """Whether v3 kept a line here that it could not read."""
-        return self.session_id is None and self.event_type is None
+_LOG_KEY = (_EVENT.c.source, _EVENT.c.source_inode, _EVENT.c.source_generation)
+_EVENT_AND_LOG = _EVENT.outerjoin(
+    _LOG,
+    and_(
+        _LOG.c.source == _EVENT.c.source,
+        _LOG.c.source_inode == _EVENT.c.source_inode,
+        _LOG.c.source_generation == _EVENT.c.source_generation,
+    ),
+)
+MAX_SOURCE_CHARS = 512
 
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
@@ -46,21 +32,6 @@ def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, 
         select(_LOG).where(_LOG.c.identity == identity).order_by(_LOG.c.values_done.desc(), _LOG.c.generation)
     )
     return [dict(row) for row in rows.mappings()]
-
-
-def is_stored(connection: Connection, log: Mapping[str, Any], event: Event) -> bool:
-    """Return whether a log's rows hold this event."""
-    found = connection.execute(
-        select(_EVENT.c.id)
-        .where(
-            *_same_event(event),
-            _EVENT.c.payload_hash == event.payload_hash,
-            _EVENT.c.source == log["source"],
-            _EVENT.c.source_inode == log["source_inode"],
-        )
-        .limit(1)
-    )
-    return found.first() is not None
 
 
 def stored_elsewhere(
@@ -92,89 +63,77 @@ def stored_elsewhere(
     return (found.source, found.source_offset) if found else None
 
 
-def log_of_v3(connection: Connection, event: Event, offset: int, path: str) -> tuple[str, str | None, int] | None:
-    """Return source, inode and generation of the log that v3 loaded with this first event at this offset.
+def has_rows_of_v3(connection: Connection) -> bool:
+    """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
+    oldest = connection.execute(select(*_LOG_KEY).order_by(_EVENT.c.id).limit(1)).first()
+    if oldest is None:
+        return False
+    return connection.execute(select(_LOG.c.identity).where(*_same_log(oldest)).limit(1)).first() is None
 
-    Of several, the one under the same path, else the first in binary order.
+
+def v3_had_path(connection: Connection, path: str) -> bool:
+    """Return whether there are rows under this path that belong to none of our logs."""
+    found = connection.execute(
+        select(_EVENT.c.id)
+        .select_from(_EVENT_AND_LOG)
+        .where(_EVENT.c.source == path, _LOG.c.identity.is_(None))
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+def stored_copies(connection: Connection, identity: str, generation: int, event: Event) -> tuple[int, int]:
+    """Return how often an event is stored already: by other logs with this identity, and by v3.
+
+    v3 rewrote payloads before it stored them, so that its rows are compared by session, type and timestamp; ours
+    by the whole payload.
     """
     rows = connection.execute(
-        select(_EVENT.c.source, _EVENT.c.source_inode, _EVENT.c.source_generation)
-        .select_from(
-            _EVENT.outerjoin(
-                _LOG,
-                and_(
-                    _LOG.c.source == _EVENT.c.source,
-                    _LOG.c.source_inode == _EVENT.c.source_inode,
-                    _LOG.c.source_generation == _EVENT.c.source_generation,
-                ),
-            )
+        select(_LOG.c.identity, _EVENT.c.payload_hash)
+        .select_from(_EVENT_AND_LOG)
+        .where(
+            *_same_event(event),
+            or_(_LOG.c.identity.is_(None), and_(_LOG.c.identity == identity, _LOG.c.generation != generation)),
         )
-        .where(*_same_event(event), _EVENT.c.source_offset == offset, _LOG.c.identity.is_(None))
-        .limit(_SAME_EVENT_LIMIT)
     ).all()
-    found = [(row.source, row.source_inode, row.source_generation) for row in rows]
-    if not found:
-        return None
-    taken = {source for source, inode, _ in found if inode is None and _has_log(connection, source)}
-    candidates = [key for key in found if key[0] not in taken]
-    return min(candidates, key=lambda key: (not path.endswith(key[0]), key[0], str(key[1]), key[2]), default=None)
+    ours = sum(row.identity is not None and row.payload_hash == event.payload_hash for row in rows)
+    return ours, sum(row.identity is None for row in rows)
 
 
-def _has_log(connection: Connection, source: str) -> bool:
-    return connection.execute(select(_LOG.c.identity).where(_LOG.c.source == source).limit(1)).first() is not None
+def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:
+    """Return source and source_generation for a new log: a pair that no log and no event has with this inode.
 
-
-def free_generation(connection: Connection, source: str, inode: str) -> int:
-    """Return the first source_generation of (source, inode) that neither a log nor an event has."""
-    one_generation = allows_one_generation(connection)
+    Where raw_events keeps v1's constraint that a source has each offset only once, a further log under one path
+    gets a source of its own: the path with `#1`, `#2` and so on behind.
+    """
+    if _allows_one_log_per_source(connection):
+        number = 0
+        source = path
+        while _is_taken(connection, source):
+            number += 1
+            source = f"{path[: MAX_SOURCE_CHARS - 8]}#{number}"
+        return source, 0
     highest = -1
     for table in (_LOG, _EVENT):
-        statement = select(func.max(table.c.source_generation)).where(table.c.source == source)
-        if not one_generation:
-            statement = statement.where(table.c.source_inode == inode)
-        found = connection.execute(statement).scalar()
+        found = connection.execute(
+            select(func.max(table.c.source_generation)).where(table.c.source == path, table.c.source_inode == inode)
+        ).scalar()
         highest = max(highest, -1 if found is None else int(found))
-    return highest + 1
+    return path, highest + 1
 
 
-def allows_one_generation(connection: Connection) -> bool:
-    """Return whether raw_events keeps v1's constraint that a source has each offset only once."""
+def _is_taken(connection: Connection, source: str) -> bool:
+    return any(
+        connection.execute(select(table.c.source).where(table.c.source == source).limit(1)).first() is not None
+        for table in (_LOG, _EVENT)
+    )
+
+
+def _allows_one_log_per_source(connection: Connection) -> bool:
     return any(
         constraint["column_names"] == ["source", "source_offset"]
         for constraint in inspect(connection).get_unique_constraints("raw_events")
     )
-
-
-def held_until(connection: Connection, source: str, inode: str, generation: int) -> int:
-    """Return the highest offset at which rows of this log, or of v3 without an inode, are stored; -1 if none."""
-    highest = -1
-    for key in (
-        (_EVENT.c.source_inode == inode) & (_EVENT.c.source_generation == generation),
-        _EVENT.c.source_inode.is_(None),
-    ):
-        found = connection.execute(
-            select(func.max(_EVENT.c.source_offset)).where(_EVENT.c.source == source, key)
-        ).scalar()
-        highest = max(highest, -1 if found is None else int(found))
-    return highest
-
-
-def held_rows(connection: Connection, log: Mapping[str, Any], first: int, last: int) -> dict[int, HeldRow]:
-    """Return the rows that are stored for a log's offsets from `first` to `last`, both included."""
-    rows = connection.execute(
-        select(_EVENT.c.source_offset, _EVENT.c.session_id, _EVENT.c.event_type, _EVENT.c.event_timestamp).where(
-            _EVENT.c.source == log["source"],
-            or_(
-                and_(
-                    _EVENT.c.source_inode == log["source_inode"],
-                    _EVENT.c.source_generation == log["source_generation"],
-                ),
-                _EVENT.c.source_inode.is_(None),
-            ),
-            _EVENT.c.source_offset.between(first, last),
-        )
-    )
-    return {row.source_offset: HeldRow(row.session_id, row.event_type, row.event_timestamp) for row in rows}
 
 
 def store(connection: Connection, row: Mapping[str, Any], stored_values: int | None) -> bool:
@@ -201,6 +160,14 @@ def store(connection: Connection, row: Mapping[str, Any], stored_values: int | N
         return bool(cursor.rowcount == 1)
     finally:
         cursor.close()
+
+
+def _same_log(row: Any) -> tuple[Any, ...]:
+    return (
+        _LOG.c.source == row.source,
+        _LOG.c.source_inode == row.source_inode,
+        _LOG.c.source_generation == row.source_generation,
+    )
 
 
 def _same_event(event: Event) -> tuple[Any, ...]:

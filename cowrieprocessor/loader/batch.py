@@ -120,17 +120,13 @@ class Batch:
             event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
             if type(event) is Event:
                 cursor.last_value_hash = event.payload_hash
-                held = cursor.held_rows.get(offset) if cursor.held_rows else None
-                if held and held.is_same(event):
-                    return  # v3 loaded it from this log
-                self._add_event(event, offset, cursor.spill_generation if held else cursor.source_generation, value)
+                if cursor.stored_events is None or not cursor.stored_events.holds(event):
+                    self._add_event(event, offset, value)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
         cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
         self._dead_bytes += value.end - value.start
-        if cursor.held_rows and (held := cursor.held_rows.get(offset)) and held.is_malformed:
-            return
         self._counters[DEAD_LETTERS] += 1
         self._add_dead_letter(value, offset, refused, {})
 
@@ -180,7 +176,7 @@ class Batch:
         cursor.values_done += self.values
         cursor.stored_values = cursor.values_done
 
-    def _add_event(self, event: Event, offset: int, generation: int, value: Value) -> None:
+    def _add_event(self, event: Event, offset: int, value: Value) -> None:
         cursor = self.cursor
         row = [
             self.ingest_id,
@@ -188,7 +184,7 @@ class Batch:
             cursor.source,
             offset,
             cursor.source_inode,
-            generation,
+            cursor.source_generation,
             event.payload,
             event.payload_hash,
         ]

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from cowrieprocessor.db import log_files as table
 from cowrieprocessor.db.dialects.writing import writing_of
-from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.engine import get_engine, read_transaction
 from cowrieprocessor.db.migrations import prepare
-from cowrieprocessor.errors import CowrieProcessorError, InputError
+from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.discovery import find_logs
-from cowrieprocessor.loader.log_files import HeldRows, LogCursor, LogOpener, Resume
+from cowrieprocessor.loader.log_files import LogCursor, LogOpener, Resume
 from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, now_text, prepare_batches
-from cowrieprocessor.loader.reader import ValueReader
 from cowrieprocessor.loader.writer import LogMoved, set_load_state, write_batch
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
@@ -132,7 +132,8 @@ class BulkLoader:
             MigrationNeeded: a v3 database.
             DatabaseError: the database refused; what was committed stays and is passed over next time.
         """
-        logs = find_logs(Path(path) for path in paths)
+        unreadable: list[InputNotReadable] = []
+        logs = find_logs((Path(path) for path in paths), unreadable)
         result = LoadResult(uuid.uuid4().hex)
         started = time.monotonic()
         prepare(self._engine)
@@ -147,21 +148,25 @@ class BulkLoader:
                 result.files.append(FileResult(inert(str(path))))
                 self._load_file(path, result)
                 self._bytes_before += _size(path)
-        except (CowrieProcessorError, KeyboardInterrupt) as error:
+        except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
             self._leave_word(error)
             raise
+        result.files += [FileResult("", FAILED, error=str(error)) for error in unreadable]
         failed = result.failed
-        reason = f"{len(failed)} of {len(logs)} files failed: {failed[0].error}" if failed else None
+        reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
         set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
         result.duration_s = time.monotonic() - started
         return result
 
     def _leave_word(self, error: BaseException) -> None:
-        """Say in `jobs` why the load stopped, if the database still listens."""
+        """Say in `jobs` why the load stopped, if the database listens at once."""
+        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=0.2)
         try:
-            set_load_state(self._engine, "stopped", str(error) or type(error).__name__, now_text())
+            set_load_state(engine, "stopped", str(error) or type(error).__name__, now_text())
         except CowrieProcessorError:
             return  # the error that stopped us says more than this one
+        finally:
+            engine.dispose()
 
     def _load_file(self, path: Path, result: LoadResult) -> None:
         found = result.files[-1]
@@ -179,52 +184,55 @@ class BulkLoader:
             found.state, found.error = FAILED, str(error)
 
     def _load_log(self, path: Path, result: LoadResult, found: FileResult) -> None:
-        opener = LogOpener(path, partial(self._open, path), self._settings.max_value_bytes)
-        try:
-            with read_transaction(self._engine) as connection:
-                resume = opener.resume(connection)
+        with self._open(path) as stream:
+            resume = LogOpener(stream, self._settings, partial(read_transaction, self._engine)).resume()
             if resume is None:
-                found.bytes_pending = opener.stream.position
+                found.bytes_pending = stream.position
                 found.warnings.append(_no_event_yet(found))
                 return
-            self._copy_values(resume, opener, result, found)
-        finally:
-            opener.stream.close()
+            self._copy_values(resume, stream, result, found)
 
     def _open(self, path: Path) -> LogStream:
         return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
 
-    def _copy_values(self, resume: Resume, opener: LogOpener, result: LoadResult, found: FileResult) -> None:
+    def _copy_values(self, resume: Resume, stream: LogStream, result: LoadResult, found: FileResult) -> None:
         """Store the values that are not stored yet, batch by batch."""
-        cursor, reader = resume.cursor, resume.reader
-        found.state = KNOWN
-        found.bytes_read = cursor.byte_pos
-        if reader is None:
-            found.warnings.append(f"{found.path} is an older copy of a log that is stored further: nothing new in it")
-            return
-        if cursor.held_until >= cursor.next_offset:
-            cursor.held_rows = HeldRows(partial(self._held_rows, cursor), cursor.held_until)
-        is_new = cursor.stored_values is None
-        first: list[Any] | None = None
-        last: list[Any] | None = None
-        for item in self._batches(resume, reader, opener.stream, result):
+        cursor = resume.cursor
+        if not found.counters:
+            found.state = KNOWN
+        found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul
+        is_new = cursor.stored_values is None and not resume.is_copy
+        is_checked = not stream.is_complete
+        ends: list[list[Any] | None] = [None, None]
+        for item in self._batches(resume, stream, result):
             if isinstance(item, LogEnd):
                 self._end(item, found)
                 continue
+            if not is_checked:
+                stream.check()
+                is_checked = True
             self._write(item, result, found)
-            first, last = first or item.first_event, item.last_event or last
+            found.bytes_nul = item.log["bytes_nul"] - nul_before
+            ends = [ends[0] or item.first_event, item.last_event or ends[1]]
         if is_new:
-            self._warn_of_overlap(cursor, (first, last), found)
+            self._warn_of_overlap(cursor, ends, found)
 
-    def _batches(
-        self, resume: Resume, reader: ValueReader, stream: LogStream, result: LoadResult
-    ) -> Iterator[BatchRows | LogEnd]:
+    def _batches(self, resume: Resume, stream: LogStream, result: LoadResult) -> Iterator[BatchRows | LogEnd]:
+        """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""
+        cursor, reader = resume.cursor, resume.reader
         recipe = Recipe(
             result.ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
         )
-        if is_worthwhile(stream, resume.cursor):
-            return batches_from_process(stream, resume.cursor, reader, recipe, self._settings)
-        return prepare_batches(resume.cursor, reader, stream, recipe)
+        if cursor.stored_events is not None:
+            item: BatchRows | LogEnd | None = None
+            for item in prepare_batches(cursor, reader, stream, recipe):
+                yield item
+            if isinstance(item, LogEnd):
+                return
+        if is_worthwhile(stream, cursor):
+            yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+        else:
+            yield from prepare_batches(cursor, reader, stream, recipe)
 
     def _write(self, rows: BatchRows, result: LoadResult, found: FileResult) -> None:
         log = rows.log
@@ -233,7 +241,6 @@ class BulkLoader:
             found.state = LOADED
         found.counters.update(rows.counters)
         found.bytes_read = log["byte_pos"]
-        found.bytes_nul = log["bytes_nul"]
         self._report(rows.file_position, result)
 
     @staticmethod
@@ -244,13 +251,7 @@ class BulkLoader:
         elif end.pending_bytes:
             found.warnings.append(_waits(found, end.line))
 
-    def _held_rows(self, cursor: LogCursor, first: int, last: int) -> dict[int, table.HeldRow]:
-        with read_transaction(self._engine) as connection:
-            return table.held_rows(connection, cursor.columns(""), first, last)
-
-    def _warn_of_overlap(
-        self, cursor: LogCursor, ends: tuple[list[Any] | None, list[Any] | None], found: FileResult
-    ) -> None:
+    def _warn_of_overlap(self, cursor: LogCursor, ends: list[list[Any] | None], found: FileResult) -> None:
         """Say so if the first or last event of a new log is stored from another log, too."""
         with read_transaction(self._engine) as connection:
             for which, event in zip(("first", "last"), ends, strict=True):
@@ -282,8 +283,8 @@ def _no_event_yet(found: FileResult) -> str:
     if not found.bytes_pending:
         return f"{found.path} is empty"
     return (
-        f"{found.path}: no complete JSON object in {found.bytes_pending} bytes, nothing of it is stored; "
-        "if it is a Cowrie log, check that it is the JSON one (cowrie.json)"
+        f"{found.path}: no complete JSON object in {found.bytes_pending} bytes, nothing of it is stored; if it is a "
+        "Cowrie log, check that it is the JSON one (cowrie.json) and that its last line ends with a newline"
     )
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from cowrieprocessor.errors import CompressedDataError, InputNotFound, InputNotReadable, UnsupportedEncoding
+from cowrieprocessor.errors import (
+    ArchiveDamaged,
+    CompressedDataError,
+    InputError,
+    InputNotFound,
+    InputNotReadable,
+    UnsupportedEncoding,
+)
 from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
@@ -152,22 +159,29 @@ class LogStream:
         self.path = path
         self._max_ratio = max_ratio
         self._grace_bytes = grace_bytes
+        self._ready = b""
+        self._gathered = 0
+        self._error: CompressedDataError | None = None
         self._descriptor = _open(path) if descriptor is None else descriptor
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self.inode = str(status.st_ino)
-        self.position = 0
-        self._pending = os.read(self._descriptor, _FEED_SIZE)
-        self._compressed_read = len(self._pending)
+        try:
+            self.rewind()
+            self._refuse_utf16(self._pending)  # no archive begins like that
+        except InputError:
+            self.close()
+            raise
+
+    def rewind(self) -> None:
+        """Go back to the beginning of the file that is open, whatever its name means by now."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self.position = self._compressed_read = 0
+        self._ready, self._error = b"", None
+        self._pending = self._read_file(_FEED_SIZE)
         self.kind = _kind(self._pending)
         self._member = _new_member(self.kind) if self.kind else None
         self._errors = _member_errors() if self.kind else ()
-        try:
-            self._refuse_utf16(self._pending)  # no archive begins like that
-        except UnsupportedEncoding:
-            self.close()
-            raise
 
     def __enter__(self) -> LogStream:
         """Return the stream itself."""
@@ -244,36 +258,39 @@ class LogStream:
         self._ready = data + self._ready
         self.position -= len(data)
 
-    _ready = b""
-
     def _read_plain(self) -> bytes:
         if self._pending:
             data, self._pending = self._pending, b""
             return data
-        data = os.read(self._descriptor, READ_SIZE)
+        return self._read_file(READ_SIZE)
+
+    def _read_file(self, size: int) -> bytes:
+        try:
+            data = os.read(self._descriptor, size)
+        except OSError as error:
+            raise InputNotReadable(
+                f"{inert(str(self.path))}: {error.strerror} at byte {self._compressed_read}; "
+                "check the disk or the network share it lies on"
+            ) from error
         self._compressed_read += len(data)
         return data
 
     def _read_compressed(self) -> bytes:
         pieces: list[bytes] = []
-        length = 0
-        while length < READ_SIZE:
-            piece = self._next_piece(READ_SIZE - length)
+        self._gathered = 0
+        while self._gathered < READ_SIZE:
+            piece = self._next_piece(READ_SIZE - self._gathered)
             if piece is None:
                 break
             pieces.append(piece)
-            length += len(piece)
-            if self._error is not None:
-                break
-        if not length and self._error is not None:
+            self._gathered += len(piece)
+        if not self._gathered and self._error is not None:
             raise self._error
-        self._check_ratio(length)
+        self._check_ratio(self._gathered)
         data = b"".join(pieces)
         if not self.position:
             self._refuse_utf16(data)
         return data
-
-    _error: CompressedDataError | None = None
 
     def _next_piece(self, max_length: int) -> bytes | None:
         """Return the next decompressed bytes (possibly none yet), or None at the end of the archive."""
@@ -288,13 +305,13 @@ class LogStream:
             if not self._pending:
                 return None
             if _kind(self._pending) != self.kind:
-                self._error = self._damaged("data follow the end of the archive that are not compressed")
+                self._error = self._ended_badly("data follow the end of the archive that are not compressed")
                 return None
             self._member = member = _new_member(self.kind or "")
         data = b""
         if member.needs_input:
             if not self._pending and not self._feed():
-                self._error = self._damaged("it ends early: the rest is missing")
+                self._error = self._ended_badly("it ends early: the rest is missing")
                 return None
             size = _ZSTD_FEED_SIZE if self.kind == "zstd" else _MEMBER_FEED_SIZE
             data, self._pending = self._pending[:size], self._pending[size:]
@@ -312,8 +329,7 @@ class LogStream:
             )
 
     def _feed(self) -> bool:
-        data = os.read(self._descriptor, _FEED_SIZE)
-        self._compressed_read += len(data)
+        data = self._read_file(_FEED_SIZE)
         self._pending += data
         return bool(data)
 
@@ -332,11 +348,39 @@ class LogStream:
             "a load may use; unpack it yourself and load the plain file"
         )
 
-    def _damaged(self, what: str) -> CompressedDataError:
+    def _ended_badly(self, what: str) -> CompressedDataError:
         return CompressedDataError(
-            f"{inert(str(self.path))}: damaged {self.kind} archive near byte {self._compressed_read} of {self.size} "
-            f"(decompressed {self.position}): {what}. What came before is loaded; copy the file again and load it again"
+            f"{inert(str(self.path))}: {self.kind} archive, byte {self._compressed_read} of {self.size} (decompressed "
+            f"{self.position + self._gathered}): {what}. What came before is loaded; copy the file again and load it "
+            "again"
         )
+
+    def _damaged(self, what: str) -> ArchiveDamaged:
+        return ArchiveDamaged(
+            f"{inert(str(self.path))}: damaged {self.kind} archive near byte {self._compressed_read} of {self.size} "
+            f"(decompressed {self.position + self._gathered}): {what}. What comes out before that place cannot be "
+            "trusted, so nothing is loaded; copy the file again, or unpack what can be saved and load the plain file"
+        )
+
+    def check(self) -> None:
+        """Read the archive to its end on a descriptor of its own, before anything of it is stored.
+
+        An archive that merely ends early, or that something follows, is as good as it is long.
+
+        Raises:
+            ArchiveDamaged: it fails its own checks: what it gave out before is not what was packed.
+        """
+        descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        with LogStream(
+            self.path, max_ratio=self._max_ratio, grace_bytes=self._grace_bytes, descriptor=descriptor
+        ) as archive:
+            try:
+                while archive.read():
+                    pass
+            except ArchiveDamaged:
+                raise
+            except CompressedDataError:
+                return  # whoever loads it will be told
 
 
 _KINDS = (

@@ -17,8 +17,12 @@ _DATED = re.compile(r"[._-](\d{4}-?\d\d-?\d\d)(?:[._T-]?(\d[\d_:-]*))?$")
 _NUMBERED = re.compile(r"\.(\d{1,6})$")
 
 
-def find_logs(paths: Iterable[Path]) -> list[Path]:
+def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None = None) -> list[Path]:
     """Return the logs to load: each file as named, of each folder the logs in it and below it.
+
+    Args:
+        paths: files and folders, as they were named.
+        unreadable: where given, takes the errors of folders that may not be read, which then stop nothing.
 
     In a folder, logs are the regular files named like Cowrie's (`*.json`, `*.jsonl`, `*.ndjson`, also with a date,
     a number or a compression behind); rotated ones come before the ones that continue them.
@@ -32,8 +36,8 @@ def find_logs(paths: Iterable[Path]) -> list[Path]:
         if not _is_folder(path):
             logs.append(path)
             continue
-        found = sorted(_logs_below(path), key=rotation_order)
-        if not found:
+        found = sorted(_logs_below(path, unreadable), key=rotation_order)
+        if not found and not unreadable:
             raise InputNotFound(
                 f"{inert(str(path))}: no logs in this folder; logs are files named like cowrie.json, "
                 "cowrie.json.2026-01-31 or cowrie.json.1.gz. Name a file to load it whatever it is called"
@@ -87,7 +91,7 @@ def _not_readable(path: Path, error: OSError) -> InputNotReadable:
     return InputNotReadable(f"{inert(str(path))}: {error.strerror}{remedy}")
 
 
-def _logs_below(folder: Path) -> Iterator[Path]:
+def _logs_below(folder: Path, unreadable: list[InputNotReadable] | None) -> Iterator[Path]:
     """Yield the logs in a folder and its sub-folders; a folder that links lead back to is seen once."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -97,7 +101,10 @@ def _logs_below(folder: Path) -> Iterator[Path]:
             status = current.stat()
             entries = list(os.scandir(current))
         except OSError as error:
-            raise _not_readable(current, error) from error
+            if unreadable is None:
+                raise _not_readable(current, error) from error
+            unreadable.append(_not_readable(current, error))
+            continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -39,7 +39,7 @@ class ParserProcessDied(CowrieProcessorError):
 
 def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
     """Return whether a log has enough left to be parsed on another core, where there is one."""
-    if cursor.held_rows is not None or (os.cpu_count() or 1) < 2:
+    if cursor.stored_events is not None or (os.cpu_count() or 1) < 2:
         return False
     left = stream.size - stream.file_position
     return left * (8 if stream.is_complete else 1) >= WORTHWHILE_BYTES
@@ -59,7 +59,7 @@ def batches_from_process(
     job = {
         "path": inert(str(stream.path)),
         "descriptor": stream.descriptor,
-        "cursor": {name: value for name, value in dataclasses.asdict(cursor).items() if name != "held_rows"},
+        "cursor": {one.name: getattr(cursor, one.name) for one in dataclasses.fields(cursor)} | {"stored_events": None},
         "position": reader.position,
         "line": reader.line,
         "recipe": dataclasses.asdict(recipe),
@@ -67,9 +67,15 @@ def batches_from_process(
         "max_ratio": settings.max_ratio,
         "grace_bytes": settings.max_ratio_grace_bytes,
     }
-    command = [sys.executable, "-m", "cowrieprocessor.loader.parser_process"]
+    # -P keeps the current folder, which may be full of strangers' files, off the module path.
+    command = [sys.executable, "-P", "-m", "cowrieprocessor.loader.parser_process"]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     with subprocess.Popen(  # noqa: S603 - ourselves
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[stream.descriptor]
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[stream.descriptor],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     ) as child:
         assert child.stdin is not None  # noqa: S101
         assert child.stdout is not None  # noqa: S101

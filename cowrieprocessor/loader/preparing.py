@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cowrieprocessor.errors import CompressedDataError
+from cowrieprocessor.errors import InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.loader.batch import MAX_BATCH_BYTES, Batch, BatchRows
 from cowrieprocessor.loader.compression import LogStream
@@ -49,17 +49,29 @@ class LogEnd:
 def prepare_batches(
     cursor: LogCursor, reader: ValueReader, stream: LogStream, recipe: Recipe
 ) -> Iterator[BatchRows | LogEnd]:
-    """Yield the rest of a log as batches of rows, and what is left at its end."""
+    """Yield the rest of a log as batches of rows, and what is left at its end.
+
+    Where events had to be looked up and need not be any more, it stops after a batch, without a `LogEnd`: the rest
+    can be prepared anew, also in another process.
+    """
     error = None
+    stored_events = cursor.stored_events
     batch = _new_batch(cursor, recipe)
     try:
         for value in reader:
             batch.add(value)
             if batch.values >= recipe.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
+                if stored_events:
+                    stored_events.release()
                 yield batch.finish(reader, stream.file_position)
+                if stored_events and not stored_events.is_looking:
+                    cursor.stored_events = None
+                    return
                 batch = _new_batch(cursor, recipe)
-    except CompressedDataError as damaged:
-        error = str(damaged)
+    except InputError as unreadable:
+        error = str(unreadable)
+    if stored_events:
+        stored_events.release()
     moved = reader.position > cursor.byte_pos and not cursor.other_form
     if batch.values or moved:
         yield batch.finish(reader, stream.file_position)

@@ -5,15 +5,16 @@ separate them, so that a line per event, pretty-printed objects and JSON arrays 
 on after any value. What is no object goes up to the end of its line and is given back as a problem.
 
 What is damaged ends where the next object begins: at an intact event behind it (one that was glued to a torn line, the
-next element of an array), else at a NUL, else at the end of its line, or at the next line that begins with `{` if it
-was an object of several lines. No decision depends on how the bytes happen to arrive, nor on where the file ends today:
-what cannot be decided yet stays behind the cursor.
+next element of an array), else at a NUL, else at the end of its line; an object of several lines at the next line that
+begins with `{` and is indented no deeper than it is. No decision depends on how the bytes happen to arrive, nor on
+where the file ends today: what cannot be decided yet stays behind the cursor.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from typing import Any, NamedTuple
@@ -48,8 +49,7 @@ _FLAT_OBJECT = re.compile(
 _TOKEN = re.compile(_STRING + rb'|\n[ \t\r]*+\{|[{}\[\]"\x00]')
 _CUT_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+\\?\Z')
 _END_OF_LINE = re.compile(rb"[\n\x00]")
-_NEXT_OBJECT_LINE = re.compile(rb"\n(?=[ \t\r]{0,1000}\{)|\x00")
-_PERHAPS_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,1000}\Z")
+_PERHAPS_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,%d}\Z" % TAIL_BYTES)
 _OBJECT_START = re.compile(rb'\{[ \t\r\n]*+"')
 _BLANKS = b" \t\r\n"
 _SEPARATING = b" \t\r,[]"
@@ -143,7 +143,7 @@ class ValueReader:
 
     def tail(self) -> bytes:
         """Return the bytes before `position` that prove that a log is the same, at most 512."""
-        return (self._before + self._buffer[max(0, self._at - TAIL_BYTES) : self._at])[-TAIL_BYTES:]
+        return self._bytes_before(self._at)
 
     # --- the common form: a line, an object ---
 
@@ -203,6 +203,7 @@ class ValueReader:
     def _balance(self, at: int, limit: int) -> tuple[int | None, bool]:
         """Return where the object ends, or where it is seen to be damaged; None where more is needed."""
         opened: list[bytes] = []
+        indentation = self._indentation(at)
         for token in _TOKEN.finditer(self._buffer, at, limit):
             text = token.group()
             kind = text[:1]
@@ -212,7 +213,8 @@ class ValueReader:
                 cut = _CUT_STRING.match(self._buffer, token.start(), limit)
                 return (None, False) if cut else (token.start(), True)
             if kind == b"\n":
-                if len(text) == 2 or opened[-1] != b"[" or self._last_byte(token.start()) not in b"[,":
+                is_nested = len(text) - len(b"\n{") > indentation and opened[-1] == b"["
+                if not is_nested or self._last_byte(token.start()) not in b"[,":
                     return token.start(), True
                 opened.append(b"{")
             elif kind in b"{[":
@@ -229,13 +231,15 @@ class ValueReader:
             before -= 1
         return self._buffer[before - 1 : before]
 
+    def _indentation(self, at: int) -> int:
+        """Return how many blanks the line begins with on which an object begins."""
+        line = self._bytes_before(at).rpartition(b"\n")[2]
+        return len(line) - len(line.lstrip(b" \t\r"))
+
     def _damaged(self, seen: int) -> Value:
         """Return the problem that a damaged object is."""
         at = self._at
-        if self._buffer.find(b"\n", at, seen) < 0:
-            end = self._end_of_problem(_END_OF_LINE, seen)
-        else:
-            end = self._end_of_problem(_NEXT_OBJECT_LINE, at)
+        end = self._end_of_problem(self._boundary(seen), seen)
         if end is None:
             return self._too_large()
         return self._give(end, problem=Refused(REFUSED_NOT_JSON, f"damaged at byte {self.position + seen - at}"))
@@ -247,12 +251,18 @@ class ValueReader:
             return self._too_large()
         tail = self.tail()
         brackets = tail[len(tail.rstrip(_SEPARATING)) :].lstrip(_SEPARATING.replace(b"[", b""))
-        whole = brackets + self._buffer[self._at : end]
+        whole = (brackets + self._buffer[self._at : end]).strip(_BLANKS)
         try:
             kind = type(orjson.loads(whole)).__name__
         except orjson.JSONDecodeError as error:
             return self._give(end, problem=_refused(error))
         return self._give(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
+
+    def _boundary(self, seen: int) -> re.Pattern[bytes]:
+        """Return what ends a problem at the latest: the next line, or of several lines the next object."""
+        if self._buffer.find(b"\n", self._at, seen) < 0:
+            return _END_OF_LINE
+        return _next_object_line(self._indentation(self._at))
 
     def _end_of_problem(self, boundary: re.Pattern[bytes], seen: int) -> int | None:
         """Return where a problem ends: at the next event, else at the boundary; None if it is larger than the limit."""
@@ -296,7 +306,7 @@ class ValueReader:
         """Pass over a value that is larger than the limit, and return its beginning, digest and range."""
         start, line, before = self.position, self.line, self.tail()
         head, digest, limit = bytearray(), sha256(), self._limit()
-        boundary = _END_OF_LINE if self._buffer.find(b"\n", self._at, limit) < 0 else _NEXT_OBJECT_LINE
+        boundary = self._boundary(limit)
         edge = _PERHAPS_OBJECT_LINE.search(self._buffer, self._at, limit)
         seen = edge.start() if edge else limit
         try:
@@ -313,7 +323,7 @@ class ValueReader:
             raise
         problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
         if self.position - start <= DEAD_LETTER_WHOLE_BYTES:
-            return Value(bytes(head), None, line, start, self.position, problem)
+            return Value(bytes(head).strip(_BLANKS), None, line, start, self.position, problem)
         raw = bytes(head[:DEAD_LETTER_HEAD_BYTES])
         return Value(raw, None, line, start, self.position, problem, digest.hexdigest())
 
@@ -340,6 +350,9 @@ class ValueReader:
             self.nul_bytes += self._buffer.count(b"\0", self._at, end)
             self._advance(end)
 
+    def _bytes_before(self, at: int) -> bytes:
+        return (self._before + self._buffer[max(0, at - TAIL_BYTES) : at])[-TAIL_BYTES:]
+
     def _advance(self, end: int) -> None:
         self.line += self._buffer.count(b"\n", self._at, end)
         self.position += end - self._at
@@ -362,6 +375,11 @@ class ValueReader:
         if self._stream.is_complete:
             return False
         raise _NeedMore
+
+
+@lru_cache
+def _next_object_line(indentation: int) -> re.Pattern[bytes]:
+    return re.compile(rb"\n(?=[ \t\r]{0,%d}\{)|\x00" % indentation)
 
 
 def _refused(error: orjson.JSONDecodeError) -> Refused:

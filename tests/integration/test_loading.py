@@ -26,9 +26,11 @@ from cowrieprocessor.db.models import (
     SessionAttribute,
     SessionSummary,
 )
+from cowrieprocessor.events import hash_payload
 from cowrieprocessor.loader import parser_process
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, PENDING, BulkLoader
 from cowrieprocessor.settings import Settings
+from tests import v3_schema
 from tests.logical_digest import difference, logical_contents
 
 FORMS: dict[str, Callable[[list[str]], bytes]] = {
@@ -223,14 +225,14 @@ def test_an_older_copy_adds_nothing(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_log_that_only_begins_alike_is_another_log(engine: Engine, tmp_path: Path) -> None:
-    """What is skipped is proven: a log with the same first event and another continuation is loaded as a generation."""
+    """What is skipped is proven: one with the same first event and another continuation is a generation."""
     lines, others = events(20), events(20, start=500)
     loader = BulkLoader(engine)
     loader.load([write(tmp_path / "cowrie.json", lines)])
 
     result = loader.load([write(tmp_path / "other.json", [lines[0], *others])])
 
-    assert 21 == result.counters["events"]
+    assert 20 == result.counters["events"]
     assert [0, 1] == sorted(_column(engine, LogFile.generation))
 
 
@@ -563,16 +565,143 @@ def test_rows_of_v3_without_inode_and_with_gaps_are_recognised(v3_file: Path, tm
     engine.dispose()
 
 
-def test_a_second_log_under_one_path_fits_the_constraint_of_v1(tmp_path: Path, v3_file: Path) -> None:
+def test_further_logs_under_one_path_fit_the_constraint_of_v1(tmp_path: Path) -> None:
     """In a file that keeps v1's UNIQUE(source, source_offset), rotated logs of one path are still loaded whole."""
-    engine = get_engine(v3_file)
+    engine = get_engine(v3_schema.create(tmp_path / "v3.sqlite", from_v1=True))
     apply_migrations(engine)
     path = tmp_path / "cowrie.json"
     for start in (0, 100, 200):
         write(path, events(10, start=start))
         BulkLoader(engine).load([path])
+        BulkLoader(engine).load([path])
 
     assert 30 == count(engine, RawEvent, RawEvent.source.startswith(str(path)))
+    engine.dispose()
+
+
+def v3_stores(engine: Engine, source: str, lines: dict[int, str], inode: str | None = None) -> None:
+    """Put rows into raw_events as v3 did."""
+    with write_transaction(engine) as connection:
+        for offset, line in lines.items():
+            connection.execute(
+                text(
+                    "INSERT INTO raw_events (source, source_offset, source_inode, payload, payload_hash)"
+                    " VALUES (:source, :offset, :inode, :payload, :hash)"
+                ),
+                {
+                    "source": source,
+                    "offset": offset,
+                    "inode": inode,
+                    "payload": line,
+                    "hash": hash_payload(json.loads(line)),
+                },
+            )
+
+
+@pytest.mark.parametrize("from_v1", [False, True])
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_a_log_whose_beginning_v3_did_not_store_is_recognised(tmp_path: Path, from_v1: bool, first: int) -> None:
+    """What v3 stored of a log is found by its events, also if the first lines are not among them."""
+    lines = events(30)
+    engine = get_engine(v3_schema.create(tmp_path / "v3.sqlite", from_v1=from_v1))
+    apply_migrations(engine)
+    path = write(tmp_path / "cowrie.json", lines)
+    v3_stores(engine, "var/log/cowrie.json", dict(list(enumerate(lines))[first:20]), inode="77")
+
+    result = BulkLoader(engine, settings=Settings(batch_size=6)).load([path])
+    again = BulkLoader(engine).load([path])
+
+    assert (30 - (20 - first), 0) == (result.counters["events"], again.counters["events"])
+    engine.dispose()
+
+
+def test_rotated_logs_that_v3_stored_under_one_path_are_recognised(v3_file: Path, tmp_path: Path) -> None:
+    """Two logs that v3 read under one path without inodes, at the same offsets, add nothing."""
+    engine = get_engine(v3_file)
+    apply_migrations(engine)
+    logs = [events(30), events(30, start=300)]
+    for lines in logs:
+        v3_stores(engine, "cowrie.json", dict(enumerate(lines)))
+
+    result = BulkLoader(engine).load([write(tmp_path / f"{n}.json", lines) for n, lines in enumerate(logs)])
+
+    assert 0 == result.counters["events"]
+    engine.dispose()
+
+
+def test_commands_that_v3_rewrote_are_recognised(v3_file: Path, tmp_path: Path) -> None:
+    """v3 rewrote commands before it stored them; the original lines are still known."""
+    engine = get_engine(v3_file)
+    apply_migrations(engine)
+    lines = events(10)
+    rewritten = [json.dumps({**json.loads(line), "input": None, "input_safe": "x"}) for line in lines]
+    v3_stores(engine, "cowrie.json", {n: rewritten[n] if n > 3 else lines[n] for n in range(10)})
+
+    result = BulkLoader(engine).load([write(tmp_path / "cowrie.json", lines)])
+
+    assert 0 == result.counters["events"]
+    engine.dispose()
+
+
+def test_a_better_copy_adds_what_was_missing(engine: Engine, tmp_path: Path) -> None:
+    """A copy in which damaged lines are whole adds the events of these lines, and nothing twice."""
+    lines = events(40)
+    damaged = [line if n not in {11, 12} else "torn {" for n, line in enumerate(lines)]
+    loader = BulkLoader(engine)
+    loader.load([write(tmp_path / "bad.json", [*damaged, "more", "junk"])])
+
+    result = loader.load([write(tmp_path / "good.json", lines)])
+    again = loader.load([tmp_path / "good.json", tmp_path / "bad.json"])
+
+    assert (2, 0, 40) == (result.counters["events"], again.counters["events"], count(engine, RawEvent))
+
+
+def test_a_damaged_archive_is_not_trusted(tmp_path: Path) -> None:
+    """Of an archive with one changed byte nothing is stored; the good copy then gives what an undamaged load gives."""
+    lines = [
+        json.dumps({**json.loads(line), "noise": f"{hash((n, 7)) & 0xFFFFFFFF:x}"})
+        for n, line in enumerate(events(600))
+    ]
+    whole = gzip.compress(FORMS["lines"](lines))
+    path = tmp_path / "cowrie.json.gz"
+    clean = get_engine(tmp_path / "clean.sqlite")
+    path.write_bytes(whole)
+    BulkLoader(clean).load([path])
+    expected = logical_contents(clean, without={"source_generation"})
+    clean.dispose()
+    for place in range(30, len(whole) - 12, len(whole) // 12):
+        engine = get_engine(tmp_path / f"{place}.sqlite")
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        damaged = BulkLoader(engine, settings=Settings(batch_size=50)).load([path])
+        path.write_bytes(whole)
+        BulkLoader(engine).load([path])
+
+        assert [FAILED] == [one.state for one in damaged.files]
+        assert [] == difference(expected, logical_contents(engine, without={"source_generation"}))
+        engine.dispose()
+
+
+def test_archives_of_several_members_are_whole(engine: Engine, tmp_path: Path) -> None:
+    """Concatenated archives, as `cat a.gz b.gz` makes them, are one log."""
+    lines = events(30)
+    path = tmp_path / "cowrie.json.gz"
+    path.write_bytes(FORMS["gzip"](lines[:10]) + FORMS["gzip"](lines[10:]))
+
+    assert 30 == BulkLoader(engine).load([path]).counters["events"]
+
+
+def test_the_parser_process_runs_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python file among the logs, named like a module of the library, is not executed."""
+    (tmp_path / "base64.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "orjson.py").write_text("raise SystemExit('executed')")
+    log = write(tmp_path / "cowrie.json", events(10))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    engine = get_engine(tmp_path / "x.sqlite")
+
+    assert 10 == BulkLoader(engine).load([log]).counters["events"]
     engine.dispose()
 
 

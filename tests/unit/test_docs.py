@@ -24,6 +24,7 @@ from cowrieprocessor.cli.common import EXIT_INTERRUPTED
 from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.loader import batch
+from cowrieprocessor.settings import SETTINGS_REFERENCE
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks
 
 DOCS = PROJECT / "docs"
@@ -327,6 +328,15 @@ def test_messages_are_those_of_the_program(page: str, heading: tuple[str, str], 
 
     assert [message for message in messages if message not in texts] == []
     assert len(messages) >= least
+
+
+def test_limits_are_the_defaults_of_the_settings() -> None:
+    """docs/loading.md gives the limits that hold without a setting."""
+    limits = table_rows(PAGES["docs/loading.md"], "what", "setting", "limit")
+    defaults = {setting.name: setting.default for setting in SETTINGS_REFERENCE}
+
+    assert [(name, limit) for _, name, limit in limits if defaults[name.strip("`")] != limit] == []
+    assert len(limits) >= 6
 
 
 # --- the picture ---
