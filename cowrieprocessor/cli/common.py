@@ -164,12 +164,15 @@ def run(command: click.Command) -> int:
     except (click.Abort, KeyboardInterrupt):
         message("interrupted: everything committed so far is kept, the same command goes on from there")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit:
+        return 0  # click leaves like this when the reader of a pipe went away (`| head`)
     except CowrieProcessorError as error:
         message(f"error: {error}")
         return error.exit_code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer fails, too
+        message(f"error: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
+        return 1
     return code if isinstance(code, int) else 0
 
 

@@ -15,11 +15,10 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection
 
 from cowrieprocessor.db import log_files as table
-from cowrieprocessor.events import Event, parse_event
+from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.reader import Value, ValueReader
 from cowrieprocessor.loader.stored_events import FIRST_LOOK, PATIENCE, StoredEvents
@@ -97,7 +96,7 @@ def first_object(stream: LogStream, max_value_bytes: int) -> Value | None:
 
 def identity_of(fields_: dict[str, Any]) -> str:
     """Return the SHA-256 of a log's first object with sorted keys: what a log is known by."""
-    return sha256(orjson.dumps(fields_, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return sha256(canonical_json(fields_)).hexdigest()
 
 
 class LogOpener:

@@ -203,7 +203,7 @@ def test_progress_shows_on_a_terminal_and_not_in_the_data(tmp_path: Path, folder
         )
         os.close(theirs)
         output, _ = process.communicate(timeout=60)
-        shown = os.read(ours, 65536).decode()
+        shown = os.read(ours, 65536).decode(errors="replace")
     finally:
         os.close(ours)
 
