@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +19,19 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen([*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
 def peak_memory_bytes(*arguments: object) -> tuple[int, int]:
-    """Run the program; return its exit code and the peak memory of its largest process, in bytes."""
-    with Path(os.devnull).open("wb") as nothing:
-        process = subprocess.Popen([*PROGRAM, *map(str, arguments)], stdout=nothing, stderr=nothing)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * 1024
+    """Run the program; return its exit code and the peak memory of its largest process, in bytes.
+
+    A small process starts it, because the kernel counts the memory of whoever starts a process into it.
+    """
+    command = [sys.executable, "-I", "-S", "-c", _MEASURE, *PROGRAM, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, peak_bytes = ended.stdout.split()
+    return int(code), int(peak_bytes)

@@ -336,11 +336,12 @@ class LogStream:
     def _check_ratio(self, length: int) -> None:
         total = self.position + length
         if total > self._grace_bytes and total > self._max_ratio * self._compressed_read:
-            raise CompressedDataError(
+            self._error = CompressedDataError(
                 f"{inert(str(self.path))}: {total} bytes came out of {self._compressed_read} compressed ones, more "
                 f"than {self._max_ratio:g} for one: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )
+            raise self._error
 
     def _too_hungry(self) -> CompressedDataError:
         return CompressedDataError(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cowrieprocessor.errors import CompressedDataError
+from cowrieprocessor.errors import InputError
 from cowrieprocessor.events import (
     REFUSED_NOT_JSON,
     REFUSED_NOT_OBJECT,
@@ -317,7 +317,7 @@ class ValueReader:
                     break
                 seen = 0
             digest.update(self._pass(found.start() if found else len(self._buffer), head))
-        except (_NeedMore, CompressedDataError):
+        except (_NeedMore, InputError):
             self._passed = self.position - start + len(self._buffer) - self._at
             self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
             raise
