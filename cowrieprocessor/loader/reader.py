@@ -213,8 +213,8 @@ class ValueReader:
                 cut = _CUT_STRING.match(self._buffer, token.start(), limit)
                 return (None, False) if cut else (token.start(), True)
             if kind == b"\n":
-                is_nested = len(text) - len(b"\n{") > indentation and opened[-1] == b"["
-                if not is_nested or self._last_byte(token.start()) not in b"[,":
+                may_follow = b"[," if opened[-1] == b"[" else b":"
+                if len(text) - len(b"\n{") <= indentation or self._last_byte(token.start()) not in may_follow:
                     return token.start(), True
                 opened.append(b"{")
             elif kind in b"{[":

@@ -7,6 +7,7 @@ which events, batches and files come.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from cowrieprocessor.events import (
@@ -87,9 +88,10 @@ class SessionTallies:
             if tally.last_event_at is None or moment > tally.last_event_at:
                 tally.last_event_at = moment
         sensor = event.fields.get("sensor")
-        if sensor != tally.sensor and type(sensor) is str and sensor:
-            sensor = inert_cut(sensor, MAX_SENSOR_CHARS)
-            tally.sensor = sensor if tally.sensor is None else min(sensor, tally.sensor)
+        if type(sensor) is str and sensor:
+            name = _sensor_name(sensor)
+            if name != tally.sensor:
+                tally.sensor = name if tally.sensor is None else min(name, tally.sensor)
         handler = _HANDLERS.get(event.event_type or "")
         if handler is not None:
             handler(self, session_id, tally, event.fields, moment)
@@ -124,6 +126,8 @@ class SessionTallies:
         if type(text) is not str or not text:
             return
         normalized, high_risk = describe_command(text)
+        if not normalized:
+            return
         key = (session_id, normalized)
         command = self.commands.get(key)
         if command is None:
@@ -136,6 +140,11 @@ class SessionTallies:
 
     def _download(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
         tally.file_downloads += 1
+
+
+@lru_cache(maxsize=1024)
+def _sensor_name(sensor: str) -> str:
+    return inert_cut(sensor, MAX_SENSOR_CHARS)
 
 
 def _cut(value: object, max_chars: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -85,6 +86,9 @@ FORMS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
     "pretty 2": lambda found: b"".join(json.dumps(one, indent=2).encode() + b"\n" for one in found),
     "pretty 4": lambda found: b"".join(json.dumps(one, indent=4, ensure_ascii=False).encode() + b"\n" for one in found),
     "pretty tab": lambda found: b"".join(json.dumps(one, indent="\t").encode() + b"\n" for one in found),
+    "braces on lines of their own": lambda found: re.sub(
+        rb'^( *)("[^"]*": )\{$', rb"\1\2\n\1{", FORMS["pretty 2"](found), flags=re.MULTILINE
+    ),
     "pretty of windows": lambda found: FORMS["pretty 2"](found).replace(b"\n", b"\r\n"),
     "pretty, with commas": lambda found: b",\n".join(json.dumps(one, indent=2).encode() for one in found) + b"\n",
     "array on a line": lambda found: json.dumps(found).encode() + b"\n",
