@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import prepare
 
-BATCH_SIZE = 5000
+BATCH_SIZE = 10_000
 READ_BYTES = 1 << 20
 INSERT = (
     "INSERT INTO raw_events (ingest_id, ingest_at, source, source_offset, source_inode, source_generation, payload)"
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="plain logs, a line per event")
     parser.add_argument("--db", required=True, metavar="FILE", help="an SQLite file, new or made by this program")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="default: 5000")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="default: 10000")
     given = parser.parse_args()
     engine = get_engine(given.db)
     prepare(engine)

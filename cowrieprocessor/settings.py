@@ -36,7 +36,7 @@ class Settings:
     """The settings of one run; each is described in `SETTINGS_REFERENCE`."""
 
     db_url: str | None = None
-    batch_size: int = 5000
+    batch_size: int = 10000
     max_value_bytes: int = 2 * MIB
     max_ratio: int = 250
     max_ratio_grace_bytes: int = 64 * MIB
@@ -138,7 +138,7 @@ SETTINGS_REFERENCE: tuple[SettingReference, ...] = (
     SettingReference(
         "batch_size",
         "COWRIEPROC_BATCH_SIZE",
-        "5000",
+        "10000",
         "Events in one transaction of the loader.",
         _whole_number(1),
     ),

@@ -19,7 +19,7 @@ EXIT_FILES_FAILED = 3
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @db_option
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 5000.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 10000.")
 @json_option
 def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_json: bool) -> None:
     """Load Cowrie's JSON logs: files, or folders with all logs in them.

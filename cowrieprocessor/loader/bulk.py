@@ -22,6 +22,7 @@ from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotRea
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.discovery import find_logs
+from cowrieprocessor.loader.garbage import rare_collections
 from cowrieprocessor.loader.log_files import LogCursor, LogOpener, Resume
 from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, now_text, prepare_batches
@@ -144,10 +145,11 @@ class BulkLoader:
             self._fills_event_columns = not writing_of(connection).computes_event_columns
         set_load_state(self._engine, "running", None, now_text())
         try:
-            for path in logs:
-                result.files.append(FileResult(inert(str(path))))
-                self._load_file(path, result)
-                self._bytes_before += _size(path)
+            with rare_collections():
+                for path in logs:
+                    result.files.append(FileResult(inert(str(path))))
+                    self._load_file(path, result)
+                    self._bytes_before += _size(path)
         except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
             self._leave_word(error)
             raise
@@ -214,6 +216,7 @@ class BulkLoader:
             self._write(item, result, found)
             found.bytes_nul = item.log["bytes_nul"] - nul_before
             ends = [ends[0] or item.first_event, item.last_event or ends[1]]
+            del item  # so that one batch is in memory while the next one is fetched, not two
         if is_new:
             self._warn_of_overlap(cursor, ends, found)
 

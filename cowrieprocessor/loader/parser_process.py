@@ -1,13 +1,14 @@
 """The other core parses: a child process reads a log ahead of the writer and hands over finished batches.
 
 `python -m cowrieprocessor.loader.parser_process` takes one line of JSON on standard input, and writes on standard
-output each batch as eight bytes of length and JSON. It never opens a database. When its reader goes away it ends.
+output each batch as eight bytes of length and a marshalled dictionary: plain data, in the format of the interpreter
+that runs both, several times as quick as JSON. It never opens a database. When its reader goes away it ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
+import marshal
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import orjson
 from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.garbage import rare_collections
 from cowrieprocessor.loader.log_files import LogCursor
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
 from cowrieprocessor.loader.reader import ValueReader
@@ -92,7 +94,10 @@ def batches_from_process(
                 if "pending_bytes" in document:
                     yield LogEnd(**document)
                     return
-                yield BatchRows(**document)
+                rows = BatchRows(**document)
+                del document  # so that one batch is in memory, not two
+                yield rows
+                del rows
         finally:
             child.stdout.close()
             child.kill()
@@ -105,11 +110,11 @@ def _read(pipe: IO[bytes]) -> dict[str, Any] | None:
         return None
     size = int.from_bytes(head)
     data = pipe.read(size)
-    return orjson.loads(data) if len(data) == size else None
+    return marshal.loads(data) if len(data) == size else None  # noqa: S302 - our own process wrote it
 
 
 def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
-    data = orjson.dumps(document)
+    data = marshal.dumps({one.name: getattr(document, one.name) for one in dataclasses.fields(document)})
     pipe.write(len(data).to_bytes(_LENGTH_BYTES))
     pipe.write(data)
     pipe.flush()
@@ -118,7 +123,6 @@ def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
 def main() -> None:
     """Parse the log that standard input describes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the writer's to answer: it ends us
-    gc.set_threshold(200_000)  # a batch's rows live briefly: looking for cycles among them takes a third of the time
     job = orjson.loads(sys.stdin.buffer.readline())
     out = sys.stdout.buffer
     stream = LogStream(
@@ -127,7 +131,7 @@ def main() -> None:
         grace_bytes=job["grace_bytes"],
         descriptor=job["descriptor"],
     )
-    with stream:
+    with stream, rare_collections():
         position = job["position"]
         before = b""
         if position:
@@ -139,6 +143,7 @@ def main() -> None:
         )
         for item in prepare_batches(LogCursor(**job["cursor"]), reader, stream, Recipe(**job["recipe"])):
             _write(out, item)
+            del item  # so that one batch is in memory while the next is made, not two
 
 
 if __name__ == "__main__":
