@@ -27,7 +27,6 @@ from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.loader import batch
 from cowrieprocessor.settings import SETTINGS_REFERENCE
-from tests.conftest import PROJECT
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks
 
 DOCS = PROJECT / "docs"
