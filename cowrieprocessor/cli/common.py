@@ -8,12 +8,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cowrieprocessor.errors import ConfigurationError, CowrieProcessorError
+from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -174,15 +173,3 @@ def run(command: click.Command) -> int:
         message(f"error: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
         return 1
     return code if isinstance(code, int) else 0
-
-
-def existing_path(value: str) -> Path:
-    """Return the path of a file or folder named on the command line.
-
-    Raises:
-        ConfigurationError: nothing is there.
-    """
-    path = Path(value)
-    if not path.exists():
-        raise ConfigurationError(f"{value}: no such file or folder; check the spelling")
-    return path

@@ -100,7 +100,7 @@ class CommandStat(Base):
 
 
 class IngestCursor(Base):
-    """v3's cursors. They are read once and taken over; `log_files` holds ours."""
+    """v3's cursors. Nothing uses them any more: `log_files` holds ours, raw_events tells what v3 had stored."""
 
     __tablename__ = "ingest_cursors"
 
