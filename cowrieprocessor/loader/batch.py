@@ -10,42 +10,20 @@ from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from typing import Any
 
-from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_event
-from cowrieprocessor.loader.file_processor import (
-    ORIGINS,
-    FileSighting,
-    file_sighting,
-    reason_without_file,
-    smallest,
-)
-from cowrieprocessor.loader.log_files import LogCursor
+from cowrieprocessor.loader.file_processor import ORIGINS
+from cowrieprocessor.loader.file_tallies import FileTallies
+from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value, ValueReader
 from cowrieprocessor.loader.sessions import AttributeTally, SessionTallies
-from cowrieprocessor.loader.worthless import initial_status
 
 MAX_BATCH_BYTES = 8 << 20
 
 EVENTS = "events"
 DEAD_LETTERS = "dead_letters"
-FILE_DEAD_LETTERS = "file_dead_letters"
 NO_SESSION = "events_without_session"
 NO_TYPE = "events_without_eventid"
 NO_MOMENT = "events_without_readable_time"
-FILE_SIGHTINGS = "file_sightings"
-
-REASON_SHASUM = "file: shasum is not 64 hexadecimal characters"
-REASON_TIME = "file: event without a readable timestamp"
-REASON_SESSION = "file: event without a session"
-
-
-@dataclass(slots=True)
-class HashTally:
-    """When a batch saw a hash."""
-
-    first_seen: str
-    last_seen: str
-
 
 Rows = list[list[Any]]
 
@@ -102,8 +80,7 @@ class Batch:
     _dead_bytes: int = 0
     _events: Rows = field(default_factory=list)
     _tallies: SessionTallies = field(default_factory=SessionTallies)
-    _files: dict[tuple[str, str], FileSighting] = field(default_factory=dict)
-    _hashes: dict[str, HashTally] = field(default_factory=dict)
+    _files: FileTallies = field(default_factory=FileTallies)
     _dead_letters: Rows = field(default_factory=list)
     _counters: Counter[str] = field(default_factory=Counter)
     _first_event: list[Any] | None = None
@@ -147,16 +124,10 @@ class Batch:
                 [*key, one.occurrences, one.first_seen, one.last_seen, one.high_risk]
                 for key, one in sorted(self._tallies.commands.items())
             ],
-            hashes=[
-                [sha, one.first_seen, one.last_seen, initial_status(sha), self.now]
-                for sha, one in sorted(self._hashes.items())
-            ],
-            files=[
-                [*key, one.filename, one.download_url, one.origin, one.first_seen]
-                for key, one in sorted(self._files.items())
-            ],
+            hashes=self._files.hash_rows(self.now),
+            files=self._files.file_rows(),
             dead_letters=self._dead_letters,
-            counters=dict(+self._counters),
+            counters=dict(+(self._counters + self._files.counters)),
             first_event=self._first_event,
             last_event=self._last_event,
             file_position=file_position,
@@ -208,32 +179,9 @@ class Batch:
 
     def _add_file(self, event: Event, offset: int, value: Value) -> None:
         """Add the file that an event names; where it cannot be, the event stays and a dead letter says why."""
-        try:
-            sighting = file_sighting(event.fields, event.session_id or "")
-        except InvalidShasum as error:
-            self._add_file_dead_letter(value, offset, REASON_SHASUM, str(error))
-            return
-        if sighting is None:
-            self._counters[reason_without_file(event.fields)] += 1
-        elif not event.session_id:
-            self._add_file_dead_letter(value, offset, REASON_SESSION, "the event names no session")
-        elif sighting.first_seen is None:
-            self._add_file_dead_letter(value, offset, REASON_TIME, f"timestamp {event.timestamp!r}")
-        else:
-            self._merge_file(sighting, sighting.first_seen)
-
-    def _merge_file(self, sighting: FileSighting, moment: str) -> None:
-        self._counters[FILE_SIGHTINGS] += 1
-        key = (sighting.session_id, sighting.sha256)
-        other = self._files.get(key)
-        self._files[key] = sighting if other is None else merged(sighting, other)
-        tally = self._hashes.setdefault(sighting.sha256, HashTally(moment, moment))
-        tally.first_seen = min(tally.first_seen, moment)
-        tally.last_seen = max(tally.last_seen, moment)
-
-    def _add_file_dead_letter(self, value: Value, offset: int, reason: str, detail: str) -> None:
-        self._counters[FILE_DEAD_LETTERS] += 1
-        self._add_dead_letter(value, offset, Refused(reason, detail), {"event_stored": True})
+        refused = self._files.add(event)
+        if refused is not None:
+            self._add_dead_letter(value, offset, refused, {"event_stored": True})
 
     def _add_dead_letter(self, value: Value, offset: int, refused: Refused, more: Mapping[str, object]) -> None:
         metadata = {
@@ -255,18 +203,6 @@ class Batch:
                 self.now,
             ]
         )
-
-
-def merged(one: FileSighting, other: FileSighting) -> FileSighting:
-    """Return two sightings of one file in one session as one: of each field the smallest."""
-    return FileSighting(
-        session_id=one.session_id,
-        sha256=one.sha256,
-        filename=smallest(one.filename, other.filename),
-        download_url=smallest(one.download_url, other.download_url),
-        origin=min(one.origin, other.origin),
-        first_seen=smallest(one.first_seen, other.first_seen),
-    )
 
 
 def raw_payload(value: Value) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.discovery import find_logs
 from cowrieprocessor.loader.garbage import rare_collections
-from cowrieprocessor.loader.log_files import LogCursor, LogOpener, Resume
+from cowrieprocessor.loader.log_cursor import LogCursor
+from cowrieprocessor.loader.log_files import LogOpener, Resume
 from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, now_text, prepare_batches
 from cowrieprocessor.loader.writer import LogMoved, set_load_state, write_batch

@@ -20,55 +20,11 @@ from sqlalchemy import Connection
 from cowrieprocessor.db import log_files as table
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.reader import Value, ValueReader
 from cowrieprocessor.loader.stored_events import FIRST_LOOK, PATIENCE, StoredEvents
 from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
-
-
-@dataclass(slots=True)
-class LogCursor:
-    """A log and how far it is stored; the fields are the columns of `log_files`.
-
-    Attributes:
-        stored_values: `values_done` as the database has it, None before the first transaction.
-        stored_events: what tells events that are stored though the cursor does not say so; None where none can be.
-        other_form: the file holds the log in another form of writing than the one the cursor was stored for.
-    """
-
-    identity: str
-    generation: int
-    source: str
-    source_inode: str
-    source_generation: int
-    current_path: str
-    values_done: int = 0
-    next_line: int = 0
-    next_offset: int = 0
-    byte_pos: int = 0
-    tail_hash: str | None = None
-    tail_bytes: int = 0
-    last_value_hash: str | None = None
-    bytes_stored: int = 0
-    bytes_dead: int = 0
-    bytes_nul: int = 0
-    bytes_gap: int = 0
-    stored_values: int | None = None
-    stored_events: StoredEvents | None = None
-    other_form: bool = False
-
-    def take_offset(self, line: int) -> int:
-        """Return the source_offset of a value that starts on a line, and move behind it.
-
-        It is the line's number, except where several values share a line: each takes at least the next one.
-        """
-        offset = line if line > self.next_offset else self.next_offset
-        self.next_offset = offset + 1
-        return offset
-
-    def columns(self, now: str) -> dict[str, Any]:
-        """Return the row of `log_files`."""
-        return {name: getattr(self, name) for name in table.COLUMNS} | {"updated_at": now}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.garbage import rare_collections
-from cowrieprocessor.loader.log_files import LogCursor
+from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
 from cowrieprocessor.loader.reader import ValueReader
 from cowrieprocessor.sanitize import inert
@@ -33,6 +33,8 @@ WORTHWHILE_BYTES = 16 << 20
 """A log with less than this to read is parsed in the writer's process: starting another takes longer."""
 
 _LENGTH_BYTES = 8
+_PIPE_BYTES = 1 << 20
+"""How far the two may be apart within a batch; Linux grants so much to everyone."""
 
 
 class ParserProcessDied(CowrieProcessorError):
@@ -77,6 +79,7 @@ def batches_from_process(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=[stream.descriptor],
+        pipesize=_PIPE_BYTES,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     ) as child:
         assert child.stdin is not None  # noqa: S101

@@ -10,7 +10,7 @@ from cowrieprocessor.errors import InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.loader.batch import MAX_BATCH_BYTES, Batch, BatchRows
 from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.log_files import LogCursor
+from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.reader import ValueReader
 
 

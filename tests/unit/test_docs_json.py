@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cowrieprocessor.loader import batch, file_processor
+from cowrieprocessor.loader import batch, file_processor, file_tallies
 from tests.documents import PROJECT, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 
@@ -135,7 +135,7 @@ def test_differences_of_documents_are_found() -> None:
 def test_counters_of_load_are_documented() -> None:
     """The table of counters has every counter of the loader, and no other."""
     counters = {
-        *(batch.EVENTS, batch.DEAD_LETTERS, batch.FILE_DEAD_LETTERS, batch.FILE_SIGHTINGS),
+        *(batch.EVENTS, batch.DEAD_LETTERS, file_tallies.FILE_DEAD_LETTERS, file_tallies.FILE_SIGHTINGS),
         *(batch.NO_SESSION, batch.NO_TYPE, batch.NO_MOMENT),
         *(file_processor.SKIPPED_EMPTY_SHASUM, file_processor.SKIPPED_NO_SHASUM),
     }

@@ -39,13 +39,13 @@ CLOSE_WAIT_S = 5.0
 PRAGMAS = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA temp_store=MEMORY",
-    "PRAGMA cache_size=-24576",  # KiB: the loader and its parser together stay below 200 MB
+    "PRAGMA cache_size=-40960",  # KiB: the loader and its parser together stay below 200 MB
     "PRAGMA mmap_size=0",
 )
 WRITER_PRAGMAS = (
     "PRAGMA synchronous=NORMAL",
-    "PRAGMA wal_autocheckpoint=16000",  # pages: 64 MiB, so that index pages are copied once for several batches
-    "PRAGMA journal_size_limit=67108864",
+    "PRAGMA wal_autocheckpoint=40000",  # pages: 160 MB, so that index pages are copied once for several batches
+    "PRAGMA journal_size_limit=163840000",  # the same: a WAL that is begun anew keeps its room
 )
 
 

@@ -1,0 +1,74 @@
+"""A log and how far it is stored: what every loader carries from batch to batch.
+
+Nothing here knows a database: the process that parses is started often, and has to start quickly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from cowrieprocessor.events import Event
+
+
+class EventLookup(Protocol):
+    """Tells which events of a log are stored already; see `StoredEvents`."""
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether events are still looked up."""
+
+    def holds(self, event: Event) -> bool:
+        """Return whether an event is stored already."""
+
+    def release(self) -> None:
+        """End the transaction, so that a write can follow."""
+
+
+@dataclass(slots=True)
+class LogCursor:
+    """A log and how far it is stored; the fields are the columns of `log_files`.
+
+    Attributes:
+        stored_values: `values_done` as the database has it, None before the first transaction.
+        stored_events: what tells events that are stored though the cursor does not say so; None where none can be.
+        other_form: the file holds the log in another form of writing than the one the cursor was stored for.
+    """
+
+    identity: str
+    generation: int
+    source: str
+    source_inode: str
+    source_generation: int
+    current_path: str
+    values_done: int = 0
+    next_line: int = 0
+    next_offset: int = 0
+    byte_pos: int = 0
+    tail_hash: str | None = None
+    tail_bytes: int = 0
+    last_value_hash: str | None = None
+    bytes_stored: int = 0
+    bytes_dead: int = 0
+    bytes_nul: int = 0
+    bytes_gap: int = 0
+    stored_values: int | None = None
+    stored_events: EventLookup | None = None
+    other_form: bool = False
+
+    def take_offset(self, line: int) -> int:
+        """Return the source_offset of a value that starts on a line, and move behind it.
+
+        It is the line's number, except where several values share a line: each takes at least the next one.
+        """
+        offset = line if line > self.next_offset else self.next_offset
+        self.next_offset = offset + 1
+        return offset
+
+    def columns(self, now: str) -> dict[str, Any]:
+        """Return the row of `log_files`."""
+        return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
+
+
+_NOT_STORED = frozenset({"stored_values", "stored_events", "other_form"})
+COLUMNS = tuple(one.name for one in fields(LogCursor) if one.name not in _NOT_STORED)
