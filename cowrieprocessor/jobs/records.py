@@ -1,0 +1,73 @@
+"""The rows of `jobs`: where every long job says where it stands, what it counted, and why it waits."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from cowrieprocessor.db.models import Job
+
+RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """One job. Times are aware, in UTC.
+
+    Attributes:
+        name: identifies the job.
+        state: running, waiting (reason says for what), paused, done, failed or stopped (interrupted; go on later).
+        cursor: where it goes on; plain JSON.
+        counters: what it counted, by reason.
+        reason: why it waits, failed or stopped; None while it runs or when it is done.
+    """
+
+    name: str
+    state: str
+    cursor: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, Any] = field(default_factory=dict)
+    started_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    updated_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    finished_at: dt.datetime | None = None
+    reason: str | None = None
+
+
+def load_job(connection: Connection, name: str, *, for_update: bool = False) -> JobRecord | None:
+    """Return a job's row, or None; `for_update` keeps it from changing until the transaction ends."""
+    query = select(*Job.__table__.columns).where(Job.name == name)
+    row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
+    if row is None:
+        return None
+    return JobRecord(**{**row, "cursor": dict(row["cursor"] or {}), "counters": dict(row["counters"] or {})})
+
+
+def save_job(connection: Connection, job: JobRecord) -> None:
+    """Write a job's row whole; `updated_at` becomes now."""
+    job.updated_at = dt.datetime.now(dt.UTC)
+    values = {
+        "state": job.state,
+        "cursor": job.cursor,
+        "counters": job.counters,
+        "started_at": job.started_at,
+        "updated_at": job.updated_at,
+        "finished_at": job.finished_at,
+        "reason": job.reason,
+    }
+    done = connection.execute(update(Job).where(Job.name == job.name).values(values))
+    if not done.rowcount:
+        connection.execute(insert(Job).values(name=job.name, **values))
+
+
+def delete_job(connection: Connection, name: str) -> None:
+    """Remove a job's row, if it is there."""
+    connection.execute(delete(Job).where(Job.name == name))
+
+
+def add_counters(counters: dict[str, Any], more: Mapping[str, int]) -> None:
+    """Add counters to counters, in place."""
+    for reason, count in more.items():
+        counters[reason] = counters.get(reason, 0) + count
