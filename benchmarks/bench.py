@@ -15,11 +15,13 @@ from typing import TextIO
 
 import orjson
 
-from benchmarks import inputs
-from benchmarks.cases import CASES, FULL, QUICK, Bench, Result
+from benchmarks import cases, inputs
+from benchmarks.cases import FULL, QUICK, Bench, Result
 from benchmarks.measure import CommandFailed
+from benchmarks.upgrade import upgrade
 
 EXIT_MISSED = 1
+CASES = cases.CASES | {"upgrade": upgrade}
 WHAT_CHARS = 58
 
 

@@ -33,6 +33,7 @@ class Scale:
     big_bytes: int
     line_bytes: int
     free_bytes: int
+    v3_bytes: int
 
 
 FULL = Scale(
@@ -44,7 +45,8 @@ FULL = Scale(
     grown_events=5_000_000,
     big_bytes=2_000 * MB,
     line_bytes=200 * MB,
-    free_bytes=25_000 * MB,
+    free_bytes=45_000 * MB,
+    v3_bytes=10_000 * MB,
 )
 QUICK = Scale(
     pairs=3,
@@ -55,7 +57,8 @@ QUICK = Scale(
     grown_events=500_000,
     big_bytes=200 * MB,
     line_bytes=50 * MB,
-    free_bytes=3_000 * MB,
+    free_bytes=4_000 * MB,
+    v3_bytes=300 * MB,
 )
 
 
@@ -67,7 +70,7 @@ class Result:
         name: the measurement, as `--only` names it.
         what: what the value is of.
         value: in `unit`.
-        unit: `x` (a ratio), `MB`, or `s`.
+        unit: `x` (a ratio), `MiB`, `s`, `ms` or `min`.
         target: what the design promises; None where it promises nothing.
         at_least: whether the target is a lower limit.
         details: what else was measured, by name.

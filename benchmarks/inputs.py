@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[1]
 OUT = PROJECT / "bench-out"
 INPUTS = OUT / "inputs"
 WORK = OUT / "work"
-KEPT_BYTES = 8_000_000_000
+KEPT_BYTES = 14_000_000_000
 CHUNK_BYTES = 1 << 20
 VERSION = 1
 """Goes up when an input of the same name would look different."""
@@ -29,12 +29,12 @@ VERSION = 1
 
 def log(events: int, seed: int = 0) -> Path:
     """Return a plain log with so many events."""
-    return _made(f"log-{events}-{seed}.json", lambda path: write_log(path, events=events, seed=seed))
+    return made(f"log-{events}-{seed}.json", lambda path: write_log(path, events=events, seed=seed))
 
 
 def log_of_size(size_bytes: int) -> Path:
     """Return a plain log of so many bytes."""
-    return _made(f"log-{size_bytes}-bytes.json", lambda path: write_log(path, size=size_bytes))
+    return made(f"log-{size_bytes}-bytes.json", lambda path: write_log(path, size=size_bytes))
 
 
 def one_line(size_bytes: int) -> Path:
@@ -48,7 +48,7 @@ def one_line(size_bytes: int) -> Path:
             out.write(b'"}\n')
             out.write(_event(b"3", b"last") + b"\n")
 
-    return _made(f"one-line-{size_bytes}.json", make)
+    return made(f"one-line-{size_bytes}.json", make)
 
 
 def bomb(size_bytes: int, *, zeros: bool) -> Path:
@@ -60,7 +60,7 @@ def bomb(size_bytes: int, *, zeros: bool) -> Path:
                 out.write(_event(b"1", b"first") + b'\n{"input":"')
             _repeat(out, (b"\x00" if zeros else b"A") * CHUNK_BYTES, size_bytes)
 
-    return _made(f"bomb-{'zeros' if zeros else 'string'}-{size_bytes}.json.gz", make)
+    return made(f"bomb-{'zeros' if zeros else 'string'}-{size_bytes}.json.gz", make)
 
 
 def array_on_one_line(source: Path) -> Path:
@@ -74,7 +74,7 @@ def array_on_one_line(source: Path) -> Path:
                 before = b","
             out.write(b"]\n")
 
-    return _made(f"array-of-{source.stem}.json", make)
+    return made(f"array-of-{source.stem}.json", make)
 
 
 def pretty(source: Path) -> Path:
@@ -85,7 +85,7 @@ def pretty(source: Path) -> Path:
             for line in lines:
                 out.write(orjson.dumps(orjson.loads(line), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
-    return _made(f"pretty-{source.stem}.json", make)
+    return made(f"pretty-{source.stem}.json", make)
 
 
 def compressed(source: Path, form: str) -> Path:
@@ -99,7 +99,7 @@ def compressed(source: Path, form: str) -> Path:
                 with gzip.open(target, "wb", 6) if form == "gz" else lzma.open(target, "wb", preset=6) as out:
                     shutil.copyfileobj(plain, out, CHUNK_BYTES)
 
-    return _made(f"{source.name}.{form}", make)
+    return made(f"{source.name}.{form}", make)
 
 
 class BenchRuns(Exception):
@@ -152,7 +152,7 @@ def _repeat(out: BinaryIO | gzip.GzipFile, chunk: bytes, size_bytes: int) -> Non
         out.write(chunk[: size_bytes - done])
 
 
-def _made(name: str, make: Callable[[Path], object]) -> Path:
+def made(name: str, make: Callable[[Path], object]) -> Path:
     """Return the input of that name, making it if it is not there."""
     path = INPUTS / name.replace(".", f"-v{VERSION}.", 1)
     if path.exists():

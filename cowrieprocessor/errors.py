@@ -7,16 +7,22 @@
     │   ├── InputNotFound           no such file or folder, or a folder without logs
     │   ├── InputNotReadable        permission, a FIFO or device, a loop of folders
     │   ├── CompressedDataError     an archive that ends early, or grows without measure
-    │   │   └── ArchiveDamaged          an archive that fails its own checks
-    │   └── UnsupportedEncoding     UTF-16 and UTF-32 text
+    │   │   ├── ArchiveDamaged          an archive that fails its own checks
+    │   │   └── ArchiveCut              an archive that ends early, or that something else follows
+    │   ├── UnsupportedEncoding     UTF-16 and UTF-32 text
+    │   └── BadSavedFile            saved knowledge that is cut off, altered, or something else
+    ├── SaveFailed              saved knowledge could not be written where it should be
     ├── InvalidShasum           a file event whose shasum is not 64 hexadecimal characters
     ├── UnreadableTimestamp     a timestamp in none of the forms that Cowrie has written
     └── DatabaseError           the database cannot serve
         ├── DatabaseLocked          another process held the lock for longer than we may wait
+        ├── DatabaseInUse           another process has the file open, where it must not
         ├── DatabaseReadOnly        the file, its folder or the connection does not allow writing
         ├── DatabaseDamaged         integrity check failed, or a page cannot be read
         ├── DatabaseFull            the disk has no room left
         ├── NotADatabase            the file is something else
+        ├── CopyRefused             a copy cannot be written there, or is not what it was copied from
+        ├── JobTaken                another process runs the job
         └── SchemaVersionError      too old, too new, or half-made; the message names the remedy
             └── MigrationNeeded         a v3 database where v4 is wanted
 
@@ -65,8 +71,20 @@ class ArchiveDamaged(CompressedDataError):
     """An archive that fails its own checks: nothing that comes out of it can be trusted."""
 
 
+class ArchiveCut(CompressedDataError):
+    """An archive that ends early, or that something else follows: what came out before that place is sound."""
+
+
 class UnsupportedEncoding(InputError):
     """Text in an encoding that Cowrie never writes, such as UTF-16."""
+
+
+class BadSavedFile(InputError):
+    """A file of saved knowledge that is cut off, was altered, or is something else."""
+
+
+class SaveFailed(CowrieProcessorError):
+    """Saved knowledge could not be written where it should be; nothing was changed."""
 
 
 class InvalidShasum(CowrieProcessorError, ValueError):
@@ -87,6 +105,10 @@ class DatabaseLocked(DatabaseError):
     """Another process held the database for longer than we may wait."""
 
 
+class DatabaseInUse(DatabaseError):
+    """Another process has the file open, and what was asked for needs that none has."""
+
+
 class DatabaseReadOnly(DatabaseError):
     """The database file, its folder, or the connection does not allow writing."""
 
@@ -101,6 +123,14 @@ class DatabaseFull(DatabaseError):
 
 class NotADatabase(DatabaseError):
     """The file exists and is not a SQLite database, or the server is not PostgreSQL."""
+
+
+class JobTaken(DatabaseError):
+    """Another process runs the job, or has taken it over."""
+
+
+class CopyRefused(DatabaseError):
+    """A copy of a database cannot be written where it should, or it is not what it was copied from."""
 
 
 class SchemaVersionError(DatabaseError):

@@ -58,11 +58,21 @@ EVENT_NAMES: dict[str, str] = {
     "cowrie.direct-tcpip.tunnel": "a forwarded connection tunnelled through a proxy",
     "cowrie.direct-tcpip.ja4": "the JA4 fingerprint of TLS in a forwarded connection",
     "cowrie.direct-tcpip.ja4h": "the JA4H fingerprint of HTTP in a forwarded connection",
+    "cowrie.tunnelproxy-tcpip.data": "data of a forwarded connection that was tunnelled through a proxy",
+    "cowrie.abuseipdb.started": "Cowrie's own AbuseIPDB plug-in began its work",
+    "cowrie.abuseipdb.reportedip": "an address was reported to AbuseIPDB",
+    "cowrie.abuseipdb.reportfail": "an address could not be reported to AbuseIPDB",
+    "cowrie.abuseipdb.ratelimited": "AbuseIPDB's limit was reached; the plug-in pauses",
+    "cowrie.abuseipdb.wakeup": "Cowrie's own AbuseIPDB plug-in goes on after a pause",
     "cowrie.greynoise.result": "what GreyNoise knows about the address",
+    "cowrie.malwarebazaar.submitted": "a file was submitted to MalwareBazaar",
     "cowrie.urlhaus.submitted": "a URL was submitted to URLhaus",
     "cowrie.virustotal.scanfile": "VirusTotal's verdict on a file, from Cowrie's own plug-in",
 }
-"""Every event name that the docs list one by one, and what it means. An unknown name is still an event."""
+"""Every event name that Cowrie's docs list one by one, and what it means. An unknown name is still an event.
+
+Source: `cowrie.core.eventids` of Cowrie 3.1.4, and the docs of older versions.
+"""
 
 EVENT_FAMILIES: dict[str, str] = {
     "cowrie.telnet.": "what a telnet client negotiated",

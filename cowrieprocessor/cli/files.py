@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cowrieprocessor.cli.backfill_hint import backfill_hint, say_hint
 from cowrieprocessor.cli.common import (
     after_option,
     db_option,
@@ -68,6 +69,7 @@ def list_(
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
     from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
 
@@ -81,11 +83,13 @@ def list_(
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
     with reading(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
+        hint = backfill_hint(connection, "files", [FILES_JOB])
     if as_json:
         print_json({"files": page.rows, "next": page.next})
-        return
-    print_text(files_text(page, screen()))
-    say_more(page.next)
+    else:
+        print_text(files_text(page, screen()))
+        say_more(page.next)
+    say_hint(hint)
 
 
 @files.command()

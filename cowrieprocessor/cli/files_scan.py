@@ -49,9 +49,10 @@ def scan(directory: str, db: str | None, sensor: str | None, rehash: bool, as_js
     """Take up the captured files in Cowrie's downloads folder DIR.
 
     Reads each file once and stores its SHA-256, SHA-1, MD5, size and type. Sizes come from here only:
-    Cowrie's logs have none. Files that no log names are listed under the session artifact:NAME. Nothing is
-    executed, fetched, or followed through a symbolic link; a file whose content is not what its name says is
-    reported and not stored.
+    Cowrie's logs have none. Files that no log names are listed under the session artifact:NAME; so is what
+    a redirect wrote and Cowrie forgot (redir_...), an hour after the last write. Nothing is executed, fetched,
+    or followed through a symbolic link; a file whose content is not what its name says is reported and not
+    stored.
 
     Again is a no-op. Ends with 3 if a file could not be read.
     """
@@ -144,6 +145,7 @@ def _print_summary(result: ScanResult) -> None:
         f"  {result.new:>8,} new",
         f"  {result.completed:>8,} completed",
         f"  {result.unchanged:>8,} known already",
+        f"  {result.leftovers:>8,} of these redirects that Cowrie forgot to log",
         f"  {result.sizes_set:>8,} sizes filled in",
         f"  {result.artifacts:>8,} files that no log names",
         *(f"  {n:>8,} left alone: {_REASONS[reason]}" for reason, n in sorted(result.left_alone.items())),

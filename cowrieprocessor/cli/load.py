@@ -32,8 +32,8 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     option is needed. Loading again is a no-op: also when the log was renamed, copied or compressed, and of one that
     has grown only what is new is loaded. Lines that are no events are kept as dead letters.
 
-    Ends with 0; with 3 if a file could not be read to its end (the others are loaded), 4 if the database refused,
-    5 if its schema has another version.
+    Ends with 0; with 3 if a file could not be read to its end (the others are loaded; an archive that was cut short
+    only notes it when nothing new came out of it), 4 if the database refused, 5 if its schema has another version.
     """
     from cowrieprocessor.cli.progress import LoadProgressLine
     from cowrieprocessor.db.engine import get_engine

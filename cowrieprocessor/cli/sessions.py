@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cowrieprocessor.cli.backfill_hint import backfill_hint, say_hint
 from cowrieprocessor.cli.common import (
     after_option,
     db_option,
@@ -58,6 +59,7 @@ def list_(
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
     """
     from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB
     from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
     from cowrieprocessor.reporting.render.listings import sessions_text
 
@@ -71,11 +73,13 @@ def list_(
     )
     with reading(db) as connection:
         page = list_sessions(connection, filters, limit=limit, after=after)
+        hint = backfill_hint(connection, "addresses, user names and files of the sessions", [FILES_JOB, SESSIONS_JOB])
     if as_json:
         print_json({"sessions": page.rows, "next": page.next})
-        return
-    print_text(sessions_text(page, screen()))
-    say_more(page.next)
+    else:
+        print_text(sessions_text(page, screen()))
+        say_more(page.next)
+    say_hint(hint)
 
 
 @sessions.command()

@@ -7,12 +7,17 @@ columns; times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.writing import writing_of
+from cowrieprocessor.db.models import VERDICT_COLUMNS
+
+T = TypeVar("T")
+NAMED_AT_ONCE = 400
+"""Values that one statement looks up: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
 
 Row = Sequence[Any]
 """Values in the order of a statement's columns."""
@@ -28,17 +33,6 @@ RAW_EVENT_COLUMNS = (
     "payload_hash",
 )
 EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
-_VERDICT_COLUMNS = (
-    "vt_classification",
-    "vt_description",
-    "vt_malicious",
-    "vt_first_seen",
-    "vt_last_analysis",
-    "vt_positives",
-    "vt_total",
-    "vt_scan_date",
-    "enrichment_status",
-)
 
 
 class LoadingStatements:
@@ -162,6 +156,9 @@ class LoadingStatements:
         Rows: session_id, shasum, filename, download_url, origin, first_seen.
         """
         known = self._known_hashes({row[1] for row in rows})
+        # Who writes a pair holds the row of its hash since `merge_hashes`: nobody else adds it meanwhile.
+        stored = self._stored_files(rows)
+        added = [row for row in rows if (row[0], row[1]) not in stored]
         columns = (
             "session_id",
             "shasum",
@@ -171,23 +168,30 @@ class LoadingStatements:
             "first_seen",
             "last_updated",
             "file_size",
-            *_VERDICT_COLUMNS,
+            *VERDICT_COLUMNS,
         )
-        insert = self._sql.statement(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})"
-            " ON CONFLICT (session_id, shasum) DO NOTHING RETURNING id"
+        self._many(
+            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})",
+            [(*row, now, *known[row[1]]) for row in added],
         )
-        new: list[tuple[str, str]] = []
-        again: list[Row] = []
-        for row in rows:
-            self._cursor.execute(insert, (*row, now, *known[row[1]]))
-            if self._cursor.fetchone() is not None:
-                new.append((row[0], row[1]))
-            else:
-                again.append((row[2], row[3], row[4], row[5], now, row[0], row[1]))
-        self._merge_known_files(again)
+        self._merge_known_files(
+            [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
+        )
+        new = [(row[0], row[1]) for row in added]
         self._account_for_new_files(new, known)
         return new
+
+    def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
+        """Return which of the pairs (session_id, shasum) of rows are in `files`."""
+        stored: set[tuple[str, str]] = set()
+        for part in _parts([(row[0], row[1]) for row in rows]):
+            pairs = ", ".join(["(?, ?)"] * len(part))
+            self._one(
+                f"SELECT session_id, shasum FROM files WHERE (session_id, shasum) IN (VALUES {pairs})",
+                [text for pair in part for text in pair],
+            )
+            stored.update((session_id, sha256) for session_id, sha256 in self._cursor.fetchall())
+        return stored
 
     def _merge_known_files(self, rows: Sequence[Row]) -> None:
         least, binary = self._sql.earliest, self._sql.binary
@@ -221,19 +225,20 @@ class LoadingStatements:
             [(count, sha256) for sha256, count in sorted(counts.items())],
         )
         self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", [(sha256,) for sha256 in counts])
-        malicious = 1 + _VERDICT_COLUMNS.index("vt_malicious")
+        malicious = 1 + VERDICT_COLUMNS.index("vt_malicious")
         flagged = sorted({session_id for session_id, sha256 in new if known[sha256][malicious]})
         self._many("UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged])
 
-    def _known_hashes(self, hashes: Iterable[str]) -> dict[str, Row]:
+    def _known_hashes(self, hashes: Collection[str]) -> dict[str, Row]:
         """Return size and verdict columns of each hash."""
-        statement = self._sql.statement(
-            f"SELECT size_bytes, {', '.join(_VERDICT_COLUMNS)} FROM file_hashes WHERE sha256 = ?"
-        )
         known: dict[str, Row] = {}
-        for sha256 in hashes:
-            self._cursor.execute(statement, (sha256,))
-            known[sha256] = self._fetch_one()
+        for part in _parts(sorted(hashes)):
+            self._one(
+                f"SELECT sha256, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
+                f" WHERE sha256 IN ({_marks(part)})",
+                part,
+            )
+            known.update((row[0], row[1:]) for row in self._cursor.fetchall())
         return known
 
     def insert_dead_letters(self, rows: Sequence[Row]) -> None:
@@ -301,8 +306,14 @@ class LoadingStatements:
         self._cursor.execute(self._sql.statement(sql), row)
 
 
-def _marks(columns: Sequence[str]) -> str:
+def _marks(columns: Sequence[object]) -> str:
     return ", ".join("?" * len(columns))
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield values in runs that one statement can name, however the database was built."""
+    for start in range(0, len(values), NAMED_AT_ONCE):
+        yield values[start : start + NAMED_AT_ONCE]
 
 
 def _decoded(stored: Any) -> dict[str, int]:

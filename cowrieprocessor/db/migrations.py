@@ -23,6 +23,7 @@ from cowrieprocessor.db.schema_facts import (
     refuse_unsupported,
     standing_revision,
 )
+from cowrieprocessor.db.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
 
 __all__ = [
@@ -97,13 +98,16 @@ def require_current(engine: Engine) -> None:
 
 
 def _migrate(engine: Engine) -> None:
-    """Make what is missing and write the version, in one transaction."""
+    """Make what is missing, write the version, and keep what v3's tables were, in one transaction."""
     with write_transaction(engine) as connection:
         dialect_of(connection).hold_migration_lock(connection)
         facts = read_facts(connection, describe(engine))
         standing = standing_revision(connection, facts, describe(engine))
+        record = take_record(connection, facts) if standing not in (None, HEAD) else None
         _upgrade(connection, standing, noted=ALEMBIC_TABLE in facts.tables)
         _write_version(connection)
+        if record is not None:
+            write_record(connection, record)
 
 
 def prepare(engine: Engine) -> None:

@@ -38,6 +38,7 @@ from cowrieprocessor.db.models_v3 import (
 __all__ = [
     "GENERATED_FROM_PAYLOAD",
     "V3_TABLES",
+    "VERDICT_COLUMNS",
     "ApiQuota",
     "Base",
     "CommandStat",
@@ -57,6 +58,20 @@ __all__ = [
     "UtcDateTime",
     "VerdictPropagation",
 ]
+
+
+VERDICT_COLUMNS = (
+    "vt_classification",
+    "vt_description",
+    "vt_malicious",
+    "vt_first_seen",
+    "vt_last_analysis",
+    "vt_positives",
+    "vt_total",
+    "vt_scan_date",
+    "enrichment_status",
+)
+"""What each row of `files` copies from the row of its hash in `file_hashes`."""
 
 
 class Files(Base):

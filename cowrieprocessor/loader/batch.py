@@ -15,7 +15,7 @@ from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.file_tallies import FileTallies
 from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value, ValueReader
-from cowrieprocessor.loader.sessions import AttributeTally, SessionTallies
+from cowrieprocessor.loader.sessions import SessionTallies
 
 MAX_BATCH_BYTES = 8 << 20
 
@@ -119,11 +119,8 @@ class Batch:
             now=self.now,
             events=self._events,
             sessions=_session_rows(self._tallies, cursor.source, self.now),
-            attributes=[_attribute_row(*item) for item in sorted(self._tallies.attributes.items())],
-            commands=[
-                [*key, one.occurrences, one.first_seen, one.last_seen, one.high_risk]
-                for key, one in sorted(self._tallies.commands.items())
-            ],
+            attributes=self._tallies.attribute_rows(),
+            commands=self._tallies.command_rows(),
             hashes=self._files.hash_rows(self.now),
             files=self._files.file_rows(),
             dead_letters=self._dead_letters,
@@ -239,24 +236,6 @@ def _session_rows(tallies: SessionTallies, source: str, now: str) -> Rows:
             now,
         ]
         for session_id, one in sorted(tallies.sessions.items())
-    ]
-
-
-def _attribute_row(session_id: str, one: AttributeTally) -> list[Any]:
-    connect_at, src_ip, protocol = one.connect or (None, None, None)
-    hassh_at, hassh = one.kex or (None, None)
-    failed, login_at, username = one.login or (None, None, None)
-    success = None if failed is None else failed == 0
-    return [
-        session_id,
-        connect_at,
-        src_ip or None,
-        protocol or None,
-        hassh_at,
-        hassh or None,
-        success,
-        login_at,
-        username,
     ]
 
 

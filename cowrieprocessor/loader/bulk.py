@@ -41,7 +41,8 @@ class FileResult:
 
     Attributes:
         path: as it was named, inert.
-        state: loaded; known (nothing new in it); pending (no complete event yet); failed.
+        state: loaded; known (nothing new in it); pending (no complete event yet); failed. An archive that was cut
+            short is failed when it gave something new, known from then on.
         counters: events, dead_letters and reasons, of this load.
         bytes_read: decompressed bytes of the log that are stored now.
         bytes_pending: bytes at its end that wait for the rest of their value.
@@ -206,15 +207,17 @@ class BulkLoader:
         found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul
         is_new = cursor.stored_values is None and not resume.is_copy
         is_checked = not stream.is_complete
+        has_stored = False
         ends: list[list[Any] | None] = [None, None]
         for item in self._batches(resume, stream, result):
             if isinstance(item, LogEnd):
-                self._end(item, found)
+                self._end(item, found, is_old=not (has_stored or found.counters) and cursor.stored_values is not None)
                 continue
             if not is_checked:
                 stream.check()
                 is_checked = True
             self._write(item, result, found)
+            has_stored = True
             found.bytes_nul = item.log["bytes_nul"] - nul_before
             ends = [ends[0] or item.first_event, item.last_event or ends[1]]
             del item  # so that one batch is in memory while the next one is fetched, not two
@@ -248,9 +251,12 @@ class BulkLoader:
         self._report(rows.file_position, result)
 
     @staticmethod
-    def _end(end: LogEnd, found: FileResult) -> None:
+    def _end(end: LogEnd, found: FileResult, *, is_old: bool) -> None:
+        """Take in how a log ended; `is_old` says that an earlier load stored all that this one could read."""
         found.bytes_pending = end.pending_bytes
-        if end.error:
+        if end.error and end.is_cut and is_old:
+            found.warnings.append(f"{end.error}. An earlier load stored all that it gives, so this one does not fail")
+        elif end.error:
             found.state, found.error = FAILED, end.error
         elif end.pending_bytes:
             found.warnings.append(_waits(found, end.line))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import fcntl
 import hashlib
 import os
 import re
+import signal
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cowrieprocessor.sanitize import inert_cut
@@ -24,7 +27,15 @@ CHUNK_BYTES = 1 << 20
 MIME_TYPE_CHARS = 128
 FILE_TYPE_CHARS = 256
 
+LEFTOVER_AGE_S = 3600
+"""What a redirect wrote was captured for good when nobody wrote to it for so long: Cowrie ends idle sessions after
+minutes, and then renames what it means to log."""
+
+LEFTOVER_SURE_AGE_S = 24 * 3600
+"""After so long it is taken even where the system says that it is open: network file systems always say so."""
+
 _HASH_NAME = re.compile(r"[0-9a-fA-F]{64}")
+_LEFTOVER_NAME = re.compile(r"redir_[0-9a-f]+")
 _TEMPORARY_NAME = re.compile(r"(?:stdin|redir|sftp|scp|gcc)_[0-9a-f]+|tmp.*|\d{8}-?\d{6}[-_].*", re.DOTALL)
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -50,15 +61,27 @@ class LeftAlone(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CapturedFile:
-    """A captured file whose content has the hash that its name says. `modified_at` is its mtime in UTC."""
+    """A captured file.
+
+    Attributes:
+        first_modified_at: its mtime in UTC, of several copies the earliest; None where that cannot be true.
+        last_modified_at: the same, of several copies the latest.
+    """
 
     sha256: str
     sha1: str
     md5: str
     size_bytes: int
-    modified_at: dt.datetime
+    first_modified_at: dt.datetime | None
+    last_modified_at: dt.datetime | None
     mime_type: str | None
     file_type: str | None
+
+    def joined(self, copy: CapturedFile) -> CapturedFile:
+        """Return this file with the times of a copy of it taken in."""
+        first = [at for at in (self.first_modified_at, copy.first_modified_at) if at]
+        last = [at for at in (self.last_modified_at, copy.last_modified_at) if at]
+        return replace(self, first_modified_at=min(first, default=None), last_modified_at=max(last, default=None))
 
 
 def sha256_of_name(name: str) -> str | None:
@@ -73,6 +96,15 @@ def is_temporary_name(name: str) -> bool:
     `YYYYmmdd-HHMMSS-…` and `YYYYmmddHHMMSS_…` of old versions.
     """
     return _TEMPORARY_NAME.fullmatch(name) is not None
+
+
+def is_leftover_name(name: str) -> bool:
+    """Say whether it is the temporary name of what a shell redirect (`>`, `>>`) writes.
+
+    When a session ends, Cowrie renames these files to their hash and logs them, or removes the empty ones. Some it
+    forgets: 3.1.4 all that `busybox echo … > file` wrote, the usual way of a Mirai loader. They stay under this name.
+    """
+    return _LEFTOVER_NAME.fullmatch(name) is not None
 
 
 def not_a_file(mode: int) -> LeftAlone | None:
@@ -100,20 +132,62 @@ def read_captured(folder_fd: int, name: str, describe: Describe | None = None) -
         The file, or why it was left alone: MISMATCH when its content has another hash than its name, CHANGING
         when it changed while it was read.
     """
+    return _open_and_read(folder_fd, name, lambda fd: _read(fd, os.fstat(fd), name.lower(), describe))
+
+
+def read_leftover(folder_fd: int, name: str, describe: Describe | None = None) -> CapturedFile | LeftAlone:
+    """Read what a redirect left under its temporary name, as `read_captured` does; its hash is not known before.
+
+    Returns:
+        The file, or why it was left alone: TEMPORARY when it is empty, was written to in the last hour, or is open
+        for writing and was written to in the last day.
+    """
+
+    def read(fd: int) -> CapturedFile | LeftAlone:
+        status = os.fstat(fd)
+        age_s = time.time() - status.st_mtime
+        is_waiting = age_s < LEFTOVER_AGE_S or (age_s < LEFTOVER_SURE_AGE_S and _has_writer(fd))
+        if stat.S_ISREG(status.st_mode) and (not status.st_size or is_waiting):
+            return LeftAlone.TEMPORARY
+        return _read(fd, status, None, describe)
+
+    return _open_and_read(folder_fd, name, read)
+
+
+def _open_and_read(
+    folder_fd: int, name: str, read: Callable[[int], CapturedFile | LeftAlone]
+) -> CapturedFile | LeftAlone:
     try:
         fd = os.open(name, _OPEN_FLAGS, dir_fd=folder_fd)
     except OSError as error:
         return _refusal(error)
     try:
-        return _read(fd, name.lower(), describe)
+        return read(fd)
     except OSError as error:
         return _refusal(error)
     finally:
         os.close(fd)
 
 
-def _read(fd: int, expected: str, describe: Describe | None) -> CapturedFile | LeftAlone:
-    before = os.fstat(fd)
+def _has_writer(fd: int) -> bool:
+    """Say whether somebody has the file open for writing; no, where the system does not tell.
+
+    A read lease is granted only where nobody has. It is given back at once; who opens the file in between waits so
+    long, and the signal for us that goes with it is one that is ignored.
+
+    Source: fcntl(2), F_SETLEASE.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _read(fd: int, before: os.stat_result, expected: str | None, describe: Describe | None) -> CapturedFile | LeftAlone:
+    """Read a file to its end; `expected` is the hash that it has to have, None where that is not known."""
     reason = not_a_file(before.st_mode)
     if reason is not None:
         return reason
@@ -134,10 +208,12 @@ def _read(fd: int, expected: str, describe: Describe | None) -> CapturedFile | L
     after = os.fstat(fd)
     if size != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         return LeftAlone.CHANGING
-    if sha256.hexdigest() != expected:
+    found = sha256.hexdigest()
+    if expected not in (None, found):
         return LeftAlone.MISMATCH
     mime_type, file_type = describe(head) if describe else (None, None)
-    return CapturedFile(expected, sha1.hexdigest(), md5.hexdigest(), size, modified_at(after), mime_type, file_type)
+    moment = modified_at(after)
+    return CapturedFile(found, sha1.hexdigest(), md5.hexdigest(), size, moment, moment, mime_type, file_type)
 
 
 def _refusal(error: OSError) -> LeftAlone:
@@ -150,14 +226,13 @@ def _refusal(error: OSError) -> LeftAlone:
     return LeftAlone.UNREADABLE
 
 
-def modified_at(status: os.stat_result) -> dt.datetime:
-    """Return the mtime in UTC, in whole microseconds; one in the future or before 1970 counts as now."""
-    now = dt.datetime.now(dt.UTC)
+def modified_at(status: os.stat_result) -> dt.datetime | None:
+    """Return the mtime in UTC, in whole microseconds; None for one in the future or before 1970."""
     try:
         moment = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=status.st_mtime_ns // 1000)
     except OverflowError:
-        return now
-    return moment if status.st_mtime_ns >= 0 and moment <= now else now
+        return None
+    return moment if status.st_mtime_ns >= 0 and moment <= dt.datetime.now(dt.UTC) else None
 
 
 def type_describer() -> Describe | None:

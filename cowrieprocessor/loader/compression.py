@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from cowrieprocessor.errors import (
+    ArchiveCut,
     ArchiveDamaged,
     CompressedDataError,
     InputError,
@@ -218,8 +219,9 @@ class LogStream:
         """Return the next piece of the log, at most 1 MiB; empty at its end.
 
         Raises:
-            CompressedDataError: the archive ends early, is damaged, or grows beyond the allowed ratio. All that
-                could be decompressed before was returned by earlier calls.
+            ArchiveCut: the archive ends early, or something else follows it.
+            CompressedDataError: it is damaged, or grows beyond the allowed ratio. All that could be decompressed
+                before was returned by earlier calls.
         """
         data = self._ready or (self._read_plain() if self._member is None else self._read_compressed())
         data, self._ready = data[:READ_SIZE], data[READ_SIZE:]
@@ -349,8 +351,8 @@ class LogStream:
             "a load may use; unpack it yourself and load the plain file"
         )
 
-    def _ended_badly(self, what: str) -> CompressedDataError:
-        return CompressedDataError(
+    def _ended_badly(self, what: str) -> ArchiveCut:
+        return ArchiveCut(
             f"{inert(str(self.path))}: {self.kind} archive, byte {self._compressed_read} of {self.size} (decompressed "
             f"{self.position + self._gathered}): {what}. What came before is loaded; copy the file again and load it "
             "again"

@@ -23,10 +23,12 @@ from cowrieprocessor.loader.captured_file import (
     CapturedFile,
     Describe,
     LeftAlone,
+    is_leftover_name,
     is_temporary_name,
     modified_at,
     not_a_file,
     read_captured,
+    read_leftover,
     sha256_of_name,
     type_describer,
 )
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 BATCH_FILES = 500
 BATCH_BYTES = 256 << 20
 NAMES_KEPT = 100
-COUNTED = ("entries", "new", "completed", "unchanged", "bytes_read", "artifacts", "sizes_set")
+COUNTED = ("entries", "new", "completed", "unchanged", "leftovers", "bytes_read", "artifacts", "sizes_set")
 UNKNOWN_SENSOR = "unknown"
 SESSION_ID_CHARS = 64
 
@@ -49,7 +51,8 @@ class ScanResult:
 
     `directory` and `sensor` are inert. `entries` is everything in the folder: `new` + `completed` +
     `unchanged` files and all that was `left_alone`. `new` hashes the database had not heard of, `completed`
-    ones that lacked something, `unchanged` ones it knew. `mismatched` and `unreadable` keep the first 100
+    ones that lacked something, `unchanged` ones it knew. `leftovers` of these lay under the temporary name of a
+    redirect that Cowrie forgot. `mismatched` and `unreadable` keep the first 100
     names; `left_alone` has the full counts by reason.
     """
 
@@ -60,6 +63,7 @@ class ScanResult:
     new: int = 0
     completed: int = 0
     unchanged: int = 0
+    leftovers: int = 0
     bytes_read: int = 0
     artifacts: int = 0
     sizes_set: int = 0
@@ -94,9 +98,12 @@ Progress = Callable[[ScanResult, int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """What may be a captured file; `content` of one whose name does not tell its hash, which was read for it."""
+
     name: str
     sha256: str
     status: os.stat_result
+    content: CapturedFile | None = None
 
 
 def artifact_session(sensor: str) -> str:
@@ -124,8 +131,9 @@ def scan_downloads(
     """Take up every captured file of a downloads folder; a second scan of the same folder changes nothing.
 
     Files are read once, in a bounded amount of memory, and committed in transactions of at most 500. Only
-    regular files whose name is the SHA-256 of their content count. Where the database knows hashes, size and
-    type already, the file is not read again.
+    regular files whose name is the SHA-256 of their content count, and what Cowrie forgot under the temporary
+    name of a redirect. Where the database knows hashes, size and type already, and the file's time tells nothing
+    new, a file named by its hash is not read again.
 
     Args:
         engine: where to; a new database is made ready.
@@ -210,6 +218,8 @@ class _Scan:
     def _look_at(self, entry: os.DirEntry[str]) -> _Candidate | LeftAlone:
         sha256 = sha256_of_name(entry.name)
         try:
+            if sha256 is None and is_leftover_name(entry.name):
+                return self._look_into(entry)
             if sha256 is None and entry.is_file(follow_symlinks=False):
                 return LeftAlone.TEMPORARY if is_temporary_name(entry.name) else LeftAlone.OTHER_NAME
             status = entry.stat(follow_symlinks=False)
@@ -222,6 +232,19 @@ class _Scan:
             return reason
         return _Candidate(entry.name, sha256, status) if sha256 else LeftAlone.OTHER_NAME
 
+    def _look_into(self, entry: os.DirEntry[str]) -> _Candidate | LeftAlone:
+        """Read what a redirect left: only its content tells its hash."""
+        status = entry.stat(follow_symlinks=False)
+        reason = not_a_file(status.st_mode)
+        if reason is not None:
+            return reason
+        content = read_leftover(self.folder_fd, entry.name, self.describe)
+        if isinstance(content, LeftAlone):
+            return content
+        self.result.leftovers += 1
+        self.result.bytes_read += content.size_bytes
+        return _Candidate(entry.name, content.sha256, status, content)
+
     def _take(self, batch: Sequence[_Candidate]) -> None:
         """Read what the database does not know yet and write it, in pieces where that is much."""
         with read_transaction(self.engine) as connection:
@@ -230,15 +253,19 @@ class _Scan:
         bytes_pending = 0
         for candidate in batch:
             row = known.get(candidate.sha256)
-            complete = row is not None and self._is_complete(row, candidate)
-            if row is not None and complete and row.settled:
-                self.result.unchanged += 1
-            elif row is not None and complete:
-                pending[candidate.sha256] = row.as_captured(modified_at(candidate.status))
-            elif captured := self._read(candidate):
-                self.result.unchanged += captured.sha256 in pending  # one hash named in both cases of letters
-                pending[captured.sha256] = captured
-                bytes_pending += captured.size_bytes
+            captured: CapturedFile | None = None
+            if row is not None and self._is_complete(row, candidate):
+                if row.settled:
+                    self.result.unchanged += 1
+                else:
+                    captured = row.as_captured(modified_at(candidate.status))
+            else:
+                captured = candidate.content or self._read(candidate)
+                bytes_pending += captured.size_bytes if captured else 0
+            if captured:
+                copy = pending.get(captured.sha256)  # one hash named in both cases of letters, or left over
+                self.result.unchanged += copy is not None
+                pending[captured.sha256] = captured.joined(copy) if copy else captured
             if bytes_pending >= BATCH_BYTES:
                 self._write(pending)
                 pending, bytes_pending = {}, 0
@@ -248,8 +275,10 @@ class _Scan:
             self._write(pending)
 
     def _is_complete(self, row: scan_rows.KnownFile, candidate: _Candidate) -> bool:
-        has_type = row.file_type is not None or self.describe is None
-        return not self.rehash and has_type and row.has_hashes and row.size_bytes == candidate.status.st_size
+        """Say whether reading the file would tell nothing; one that was touched since is read before it is believed."""
+        if self.rehash or not row.has_hashes or (row.file_type is None and self.describe is not None):
+            return False
+        return row.size_bytes == candidate.status.st_size and row.spans(modified_at(candidate.status))
 
     def _read(self, candidate: _Candidate) -> CapturedFile | None:
         outcome = read_captured(self.folder_fd, candidate.name, self.describe)

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cowrieprocessor.db import log_files as table
+from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_cursor import LogCursor
@@ -83,7 +84,7 @@ class LogOpener:
     def _find(self, connection: Connection, identity: str) -> Resume:
         known = [_cursor(row) for row in table.generations(connection, identity)]
         for cursor in known:
-            reader = self._at_same_bytes(cursor) or self._at_same_values(cursor)
+            reader = self._proven(self._at_same_bytes, cursor) or self._proven(self._at_same_values, cursor)
             if reader:
                 cursor.current_path = _name(self._stream.path)
                 cursor.stored_events = self._stored_events(connection, cursor, is_copy=cursor.generation > 0)
@@ -91,6 +92,14 @@ class LogOpener:
         cursor = self._new_log(connection, identity, 1 + max((one.generation for one in known), default=-1))
         cursor.stored_events = self._stored_events(connection, cursor, is_copy=bool(known))
         return Resume(cursor, self._reader_from_start(), is_copy=bool(known))
+
+    @staticmethod
+    def _proven(at_same: Callable[[LogCursor], ValueReader | None], cursor: LogCursor) -> ValueReader | None:
+        """Return what a proof gives; an archive that was cut before the cursor is a shorter copy of the log."""
+        try:
+            return at_same(cursor)
+        except ArchiveCut:
+            return None
 
     def _at_same_bytes(self, cursor: LogCursor) -> ValueReader | None:
         """Return a reader at the cursor if the bytes before it are the ones that were stored."""

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cowrieprocessor.errors import InputError
+from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.loader.batch import MAX_BATCH_BYTES, Batch, BatchRows
 from cowrieprocessor.loader.compression import LogStream
@@ -39,11 +39,13 @@ class LogEnd:
         pending_bytes: bytes of an unfinished value, which wait for the rest.
         line: the 0-based number of the line they start on.
         error: why the log could not be read to its end; all before that place is in the batches.
+        is_cut: whether that is because the archive ends early, or something else follows it.
     """
 
     pending_bytes: int
     line: int
     error: str | None = None
+    is_cut: bool = False
 
 
 def prepare_batches(
@@ -54,7 +56,7 @@ def prepare_batches(
     Where events had to be looked up and need not be any more, it stops after a batch, without a `LogEnd`: the rest
     can be prepared anew, also in another process.
     """
-    error = None
+    error, is_cut = None, False
     stored_events = cursor.stored_events
     batch = _new_batch(cursor, recipe)
     try:
@@ -69,13 +71,13 @@ def prepare_batches(
                     return
                 batch = _new_batch(cursor, recipe)
     except InputError as unreadable:
-        error = str(unreadable)
+        error, is_cut = str(unreadable), isinstance(unreadable, ArchiveCut)
     if stored_events:
         stored_events.release()
     moved = reader.position > cursor.byte_pos and not cursor.other_form
     if batch.values or moved:
         yield batch.finish(reader, stream.file_position)
-    yield LogEnd(reader.pending_bytes, reader.line, error)
+    yield LogEnd(reader.pending_bytes, reader.line, error, is_cut)
 
 
 def _new_batch(cursor: LogCursor, recipe: Recipe) -> Batch:

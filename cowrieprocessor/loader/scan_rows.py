@@ -1,8 +1,8 @@
 """What a scan of captured files reads from the database and writes to it.
 
-Rows of `file_hashes` are written and locked before `files` is looked at, in the order of their hashes. A
-loader on PostgreSQL that does the same can run beside a scan: neither misses the other's rows, and they
-cannot deadlock.
+In each transaction the rows of `file_hashes` are locked before `files` is looked at, in the order of their
+hashes. A loader on PostgreSQL that does the same can run beside a scan: neither misses the other's rows, and
+they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from sqlalchemy import (
     Engine,
     Table,
     bindparam,
+    case,
     exists,
+    func,
     insert,
     literal,
     or_,
@@ -31,7 +33,7 @@ from sqlalchemy import (
 )
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.models import Base, UtcDateTime
+from cowrieprocessor.db.models import VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.loader.captured_file import CapturedFile
 from cowrieprocessor.loader.worthless import initial_status
@@ -44,22 +46,17 @@ FILES: Table = Base.metadata.tables["files"]
 HASHES: Table = Base.metadata.tables["file_hashes"]
 JOBS: Table = Base.metadata.tables["jobs"]
 
-_COPIED_VERDICT = (
-    "vt_classification",
-    "vt_description",
-    "vt_malicious",
-    "vt_first_seen",
-    "vt_last_analysis",
-    "vt_positives",
-    "vt_total",
-    "vt_scan_date",
-    "enrichment_status",
-)
 
-_INSERT_HASH = text(
-    "INSERT INTO file_hashes (sha256, first_seen, last_seen, session_count, enrichment_status, updated_at)"
-    " VALUES (:sha256, :modified_at, :modified_at, 0, :status, :now) ON CONFLICT (sha256) DO NOTHING"
-).bindparams(bindparam("modified_at", type_=UtcDateTime()), bindparam("now", type_=UtcDateTime()))
+# On PostgreSQL a row that is there is locked whether the WHERE is true or not.
+_MERGE_HASH = text(
+    "INSERT INTO file_hashes AS h (sha256, first_seen, last_seen, session_count, enrichment_status, updated_at)"
+    " VALUES (:sha256, :first_seen, :last_seen, 0, :status, :now) ON CONFLICT (sha256) DO UPDATE SET"
+    " first_seen = CASE WHEN excluded.first_seen < h.first_seen THEN excluded.first_seen ELSE h.first_seen END,"
+    " last_seen = CASE WHEN excluded.last_seen > h.last_seen THEN excluded.last_seen ELSE h.last_seen END,"
+    " updated_at = excluded.updated_at"
+    " WHERE :is_dated AND h.session_count = 0"
+    " AND (excluded.first_seen < h.first_seen OR excluded.last_seen > h.last_seen)"
+).bindparams(*(bindparam(name, type_=UtcDateTime()) for name in ("first_seen", "last_seen", "now")))
 
 _START_JOB = text(
     "INSERT INTO jobs (name, state, counters, started_at, updated_at)"
@@ -71,7 +68,13 @@ _START_JOB = text(
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """What the database has on one hash; `settled` says that nothing in `files` is missing either."""
+    """What the database has on one hash.
+
+    Attributes:
+        session_count: how many sessions logs tell of; 0 where only scans know the hash, from the times of files.
+        artifact_at: `first_seen` of the artifact row of this sensor, None where it has none.
+        settled: nothing in `files` is missing either.
+    """
 
     sha256: str
     size_bytes: int | None
@@ -79,6 +82,10 @@ class KnownFile:
     sha1: str | None
     mime_type: str | None
     file_type: str | None
+    first_seen: dt.datetime
+    last_seen: dt.datetime
+    session_count: int
+    artifact_at: dt.datetime | None
     settled: bool
 
     @property
@@ -86,7 +93,14 @@ class KnownFile:
         """Say whether the file has been read before."""
         return self.md5 is not None and self.sha1 is not None
 
-    def as_captured(self, modified_at: dt.datetime) -> CapturedFile:
+    def spans(self, modified_at: dt.datetime | None) -> bool:
+        """Say whether a file of that time tells nothing new about when the hash was seen."""
+        if self.session_count or modified_at is None:
+            return True
+        is_later = self.artifact_at is None or self.artifact_at <= modified_at
+        return self.first_seen <= modified_at <= self.last_seen and is_later
+
+    def as_captured(self, modified_at: dt.datetime | None) -> CapturedFile:
         """Return the file as reading it again would.
 
         Raises:
@@ -95,7 +109,14 @@ class KnownFile:
         if self.sha1 is None or self.md5 is None or self.size_bytes is None:
             raise ValueError(f"{self.sha256}: has not been read before")
         return CapturedFile(
-            self.sha256, self.sha1, self.md5, self.size_bytes, modified_at, self.mime_type, self.file_type
+            sha256=self.sha256,
+            sha1=self.sha1,
+            md5=self.md5,
+            size_bytes=self.size_bytes,
+            first_modified_at=modified_at,
+            last_modified_at=modified_at,
+            mime_type=self.mime_type,
+            file_type=self.file_type,
         )
 
 
@@ -126,6 +147,7 @@ def known_files(connection: Connection, hashes: Sequence[str], session_id: str) 
         session_id: the session of this sensor's files that no log names.
     """
     of_hash = FILES.c.shasum == HASHES.c.sha256
+    of_sensor = (FILES.c.session_id == session_id) & (FILES.c.origin == "artifact")
     named = exists().where(of_hash, _names_the_file(session_id))
     unsized = exists().where(of_hash, _lacks_size())
     rows = connection.execute(
@@ -136,28 +158,21 @@ def known_files(connection: Connection, hashes: Sequence[str], session_id: str) 
             HASHES.c.sha1,
             HASHES.c.mime_type,
             HASHES.c.file_type,
+            HASHES.c.first_seen,
+            HASHES.c.last_seen,
+            HASHES.c.session_count,
+            select(FILES.c.first_seen).where(of_hash, of_sensor).scalar_subquery().label("artifact_at"),
             (named & ~unsized).label("settled"),
         ).where(HASHES.c.sha256.in_(hashes))
     )
-    return {
-        row.sha256: KnownFile(
-            sha256=row.sha256,
-            size_bytes=row.size_bytes,
-            md5=row.md5,
-            sha1=row.sha1,
-            mime_type=row.mime_type,
-            file_type=row.file_type,
-            settled=bool(row.settled),
-        )
-        for row in rows
-    }
+    return {row["sha256"]: KnownFile(**row) for row in rows.mappings()}
 
 
 def store(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> Stored:
     """Write the files into `file_hashes`, and into `files` those that nothing there names.
 
-    A hash that the database knows from a log keeps its first_seen and last_seen; one that it did not know
-    gets the time of the file. Has to run inside a write transaction.
+    A hash that the database knows from a log keeps its first_seen and last_seen; of one that only scans know
+    they are the earliest and the latest time of the files, whichever was scanned first.
 
     Args:
         connection: inside a write transaction.
@@ -165,30 +180,37 @@ def store(connection: Connection, files: Sequence[CapturedFile], session_id: str
         session_id: the session of files that no log names.
     """
     hashes = [file.sha256 for file in files]
-    before = set(connection.scalars(select(HASHES.c.sha256).where(HASHES.c.sha256.in_(hashes))))
-    new = [file for file in files if file.sha256 not in before]
-    if new:
-        connection.execute(
-            _INSERT_HASH,
-            [
-                {
-                    "sha256": file.sha256,
-                    "modified_at": file.modified_at,
-                    "status": initial_status(file.sha256),
-                    "now": _now(),
-                }
-                for file in new
-            ],
-        )
+    before = known_files(connection, hashes, session_id)
+    now = _now()
+    connection.execute(
+        _MERGE_HASH,
+        [
+            {
+                "sha256": file.sha256,
+                "first_seen": file.first_modified_at or now,
+                "last_seen": file.last_modified_at or now,
+                "is_dated": file.first_modified_at is not None,
+                "status": initial_status(file.sha256),
+                "now": now,
+            }
+            for file in files
+        ],
+    )
     completed = _complete(connection, files)
     artifacts = _add_artifacts(connection, files, session_id)
-    touched = completed | {file.sha256 for file in new}
+    new = set(hashes) - before.keys()
+    dated = {file.sha256 for file in files if (known := before.get(file.sha256)) and not _is_spanned(known, file)}
+    touched = (completed | dated) - new
     return Stored(
         new=len(new),
-        completed=len(completed & before),
-        unchanged=len(files) - len(touched),
+        completed=len(touched),
+        unchanged=len(files) - len(new) - len(touched),
         artifacts=artifacts,
     )
+
+
+def _is_spanned(known: KnownFile, file: CapturedFile) -> bool:
+    return known.spans(file.first_modified_at) and known.spans(file.last_modified_at)
 
 
 def _complete(connection: Connection, files: Sequence[CapturedFile]) -> set[str]:
@@ -228,30 +250,45 @@ def _lacks_size() -> ColumnElement[bool]:
 
 
 def _add_artifacts(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> int:
+    """Add rows for files that nothing names, date back those of this sensor, and return how many were added."""
     hashes = [file.sha256 for file in files]
-    named = set(
-        connection.scalars(
-            select(FILES.c.shasum).distinct().where(FILES.c.shasum.in_(hashes), _names_the_file(session_id))
-        )
+    rows = connection.execute(
+        select(FILES.c.shasum, func.max(case((FILES.c.origin == "artifact", FILES.c.first_seen))).label("artifact_at"))
+        .where(FILES.c.shasum.in_(hashes), _names_the_file(session_id))
+        .group_by(FILES.c.shasum)
     )
-    lacking = [file for file in files if file.sha256 not in named]
-    if lacking:
-        copied = [HASHES.c[name] for name in _COPIED_VERDICT]
-        source = select(
-            literal(session_id),
-            HASHES.c.sha256,
-            HASHES.c.size_bytes,
-            bindparam("modified_at", type_=UtcDateTime()),
-            bindparam("now", type_=UtcDateTime()),
-            literal("artifact"),
-            *copied,
-        ).where(HASHES.c.sha256 == bindparam("hash"))
-        columns = ["session_id", "shasum", "file_size", "first_seen", "last_updated", "origin", *_COPIED_VERDICT]
-        connection.execute(
-            insert(FILES).from_select(columns, source),
-            [{"hash": file.sha256, "modified_at": file.modified_at, "now": _now()} for file in lacking],
-        )
-    return len(lacking)
+    named = {row.shasum: row.artifact_at for row in rows}
+    _add_rows(connection, [file for file in files if file.sha256 not in named], session_id)
+    earlier = [
+        {"hash": file.sha256, "first_seen": at, "last_updated": _now()}
+        for file in files
+        if (at := file.first_modified_at) and (known_at := named.get(file.sha256)) and at < known_at
+    ]
+    if earlier:
+        of_sensor = (FILES.c.session_id == session_id, FILES.c.origin == "artifact")
+        connection.execute(update(FILES).where(FILES.c.shasum == bindparam("hash"), *of_sensor), earlier)
+    return len(files) - len(named)
+
+
+def _add_rows(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> None:
+    if not files:
+        return
+    now = _now()
+    copied = [HASHES.c[name] for name in VERDICT_COLUMNS]
+    source = select(
+        literal(session_id),
+        HASHES.c.sha256,
+        HASHES.c.size_bytes,
+        bindparam("modified_at", type_=UtcDateTime()),
+        bindparam("now", type_=UtcDateTime()),
+        literal("artifact"),
+        *copied,
+    ).where(HASHES.c.sha256 == bindparam("hash"))
+    columns = ["session_id", "shasum", "file_size", "first_seen", "last_updated", "origin", *VERDICT_COLUMNS]
+    connection.execute(
+        insert(FILES).from_select(columns, source),
+        [{"hash": file.sha256, "modified_at": file.first_modified_at or now, "now": now} for file in files],
+    )
 
 
 def set_sizes(
@@ -267,10 +304,12 @@ def set_sizes(
     Returns:
         The number of rows changed, and where to go on in another transaction; None at the end.
     """
+    rest = [sha256 for sha256 in hashes if after is None or sha256 >= after.shasum]
+    _lock_hashes(connection, rest)
     query = (
         select(FILES.c.id, FILES.c.shasum, HASHES.c.size_bytes)
         .join(HASHES, FILES.c.shasum == HASHES.c.sha256)
-        .where(FILES.c.shasum.in_(hashes), _lacks_size())
+        .where(FILES.c.shasum.in_(rest), _lacks_size())
         .order_by(FILES.c.shasum, FILES.c.id)
         .limit(SIZES_PER_TRANSACTION)
     )
@@ -285,6 +324,11 @@ def set_sizes(
     if len(rows) < SIZES_PER_TRANSACTION:
         return len(rows), None
     return len(rows), SizeCursor(rows[-1].shasum, rows[-1].id)
+
+
+def _lock_hashes(connection: Connection, hashes: Sequence[str]) -> None:
+    query = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(hashes)).order_by(HASHES.c.sha256)
+    connection.execute(query.with_for_update())
 
 
 @contextmanager

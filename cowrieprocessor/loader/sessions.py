@@ -96,6 +96,17 @@ class SessionTallies:
         if handler is not None:
             handler(self, session_id, tally, event.fields, moment)
 
+    def attribute_rows(self) -> list[list[Any]]:
+        """Return rows for `LoadingStatements.merge_attributes`, in the order of their keys."""
+        return [_attribute_row(*item) for item in sorted(self.attributes.items())]
+
+    def command_rows(self) -> list[list[Any]]:
+        """Return rows for `LoadingStatements.merge_commands`, in the order of their keys."""
+        return [
+            [*key, one.occurrences, one.first_seen, one.last_seen, one.high_risk]
+            for key, one in sorted(self.commands.items())
+        ]
+
     def _connect(self, session_id: str, _: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
         candidate = (moment or NO_MOMENT, _cut(fields.get("src_ip"), 45), _cut(fields.get("protocol"), 16))
         attributes = self.attributes.setdefault(session_id, AttributeTally())
@@ -123,6 +134,8 @@ class SessionTallies:
     def _command(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
         tally.command_count += 1
         text = fields.get("input")
+        if type(text) is not str:
+            text = fields.get("input_safe")  # v3 kept a command in this form alone
         if type(text) is not str or not text:
             return
         normalized, high_risk = describe_command(text)
@@ -140,6 +153,24 @@ class SessionTallies:
 
     def _download(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
         tally.file_downloads += 1
+
+
+def _attribute_row(session_id: str, one: AttributeTally) -> list[Any]:
+    connect_at, src_ip, protocol = one.connect or (None, None, None)
+    hassh_at, hassh = one.kex or (None, None)
+    failed, login_at, username = one.login or (None, None, None)
+    success = None if failed is None else failed == 0
+    return [
+        session_id,
+        connect_at,
+        src_ip or None,
+        protocol or None,
+        hassh_at,
+        hassh or None,
+        success,
+        login_at,
+        username,
+    ]
 
 
 @lru_cache(maxsize=1024)

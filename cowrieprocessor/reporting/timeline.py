@@ -124,6 +124,7 @@ _WORDS: dict[str, Callable[[Fields], str]] = {
     "cowrie.log.closed": _named("ttylog"),
     "cowrie.direct-tcpip.request": _forward,
     "cowrie.direct-tcpip.data": _forward,
+    "cowrie.tunnelproxy-tcpip.data": _forward,
 }
 
 _SHARED = frozenset(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import re
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from cowrieprocessor.sanitize import inert, restore
 
 from .conftest import Recording
 from .cowrie_server import DEFAULT_SENSOR
-from .scene import DOWNLOAD, UPLOAD
+from .scene import DOWNLOAD, FAKE_ELF, UPLOAD
 
 pytestmark = [pytest.mark.cowrie, pytest.mark.timeout(180)]
 
@@ -240,6 +243,23 @@ class TestDownloads:
         assert rows(engine, Files.session_id, Files.shasum, Files.file_size) == sorted(
             ((*key, (recording.downloads / key[1]).stat().st_size) for key in file_events(recording)), key=repr
         )
+
+    def test_what_busybox_wrote_is_found_an_hour_later(
+        self, recording: Recording, engine: Engine, tmp_path: Path
+    ) -> None:
+        """What Cowrie forgot to log of a Mirai loader is an artifact, as soon as nobody can be writing to it."""
+        folder = tmp_path / "downloads"
+        shutil.copytree(recording.downloads, folder, ignore=lambda _, names: [n for n in names if "redir_" not in n])
+        young = scan_downloads(engine, folder, sensor=DEFAULT_SENSOR)
+        for path in folder.iterdir():
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 3600))
+        old = scan_downloads(engine, folder, sensor=DEFAULT_SENSOR)
+        attacks, stage = len(recording.attacks("telnet_busybox_loader")), FAKE_ELF[:8] + b"harmless"
+        assert (young.left_alone, young.leftovers) == ({"temporary": attacks}, 0)
+        assert (old.left_alone, old.leftovers, old.artifacts) == ({}, attacks, 1)
+        assert rows(engine, Files.session_id, Files.shasum, Files.file_size) == [
+            (f"artifact:{DEFAULT_SENSOR}", hashlib.sha256(stage).hexdigest(), len(stage))
+        ]
 
 
 def test_a_lost_line_would_be_noticed(recording: Recording, engine: Engine, tmp_path: Path) -> None:

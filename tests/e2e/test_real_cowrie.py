@@ -21,8 +21,6 @@ from .scene import DOWNLOAD, DOWNLOAD_FAILED, FAKE_ELF, SSH_KEY, UPLOAD, Attack,
 pytestmark = [pytest.mark.cowrie, pytest.mark.timeout(180)]
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-# In Cowrie's catalogue, but of a plug-in or a proxy that no log we have seen came from.
-NOT_OURS_TO_KNOW = frozenset({"cowrie.malwarebazaar.submitted", "cowrie.tunnelproxy-tcpip.data"})
 
 
 def known(eventid: str) -> bool:
@@ -95,7 +93,7 @@ class TestTheDrive:
         assert missing_names == set()
 
     def test_cowries_own_catalogue_is_known(self, recording: Recording) -> None:
-        """Every event name in Cowrie's own catalogue is in ours, but for those named above."""
+        """Every event name in Cowrie's own catalogue is in ours."""
         printed = subprocess.run(
             [str(recording.python), "-c", "from cowrie.core.eventids import ALL; print(*sorted(ALL))"],
             check=True,
@@ -103,9 +101,9 @@ class TestTheDrive:
             text=True,
             cwd=recording.log.parent,
         )
-        theirs = {name for name in printed.stdout.split() if not name.startswith("cowrie.abuseipdb.")}
+        theirs = set(printed.stdout.split())
         assert "cowrie.session.connect" in theirs
-        assert set() == {name for name in theirs if not known(name)} - NOT_OURS_TO_KNOW
+        assert set() == {name for name in theirs if not known(name)}
 
 
 class TestTheLog:

@@ -14,8 +14,8 @@ from tests.documents import PROJECT
 PACKAGE = PROJECT / "cowrieprocessor"
 
 LAYERS = (
-    ("__main__",),
-    ("cli", "web", "scripts"),
+    ("__main__", "scripts"),
+    ("cli", "web"),
     ("jobs", "reporting"),
     ("loader", "enrichment", "analysis"),
     ("db",),

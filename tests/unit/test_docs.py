@@ -25,7 +25,8 @@ from cowrieprocessor import errors, events
 from cowrieprocessor.cli.common import EXIT_INTERRUPTED
 from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.loader import batch
+from cowrieprocessor.jobs import backfill_tallies
+from cowrieprocessor.loader import file_tallies
 from cowrieprocessor.settings import SETTINGS_REFERENCE
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks
 
@@ -287,7 +288,8 @@ def test_every_package_has_its_reason() -> None:
 def test_reasons_of_dead_letters_are_documented() -> None:
     """docs/loading.md explains every reason for a dead letter, and no other."""
     reasons = {value for name, value in vars(events).items() if name.startswith("REFUSED_")}
-    reasons |= {value for name, value in vars(batch).items() if name.startswith("REASON_")}
+    for module in (file_tallies, backfill_tallies):
+        reasons |= {value for name, value in vars(module).items() if name.startswith("REASON_")}
     for key in ("session", "eventid", "timestamp"):
         reasons |= {f"{key} is not text", f"{key} holds a NUL", f"{key} is too long"}
     documented = {

@@ -70,7 +70,10 @@ REAL_NAMES = re.findall(
     cowrie.log.open cowrie.log.closed
     cowrie.direct-tcpip.request cowrie.direct-tcpip.data cowrie.direct-tcpip.redirect cowrie.direct-tcpip.tunnel
     cowrie.direct-tcpip.ja4 cowrie.direct-tcpip.ja4h
-    cowrie.virustotal.scanfile cowrie.greynoise.result cowrie.urlhaus.submitted
+    cowrie.tunnelproxy-tcpip.data
+    cowrie.abuseipdb.started cowrie.abuseipdb.reportedip cowrie.abuseipdb.reportfail cowrie.abuseipdb.ratelimited
+    cowrie.abuseipdb.wakeup
+    cowrie.virustotal.scanfile cowrie.greynoise.result cowrie.malwarebazaar.submitted cowrie.urlhaus.submitted
     """,
 )
 """Source: Cowrie's docs/OUTPUT.rst and its code up to 3.1.4."""

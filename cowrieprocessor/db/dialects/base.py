@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from sqlalchemy import URL, Connection, Engine
@@ -28,12 +29,14 @@ class EngineOptions:
         lock_timeout_s: seconds to wait for another writer.
         on_wait: called about every five seconds of waiting with the seconds waited so far.
         driver: which SQLite library: auto, pysqlite3 or stdlib.
+        leave_no_trace: for looking only, and no file is made beside the database either (SQLite).
     """
 
     read_only: bool = False
     lock_timeout_s: float = 600.0
     on_wait: Callable[[float], None] | None = None
     driver: str = "auto"
+    leave_no_trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,56 @@ def options_of(database: Engine | Connection) -> EngineOptions:
     return options if isinstance(options, EngineOptions) else EngineOptions()
 
 
+class DatabaseFiles(ABC):
+    """What can be done with a database that is a file."""
+
+    @abstractmethod
+    def path_of(self, url: URL) -> Path | None:
+        """Return the file a database is kept in, resolved; None for one in memory."""
+
+    @abstractmethod
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Return the files that may lie beside a database and belong to it, there or not."""
+
+    @abstractmethod
+    def looks_like_one(self, path: Path) -> bool:
+        """Return whether a file that nothing has open is empty or begins as a database does."""
+
+    @abstractmethod
+    def file_system(self, path: Path) -> str | None:
+        """Return the type of the file system that a path lies on; None where the system does not tell."""
+
+    @abstractmethod
+    def require_local_disk(self, path: Path) -> None:
+        """Refuse a path on a disk that other machines share.
+
+        Raises:
+            DatabaseError: the message names the remedy.
+        """
+
+    @abstractmethod
+    def copy(
+        self, connection: Connection, target: Path, *, in_use: bool, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Write the state that a reading transaction sees into a new file, which only we may read.
+
+        Args:
+            connection: in a transaction that reads; it keeps the state, whoever writes meanwhile.
+            target: the file to make; nothing may be there.
+            in_use: make it ready to be worked on; otherwise it is one file that lies still.
+            on_progress: called with the pages copied so far and all pages.
+        """
+
+    @abstractmethod
+    def settle(self, path: Path, options: EngineOptions) -> None:
+        """Bring everything that belongs to a database into its one file, and close it.
+
+        Raises:
+            DatabaseInUse: another connection has it open.
+            DatabaseError: it is damaged, or cannot be written.
+        """
+
+
 class Dialect(ABC):
     """Everything that one database does in its own way."""
 
@@ -69,6 +122,11 @@ class Dialect(ABC):
 
     ours_alone: ClassVar[bool]
     """True where a database with other tables cannot be ours; a server's database may be shared."""
+
+    @property
+    @abstractmethod
+    def files(self) -> DatabaseFiles | None:
+        """What can be done with its files; None where a server keeps them."""
 
     @property
     @abstractmethod
@@ -118,3 +176,15 @@ class Dialect(ABC):
     @abstractmethod
     def damages(self, connection: Connection, *, full: bool) -> list[str]:
         """Return what is wrong with the database; `full` reads all of it."""
+
+    @abstractmethod
+    def reusable_bytes(self, connection: Connection) -> int:
+        """Return how much of the database's file is free for new rows; 0 where a server looks after that."""
+
+    @abstractmethod
+    def refresh_statistics(self, connection: Connection) -> None:
+        """Have the database look at a bounded sample of every table, for better plans of queries."""
+
+    @abstractmethod
+    def exact_rows(self, connection: Connection, table: str) -> int:
+        """Return how many rows a table has, counted; Ctrl-C ends it."""

@@ -73,6 +73,11 @@ class PostgresqlDialect(Dialect):
     ours_alone: ClassVar[bool] = False
 
     @property
+    def files(self) -> None:
+        """Nothing: the server keeps them."""
+        return
+
+    @property
     def driver_errors(self) -> tuple[type[Exception], ...]:
         """The root error class of psycopg."""
         return (_psycopg().Error,)
@@ -152,6 +157,11 @@ class PostgresqlDialect(Dialect):
         quoted = connection.dialect.identifier_preparer.quote(table)
         return int(connection.execute(query, {"name": quoted}).scalar_one())
 
+    def exact_rows(self, connection: Connection, table: str) -> int:
+        """Count them all."""
+        quoted = connection.dialect.identifier_preparer.quote(table)
+        return int(connection.execute(text(f"SELECT count(*) FROM {quoted}")).scalar_one())
+
     def damages(self, connection: Connection, *, full: bool) -> list[str]:
         """Return the invalid indexes; `full` also reads every row of every table, past the indexes."""
         invalid = connection.execute(
@@ -167,6 +177,14 @@ class PostgresqlDialect(Dialect):
                 quoted = connection.dialect.identifier_preparer.quote(table)
                 connection.execute(text(f"SELECT count({quoted}.*) FROM {quoted}"))
         return found
+
+    def reusable_bytes(self, connection: Connection) -> int:
+        """Return 0: the server's own vacuum looks after free room."""
+        return 0
+
+    def refresh_statistics(self, connection: Connection) -> None:
+        """Run ANALYZE, which reads a sample of each table that the user may analyze."""
+        connection.execute(text("ANALYZE"))
 
 
 def _psycopg() -> Any:

@@ -28,6 +28,8 @@ from cowrieprocessor.db.dialects.sqlite_connection import (
     primary_code,
     wal_reset_bug,
 )
+from cowrieprocessor.db.dialects.sqlite_copying import SqliteDatabaseFiles
+from cowrieprocessor.db.dialects.sqlite_interrupts import interruptible
 from cowrieprocessor.errors import (
     ConfigurationError,
     DatabaseDamaged,
@@ -41,6 +43,7 @@ from cowrieprocessor.errors import (
 __all__ = ["SQLITE", "SqliteDialect", "load_driver", "wal_reset_bug"]
 
 MEMORY = ":memory:"
+ANALYZED_ENTRIES = 1000
 
 _ERRORS: dict[int, tuple[type[DatabaseError], str]] = {
     sqlite3.SQLITE_BUSY: (
@@ -95,6 +98,11 @@ class SqliteDialect(Dialect):
 
     name: ClassVar[str] = "sqlite"
     ours_alone: ClassVar[bool] = True
+
+    @property
+    def files(self) -> SqliteDatabaseFiles:
+        """What can be done with its file."""
+        return SqliteDatabaseFiles()
 
     @property
     def driver_errors(self) -> tuple[type[Exception], ...]:
@@ -187,10 +195,31 @@ class SqliteDialect(Dialect):
         quoted = connection.dialect.identifier_preparer.quote(table)
         return int(connection.exec_driver_sql(f"SELECT coalesce(max(rowid), 0) FROM {quoted}").scalar_one())
 
+    def exact_rows(self, connection: Connection, table: str) -> int:
+        """Count through the smallest index there is."""
+        quoted = connection.dialect.identifier_preparer.quote(table)
+        raw: Any = connection.connection.driver_connection
+        with interruptible(raw):
+            return int(raw.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0])
+
     def damages(self, connection: Connection, *, full: bool) -> list[str]:
         """Run SQLite's quick_check, or its integrity_check, which also compares tables with their indexes."""
-        rows = connection.exec_driver_sql(f"PRAGMA {'integrity_check' if full else 'quick_check'}")
+        raw: Any = connection.connection.driver_connection
+        with interruptible(raw):
+            rows = raw.execute(f"PRAGMA {'integrity_check' if full else 'quick_check'}").fetchall()
         return [str(line) for (line,) in rows if line != "ok"]
+
+    def reusable_bytes(self, connection: Connection) -> int:
+        """Return the size of the pages that are in no use."""
+        pages, page_bytes = (
+            int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("freelist_count", "page_size")
+        )
+        return pages * page_bytes
+
+    def refresh_statistics(self, connection: Connection) -> None:
+        """Run ANALYZE over about a thousand entries of each index, however large it is."""
+        connection.exec_driver_sql(f"PRAGMA analysis_limit={ANALYZED_ENTRIES}")
+        connection.exec_driver_sql("ANALYZE")
 
 
 SQLITE = SqliteDialect()

@@ -23,8 +23,8 @@ from cowrieprocessor.db.dialects.sqlite_files import (
     WriterLock,
     create_private,
     require_existing,
-    require_local_disk,
-    uri,
+    shared_uri,
+    untouching_uri,
 )
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import ConfigurationError, DatabaseLocked
@@ -35,6 +35,9 @@ BUSY_MS = 10_000
 WRITER_BUSY_MS = 250
 """How long it waits for the write lock; our own loop, which can say so, goes on from there."""
 CLOSE_WAIT_S = 5.0
+
+CHECKPOINT_BUSY_MS = 50
+"""How long emptying the log may keep other writers waiting for a reader that is in the way."""
 
 PRAGMAS = (
     "PRAGMA foreign_keys=ON",
@@ -141,14 +144,15 @@ def connect(path: Path, options: EngineOptions) -> Any:
     """
     driver = load_driver(options.driver)
     path = path.resolve()
-    require_local_disk(path)
     if options.read_only:
         require_existing(path)
+        name = untouching_uri(path) if options.leave_no_trace else shared_uri(path, "ro")
     else:
+        name = shared_uri(path, "rw")
         create_private(path)
     serialize = not options.read_only and wal_reset_bug(driver.sqlite_version_info)
     connection = driver.connect(
-        uri(path, "ro" if options.read_only else "rw"),
+        name,
         uri=True,
         isolation_level=None,
         check_same_thread=False,
@@ -193,6 +197,21 @@ def begin_writing(connection: Any, options: EngineOptions) -> None:
             f"the database is locked: another process has been writing for {options.lock_timeout_s:g} s; "
             "wait for it, or stop it, then repeat the command"
         )
+
+
+def empty_log(connection: Any) -> None:
+    """Checkpoint and truncate the write-ahead log as far as others let us; nobody waits longer than a moment for it."""
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None and not lock.try_for(EngineOptions(lock_timeout_s=0.0)):
+        return
+    connection.execute(f"PRAGMA busy_timeout={CHECKPOINT_BUSY_MS}")
+    try:
+        _try_to(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+        _try_to(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        if lock is not None:
+            lock.release()
 
 
 def _set_up(connection: Any, options: EngineOptions) -> None:

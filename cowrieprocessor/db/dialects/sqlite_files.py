@@ -18,6 +18,9 @@ from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked, DatabaseReadOnly, NotADatabase
 
 PRIVATE = 0o600
+COMPANIONS = ("-wal", "-shm", "-journal")
+"""What SQLite appends to a database's name for the files beside it."""
+
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -116,6 +119,39 @@ def create_private(path: Path) -> None:
 def uri(path: Path, mode: str) -> str:
     """Return SQLite's URI of a path; mode is `ro` or `rw`. Source: sqlite.org/uri.html."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
+
+
+def shared_uri(path: Path, mode: str) -> str:
+    """Return SQLite's URI of a path that others may have open at the same time; mode is `ro` or `rw`.
+
+    Raises:
+        DatabaseError: it lies on a network file system.
+    """
+    require_local_disk(path)
+    return uri(path, mode)
+
+
+def untouching_uri(path: Path) -> str:
+    """Return an URI that reads a file and makes none beside it.
+
+    Reading a database in WAL mode makes its -wal and -shm where they are missing. Where there is no log, everything
+    is in the file, which can then be read as one that does not change.
+
+    Raises:
+        DatabaseError: a log lies there without its -shm: reading it needs one.
+
+    Source: sqlite.org/uri.html, `immutable`; sqlite.org/wal.html, "Read-Only Databases".
+    """
+    log, shared, journal = (path.with_name(path.name + ending) for ending in COMPANIONS)
+    log_bytes = log.stat().st_size if log.exists() else 0
+    if log_bytes and not shared.exists():
+        raise DatabaseError(
+            f"{path}: its write-ahead log lies there without {shared.name}, as after a copy; "
+            "run `cowrieprocessor db status` on it, which makes that file, then repeat the command"
+        )
+    if journal.exists() or (log.exists() and shared.exists()):
+        return shared_uri(path, "ro")
+    return f"{uri(path, 'ro')}&immutable=1"
 
 
 class WriterLock:

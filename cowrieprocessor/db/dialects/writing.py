@@ -37,6 +37,10 @@ class WritingSql(ABC):
         """Return the sorted union of two JSON lists of texts; what is no list counts as empty."""
 
     @abstractmethod
+    def json_text(self, column: str) -> str:
+        """Return the text of a JSON column."""
+
+    @abstractmethod
     def for_update(self) -> str:
         """Return the clause that keeps a row that was read from changing until the end of the transaction."""
 
@@ -69,6 +73,10 @@ class SqliteWriting(WritingSql):
             f"SELECT value FROM json_each(CASE json_type({one}) WHEN 'array' THEN {one} ELSE '[]' END) UNION "
             f"SELECT value FROM json_each({other}) ORDER BY 1)) END"
         )
+
+    def json_text(self, column: str) -> str:
+        """Return the column itself: JSON is text."""
+        return column
 
     def for_update(self) -> str:
         """Return nothing: nobody else writes."""
@@ -103,6 +111,10 @@ class PostgresqlWriting(WritingSql):
             '(SELECT json_agg(path ORDER BY path COLLATE "C") FROM ('
             f"SELECT json_array_elements_text({first}) UNION SELECT json_array_elements_text({other})) AS paths(path))"
         )
+
+    def json_text(self, column: str) -> str:
+        """Return the column as the text that was stored."""
+        return f"{column}::text"
 
     def for_update(self) -> str:
         """Return the row lock."""

@@ -78,9 +78,9 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
             _ranking(screen, "Sensors", report.sensors, "sensor", "events", 32),
             _ranking(screen, "Protocols", report.protocols, "protocol", "events", 16),
         )
-    parts += _dead_letters(report)
-    parts += [heading("Next"), *(sentence(f"  {line}") for line in next_commands(report, db))]
-    return draw(screen, *parts)
+    parts += [*_dead_letters(report), heading("Next")]
+    # A command is there to be copied: it stays one line, however narrow the screen is.
+    return draw(screen, *parts) + "".join(f"  {line}\n" for line in next_commands(report, db))
 
 
 def headline(report: Report) -> str:

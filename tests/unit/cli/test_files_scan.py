@@ -61,11 +61,14 @@ def test_a_scan_makes_the_database_and_says_what_it_found(tmp_path: Path, folder
     put(folder, b"one")
     put(folder, b"two")
     (folder / "redir_00ff").write_bytes(b"")
+    (folder / "redir_00fe").write_bytes(b"two")
+    os.utime(folder / "redir_00fe", (1_600_000_000, 1_600_000_000))
 
     done = call(folder, "--db", tmp_path / "new.sqlite", "--sensor", "pot", cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 new" in done.stdout
+    assert "1 of these redirects that Cowrie forgot to log" in done.stdout
     assert "2 files that no log names" in done.stdout
     assert "1 left alone: temporary files of Cowrie" in done.stdout
     with sqlite3.connect(tmp_path / "new.sqlite") as connection:
@@ -92,6 +95,7 @@ def test_json_is_one_document_with_every_number(tmp_path: Path, folder: Path) ->
         "unchanged": 0,
         "bytes_read": 1,
         "artifacts": 1,
+        "leftovers": 0,
         "sizes_set": 0,
         "left_alone": {"mismatch": 1, "other_name": 1},
         "mismatched": ["a" * 64],

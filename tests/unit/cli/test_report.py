@@ -128,9 +128,8 @@ def test_suggested_commands_name_the_database_but_no_password(db: str, program: 
     assert "--db" not in with_url
     if db.startswith("sqlite"):
         path = db.removeprefix("sqlite:///")
-        assert f"cowrieprocessor files show --db {path} {sha(1)[:12]}" in " ".join(
-            program("report", "daily", "--db", path).out.split()
-        )
+        shown = program("report", "daily", "--db", path).out.splitlines()
+        assert f"  cowrieprocessor files show --db {path} {sha(1)[:12]}" in shown
 
 
 @pytest.mark.parametrize(("kind", "date"), [("daily", "2026-W47"), ("weekly", "x"), ("monthly", "2026-13")])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +31,7 @@ FILES = Files.__table__
 HASHES = FileHash.__table__
 JOBS = Job.__table__
 
+HOUR_S = 3600
 MTIME = 1_600_000_000
 MTIME_UTC = dt.datetime(2020, 9, 13, 12, 26, 40, tzinfo=dt.UTC)
 LOGGED_AT = dt.datetime(2021, 3, 9, 16, 28, 57, tzinfo=dt.UTC)
@@ -209,6 +213,7 @@ def test_rehash_reads_again_and_finds_tampering(engine: Engine, folder: Path) ->
     scan_downloads(engine, folder)
     before = contents(engine)
     (folder / sha256).write_bytes(b"EVIDENCE")
+    os.utime(folder / sha256, (MTIME, MTIME))
 
     skipped = scan_downloads(engine, folder)
     reread = scan_downloads(engine, folder, rehash=True)
@@ -218,16 +223,61 @@ def test_rehash_reads_again_and_finds_tampering(engine: Engine, folder: Path) ->
     assert contents(engine) == before
 
 
-def test_a_later_mtime_does_not_move_first_seen(engine: Engine, folder: Path) -> None:
-    """Copying or touching the folder does not change since when a file is known."""
-    sha256 = put(folder, b"old")
+def test_tampering_that_left_a_new_time_is_found_without_asking(engine: Engine, folder: Path) -> None:
+    """A file that no log names and that was touched is read before its new time is believed."""
+    sha256 = put(folder, b"evidence")
     scan_downloads(engine, folder)
-    os.utime(folder / sha256, (MTIME - 10_000, MTIME - 10_000))
+    before = contents(engine)
+    (folder / sha256).write_bytes(b"EVIDENCE")
 
-    scan_downloads(engine, folder, rehash=True)
+    assert scan_downloads(engine, folder).mismatched == [sha256]
+    assert contents(engine) == before
 
-    assert hash_row(engine, sha256).first_seen == MTIME_UTC
-    assert file_rows(engine, sha256)[0].first_seen == MTIME_UTC
+
+@pytest.mark.parametrize("sensors", ["aaa", "abc", "aba"])
+def test_times_of_an_artifact_are_the_same_in_any_order_of_scans(engine: Engine, folder: Path, sensors: str) -> None:
+    """A hash that no log names was first seen at the earliest time of its files and last at the latest."""
+    orders = list(itertools.permutations((0, 1, 2)))
+    contents_in_order = {repr(hours).encode(): hours for hours in orders}
+    earliest: dict[tuple[str, str], dt.datetime] = {}
+    for scan_number, sensor in enumerate(sensors):
+        for content, hours in contents_in_order.items():
+            sha256 = put(folder, content, mtime=MTIME + hours[scan_number] * HOUR_S)
+            moment = MTIME_UTC + dt.timedelta(hours=hours[scan_number])
+            earliest[sha256, sensor] = min(moment, earliest.get((sha256, sensor), moment))
+        scan_downloads(engine, folder, sensor=sensor)
+
+    before = contents(engine)
+    again = scan_downloads(engine, folder, sensor=sensors[-1])
+
+    assert {(row.first_seen, row.last_seen) for row in before[0]} == {(MTIME_UTC, MTIME_UTC + dt.timedelta(hours=2))}
+    assert earliest == {(row.shasum, row.session_id.removeprefix("artifact:")): row.first_seen for row in before[1]}
+    assert (again.unchanged, again.bytes_read) == (len(orders), 0)
+    assert contents(engine) == before
+
+
+def test_a_new_time_is_counted_as_completed(engine: Engine, folder: Path) -> None:
+    """A scan that only moves a time counts the file as completed, and reads it once."""
+    put(folder, b"old")
+    scan_downloads(engine, folder)
+    put(folder, b"old", mtime=MTIME - 60)
+
+    result = scan_downloads(engine, folder)
+
+    assert (result.new, result.completed, result.unchanged, result.bytes_read, result.artifacts) == (0, 1, 0, 3, 0)
+
+
+def test_no_scan_moves_the_times_of_a_log(engine: Engine, folder: Path) -> None:
+    """Of a hash that a log names, neither an earlier nor a later file moves a time."""
+    sha256 = put(folder, b"logged")
+    add_logged(engine, sha256, ["s1"])
+    for seconds in (-100, 100_000_000):
+        put(folder, b"logged", mtime=MTIME + seconds)
+        scan_downloads(engine, folder, rehash=True)
+
+    row = hash_row(engine, sha256)
+    assert (row.first_seen, row.last_seen) == (LOGGED_AT, LOGGED_AT)
+    assert file_rows(engine, sha256)[0].first_seen == LOGGED_AT
 
 
 def test_a_row_that_lost_its_size_gets_it_back(engine: Engine, folder: Path) -> None:
@@ -289,15 +339,18 @@ def test_nothing_is_followed_and_nothing_blocks(engine: Engine, folder: Path, tm
         listener.close()
     for name in ("redir_0086bc7c", "stdin_00ff", "sftp_1", "scp_2", "gcc_3", "tmpab12", "20160101-120000-x"):
         (folder / name).write_bytes(b"partial")
+    (folder / "redir_1").symlink_to(secret)
+    (folder / "redir_2").mkdir()
+    os.mkfifo(folder / "redir_3")
     (folder / "README").write_bytes(b"note")
     (folder / ("5" * 63)).write_bytes(b"too short")
 
     result = scan_downloads(engine, folder)
 
     assert result.left_alone == {
-        "symlink": 3, "fifo": 1, "folder": 2, "socket": 1, "temporary": 7, "other_name": 2,
+        "symlink": 4, "fifo": 2, "folder": 3, "socket": 1, "temporary": 7, "other_name": 2,
     }  # fmt: skip
-    assert result.entries == 16
+    assert result.entries == 19
     assert contents(engine) == ([], [])
 
 
@@ -412,8 +465,11 @@ def test_an_impossible_mtime_counts_as_now(engine: Engine, folder: Path, seconds
 
     scan_downloads(engine, folder)
 
+    before = contents(engine)
     age = dt.datetime.now(dt.UTC) - hash_row(engine, sha256).first_seen
     assert dt.timedelta(0) <= age < dt.timedelta(minutes=5)
+    scan_downloads(engine, folder, rehash=True)
+    assert contents(engine) == before
 
 
 def test_folders_larger_than_a_batch_are_walked_through(
@@ -483,6 +539,116 @@ def test_a_folder_that_is_not_there_is_said(engine: Engine, tmp_path: Path) -> N
         scan_downloads(engine, tmp_path / "file")
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(JOBS)) == 0
+
+
+# --- what a redirect left and Cowrie forgot ---
+
+LOADER_STAGE = b"\x7fELF harmless"
+
+
+def leave(folder: Path, content: bytes, *, name: str = "redir_00ff", age_s: float = 2 * HOUR_S) -> Path:
+    """Leave a file under the temporary name of a redirect."""
+    path = folder / name
+    path.write_bytes(content)
+    moment = time.time() - age_s
+    os.utime(path, (moment, moment))
+    return path
+
+
+def test_what_a_redirect_left_is_an_artifact_under_its_hash(engine: Engine, folder: Path) -> None:
+    """A redirect that nobody wrote to for an hour is stored once, under its real hash and without a name."""
+    path = leave(folder, LOADER_STAGE)
+    sha256 = hashlib.sha256(LOADER_STAGE).hexdigest()
+
+    result = scan_downloads(engine, folder, sensor="pot")
+    before = contents(engine)
+    again = scan_downloads(engine, folder, sensor="pot")
+
+    (row,) = file_rows(engine, sha256)
+    assert (row.session_id, row.origin, row.filename, row.file_size) == (
+        "artifact:pot", "artifact", None, len(LOADER_STAGE),
+    )  # fmt: skip
+    found = hash_row(engine, sha256)
+    assert (found.size_bytes, found.md5) == (len(LOADER_STAGE), hashlib.md5(LOADER_STAGE).hexdigest())  # noqa: S324
+    assert abs(found.first_seen.timestamp() - path.stat().st_mtime) < 1e-5
+    assert (result.new, result.leftovers, result.artifacts, result.left_alone) == (1, 1, 1, {})
+    assert (again.new, again.unchanged, again.leftovers, again.artifacts) == (0, 1, 1, 0)
+    assert contents(engine) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "age_s"), [(b"young", 0), (b"young", HOUR_S - 60), (b"from tomorrow", -24 * HOUR_S), (b"", 9 * HOUR_S)]
+)
+def test_a_redirect_that_may_go_on_is_left_alone(engine: Engine, folder: Path, content: bytes, age_s: float) -> None:
+    """A redirect that was written to in the last hour, or that holds nothing, is still a temporary file."""
+    leave(folder, content, age_s=age_s)
+
+    result = scan_downloads(engine, folder)
+
+    assert (result.left_alone, result.leftovers, result.bytes_read) == ({"temporary": 1}, 0, 0)
+    assert contents(engine) == ([], [])
+
+
+def test_a_redirect_that_is_open_for_writing_waits_a_day(engine: Engine, folder: Path) -> None:
+    """An old redirect that somebody has open for writing is left alone, but not for ever."""
+    path = leave(folder, LOADER_STAGE)
+    moment = path.stat().st_mtime
+    with path.open("ab"):
+        if not has_writer(path):
+            pytest.skip("this file system does not tell who writes")
+        waiting = scan_downloads(engine, folder)
+        os.utime(path, (moment - 24 * HOUR_S, moment - 24 * HOUR_S))
+        taken = scan_downloads(engine, folder)
+
+    assert (waiting.left_alone, waiting.leftovers) == ({"temporary": 1}, 0)
+    assert (taken.left_alone, taken.leftovers) == ({}, 1)
+    assert not has_writer(path)
+
+
+def has_writer(path: Path) -> bool:
+    """Return what the scan is told about who writes to a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return captured_file._has_writer(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("scan_first", [True, False])
+def test_a_redirect_whose_content_a_log_names_is_no_artifact(engine: Engine, folder: Path, scan_first: bool) -> None:
+    """A redirect with the content of a logged file gives that file its size, in either order, and no row."""
+    leave(folder, LOADER_STAGE)
+    sha256 = hashlib.sha256(LOADER_STAGE).hexdigest()
+    log = folder.parent / "cowrie.json"
+    event = {"eventid": "cowrie.session.file_download", "session": "s1", "shasum": sha256, "destfile": "/tmp/x"}
+    log.write_text(json.dumps(event | {"timestamp": "2021-03-09T16:28:57.000000Z"}) + "\n", encoding="utf-8")
+    steps = [lambda: scan_downloads(engine, folder), lambda: BulkLoader(engine).load([log])]
+    for step in steps if scan_first else reversed(steps):
+        step()
+
+    rows = [(row.session_id, row.filename, row.file_size) for row in file_rows(engine, sha256)]
+    assert rows == [("s1", "/tmp/x", len(LOADER_STAGE))]
+    assert hash_row(engine, sha256).first_seen == LOGGED_AT
+    assert scan_downloads(engine, folder).unchanged == 1
+
+
+def test_one_content_left_often_is_one_file(engine: Engine, folder: Path) -> None:
+    """Redirects with the same content, and a file named by its hash, are one row with the span of their times."""
+    for number in range(5):
+        leave(folder, LOADER_STAGE, name=f"redir_{number:032x}", age_s=(2 + number) * HOUR_S)
+    sha256 = put(folder, LOADER_STAGE)
+
+    result = scan_downloads(engine, folder)
+    before = contents(engine)
+    again = scan_downloads(engine, folder)
+
+    row = hash_row(engine, sha256)
+    assert row.first_seen == MTIME_UTC
+    assert abs(row.last_seen.timestamp() - (folder / f"redir_{0:032x}").stat().st_mtime) < 1e-5
+    assert [found.first_seen for found in file_rows(engine, sha256)] == [MTIME_UTC]
+    assert (result.new, result.unchanged, result.leftovers, result.entries) == (1, 5, 5, 6)
+    assert (again.new, again.unchanged, again.completed, again.leftovers) == (0, 6, 0, 5)
+    assert contents(engine) == before
 
 
 def test_two_scans_at_once_equal_one(engine: Engine, folder: Path) -> None:

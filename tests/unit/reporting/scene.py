@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from cowrieprocessor.db.models import (
     CommandStat,
     DeadLetterEvent,
     FileHash,
     Files,
+    LogFile,
     RawEvent,
     SessionAttribute,
     SessionSummary,
@@ -96,7 +98,11 @@ def add_hash(
 def add_events(
     connection: Connection, payloads: Iterable[Mapping[str, Any]], *, source: str = "/logs/cowrie.json"
 ) -> None:
-    """Add raw events, one per line of a log; SQLite computes the columns that PostgreSQL is given."""
+    """Add raw events, one per line of a log of ours; SQLite computes the columns that PostgreSQL is given."""
+    identity = hashlib.sha256(source.encode()).hexdigest()
+    if not connection.scalar(select(LogFile.identity).where(LogFile.identity == identity)):
+        log = {"source": source, "source_inode": "1", "source_generation": 0, "current_path": source}
+        connection.execute(insert(LogFile).values(identity=identity, generation=0, updated_at=DAY, **log))
     for line, payload in enumerate(payloads):
         row: dict[str, Any] = {"source": source, "source_inode": "1", "source_offset": line, "payload": payload}
         if connection.dialect.name == "postgresql":

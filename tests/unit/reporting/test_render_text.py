@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.render.terminal import Screen, size_text
-from cowrieprocessor.reporting.render.text import report_text
+from cowrieprocessor.reporting.render.text import next_commands, report_text
 from cowrieprocessor.reporting.reports import Report, make_report
 from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
 
@@ -131,11 +131,11 @@ def test_report_reads_like_this(engine: Engine) -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 89, 90, 100, 150, 240])
 def test_report_fits_any_width(engine: Engine, width: int) -> None:
-    """No line is wider than the screen; a narrow one keeps every number, a wide one has the whole hashes."""
+    """No line above the commands is wider than the screen; a narrow one keeps every number, a wide one whole hashes."""
     with write_transaction(engine) as connection:
         _fill(connection)
     text = report_text(_report(engine), Screen(width))
-    assert max(len(line) for line in text.splitlines()) <= max(width, 40)
+    assert max(len(line) for line in text.partition("\nNext\n")[0].splitlines()) <= max(width, 40)
     assert (sha(2) in text) == (width >= 150)
     assert "58/72" in text or width < 60
     assert sha(2)[:12] in text
@@ -150,6 +150,18 @@ def test_colour_is_only_colour(engine: Engine) -> None:
     assert "\x1b" not in plain
     assert "\x1b[1m" in colored
     assert GOLDEN.splitlines() == [line.rstrip() for line in plain.splitlines()]
+
+
+@pytest.mark.parametrize("screen", [Screen(), Screen(40), Screen(100, color=True)])
+def test_next_commands_are_one_line_each(engine: Engine, screen: Screen) -> None:
+    """A command that is longer than the screen is wide is not broken: it can be copied as it stands."""
+    path = "/srv/" + "very-long-folder/" * 12 + "honey pots.sqlite"
+    with write_transaction(engine) as connection:
+        _fill(connection)
+    report = _report(engine)
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", report_text(report, screen, db=path))
+    assert [f"  {line}" for line in next_commands(report, path)] == printed.partition("\nNext\n")[2].splitlines()
+    assert all(f"--db '{path}'" in line for line in next_commands(report, path))
 
 
 def test_nothing_happened_is_said(engine: Engine) -> None:

@@ -1,0 +1,170 @@
+"""What a v3 database comes to once it is migrated and backfilled: counted by its maker, and read from the result."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Executable
+
+FIGURES_OF_V3 = ("raw_events", "malformed_rows", "sessions", "doubled_sessions")
+"""Figures that a v3 database has before it is migrated, too."""
+
+_WITHOUT_FILE = "file_event_"
+_ROWS_AT_ONCE = 5000
+
+
+@dataclass(slots=True)
+class V3Answer:
+    """The exact answer for one v3 database, JSON-able.
+
+    Attributes:
+        raw_events: rows of raw_events.
+        malformed_rows: of them, lines that were not JSON and values that were no objects.
+        sessions: rows of session_summaries.
+        doubled_sessions: of them, those that v3 counted more events for than there are rows.
+        files: pairs of session and hash.
+        hashes: different hashes.
+        file_events_refused: events about files that cannot be stored, by the reason of their dead letter.
+        file_events_without_file: events about files that name none, by the name of their counter.
+        sessions_with_attributes: rows of session_attributes.
+        command_stats: rows of command_stats.
+        command_occurrences: the sum of their occurrences.
+        files_digest: of (session_id, shasum, filename, download_url, origin, first_seen).
+        file_hashes_digest: of (sha256, first_seen, last_seen, session_count).
+        session_attributes_digest: of (session_id, connect_at, src_ip, protocol, hassh_at, hassh, login_at,
+            username, login_success).
+    """
+
+    raw_events: int = 0
+    malformed_rows: int = 0
+    sessions: int = 0
+    doubled_sessions: int = 0
+    files: int = 0
+    hashes: int = 0
+    file_events_refused: dict[str, int] = field(default_factory=dict)
+    file_events_without_file: dict[str, int] = field(default_factory=dict)
+    sessions_with_attributes: int = 0
+    command_stats: int = 0
+    command_occurrences: int = 0
+    files_digest: str = ""
+    file_hashes_digest: str = ""
+    session_attributes_digest: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer as plain data."""
+        return asdict(self)
+
+
+class RowDigest:
+    """A digest of rows that does not depend on their order: the sum of their SHA-256, modulo 2^256."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, row: Sequence[object]) -> None:
+        """Add one row of texts, numbers, truth values and None."""
+        canonical = json.dumps(row, separators=(",", ":")).encode()
+        self._sum += int.from_bytes(hashlib.sha256(canonical).digest())
+
+    def text(self) -> str:
+        """Return the digest in hexadecimal."""
+        return f"{self._sum % (1 << 256):064x}"
+
+
+def answer_of(engine: Engine) -> dict[str, Any]:
+    """Return the same figures and digests as `V3Answer.as_dict`, read from a migrated and backfilled database.
+
+    It reads every row of the tables that v4 adds, some thousand at once, and of raw_events only indexes and the
+    rows without an event type.
+    """
+    from sqlalchemy import func, select
+
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.db.models import CommandStat, FileHash, Files, RawEvent, SessionAttribute, SessionSummary
+
+    files = select(Files.session_id, Files.shasum, Files.filename, Files.download_url, Files.origin, Files.first_seen)
+    hashes = select(FileHash.sha256, FileHash.first_seen, FileHash.last_seen, FileHash.session_count)
+    one = SessionAttribute
+    attributes = select(
+        one.session_id, one.connect_at, one.src_ip, one.protocol, one.hassh_at, one.hassh, one.login_at, one.username,
+        one.login_success,
+    )  # fmt: skip
+    rows_of_session = (
+        select(func.count())
+        .where(RawEvent.session_id == SessionSummary.session_id)
+        .correlate(SessionSummary)
+        .scalar_subquery()
+    )
+    malformed = select(func.count()).where(RawEvent.event_type.is_(None), RawEvent.quarantined)
+    with read_transaction(engine) as connection:
+        found: dict[str, Any] = {
+            "raw_events": connection.scalar(select(func.count()).select_from(RawEvent)),
+            "malformed_rows": connection.scalar(malformed),
+            "sessions": connection.scalar(select(func.count()).select_from(SessionSummary)),
+            "doubled_sessions": connection.scalar(
+                select(func.count()).select_from(SessionSummary).where(SessionSummary.event_count > rows_of_session)
+            ),
+            "file_events_refused": _refused(connection),
+            "file_events_without_file": _without_file(connection),
+            "command_stats": connection.scalar(select(func.count()).select_from(CommandStat)),
+            "command_occurrences": int(connection.scalar(select(func.sum(CommandStat.occurrences))) or 0),
+        }
+        found["files"], found["files_digest"] = _digest(connection, files)
+        found["hashes"], found["file_hashes_digest"] = _digest(connection, hashes)
+        found["sessions_with_attributes"], found["session_attributes_digest"] = _digest(connection, attributes)
+    return found
+
+
+def differences(answer: V3Answer | Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Return in words where what was found is not the answer; empty where it is."""
+    expected = answer.as_dict() if isinstance(answer, V3Answer) else answer
+    return [
+        f"{name}: the answer is {expected.get(name)!r}, found was {found.get(name)!r}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+
+
+def _digest(connection: Connection, query: Executable) -> tuple[int, str]:
+    digest, count = RowDigest(), 0
+    for row in connection.execute(query, execution_options={"yield_per": _ROWS_AT_ONCE}):
+        digest.add([_plain(value) for value in row])
+        count += 1
+    return count, digest.text()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return value
+
+
+def _refused(connection: Connection) -> dict[str, int]:
+    """Return the dead letters of stored events about files, by reason."""
+    from sqlalchemy import func, or_, select
+
+    from cowrieprocessor.db.models import DeadLetterEvent
+
+    reason = DeadLetterEvent.reason
+    query = select(reason, func.count()).where(or_(reason.like("file: %"), reason.like("backfill: %"))).group_by(reason)
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _without_file(connection: Connection) -> dict[str, int]:
+    """Return what all jobs together counted of events that name no file, by counter."""
+    from sqlalchemy import select
+
+    from cowrieprocessor.db.models import Job
+
+    totals: dict[str, int] = {}
+    for counters in connection.scalars(select(Job.counters)):
+        for name, count in (counters or {}).items():
+            if name.startswith(_WITHOUT_FILE):
+                totals[name] = totals.get(name, 0) + count
+    return totals

@@ -1,0 +1,177 @@
+"""What real databases hold besides ordinary events: hostile file names, and junk. Fixed tables, answers by hand.
+
+The stored form of each name and URL is written out as the design asks for it (controls, invisible and reordering
+characters escaped, backslashes doubled, cut with an ellipsis), not computed by the product.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.v3_scripts import EMPTY_SHASUM, NO_SHASUM
+
+DOWNLOAD, UPLOAD = "cowrie.session.file_download", "cowrie.session.file_upload"
+
+BAD_SHASUM = "file: shasum is not 64 hexadecimal characters"
+NO_TIME = "file: event without a readable timestamp"
+NO_SESSION = "file: event without a session"
+UNREADABLE = "backfill: the stored payload is not JSON"
+"""A lone surrogate: the loaders refuse such a line, so the backfill refuses such a payload."""
+
+MICROSECONDS = 1_000_000
+IST_S = 19_800  # +05:30
+
+
+@dataclass(frozen=True, slots=True)
+class HostileFile:
+    """The fields of a file event besides its hash, and what is to be stored of them."""
+
+    event_type: str
+    fields: dict[str, object]
+    filename: str | None
+    url: str | None
+
+
+HOSTILE_FILES = (
+    HostileFile(DOWNLOAD, {"destfile": "/root/\x1b[31mred\x07"}, "/root/\\x1b[31mred\\x07", None),
+    HostileFile(UPLOAD, {"filename": "inv\u202eexe.fdp"}, "inv\\u202eexe.fdp", None),
+    HostileFile(DOWNLOAD, {"destfile": "a\x00b\x7f\x9b"}, "a\\x00b\\x7f\\x9b", None),
+    HostileFile(DOWNLOAD, {"destfile": "C:\\Windows\\x.exe"}, "C:\\\\Windows\\\\x.exe", None),
+    HostileFile(DOWNLOAD, {"destfile": "\\" * 600}, "\\" * 510 + "…", None),
+    HostileFile(DOWNLOAD, {"destfile": "tag\U000e0041\ufeff\u200b\u2028"}, "tag\\U000e0041\\ufeff\\u200b\\u2028", None),
+    HostileFile(UPLOAD, {"filename": "файл-密码-\U0001f600.sh"}, "файл-密码-\U0001f600.sh", None),
+    HostileFile(
+        DOWNLOAD,
+        {"url": "http://198.18.0.7/" + "a" * 2000, "destfile": ""},
+        "a" * 511 + "…",
+        "http://198.18.0.7/" + "a" * 1005 + "…",
+    ),
+    HostileFile(
+        DOWNLOAD,
+        {"url": "http://198.18.0.7/bin/a%20b%1B.sh?x=1/y#f"},
+        "a b\\x1b.sh",
+        "http://198.18.0.7/bin/a%20b%1B.sh?x=1/y#f",
+    ),
+    HostileFile(DOWNLOAD, {"url": "http://198.18.0.7/\n\u202ex/"}, None, "http://198.18.0.7/\\x0a\\u202ex/"),
+    HostileFile(DOWNLOAD, {"url": "ftp://user:secret@198.18.0.9/x"}, "x", "ftp://user:secret@198.18.0.9/x"),
+    HostileFile(DOWNLOAD, {"url": "198.18.0.9/no-scheme"}, "no-scheme", "198.18.0.9/no-scheme"),
+    HostileFile(DOWNLOAD, {"url": "stdin", "destfile": ""}, None, None),
+    HostileFile(DOWNLOAD, {"url": "/root/.redirect"}, ".redirect", None),
+    HostileFile(UPLOAD, {"filename": "scp.bin", "url": "/root/scp.bin", "destfile": "/root/s"}, "/root/s", None),
+    HostileFile(DOWNLOAD, {"destfile": 5, "url": ["no text"]}, None, None),
+)
+"""File events whose fields attackers chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Junk:
+    """One kind of junk: how it differs from a good file event, and what is to become of it.
+
+    Attributes:
+        name: what is wrong.
+        changes: fields put in; a value of `LEFT_OUT` takes one out.
+        text: instead: a line that was not JSON, stored as v3 stored it; "" stands for JSON that was no object.
+        refused: the reason of its dead letter.
+        without_file: why it names no file.
+        time_form: how its time is written, with the microseconds of its moment that the form keeps.
+        sighting: whether it is a sighting of its hash in its session.
+        login: seconds before the session at which it is a failed login of `early`.
+        own_session: whether its session is a number of its own.
+    """
+
+    name: str
+    changes: dict[str, object] | None = None
+    text: str | None = None
+    refused: str | None = None
+    without_file: str | None = None
+    time_form: Callable[[int], tuple[object, int]] | None = None
+    sighting: bool = False
+    login: int | None = None
+    own_session: bool = False
+
+
+LEFT_OUT = object()
+
+
+def _iso(form: str, moment: int, shift_s: int = 0) -> str:
+    return time.strftime(form, time.gmtime(moment // MICROSECONDS + shift_s))
+
+
+def _with_offset(moment: int) -> tuple[object, int]:
+    return f"{_iso('%Y-%m-%dT%H:%M:%S', moment, IST_S)}.{moment % MICROSECONDS:06}+05:30", moment
+
+
+def _without_zone(moment: int) -> tuple[object, int]:
+    return f"{_iso('%Y-%m-%d %H:%M:%S', moment)},{moment % MICROSECONDS // 1000:03}", moment // 1000 * 1000
+
+
+def _epoch_milliseconds(moment: int) -> tuple[object, int]:
+    return moment // 1000, moment // 1000 * 1000
+
+
+def _epoch_half_seconds(moment: int) -> tuple[object, int]:
+    return moment // MICROSECONDS + 0.5, moment // MICROSECONDS * MICROSECONDS + 500_000
+
+
+def _epoch_text(moment: int) -> tuple[object, int]:
+    return str(moment // MICROSECONDS), moment // MICROSECONDS * MICROSECONDS
+
+
+JUNK = (
+    Junk("torn line", text='{"eventid": "cowrie.session.connect", "src_ip": "198.18.0.9", "src_p'),
+    Junk("not an object", text=""),
+    Junk("a shasum that is no hash", {"shasum": "not a hash"}, refused=BAD_SHASUM),
+    Junk("torn line with controls", text='{"eventid": "cowrie.session.file_download", "shasum": "\x00\x1b\u202e'),
+    Junk("a lone surrogate", {"destfile": "lone\ud800.sh"}, refused=UNREADABLE),
+    Junk("a shasum of 63 characters", {"shasum": "a" * 63}, refused=BAD_SHASUM),
+    Junk("a shasum that is a number", {"shasum": 12345}, refused=BAD_SHASUM),
+    Junk("a shasum with blanks", {"shasum": " " + "b" * 64}, refused=BAD_SHASUM),
+    Junk("no shasum", {"shasum": LEFT_OUT, "realm": "scp", "input": "ls"}, without_file=NO_SHASUM),
+    Junk("a shasum of null", {"shasum": None}, without_file=NO_SHASUM),
+    Junk("an empty shasum", {"shasum": "", "outfile": ""}, without_file=EMPTY_SHASUM),
+    Junk("traceback", text="Traceback (most recent call last):"),
+    Junk("no time", {"timestamp": LEFT_OUT}, refused=NO_TIME),
+    Junk("a time that is none", {"timestamp": "yesterday"}, refused=NO_TIME),
+    Junk("a day that is none", {"timestamp": "2024-02-31T01:02:03.000000Z"}, refused=NO_TIME),
+    Junk("an empty time", {"timestamp": ""}, refused=NO_TIME),
+    Junk("no session", {"session": LEFT_OUT}, refused=NO_SESSION),
+    Junk("a session of null", {"session": None}, refused=NO_SESSION),
+    Junk("an empty session", {"session": ""}, refused=NO_SESSION),
+    Junk("JSON, not an object", text=""),
+    Junk("a time with an offset", {}, time_form=_with_offset, sighting=True),
+    Junk("a time without zone", {}, time_form=_without_zone, sighting=True),
+    Junk("a time in milliseconds", {}, time_form=_epoch_milliseconds, sighting=True),
+    Junk("a time in seconds, as text", {}, time_form=_epoch_text, sighting=True),
+    Junk("a time in seconds, with decimals", {}, time_form=_epoch_half_seconds, sighting=True),
+    Junk("a failed download with a hash", {"eventid": f"{DOWNLOAD}.failed"}),
+    Junk("an unknown event with a hash", {"eventid": "cowrie.session.file_seen"}),
+    Junk("an upper-case name", {"eventid": DOWNLOAD.upper()}),
+    Junk("a connection without time", {"eventid": "cowrie.session.connect", "timestamp": LEFT_OUT, "src_ip": "::1"}),
+    Junk("an unknown event about a login", {"eventid": "cowrie.login.tried", "username": "nobody"}),
+    Junk("an early login, late in the log", {"eventid": "cowrie.login.failed", "username": "early"}, login=3600),
+    Junk("a command that is blank", {"eventid": "cowrie.command.input", "input": None, "input_safe": ""}),
+    Junk("a session that is a number", {}, sighting=True, own_session=True),
+    Junk("garbage", text="\ufffd\ufffd\ufffd\ufffd"),
+)
+"""Kinds of junk; they come in turns, so that all are there."""
+
+
+def junk_event(kind: Junk, base: dict[str, Any], moment: int, timestamp: str) -> tuple[dict[str, Any], int]:
+    """Return the payload of one piece of junk, and the moment that its time means.
+
+    Args:
+        kind: which.
+        base: a good event about a file, of the session whose log it comes in, without its time.
+        moment: microseconds since 1970.
+        timestamp: the same as the log writes it.
+    """
+    if kind.text is not None:
+        return ({"malformed": kind.text} if kind.text else {}), moment
+    written: object = timestamp
+    if kind.time_form is not None:
+        written, moment = kind.time_form(moment)
+    fields = {**base, "timestamp": written, **(kind.changes or {})}
+    return {key: value for key, value in fields.items() if value is not LEFT_OUT}, moment

@@ -1,0 +1,174 @@
+"""`cowrieprocessor db backfill`: fill the tables of version 4 from the events that v3 stored."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, say_waiting
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from cowrieprocessor.jobs.backfill import BackfillPlan, BackfillResult
+    from cowrieprocessor.jobs.records import JobRecord
+
+EXIT_DECLINED = 1
+
+
+@click.command()
+@named_db_option
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Rows read at a time. A write transaction ends after a tenth of a second, whatever this says.",
+)
+@click.option(
+    "--throttle",
+    type=click.FloatRange(0, 0.99),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the time to rest: 0.5 halves the speed.",
+)
+@click.option(
+    "--pause-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Pause while this file is there. Default: the database's path with `.pause` behind it.",
+)
+@click.option("--pause", "to_pause", is_flag=True, help="Have a running backfill pause, and end.")
+@click.option("--resume", "to_resume", is_flag=True, help="Let a paused backfill go on, and end.")
+@click.option("--dry-run", is_flag=True, help="Say what would be read; change no byte.")
+@click.option(
+    "--progress",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How progress is written to standard error: for people, or a JSON object per line.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def backfill(
+    db: str,
+    batch_size: int,
+    throttle: float,
+    pause_file: Path | None,
+    to_pause: bool,
+    to_resume: bool,
+    dry_run: bool,
+    progress: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Fill the tables of version 4 from the events that are stored already.
+
+    Two jobs: first files and their hashes, then where sessions came from and which commands they gave. It runs
+    beside loaders and readers, writes for a moment and rests, and waits while the write-ahead log is over 256 MiB.
+    Stop it whenever you like: the same command goes on where it stopped. At the end it does nothing, unless a
+    loader of version 3 has added events since: those are taken up. `db status` shows how far it is.
+
+    Events that cannot be taken up are listed by `dead-letters list`; they stay where they are.
+
+    Ends with 0; with 1 if you said no, 4 if the database refused or another process runs the backfill, 5 if the
+    database has to be migrated first, 130 if it was interrupted.
+
+    \b
+    Example: cowrieprocessor db backfill --db cowrieprocessor.sqlite
+    """
+    from cowrieprocessor.cli.backfill_progress import BackfillProgressLine
+    from cowrieprocessor.db.engine import describe, dispose, get_engine
+    from cowrieprocessor.jobs import backfill as job
+
+    if sum((to_pause, to_resume, dry_run)) > 1:
+        raise click.UsageError("--pause, --resume and --dry-run are three different things; give one of them")
+    engine = get_engine(db, read_only=dry_run, on_wait=say_waiting)
+    try:
+        if to_pause or to_resume:
+            (job.pause if to_pause else job.resume)(engine)
+            message(f"{describe(engine)}: the backfill {'pauses' if to_pause else 'goes on'}")
+            return
+        plan = job.plan(engine)
+        if dry_run:
+            _print_plan(plan, as_json=as_json)
+            return
+        _announce(describe(engine), plan)
+        if not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
+            message("nothing was changed")
+            raise click.exceptions.Exit(EXIT_DECLINED)
+        signal.signal(signal.SIGTERM, _interrupt)
+        with BackfillProgressLine(as_json=progress == "json") as line:
+            result = job.backfill(
+                engine,
+                batch_size=batch_size,
+                throttle=throttle,
+                pause_file=pause_file or _beside(engine),
+                on_progress=line.update,
+            )
+    finally:
+        dispose(engine)
+    if as_json:
+        print_json(_document(result))
+    else:
+        for text in _summary(result, db):
+            click.echo(text)
+
+
+def _beside(engine: Engine) -> Path | None:
+    """Return the file beside an SQLite database that means: pause."""
+    name = engine.url.database
+    return Path(f"{name}.pause").expanduser() if engine.dialect.name == "sqlite" and name else None
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """End as Ctrl-C does: whoever stops a service sends SIGTERM."""
+    raise KeyboardInterrupt
+
+
+def _announce(name: str, plan: BackfillPlan) -> None:
+    rows = sum(plan.rows.values())
+    message(
+        f"{name}: {plan.rows['backfill-files']:,} file events to take up, then about "
+        f"{plan.rows['backfill-sessions']:,} events for sessions and commands; it can be stopped at any time and "
+        "loaders may go on"
+        if rows
+        else f"{name}: every event is taken up already"
+    )
+
+
+def _print_plan(plan: BackfillPlan, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"raw_events_max_id": plan.database_rows, "rows_to_read": plan.rows})
+        return
+    for name, rows in plan.rows.items():
+        click.echo(f"{name:18} {rows:>14,} rows to read")
+    click.echo("nothing was changed")
+
+
+def _summary(result: BackfillResult, db: str) -> list[str]:
+    files, sessions = result.files.counters, result.sessions.counters
+    refused = files.get("events_refused", 0) + sessions.get("events_refused", 0)
+    lines = [
+        f"files: {files.get('events_read', 0):,} file events read, {files.get('files_added', 0):,} files added; "
+        f"{files.get('file_event_empty_shasum', 0) + files.get('file_event_no_shasum', 0):,} name no file",
+        f"sessions and commands: {sessions.get('events_read', 0):,} events read",
+    ]
+    if refused:
+        lines.append(f"{refused:,} events could not be taken up: cowrieprocessor dead-letters list --db {db}")
+    lines.append(f"next: cowrieprocessor db validate --db {db}")
+    return lines
+
+
+def _document(result: BackfillResult) -> dict[str, object]:
+    return {one.name: _job_document(one) for one in (result.files, result.sessions)}
+
+
+def _job_document(job: JobRecord) -> dict[str, object]:
+    return {"state": job.state, "counters": job.counters, "target": job.cursor.get("target")}

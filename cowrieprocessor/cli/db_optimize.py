@@ -1,0 +1,87 @@
+"""`cowrieprocessor db optimize`: drop what has no use, and renew the statistics that queries are planned by."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+
+if TYPE_CHECKING:
+    from cowrieprocessor.jobs.optimize import OptimizePlan, OptimizeResult
+
+EXIT_DECLINED = 1
+
+
+@click.command()
+@named_db_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done; change no byte.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Drop version 3's redundant index, and renew the statistics that queries are planned by.
+
+    The index uq_raw_events_source_gen says again what a constraint of raw_events says. Without it loading writes
+    less, and its room in the file serves new rows; the file itself stays as large. `db rollback` makes it again.
+    Loaders wait while it is dropped. The statistics come from a sample, in a moment at any size. Again, there is only
+    the sample to take. On a terminal it asks before it drops the index, unless --yes is given.
+
+    Ends with 0; with 1 if you said no, 4 if the database cannot be written, 5 if its version is not ours.
+
+    \b
+    Example: cowrieprocessor db optimize --db cowrieprocessor.sqlite
+    """
+    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.jobs.optimize import optimize as do_optimize
+    from cowrieprocessor.jobs.optimize import plan_optimize
+
+    engine = get_engine(db, on_wait=say_waiting)
+    try:
+        plan = plan_optimize(engine)
+        if dry_run:
+            _show(plan, as_json=as_json)
+            return
+        if plan.redundant_index is not None:
+            message(_plan_text(plan))
+            if not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
+                message("nothing was changed")
+                raise click.exceptions.Exit(EXIT_DECLINED)
+        result = do_optimize(engine, on_step=message)
+    finally:
+        dispose(engine)
+    if as_json:
+        print_json(result)
+    else:
+        print_text(_result_text(result))
+
+
+def _show(plan: OptimizePlan, *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+    else:
+        print_text(f"{_plan_text(plan)}\n")
+
+
+def _plan_text(plan: OptimizePlan) -> str:
+    from cowrieprocessor.cli.db_plan_text import about
+    from cowrieprocessor.reporting.render.terminal import size_text
+
+    if plan.redundant_index is None:
+        return f"{plan.database}: there is no redundant index; the statistics are renewed, in a moment"
+    return (
+        f"{plan.database}: the redundant index {plan.redundant_index} is dropped, about {size_text(plan.index_bytes)}; "
+        f"loaders wait {about(plan.writers_wait_s)}. Then the statistics are renewed, in a moment"
+    )
+
+
+def _result_text(result: OptimizeResult) -> str:
+    from cowrieprocessor.reporting.render.terminal import size_text
+
+    if result.dropped_index is None:
+        return f"{result.database}: the statistics are new; there was no redundant index\n"
+    return (
+        f"{result.database}: the index {result.dropped_index} is dropped, {size_text(result.freed_bytes)} in the file "
+        "are free for new rows; the statistics are new\n"
+    )

@@ -1,0 +1,109 @@
+"""What maintenance is going to do, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
+from cowrieprocessor.reporting.render.terminal import size_text
+from cowrieprocessor.sanitize import terminal_safe
+
+if TYPE_CHECKING:
+    from cowrieprocessor.jobs.backup import BackupPlan
+    from cowrieprocessor.jobs.preflight import Preflight
+    from cowrieprocessor.jobs.restore import RestorePlan
+
+MINUTE_S = 60
+HOUR_S = 60 * MINUTE_S
+SHOWN_HOLDERS = 5
+
+
+def about(seconds: float) -> str:
+    """Return a length of time as people estimate one."""
+    if seconds < 1.5:
+        return "about a second"
+    if seconds < 2 * MINUTE_S:
+        return f"about {seconds:.0f} s"
+    if seconds < 2 * HOUR_S:
+        return f"about {seconds / MINUTE_S:.0f} minutes"
+    return f"about {seconds / HOUR_S:.0f} hours"
+
+
+def backup_text(plan: BackupPlan) -> str:
+    """Return what a backup is going to do, in one paragraph."""
+    return (
+        f"{plan.database}: copying {size_text(plan.size_bytes)} to {plan.destination} takes {about(plan.copying_s)}, "
+        f"verifying the copy {about(plan.checking_s)} more. Loaders go on. Until the copying is over the write-ahead "
+        f"log ({size_text(plan.wal_bytes)} now) cannot shrink: it grows by about {size_text(plan.log_growth_bytes)} "
+        "beside a loader that stores 500 events a second"
+    )
+
+
+def restore_text(plan: RestorePlan) -> str:
+    """Return what restoring is going to do, in one paragraph."""
+    replaced = (
+        f"takes the place of the database that is there ({size_text(plan.replaced_bytes)}), which is kept beside it"
+        if plan.replaced_bytes is not None
+        else "becomes the database; none is there"
+    )
+    return (
+        f"{plan.database}: {plan.source} ({size_text(plan.size_bytes)}, schema version {plan.schema_version}) "
+        f"{replaced}. Nothing may have the database open. It takes {about(plan.duration_s)}"
+    )
+
+
+def preflight_text(found: Preflight) -> str:
+    """Return what was found before an upgrade, one fact a line."""
+    return "".join(f"{line}\n" for line in _lines(found))
+
+
+def _lines(found: Preflight) -> Iterator[str]:
+    yield f"database        {terminal_safe(found.database)}"
+    version = "none: the database is empty" if found.schema_version is None else str(found.schema_version)
+    yield f"schema version  {version}"
+    bug = "; has the WAL-reset bug" if found.wal_reset_bug else "; sound" if found.in_a_file else ""
+    yield f"library         {found.library}{bug}"
+    log = f", write-ahead log {size_text(found.wal_bytes)}" if found.wal_bytes else ""
+    yield f"size            {size_text(found.size_bytes)}{log}"
+    if found.in_a_file:
+        yield f"file system     {found.file_system or 'not known'}"
+        yield f"free room       {size_text(found.free_bytes)}"
+        yield f"open in         {_holders(found)}"
+    if not found.needs_migration:
+        yield f"to do           nothing: it is at version {CURRENT_SCHEMA_VERSION} already"
+        return
+    yield f"adds            {len(found.adds)} empty tables: {', '.join(found.adds)}"
+    yield f"needs           {size_text(found.need.upgrade_bytes)} at most: {_need(found)}"
+    yield f"backup          {size_text(found.need.backup_bytes)} more, if it is made on the same disk"
+    yield f"migrate         {about(found.migrate_s)}, beside readers; writers wait"
+    yield f"backfill files  about {found.work.file_events:,} events, {about(found.backfill_files_s)}"
+    yield (
+        f"backfill rest   about {found.work.events:,} events in {found.work.sessions:,} sessions, "
+        f"{about(found.backfill_sessions_s)}"
+    )
+
+
+def _need(found: Preflight) -> str:
+    log = f", {size_text(found.need.log_bytes)} for the write-ahead log" if found.need.log_bytes else ""
+    return f"about {size_text(found.need.rows_bytes)} for the rows that the backfill adds{log}"
+
+
+def _holders(found: Preflight) -> str:
+    if found.holders is None:
+        return "not known: the system does not tell"
+    more = "" if found.holders.complete else " (some processes could not be looked at)"
+    if not found.holders.processes:
+        return f"no other process{more}"
+    uses = {True: "writes", False: "reads", None: "may write"}
+    return (
+        "; ".join(
+            f"process {holder.pid} ({terminal_safe(holder.name)}), {uses[holder.writes]}"
+            for holder in found.holders.processes[:SHOWN_HOLDERS]
+        )
+        + (
+            f"; and {len(found.holders.processes) - SHOWN_HOLDERS} more"
+            * (len(found.holders.processes) > SHOWN_HOLDERS)
+        )
+        + more
+    )

@@ -1,0 +1,86 @@
+"""`cowrieprocessor db recount`: make the counters of sessions what their events say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+
+if TYPE_CHECKING:
+    from cowrieprocessor.jobs.recount import RecountProgress, RecountResult
+
+EXIT_DECLINED = 1
+LINE_EVERY_S = 10.0
+
+
+@click.command()
+@named_db_option
+@click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option("--dry-run", is_flag=True, help="Count only, and say how many would change; change no byte.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Make counters and times of sessions what their events say.
+
+    v3 added a log's counters again whenever the log was loaded again, counted uploads and failed downloads as
+    downloads, and kept times with an offset as local time. Here every stored event counts once. Runs beside
+    loaders, in short transactions; stopped, the same command goes on from there. Sessions of which no event is
+    stored stay as they are. On a terminal it asks before it begins, unless --yes is given.
+
+    Ends with 0; with 1 if you said no or there is no such session, 4 if the database cannot be written, 5 if it has
+    to be migrated first, 130 if it was interrupted.
+
+    \b
+    Example: cowrieprocessor db recount --dry-run --db cowrieprocessor.sqlite
+    """
+    from cowrieprocessor.db.engine import describe, dispose, get_engine
+    from cowrieprocessor.jobs.recount import recount as run
+
+    engine = get_engine(db, read_only=dry_run, on_wait=say_waiting)
+    try:
+        if not (dry_run or yes) and sys.stdin.isatty():
+            which = "every session" if session_id is None else f"session {session_id}"
+            message(f"{describe(engine)}: counters and times of {which} become what the stored events say")
+            if not click.confirm("Go on?", err=True):
+                message("nothing was changed")
+                raise click.exceptions.Exit(EXIT_DECLINED)
+        result = run(engine, session_id=session_id, dry_run=dry_run, on_progress=_ProgressLines().update)
+    finally:
+        dispose(engine)
+    if as_json:
+        print_json({"database": describe(engine), "dry_run": dry_run, "result": result})
+    else:
+        print_text(_summary(result, dry_run=dry_run))
+
+
+class _ProgressLines:
+    """A line now and then."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def update(self, now: RecountProgress) -> None:
+        """Say how far it is."""
+        if time.monotonic() - self._said_at < LINE_EVERY_S:
+            return
+        self._said_at = time.monotonic()
+        share = now.sessions / now.total if now.total else 1.0
+        eta = "" if now.eta_s is None else f", ETA {now.eta_s:.0f} s"
+        message(
+            f"{now.sessions:,}/{now.total:,} sessions {share:.1%}, {now.changed:,} wrong, "
+            f"{now.sessions_per_s:,.0f} sessions/s{eta}"
+        )
+
+
+def _summary(result: RecountResult, *, dry_run: bool) -> str:
+    changed = "would change" if dry_run else "changed"
+    lines = [f"{result.sessions:,} sessions recounted, {result.changed:,} {changed}"]
+    if result.without_events:
+        lines.append(f"{result.without_events:,} sessions have no event stored and stay as they are")
+    if result.resumed:
+        lines.append("an earlier recount was stopped; the numbers are those of both")
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,158 @@
+"""`cowrieprocessor db validate`: prove the tables of version 4 from the events that are stored."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text
+from cowrieprocessor.sanitize import terminal_safe
+
+if TYPE_CHECKING:
+    from cowrieprocessor.jobs.validate import ValidateProgress
+    from cowrieprocessor.jobs.validate_report import ValidationReport
+
+EXIT_DIFFERENT = 1
+LINE_EVERY_S = 10.0
+TERMINAL_EVERY_S = 0.2
+_FIRST_SHARE_SAID = 0.01
+
+
+@click.command()
+@named_db_option
+@click.option(
+    "--limit-differences",
+    type=click.IntRange(0, 1_000_000),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="How many differences to name; all are counted.",
+)
+@click.option("--files-only", is_flag=True, help="Leave out session_attributes and command_stats: much quicker.")
+@click.option(
+    "--counters", is_flag=True, help="Compare the counters of every session with its events, not of a sample."
+)
+@json_option
+def validate(db: str, limit_differences: int, files_only: bool, counters: bool, as_json: bool) -> None:
+    """Prove every row of version 4's tables from the events that are stored.
+
+    Recomputes each (session, hash) and each field of `files`, then file_hashes, session_attributes and
+    command_stats, by rules of its own; checks formats, orphans, the schema, and v3's rows against what they were
+    at the migration; names each difference. Nothing is changed. Loaders may go on: what they write meanwhile is
+    looked at again before it is called different. What is recomputed lies in the temporary folder (TMPDIR), about
+    a tenth of the database's size.
+
+    Counters that v3 doubled and query times before and after are told, and are no difference.
+
+    Ends with 0 if nothing differs; with 1 if something does, or if the backfill has not taken up every event; 4 if
+    the database cannot be read, 5 if it has to be migrated first.
+
+    \b
+    Example: cowrieprocessor db validate --db cowrieprocessor.sqlite
+    """
+    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.jobs.validate import validate as run
+
+    engine = get_engine(db, read_only=True)
+    try:
+        with ValidateProgressLine() as line:
+            report = run(
+                engine,
+                limit_differences=limit_differences,
+                files_only=files_only,
+                all_counters=counters,
+                on_progress=line.update,
+            )
+    finally:
+        dispose(engine)
+    if as_json:
+        print_json(report)
+    else:
+        print_text(report_text(report, db))
+    if not report.valid:
+        raise click.exceptions.Exit(EXIT_DIFFERENT)
+
+
+class ValidateProgressLine:
+    """The step, its rows, rate and time to go: written over on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._over = sys.stderr.isatty()
+        self._every_s = TERMINAL_EVERY_S if self._over else LINE_EVERY_S
+        self._said_at = time.monotonic()
+        self._has_said = False
+
+    def __enter__(self) -> ValidateProgressLine:
+        """Begin to show."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Leave the last line where it is."""
+        if self._over and self._has_said:
+            click.echo("", err=True)
+
+    def update(self, now: ValidateProgress) -> None:
+        """Show how far it is, now and then."""
+        if time.monotonic() - self._said_at < self._every_s:
+            return
+        self._said_at, self._has_said = time.monotonic(), True
+        if self._over:
+            click.echo(f"\r\x1b[2K{progress_text(now)}", err=True, nl=False)
+        else:
+            message(progress_text(now))
+
+
+def progress_text(now: ValidateProgress) -> str:
+    """Return the progress in a line."""
+    text = f"{now.step}: {now.rows:,} rows, {now.share:.1%}, {now.rows_per_s:,.0f} rows/s"
+    has_eta = now.eta_s is not None and _FIRST_SHARE_SAID <= now.share < 1
+    return f"{text}, ETA {now.eta_s:.0f} s" if has_eta else text
+
+
+def report_text(report: ValidationReport, db: str) -> str:
+    """Return a report for people; what attackers wrote is inert."""
+    lines = [
+        *(f"{table}: {rows:,} rows compared" for table, rows in report.compared.items()),
+        *(f"{rows:,} {reason}: they have no row" for reason, rows in report.without_row.items()),
+        *_counters(report, db),
+        *(
+            f"{one.question}: {one.after_ms:,.1f} ms; without files {one.before_ms:,.0f} ms ({one.how})"
+            for one in report.query_times
+        ),
+        *_not_backfilled(report, db),
+    ]
+    total = sum(report.differences.values())
+    if total:
+        lines.append(f"{total:,} differences:")
+        lines += [f"  {rows:,} {what}" for what, rows in report.differences.items()]
+        lines.append(f"the first {len(report.first_differences):,}:")
+        lines += [f"  {one.describe()}" for one in report.first_differences]
+    verdict = "valid: every row is as the events say" if report.valid else "NOT valid"
+    lines.append(f"{report.database}: {verdict} ({report.seconds:,.1f} s)")
+    return "".join(f"{terminal_safe(line)}\n" for line in lines)
+
+
+def _counters(report: ValidationReport, db: str) -> list[str]:
+    counters = report.counters
+    if not counters.wrong:
+        return []
+    share = counters.wrong / counters.sessions
+    which = f"about {share:.1%} of the sessions ({counters.sessions:,} were sampled)" if counters.is_sample else ""
+    which = which or f"{counters.wrong:,} of {counters.sessions:,} sessions ({share:.1%})"
+    return [
+        f"{which} have counters or times that differ from their events, as v3 left them: "
+        f"`cowrieprocessor db recount --db {db}` repairs them"
+    ]
+
+
+def _not_backfilled(report: ValidationReport, db: str) -> list[str]:
+    lines = []
+    for job, rows in report.not_backfilled.items():
+        if rows == 0:
+            continue
+        what = "has not begun" if rows is None else f"has not taken up {rows:,} events yet"
+        lines.append(f"not backfilled: {job} {what}: run `cowrieprocessor db backfill --db {db}`, then validate again")
+    return lines

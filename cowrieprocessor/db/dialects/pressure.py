@@ -1,0 +1,92 @@
+"""How hard a database is being written to: what a long job looks at before it writes more."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.dialects.sqlite_connection import empty_log
+from cowrieprocessor.errors import ConfigurationError
+
+
+class Pressure(ABC):
+    """What one database can tell about others that write to it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @abstractmethod
+    def log_bytes(self) -> int:
+        """Return the size of the write-ahead log that waits to be copied into the database; 0 where none does."""
+
+    @abstractmethod
+    def empty_log(self) -> None:
+        """Have the log copied into the database and emptied as far as readers allow."""
+
+    @abstractmethod
+    def others_wrote(self, connection: Connection) -> bool:
+        """Return whether others have committed since this was last asked on the same connection."""
+
+
+class SqlitePressure(Pressure):
+    """SQLite: one write-ahead log, which a reader can keep from being emptied, and one writer at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._log = Path(f"{Path(engine.url.database or '').expanduser().resolve()}-wal")
+        self._version: tuple[int, int] | None = None
+
+    def log_bytes(self) -> int:
+        """Return the size of the file beside the database."""
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def empty_log(self) -> None:
+        """Checkpoint and truncate; a reader or writer in the way is left alone."""
+        raw = self.engine.raw_connection()
+        try:
+            empty_log(raw.driver_connection)
+        finally:
+            raw.close()
+
+    def others_wrote(self, connection: Connection) -> bool:
+        """Compare `PRAGMA data_version`, which other connections' commits change. Source: sqlite.org/pragma.html."""
+        raw: Any = connection.connection.driver_connection
+        now = (id(raw), int(raw.execute("PRAGMA data_version").fetchone()[0]))
+        before, self._version = self._version, now
+        return before is not None and before[0] == now[0] and before[1] != now[1]
+
+
+class PostgresqlPressure(Pressure):
+    """PostgreSQL: writers of different rows do not wait for each other, and the server looks after its log."""
+
+    def log_bytes(self) -> int:
+        """Return 0: the log is the server's business."""
+        return 0
+
+    def empty_log(self) -> None:
+        """Do nothing: the server does it."""
+
+    def others_wrote(self, connection: Connection) -> bool:
+        """Return False: others need not be let in."""
+        return False
+
+
+_BY_NAME: dict[str, type[Pressure]] = {"sqlite": SqlitePressure, "postgresql": PostgresqlPressure}
+
+
+def pressure_of(engine: Engine) -> Pressure:
+    """Return what tells about the others that write to a database.
+
+    Raises:
+        ConfigurationError: it is neither SQLite nor PostgreSQL.
+    """
+    try:
+        return _BY_NAME[engine.dialect.name](engine)
+    except KeyError:
+        raise ConfigurationError(f"{engine.dialect.name}: not supported") from None

@@ -1,0 +1,48 @@
+"""Who works on a job: so that two do not, and so that one that was killed does not keep others out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this run of this process from all others, as plain JSON."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "run": uuid.uuid4().hex}
+
+
+def is_alive(holder: dict[str, Any]) -> bool:
+    """Return whether a holder may still be at work; one on another machine is believed to be."""
+    if holder.get("host") != socket.gethostname():
+        return True
+    pid = int(holder.get("pid") or 0)
+    if pid <= 0 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _started(pid) == holder.get("started")
+
+
+def describe(holder: dict[str, Any]) -> str:
+    """Return the holder for people."""
+    return f"process {holder.get('pid')} on {holder.get('host')}"
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in the kernel's clock ticks: a number that is used again has another one.
+
+    Source: proc(5), /proc/pid/stat, field 22; the command's name before it may hold spaces.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]

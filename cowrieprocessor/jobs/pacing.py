@@ -1,0 +1,125 @@
+"""When a long job may write: a throttle that answers yes or no and says why, and rests that let others in.
+
+Others matter more than we do: a loader that writes beside us waits a quarter of a second at the very most.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.dialects.pressure import pressure_of
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.jobs.records import PAUSED, WAITING, load_job
+
+MAX_LOG_BYTES = 256 << 20
+WRITE_S = 0.08
+"""How long a write transaction may go on; the last statement and the commit come on top."""
+
+SHARED_WRITE_S = 0.03
+"""The same while others write."""
+
+REST_SHARE = 0.15
+MIN_REST_S = 0.002
+SHARED_MIN_REST_S = 0.03
+SHARING_S = 10.0
+"""How long after others wrote they are taken to be still there."""
+
+NOTICED_WAIT_S = 0.01
+"""Whoever waits longer than this for the write lock has met another writer."""
+
+LOOK_AGAIN_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a job does not write now. `state` is `paused` or `waiting`; `may_say` whether it may say so in `jobs`."""
+
+    state: str
+    reason: str
+    may_say: bool
+
+
+class Pace:
+    """Decides when one job writes, for how long, and how long it rests.
+
+    Args:
+        engine: the database.
+        pause_job: the row of `jobs` that means: pause.
+        throttle: the share of time to rest, 0 to 0.99.
+        pause_file: while a file is there, pause.
+        clock: seconds that only go up.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pause_job: str,
+        *,
+        throttle: float = 0.0,
+        pause_file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._engine = engine
+        self._pause_job = pause_job
+        self._throttle = throttle
+        self._pause_file = pause_file
+        self._clock = clock
+        self._sleep = sleep
+        self._pressure = pressure_of(engine)
+        self._others_at: float | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others have written lately."""
+        return self._others_at is not None and self._clock() - self._others_at < SHARING_S
+
+    def obstacle(self) -> Obstacle | None:
+        """Return why the job may not write now, or None if it may."""
+        if self._pause_file is not None and os.path.lexists(self._pause_file):
+            return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on", may_say=True)
+        with read_transaction(self._engine) as connection:
+            if load_job(connection, self._pause_job) is not None:
+                return Obstacle(PAUSED, "paused by command; `db backfill --resume` lets it go on", may_say=True)
+        if self._pressure.log_bytes() > MAX_LOG_BYTES:
+            self._pressure.empty_log()
+        size = self._pressure.log_bytes()
+        if size > MAX_LOG_BYTES:
+            reason = f"the write-ahead log is at {size >> 20} MiB: a reader keeps it from being emptied"
+            return Obstacle(WAITING, reason, may_say=False)
+        return None
+
+    def wait(self, say: Callable[[Obstacle | None], None]) -> None:
+        """Return when the job may write; `say` is told about each new obstacle, and with None when it is gone."""
+        said: Obstacle | None = None
+        while (obstacle := self.obstacle()) is not None:
+            if said is None or obstacle.state != said.state:
+                say(obstacle)
+            said = obstacle
+            self._sleep(LOOK_AGAIN_S)
+        if said is not None:
+            say(None)
+
+    def look(self, connection: Connection, waited_s: float) -> float:
+        """Return for how many seconds a write transaction that has just begun may go on.
+
+        Args:
+            connection: the transaction.
+            waited_s: how long it waited for the write lock.
+        """
+        if self._pressure.others_wrote(connection) or waited_s > NOTICED_WAIT_S:
+            self._others_at = self._clock()
+        return SHARED_WRITE_S if self.is_shared else WRITE_S
+
+    def rest(self, wrote_s: float) -> None:
+        """Rest after a write transaction, so that whoever waits for the lock gets it."""
+        least_s, share = (SHARED_MIN_REST_S, 1.0) if self.is_shared else (MIN_REST_S, REST_SHARE)
+        rest_s = max(least_s, wrote_s * share)
+        self._sleep(max(rest_s, wrote_s * self._throttle / (1 - self._throttle)))

@@ -1,0 +1,15 @@
+"""Fill the tables of schema version 4 from the events that are stored: `db backfill` under its other name.
+
+`python scripts/backfill_files_table.py --db URL --batch-size 10000`; `--help` says the rest. Without a terminal it does
+not ask.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cowrieprocessor.cli.common import run
+from cowrieprocessor.cli.db_backfill import backfill
+
+if __name__ == "__main__":
+    sys.exit(run(backfill))

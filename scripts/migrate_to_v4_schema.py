@@ -1,0 +1,14 @@
+"""Bring a v3 database to schema version 4: `db migrate` under its other name.
+
+`python scripts/migrate_to_v4_schema.py --db URL`; `--help` says the rest. Without a terminal it does not ask.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from cowrieprocessor.cli.common import run
+from cowrieprocessor.cli.db_migrate import migrate
+
+if __name__ == "__main__":
+    sys.exit(run(migrate))

@@ -1,0 +1,93 @@
+"""Lists of a migrated database say once, on standard error, what they lack and which command adds it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, insert, update
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import Job
+from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.backfill_tallies import FilesSlice, SessionsSlice
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB, awaits_backfill
+from tests.unit.reporting.program import Program
+
+NOTE = "that version 3 stored are not here yet: cowrieprocessor db backfill --db "
+LISTS = ("files", "sessions")
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """The program as a user calls it."""
+    return Program(monkeypatch, capsys)
+
+
+@pytest.fixture
+def migrated(v3_file: Path) -> Path:
+    """A migrated database that is not backfilled, in a folder with a blank in its name."""
+    path = v3_file.parent / "my pots" / "v3.sqlite"
+    path.parent.mkdir()
+    v3_file.rename(path)
+    engine = get_engine(path)
+    apply_migrations(engine)
+    dispose(engine)
+    return path
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_migrated_database_says_what_lists_lack(migrated: Path, program: Program, name: str) -> None:
+    """One line on standard error names the command with the database, as it can be pasted; also with --json."""
+    text = program(name, "list", "--db", str(migrated))
+    document = program(name, "list", "--db", str(migrated), "--json")
+
+    assert (text.code, document.code) == (0, 0)
+    assert [line for line in text.err.splitlines() if not line.startswith("more:")] == document.err.splitlines()
+    (line,) = document.err.splitlines()
+    assert line.startswith("note: ")
+    assert line.endswith(NOTE + shlex.quote(str(migrated)))
+    assert isinstance(json.loads(document.out), dict)
+
+
+def test_after_the_backfill_nothing_is_said(migrated: Path, program: Program) -> None:
+    """A backfill that came to its end ends the hints."""
+    engine = get_engine(migrated)
+    backfill(engine)
+    dispose(engine)
+
+    assert ["", ""] == [program(name, "list", "--db", str(migrated)).err for name in LISTS]
+
+
+@pytest.mark.parametrize("state", ["running", "waiting", "paused", "failed", "stopped"])
+def test_a_backfill_that_did_not_end_is_no_backfill(migrated: Path, state: str) -> None:
+    """As long as a job of the backfill is not done, lists that it fills lack something."""
+    engine, now = get_engine(migrated), dt.datetime.now(dt.UTC)
+    with write_transaction(engine) as connection:
+        for job in (FILES_JOB, SESSIONS_JOB):
+            connection.execute(insert(Job).values(name=job, state="done", started_at=now, updated_at=now))
+        connection.execute(update(Job).where(Job.name == SESSIONS_JOB).values(state=state))
+    with read_transaction(engine) as connection:
+        found = [awaits_backfill(connection, jobs) for jobs in ([FILES_JOB], [SESSIONS_JOB], [FILES_JOB, SESSIONS_JOB])]
+    dispose(engine)
+
+    assert found == [False, True, True]
+
+
+def test_a_database_of_our_own_says_nothing(engine: Engine, db_url: str, program: Program, tmp_path: Path) -> None:
+    """A database that version 3 never wrote to, empty or not, has nothing to backfill."""
+    assert ["", ""] == [program(name, "list", "--db", db_url).err for name in LISTS]
+    log = tmp_path / "cowrie.json"
+    log.write_text('{"eventid":"cowrie.session.connect","session":"s","timestamp":"2026-11-21T10:00:00Z"}\n')
+    BulkLoader(engine).load([log])
+    assert ["", ""] == [program(name, "list", "--db", db_url).err for name in LISTS]
+
+
+def test_jobs_are_called_as_the_backfill_calls_them() -> None:
+    """The jobs that are looked for are those of the backfill."""
+    assert (FILES_JOB, SESSIONS_JOB) == (FilesSlice.job, SessionsSlice.job)

@@ -1,0 +1,165 @@
+"""`cowrieprocessor db backfill` and its script, as an operator calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cowrieprocessor.cli.backfill_progress import BackfillProgressLine, duration_text, progress_text
+from cowrieprocessor.cli.db import db
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.errors import MigrationNeeded
+from cowrieprocessor.jobs.backfill_run import BackfillProgress
+from tests import v3_schema
+from tests.documents import PROJECT
+from tests.integration.test_loading import events
+
+SCRIPT = PROJECT / "scripts" / "backfill_files_table.py"
+
+
+def call(*args: str | Path) -> Result:
+    """Run `cowrieprocessor db` in this process."""
+    return CliRunner().invoke(db, [str(argument) for argument in args])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A migrated v3 file with some events."""
+    made = tmp_path / "v3.sqlite"
+    v3_schema.create(made, payloads=[json.loads(line) for line in events(200)])
+    engine = get_engine(made)
+    apply_migrations(engine)
+    dispose(engine)
+    return made
+
+
+def files_in(path: Path) -> int:
+    """Return how many rows `files` has."""
+    engine = get_engine(path, read_only=True)
+    with read_transaction(engine) as connection:
+        count = connection.exec_driver_sql("SELECT count(*) FROM files").scalar_one()
+    dispose(engine)
+    return int(count)
+
+
+def test_it_fills_the_tables_and_says_what_is_next(path: Path) -> None:
+    """Without a terminal it does not ask; it says how much there is, how far it came and which command follows."""
+    result = call("backfill", "--db", path)
+
+    assert result.exit_code == 0, result.output
+    assert "files: 40 file events read, 37 files added; 0 name no file" in result.stdout
+    assert f"next: cowrieprocessor db validate --db {path}" in result.stdout
+    assert "backfill-files: 40/40 100.0%" in result.stderr
+    assert files_in(path) == 37
+
+
+def test_again_it_says_that_nothing_is_left(path: Path) -> None:
+    """A second run finds every event taken up."""
+    call("backfill", "--db", path)
+    result = call("backfill", "--db", path, "--json")
+
+    assert result.exit_code == 0
+    assert "every event is taken up already" in result.stderr
+    document = json.loads(result.stdout)
+    assert (document["backfill-files"]["state"], document["backfill-sessions"]["target"]) == ("done", 200)
+
+
+def test_progress_for_programs(path: Path) -> None:
+    """`--progress json` writes an object per line: job, state, rows, rate, seconds to go, reason."""
+    result = call("backfill", "--db", path, "--progress", "json")
+    lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+
+    assert {"job", "state", "rows_done", "rows_total", "rows_per_s", "eta_s", "reason"} == set(lines[0])
+    assert {line["job"] for line in lines} == {"backfill-files", "backfill-sessions"}
+
+
+def test_a_dry_run_changes_nothing(path: Path) -> None:
+    """It says how many rows each job would read."""
+    before = path.read_bytes()
+    result = call("backfill", "--db", path, "--dry-run")
+    document = json.loads(call("backfill", "--db", path, "--dry-run", "--json").stdout)
+
+    assert "backfill-files                 40 rows to read" in result.stdout
+    assert document["rows_to_read"] == {"backfill-files": 40, "backfill-sessions": 200}
+    assert path.read_bytes() == before
+
+
+def test_pause_and_resume(path: Path) -> None:
+    """`--pause` is seen by `db status`; `--resume` takes it back; both at once are a mistake."""
+    assert call("backfill", "--db", path, "--pause").exit_code == 0
+    assert "backfill-pause  paused" in call("status", "--db", path).stdout
+    assert call("backfill", "--db", path, "--resume").exit_code == 0
+    assert "backfill-pause" not in call("status", "--db", path).stdout
+    assert call("backfill", "--db", path, "--pause", "--resume").exit_code == 2
+
+
+def test_a_v3_file_is_sent_to_migrate(v3_file: Path) -> None:
+    """Before the migration there is nothing to fill; the message names the command."""
+    result = call("backfill", "--db", v3_file)
+    assert isinstance(result.exception, MigrationNeeded)
+
+
+def test_no_on_a_terminal_changes_nothing(path: Path) -> None:
+    """On a terminal it asks; after a no it ends with 1 and nothing is filled."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cowrieprocessor", "db", "backfill", "--db", path], stdin=slave, stderr=subprocess.PIPE
+    )
+    os.close(slave)
+    os.write(master, b"n\n")
+    _, errors = process.communicate()
+    os.close(master)
+
+    assert (process.returncode, b"nothing was changed" in errors) == (1, True)
+    assert files_in(path) == 0
+
+
+def test_a_service_that_is_stopped_goes_on_later(path: Path, tmp_path: Path) -> None:
+    """SIGTERM while it is paused by its file ends it with 130 and says so in `jobs`; the next run finishes."""
+    pause = Path(f"{path}.pause")
+    pause.touch()
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--db", path, "--batch-size", "50"], stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "paused" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate()
+
+    assert (process.returncode, "interrupted" in rest) == (130, True)
+    assert "stopped" in call("status", "--db", path).stdout
+    assert files_in(path) == 0
+    pause.unlink()
+    subprocess.run([sys.executable, SCRIPT, "--db", path, "--batch-size", "50"], check=True, capture_output=True)
+    assert files_in(path) == 37
+
+
+def test_the_line_of_progress() -> None:
+    """A line says rows, share, rate and time to go; while it waits, why."""
+    now = BackfillProgress("backfill-files", "running", 7300, 752_865, 3100.4, 240.6, None)
+    waits = BackfillProgress("backfill-files", "waiting", 7300, 752_865, 3100.4, 240.6, "a reader pins the log")
+
+    assert progress_text(now) == "backfill-files: 7,300/752,865 1.0%, 3,100 rows/s, ETA 4m01s"
+    assert progress_text(waits) == "backfill-files: 7,300/752,865 1.0%; waiting: a reader pins the log"
+    assert [duration_text(seconds) for seconds in (7.4, 60, 7500)] == ["7s", "1m00s", "2h05m"]
+
+
+def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a line comes when something changes, not for each write."""
+    with BackfillProgressLine() as line:
+        for done in range(100):
+            line.update(BackfillProgress("backfill-files", "running", done, 1000, 10.0, 5.0, None))
+        line.update(BackfillProgress("backfill-files", "paused", 99, 1000, 10.0, 5.0, "asked to"))
+
+    assert len(capsys.readouterr().err.splitlines()) == 2

@@ -1,0 +1,108 @@
+"""How a long job leaves room for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.jobs import holder
+from cowrieprocessor.jobs.pacing import (
+    MIN_REST_S,
+    REST_SHARE,
+    SHARED_MIN_REST_S,
+    SHARED_WRITE_S,
+    SHARING_S,
+    WRITE_S,
+    Pace,
+)
+from tests.other_connections import OtherProcess
+
+
+class Clock:
+    """A clock that goes on only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+def paced(engine: Engine, clock: Clock, **more: float) -> Pace:
+    """Return a pace on that clock."""
+    return Pace(engine, "pause", clock=clock, sleep=clock.sleep, **more)
+
+
+def test_alone_it_writes_long_and_rests_little(engine: Engine) -> None:
+    """With nobody beside, a transaction may last as long as promised, and the rest is a small share."""
+    clock = Clock()
+    pace = paced(engine, clock)
+    for _ in range(2):
+        with write_transaction(engine) as connection:
+            assert pace.look(connection, 0.0) == WRITE_S
+    pace.rest(0.1)
+    pace.rest(0.0)
+
+    assert clock.slept == [0.1 * REST_SHARE, MIN_REST_S]
+
+
+def test_beside_a_writer_it_shares(tmp_path: Path) -> None:
+    """After another process has written, transactions are short and the rests as long as they; for some seconds."""
+    path = tmp_path / "v4.sqlite"
+    engine = get_engine(path)
+    apply_migrations(engine)
+    clock = Clock()
+    pace = paced(engine, clock)
+    with write_transaction(engine) as connection:
+        pace.look(connection, 0.0)
+    with OtherProcess(path, "INSERT INTO schema_state VALUES ('other', '1')"):
+        pass
+    with write_transaction(engine) as connection:
+        assert pace.look(connection, 0.0) == SHARED_WRITE_S
+    pace.rest(0.05)
+    pace.rest(0.001)
+    assert clock.slept == [0.05, SHARED_MIN_REST_S]
+    clock.now += SHARING_S
+    with write_transaction(engine) as connection:
+        assert pace.look(connection, 0.0) == WRITE_S
+    dispose(engine)
+
+
+def test_having_waited_for_the_lock_means_that_another_writes(engine: Engine) -> None:
+    """Whoever waited to begin has met a writer, even one that has not committed anything yet."""
+    pace = paced(engine, Clock())
+    with write_transaction(engine) as connection:
+        assert pace.look(connection, 0.2) == SHARED_WRITE_S
+    assert pace.is_shared
+
+
+@pytest.mark.parametrize(("throttle", "slept_s"), [(0.5, 0.1), (0.9, 0.9), (0.0, 0.1 * REST_SHARE)])
+def test_a_throttle_is_the_share_of_time_to_rest(engine: Engine, throttle: float, slept_s: float) -> None:
+    """Half the time at 0.5, nine tenths at 0.9."""
+    clock = Clock()
+    paced(engine, clock, throttle=throttle).rest(0.1)
+
+    assert clock.slept == [pytest.approx(slept_s)]
+
+
+def test_a_process_that_is_gone_holds_nothing() -> None:
+    """A killed process, and another one that was given its number, are not mistaken for the holder."""
+    ours = holder.this_process()
+    alive = ours | {"pid": 1, "started": holder._started(1)}
+
+    assert holder.is_alive(alive)
+    assert not holder.is_alive(alive | {"started": "12"})
+    assert not holder.is_alive(ours | {"pid": 2**22 + 1})
+    assert not holder.is_alive({"host": ours["host"]})
+    assert holder.is_alive(alive | {"host": "another"})
