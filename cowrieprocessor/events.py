@@ -136,13 +136,16 @@ class Refused(NamedTuple):
     detail: str
 
 
-def parse_event(raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTING) -> Event | Refused:
+def parse_event(
+    raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTING, hashed: bool = True
+) -> Event | Refused:
     """Return the event that one value of a log is, or why it cannot be one.
 
     Args:
         raw: the bytes of the value, valid JSON.
         fields: what orjson decoded them to.
         max_nesting: the deepest nesting allowed, at most SQLite's 1000.
+        hashed: whether payload_hash is wanted; it stays empty otherwise.
     """
     if type(fields) is not dict:
         return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
@@ -154,7 +157,7 @@ def parse_event(raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTIN
     ):
         plain = _made_plain(raw, fields, max_nesting)
         if plain is not raw:
-            return plain if isinstance(plain, Refused) else parse_event(plain, orjson.loads(plain))
+            return plain if isinstance(plain, Refused) else parse_event(plain, orjson.loads(plain), hashed=hashed)
     get = fields.get
     session, event_type, timestamp = get("session"), get("eventid"), get("timestamp")
     if type(session) is not str or len(session) > MAX_SESSION_CHARS or "\0" in session:
@@ -170,7 +173,8 @@ def parse_event(raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTIN
         if problem:
             return problem
     moment = moment_or_none(timestamp)
-    return Event(fields, raw.decode(), hash_payload(fields), session, event_type, timestamp, moment)
+    payload_hash = hash_payload(fields) if hashed else ""
+    return Event(fields, raw.decode(), payload_hash, session, event_type, timestamp, moment)
 
 
 def hash_payload(fields: Any) -> str:

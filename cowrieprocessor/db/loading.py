@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -33,6 +33,14 @@ RAW_EVENT_COLUMNS = (
     "payload_hash",
 )
 EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
+
+
+class _KnownHash(NamedTuple):
+    """What `file_hashes` says of a hash; `copied` is its size and its verdict, as `files` copies them."""
+
+    session_count: int
+    vt_malicious: bool
+    copied: Row
 
 
 class LoadingStatements:
@@ -172,7 +180,7 @@ class LoadingStatements:
         )
         self._many(
             f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})",
-            [(*row, now, *known[row[1]]) for row in added],
+            [(*row, now, *known[row[1]].copied) for row in added],
         )
         self._merge_known_files(
             [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
@@ -213,7 +221,7 @@ class LoadingStatements:
             rows,
         )
 
-    def _account_for_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, Row]) -> None:
+    def _account_for_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, _KnownHash]) -> None:
         """Count the sessions of each hash, remove artifact rows that a log now explains, and flag sessions."""
         if not new:
             return
@@ -224,21 +232,22 @@ class LoadingStatements:
             "UPDATE file_hashes SET session_count = session_count + ? WHERE sha256 = ?",
             [(count, sha256) for sha256, count in sorted(counts.items())],
         )
-        self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", [(sha256,) for sha256 in counts])
-        malicious = 1 + VERDICT_COLUMNS.index("vt_malicious")
-        flagged = sorted({session_id for session_id, sha256 in new if known[sha256][malicious]})
+        # Artifact rows are only there as long as no log names the hash; looking for them reads all of its rows.
+        unexplained = [(sha256,) for sha256 in sorted(counts) if not known[sha256].session_count]
+        self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
+        flagged = sorted({session_id for session_id, sha256 in new if known[sha256].vt_malicious})
         self._many("UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged])
 
-    def _known_hashes(self, hashes: Collection[str]) -> dict[str, Row]:
-        """Return size and verdict columns of each hash."""
-        known: dict[str, Row] = {}
+    def _known_hashes(self, hashes: Collection[str]) -> dict[str, _KnownHash]:
+        """Return what each hash's row says."""
+        known: dict[str, _KnownHash] = {}
         for part in _parts(sorted(hashes)):
             self._one(
-                f"SELECT sha256, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
+                f"SELECT sha256, session_count, vt_malicious, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
                 f" WHERE sha256 IN ({_marks(part)})",
                 part,
             )
-            known.update((row[0], row[1:]) for row in self._cursor.fetchall())
+            known.update((row[0], _KnownHash(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
         return known
 
     def insert_dead_letters(self, rows: Sequence[Row]) -> None:

@@ -36,6 +36,9 @@ from cowrieprocessor.jobs.records import (
 SLICE_ROWS = 250
 """A transaction can end behind so many rows."""
 
+FIRST_ROWS = 1000
+"""Rows read before it is known how many a transaction writes."""
+
 ALL_TYPES = ""
 """Stands in the cursor for all types at once, read in the order of ids."""
 
@@ -163,37 +166,39 @@ class BackfillRun:
         return int(self._record.cursor["last"].get(event_type, 0))
 
     def _run_stream(self, event_type: str) -> None:
-        while slices := self._read(event_type):
+        """Read about as much as one transaction writes, write it, and so on: others write while we read."""
+        rows = FIRST_ROWS
+        while slices := self._read(event_type, min(rows, self._batch_size)):
             while slices:
                 self._pace.wait(self._say)
-                began = self._clock()
-                self._write(event_type, slices)
+                self._pace.rest()
+                wrote = self._write(event_type, slices)
                 self._report(None)
-                self._pace.rest(self._clock() - began)
+            rows = max(SLICE_ROWS, wrote + SLICE_ROWS)
 
-    def _read(self, event_type: str) -> deque[Slice]:
-        """Return the next batch in slices, empty at the end; the payloads are gone by then."""
+    def _read(self, event_type: str, limit: int) -> deque[Slice]:
+        """Return the next rows in slices, empty at the end; the payloads are gone by then."""
         now = utc_text(dt.datetime.now(dt.UTC))
         slices: deque[Slice] = deque()
         with read_transaction(self._engine) as connection:
             ours, last_id_of_v3 = stored.own_places(connection), stored.last_id_of_v3(connection)
-            for row in self._rows(connection, event_type):
+            for row in self._rows(connection, event_type, limit):
                 if not slices or slices[-1].values >= SLICE_ROWS:
                     slices.append(self._kind(now))
                 slices[-1].add(row, ours, last_id_of_v3)
         return slices
 
-    def _rows(self, connection: Connection, event_type: str) -> Iterator[stored.StoredEvent]:
+    def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[stored.StoredEvent]:
         after = self._last(event_type)
         if event_type == ALL_TYPES:
-            return stored.events_in_order(connection, after, self._target, self._batch_size)
-        return stored.events_of_type(connection, event_type, after, self._target, self._batch_size)
+            return stored.events_in_order(connection, after, self._target, limit)
+        return stored.events_of_type(connection, event_type, after, self._target, limit)
 
-    def _write(self, event_type: str, slices: deque[Slice]) -> None:
-        """Write slices, and the place behind them, until the transaction has lasted long enough."""
+    def _write(self, event_type: str, slices: deque[Slice]) -> int:
+        """Write slices, and the place behind them, until the transaction has lasted long enough; return the rows."""
         asked = self._clock()
         cursor, counters = dict(self._record.cursor), dict(self._record.counters)
-        done = 0
+        done = rows = 0
         with write_transaction(self._engine) as connection:
             began = self._clock()
             until = began + self._pace.look(connection, began - asked)
@@ -203,6 +208,7 @@ class BackfillRun:
                 while slices and (not done or self._clock() < until):
                     one = slices.popleft()
                     one.write(statements)
+                    rows += one.values
                     add_counters(counters, one.counters)
                     read_to = int(cursor["last"].get(event_type, 0))
                     done += one.last_id - read_to if event_type == ALL_TYPES else one.values
@@ -213,6 +219,8 @@ class BackfillRun:
             save_job(connection, self._with(cursor, counters))
         self._record = self._with(cursor, counters)
         self._rows_done += done
+        self._pace.wrote(self._clock() - began)
+        return rows
 
     def _with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
         return JobRecord(self._kind.job, RUNNING, cursor, counters, self._record.started_at)

@@ -142,7 +142,7 @@ def _parsed(payload: str | None) -> Event | Refused:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return Refused(REASON_NOT_JSON, str(error))
-    return parse_event(raw, fields)
+    return parse_event(raw, fields, hashed=False)
 
 
 def _names_one_of(row: StoredEvent, event_types: Collection[str]) -> bool:

@@ -24,9 +24,9 @@ WRITE_S = 0.08
 SHARED_WRITE_S = 0.03
 """The same while others write."""
 
-REST_SHARE = 0.15
-MIN_REST_S = 0.002
-SHARED_MIN_REST_S = 0.03
+MIN_REST_S = 0.03
+"""The least time between two write transactions; while others write it is as long as the transaction was."""
+
 SHARING_S = 10.0
 """How long after others wrote they are taken to be still there."""
 
@@ -75,6 +75,8 @@ class Pace:
         self._sleep = sleep
         self._pressure = pressure_of(engine)
         self._others_at: float | None = None
+        self._wrote_s = 0.0
+        self._ended_at: float | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -118,8 +120,20 @@ class Pace:
             self._others_at = self._clock()
         return SHARED_WRITE_S if self.is_shared else WRITE_S
 
-    def rest(self, wrote_s: float) -> None:
-        """Rest after a write transaction, so that whoever waits for the lock gets it."""
-        least_s, share = (SHARED_MIN_REST_S, 1.0) if self.is_shared else (MIN_REST_S, REST_SHARE)
-        rest_s = max(least_s, wrote_s * share)
-        self._sleep(max(rest_s, wrote_s * self._throttle / (1 - self._throttle)))
+    def wrote(self, seconds: float) -> None:
+        """Take note that a write transaction has ended that lasted so long."""
+        self._wrote_s, self._ended_at = seconds, self._clock()
+
+    def rest(self) -> None:
+        """Rest before the next write transaction, so that whoever waits for the lock gets it; reading counts as rest.
+
+        SQLite's own waiting looks again every 25 ms at first: a longer gap between our transactions is not missed.
+        Source: sqlite.org, sqliteDefaultBusyCallback.
+        """
+        if self._ended_at is None:
+            return
+        rest_s = max(MIN_REST_S, self._wrote_s) if self.is_shared else MIN_REST_S
+        rest_s = max(rest_s, self._wrote_s * self._throttle / (1 - self._throttle))
+        left_s = rest_s - (self._clock() - self._ended_at)
+        if left_s > 0:
+            self._sleep(left_s)

@@ -270,6 +270,7 @@ class _Recount:
 
     def _write(self, page: Page, wrong: list[int], done: int) -> int:
         """Correct sessions, and note the place behind them, until the transaction has lasted long enough."""
+        self._pace.rest()
         asked = time.monotonic()
         now = utc_text(dt.datetime.now(dt.UTC))
         with write_transaction(self._engine) as connection:
@@ -286,7 +287,7 @@ class _Recount:
             if self._keeps_record:
                 save_job(connection, self._record)
         self._saved_at = time.monotonic()
-        self._pace.rest(self._saved_at - began)
+        self._pace.wrote(self._saved_at - began)
         return number
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:

@@ -12,8 +12,6 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.pacing import (
     MIN_REST_S,
-    REST_SHARE,
-    SHARED_MIN_REST_S,
     SHARED_WRITE_S,
     SHARING_S,
     WRITE_S,
@@ -44,17 +42,22 @@ def paced(engine: Engine, clock: Clock, **more: float) -> Pace:
     return Pace(engine, "pause", clock=clock, sleep=clock.sleep, **more)
 
 
-def test_alone_it_writes_long_and_rests_little(engine: Engine) -> None:
-    """With nobody beside, a transaction may last as long as promised, and the rest is a small share."""
+def test_alone_it_writes_long_and_rests_a_moment(engine: Engine) -> None:
+    """With nobody beside, a transaction may last as long as promised; reading counts as rest."""
     clock = Clock()
     pace = paced(engine, clock)
+    pace.rest()
     for _ in range(2):
         with write_transaction(engine) as connection:
             assert pace.look(connection, 0.0) == WRITE_S
-    pace.rest(0.1)
-    pace.rest(0.0)
+    pace.wrote(0.1)
+    clock.now += MIN_REST_S / 4  # reading
+    pace.rest()
+    pace.wrote(0.1)
+    clock.now += 2 * MIN_REST_S
+    pace.rest()
 
-    assert clock.slept == [0.1 * REST_SHARE, MIN_REST_S]
+    assert clock.slept == [pytest.approx(MIN_REST_S * 3 / 4)]
 
 
 def test_beside_a_writer_it_shares(tmp_path: Path) -> None:
@@ -70,9 +73,11 @@ def test_beside_a_writer_it_shares(tmp_path: Path) -> None:
         pass
     with write_transaction(engine) as connection:
         assert pace.look(connection, 0.0) == SHARED_WRITE_S
-    pace.rest(0.05)
-    pace.rest(0.001)
-    assert clock.slept == [0.05, SHARED_MIN_REST_S]
+    pace.wrote(0.05)
+    pace.rest()
+    pace.wrote(0.001)
+    pace.rest()
+    assert clock.slept == [pytest.approx(0.05), pytest.approx(MIN_REST_S)]
     clock.now += SHARING_S
     with write_transaction(engine) as connection:
         assert pace.look(connection, 0.0) == WRITE_S
@@ -87,11 +92,13 @@ def test_having_waited_for_the_lock_means_that_another_writes(engine: Engine) ->
     assert pace.is_shared
 
 
-@pytest.mark.parametrize(("throttle", "slept_s"), [(0.5, 0.1), (0.9, 0.9), (0.0, 0.1 * REST_SHARE)])
+@pytest.mark.parametrize(("throttle", "slept_s"), [(0.5, 0.1), (0.9, 0.9), (0.0, MIN_REST_S)])
 def test_a_throttle_is_the_share_of_time_to_rest(engine: Engine, throttle: float, slept_s: float) -> None:
     """Half the time at 0.5, nine tenths at 0.9."""
     clock = Clock()
-    paced(engine, clock, throttle=throttle).rest(0.1)
+    pace = paced(engine, clock, throttle=throttle)
+    pace.wrote(0.1)
+    pace.rest()
 
     assert clock.slept == [pytest.approx(slept_s)]
 
