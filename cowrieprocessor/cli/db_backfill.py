@@ -100,6 +100,7 @@ def backfill(
             _print_plan(plan, as_json=as_json)
             return
         _announce(describe(engine), plan)
+        _warn_about_writers(engine)
         if not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
             message("nothing was changed")
             raise click.exceptions.Exit(EXIT_DECLINED)
@@ -141,6 +142,21 @@ def _announce(name: str, plan: BackfillPlan) -> None:
         if rows
         else f"{name}: every event is taken up already"
     )
+
+
+def _warn_about_writers(engine: Engine) -> None:
+    """Name who else may write: beside a loader of v3 two programs checkpoint, one of them with an affected library."""
+    from cowrieprocessor.db.dialects import dialect_of
+    from cowrieprocessor.db.file_holders import holders_of, name_holders
+
+    files = dialect_of(engine).files
+    path = files.path_of(engine.url) if files is not None else None
+    found = holders_of(path) if path is not None else None
+    if found is not None and found.writers:
+        message(
+            f"note: {name_holders(found.writers)} may write to it, too. A loader of version 3 has to be stopped now: "
+            "its SQLite library can corrupt a database that two programs checkpoint at once; ours may go on"
+        )
 
 
 def _print_plan(plan: BackfillPlan, *, as_json: bool) -> None:

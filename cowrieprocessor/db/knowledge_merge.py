@@ -29,6 +29,8 @@ ROWS_AT_ONCE = 400
 """How many rows of one table one call of `merge` may get."""
 
 VERDICTS: Table = Base.metadata.tables["file_verdicts"]
+EVENTS: Table = Base.metadata.tables["raw_events"]
+DEAD: Table = Base.metadata.tables["dead_letter_events"]
 _OF_THIS_DATABASE = (MIGRATION_JOB, "backfill", "planned-files")
 """Jobs, by the beginning of their names, that say where a database stands: another's say nothing about this one."""
 _ENDED = frozenset({"done", "failed", "stopped"})
@@ -63,7 +65,28 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
         return _merge_by_key(connection, name, _jobs_of_others(rows), len(rows))
     if name == "verdict_propagation":
         return _merge_by_key(connection, name, [row | {"cursor": 0} for row in rows], len(rows))
+    if name == "log_files":
+        rows_there = [row for row in rows if _its_last_value_is_stored(connection, row)]
+        return _merge_by_key(connection, name, rows_there, len(rows))
     return _merge_by_key(connection, name, rows, len(rows))
+
+
+def _its_last_value_is_stored(connection: Connection, log: Row) -> bool:
+    """Return whether the last value that a log's cursor has passed is in this database, as an event or a dead letter.
+
+    After a backup was restored it may not be: with the cursor, loaders would pass over events that nobody has. Without
+    it they look up each event.
+    """
+    offset = log["next_offset"] - 1
+    event = select(EVENTS.c.id).where(
+        EVENTS.c.source == log["source"],
+        EVENTS.c.source_inode == log["source_inode"],
+        EVENTS.c.source_generation == log["source_generation"],
+        EVENTS.c.source_offset == offset,
+        EVENTS.c.payload_hash == log["last_value_hash"],
+    )
+    dead = select(DEAD.c.id).where(DEAD.c.source == log["source"], DEAD.c.source_offset == offset)
+    return any(connection.execute(query.limit(1)).first() is not None for query in (event, dead))
 
 
 def _merge_by_key(connection: Connection, name: str, rows: Sequence[Row], given: int) -> Merged:

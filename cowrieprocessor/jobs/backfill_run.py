@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,11 @@ class BackfillRun:
         self._rows_done = 0
         self._rows_total = 0
         self._idle_s = 0.0
-        self._idle_since = 0.0
+        self._idle_since: float | None = None
         self._began = clock()
         self._record = JobRecord(kind.job, RUNNING)
+        self._ours: Collection[stored.Place] = ()
+        self._last_id_of_v3 = 0
 
     def run(self) -> JobRecord:
         """Read every event up to the newest one of now, and return the job as it ended.
@@ -134,7 +136,7 @@ class BackfillRun:
             before = load_job(connection, self._kind.job, for_update=True)
             if before is not None and before.state not in (DONE, STOPPED, FAILED):
                 other = before.cursor.get("holder") or {}
-                if holder.is_alive(other):
+                if holder.is_alive(other, before.updated_at):
                     raise JobTaken(
                         f"{self._kind.job}: {holder.describe(other)} is at it; watch it with `cowrieprocessor db "
                         "status`, or stop that process and repeat the command"
@@ -147,6 +149,10 @@ class BackfillRun:
                 counters={} if before is None else before.counters,
             )
             save_job(connection, self._record)
+            # Whatever lies before the target was committed by now, and with it the log that it came from.
+            self._last_id_of_v3 = stored.last_id_of_v3(connection)
+            if self._target > self._last_id_of_v3:
+                self._ours = stored.own_places(connection)
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
                 self._rows_total += self._count(connection, event_type)
@@ -181,11 +187,10 @@ class BackfillRun:
         now = utc_text(dt.datetime.now(dt.UTC))
         slices: deque[Slice] = deque()
         with read_transaction(self._engine) as connection:
-            ours, last_id_of_v3 = stored.own_places(connection), stored.last_id_of_v3(connection)
             for row in self._rows(connection, event_type, limit):
                 if not slices or slices[-1].values >= SLICE_ROWS:
                     slices.append(self._kind(now))
-                slices[-1].add(row, ours, last_id_of_v3)
+                slices[-1].add(row, self._ours, self._last_id_of_v3)
         return slices
 
     def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[stored.StoredEvent]:
@@ -262,18 +267,18 @@ class BackfillRun:
             self._on_progress(self._progress(state, reason))
 
     def _say(self, obstacle: Obstacle | None) -> None:
-        """Report an obstacle or its end; in `jobs` too, unless writing is what has to stop."""
-        if obstacle is not None:
-            self._idle_since = self._clock()
-        else:
-            self._idle_s += self._clock() - self._idle_since
+        """Report an obstacle or its end, in `jobs` too."""
+        now = self._clock()
+        if self._idle_since is not None:
+            self._idle_s += now - self._idle_since
+        self._idle_since = None if obstacle is None else now
         self._report(obstacle)
-        if obstacle is None or obstacle.may_say:
-            state, reason = (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
-            with write_transaction(self._engine) as connection:
-                self._make_sure_it_is_ours(connection)
-                self._record.state, self._record.reason = state, reason
-                save_job(connection, self._record)
+        with write_transaction(self._engine) as connection:
+            self._make_sure_it_is_ours(connection)
+            self._record.state, self._record.reason = (
+                (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
+            )
+            save_job(connection, self._record)
 
     def _end(self, state: str, reason: str | None) -> None:
         with write_transaction(self._engine) as connection:

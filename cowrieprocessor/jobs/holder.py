@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import uuid
 from pathlib import Path
 from typing import Any
+
+SILENT_FOR_S = 300.0
+"""A job elsewhere that has said nothing for so long is taken to be dead."""
 
 
 def this_process() -> dict[str, Any]:
@@ -15,10 +19,18 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "run": uuid.uuid4().hex}
 
 
-def is_alive(holder: dict[str, Any]) -> bool:
-    """Return whether a holder may still be at work; one on another machine is believed to be."""
+def is_alive(holder: dict[str, Any], updated_at: dt.datetime) -> bool:
+    """Return whether a holder may still be at work.
+
+    Of this machine the system is asked. One elsewhere (a container that has another name each time) is believed for as
+    long as it says something.
+
+    Args:
+        holder: what `this_process` said there.
+        updated_at: when its job last said something; a job at work says something each minute.
+    """
     if holder.get("host") != socket.gethostname():
-        return True
+        return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
     pid = int(holder.get("pid") or 0)
     if pid <= 0 or pid == os.getpid():
         return False

@@ -34,15 +34,16 @@ NOTICED_WAIT_S = 0.01
 """Whoever waits longer than this for the write lock has met another writer."""
 
 LOOK_AGAIN_S = 0.25
+SAY_EVERY_S = 60.0
+"""How often a job that waits says so again, so that nobody takes it to be dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a job does not write now. `state` is `paused` or `waiting`; `may_say` whether it may say so in `jobs`."""
+    """Why a job does not write now. `state` is `paused` or `waiting`."""
 
     state: str
     reason: str
-    may_say: bool
 
 
 class Pace:
@@ -77,6 +78,7 @@ class Pace:
         self._others_at: float | None = None
         self._wrote_s = 0.0
         self._ended_at: float | None = None
+        self._works_since = clock()
 
     @property
     def is_shared(self) -> bool:
@@ -86,28 +88,33 @@ class Pace:
     def obstacle(self) -> Obstacle | None:
         """Return why the job may not write now, or None if it may."""
         if self._pause_file is not None and os.path.lexists(self._pause_file):
-            return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on", may_say=True)
+            return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on")
         with read_transaction(self._engine) as connection:
             if load_job(connection, self._pause_job) is not None:
-                return Obstacle(PAUSED, "paused by command; `db backfill --resume` lets it go on", may_say=True)
+                return Obstacle(PAUSED, "paused by command; `db backfill --resume` lets it go on")
         if self._pressure.log_bytes() > MAX_LOG_BYTES:
             self._pressure.empty_log()
-        size = self._pressure.log_bytes()
-        if size > MAX_LOG_BYTES:
-            reason = f"the write-ahead log is at {size >> 20} MiB: a reader keeps it from being emptied"
-            return Obstacle(WAITING, reason, may_say=False)
+        if self._pressure.log_bytes() > MAX_LOG_BYTES:
+            reason = f"the write-ahead log is at over {MAX_LOG_BYTES >> 20} MiB: a reader keeps it from being emptied"
+            return Obstacle(WAITING, reason)
         return None
 
     def wait(self, say: Callable[[Obstacle | None], None]) -> None:
-        """Return when the job may write; `say` is told about each new obstacle, and with None when it is gone."""
+        """Return when the job may write.
+
+        Args:
+            say: told about each new obstacle, each minute of it again, and with None when it is gone.
+        """
         said: Obstacle | None = None
+        said_at = 0.0
         while (obstacle := self.obstacle()) is not None:
-            if said is None or obstacle.state != said.state:
+            if said is None or obstacle.reason != said.reason or self._clock() - said_at > SAY_EVERY_S:
                 say(obstacle)
-            said = obstacle
+                said, said_at = obstacle, self._clock()
             self._sleep(LOOK_AGAIN_S)
         if said is not None:
             say(None)
+            self._works_since = self._clock()
 
     def look(self, connection: Connection, waited_s: float) -> float:
         """Return for how many seconds a write transaction that has just begun may go on.
@@ -128,12 +135,14 @@ class Pace:
         """Rest before the next write transaction, so that whoever waits for the lock gets it; reading counts as rest.
 
         SQLite's own waiting looks again every 25 ms at first: a longer gap between our transactions is not missed.
+        A throttle is a share of all time, reading included.
         Source: sqlite.org, sqliteDefaultBusyCallback.
         """
-        if self._ended_at is None:
-            return
-        rest_s = max(MIN_REST_S, self._wrote_s) if self.is_shared else MIN_REST_S
-        rest_s = max(rest_s, self._wrote_s * self._throttle / (1 - self._throttle))
-        left_s = rest_s - (self._clock() - self._ended_at)
+        now = self._clock()
+        left_s = (now - self._works_since) * self._throttle / (1 - self._throttle)
+        if self._ended_at is not None:
+            gap_s = max(MIN_REST_S, self._wrote_s) if self.is_shared else MIN_REST_S
+            left_s = max(left_s, gap_s - (now - self._ended_at))
         if left_s > 0:
             self._sleep(left_s)
+        self._works_since = self._clock()

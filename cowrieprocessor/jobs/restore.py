@@ -157,7 +157,7 @@ def restore(
     with maintenance_lock(path, options):
         plan = plan_restore(engine, source, quick=quick)
         part = clear_part(files, path)
-        _forget_second_names(path)
+        _forget_second_names(files, path)
         done = False
         try:
             backup = looking_engine(engine, Path(plan.source))
@@ -257,10 +257,11 @@ def _second_name(path: Path, kept: Path) -> None:
         path.rename(kept)
 
 
-def _forget_second_names(path: Path) -> None:
-    """Remove the second name that a run gave the database before it was killed."""
+def _forget_second_names(files: DatabaseFiles, path: Path) -> None:
+    """Remove the second name that a run gave the database before it was killed, and give its log back."""
     for kept in path.parent.iterdir():
         if kept.name.startswith(f"{path.name}.before-restore-") and path.exists() and kept.samefile(path):
+            _move_companions(files, kept, path)
             kept.unlink()
 
 

@@ -21,7 +21,7 @@ from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
 from cowrieprocessor.errors import ConfigurationError, JobTaken
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.build_index import build_elsewhere
-from cowrieprocessor.jobs.records import RUNNING, WAITING
+from cowrieprocessor.jobs.records import PAUSED, RUNNING, WAITING
 from cowrieprocessor.jobs.saved_knowledge import Saved, rows_digest, save_from
 
 SILENT_FOR_S = 60.0
@@ -171,19 +171,21 @@ def _refuse_while_working(connection: Connection, database: str) -> None:
         JobTaken: one is.
     """
     now = dt.datetime.now(dt.UTC)
-    columns = (Job.name, Job.cursor, Job.updated_at)
-    for job in connection.execute(select(*columns).where(Job.state.in_([RUNNING, WAITING])).order_by(Job.name)):
+    columns = (Job.name, Job.state, Job.cursor, Job.updated_at)
+    for job in connection.execute(select(*columns).where(Job.state.in_([RUNNING, WAITING, PAUSED])).order_by(Job.name)):
         who = (job.cursor or {}).get("holder") if isinstance(job.cursor, dict) else None
         if who:
-            working = holder.is_alive(who)
+            working = holder.is_alive(who, job.updated_at)
             by = f" ({holder.describe(who)})"
+        elif job.state == PAUSED:
+            continue  # only the wish that a backfill pauses
         else:
             working = (now - job.updated_at).total_seconds() < SILENT_FOR_S
             by = ""
         if working:
             raise JobTaken(
                 f"{database}: the job {job.name} works on it{by}; stop it, then repeat the command (if it was killed, "
-                f"wait for {SILENT_FOR_S:.0f} s); nothing was changed"
+                "wait for some minutes); nothing was changed"
             )
 
 

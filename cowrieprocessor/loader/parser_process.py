@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import orjson
 
@@ -84,36 +85,40 @@ def batches_from_process(
     ) as child:
         assert child.stdin is not None  # noqa: S101
         assert child.stdout is not None  # noqa: S101
-        try:
-            child.stdin.write(orjson.dumps(job) + b"\n")
-            child.stdin.close()
-            while True:
-                document = _read(child.stdout)
-                if document is None:
-                    raise ParserProcessDied(
-                        f"{job['path']}: the process that parses ended early (exit code {child.wait()}); "
-                        "load again to go on"
-                    )
-                if "pending_bytes" in document:
-                    yield LogEnd(**document)
-                    return
-                rows = BatchRows(**document)
-                del document  # so that one batch is in memory, not two
-                yield rows
-                del rows
-        finally:
-            child.stdout.close()
-            child.kill()
+        with ThreadPoolExecutor(1) as ahead:  # it takes a batch from the pipe while the one before it is written
+            try:
+                child.stdin.write(orjson.dumps(job) + b"\n")
+                child.stdin.close()
+                following = ahead.submit(_read, child.stdout)
+                while True:
+                    data = following.result()
+                    if data is None:
+                        raise ParserProcessDied(
+                            f"{job['path']}: the process that parses ended early (exit code {child.wait()}); "
+                            "load again to go on"
+                        )
+                    document = marshal.loads(data)  # noqa: S302 - our own process wrote it
+                    del data
+                    if "pending_bytes" in document:
+                        yield LogEnd(**document)
+                        return
+                    following = ahead.submit(_read, child.stdout)
+                    rows = BatchRows(**document)
+                    del document  # so that one batch is in memory, not two
+                    yield rows
+                    del rows
+            finally:
+                child.kill()  # so that the thread finds the end of the pipe
 
 
-def _read(pipe: IO[bytes]) -> dict[str, Any] | None:
-    """Return the next document, None where the other side is gone."""
+def _read(pipe: IO[bytes]) -> bytes | None:
+    """Return the next document as it was written, None where the other side is gone."""
     head = pipe.read(_LENGTH_BYTES)
     if len(head) < _LENGTH_BYTES:
         return None
     size = int.from_bytes(head)
     data = pipe.read(size)
-    return marshal.loads(data) if len(data) == size else None  # noqa: S302 - our own process wrote it
+    return data if len(data) == size else None
 
 
 def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:

@@ -22,6 +22,7 @@ from cowrieprocessor.jobs.backfill_run import BackfillProgress
 from tests import v3_schema
 from tests.documents import PROJECT
 from tests.integration.test_loading import events
+from tests.other_connections import OtherProcess
 
 SCRIPT = PROJECT / "scripts" / "backfill_files_table.py"
 
@@ -163,3 +164,14 @@ def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
         line.update(BackfillProgress("backfill-files", "paused", 99, 1000, 10.0, 5.0, "asked to"))
 
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_who_else_writes_is_named(path: Path) -> None:
+    """A process that has the file open for writing is named: if it is a loader of version 3, it has to be stopped."""
+    with OtherProcess(path, "PRAGMA user_version"):
+        beside = call("backfill", "--db", path)
+    alone = call("backfill", "--db", path)
+
+    assert beside.exit_code == 0
+    assert "may write to it, too. A loader of version 3 has to be stopped now" in beside.stderr
+    assert "may write to it" not in alone.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.pacing import (
     MIN_REST_S,
+    SAY_EVERY_S,
     SHARED_WRITE_S,
     SHARING_S,
     WRITE_S,
+    Obstacle,
     Pace,
 )
+from cowrieprocessor.jobs.records import JobRecord, delete_job, save_job
 from tests.other_connections import OtherProcess
 
 
@@ -92,15 +96,17 @@ def test_having_waited_for_the_lock_means_that_another_writes(engine: Engine) ->
     assert pace.is_shared
 
 
-@pytest.mark.parametrize(("throttle", "slept_s"), [(0.5, 0.1), (0.9, 0.9), (0.0, MIN_REST_S)])
+@pytest.mark.parametrize(("throttle", "slept_s"), [(0.5, 0.3), (0.9, 2.7), (0.0, 0.0)])
 def test_a_throttle_is_the_share_of_time_to_rest(engine: Engine, throttle: float, slept_s: float) -> None:
-    """Half the time at 0.5, nine tenths at 0.9."""
+    """Half the time at 0.5, nine tenths at 0.9: of all time, reading included."""
     clock = Clock()
     pace = paced(engine, clock, throttle=throttle)
+    clock.now += 0.1  # writing
     pace.wrote(0.1)
+    clock.now += 0.2  # reading
     pace.rest()
 
-    assert clock.slept == [pytest.approx(slept_s)]
+    assert sum(clock.slept) == pytest.approx(slept_s)
 
 
 def test_a_process_that_is_gone_holds_nothing() -> None:
@@ -108,8 +114,38 @@ def test_a_process_that_is_gone_holds_nothing() -> None:
     ours = holder.this_process()
     alive = ours | {"pid": 1, "started": holder._started(1)}
 
-    assert holder.is_alive(alive)
-    assert not holder.is_alive(alive | {"started": "12"})
-    assert not holder.is_alive(ours | {"pid": 2**22 + 1})
-    assert not holder.is_alive({"host": ours["host"]})
-    assert holder.is_alive(alive | {"host": "another"})
+    now = dt.datetime.now(dt.UTC)
+    long_ago = now - dt.timedelta(seconds=holder.SILENT_FOR_S + 1)
+    assert holder.is_alive(alive, long_ago)
+    assert not holder.is_alive(alive | {"started": "12"}, now)
+    assert not holder.is_alive(ours | {"pid": 2**22 + 1}, now)
+    assert not holder.is_alive({"host": ours["host"]}, now)
+
+
+def test_a_holder_elsewhere_is_believed_as_long_as_it_speaks() -> None:
+    """A container that was killed has another name the next time: it must not keep everybody out for ever."""
+    now = dt.datetime.now(dt.UTC)
+    elsewhere = holder.this_process() | {"host": "another"}
+
+    assert holder.is_alive(elsewhere, now)
+    assert not holder.is_alive(elsewhere, now - dt.timedelta(seconds=holder.SILENT_FOR_S + 1))
+
+
+def test_a_job_that_waits_says_so_again(engine: Engine) -> None:
+    """Each minute of waiting is said, and the end of it, so that a waiting job is not taken to be dead."""
+    clock = Clock()
+    said: list[str | None] = []
+    pace = paced(engine, clock)
+    job = JobRecord("pause", "paused")
+    with write_transaction(engine) as connection:
+        save_job(connection, job)
+
+    def say(obstacle: Obstacle | None) -> None:
+        said.append(None if obstacle is None else obstacle.state)
+        if len(said) == 3:
+            with write_transaction(engine) as connection:
+                delete_job(connection, "pause")
+
+    pace.wait(say)
+    assert said == ["paused", "paused", "paused", None]
+    assert 2 * SAY_EVERY_S < clock.now < 3 * SAY_EVERY_S

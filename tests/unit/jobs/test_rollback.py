@@ -278,6 +278,18 @@ def test_a_job_at_work_is_refused(engine: Engine, tmp_path: Path, state: str) ->
     assert schema_version(engine) == 3
 
 
+def test_a_paused_backfill_is_at_work_and_a_wish_to_pause_is_not(engine: Engine, tmp_path: Path) -> None:
+    """A backfill that pauses would find its tables gone; the mere wish that one pauses keeps nobody out."""
+    alive = holder.this_process() | {"pid": 1, "started": holder._started(1)}
+    working(engine, {"holder": alive}, "paused")
+    with pytest.raises(JobTaken, match="works on it"):
+        roll_back(engine, tmp_path / "saved")
+    with write_transaction(engine) as connection:
+        connection.execute(update(T["jobs"]).values(cursor={}))
+    roll_back(engine, tmp_path / "saved")
+    assert schema_version(engine) == 3
+
+
 def test_a_job_is_at_work_while_its_process_lives(engine: Engine, tmp_path: Path) -> None:
     """A job that names its process is at work while that lives, however silent; once killed, it is not waited for."""
     of_another = {"host": "elsewhere", "pid": 1, "started": "1", "run": "x"}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 
-from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
 from cowrieprocessor.jobs import saved_knowledge
@@ -318,3 +318,24 @@ def test_from_one_database_into_the_other(tmp_path: Path, postgres_url: str) -> 
     assert [] == scene.difference(scene.contents(second), scene.contents(third))
     for engine in (first, second, third):
         engine.dispose()
+
+
+def test_a_cursor_whose_events_are_gone_is_not_taken_in(tmp_path: Path) -> None:
+    """After a backup was restored, a saved cursor would hide events for ever: the log is loaded again instead."""
+    path, log = tmp_path / "x.sqlite", scene.write_log(tmp_path / "cowrie.json")
+    made = get_engine(path)
+    apply_migrations(made)
+    BulkLoader(made).load([log])
+    with read_transaction(made) as connection:
+        events = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
+    save(made, tmp_path / "saved")
+    dispose(made)
+    restored = get_engine(tmp_path / "restored.sqlite")
+    apply_migrations(restored)
+    take_in(restored, tmp_path / "saved")
+    BulkLoader(restored).load([log])
+    with read_transaction(restored) as connection:
+        found = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
+    dispose(restored)
+
+    assert events == found > 0
