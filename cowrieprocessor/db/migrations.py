@@ -52,8 +52,11 @@ def apply_migrations(engine: Engine) -> int:
         DatabaseError: see `write_transaction`.
     """
     with read_transaction(engine) as connection:
-        if _is_current(read_facts(connection, describe(engine))):
+        facts = read_facts(connection, describe(engine))
+        if _is_current(facts):
             return CURRENT_SCHEMA_VERSION
+        if standing_revision(connection, facts, describe(engine)) not in (None, HEAD):
+            take_record(connection, facts)  # the same pages again under the lock come from memory, while others wait
     try:
         _migrate(engine)
     except DBAPIError as error:
