@@ -177,13 +177,15 @@ def make_v3_db(
             return maker.answer.raw_events >= events
         return progress.final_bytes() >= (size_bytes or 0)
 
+    finished = False
     try:
         answer = maker.make(is_enough)
         database.finish(index_statements(planned_files=planned_files), report)
-    except BaseException:
-        database.abandon()
-        unfinished.unlink()
-        raise
+        finished = True
+    finally:
+        if not finished:
+            database.abandon()
+            unfinished.unlink()
     unfinished.rename(path)
     return answer
 

@@ -117,6 +117,9 @@ def restore_v3(connection: Connection, facts: SchemaFacts, way: BackToV3) -> For
     for table in way.tables:
         Base.metadata.tables[table].drop(connection)
     _restore_alembic(connection, facts, record)
+    if record is None or not record.statistics:
+        for table in definitions_of(connection).statistics_tables(connection):
+            connection.execute(text(f"DROP TABLE {table}"))
     if way.adds_index:
         connection.execute(text(_CREATE_REDUNDANT_INDEX))  # most often it was built ahead, where sorting is cheap
     connection.execute(

@@ -81,6 +81,7 @@ class MigrationRecord:
         planned_files_max_id: the largest id in a `files` table that another program had made from the plan.
         planned_origin: whether that table had the column `origin`.
         redundant_index: whether v3's second unique index was there.
+        statistics: whether there were tables of statistics (ANALYZE makes them).
         alembic: what Alembic's table held; None where there was none.
         taken_at: the moment, ISO 8601.
         digests: of each table, the digest of its definition and those of its rows by key.
@@ -92,6 +93,7 @@ class MigrationRecord:
     planned_files_max_id: int
     planned_origin: bool
     redundant_index: bool
+    statistics: bool
     alembic: list[str] | None
     taken_at: str
     digests: dict[str, dict[str, Any]]
@@ -117,6 +119,7 @@ def take_record(connection: Connection, facts: SchemaFacts) -> MigrationRecord:
         planned_files_max_id=_max_id(connection, "files") if planned else 0,
         planned_origin="origin" in columns,
         redundant_index=REDUNDANT_INDEX in definitions_of(connection).index_names(connection, "raw_events"),
+        statistics=bool(definitions_of(connection).statistics_tables(connection)),
         alembic=_alembic(connection) if ALEMBIC_TABLE in facts.tables else None,
         taken_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         digests={table: _digest(connection, table) for table in _IMMUTABLE},

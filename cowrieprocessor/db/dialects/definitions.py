@@ -22,6 +22,10 @@ class Definitions(ABC):
         """Return the names of a table's indexes."""
 
     @abstractmethod
+    def statistics_tables(self, connection: Connection) -> list[str]:
+        """Return the tables that ANALYZE has made beside ours."""
+
+    @abstractmethod
     def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
         """Have every other connection wait that wants one of the tables, until this transaction ends."""
 
@@ -52,6 +56,11 @@ class SqliteDefinitions(Definitions):
         query = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?"
         return {str(name) for (name,) in connection.exec_driver_sql(query, (table,))}
 
+    def statistics_tables(self, connection: Connection) -> list[str]:
+        """Return those of sqlite_stat1 to sqlite_stat4 that are there. Source: sqlite.org/fileformat2.html, 2.6.3."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'sqlite_stat[1-4]' ORDER BY name"
+        return [str(name) for (name,) in connection.exec_driver_sql(query)]
+
     def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
         """Do nothing: the write lock is held since the transaction began."""
 
@@ -81,6 +90,10 @@ class PostgresqlDefinitions(Definitions):
     def index_names(self, connection: Connection, table: str) -> set[str]:
         """Return the names that the catalogue has."""
         return {str(one["name"]) for one in inspect(connection).get_indexes(table)}
+
+    def statistics_tables(self, connection: Connection) -> list[str]:
+        """Return none: statistics are in the server's own catalogue."""
+        return []
 
     def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
         """Lock the tables, in one order for all."""

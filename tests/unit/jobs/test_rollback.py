@@ -16,6 +16,7 @@ from cowrieprocessor.db.models import V3_TABLES
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed, SchemaVersionError
 from cowrieprocessor.jobs import holder, rollback, saved_knowledge
 from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.optimize import optimize
 from cowrieprocessor.jobs.rollback import plan, roll_back
 from cowrieprocessor.jobs.saved_knowledge import read_saved
 from tests import knowledge_scene as scene
@@ -168,6 +169,17 @@ def test_an_index_that_was_dropped_is_built_again(v3_file: Path, opened: OPENER)
     with write_transaction(engine) as connection:
         connection.execute(text("DROP INDEX uq_raw_events_source_gen"))
     assert plan(engine).adds_index
+    roll_back(engine)
+    assert before == catalogue(v3_file)
+
+
+def test_statistics_are_as_v3_had_them(v3_file: Path, opened: OPENER) -> None:
+    """What `db optimize` made beside the tables goes, too."""
+    engine = opened(v3_file)
+    before = catalogue(v3_file)
+    apply_migrations(engine)
+    optimize(engine)
+    assert before != catalogue(v3_file)
     roll_back(engine)
     assert before == catalogue(v3_file)
 
