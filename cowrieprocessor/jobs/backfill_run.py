@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db import backfill_events as stored
-from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.loading import LoadingStatements
 from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.events import utc_text
@@ -38,6 +38,9 @@ SLICE_ROWS = 250
 
 FIRST_ROWS = 1000
 """Rows read before it is known how many a transaction writes."""
+
+LAST_WORD_S = 0.2
+"""How long a run that was stopped waits for the write lock to say so."""
 
 ALL_TYPES = ""
 """Stands in the cursor for all types at once, read in the order of ids."""
@@ -117,12 +120,12 @@ class BackfillRun:
                 self._run_stream(event_type)
             self._end(DONE, None)
         except KeyboardInterrupt:
-            self._end(STOPPED, "interrupted; the same command goes on from here")
+            self._leave_word(STOPPED, "interrupted; the same command goes on from here")
             raise
         except JobTaken:
             raise
         except DatabaseError as error:
-            self._try_to_say_failed(error)
+            self._leave_word(FAILED, str(error))
             raise
         return self._record
 
@@ -230,19 +233,20 @@ class BackfillRun:
     def _with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
         return JobRecord(self._kind.job, RUNNING, cursor, counters, self._record.started_at)
 
-    def _make_sure_it_is_ours(self, connection: Connection) -> None:
-        """Refuse to go on where another process has taken the job over.
+    def _make_sure_it_is_ours(self, connection: Connection) -> JobRecord:
+        """Return the job as it is stored, and refuse to go on where another process has taken it over.
 
         Raises:
             JobTaken: it has; nothing of this transaction is written.
         """
         now = load_job(connection, self._kind.job, for_update=True)
         other = {} if now is None else now.cursor.get("holder") or {}
-        if other.get("run") != self._holder["run"]:
+        if now is None or other.get("run") != self._holder["run"]:
             raise JobTaken(
                 f"{self._kind.job}: {holder.describe(other)} has taken it over, or the database was rolled back; "
                 "nothing is lost"
             )
+        return now
 
     def _progress_document(self, more: int) -> dict[str, Any]:
         now = self._progress(RUNNING, None, more)
@@ -280,15 +284,20 @@ class BackfillRun:
             )
             save_job(connection, self._record)
 
-    def _end(self, state: str, reason: str | None) -> None:
-        with write_transaction(self._engine) as connection:
-            self._make_sure_it_is_ours(connection)
+    def _end(self, state: str, reason: str | None, engine: Engine | None = None) -> None:
+        """Write how the run ended. The place is left as it is stored: an interrupt may come just behind a commit."""
+        with write_transaction(engine or self._engine) as connection:
+            self._record = self._make_sure_it_is_ours(connection)
             self._record.state, self._record.reason = state, reason
             self._record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             save_job(connection, self._record)
 
-    def _try_to_say_failed(self, error: DatabaseError) -> None:
+    def _leave_word(self, state: str, reason: str) -> None:
+        """Say in `jobs` why the run stopped, if the database listens at once; without a word the next run sees it."""
+        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=LAST_WORD_S)
         try:
-            self._end(FAILED, str(error))
+            self._end(state, reason, engine)
         except DatabaseError:
-            return  # the error that is on its way says more
+            return  # what stopped us says more
+        finally:
+            engine.dispose()

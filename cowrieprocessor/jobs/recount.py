@@ -16,7 +16,7 @@ import orjson
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.validating import Reading, Row, reading_of
-from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.recount_events import RecountRows, SessionCounters, store_counters
 from cowrieprocessor.db.validation_events import largest_event_id
@@ -319,6 +319,9 @@ class _Recount:
         self._saved_at = time.monotonic()
 
     def _end(self, state: str, reason: str | None) -> None:
+        if state == STOPPED and self._keeps_record:  # the place in memory may be ahead of what was committed
+            with read_transaction(self._engine) as connection:
+                self._record = load_job(connection, JOB) or self._record
         self._record.state, self._record.reason = state, reason
         self._record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
         self._save()

@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
@@ -451,3 +452,34 @@ def test_a_planned_files_table_is_completed(tmp_path: Path) -> None:
     assert difference(filled(plain), filled(planned)) == []
     dispose(planned)
     dispose(plain)
+
+
+def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during a commit is felt when the rows are stored and we do not know it yet: the place must not go back."""
+    payloads = decoded(events(300))
+    whole = migrated(tmp_path / "whole.sqlite", payloads)
+    job.backfill(whole)
+    broken = migrated(tmp_path / "broken.sqlite", payloads)
+    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 7)
+    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    left = 25
+
+    @contextmanager
+    def interrupted(engine: Engine) -> Iterator[Connection]:
+        nonlocal left
+        with write_transaction(engine) as connection:
+            yield connection
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backfill_run, "write_transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.backfill(broken)
+    job.backfill(broken)
+
+    assert difference(filled(whole), filled(broken)) == []
+    dispose(whole)
+    dispose(broken)
