@@ -26,10 +26,14 @@ hypothesis.settings.register_profile("cowrieprocessor", deadline=None)
 hypothesis.settings.load_profile("cowrieprocessor")
 
 
+def _is_setting(name: str) -> bool:
+    return (name.startswith("COWRIEPROC_") and name not in KEPT) or name == "USE_NEW_ENRICHMENT"
+
+
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
-    for name in [name for name in os.environ if name.startswith("COWRIEPROC_") and name not in KEPT]:
+    for name in [name for name in os.environ if _is_setting(name)]:
         monkeypatch.delenv(name)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.settings import SETTINGS_REFERENCE, Settings, load_settings
+from cowrieprocessor.settings import SETTINGS_REFERENCE, Secret, Settings, fingerprint, load_settings
+from cowrieprocessor.settings.values import duration
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -125,9 +126,11 @@ def test_reference_names_every_setting() -> None:
     """Every field of Settings stands in the reference, in order, with its variable and its true default."""
     assert [setting.name for setting in SETTINGS_REFERENCE] == [field.name for field in fields(Settings)]
     for setting in SETTINGS_REFERENCE:
-        assert setting.variable == f"COWRIEPROC_{setting.name.upper()}"
-        if setting.name != "db_url":
-            assert setting.read(setting.default) == getattr(Settings(), setting.name)
+        name = setting.name.removesuffix("_s") if setting.read is duration else setting.name
+        assert f"COWRIEPROC_{name.upper()}" in (setting.variable, *setting.aliases)
+        default = getattr(Settings(), setting.name)
+        if default is not None:
+            assert setting.read(setting.default) == default
 
 
 def test_docs_list_every_setting() -> None:
@@ -139,3 +142,61 @@ def test_docs_list_every_setting() -> None:
     table = re.findall(r"^\| (`\w+`) \| (`\w+`) \| (.+?) \| (.+?) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(table) == rows
     assert len(table) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("90", 90), ("90s", 90), ("15min", 900), ("12h", 43200), ("30d", 2592000)]
+)
+def test_lengths_of_time_may_have_a_unit(given: str, expected: float) -> None:
+    """A length of time is a number of seconds, or one with a unit."""
+    assert load_settings(environ={"COWRIEPROC_TTL_CLEAN": given}).ttl_clean_s == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://mirror.example/api", "ftp://x", "https://user:pw@x", "https://", "https://x/?key=1", "https://x:port"],
+)
+def test_addresses_of_services_are_encrypted_and_carry_no_key(address: str) -> None:
+    """A key would travel in clear, or stand in the address: both are refused."""
+    with pytest.raises(ConfigurationError, match="https://"):
+        load_settings(environ={"COWRIEPROC_VIRUSTOTAL_URL": address})
+
+
+def test_a_service_on_this_machine_needs_no_encryption() -> None:
+    """A service on loopback may be asked in clear; the slash at the end is dropped."""
+    given = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_URL": "http://127.0.0.1:8080/api/v3/"})
+    assert given.virustotal_url == "http://127.0.0.1:8080/api/v3"
+
+
+def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
+    """Neither the settings nor an error about a key tell it; its fingerprint tells keys apart."""
+    key = "canary" * 10
+    settings = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_KEY": key})
+    assert settings.virustotal_key is not None
+    assert settings.virustotal_key.reveal() == key
+    assert key not in repr(settings) + str(settings.virustotal_key) + f"{settings.virustotal_key}"
+    assert fingerprint(key) != fingerprint(key + "x")
+    assert key not in fingerprint(key)
+    with pytest.raises(ConfigurationError) as caught:
+        Secret(f"{key} {key}", "COWRIEPROC_VIRUSTOTAL_KEY").reveal()
+    assert key not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="env:NAME") as caught:
+        load_settings(environ={}, toml_path=written(tmp_path, f'[cowrieprocessor]\nvirustotal_key = "{key}"\n'))
+    assert key not in str(caught.value)
+
+
+def test_keys_are_read_from_where_they_are(tmp_path: Path) -> None:
+    """A key comes from another variable, from a file, or from systemd; a missing one is named with the remedy."""
+    (tmp_path / "key").write_text("the-key\n", encoding="utf-8")
+    environ = {"MY_KEY": "other-key", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert Secret("env:MY_KEY", "s").reveal(environ) == "other-key"
+    assert Secret(f"file:{tmp_path / 'key'}", "s").reveal(environ) == "the-key"
+    assert Secret("credential:key", "s").reveal(environ) == "the-key"
+    for given, message in (
+        ("env:NO_KEY", "NO_KEY is not set"),
+        (f"file:{tmp_path / 'no'}", "cannot be read"),
+        ("credential:../key", "no systemd credential"),
+        ("credential:no", "cannot be read"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            Secret(given, "s").reveal(environ)

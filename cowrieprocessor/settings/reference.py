@@ -1,0 +1,318 @@
+"""Every setting with its default, where it can be given, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cowrieprocessor.settings.secrets import Secret
+from cowrieprocessor.settings.values import (
+    DAY_S,
+    HOUR_S,
+    KIB,
+    MIB,
+    choice,
+    duration,
+    flag,
+    names,
+    seconds,
+    size,
+    text,
+    web_address,
+    whole_number,
+)
+
+SQLITE_JSON_DEPTH = 1000
+"""SQLite's JSON functions refuse deeper nesting. Source: sqlite.org/json1.html, section 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one run; each is described in `SETTINGS_REFERENCE`."""
+
+    db_url: str | None = None
+    batch_size: int = 10000
+    max_value_bytes: int = 2 * MIB
+    max_ratio: int = 250
+    max_ratio_grace_bytes: int = 64 * MIB
+    max_nesting: int = SQLITE_JSON_DEPTH
+    lock_timeout_s: float = 600.0
+    sqlite_driver: str = "auto"
+    use_new_enrichment: bool = True
+    enrichment_providers: tuple[str, ...] | None = None
+    settled_by: tuple[str, ...] = ("known-good", "malicious")
+    ttl_malicious_s: float = 30 * DAY_S
+    ttl_clean_s: float = 7 * DAY_S
+    ttl_unknown_s: float = 12 * HOUR_S
+    ttl_unknown_max_s: float = 7 * DAY_S
+    request_timeout_s: float = 30.0
+    virustotal_key: Secret | None = None
+    virustotal_user: str | None = None
+    virustotal_url: str = "https://www.virustotal.com/api/v3"
+    virustotal_per_minute: int | None = None
+    virustotal_per_day: int | None = None
+    virustotal_per_month: int | None = None
+    virustotal_malicious_at: int = 1
+    virustotal_upload_from: str | None = None
+    abusech_key: Secret | None = None
+    malwarebazaar_url: str = "https://mb-api.abuse.ch/api/v1"
+    malwarebazaar_per_minute: int = 60
+    urlhaus_url: str = "https://urlhaus-api.abuse.ch/v1"
+    urlhaus_per_minute: int = 60
+    hashlookup_url: str = "https://hashlookup.circl.lu"
+    hashlookup_per_minute: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class SettingReference:
+    """One setting: where it can be given, what it means, and how its value is read.
+
+    Attributes:
+        name: the field of `Settings` and the key in the file of settings.
+        variable: the environment variable.
+        default: the default as people write it.
+        meaning: one sentence for people, with the unit.
+        read: turns a given value into the setting's type; raises ValueError saying what is expected.
+        is_secret: the value is a key: never shown, and in a file of settings only a reference to it may stand.
+        aliases: other environment variables, in falling precedence, that set the same.
+    """
+
+    name: str
+    variable: str
+    default: str
+    meaning: str
+    read: Callable[[object], object]
+    aliases: tuple[str, ...] = ()
+    is_secret: bool = False
+
+
+_LOADING: tuple[SettingReference, ...] = (
+    SettingReference(
+        "db_url",
+        "COWRIEPROC_DB_URL",
+        "none: looking and loading use `cowrieprocessor.sqlite` in the current folder",
+        "The database: the path of an SQLite file, or an SQLAlchemy URL (`sqlite:///…`, `postgresql://…`). "
+        "`COWRIEPROC_DB_PATH` gives a path and serves where `COWRIEPROC_DB_URL` is not set.",
+        text,
+        aliases=("COWRIEPROC_DB_PATH",),
+    ),
+    SettingReference(
+        "batch_size",
+        "COWRIEPROC_BATCH_SIZE",
+        "10000",
+        "Events in one transaction of the loader.",
+        whole_number(1),
+    ),
+    SettingReference(
+        "max_value_bytes",
+        "COWRIEPROC_MAX_VALUE_BYTES",
+        "2MiB",
+        "The largest JSON value in bytes that is kept as an event; a larger one becomes a dead letter.",
+        size(KIB),
+    ),
+    SettingReference(
+        "max_ratio",
+        "COWRIEPROC_MAX_RATIO",
+        "250",
+        "How many times larger than itself a compressed log may become; beyond that it is refused as a bomb.",
+        whole_number(1),
+    ),
+    SettingReference(
+        "max_ratio_grace_bytes",
+        "COWRIEPROC_MAX_RATIO_GRACE_BYTES",
+        "64MiB",
+        "Decompressed bytes after which `max_ratio` begins to be checked.",
+        size(0),
+    ),
+    SettingReference(
+        "max_nesting",
+        "COWRIEPROC_MAX_NESTING",
+        str(SQLITE_JSON_DEPTH),
+        "How deep a JSON value may nest; SQLite reads no deeper than 1000, so this cannot be more.",
+        whole_number(1, SQLITE_JSON_DEPTH),
+    ),
+    SettingReference(
+        "lock_timeout_s",
+        "COWRIEPROC_LOCK_TIMEOUT_S",
+        "600",
+        "How many seconds to wait for another process that is writing, before giving up.",
+        seconds,
+    ),
+    SettingReference(
+        "sqlite_driver",
+        "COWRIEPROC_SQLITE_DRIVER",
+        "auto",
+        "Which SQLite library to use: `pysqlite3` (needs its wheel), `stdlib` (Python's own), or `auto`: "
+        "pysqlite3 where it is installed.",
+        choice("auto", "pysqlite3", "stdlib"),
+    ),
+)
+
+_ENRICHMENT: tuple[SettingReference, ...] = (
+    SettingReference(
+        "use_new_enrichment",
+        "USE_NEW_ENRICHMENT",
+        "1",
+        "With 0, enrichment writes only its cache and the ledger of its quotas; back at 1, the cache is replayed "
+        "without a request.",
+        flag,
+        aliases=("COWRIEPROC_USE_NEW_ENRICHMENT",),
+    ),
+    SettingReference(
+        "enrichment_providers",
+        "COWRIEPROC_ENRICHMENT_PROVIDERS",
+        "every source that has its key",
+        "The sources to ask, in this order, with commas between them: `hashlookup`, `malwarebazaar`, `urlhaus`, "
+        "`urlhaus-url`, `virustotal`; `none` asks nobody.",
+        names,
+    ),
+    SettingReference(
+        "settled_by",
+        "COWRIEPROC_SETTLED_BY",
+        "known-good,malicious",
+        "Verdicts after which the later sources are not asked about a file; `none` asks every source about each.",
+        names,
+    ),
+    SettingReference(
+        "ttl_malicious_s",
+        "COWRIEPROC_TTL_MALICIOUS",
+        "30d",
+        "How long a verdict malicious or known-good holds before the source is asked again (`30d`, `12h`, …).",
+        duration,
+    ),
+    SettingReference(
+        "ttl_clean_s", "COWRIEPROC_TTL_CLEAN", "7d", "The same for a verdict clean or suspicious.", duration
+    ),
+    SettingReference(
+        "ttl_unknown_s",
+        "COWRIEPROC_TTL_UNKNOWN",
+        "12h",
+        "The same for a file that the source does not know; it doubles each time up to `ttl_unknown_max_s`.",
+        duration,
+    ),
+    SettingReference(
+        "ttl_unknown_max_s",
+        "COWRIEPROC_TTL_UNKNOWN_MAX",
+        "7d",
+        "The longest time before a source is asked again about a file that it does not know.",
+        duration,
+    ),
+    SettingReference(
+        "request_timeout_s",
+        "COWRIEPROC_REQUEST_TIMEOUT",
+        "30s",
+        "How long one request to a source may take in all.",
+        duration,
+    ),
+    SettingReference(
+        "virustotal_key",
+        "COWRIEPROC_VIRUSTOTAL_KEY",
+        "none: VirusTotal is not asked",
+        "VirusTotal's API key, or where it is: `env:NAME`, `file:PATH` or `credential:NAME` (systemd).",
+        text,
+        is_secret=True,
+    ),
+    SettingReference(
+        "virustotal_user",
+        "COWRIEPROC_VIRUSTOTAL_USER",
+        "none: the key stands for its user",
+        "Your user name at VirusTotal: with it the key's own quota is read without the key in an address.",
+        text,
+    ),
+    SettingReference(
+        "virustotal_url",
+        "COWRIEPROC_VIRUSTOTAL_URL",
+        "https://www.virustotal.com/api/v3",
+        "Where VirusTotal's API is.",
+        web_address,
+    ),
+    SettingReference(
+        "virustotal_per_minute",
+        "COWRIEPROC_VIRUSTOTAL_PER_MINUTE",
+        "what VirusTotal says of the key, else 4",
+        "Requests to VirusTotal a minute at most.",
+        whole_number(1, 100_000),
+    ),
+    SettingReference(
+        "virustotal_per_day",
+        "COWRIEPROC_VIRUSTOTAL_PER_DAY",
+        "what VirusTotal says of the key, else 500",
+        "Requests to VirusTotal a day (UTC) at most.",
+        whole_number(1),
+    ),
+    SettingReference(
+        "virustotal_per_month",
+        "COWRIEPROC_VIRUSTOTAL_PER_MONTH",
+        "what VirusTotal says of the key, else 15500",
+        "Requests to VirusTotal a month (UTC) at most.",
+        whole_number(1),
+    ),
+    SettingReference(
+        "virustotal_malicious_at",
+        "COWRIEPROC_VIRUSTOTAL_MALICIOUS_AT",
+        "1",
+        "How many of VirusTotal's engines have to say malicious for the file to count as malicious.",
+        whole_number(1, 1000),
+    ),
+    SettingReference(
+        "virustotal_upload_from",
+        "COWRIEPROC_VIRUSTOTAL_UPLOAD_FROM",
+        "none: nothing is ever uploaded",
+        "The folder of captured files from which those that VirusTotal does not know are uploaded to it. They are "
+        "then visible to its customers.",
+        text,
+    ),
+    SettingReference(
+        "abusech_key",
+        "COWRIEPROC_ABUSECH_KEY",
+        "none: MalwareBazaar and URLhaus are not asked",
+        "The Auth-Key of abuse.ch, which serves for MalwareBazaar and URLhaus, or where it is (see `virustotal_key`).",
+        text,
+        is_secret=True,
+    ),
+    SettingReference(
+        "malwarebazaar_url",
+        "COWRIEPROC_MALWAREBAZAAR_URL",
+        "https://mb-api.abuse.ch/api/v1",
+        "Where MalwareBazaar's API is.",
+        web_address,
+    ),
+    SettingReference(
+        "malwarebazaar_per_minute",
+        "COWRIEPROC_MALWAREBAZAAR_PER_MINUTE",
+        "60",
+        "Requests to MalwareBazaar a minute at most.",
+        whole_number(1, 100_000),
+    ),
+    SettingReference(
+        "urlhaus_url",
+        "COWRIEPROC_URLHAUS_URL",
+        "https://urlhaus-api.abuse.ch/v1",
+        "Where URLhaus's API is.",
+        web_address,
+    ),
+    SettingReference(
+        "urlhaus_per_minute",
+        "COWRIEPROC_URLHAUS_PER_MINUTE",
+        "60",
+        "Requests to URLhaus a minute at most, by hash and by URL together.",
+        whole_number(1, 100_000),
+    ),
+    SettingReference(
+        "hashlookup_url",
+        "COWRIEPROC_HASHLOOKUP_URL",
+        "https://hashlookup.circl.lu",
+        "Where CIRCL hashlookup is.",
+        web_address,
+    ),
+    SettingReference(
+        "hashlookup_per_minute",
+        "COWRIEPROC_HASHLOOKUP_PER_MINUTE",
+        "600",
+        "Requests to CIRCL hashlookup a minute at most.",
+        whole_number(1, 100_000),
+    ),
+)
+
+SETTINGS_REFERENCE = (*_LOADING, *_ENRICHMENT)
+"""Every setting, once. A field of `Settings` that is missing here fails a test."""
