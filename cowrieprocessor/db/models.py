@@ -293,7 +293,12 @@ class VerdictPropagation(Base):
 
 
 class ApiQuota(Base):
-    """The ledger: requests sent under one key in one window, written before each request."""
+    """The ledger: requests sent under one key in one window, written before each request.
+
+    A window is a day or a month in UTC (`2026-11-22`, `2026-11`), or `now`: there `recent` holds the times of the last
+    requests, `paused_until` and `reason` say why none may be sent, and `used` counts the failures in a row.
+    `read_at` is when the source itself told what `allowed` is.
+    """
 
     __tablename__ = "api_quota"
 
@@ -302,6 +307,10 @@ class ApiQuota(Base):
     window: Mapped[str] = mapped_column(String(32))
     used: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     allowed: Mapped[int | None] = mapped_column(Integer)
+    recent: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    paused_until: Mapped[dt.datetime | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    read_at: Mapped[dt.datetime | None]
 
     __table_args__ = (PrimaryKeyConstraint("provider", "key_fingerprint", "window"),)
 

@@ -185,6 +185,10 @@ def _create_api_quota() -> None:
         _text("window", 32, nullable=False),
         _zero("used"),
         sa.Column("allowed", sa.Integer()),
+        sa.Column("recent", sa.JSON()),
+        _moment("paused_until"),
+        sa.Column("reason", sa.Text()),
+        _moment("read_at"),
         sa.PrimaryKeyConstraint("provider", "key_fingerprint", "window", name="pk_api_quota"),
     )
 

@@ -1,0 +1,1 @@
+"""What other people know about captured files: asked within quota, kept, and followed over time."""
