@@ -16,6 +16,7 @@ from cowrieprocessor.cli.common import (
     say_more,
     screen,
 )
+from cowrieprocessor.cli.files_history import history
 from cowrieprocessor.cli.files_scan import scan
 
 _VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
@@ -108,7 +109,7 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     """Show one file: hashes, size, type, verdict, every name and URL, sensors, when seen.
 
     SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. URLs are defanged
-    and their passwords hidden; --json has them as they were.
+    and their passwords hidden; --json has them as they were. `files history` shows what each source said before.
 
     Ends with 1 if there is no such file, or if several begin like this.
 
@@ -157,4 +158,5 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     say_more(page.next)
 
 
+files.add_command(history)
 files.add_command(scan)

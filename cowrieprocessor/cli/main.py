@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "db": ("cowrieprocessor.cli.db:db", "Look after the database: status, backup, migrate, check."),
     "dead-letters": ("cowrieprocessor.cli.dead_letters:dead_letters", "Lines that could not be stored."),
     "demo": ("cowrieprocessor.cli.demo:demo", "Load the samples and show what a report looks like."),
+    "enrich": ("cowrieprocessor.cli.enrich:enrich", "Ask VirusTotal and others about the files, within quota."),
     "files": ("cowrieprocessor.cli.files:files", "What was dropped on the honeypots."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),

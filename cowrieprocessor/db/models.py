@@ -296,8 +296,10 @@ class ApiQuota(Base):
     """The ledger: requests sent under one key in one window, written before each request.
 
     A window is a day or a month in UTC (`2026-11-22`, `2026-11`), or `now`: there `recent` holds the times of the last
-    requests, `paused_until` and `reason` say why none may be sent, and `used` counts the failures in a row.
-    `read_at` is when the source itself told what `allowed` is.
+    requests, `allowed` is by the minute, `used` counts the failures in a row, and `paused_until` and `reason` say why
+    none may be sent after so many. `paused` says the same when the source asked for a pause (`used` counts how often in
+    a row), `refused` when it does not accept the key. `day` and `month` hold in `allowed` what the source itself says
+    may be sent; `read_at` is when it said so.
     """
 
     __tablename__ = "api_quota"

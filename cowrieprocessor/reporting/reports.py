@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
-from cowrieprocessor.reporting.queries import dead_letters, windows
+from cowrieprocessor.reporting.queries import dead_letters, verdicts, windows
 from cowrieprocessor.reporting.queries.dead_letters import ReasonCount
+from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.queries.windows import DroppedFile, Ranking, Totals, Window
 
 TOP_FILES = 25
@@ -41,6 +42,8 @@ class Report:
 
     Attributes:
         files: the worst and most frequent of `totals.files` files.
+        found_malicious: of `totals.files_found_malicious` files those that most sessions dropped.
+        changed_verdicts: of `totals.answers_changed` answers the gravest and latest.
         dead_letters: those that wait now, of any date: what could not be read has no time of an event.
     """
 
@@ -49,6 +52,8 @@ class Report:
     totals: Totals
     previous: Totals
     files: tuple[DroppedFile, ...]
+    found_malicious: tuple[FoundMalicious, ...]
+    changed_verdicts: tuple[ChangedVerdict, ...]
     urls: Ranking
     addresses: Ranking
     protocols: Ranking
@@ -59,7 +64,7 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all happened in the period."""
+        """Whether nothing at all happened on the honeypots in the period."""
         return not self.totals.sessions and not self.totals.files
 
     def changes(self) -> dict[str, Change]:
@@ -84,7 +89,7 @@ def make_report(
         connection: a connection in one read transaction, so that all numbers are of one state.
         period: the days it is about.
         sensor: only this sensor.
-        top_files: how many files it lists at most.
+        top_files: how many files it lists at most; so many found to be malicious, and so many changed verdicts.
         top_values: how many addresses, names, commands... it lists at most.
 
     Raises:
@@ -102,6 +107,8 @@ def make_report(
         totals=totals,
         previous=windows.totals(connection, Window(before.start, before.end, sensor)),
         files=windows.dropped_files(connection, window, top_files),
+        found_malicious=verdicts.found_malicious(connection, window, top_files),
+        changed_verdicts=verdicts.changed_verdicts(connection, window, top_files),
         urls=windows.download_urls(connection, window, top_values),
         addresses=windows.addresses(connection, window, top_values),
         protocols=windows.protocols(connection, window, top_values),

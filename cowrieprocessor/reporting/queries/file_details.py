@@ -13,6 +13,7 @@ from sqlalchemy import Connection, and_, func, select
 from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
 from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD
+from cowrieprocessor.reporting.queries.file_history import SourceVerdict, source_verdicts
 from cowrieprocessor.reporting.queries.file_sessions import FileSession, list_file_sessions
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT
@@ -35,6 +36,7 @@ class FileDetails:
     """One file by content, with everything that is known about it.
 
     Attributes:
+        sources: what each source says of it now, and how it stands in the queue.
         names: names it had, the most frequent first; `names_total` counts all of them.
         urls: where it was fetched from, as `names`.
         addresses: how many different addresses dropped it.
@@ -65,6 +67,7 @@ class FileDetails:
     first_seen: dt.datetime
     last_seen: dt.datetime
     session_count: int
+    sources: tuple[SourceVerdict, ...]
     origins: tuple[Sightings, ...]
     sensors: tuple[Sightings, ...]
     addresses: int
@@ -142,6 +145,7 @@ def file_details(
     return FileDetails(
         **{key: hashed[key] for key in _COLUMNS},
         reputation_reasons=tuple(hashed["reputation_reasons"] or ()),
+        sources=source_verdicts(connection, sha256),
         origins=_ranked(Counter(sighting.origin for sighting in sightings)),
         sensors=_ranked(Counter(sighting.sensor for sighting in sightings if sighting.sensor is not None)),
         addresses=len({sighting.src_ip for sighting in sightings if sighting.src_ip is not None}),

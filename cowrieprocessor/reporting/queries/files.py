@@ -116,7 +116,7 @@ def list_files(
         query = query.where(after_descending(sorted_by, value, Bytewise(FileHash.sha256), sha256))
     query = query.order_by(sorted_by.desc(), Bytewise(FileHash.sha256)).limit(limit + 1)
     found = connection.execute(query).mappings().all()
-    names = _names(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in found[:limit]])
+    names = names_of(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in found[:limit]])
     rows = [FileListing(name=names.get(row["sha256"]), **row) for row in found]
 
     def cursor_of(row: FileListing) -> str:
@@ -148,8 +148,8 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*t
     return query
 
 
-def _names(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, str]:
-    """Return one name for each hash that has any.
+def names_of(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, str]:
+    """Return one name for each of these hashes (with the first and the last time it was seen) that has any.
 
     It is the name in the sighting that was first, else in the last; both are found by their time, so that a
     hash of a hundred thousand sessions costs no more than another. Only without those, some rows are read.

@@ -1,7 +1,8 @@
 """What happened in a window of time: totals and rankings.
 
 One clock: the time of the events, never of loading. A session is in the window in which its first event lies,
-a file of a session in the one in which the session first named it. Everything is read from the normalized
+a file of a session in the one in which the session first named it, an answer about a file in the one in which its
+source gave it. Everything is read from the normalized
 tables through the indexes on these two times; the events themselves are not read again.
 """
 
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, 
 from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
+from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
 
 _BAD = ("malicious", "suspicious")
 
@@ -46,6 +48,9 @@ class Totals:
         files: different hashes; `files_new` those never seen before, `files_malicious` and `files_suspicious`
             by their present verdict.
         downloads, uploads: (session, hash) pairs; `artifacts` captured files that no log names.
+        files_found_malicious: hashes, whenever they were seen, that a source called malicious in it and none before.
+        answers_changed: answers of a source in it that differ from its answer before about the same hash;
+            `verdicts_changed` those of them that differ in the verdict.
     """
 
     sessions: int = 0
@@ -65,6 +70,9 @@ class Totals:
     downloads: int = 0
     uploads: int = 0
     artifacts: int = 0
+    files_found_malicious: int = 0
+    answers_changed: int = 0
+    verdicts_changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,13 @@ def totals(connection: Connection, window: Window) -> Totals:
         .select_from(hashes)
         .outerjoin(FileHash, FileHash.sha256 == hashes.c.shasum)
     ).mappings()
-    return Totals(**{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()})
+    answers_changed, verdicts_changed = count_changes(connection, window)
+    return Totals(
+        **{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()},
+        files_found_malicious=count_found_malicious(connection, window),
+        answers_changed=answers_changed,
+        verdicts_changed=verdicts_changed,
+    )
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:

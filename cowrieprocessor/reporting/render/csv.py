@@ -31,6 +31,13 @@ COLUMNS = (
     "verdict",
     "new",
     "first_seen",
+    "provider",
+    "at",
+    "classification",
+    "total",
+    "previous_verdict",
+    "previous_classification",
+    "previous_total",
 )
 """The header. `key` is what a row is about, `value` its number; docs/reports.md has them by section."""
 
@@ -78,6 +85,41 @@ def _rows(report: Report) -> Iterator[dict[str, Cell]]:
             "verdict": file.verdict,
             "new": file.new,
             "first_seen": plain(file.first_seen),
+        }
+    for rank, found in enumerate(report.found_malicious, start=1):
+        yield {
+            "section": "found_malicious",
+            "rank": rank,
+            "key": found.sha256,
+            "sessions": found.session_count,
+            "value": found.positives,
+            "name": found.name,
+            "size_bytes": found.size_bytes,
+            "mime_type": found.mime_type,
+            "verdict": found.verdict,
+            "first_seen": plain(found.first_seen),
+            "provider": found.provider,
+            "at": plain(found.found_at),
+            "classification": found.classification,
+            "total": found.total,
+        }
+    for rank, changed in enumerate(report.changed_verdicts, start=1):
+        yield {
+            "section": "changed_verdicts",
+            "rank": rank,
+            "key": changed.sha256,
+            "sessions": changed.session_count,
+            "value": changed.positives,
+            "previous": changed.previous_positives,
+            "name": changed.name,
+            "verdict": changed.verdict,
+            "provider": changed.provider,
+            "at": plain(changed.changed_at),
+            "classification": changed.classification,
+            "total": changed.total,
+            "previous_verdict": changed.previous_verdict,
+            "previous_classification": changed.previous_classification,
+            "previous_total": changed.previous_total,
         }
     for section in ("urls", "addresses", "protocols", "usernames", "commands", "sensors"):
         ranking: Ranking = getattr(report, section)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
 from cowrieprocessor.reporting.queries.sessions import SessionDetails, SessionEvent
+from cowrieprocessor.reporting.render.history import source_text
 from cowrieprocessor.reporting.render.listings import flags
 from cowrieprocessor.reporting.render.terminal import (
     Column,
@@ -54,6 +55,7 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("first seen there", moment(file.vt_first_seen)),
         ("analysed there", moment(file.vt_last_analysis)),
         ("asked", moment(file.vt_scan_date)),
+        *_sources(file),
         ("first seen here", moment(file.first_seen)),
         ("last seen here", moment(file.last_seen)),
         ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}")),
@@ -64,6 +66,12 @@ def file_text(file: FileDetails, screen: Screen) -> str:
     parts += _values(screen, "Names", "name", file.names, file.names_total)
     parts += _values(screen, "Fetched from", "URL", file.urls, file.urls_total)
     return draw(screen, *parts, *_bounds(file))
+
+
+def _sources(file: FileDetails) -> list[tuple[str, Text]]:
+    """Return a line for each source: what it says now, and why it does not say more."""
+    lines = [Text(f"{shown(source.provider, 32)}: ").append_text(source_text(source)) for source in file.sources]
+    return [("" if place else "sources", line) for place, line in enumerate(lines)]
 
 
 def _bounds(file: FileDetails) -> list[RenderableType]:

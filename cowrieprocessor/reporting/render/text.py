@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.periods import PeriodKind
 from cowrieprocessor.reporting.queries.windows import Ranking
+from cowrieprocessor.reporting.render.history import changed_verdicts_section, found_malicious_section
 from cowrieprocessor.reporting.render.terminal import (
     SHORT_HASH_CHARS,
     Column,
@@ -44,6 +45,8 @@ _COMPARED = (
     ("files_malicious", "malicious"),
     ("downloads", "downloads"),
     ("uploads", "uploads"),
+    ("files_found_malicious", "found to be malicious"),
+    ("verdicts_changed", "changed verdicts"),
 )
 
 
@@ -63,9 +66,11 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         Rule(style="dim"),
         sentence(headline(report)),
     ]
-    if not report.is_empty:
+    if not report.is_empty or report.totals.answers_changed or report.totals.files_found_malicious:
         parts += [*_notes(report), Text(""), _comparison(report, screen)]
         parts += _files(report, screen)
+        parts += found_malicious_section(report.found_malicious, report.totals.files_found_malicious, screen)
+        parts += changed_verdicts_section(report.changed_verdicts, report.totals.answers_changed, screen)
         parts += _ranking(screen, "Where they were fetched from", report.urls, "URL", "files", 300)
         parts += _pair(
             screen,
@@ -238,6 +243,9 @@ def next_commands(report: Report, db: str | None) -> list[str]:
     lines = []
     if report.files:
         lines.append(f"cowrieprocessor files show{where} {report.files[0].sha256[:SHORT_HASH_CHARS]}")
+    news = [file.sha256 for file in report.found_malicious] or [change.sha256 for change in report.changed_verdicts]
+    if news:
+        lines.append(f"cowrieprocessor files history{where} {news[0][:SHORT_HASH_CHARS]}")
     if report.totals.sessions:
         files = " --with-files" if report.totals.sessions_with_files else ""
         since, until = f"{period.start:%Y-%m-%d}", f"{period.end:%Y-%m-%d}"

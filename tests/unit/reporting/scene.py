@@ -12,8 +12,10 @@ from sqlalchemy import Connection, insert, select
 from cowrieprocessor.db.models import (
     CommandStat,
     DeadLetterEvent,
+    EnrichmentQueueItem,
     FileHash,
     Files,
+    FileVerdict,
     LogFile,
     RawEvent,
     SessionAttribute,
@@ -93,6 +95,27 @@ def add_hash(
     """Add a row of `file_hashes`."""
     columns.setdefault("session_count", 1)
     connection.execute(insert(FileHash).values(sha256=sha256, first_seen=first, last_seen=last or first, **columns))
+
+
+def add_verdict(
+    connection: Connection,
+    sha256: str,
+    provider: str,
+    fetched: dt.datetime,
+    verdict: str = "malicious",
+    positives: int | None = None,
+    total: int | None = None,
+    **columns: Any,
+) -> None:
+    """Add a row of `file_verdicts`."""
+    columns.setdefault("confirmed_at", fetched)
+    columns |= {"verdict": verdict, "positives": positives, "total": total}
+    connection.execute(insert(FileVerdict).values(sha256=sha256, provider=provider, fetched_at=fetched, **columns))
+
+
+def add_queued(connection: Connection, sha256: str, provider: str, status: str, **columns: Any) -> None:
+    """Add a row of `enrichment_queue`."""
+    connection.execute(insert(EnrichmentQueueItem).values(sha256=sha256, provider=provider, status=status, **columns))
 
 
 def add_events(

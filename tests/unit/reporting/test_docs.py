@@ -10,6 +10,7 @@ import pytest
 
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
+from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
 from cowrieprocessor.reporting.queries.file_sessions import FileSession
 from cowrieprocessor.reporting.queries.files import FileListing
 from cowrieprocessor.reporting.queries.sessions import (
@@ -19,18 +20,20 @@ from cowrieprocessor.reporting.queries.sessions import (
     SessionFile,
     SessionListing,
 )
+from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.queries.windows import DroppedFile, Ranked, Ranking, Totals
 from cowrieprocessor.reporting.render.csv import COLUMNS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reports.md").read_text(encoding="utf-8")
 DOCUMENTS = {
     "files list": (FileListing,),
-    "files show": (FileDetails, Sightings),
+    "files show": (FileDetails, SourceVerdict, Sightings),
+    "files history": (FileHistory, VerdictChange, SourceVerdict),
     "files sessions": (FileSession,),
     "sessions list": (SessionListing,),
     "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent),
     "dead-letters list": (DeadLetter, ReasonCount),
-    "report …": (DroppedFile, Ranking, Ranked, ReasonCount),
+    "report …": (DroppedFile, FoundMalicious, ChangedVerdict, Ranking, Ranked, ReasonCount),
 }
 ENVELOPE = {
     "files list": {"files", "next"},
@@ -40,6 +43,7 @@ ENVELOPE = {
     "report …": {
         *("period", "kind", "start", "end", "sensor", "totals", "previous", "changes_percent", "files", "urls"),
         *("addresses", "protocols", "usernames", "commands", "sensors", "dead_letters"),
+        *("found_malicious", "changed_verdicts"),
     },
 }
 

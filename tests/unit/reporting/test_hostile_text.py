@@ -26,7 +26,9 @@ from tests.unit.reporting.scene import (
     add_events,
     add_file,
     add_hash,
+    add_queued,
     add_session,
+    add_verdict,
     at,
     sha,
 )
@@ -39,6 +41,7 @@ COMMANDS = (
     ("files", "list"),
     ("files", "show", sha(1)),
     ("files", "sessions", sha(1)),
+    ("files", "history", sha(1)),
     ("sessions", "list"),
     ("sessions", "show", "s1"),
     ("dead-letters", "list"),
@@ -87,6 +90,12 @@ def _fill(connection: Connection) -> None:
         verdict=BAD[:16],
         reputation_reasons=[BAD],
     )
+    for hours, verdict in ((-1, "malicious"), (1, BAD[:16]), (2, "malicious")):
+        add_verdict(connection, sha(1), BAD[:32], at(hours), verdict, 3, 70, classification=f"{hours}{BAD}"[:128])
+    add_verdict(connection, sha(1), "virustotal", at(2), "malicious", classification=BAD[:128])
+    for status in ("failed", "refused", "skipped", BAD[:32]):
+        provider = f"{status[:4]}{BAD}"[:32]
+        add_queued(connection, sha(1), provider, status, next_attempt_at=at(9), last_error=f"timeout: {BAD}")
     add_file(connection, "s1", sha(1), at(1), filename=BAD, download_url=BAD, origin=BAD[:16])
     add_file(connection, BAD[:64], sha(1), at(2), filename=FORMULA, download_url=f"{LINK}?{BAD}")
     add_file(connection, f"artifact:{BAD}"[:64], sha(1), at(3), origin="artifact")
@@ -140,7 +149,8 @@ def test_a_terminal_gets_our_colours_and_nothing_else(
 ) -> None:
     """On a terminal of any width, the only escape sequences are colours; markup and emoji codes stay as typed."""
     for command in COMMANDS:
-        module = f"cowrieprocessor.cli.{command[0].replace('-', '_')}"
+        name = "files_history" if "history" in command else command[0].replace("-", "_")
+        module = f"cowrieprocessor.cli.{name}"
         monkeypatch.setattr(f"{module}.screen", lambda: Screen(width, color=True))
         monkeypatch.setattr(f"{module}.print_text", lambda text: sys.stdout.write(text))  # click would strip colours
         outcome = program(*command, "--db", hostile_rows)

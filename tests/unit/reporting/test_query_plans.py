@@ -13,6 +13,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
+from cowrieprocessor.reporting.queries.file_history import file_history
 from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
 from cowrieprocessor.reporting.queries.files import FileFilter, list_files
 from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions, session_details
@@ -30,6 +31,7 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "beginning of a hash": lambda c: find_hash(c, sha(1)[:6]),
     "a file": lambda c: file_details(c, sha(1)),
     "a file of many sessions": lambda c: file_details(c, sha(2)),
+    "history of a file": lambda c: file_history(c, sha(1)),
     "sessions of a file": lambda c: list_file_sessions(c, sha(1), limit=1),
     "sessions of a file of many sessions": lambda c: list_file_sessions(c, sha(2), after=TIME),
     "sessions": lambda c: list_sessions(c, limit=1),
@@ -39,7 +41,19 @@ ASKED: dict[str, Callable[[Connection], Any]] = {
     "a daily report": lambda c: make_report(c, period_of(PeriodKind.DAILY, DAY)),
     "a report on a sensor": lambda c: make_report(c, period_of(PeriodKind.MONTHLY, DAY), sensor="lab"),
 }
-TABLES = ("file_hashes", "files", "session_summaries", "session_attributes", "command_stats", "raw_events")
+TABLES = (
+    "file_hashes",
+    "files",
+    "session_summaries",
+    "session_attributes",
+    "command_stats",
+    "raw_events",
+    "file_verdicts",
+    "new_verdict",
+    "old_verdict",
+    "verdict_before",
+    "enrichment_queue",
+)
 
 
 @pytest.fixture

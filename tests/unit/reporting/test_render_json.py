@@ -69,6 +69,8 @@ def test_report_has_its_documented_fields(engine: Engine) -> None:
         "previous",
         "changes_percent",
         "files",
+        "found_malicious",
+        "changed_verdicts",
         "urls",
         "addresses",
         "protocols",

@@ -1,0 +1,154 @@
+"""The queue: for each hash and source what came of asking, and when it is to be asked again.
+
+A hash that a source was never asked about has no row. `attempts` counts how often in a row it was asked without an
+answer. A claimed row keeps its `next_attempt_at`, so that giving it back leaves it as it was.
+
+    pending    asked for by hand, not asked yet
+    leased     being asked until `leased_until`; after that, whoever claimed it is gone
+    answered   `next_attempt_at` is when the answer holds no longer
+    failed     `next_attempt_at` is when it is asked again, `last_error` says "kind: reason"
+    refused    never asked again by itself, `last_error` says why
+    skipped    no source is asked about the hash at all: the row of `POLICY`
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, delete, select, text, update
+
+from cowrieprocessor.db.models import EnrichmentQueueItem
+
+__all__ = [
+    "ANSWERED",
+    "ASKED_FOR_AT",
+    "FAILED",
+    "LEASED",
+    "PENDING",
+    "POLICY",
+    "QUEUE",
+    "REFUSED",
+    "SKIPPED",
+    "QueueRow",
+    "bounded_error",
+    "bring_forward",
+    "change_row",
+    "insert_row",
+    "queue_row",
+    "queue_rows",
+    "remove_row",
+]
+
+QUEUE: Table = EnrichmentQueueItem.metadata.tables["enrichment_queue"]
+PENDING, LEASED, ANSWERED, FAILED, REFUSED, SKIPPED = "pending", "leased", "answered", "failed", "refused", "skipped"
+
+POLICY = "policy"
+"""The provider of a row that says why no source is asked about a hash."""
+
+ASKED_FOR_AT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""The `next_attempt_at` of what was asked for by hand: before everything else that is due."""
+
+MAX_ERROR_CHARS = 500
+
+_INSERT = text(
+    """
+    INSERT INTO enrichment_queue (sha256, provider, status, attempts, next_attempt_at, priority, last_error,
+        leased_until)
+    VALUES (:sha256, :provider, :status, :attempts, :next_attempt_at, :priority, :last_error, :leased_until)
+    ON CONFLICT (sha256, provider) DO NOTHING
+    """
+).bindparams(
+    bindparam("next_attempt_at", type_=QUEUE.c.next_attempt_at.type),
+    bindparam("leased_until", type_=QUEUE.c.leased_until.type),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """One row of the queue."""
+
+    sha256: str
+    provider: str
+    status: str
+    attempts: int = 0
+    next_attempt_at: dt.datetime | None = None
+    priority: int = 0
+    last_error: str | None = None
+    leased_until: dt.datetime | None = None
+
+    def is_leased(self, now: dt.datetime) -> bool:
+        """Return whether somebody is asking at a moment."""
+        return self.status == LEASED and self.leased_until is not None and self.leased_until > now
+
+
+def queue_row(connection: Connection, sha256: str, provider: str) -> QueueRow | None:
+    """Return the row of a hash and a source, kept from changing until the transaction ends."""
+    query = select(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider).with_for_update()
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _row(row)
+
+
+def queue_rows(connection: Connection, sha256: str) -> dict[str, QueueRow]:
+    """Return the rows of a hash by source."""
+    found = connection.execute(select(QUEUE).where(QUEUE.c.sha256 == sha256)).mappings()
+    return {row["provider"]: _row(row) for row in found}
+
+
+def insert_row(connection: Connection, row: QueueRow) -> bool:
+    """Add a row; return False where there is one already."""
+    values = {
+        "sha256": row.sha256,
+        "provider": row.provider,
+        "status": row.status,
+        "attempts": row.attempts,
+        "next_attempt_at": row.next_attempt_at,
+        "priority": row.priority,
+        "last_error": row.last_error,
+        "leased_until": row.leased_until,
+    }
+    return connection.execute(_INSERT, values).rowcount == 1
+
+
+def change_row(connection: Connection, sha256: str, provider: str, values: Mapping[str, Any], *conditions: Any) -> bool:
+    """Change a row if it is there and meets the conditions; return whether it was changed."""
+    changed = update(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider, *conditions)
+    return connection.execute(changed.values(**values)).rowcount == 1
+
+
+def bring_forward(connection: Connection, sha256: str, provider: str, moment: dt.datetime) -> None:
+    """Have a source asked again about a hash at a moment, if its answer would hold longer."""
+    change_row(
+        connection,
+        sha256,
+        provider,
+        {"next_attempt_at": moment},
+        QUEUE.c.status == ANSWERED,
+        QUEUE.c.next_attempt_at > moment,
+    )
+
+
+def remove_row(connection: Connection, sha256: str, provider: str) -> None:
+    """Remove a row."""
+    connection.execute(delete(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider))
+
+
+def bounded_error(said: str) -> str:
+    """Return a reason as it is stored: at most MAX_ERROR_CHARS characters, without NUL and lone surrogates."""
+    stored = said.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return stored if len(stored) <= MAX_ERROR_CHARS else f"{stored[: MAX_ERROR_CHARS - 1]}…"
+
+
+def _row(row: Mapping[Any, Any]) -> QueueRow:
+    return QueueRow(
+        row["sha256"],
+        row["provider"],
+        row["status"],
+        row["attempts"],
+        row["next_attempt_at"],
+        row["priority"],
+        row["last_error"],
+        row["leased_until"],
+    )

@@ -1,0 +1,301 @@
+"""One source at work: the next files are claimed, looked up in the cache, asked about within quota, and kept."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cowrieprocessor.db.enrichment_claims import Claimed
+from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters
+from cowrieprocessor.enrichment.clock import Clock
+from cowrieprocessor.enrichment.http import HttpClient
+from cowrieprocessor.enrichment.provider import (
+    Failed,
+    Found,
+    Outcome,
+    Provider,
+    RateLimited,
+    Refused,
+    Reply,
+    Request,
+    Sample,
+    Unknown,
+)
+from cowrieprocessor.enrichment.quota import Ledger, Wait
+from cowrieprocessor.enrichment.uploads import Uploads
+
+READ_QUOTA_EVERY_S = 6 * 3600.0
+"""How often a source is asked what its key may do: it may cost a request."""
+
+CLAIMED_AT_ONCE = 20
+"""How many files are claimed at once: enough that looking for them costs little, few enough to be back soon."""
+
+SOUND_KINDS = frozenset({"not-yet"})
+"""Kinds of failure that say nothing against the source."""
+
+
+class Step(enum.Enum):
+    """What came of letting a source work."""
+
+    DONE_SOMETHING = "done something"
+    NOTHING_TO_DO = "nothing to do"
+    HAS_TO_WAIT = "has to wait"
+    OUT_OF_USE = "out of use"
+
+
+@dataclass(slots=True)
+class Bounds:
+    """How many files a run may ask about; files that one source was asked about may be asked about at the others.
+
+    Attributes:
+        limit: so many files at most; None for no bound.
+        asked: the files that requests were sent about.
+        only: these files and no others, if any are named.
+    """
+
+    limit: int | None = None
+    asked: set[str] = field(default_factory=set)
+    only: tuple[str, ...] | None = None
+
+    def room(self) -> int | None:
+        """Return how many more files may be asked about; None for no bound."""
+        return None if self.limit is None else max(0, self.limit - len(self.asked))
+
+    def beyond(self, hashes: Sequence[str]) -> list[str]:
+        """Return which of these files are beyond the limit, because other sources used it up meanwhile."""
+        room = self.room()
+        return [] if room is None else [one for one in hashes if one not in self.asked][room:]
+
+
+class Source:
+    """One source with its ledger.
+
+    Args:
+        provider: what to send, and what answers mean.
+        ledger: grants each request before it is sent.
+        client: sends.
+        book: where claims and answers are kept.
+        clock: the time.
+        bounds: what the run may ask about; shared by its sources.
+        uploads: what to upload when the source does not know it, if anything.
+        say: told about what an operator has to know.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        ledger: Ledger,
+        client: HttpClient,
+        book: Book,
+        clock: Clock,
+        bounds: Bounds,
+        *,
+        uploads: Uploads | None = None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.provider = provider
+        self.name = provider.name
+        self.counters: Counters = {}
+        self.waits: Wait | None = None
+        self.refused: str | None = None
+        self.is_resting = False
+        self._ledger = ledger
+        self._client = client
+        self._book = book
+        self._clock = clock
+        self._bounds = bounds
+        self._uploads = uploads
+        self._say = say
+        self._claimed: list[Claimed] = []
+        self._claims_until = clock.now()
+        self._reads_quota = False
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it will answer soon: the sources behind it wait for its answer only then."""
+        return self.refused is None and (self.waits is None or self.waits.kind == "minute")
+
+    def start(self) -> None:
+        """Begin: a key that was refused may be asked with once more, and what it may do is asked for if that is old."""
+        self._ledger.retry_refused()
+        self._reads_quota = self.provider.quota_request() is not None and self._ledger.needs_reading(READ_QUOTA_EVERY_S)
+
+    def step(self, earlier: Sequence[str]) -> Step:
+        """Do one thing: send one request, or take answers from the cache.
+
+        Args:
+            earlier: the available sources before this one, which have to be asked about a file first.
+        """
+        if self.refused is not None:
+            return Step.OUT_OF_USE
+        if self._claimed and self._clock.now() >= self._claims_until:
+            self._claimed = []  # others may have them by now
+        self.waits = self._ledger.peek()
+        if self.waits is not None:
+            if self.waits.kind != "minute":
+                self.release()
+            return Step.HAS_TO_WAIT
+        if not self._claimed:
+            if self.is_resting:
+                return Step.NOTHING_TO_DO
+            self._claims_until = self._clock.now() + dt.timedelta(seconds=LEASE_S / 2)
+            self._claimed = self._claim(earlier)
+        if not self._claimed:
+            self.is_resting = True
+            return Step.NOTHING_TO_DO
+        if self._take_from_cache():
+            return Step.DONE_SOMETHING
+        if self._reads_quota:
+            return self._read_quota()
+        self._give_back(self._bounds.beyond([one.sha256 for one in self._claimed]))
+        return self._ask() if self._claimed else Step.NOTHING_TO_DO
+
+    def release(self) -> None:
+        """Give back the files that were claimed and not asked about."""
+        self._give_back([one.sha256 for one in self._claimed])
+
+    def _give_back(self, hashes: Sequence[str]) -> None:
+        if hashes:
+            self._book.release(self.name, hashes)
+            self._claimed = [one for one in self._claimed if one.sha256 not in hashes]
+
+    def _claim(self, earlier: Sequence[str]) -> list[Claimed]:
+        wanted = CLAIMED_AT_ONCE if self.provider.max_samples == 1 else self.provider.max_samples
+        room = self._bounds.room()
+        only = self._bounds.only
+        if room == 0 and only is None:
+            only = tuple(sorted(self._bounds.asked))
+        elif room is not None and only is None:
+            wanted = min(wanted, room)
+        claimed = self._book.claim(self.name, limit=wanted, earlier=earlier, only=only)
+        askable = [one for one in claimed if self.provider.can_ask(sample_of(one))]
+        for one in claimed:
+            if one not in askable:
+                self._book.refuse(self.name, one, "it cannot be asked about this file")
+        return askable
+
+    def _take_from_cache(self) -> bool:
+        """Store the answers that the cache has for claimed files; return whether there was one."""
+        keys = {
+            one.sha256: self.provider.cache_key(sample_of(one)) for one in self._claimed if one.reason != "asked-for"
+        }
+        cached = self._book.cached(self.name, sorted(set(keys.values())))
+        if not cached:
+            return False
+        left = []
+        for one in self._claimed:
+            entry = cached.get(keys.get(one.sha256, ""))
+            if entry is None:
+                left.append(one)
+                continue
+            self._book.keep_cached(self.name, one, entry, self.provider.finding(entry.response or {}))
+            self._count("cached")
+        self._claimed = left
+        return True
+
+    def _read_quota(self) -> Step:
+        request = self.provider.quota_request()
+        if request is None:
+            self._reads_quota = False
+            return Step.DONE_SOMETHING
+        reply = self._send(request)
+        if reply is None:
+            return Step.HAS_TO_WAIT
+        self._reads_quota = False
+        self._count("quota_requests")
+        if isinstance(reply, Failed):
+            self._ledger.failed(f"{reply.kind}: {reply.reason}")
+            return Step.DONE_SOMETHING
+        quota = self.provider.quota(reply)
+        if quota is not None:
+            self._ledger.learned(quota)
+        elif reply.status == 401:
+            self._refuse("401: the key is not accepted")
+        elif reply.status == 429:
+            self._ledger.after_rate_limited(None, None)
+            self._reads_quota = True
+        else:
+            self._say(f"{self.name} does not say what the key may do; the limits of the settings hold")
+        return Step.DONE_SOMETHING
+
+    def _ask(self) -> Step:
+        batch = list(self.provider.batch([sample_of(one) for one in self._claimed]))
+        reply = self._send(self.provider.request(batch))
+        if reply is None:
+            return Step.HAS_TO_WAIT
+        asked = {sample.sha256 for sample in batch}
+        claims = {one.sha256: one for one in self._claimed if one.sha256 in asked}
+        self._claimed = [one for one in self._claimed if one.sha256 not in asked]
+        self._bounds.asked |= asked
+        outcomes: dict[str, Outcome] = (
+            dict.fromkeys(asked, reply) if isinstance(reply, Failed) else self.provider.outcomes(batch, reply)
+        )
+        for sample in batch:
+            missing = Failed("bad-body", "the answer says nothing about this file")
+            self._keep(claims[sample.sha256], sample, outcomes.get(sample.sha256, missing))
+        self._tell_ledger([outcomes[sha256] for sha256 in asked if sha256 in outcomes])
+        return Step.DONE_SOMETHING
+
+    def _send(self, request: Request) -> Reply | Failed | None:
+        """Send one request if the ledger grants it; None if it does not."""
+        granted = self._ledger.reserve()
+        if isinstance(granted, Wait):
+            self.waits = granted
+            return None
+        self._count("requests")
+        return self._client.send(request)
+
+    def _keep(self, one: Claimed, sample: Sample, outcome: Outcome) -> None:
+        match outcome:
+            case Found(finding):
+                self._book.answer(self.name, one, self.provider.cache_key(sample), finding)
+                self._count("found")
+            case Unknown(response):
+                self._book.answer(self.name, one, self.provider.cache_key(sample), None, response)
+                self._count("unknown")
+                report_at = self._uploads.upload(sample, self._send) if self._uploads is not None else None
+                if report_at is not None:
+                    self._count("uploaded")
+                    self._book.ask_again(self.name, one, self.provider.cache_key(sample), report_at)
+            case Failed(kind, reason, retry_at):
+                self._book.fail(self.name, one, kind, reason, retry_at)
+                self._count(f"failed: {kind}")
+            case Refused(reason, "file"):
+                self._book.refuse(self.name, one, reason)
+                self._count("refused")
+            case Refused() | RateLimited():
+                self._book.release(self.name, [one.sha256])
+
+    def _tell_ledger(self, outcomes: Sequence[Outcome]) -> None:
+        """Let the ledger know how the source is doing, by what it answered to one request."""
+        for outcome in outcomes:
+            match outcome:
+                case RateLimited(reason, retry_at):
+                    self._count("rate limited")
+                    self._ledger.after_rate_limited(None, retry_at)
+                    self._reads_quota = self.provider.quota_request() is not None
+                    return
+                case Refused(reason, "source"):
+                    self._refuse(reason)
+                    return
+                case Failed(kind, reason) if kind not in SOUND_KINDS:
+                    self._ledger.failed(f"{kind}: {reason}")
+                    return
+        self._ledger.succeeded()
+
+    def _refuse(self, reason: str) -> None:
+        """Take the source out of use, because it does not accept the key."""
+        self._ledger.refused(reason)
+        self.refused = reason
+        self._say(f"{self.name} is out of use: {reason}")
+        self.release()
+
+    def _count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+
+def sample_of(one: Claimed) -> Sample:
+    """Return a claimed file as providers take it."""
+    return Sample(one.sha256, one.md5, one.sha1, one.size_bytes, one.download_url)

@@ -1,0 +1,126 @@
+"""Uploads to VirusTotal of files that it does not know: only where a site has said so, and each file once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.enrichment_cache import cached_answers, store_in_cache
+from cowrieprocessor.enrichment.clock import Clock
+from cowrieprocessor.enrichment.provider import Failed, Provider, Reply, Request, Sample
+from cowrieprocessor.enrichment.virustotal import (
+    MAX_UPLOAD_BYTES,
+    SMALL_UPLOAD_BYTES,
+    UploadAddress,
+    Uploaded,
+    VirusTotal,
+)
+from cowrieprocessor.settings import Settings
+
+LEDGER_OF_UPLOADS = "virustotal-upload"
+"""Under this name the cache remembers what was uploaded, so that it is done once."""
+
+REMEMBERED = dt.timedelta(days=30)
+ANALYSED_AFTER = dt.timedelta(minutes=15)
+"""How long after an upload its report is asked for."""
+
+Send = Callable[[Request], Reply | Failed | None]
+"""Sends a request within quota; None where the quota does not allow it now."""
+
+
+class Uploads:
+    """Uploads captured files.
+
+    Args:
+        engine: the database.
+        folder: the captured files, each under its SHA-256.
+        provider: where to.
+        clock: the time.
+        say: told what was uploaded and what could not be.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, provider: VirusTotal, clock: Clock, say: Callable[[str], None]
+    ) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._provider = provider
+        self._clock = clock
+        self._say = say
+
+    @classmethod
+    def of(
+        cls, engine: Engine, settings: Settings, provider: Provider, clock: Clock, say: Callable[[str], None]
+    ) -> Uploads | None:
+        """Return what uploads to a source; None if it takes none or the settings name no folder."""
+        if settings.virustotal_upload_from is None or not isinstance(provider, VirusTotal):
+            return None
+        return cls(engine, Path(settings.virustotal_upload_from).expanduser(), provider, clock, say)
+
+    def upload(self, sample: Sample, send: Send) -> dt.datetime | None:
+        """Upload a file if it is there and was not uploaded lately.
+
+        Returns:
+            When its report can be asked for; None if nothing was uploaded.
+        """
+        path = self._folder / sample.sha256
+        if not path.is_file() or path.is_symlink() or self._was_uploaded(sample.sha256):
+            return None
+        content = self._content(path, sample.sha256)
+        if content is None:
+            return None
+        request = self._request(sample.sha256, content, send)
+        reply = send(request) if request is not None else None
+        if not isinstance(reply, Reply):
+            return None
+        match self._provider.uploaded(reply):
+            case Uploaded(analysis_id):
+                self._remember(sample.sha256, analysis_id)
+                self._say(f"{sample.sha256}: uploaded to VirusTotal")
+                return self._clock.now() + ANALYSED_AFTER
+            case trouble:
+                self._say(f"{sample.sha256}: not uploaded: {trouble.reason}")
+                return None
+
+    def _request(self, name: str, content: bytes, send: Send) -> Request | None:
+        if len(content) < SMALL_UPLOAD_BYTES:
+            return self._provider.upload_request(name, content)
+        reply = send(self._provider.upload_address_request())
+        address = self._provider.upload_address(reply) if isinstance(reply, Reply) else None
+        return self._provider.upload_to(address, name, content) if isinstance(address, UploadAddress) else None
+
+    def _content(self, path: Path, sha256: str) -> bytes | None:
+        """Return the file's content if it is what its name says; a symbolic link is not followed."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= MAX_UPLOAD_BYTES:
+                    return None
+                content = file.read(MAX_UPLOAD_BYTES + 1)
+        except OSError as error:
+            self._say(f"{path}: not uploaded: {error.strerror}")
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            self._say(f"{path}: not uploaded: its content is not what its name says")
+            return None
+        return content
+
+    def _was_uploaded(self, sha256: str) -> bool:
+        with read_transaction(self._engine) as connection:
+            before = cached_answers(connection, LEDGER_OF_UPLOADS, [sha256]).get(sha256)
+        return before is not None and before.expires_at > self._clock.now()
+
+    def _remember(self, sha256: str, analysis_id: str) -> None:
+        now = self._clock.now()
+        with write_transaction(self._engine) as connection:
+            store_in_cache(
+                connection, LEDGER_OF_UPLOADS, sha256, "uploaded", {"analysis": analysis_id}, now, now + REMEMBERED
+            )

@@ -1,0 +1,225 @@
+"""What sources said over time, as text: the history of one file, and the news about files in a report."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
+from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
+from cowrieprocessor.reporting.render.terminal import (
+    VERDICT_STYLES,
+    Column,
+    Screen,
+    cell,
+    draw,
+    facts,
+    file_hash,
+    heading,
+    minute,
+    moment_text,
+    number,
+    plural,
+    sentence,
+    shown,
+    table,
+)
+
+_LABEL_CHARS = 128
+_ERROR_CHARS = 300
+_CHAIN_LENGTH = 8
+_ARROW = " → "
+
+
+def answer_text(verdict: str, positives: int | None, total: int | None) -> str:
+    """Return a source's answer in a few words: `malicious 12/70`, `unknown`."""
+    engines = engines_text(positives, total)
+    return f"{shown(verdict, 16)} {engines}" if engines else shown(verdict, 16)
+
+
+def engines_text(positives: int | None, total: int | None) -> str:
+    """Return how many engines of how many say malicious, empty where nobody counted."""
+    return f"{positives}/{total}" if positives is not None and total else ""
+
+
+def change_text(change: VerdictChange | ChangedVerdict) -> Text:
+    """Return a change in a few words: `unknown → malicious 12/70`, `malicious 12/70 → 40/71`."""
+    now = answer_text(change.verdict, change.positives, change.total)
+    style = VERDICT_STYLES.get(change.verdict, "")
+    if change.previous_verdict is None:
+        return Text(now, style=style)
+    before = answer_text(change.previous_verdict, change.previous_positives, change.previous_total)
+    if before == now:
+        return Text(now, style=style)
+    if change.verdict == change.previous_verdict:
+        now = engines_text(change.positives, change.total) or now
+    return Text(f"{before}{_ARROW}").append(now, style=style)
+
+
+def label_text(change: VerdictChange | ChangedVerdict) -> Text:
+    """Return what the source calls the file, and what it called it before where that was something else."""
+    now, before = change.classification, change.previous_classification
+    if change.previous_verdict is None or now == before or (before is None and now is not None):
+        return cell(now, _LABEL_CHARS)
+    return Text(f"{shown(before, _LABEL_CHARS)}{_ARROW}{shown(now, _LABEL_CHARS) or '(none)'}")
+
+
+def file_history_text(history: FileHistory, screen: Screen) -> str:
+    """Return the history of one file as text: how each source stands to it, and every change in order of time."""
+    known = [
+        ("SHA-256", cell(history.sha256)),
+        ("verdict", Text(shown(history.verdict, 16), style=VERDICT_STYLES.get(history.verdict, ""))),
+        ("family", cell(history.family)),
+        ("status", cell(history.enrichment_status, 32)),
+        ("asked again", Text(f"{moment_text(history.next_check_at)} UTC" if history.next_check_at else "")),
+    ]
+    parts: list[RenderableType] = [facts(known)]
+    if history.sources:
+        lines = [(source.provider, _chain(source, history)) for source in history.sources]
+        parts += [heading("Sources"), facts((shown(name, 32), text) for name, text in lines)]
+    if not history.changes:
+        return draw(screen, *parts, sentence("\nNo source has said anything about this file yet."))
+    columns = (
+        Column("said first (UTC)"),
+        Column("said last", needs=80),
+        Column("source", wraps=True),
+        Column("verdict", wraps=True),
+        Column("called", wraps=True, takes_rest=True),
+    )
+    rows = [
+        (
+            minute(change.fetched_at),
+            minute(change.confirmed_at),
+            cell(change.provider, 32),
+            change_text(change),
+            label_text(change),
+        )
+        for change in history.changes
+    ]
+    parts += [heading("What they said"), table(screen, columns, rows)]
+    if history.changes_total > len(history.changes):
+        earlier = history.changes_total - len(history.changes)
+        parts.append(
+            sentence(f"and {plural(earlier, 'change')} before: --limit {history.changes_total} shows all", "dim")
+        )
+    return draw(screen, *parts)
+
+
+def source_text(source: SourceVerdict) -> Text:
+    """Return what a source says of a file now and whether it is to be asked again, on one line."""
+    if source.verdict is None:
+        return Text(_standing(source))
+    text = Text(answer_text(source.verdict, source.positives, source.total), VERDICT_STYLES.get(source.verdict, ""))
+    if source.classification:
+        text.append(f", {shown(source.classification, _LABEL_CHARS)}", "default")
+    text.append(f"; since {_day(source.fetched_at)}, last said {_day(source.confirmed_at)}", "default")
+    standing = _standing(source)
+    return text.append(f"; {standing}", "default") if standing else text
+
+
+def _chain(source: SourceVerdict, history: FileHistory) -> Text:
+    """Return the changes of one source one after the other, and how it stands: `unknown → 12/70 → 40/71`."""
+    changes = [change for change in history.changes if change.provider == source.provider]
+    steps: list[str] = []
+    for change in changes[-_CHAIN_LENGTH:]:
+        engines = engines_text(change.positives, change.total)
+        step = engines if change.verdict == "malicious" and engines else answer_text(change.verdict, None, None)
+        if not steps or steps[-1] != step:
+            steps.append(step)
+    if changes and (len(changes) > _CHAIN_LENGTH or changes[0].previous_verdict is not None):
+        steps.insert(0, "…")
+    told = [_ARROW.join(steps)] if steps else []
+    standing = _standing(source)
+    return Text("; ".join([*told, standing] if standing else told) or "answered")
+
+
+def _standing(source: SourceVerdict) -> str:
+    """Return what the queue says about a source that is to be asked, or will not be."""
+    error = shown(source.last_error, _ERROR_CHARS) or "it did not say why"
+    if source.status == "failed":
+        again = f", asked again {moment_text(source.next_attempt_at)} UTC" if source.next_attempt_at else ""
+        return f"failed {plural(source.attempts, 'time')}{again}: {error}"
+    if source.status == "refused":
+        return f"refused, not asked again: {error}"
+    if source.status == "skipped":
+        return f"not asked: {error}"
+    if source.status == "leased":
+        return "being asked"
+    return "" if source.verdict is not None else shown(source.status, 32)
+
+
+def _day(at: dt.datetime | None) -> str:
+    return moment_text(at)[:10]
+
+
+def found_malicious_section(found: Sequence[FoundMalicious], total: int, screen: Screen) -> list[RenderableType]:
+    """Return the files of a report that were first called malicious in its period; nothing without any."""
+    columns = (
+        Column("SHA-256"),
+        Column("name", wraps=True, takes_rest=True),
+        Column("sessions", number=True, needs=56),
+        Column("source", needs=72),
+        Column("said", wraps=True, takes_rest=True),
+        Column("when (UTC)", needs=92),
+    )
+    rows = [
+        (
+            file_hash(file.sha256, screen),
+            cell(file.name, 80),
+            number(file.session_count),
+            cell(file.provider, 32),
+            _said(file),
+            minute(file.found_at),
+        )
+        for file in found
+    ]
+    return _section(screen, "Found to be malicious", columns, rows, total)
+
+
+def _said(file: FoundMalicious) -> Text:
+    text = Text(answer_text("malicious", file.positives, file.total), VERDICT_STYLES["malicious"])
+    if file.classification:
+        text.append(f" {shown(file.classification, 60)}", "default")
+    return text if file.verdict == "malicious" else text.append(f" (now {shown(file.verdict, 16)})", "default")
+
+
+def changed_verdicts_section(changed: Sequence[ChangedVerdict], total: int, screen: Screen) -> list[RenderableType]:
+    """Return the answers of a report that differ from the same source's before; nothing without any."""
+    columns = (
+        Column("SHA-256"),
+        Column("name", wraps=True, takes_rest=True),
+        Column("source", needs=72),
+        Column("change", wraps=True, takes_rest=True),
+        Column("when (UTC)", needs=92),
+    )
+    rows = [
+        (
+            file_hash(change.sha256, screen),
+            cell(change.name, 80),
+            cell(change.provider, 32),
+            _whole_change(change),
+            minute(change.changed_at),
+        )
+        for change in changed
+    ]
+    return _section(screen, "Changed verdicts and detections", columns, rows, total)
+
+
+def _whole_change(change: ChangedVerdict) -> Text:
+    text = change_text(change)
+    if change.classification != change.previous_classification:
+        text.append(f", {label_text(change).plain}", "default")
+    return text
+
+
+def _section(
+    screen: Screen, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Text]], total: int
+) -> list[RenderableType]:
+    rows = list(rows)
+    if not rows:
+        return []
+    parts: list[RenderableType] = [heading(title), table(screen, columns, rows)]
+    return [*parts, sentence(f"and {total - len(rows):,} more", "dim")] if total > len(rows) else parts

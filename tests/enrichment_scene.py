@@ -1,0 +1,121 @@
+"""Files in sessions, written as the loader writes them, and what sources said about them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Engine, Table, insert, select
+
+from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.findings import CLEAN, MALICIOUS, Finding
+from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.models import Base
+from cowrieprocessor.db.propagation import propagate_some
+from cowrieprocessor.db.verdict_store import store_answer
+from cowrieprocessor.loader.worthless import initial_status
+
+T = Base.metadata.tables
+NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
+SETTLES = frozenset({"known-good", "malicious"})
+POLICY = Policy(("hashlookup", "malwarebazaar", "virustotal"), SETTLES)
+VT, HL, MB = "virustotal", "hashlookup", "malwarebazaar"
+
+
+def sha(number: int) -> str:
+    """Return a hash; a larger number does not mean a larger hash."""
+    return hashlib.sha256(f"sample {number}".encode()).hexdigest()
+
+
+def load(
+    engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = NOW, url: str | None = None
+) -> None:
+    """Load sessions (id, hash of the file they dropped) in one transaction, with the loader's own statements."""
+    moment = at.strftime("%Y-%m-%d %H:%M:%S.%f")
+    files = sorted(set(pairs))
+    sessions = sorted({session for session, _ in files})
+    hashes = sorted({sha256 for _, sha256 in files})
+    with write_transaction(engine) as connection:
+        statements = LoadingStatements(connection)
+        try:
+            statements.merge_sessions(
+                [(one, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for one in sessions]
+            )
+            statements.merge_hashes([(one, moment, moment, initial_status(one), moment) for one in hashes])
+            statements.merge_files([(*pair, None, url, "download", moment) for pair in files], moment)
+        finally:
+            statements.close()
+
+
+def finding(positives: int = 12, total: int = 70, **more: Any) -> Finding:
+    """Return what VirusTotal would say: malicious with any positives, else clean."""
+    return Finding(
+        MALICIOUS if positives else CLEAN, positives=positives, total=total, response={"positives": positives}, **more
+    )
+
+
+def answer(
+    engine: Engine,
+    sha256: str,
+    said: Finding,
+    *,
+    provider: str = VT,
+    at: dt.datetime = NOW,
+    holds: dt.timedelta = 30 * DAY,
+    policy: Policy = POLICY,
+    now: dt.datetime | None = None,
+    key: str | None = None,
+) -> None:
+    """Store what a source said, in a transaction of its own."""
+    with write_transaction(engine) as connection:
+        store_answer(
+            connection,
+            sha256,
+            provider,
+            key or sha256,
+            said,
+            fetched_at=at,
+            expires_at=at + holds,
+            policy=policy,
+            now=now or at,
+        )
+
+
+def drain(engine: Engine, now: dt.datetime = NOW) -> int:
+    """Spread every verdict; return the number of rows changed."""
+    changed = 0
+    while (step := propagate_some(engine, now=now)) is not None:
+        changed += step.changed
+    return changed
+
+
+def rows(engine: Engine, table: str, **where: object) -> list[dict[str, Any]]:
+    """Return rows of a table in the order of their keys."""
+    one: Table = T[table]
+    query = select(one).order_by(*one.primary_key.columns)
+    for name, value in where.items():
+        query = query.where(one.c[name] == value)
+    with read_transaction(engine) as connection:
+        return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
+
+
+def row(engine: Engine, table: str, **where: object) -> dict[str, Any]:
+    """Return the one row of a table that is meant."""
+    (found,) = rows(engine, table, **where)
+    return found
+
+
+def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
+    """Insert a row."""
+    with write_transaction(engine) as connection:
+        connection.execute(insert(T[table]).values(**values))
+
+
+def flags(engine: Engine) -> dict[str, bool]:
+    """Return the flag of each session."""
+    return {one["session_id"]: one["vt_flagged"] for one in rows(engine, "session_summaries")}

@@ -1,0 +1,125 @@
+"""What the tests of sources share: samples, replies, and what holds for every outcome."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+
+from cowrieprocessor.db.findings import VERDICTS, Finding
+from cowrieprocessor.enrichment.provider import Failed, Found, Outcome, RateLimited, Refused, Reply, Sample, Unknown
+
+NOW = dt.datetime(2026, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
+KEY = hashlib.sha256(b"a canary").hexdigest()
+SHA256 = hashlib.sha256(b"one file").hexdigest()
+OTHER = hashlib.sha256(b"another file").hexdigest()
+FAILURES = {
+    "timeout",
+    "connection",
+    "server-error",
+    "redirect",
+    "empty-answer",
+    "bad-body",
+    "too-large",
+    "not-yet",
+    "other",
+}
+MAX_CHARS = {"classification": 128, "description": 4000, "family": 128, "tlsh": 72, "file_type": 256}
+HTML = b"<html><head><title>Sign in</title></head><body>to the hotel's network</body></html>"
+
+
+class FixedClock:
+    """A clock that stands still: how long a request may take does not depend on it."""
+
+    def now(self) -> dt.datetime:
+        """Return always the same time."""
+        return NOW
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Fail: sending never waits by the clock."""
+        raise AssertionError("sending never waits by the clock")
+
+
+def reply(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """Return an answer with a JSON body, or with the bytes given."""
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Reply(status, headers or {}, body, NOW)
+
+
+def sample(sha256: str = SHA256, **known: object) -> Sample:
+    """Return a file, its MD5 and SHA-1 made up from its SHA-256."""
+    return Sample(sha256, **{"md5": md5_of(sha256), "sha1": sha1_of(sha256), **known})  # type: ignore[arg-type]
+
+
+def md5_of(sha256: str) -> str:
+    """Return the MD5 that the tests give a file."""
+    return hashlib.md5(sha256.encode(), usedforsecurity=False).hexdigest()
+
+
+def sha1_of(sha256: str) -> str:
+    """Return the SHA-1 that the tests give a file."""
+    return hashlib.sha1(sha256.encode(), usedforsecurity=False).hexdigest()
+
+
+def assert_sound(outcome: Outcome) -> None:
+    """Check what holds for every outcome: it can be stored anywhere, and holds no key."""
+    match outcome:
+        case Found(finding):
+            assert_storable(finding)
+        case Unknown(response):
+            assert_storable_response(response)
+        case Failed(kind, reason, retry_at):
+            assert kind in FAILURES
+            assert_sayable(reason)
+            assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
+        case Refused(reason, scope):
+            assert scope in {"file", "source"}
+            assert_sayable(reason)
+        case RateLimited(reason, retry_at):
+            assert_sayable(reason)
+            assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
+
+
+def assert_sayable(reason: str) -> None:
+    """Check that a reason is one bounded line without the key."""
+    assert 0 < len(reason) <= 500
+    assert "\n" not in reason
+    assert KEY not in reason.lower()
+    assert "\0" not in reason
+    reason.encode()
+
+
+def assert_storable(finding: Finding) -> None:
+    """Check that a finding keeps what `Finding` promises of its fields."""
+    assert finding.verdict in VERDICTS
+    for name, max_chars in MAX_CHARS.items():
+        value = getattr(finding, name)
+        if value is not None:
+            assert isinstance(value, str)
+            assert 0 < len(value) <= max_chars
+            assert "\0" not in value
+            assert KEY not in value.lower()
+            value.encode()
+    for name, length in (("md5", 32), ("sha1", 40)):
+        value = getattr(finding, name)
+        assert value is None or re.fullmatch(f"[0-9a-f]{{{length}}}", value)
+    for moment in (finding.first_seen, finding.last_analysis):
+        assert moment is None or moment.utcoffset() == dt.timedelta(0)
+    assert (finding.positives is None) == (finding.total is None)
+    if finding.positives is not None and finding.total is not None:
+        assert 0 <= finding.positives <= finding.total < 2**31
+    assert finding.size_bytes is None or 0 <= finding.size_bytes < 2**63
+    assert_storable_response(finding.response)
+
+
+def assert_storable_response(response: dict[str, object]) -> None:
+    """Check that a response is JSON that every database keeps, bounded, without the key."""
+    stored = json.dumps(response, allow_nan=False)
+    assert len(stored) <= 64 * 1024
+    assert "\\u0000" not in stored.replace("\\\\", "")
+    assert KEY not in stored.lower()
+    json.dumps(response, ensure_ascii=False).encode()
+    assert json.loads(stored) == response
