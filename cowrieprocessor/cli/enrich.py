@@ -69,9 +69,9 @@ def enrich(
 ) -> None:
     """Ask VirusTotal, MalwareBazaar, URLhaus and CIRCL hashlookup about the files, within quota.
 
-    Sources are asked in that order's reverse: what costs nothing first, VirusTotal last and only about files that
-    nobody else settled. One answer serves every session that had the file, is kept with its history, and is renewed
-    when it is old. Keys come from the environment: COWRIEPROC_VIRUSTOTAL_KEY, COWRIEPROC_ABUSECH_KEY; hashlookup
+    What costs nothing is asked first: the cache, Cowrie's own verdicts in the logs, hashlookup, then abuse.ch, and
+    VirusTotal only about files that nobody else settled. One answer serves every session that had the file, is kept
+    with its history, and is renewed when it is old. Keys come from the environment: COWRIEPROC_VIRUSTOTAL_KEY, COWRIEPROC_ABUSECH_KEY; hashlookup
     needs none. docs/enrichment.md says the rest.
 
     Without --watch it ends when there is nothing more to ask, or no more may be asked today; the same command goes
@@ -86,6 +86,8 @@ def enrich(
              cowrieprocessor enrich --watch --db /var/lib/cowrieprocessor/cowrie.sqlite
     """
     if context.invoked_subcommand is not None:
+        if any((db, limit, providers, watch, hashes, as_json)):
+            raise click.UsageError(f"options come behind the name: enrich {context.invoked_subcommand} --db ...")
         return
     from cowrieprocessor.jobs.enrich import EnrichOptions
 
@@ -100,7 +102,7 @@ def enrich(
 @click.command("enrichment_refresh")
 @named_db_option
 @click.option(
-    "--files", type=click.IntRange(1), is_flag=False, flag_value=0, metavar="[N]", help="Refresh files; N at most."
+    "--files", type=click.IntRange(0), is_flag=False, flag_value=0, metavar="[N]", help="Refresh files; N at most."
 )
 @json_option
 def refresh(db: str, files: int | None, as_json: bool) -> None:

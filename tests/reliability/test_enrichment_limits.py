@@ -31,7 +31,7 @@ PATIENCE_S = 120.0
 TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
 KILLS = 40 if TORTURE else 6
 START = dt.datetime(2026, 3, 2, 3, 0, tzinfo=dt.UTC)
-MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
+MINUTE = dt.timedelta(minutes=1)
 
 
 class Delayed:
@@ -115,7 +115,7 @@ class Crew:
             assert time.monotonic() < deadline, "it does not come to an end"
             ended = [process for process in self.processes if process.poll() is not None]
             assert not ended, [process.communicate()[0] for process in ended]
-            time.sleep(0.005)
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -149,10 +149,13 @@ def arrived(virustotal: VirusTotal, months: bool = False) -> Counter[str]:
     return Counter(received.at.strftime("%Y-%m" if months else "%Y-%m-%d") for received in virustotal.log)
 
 
-def share_of_rate(virustotal: VirusTotal, per_minute: int) -> float:
-    """Return the share of the allowed rate that was used between the first and the last request."""
-    times = [received.at for received in virustotal.log]
-    return len(times) / (per_minute * ((times[-1] - times[0]) / MINUTE) + per_minute)
+def share_of_rate(virustotal: VirusTotal, per_minute: int, count: int) -> float:
+    """Return the share of the allowed rate that was used until so many requests had been sent.
+
+    Requests come in bursts: that of the last one is left out, since the minute it begins is as well.
+    """
+    times = [received.at for received in virustotal.log[:count]]
+    return sum(moment < times[-1] for moment in times) / (per_minute * ((times[-1] - times[0]) / MINUTE))
 
 
 def assert_all_known(engine: Engine, files: list[str]) -> None:
@@ -166,7 +169,7 @@ def assert_all_known(engine: Engine, files: list[str]) -> None:
 
 def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Files in many sessions cost one request each, the ledger has exactly those, and the rate is used."""
-    files = load(engine, tmp_path, 120)
+    files = load(engine, tmp_path, 80)
     with VirtualTimeServer(START, expected=PROCESSES) as server, VirusTotal(server) as virustotal:
         for sha256 in files:
             virustotal.add(sha256, malicious=12)
@@ -174,13 +177,12 @@ def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) 
             at_work.wait_until(lambda: answered(engine) == len(files))
             assert [0] * PROCESSES == at_work.end()
     assert [] == virustotal.violations
-    assert dict.fromkeys(files, 1) == {
-        subject: count for subject, count in virustotal.asked().items() if subject in files
-    }
+    assert [1] * len(files) == [virustotal.asked()[sha256] for sha256 in files]
     assert len(virustotal.log) - len(files) <= PROCESSES, "beside files, each process may ask for its quota once"
     assert arrived(virustotal) == in_ledger(engine)
     assert arrived(virustotal, months=True) == in_ledger(engine, months=True)
-    assert share_of_rate(virustotal, 4) >= 0.95
+    # The last files may be in the hands of a process that waits for its turn, while there is nothing for the others.
+    assert share_of_rate(virustotal, 4, 64) >= 0.95
     assert_all_known(engine, files)
 
 
@@ -188,7 +190,7 @@ def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) 
 def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: Path, seed: int) -> None:
     """Whoever is killed when: no limit is passed, each request is in the ledger, and no file is lost."""
     chance = random.Random(seed)
-    files = load(engine, tmp_path, 100)
+    files = load(engine, tmp_path, 60)
     with (
         VirtualTimeServer(START, expected=PROCESSES) as server,
         VirusTotal(Delayed(server, random.Random(seed))) as virustotal,
@@ -197,7 +199,7 @@ def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: P
             virustotal.add(sha256, malicious=12)
         with crew(db_url, server, virustotal) as at_work:
             for _ in range(KILLS):
-                wanted = len(virustotal.log) + chance.randrange(1, 12)
+                wanted = len(virustotal.log) + chance.randrange(1, 9)
                 at_work.wait_for_requests(wanted, or_until=lambda: answered(engine) == len(files))
                 time.sleep(chance.random() * 0.02)
                 at_work.kill(chance.randrange(PROCESSES))
@@ -216,25 +218,27 @@ def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: P
 def test_days_and_months_are_used_and_not_passed(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Over the end of a month each day's and each month's requests are used, none more, with kills on the way."""
     chance = random.Random(1)
-    files = load(engine, tmp_path, 110)
-    limits = KeyLimits(per_minute=8, per_day=40, per_month=60)
+    files = load(engine, tmp_path, 60)
+    limits = KeyLimits(per_minute=8, per_day=20, per_month=30)
     begin = dt.datetime(2026, 2, 26, 22, 0, tzinfo=dt.UTC)
+    kills = (15, 28, 45)
     with VirtualTimeServer(begin, expected=PROCESSES) as server, VirusTotal(server, limits=limits) as virustotal:
         for sha256 in files:
             virustotal.add(sha256, malicious=12)
         with crew(db_url, server, virustotal) as at_work:
-            for wanted in (30, 55, 85):
-                at_work.wait_for_requests(wanted)
+            for count in kills:
+                at_work.wait_for_requests(count)
                 at_work.kill(chance.randrange(PROCESSES))
             at_work.wait_until(lambda: answered(engine) == len(files))
             assert [0] * PROCESSES == at_work.end()
     assert [] == virustotal.violations
-    sent = arrived(virustotal)
-    assert not sent - in_ledger(engine), "more arrived than the ledger has"
-    assert min(sent) == "2026-02-26"
-    assert sent["2026-02-26"] >= 0.95 * 40
-    assert sent["2026-02-26"] + sent["2026-02-27"] >= 0.95 * 60
-    assert sent["2026-03-01"] >= 0.95 * 40
+    ledger = in_ledger(engine)
+    assert {"2026-02-26": 20, "2026-02-27": 10, "2026-03-01": 20} == {
+        day: ledger[day] for day in ("2026-02-26", "2026-02-27", "2026-03-01")
+    }
+    assert 30 == in_ledger(engine, months=True)["2026-02"]
+    assert not arrived(virustotal) - ledger, "more arrived than the ledger has"
+    assert (ledger - arrived(virustotal)).total() <= len(kills)
     assert_all_known(engine, files)
 
 

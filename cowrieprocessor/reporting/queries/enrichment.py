@@ -139,6 +139,7 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
         QUEUE.c.next_attempt_at <= now,
         QUEUE.c.next_attempt_at > ASKED_FOR_AT,
     )
+    by_hand = QUEUE.c.priority > 0
     again = [and_(one, ~asked_for(provider)) for one in retries(provider, policy, now)]
 
     def count(source: FromClause, *conditions: ColumnElement[bool]) -> int:
@@ -148,8 +149,8 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
     never = (HASHES.c.sha256 >= "", no_row)
     return {
         "waiting": count(HASHES, *never) - count(HASHES, excepted, no_row, ~never_asked(provider, policy, now)),
-        "asked_for": count(queued, asked_for(provider)),
-        "retries_due": sum(count(queued, one) for one in again),
+        "asked_for": count(queued, asked_for(provider)) + sum(count(queued, one, by_hand) for one in again),
+        "retries_due": sum(count(queued, one, ~by_hand) for one in again),
         "expired": count(QUEUE, old) - count(queued, excepted, old, ~expired(provider, policy, now)),
     }
 

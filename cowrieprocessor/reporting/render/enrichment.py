@@ -43,7 +43,7 @@ def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
         parts.append(sentence(f"New verdicts of {files} are still to reach their sessions{since}."))
     parts += _sources(status.sources, screen)
     if status.without_key:
-        parts.append(sentence(f"Not asked, as no key is given: {', '.join(status.without_key)}.", "dim"))
+        parts.append(sentence(f"\nNot asked, as no key is given: {', '.join(status.without_key)}.", "dim"))
     parts += _ledgers(status.ledgers, screen)
     return draw(screen, *parts, *_failures(status.failures, screen))
 

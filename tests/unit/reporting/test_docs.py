@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
+from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts, Spreading
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
 from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
 from cowrieprocessor.reporting.queries.file_sessions import FileSession
@@ -32,6 +34,10 @@ DOCUMENTS = {
     "files sessions": (FileSession,),
     "sessions list": (SessionListing,),
     "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent),
+    "enrich status": (
+        *(EnrichmentStatus, SourceStatus, QueueCounts, LedgerStatus),
+        *(FailureKind, Spreading, EnrichJob),
+    ),
     "dead-letters list": (DeadLetter, ReasonCount),
     "report …": (DroppedFile, FoundMalicious, ChangedVerdict, Ranking, Ranked, ReasonCount),
 }

@@ -42,6 +42,7 @@ COMMANDS = (
     ("files", "show", sha(1)),
     ("files", "sessions", sha(1)),
     ("files", "history", sha(1)),
+    ("enrich", "status"),
     ("sessions", "list"),
     ("sessions", "show", "s1"),
     ("dead-letters", "list"),
@@ -149,7 +150,8 @@ def test_a_terminal_gets_our_colours_and_nothing_else(
 ) -> None:
     """On a terminal of any width, the only escape sequences are colours; markup and emoji codes stay as typed."""
     for command in COMMANDS:
-        name = "files_history" if "history" in command else command[0].replace("-", "_")
+        own = {"history": "files_history", "status": "enrich_status"}
+        name = own.get(command[1], command[0].replace("-", "_"))
         module = f"cowrieprocessor.cli.{name}"
         monkeypatch.setattr(f"{module}.screen", lambda: Screen(width, color=True))
         monkeypatch.setattr(f"{module}.print_text", lambda text: sys.stdout.write(text))  # click would strip colours

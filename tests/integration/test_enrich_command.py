@@ -1,0 +1,236 @@
+"""The program as operators run it: its output, its keys, its signals, the scripts; services are stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowrieprocessor.db.engine import dispose, get_engine
+from cowrieprocessor.db.migrations import apply_migrations
+from tests.command_line import PROGRAM
+from tests.documents import PROJECT
+from tests.stand_ins.behaviours import HTML_502
+from tests.stand_ins.clock import Timepiece
+from tests.stand_ins.scene import Services, download, load, services, sha256_of
+from tests.stand_ins.server import Behaviour, Exchange, answering, document
+from tests.stand_ins.virustotal import KEY, KeyLimits
+
+FILES = tuple(sha256_of(number) for number in range(4))
+CANARY = "canary" + "0123456789abcdef" * 3
+
+
+class _Machine:
+    """The machine's clock: the program is another process."""
+
+    def now(self) -> object:
+        from cowrieprocessor.enrichment.clock import SystemClock
+
+        return SystemClock().now()
+
+
+@pytest.fixture
+def here() -> Iterator[Services]:
+    """Every service, by the machine's clock, without a limit by the minute that would make the program wait."""
+    clock: Timepiece = _Machine()  # type: ignore[assignment]
+    with services(KeyLimits(None, 500, 15_500), clock) as all_of_them:  # type: ignore[arg-type]
+        yield all_of_them
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A database with four files, the first in most sessions."""
+    path = tmp_path / "hive.sqlite"
+    engine = get_engine(path)
+    apply_migrations(engine)
+    events = [download(f"{number}-{more}", FILES[number]) for number in range(4) for more in range(5 - number)]
+    load(engine, tmp_path, events)
+    dispose(engine)
+    return path
+
+
+def program(
+    *arguments: object, here: Services, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program, or a script of the project, to its end."""
+    command = [*PROGRAM, *map(str, arguments)]
+    if str(arguments[0]).startswith("scripts/"):
+        command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=PROJECT, env=surroundings(here, environment), check=False
+    )
+
+
+def surroundings(here: Services, environment: dict[str, str] | None = None) -> dict[str, str]:
+    """Return an environment in which the program asks the stand-ins, quickly."""
+    return {
+        **os.environ,
+        **here.environment(),
+        "COWRIEPROC_VIRUSTOTAL_PER_MINUTE": "6000",
+        "COWRIEPROC_MALWAREBAZAAR_PER_MINUTE": "6000",
+        "COWRIEPROC_URLHAUS_PER_MINUTE": "6000",
+        "COWRIEPROC_HASHLOOKUP_PER_MINUTE": "6000",
+        **(environment or {}),
+    }
+
+
+def test_enrich_then_look(database: Path, here: Services) -> None:
+    """`enrich`, `enrich status`, `files history`, `files show` and `report` tell one story."""
+    here.virustotal.add(FILES[0], malicious=12, total=70)
+    done = program("enrich", "--db", database, here=here)
+    assert done.returncode == 0, done.stderr
+    assert "1 found, 3 unknown" in done.stdout
+
+    status = program("enrich", "status", "--db", database, "--json", here=here)
+    assert status.returncode == 0
+    told = json.loads(status.stdout)
+    (virustotal,) = [one for one in told["sources"] if one["provider"] == "virustotal"]
+    assert (4, 0) == (virustotal["queue"]["answered"], virustotal["queue"]["waiting"])
+
+    history = program("files", "history", FILES[0][:12], "--db", database, here=here)
+    assert "12/70" in history.stdout
+    show = program("files", "show", FILES[0][:12], "--db", database, here=here)
+    assert "12/70" in show.stdout
+    assert "malicious" in program("files", "list", "--db", database, here=here).stdout
+
+
+def test_options_before_the_name_are_not_lost(database: Path, here: Services) -> None:
+    """`enrich --db X status` would look at another database: it is refused with what to write."""
+    done = program("enrich", "--db", database, "status", here=here)
+    assert done.returncode == 2
+    assert "enrich status --db" in done.stderr
+
+
+def test_the_script_does_what_the_command_does(database: Path, here: Services) -> None:
+    """`scripts/enrichment_refresh.py --files 2 --db URL` asks about two files, and without a number about all."""
+    url = f"sqlite:///{database}"
+    first = program("scripts/enrichment_refresh.py", "--files", "2", "--db", url, here=here)
+    assert first.returncode == 0, first.stderr
+    assert set(FILES[:2]) == here.virustotal.asked().keys() - {"overall_quotas"}
+    assert program("scripts/enrichment_refresh.py", "--files", "--db", url, here=here).returncode == 0
+    assert set(FILES) == here.virustotal.asked().keys() - {"overall_quotas"}
+
+
+def test_what_is_on_its_way_is_kept_when_the_program_is_told_to_stop(database: Path, here: Services) -> None:
+    """SIGTERM while an answer is coming: it is finished and stored, nothing else is asked, and the exit code is 0."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slowly(exchange: Exchange) -> None:
+        asked.set()
+        go_on.wait(60)
+        exchange.send(exchange.proper())
+
+    here.virustotal.add(FILES[0], malicious=5, total=60)
+    here.virustotal.script(FILES[0], [Behaviour("slowly", slowly)])
+    command = [*PROGRAM, "enrich", "--watch", "--provider", "virustotal", "--db", str(database)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings(here), cwd=PROJECT
+    ) as running:
+        assert asked.wait(60)
+        running.send_signal(signal.SIGTERM)
+        assert running.stderr is not None
+        line = running.stderr.readline()
+        go_on.set()
+        stdout, _ = running.communicate(timeout=60)
+    assert "the request in flight is finished" in line
+    assert running.returncode == 0
+    assert "stopped" in stdout
+    assert {FILES[0]: 1, "overall_quotas": 1} == here.virustotal.asked()
+    assert "5/60" in program("files", "show", FILES[0], "--db", database, here=here).stdout
+
+
+def test_staging_is_said(database: Path, here: Services) -> None:
+    """With USE_NEW_ENRICHMENT=0 the program says that only cache and ledger are written, and status what waits."""
+    staged = program("enrich", "--db", database, here=here, environment={"USE_NEW_ENRICHMENT": "0"})
+    assert "USE_NEW_ENRICHMENT=0: only the cache" in staged.stderr
+    status = program("enrich", "status", "--db", database, here=here, environment={"USE_NEW_ENRICHMENT": "0"})
+    assert "USE_NEW_ENRICHMENT=0" in status.stdout + status.stderr
+    sent = here.requests()
+    replayed = program("enrich", "--db", database, here=here)
+    assert sent == here.requests()
+    assert "answers from the cache" in replayed.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"COWRIEPROC_ENRICHMENT_PROVIDERS": "virustotal", "COWRIEPROC_VIRUSTOTAL_KEY": ""}, "virustotal"),
+        ({"COWRIEPROC_ENRICHMENT_PROVIDERS": "virustotl"}, "virustotl"),
+        ({"COWRIEPROC_VIRUSTOTAL_KEY": "file:/nowhere/key"}, "/nowhere/key cannot be read"),
+        ({"COWRIEPROC_VIRUSTOTAL_URL": "http://203.0.113.1/api"}, "https://"),
+        ({"COWRIEPROC_TTL_CLEAN": "soon"}, "COWRIEPROC_TTL_CLEAN is 'soon'"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(
+    database: Path, here: Services, environment: dict[str, str], message: str
+) -> None:
+    """A key that is not there, an unknown source, an address that would show the key: exit code 2 and the remedy."""
+    done = program("enrich", "--db", database, here=here, environment=environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {0} == set(here.requests().values())
+
+
+def test_a_key_is_found_nowhere(database: Path, here: Services) -> None:
+    """A canary as the key, echoed by the services in every kind of trouble: no output, file or table has it."""
+    here.virustotal.keys[CANARY] = KeyLimits(None, None, None)
+    here.virustotal.users[CANARY] = CANARY
+    here.malwarebazaar.auth_keys.add(CANARY)
+    here.urlhaus.auth_keys.add(CANARY)
+    echo = {"error": {"code": "ForbiddenError", "message": f"the key {CANARY} may not"}}
+    here.virustotal.script(FILES[0], [HTML_502])
+    here.virustotal.script(FILES[1], [answering("echo", document(echo, 400))])
+    here.virustotal.script(FILES[2], [answering("echo", document(echo, 503))])
+    here.virustotal.script(FILES[3], [answering("echo", document(echo, 403))])
+    here.malwarebazaar.fail_next(1, answering("echo", document({"query_status": f"unknown {CANARY}"})))
+    keys = {"COWRIEPROC_VIRUSTOTAL_KEY": CANARY, "COWRIEPROC_ABUSECH_KEY": CANARY, "PYTHONASYNCIODEBUG": "1"}
+    outputs = [
+        program(*command, "--db", database, here=here, environment=keys)
+        for command in (
+            ("enrich",),
+            ("enrich", "--json"),
+            ("enrich", "status"),
+            ("enrich", "status", "--json"),
+            ("files", "history", FILES[1]),
+            ("db", "status"),
+            ("report", "daily"),
+        )
+    ]
+    outputs.append(program("enrich", "--db", database.parent, here=here, environment=keys))
+    assert any(one.returncode for one in outputs)
+    assert CANARY in str([received.headers for received in here.virustotal.log])
+    assert CANARY not in "".join(one.stdout + one.stderr for one in outputs)
+    for path in database.parent.iterdir():
+        if path.is_file():
+            assert CANARY.encode() not in path.read_bytes(), path.name
+
+
+def test_a_traceback_has_no_key(here: Services) -> None:
+    """Even where the program fails in an unexpected place, with local variables printed, the key does not show."""
+    code = (
+        "import traceback\n"
+        "from cowrieprocessor.settings import load_settings\n"
+        "from cowrieprocessor.enrichment.sources import configured\n"
+        "settings = load_settings()\n"
+        "providers = configured(settings)\n"
+        "from cowrieprocessor.enrichment.provider import Sample\n"
+        "request = providers[-1].request([Sample('0' * 64)])\n"
+        "try:\n    raise RuntimeError(repr((settings, request)))\n"
+        "except RuntimeError as error:\n"
+        "    print(''.join(traceback.TracebackException.from_exception(error, capture_locals=False).format()))\n"
+    )
+    environment = surroundings(here, {"COWRIEPROC_VIRUSTOTAL_KEY": CANARY})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=environment, check=False
+    )
+    assert "RuntimeError" in done.stdout
+    assert CANARY not in done.stdout + done.stderr
+    assert KEY not in done.stdout
