@@ -39,7 +39,7 @@ def status(db: str | None, as_json: bool) -> None:
     if found.staged:
         message(
             "USE_NEW_ENRICHMENT=0: only the cache and the ledger of the quota are written; "
-            f"{found.replayable or 0:,} answers in the cache wait to be replayed when it is 1 again"
+            f"answers in the cache that wait to be replayed when it is 1 again: {found.replayable or 0:,}"
         )
     if found.problem is not None:
         message(f"note: {found.problem}")

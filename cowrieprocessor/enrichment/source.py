@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -109,6 +110,7 @@ class Source:
         self._uploads = uploads
         self._say = say
         self._claimed: list[Claimed] = []
+        self._to_upload: deque[tuple[Claimed, Sample]] = deque()
         self._claims_until = clock.now()
         self._reads_quota = False
 
@@ -137,6 +139,8 @@ class Source:
             if self.waits.kind != "minute":
                 self.release()
             return Step.HAS_TO_WAIT
+        if self._uploads is not None and self._to_upload:
+            return self._upload(self._uploads)
         if not self._claimed:
             if self.is_resting:
                 return Step.NOTHING_TO_DO
@@ -255,10 +259,8 @@ class Source:
             case Unknown(response):
                 self._book.answer(self.name, one, self.provider.cache_key(sample), None, response)
                 self._count("unknown")
-                report_at = self._uploads.upload(sample, self._send) if self._uploads is not None else None
-                if report_at is not None:
-                    self._count("uploaded")
-                    self._book.ask_again(self.name, one, self.provider.cache_key(sample), report_at)
+                if self._uploads is not None:
+                    self._to_upload.append((one, sample))
             case Failed(kind, reason, retry_at):
                 self._book.fail(self.name, one, kind, reason, retry_at)
                 self._count(f"failed: {kind}")
@@ -267,6 +269,18 @@ class Source:
                 self._count("refused")
             case Refused() | RateLimited():
                 self._book.release(self.name, [one.sha256])
+
+    def _upload(self, uploads: Uploads) -> Step:
+        """Upload the file that was found to be unknown first, as soon as the quota allows it."""
+        one, sample = self._to_upload[0]
+        report_at = uploads.upload(sample, self._send)
+        if self.waits is not None:
+            return Step.HAS_TO_WAIT
+        self._to_upload.popleft()
+        if report_at is not None:
+            self._count("uploaded")
+            self._book.ask_again(self.name, one, self.provider.cache_key(sample), report_at)
+        return Step.DONE_SOMETHING
 
     def _tell_ledger(self, outcomes: Sequence[Outcome]) -> None:
         """Let the ledger know how the source is doing, by what it answered to one request."""

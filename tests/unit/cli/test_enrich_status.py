@@ -61,7 +61,7 @@ def test_staging_is_said(db: str, program: Program, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("USE_NEW_ENRICHMENT", "0")
     for arguments in ((), ("--json",)):
         outcome = program("enrich", "status", "--db", db, *arguments)
-        assert "1 answers in the cache wait to be replayed" in outcome.err
+        assert "answers in the cache that wait to be replayed when it is 1 again: 1\n" in outcome.err
     assert (True, 1) == (outcome.document["staged"], outcome.document["replayable"])
 
 
