@@ -113,7 +113,7 @@ def judgement_of(
     ranked = _in_order(latest, policy)
     vt_columns, planned = _virustotal_columns(current, latest)
     verdicts = [one.verdict for one in ranked] + ([planned] if planned else [])
-    verdict = verdicts[0] if verdicts else UNKNOWN
+    verdict = min(verdicts, key=VERDICTS.index, default=UNKNOWN)
     families = [one.family for one in ranked if one.verdict == verdict and verdict in (MALICIOUS, SUSPICIOUS)]
     status = current["enrichment_status"] if current["enrichment_status"] == HASH_SKIPPED else None
     return {
