@@ -71,8 +71,8 @@ def enrich(
 
     What costs nothing is asked first: the cache, Cowrie's own verdicts in the logs, hashlookup, then abuse.ch, and
     VirusTotal only about files that nobody else settled. One answer serves every session that had the file, is kept
-    with its history, and is renewed when it is old. Keys come from the environment: COWRIEPROC_VIRUSTOTAL_KEY, COWRIEPROC_ABUSECH_KEY; hashlookup
-    needs none. docs/enrichment.md says the rest.
+    with its history, and is renewed when it is old. Keys come from the environment: COWRIEPROC_VIRUSTOTAL_KEY,
+    COWRIEPROC_ABUSECH_KEY; hashlookup needs none. docs/enrichment.md says the rest.
 
     Without --watch it ends when there is nothing more to ask, or no more may be asked today; the same command goes
     on from there. SIGTERM and Ctrl-C let the request in flight finish. With USE_NEW_ENRICHMENT=0 only the cache and

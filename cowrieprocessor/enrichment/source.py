@@ -31,7 +31,9 @@ READ_QUOTA_EVERY_S = 6 * 3600.0
 """How often a source is asked what its key may do: it may cost a request."""
 
 CLAIMED_AT_ONCE = 20
-"""How many files are claimed at once: enough that looking for them costs little, few enough to be back soon."""
+"""How many files are claimed at once: enough that looking for them costs little, and no more than a minute's work."""
+
+_HALF_A_LEASE = dt.timedelta(seconds=LEASE_S / 2)
 
 SOUND_KINDS = frozenset({"not-yet"})
 """Kinds of failure that say nothing against the source."""
@@ -111,7 +113,7 @@ class Source:
         self._say = say
         self._claimed: list[Claimed] = []
         self._to_upload: deque[tuple[Claimed, Sample]] = deque()
-        self._claims_until = clock.now()
+        self._claimed_at = clock.now()
         self._reads_quota = False
 
     @property
@@ -132,7 +134,9 @@ class Source:
         """
         if self.refused is not None:
             return Step.OUT_OF_USE
-        if self._claimed and self._clock.now() >= self._claims_until:
+        if self._claimed and self._clock.now() >= self._claimed_at + _HALF_A_LEASE:
+            if self._clock.now() < self._claimed_at + 1.5 * _HALF_A_LEASE:
+                self.release()
             self._claimed = []  # others may have them by now
         self.waits = self._ledger.peek()
         if self.waits is not None:
@@ -144,7 +148,7 @@ class Source:
         if not self._claimed:
             if self.is_resting:
                 return Step.NOTHING_TO_DO
-            self._claims_until = self._clock.now() + dt.timedelta(seconds=LEASE_S / 2)
+            self._claimed_at = self._clock.now()
             self._claimed = self._claim(earlier)
         if not self._claimed:
             self.is_resting = True
@@ -166,7 +170,8 @@ class Source:
             self._claimed = [one for one in self._claimed if one.sha256 not in hashes]
 
     def _claim(self, earlier: Sequence[str]) -> list[Claimed]:
-        wanted = CLAIMED_AT_ONCE if self.provider.max_samples == 1 else self.provider.max_samples
+        a_minute = self.provider.limits.per_minute or CLAIMED_AT_ONCE
+        wanted = max(self.provider.max_samples, min(CLAIMED_AT_ONCE, a_minute))
         room = self._bounds.room()
         only = self._bounds.only
         if room == 0 and only is None:

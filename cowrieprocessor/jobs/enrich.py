@@ -41,10 +41,9 @@ from cowrieprocessor.jobs.records import (
     RUNNING,
     STOPPED,
     WAITING,
-    JobRecord,
     add_counters,
-    load_job,
     save_job,
+    shared_job,
 )
 from cowrieprocessor.settings import Settings
 
@@ -351,7 +350,7 @@ class _Run:
         more = self._unsaved()
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            job = load_job(connection, JOB, for_update=True) or JobRecord(JOB, state)
+            job = shared_job(connection, JOB, state)
             if state == RUNNING and job.state != RUNNING:
                 job.started_at = now
             job.state, job.reason = state, reason

@@ -20,7 +20,7 @@ from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.cowrie_log import CowrieLog, Scan
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.provider import Provider
-from cowrieprocessor.jobs.records import DONE, JobRecord, load_job, save_job
+from cowrieprocessor.jobs.records import DONE, load_job, save_job, shared_job
 
 COWRIE_JOB = "enrich-cowrie-log"
 ROWS_AT_ONCE = 200
@@ -157,7 +157,7 @@ def _keep(
 
 
 def _save_place(connection: Connection, last_id: int) -> None:
-    job = load_job(connection, COWRIE_JOB, for_update=True) or JobRecord(COWRIE_JOB, DONE)
+    job = shared_job(connection, COWRIE_JOB, DONE)
     job.state = DONE
     job.cursor["last_id"] = max(last_id, int(job.cursor.get("last_id", 0)))
     save_job(connection, job)

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from cowrieprocessor.db.models import Job
 
 RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
+
+_INSERT = text(
+    "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (:name, :state, :now, :now)"
+    " ON CONFLICT (name) DO NOTHING"
+).bindparams(bindparam("now", type_=Job.__table__.c.started_at.type))
 
 
 @dataclass(slots=True)
@@ -43,6 +48,22 @@ def load_job(connection: Connection, name: str, *, for_update: bool = False) -> 
     if row is None:
         return None
     return JobRecord(**{**row, "cursor": dict(row["cursor"] or {}), "counters": dict(row["counters"] or {})})
+
+
+def shared_job(connection: Connection, name: str, state: str) -> JobRecord:
+    """Return the row of a job that several processes work on at once, made if it is not there, and kept from changing.
+
+    Args:
+        connection: in a write transaction.
+        name: the job.
+        state: of a row that is made.
+    """
+    now = dt.datetime.now(dt.UTC)
+    connection.execute(_INSERT, {"name": name, "state": state, "now": now})
+    job = load_job(connection, name, for_update=True)
+    if job is None:
+        raise LookupError(f"the row of the job {name} is gone though it was just made")
+    return job
 
 
 def save_job(connection: Connection, job: JobRecord) -> None:

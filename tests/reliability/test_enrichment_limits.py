@@ -29,7 +29,7 @@ PROCESSES = 3
 SESSIONS_PER_FILE = 4
 PATIENCE_S = 120.0
 TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
-KILLS = 40 if TORTURE else 6
+KILLS = 40 if TORTURE else 4
 START = dt.datetime(2026, 3, 2, 3, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
 
@@ -113,8 +113,9 @@ class Crew:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, "it does not come to an end"
-            ended = [process for process in self.processes if process.poll() is not None]
-            assert not ended, [process.communicate()[0] for process in ended]
+            for process in self.processes:
+                if process.poll() is not None:
+                    pytest.fail(f"a process ended by itself: {process.communicate()[0]}")
             time.sleep(0.02)
 
 
@@ -169,7 +170,7 @@ def assert_all_known(engine: Engine, files: list[str]) -> None:
 
 def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Files in many sessions cost one request each, the ledger has exactly those, and the rate is used."""
-    files = load(engine, tmp_path, 80)
+    files = load(engine, tmp_path, 68)
     with VirtualTimeServer(START, expected=PROCESSES) as server, VirusTotal(server) as virustotal:
         for sha256 in files:
             virustotal.add(sha256, malicious=12)
@@ -182,7 +183,7 @@ def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) 
     assert arrived(virustotal) == in_ledger(engine)
     assert arrived(virustotal, months=True) == in_ledger(engine, months=True)
     # The last files may be in the hands of a process that waits for its turn, while there is nothing for the others.
-    assert share_of_rate(virustotal, 4, 64) >= 0.95
+    assert share_of_rate(virustotal, 4, 56) >= 0.95
     assert_all_known(engine, files)
 
 
@@ -190,7 +191,7 @@ def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) 
 def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: Path, seed: int) -> None:
     """Whoever is killed when: no limit is passed, each request is in the ledger, and no file is lost."""
     chance = random.Random(seed)
-    files = load(engine, tmp_path, 60)
+    files = load(engine, tmp_path, 200 if TORTURE else 44)
     with (
         VirtualTimeServer(START, expected=PROCESSES) as server,
         VirusTotal(Delayed(server, random.Random(seed))) as virustotal,
@@ -218,10 +219,10 @@ def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: P
 def test_days_and_months_are_used_and_not_passed(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Over the end of a month each day's and each month's requests are used, none more, with kills on the way."""
     chance = random.Random(1)
-    files = load(engine, tmp_path, 60)
+    files = load(engine, tmp_path, 40)
     limits = KeyLimits(per_minute=8, per_day=20, per_month=30)
-    begin = dt.datetime(2026, 2, 26, 22, 0, tzinfo=dt.UTC)
-    kills = (15, 28, 45)
+    begin = dt.datetime(2026, 2, 27, 23, 40, tzinfo=dt.UTC)
+    kills = (15, 26, 38)
     with VirtualTimeServer(begin, expected=PROCESSES) as server, VirusTotal(server, limits=limits) as virustotal:
         for sha256 in files:
             virustotal.add(sha256, malicious=12)
@@ -233,9 +234,7 @@ def test_days_and_months_are_used_and_not_passed(engine: Engine, db_url: str, tm
             assert [0] * PROCESSES == at_work.end()
     assert [] == virustotal.violations
     ledger = in_ledger(engine)
-    assert {"2026-02-26": 20, "2026-02-27": 10, "2026-03-01": 20} == {
-        day: ledger[day] for day in ("2026-02-26", "2026-02-27", "2026-03-01")
-    }
+    assert {"2026-02-27": 20, "2026-02-28": 10, "2026-03-01": ledger["2026-03-01"]} == dict(ledger)
     assert 30 == in_ledger(engine, months=True)["2026-02"]
     assert not arrived(virustotal) - ledger, "more arrived than the ledger has"
     assert (ledger - arrived(virustotal)).total() <= len(kills)
