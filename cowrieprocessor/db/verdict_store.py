@@ -24,7 +24,7 @@ from cowrieprocessor.db.judgement import Policy, judge
 from cowrieprocessor.db.knowledge import HASHES
 from cowrieprocessor.db.verdict_history import remember
 
-__all__ = ["lock_hashes", "store_answer", "store_failure", "store_refusal"]
+__all__ = ["lock_hashes", "pass_over", "store_answer", "store_failure", "store_refusal"]
 
 LOCKED_AT_ONCE = 400
 
@@ -124,6 +124,23 @@ def store_refusal(
         now: the time.
     """
     values = {"status": REFUSED, "last_error": bounded_error(reason), "next_attempt_at": None}
+    _note_no_answer(connection, sha256, provider, values, policy, now)
+
+
+def pass_over(
+    connection: Connection, sha256: str, provider: str, *, look_again_at: dt.datetime, policy: Policy, now: dt.datetime
+) -> None:
+    """Keep that a source has nothing to be asked about a hash now: counted as answered, without an answer.
+
+    Args:
+        connection: in a write transaction.
+        sha256: the hash, which was claimed.
+        provider: the source.
+        look_again_at: when there may be something.
+        policy: which sources are asked, and when enough is known.
+        now: the time.
+    """
+    values = {"status": ANSWERED, "attempts": 0, "last_error": None, "next_attempt_at": look_again_at}
     _note_no_answer(connection, sha256, provider, values, policy, now)
 
 

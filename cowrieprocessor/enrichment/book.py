@@ -20,7 +20,7 @@ from cowrieprocessor.db.enrichment_queue import bring_forward
 from cowrieprocessor.db.findings import UNKNOWN, Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
-from cowrieprocessor.db.verdict_store import store_answer, store_failure, store_refusal
+from cowrieprocessor.db.verdict_store import pass_over, store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
@@ -67,6 +67,10 @@ class Book(Protocol):
 
     def refuse(self, provider: str, one: Claimed, reason: str) -> None:
         """Write down that the source will not answer about this file."""
+        ...
+
+    def pass_over(self, provider: str, one: Claimed) -> None:
+        """Write down that there is nothing to ask the source about this file now."""
         ...
 
     def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
@@ -184,6 +188,13 @@ class FullBook:
         with write_transaction(self._engine) as connection:
             store_refusal(connection, one.sha256, provider, reason=reason, policy=self._policy, now=self._clock.now())
 
+    def pass_over(self, provider: str, one: Claimed) -> None:
+        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
+        now = self._clock.now()
+        again = now + dt.timedelta(seconds=self._ttl.unknown_max_s)
+        with write_transaction(self._engine) as connection:
+            pass_over(connection, one.sha256, provider, look_again_at=again, policy=self._policy, now=now)
+
     def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer hold no longer than until a moment, in cache and queue."""
         with write_transaction(self._engine) as connection:
@@ -265,6 +276,12 @@ class StagedBook:
         now = self._clock.now()
         until = now + dt.timedelta(seconds=self._ttl.malicious_s)
         staged_failure(self._engine, provider, one.sha256, kind="refused", now=now, not_before=until)
+
+    def pass_over(self, provider: str, one: Claimed) -> None:
+        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
+        again = self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)
+        with write_transaction(self._engine) as connection:
+            staged_answer(connection, provider, one.sha256, again)
 
     def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer in the cache hold no longer than until a moment."""

@@ -182,7 +182,7 @@ class Source:
         askable = [one for one in claimed if self.provider.can_ask(sample_of(one))]
         for one in claimed:
             if one not in askable:
-                self._book.refuse(self.name, one, "it cannot be asked about this file")
+                self._book.pass_over(self.name, one)
         return askable
 
     def _take_from_cache(self) -> bool:

@@ -255,6 +255,24 @@ def test_a_file_asked_for_by_hand_is_asked_about_at_once(engine: Engine, tmp_pat
     assert [("malicious",)] == rows(engine, "SELECT verdict FROM file_hashes WHERE sha256 = :it", it=FILES[2])
 
 
+def test_a_file_without_an_address_is_asked_about_once_it_has_one(
+    engine: Engine, tmp_path: Path, here: Services
+) -> None:
+    """URLhaus cannot be asked about the address of an upload; when the file is downloaded later, it is."""
+    upload = download(1, FILES[0]) | {"eventid": "cowrie.session.file_upload", "url": None, "filename": "x"}
+    load(engine, tmp_path, [upload])
+    here.enrich(engine)
+    assert {FILES[0]} == set(here.urlhaus.asked())
+    assert [("enriched",)] == rows(engine, "SELECT enrichment_status FROM file_hashes")
+    address = "http://203.0.113.9/late"
+    load(engine, tmp_path, [download(2, FILES[0], url=address)], "later.json")
+    here.urlhaus.add_address(address)
+    here.clock.advance(days=8)
+    here.enrich(engine)
+    assert 1 == here.urlhaus.asked()[address]
+    assert [("suspicious",)] == rows(engine, "SELECT verdict FROM file_hashes")
+
+
 def everything_else(engine: Engine) -> dict[str, list[str]]:
     """Return every row of every table but the cache and the ledger, whole."""
     with read_transaction(engine) as connection:
