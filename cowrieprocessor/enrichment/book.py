@@ -8,8 +8,9 @@ table stays as it is, and back at 1 the cache is replayed without a request.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
@@ -31,65 +32,8 @@ Counters = dict[str, int]
 """How often something happened, by what."""
 
 
-class Book(Protocol):
-    """Where a source finds its next files and writes down what it learned."""
-
-    def claim(self, provider: str, *, limit: int, earlier: Sequence[str], only: Sequence[str] | None) -> list[Claimed]:
-        """Claim the next files that a source is to be asked about."""
-        ...
-
-    def release(self, provider: str, hashes: Sequence[str]) -> None:
-        """Give back files that the source was not asked about."""
-        ...
-
-    def cached(self, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """Return the answers in the cache that still hold, by key."""
-        ...
-
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
-        """Write down for a file what the cache has."""
-        ...
-
-    def answer(
-        self,
-        provider: str,
-        one: Claimed,
-        cache_key: str,
-        finding: Finding | None,
-        response: dict[str, Any] | None = None,
-    ) -> None:
-        """Write down what a source said; None: it does not know the file."""
-        ...
-
-    def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
-        """Write down that no usable answer came, and when the source is asked again."""
-        ...
-
-    def refuse(self, provider: str, one: Claimed, reason: str) -> None:
-        """Write down that the source will not answer about this file."""
-        ...
-
-    def pass_over(self, provider: str, one: Claimed) -> None:
-        """Write down that there is nothing to ask the source about this file now."""
-        ...
-
-    def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
-        """Write down that the source will know more at a moment, sooner than its answer would become old."""
-        ...
-
-
-def with_expiry(
-    connection: Connection, provider: str, cache_key: str, finding: Finding, fetched_at: dt.datetime, ttl: Ttl
-) -> dt.datetime:
-    """Return until when an answer holds; an unknown file's doubles for each unknown in a row."""
-    before = cached_answers(connection, provider, [cache_key]).get(cache_key)
-    if before is not None and before.fetched_at >= fetched_at:
-        before = None
-    return expires_at(finding.verdict, fetched_at, before, ttl)
-
-
-class FullBook:
-    """Keeps everything.
+class Book(ABC):
+    """Where a source finds its next files and writes down what it learned.
 
     Args:
         engine: the database, at our version.
@@ -99,6 +43,9 @@ class FullBook:
         order: which files come first among those that were never asked about.
     """
 
+    _claims: ClassVar[Callable[..., list[Claimed]]]
+    _releases: ClassVar[Callable[..., None]]
+
     def __init__(self, engine: Engine, policy: Policy, ttl: Ttl, clock: Clock, order: Order = "turn") -> None:
         self._engine = engine
         self._policy = policy
@@ -107,8 +54,15 @@ class FullBook:
         self._order = order
 
     def claim(self, provider: str, *, limit: int, earlier: Sequence[str], only: Sequence[str] | None) -> list[Claimed]:
-        """Claim the next files; two processes never get the same."""
-        return claim(
+        """Claim the next files that a source is to be asked about; two processes never get the same.
+
+        Args:
+            provider: the source.
+            limit: how many at most.
+            earlier: sources that have to be asked about a file before.
+            only: these files and no others, if any are named.
+        """
+        return type(self)._claims(
             self._engine,
             provider,
             limit=limit,
@@ -121,77 +75,82 @@ class FullBook:
         )
 
     def release(self, provider: str, hashes: Sequence[str]) -> None:
-        """Give back files as they were before they were claimed."""
-        release(self._engine, provider, hashes)
+        """Give back files that the source was not asked about, as they were before they were claimed."""
+        type(self)._releases(self._engine, provider, hashes)
 
     def cached(self, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
         """Return the answers in the cache that still hold, by key."""
-        return _still_valid(self._engine, provider, keys, self._clock.now())
+        with read_transaction(self._engine) as connection:
+            found = cached_answers(connection, provider, keys)
+        now = self._clock.now()
+        return {key: entry for key, entry in found.items() if entry.expires_at > now}
+
+    @abstractmethod
+    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
+        """Write down for a file what the cache has."""
+
+    @abstractmethod
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
+        """Write down what a source said; the verdict `unknown` with its response: it does not know the file."""
+
+    @abstractmethod
+    def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
+        """Write down that no usable answer came; each in a row doubles the time until the source is asked again."""
+
+    @abstractmethod
+    def refuse(self, provider: str, one: Claimed, reason: str) -> None:
+        """Write down that the source will not answer about this file."""
+
+    @abstractmethod
+    def pass_over(self, provider: str, one: Claimed) -> None:
+        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
+
+    @abstractmethod
+    def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
+        """Let an answer hold no longer than until a moment, when the source will know more."""
+
+    def _retry_at(self, one: Claimed, not_before: dt.datetime | None) -> dt.datetime:
+        next_attempt = retry_at(one.attempts, self._clock.now(), one.sha256)
+        return max(next_attempt, not_before or next_attempt)
+
+    def _look_again_at(self) -> dt.datetime:
+        return self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)
+
+
+class FullBook(Book):
+    """Keeps everything."""
+
+    _claims = staticmethod(claim)
+    _releases = staticmethod(release)
 
     def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
         """Write the answer of the cache into history, hash and queue, with the times it has there."""
         with write_transaction(self._engine) as connection:
-            store_answer(
-                connection,
-                one.sha256,
-                provider,
-                entry.key,
-                finding,
-                fetched_at=entry.fetched_at,
-                expires_at=entry.expires_at,
-                policy=self._policy,
-                now=self._clock.now(),
-            )
+            self._store(connection, provider, one, entry.key, finding, entry.fetched_at, entry.expires_at)
 
-    def answer(
-        self,
-        provider: str,
-        one: Claimed,
-        cache_key: str,
-        finding: Finding | None,
-        response: dict[str, Any] | None = None,
-    ) -> None:
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
         """Write down what a source said, everywhere, in one transaction."""
-        said = finding or Finding(UNKNOWN, response=response or {})
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            store_answer(
-                connection,
-                one.sha256,
-                provider,
-                cache_key,
-                said,
-                fetched_at=now,
-                expires_at=with_expiry(connection, provider, cache_key, said, now, self._ttl),
-                policy=self._policy,
-                now=now,
-            )
+            until = with_expiry(connection, provider, cache_key, finding, now, self._ttl)
+            self._store(connection, provider, one, cache_key, finding, now, until)
 
     def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
-        """Write down a failure; each in a row doubles the time until the next attempt."""
-        now = self._clock.now()
-        next_attempt = retry_at(one.attempts, now, one.sha256)
+        """Write down a failure in the queue, and in the status of the hash."""
+        again = self._retry_at(one, not_before)
+        rest: dict[str, Any] = {"kind": kind, "reason": reason, "next_attempt_at": again}
         with write_transaction(self._engine) as connection:
-            store_failure(
-                connection,
-                one.sha256,
-                provider,
-                kind=kind,
-                reason=reason,
-                next_attempt_at=max(next_attempt, not_before or next_attempt),
-                policy=self._policy,
-                now=now,
-            )
+            store_failure(connection, one.sha256, provider, **rest, policy=self._policy, now=self._clock.now())
 
     def refuse(self, provider: str, one: Claimed, reason: str) -> None:
-        """Write down that the source will not answer about this file."""
+        """Write down in the queue that the source will not answer about this file."""
+        now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            store_refusal(connection, one.sha256, provider, reason=reason, policy=self._policy, now=self._clock.now())
+            store_refusal(connection, one.sha256, provider, reason=reason, policy=self._policy, now=now)
 
     def pass_over(self, provider: str, one: Claimed) -> None:
-        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
-        now = self._clock.now()
-        again = now + dt.timedelta(seconds=self._ttl.unknown_max_s)
+        """Write down in the queue when there may be something to ask."""
+        again, now = self._look_again_at(), self._clock.now()
         with write_transaction(self._engine) as connection:
             pass_over(connection, one.sha256, provider, look_again_at=again, policy=self._policy, now=now)
 
@@ -201,75 +160,52 @@ class FullBook:
             expire_answer(connection, provider, cache_key, moment)
             bring_forward(connection, one.sha256, provider, moment)
 
-
-class StagedBook:
-    """Keeps answers in the cache and nothing anywhere else.
-
-    Args:
-        engine: the database, at our version.
-        policy: the sources in use, and what settles a file.
-        ttl: how long answers hold.
-        clock: the time.
-        order: which files come first.
-    """
-
-    def __init__(self, engine: Engine, policy: Policy, ttl: Ttl, clock: Clock, order: Order = "turn") -> None:
-        self._engine = engine
-        self._policy = policy
-        self._ttl = ttl
-        self._clock = clock
-        self._order = order
-
-    def claim(self, provider: str, *, limit: int, earlier: Sequence[str], only: Sequence[str] | None) -> list[Claimed]:
-        """Claim the next files of which the cache has no answer that holds."""
-        return staged_claim(
-            self._engine,
+    def _store(
+        self,
+        connection: Connection,
+        provider: str,
+        one: Claimed,
+        cache_key: str,
+        finding: Finding,
+        fetched_at: dt.datetime,
+        until: dt.datetime,
+    ) -> None:
+        store_answer(
+            connection,
+            one.sha256,
             provider,
-            limit=limit,
-            now=self._clock.now(),
-            lease_s=LEASE_S,
+            cache_key,
+            finding,
+            fetched_at=fetched_at,
+            expires_at=until,
             policy=self._policy,
-            earlier=earlier,
-            order=self._order,
-            only=only,
+            now=self._clock.now(),
         )
 
-    def release(self, provider: str, hashes: Sequence[str]) -> None:
-        """Give back files that were claimed."""
-        staged_release(self._engine, provider, hashes)
 
-    def cached(self, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """Return the answers in the cache that still hold, by key."""
-        return _still_valid(self._engine, provider, keys, self._clock.now())
+class StagedBook(Book):
+    """Keeps answers in the cache and nothing anywhere else."""
+
+    _claims = staticmethod(staged_claim)
+    _releases = staticmethod(staged_release)
 
     def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
         """Write down that the cache has it."""
         with write_transaction(self._engine) as connection:
             staged_answer(connection, provider, one.sha256, entry.expires_at)
 
-    def answer(
-        self,
-        provider: str,
-        one: Claimed,
-        cache_key: str,
-        finding: Finding | None,
-        response: dict[str, Any] | None = None,
-    ) -> None:
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
         """Write down in the cache what a source said."""
-        said = finding or Finding(UNKNOWN, response=response or {})
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            until = with_expiry(connection, provider, cache_key, said, now, self._ttl)
-            store_in_cache(connection, provider, cache_key, said.verdict, said.response, now, until)
+            until = with_expiry(connection, provider, cache_key, finding, now, self._ttl)
+            store_in_cache(connection, provider, cache_key, finding.verdict, finding.response, now, until)
             staged_answer(connection, provider, one.sha256, until)
 
     def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
         """Write down in the cache when the source is asked again."""
-        now = self._clock.now()
-        next_attempt = retry_at(one.attempts, now, one.sha256)
-        staged_failure(
-            self._engine, provider, one.sha256, kind=kind, now=now, not_before=max(next_attempt, not_before or now)
-        )
+        again = self._retry_at(one, not_before)
+        staged_failure(self._engine, provider, one.sha256, kind=kind, now=self._clock.now(), not_before=again)
 
     def refuse(self, provider: str, one: Claimed, reason: str) -> None:
         """Write down in the cache that the source is not asked about this file for long."""
@@ -278,10 +214,9 @@ class StagedBook:
         staged_failure(self._engine, provider, one.sha256, kind="refused", now=now, not_before=until)
 
     def pass_over(self, provider: str, one: Claimed) -> None:
-        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
-        again = self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)
+        """Write down in the cache when there may be something to ask."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, one.sha256, again)
+            staged_answer(connection, provider, one.sha256, self._look_again_at())
 
     def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer in the cache hold no longer than until a moment."""
@@ -290,7 +225,25 @@ class StagedBook:
             staged_answer(connection, provider, one.sha256, moment)
 
 
-def _still_valid(engine: Engine, provider: str, keys: Sequence[str], now: dt.datetime) -> dict[str, CacheEntry]:
-    with read_transaction(engine) as connection:
-        found = cached_answers(connection, provider, keys)
-    return {key: entry for key, entry in found.items() if entry.expires_at > now}
+def with_expiry(
+    connection: Connection, provider: str, cache_key: str, finding: Finding, fetched_at: dt.datetime, ttl: Ttl
+) -> dt.datetime:
+    """Return until when an answer holds; an unknown file's time doubles for each unknown in a row.
+
+    Args:
+        connection: in a transaction.
+        provider: who answered.
+        cache_key: the question.
+        finding: the answer.
+        fetched_at: when it was given.
+        ttl: how long answers hold.
+    """
+    before = cached_answers(connection, provider, [cache_key]).get(cache_key)
+    if before is not None and before.fetched_at >= fetched_at:
+        before = None
+    return expires_at(finding.verdict, fetched_at, before, ttl)
+
+
+def unknown(response: dict[str, Any]) -> Finding:
+    """Return the finding of an answer that a file is not known."""
+    return Finding(UNKNOWN, response=response)

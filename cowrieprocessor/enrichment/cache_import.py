@@ -19,10 +19,10 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment_cache import store_in_cache
-from cowrieprocessor.db.findings import UNKNOWN, VIRUSTOTAL, Finding
+from cowrieprocessor.db.findings import VIRUSTOTAL, Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.verdict_store import lock_hashes, store_answer
-from cowrieprocessor.enrichment.book import with_expiry
+from cowrieprocessor.enrichment.book import unknown, with_expiry
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.provider import Found, Reply, Sample, Unknown
@@ -162,7 +162,7 @@ def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime)
         case Found(finding):
             return _Answer(sha256, finding, fetched_at)
         case Unknown(response):
-            return _Answer(sha256, Finding(UNKNOWN, response=response), fetched_at)
+            return _Answer(sha256, unknown(response), fetched_at)
     return "no answer of VirusTotal about a file"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cowrieprocessor.db.enrichment_claims import Claimed
-from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters
+from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters, unknown
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import (
@@ -262,7 +262,7 @@ class Source:
                 self._book.answer(self.name, one, self.provider.cache_key(sample), finding)
                 self._count("found")
             case Unknown(response):
-                self._book.answer(self.name, one, self.provider.cache_key(sample), None, response)
+                self._book.answer(self.name, one, self.provider.cache_key(sample), unknown(response))
                 self._count("unknown")
                 if self._uploads is not None:
                     self._to_upload.append((one, sample))

@@ -115,10 +115,8 @@ def replay_cache(
             with write_transaction(engine) as connection:
                 lock_hashes(connection, [entry.key for entry in entries])
                 for entry in entries:
-                    known = entry.status != UNKNOWN
-                    said = (
-                        finding_of(entry.response or {}) if known else Finding(UNKNOWN, response=entry.response or {})
-                    )
+                    kept = entry.response or {}
+                    said = unknown(kept) if entry.status == UNKNOWN else finding_of(kept)
                     store_answer(
                         connection,
                         entry.key,
