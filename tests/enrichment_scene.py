@@ -32,9 +32,7 @@ def sha(number: int) -> str:
     return hashlib.sha256(f"sample {number}".encode()).hexdigest()
 
 
-def load(
-    engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = NOW, url: str | None = None
-) -> None:
+def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = NOW, url: str | None = None) -> None:
     """Load sessions (id, hash of the file they dropped) in one transaction, with the loader's own statements."""
     moment = at.strftime("%Y-%m-%d %H:%M:%S.%f")
     files = sorted(set(pairs))

@@ -147,13 +147,15 @@ def _claim_of(engine: Engine, provider: str, found: Sequence[_Candidate], until:
     """Claim those of some candidates that nobody else has claimed since they were read."""
     if not found:
         return []
-    claimed: dict[str, Claimed] = {}
     with write_transaction(engine) as connection:
-        for one in sorted(found, key=lambda one: one.sha256):
-            if _take(connection, provider, one, until):
-                attempts = (one.row.attempts if one.row else 0) + 1
-                claimed[one.sha256] = claimed_of(connection, one.sha256, attempts, one.reason)
-    return [claimed[one.sha256] for one in found if one.sha256 in claimed]
+        in_key_order = sorted(found, key=lambda one: one.sha256)
+        taken = {one.sha256 for one in in_key_order if _take(connection, provider, one, until)}
+    with read_transaction(engine) as connection:
+        return [
+            claimed_of(connection, one.sha256, (one.row.attempts if one.row else 0) + 1, one.reason)
+            for one in found
+            if one.sha256 in taken
+        ]
 
 
 def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
@@ -307,6 +309,8 @@ def _status_before(connection: Connection, row: QueueRow) -> str:
     """Return what the row was before it was claimed."""
     if row.last_error is not None:
         return FAILED
+    if not row.priority:
+        return PENDING if row.next_attempt_at is None else ANSWERED
     mine = (HISTORY.c.sha256 == row.sha256, HISTORY.c.provider == row.provider)
     said = connection.execute(select(HISTORY.c.id).where(*mine).limit(1)).first()
     return PENDING if said is None else ANSWERED

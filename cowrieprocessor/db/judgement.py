@@ -27,7 +27,16 @@ from cowrieprocessor.db.knowledge import FILES, HASHES, PENDING, verdict_of
 from cowrieprocessor.db.models import VERDICT_COLUMNS, VerdictPropagation
 from cowrieprocessor.db.verdict_history import SpokenVerdict, latest_verdicts
 
-__all__ = ["ENRICHED", "HASH_FAILED", "HASH_SKIPPED", "Policy", "judge", "judgement_of", "request_propagation"]
+__all__ = [
+    "ENRICHED",
+    "HASH_FAILED",
+    "HASH_SKIPPED",
+    "Policy",
+    "judge",
+    "judge_again",
+    "judgement_of",
+    "request_propagation",
+]
 
 ENRICHED, HASH_FAILED, HASH_SKIPPED = "enriched", "failed", "skipped"
 """What `enrichment_status` of a hash may be beside `pending`."""
@@ -35,7 +44,6 @@ ENRICHED, HASH_FAILED, HASH_SKIPPED = "enriched", "failed", "skipped"
 _COPIED = (*VERDICT_COLUMNS, "size_bytes")
 """What rows of `files` copy."""
 
-_JUDGED = (*VERDICT_COLUMNS, "verdict", "family", "next_check_at")
 _CONTENT = ("md5", "sha1", "tlsh", "size_bytes", "file_type")
 """What of a file's content sources tell where nothing is known."""
 
@@ -86,13 +94,26 @@ def judge(
     if finding is not None:
         told = {name: getattr(finding, name) for name in _CONTENT}
         wanted |= {name: said for name, said in told.items() if current[name] is None and said is not None}
-    changed = {name: value for name, value in wanted.items() if current[name] != value}
-    if not changed:
+    return _change(connection, current, wanted, now)
+
+
+def judge_again(connection: Connection, sha256: str, now: dt.datetime) -> bool:
+    """Bring the verdict of a hash up to date with its history, whoever is in use; its status stays.
+
+    Args:
+        connection: in a write transaction.
+        sha256: the hash.
+        now: the time.
+
+    Returns:
+        Whether anything changed.
+    """
+    current = connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
+    if current is None:
         return False
-    connection.execute(update(HASHES).where(HASHES.c.sha256 == sha256).values(**changed, updated_at=now))
-    if changed.keys() & set(_COPIED):
-        request_propagation(connection, sha256, now)
-    return True
+    wanted = judgement_of(current, latest_verdicts(connection, sha256), {}, Policy((), frozenset()))
+    left = ("enrichment_status", "next_check_at")
+    return _change(connection, current, {name: value for name, value in wanted.items() if name not in left}, now)
 
 
 def judgement_of(
@@ -132,6 +153,18 @@ def request_propagation(connection: Connection, sha256: str, now: dt.datetime) -
     """
     if connection.execute(select(FILES.c.id).where(FILES.c.shasum == sha256).limit(1)).first() is not None:
         connection.execute(_REQUEST, {"sha256": sha256, "requested_at": now})
+
+
+def _change(connection: Connection, current: Mapping[Any, Any], wanted: Mapping[str, Any], now: dt.datetime) -> bool:
+    """Change what differs in the row of a hash, and have `files` follow where that is copied."""
+    changed = {name: value for name, value in wanted.items() if current[name] != value}
+    if not changed:
+        return False
+    sha256 = current["sha256"]
+    connection.execute(update(HASHES).where(HASHES.c.sha256 == sha256).values(**changed, updated_at=now))
+    if changed.keys() & set(_COPIED):
+        request_propagation(connection, sha256, now)
+    return True
 
 
 def _in_order(latest: Mapping[str, SpokenVerdict], policy: Policy) -> list[SpokenVerdict]:

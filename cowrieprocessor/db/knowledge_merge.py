@@ -12,6 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, insert, select, text, tuple_, update
 
+from cowrieprocessor.db.api_quota import NOW, PAUSED, REFUSED
+from cowrieprocessor.db.enrichment_queue import ANSWERED
+from cowrieprocessor.db.judgement import judge_again
 from cowrieprocessor.db.knowledge import (
     CONTENT_COLUMNS,
     FILES,
@@ -24,6 +27,7 @@ from cowrieprocessor.db.knowledge import (
 )
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.db.v3_digest import MIGRATION_JOB
+from cowrieprocessor.db.verdict_history import take_in
 
 ROWS_AT_ONCE = 400
 """How many rows of one table one call of `merge` may get."""
@@ -161,13 +165,34 @@ def _merge_cache(current: Row, given: Row) -> Row:
 
 
 def _merge_queue(current: Row, given: Row) -> Row:
+    if current["status"] == given["status"] == ANSWERED:
+        # Each is as good as its answer holds, which the cache keeps the later of.
+        later = _is_later(given["next_attempt_at"], current["next_attempt_at"])
+        return _different(current, given) if later and not current["priority"] else {}
     untouched = current["status"] == PENDING and current["attempts"] == 0 and current["last_error"] is None
     return _different(current, given) if untouched else {}
 
 
 def _merge_quota(current: Row, given: Row) -> Row:
-    changed = {"used": given["used"]} if given["used"] > current["used"] else {}
-    return changed | ({"allowed": given["allowed"]} if current["allowed"] is None != given["allowed"] else {})
+    """Return what of a window changes: nothing that was sent is forgotten, and no pause that lasts longer."""
+    changed: Row = {}
+    if given["window"] in (NOW, PAUSED, REFUSED):
+        if _is_later(given["paused_until"], current["paused_until"]):
+            changed |= {name: given[name] for name in ("paused_until", "reason", "used")}
+    elif given["used"] > current["used"]:
+        changed["used"] = given["used"]
+    read_later = _is_later(given["read_at"], current["read_at"])
+    if given["allowed"] is not None and (read_later or current["allowed"] is None):
+        changed |= {"allowed": given["allowed"], "read_at": given["read_at"]}
+    here, there = current["recent"] or [], given["recent"] or []
+    latest = sorted({*here, *there})[-max(len(here), len(there), 1) :]
+    if latest and latest != here:
+        changed["recent"] = latest
+    return {name: value for name, value in changed.items() if current[name] != value}
+
+
+def _is_later(one: dt.datetime | None, other: dt.datetime | None) -> bool:
+    return one is not None and (other is None or one > other)
 
 
 def _different(current: Row, given: Row) -> Row:
@@ -195,25 +220,39 @@ def _jobs_of_others(rows: Sequence[Row]) -> list[Row]:
 
 
 def _merge_history(connection: Connection, rows: Sequence[Row]) -> Merged:
-    """Add the verdicts that are not there; one that is there was confirmed at the later of both times."""
+    """Add the verdicts that are not there; one that is there was confirmed at the later of both times.
+
+    Where both know a source's answers about a hash, the answers of both are put in order, and the hash is judged anew.
+    """
     keys = ("sha256", "provider", "fetched_at")
     hashes = sorted({row["sha256"] for row in rows})
     found = connection.execute(select(VERDICTS).where(VERDICTS.c.sha256.in_(hashes))).mappings()
     before = {_key(row, keys): (row["id"], row["confirmed_at"]) for row in found}
+    begun: dict[tuple[str, str], list[dt.datetime]] = {}
+    for sha256, provider, fetched_at in before:
+        begun.setdefault((sha256, provider), []).append(fetched_at)
     new, later = [], []
+    shared: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        known = before.get(_key(row, keys))
-        if known is None:
+        known, mine = before.get(_key(row, keys)), begun.get((row["sha256"], row["provider"]), [])
+        if known is None and not mine:
             new.append(row)
-            before[_key(row, keys)] = (0, row["confirmed_at"])
-        elif known[0] and row["confirmed_at"] > known[1]:
+        elif known is None or any(row["fetched_at"] < other <= row["confirmed_at"] for other in mine):
+            shared.setdefault((row["sha256"], row["provider"]), []).append(row)
+        elif row["confirmed_at"] > known[1]:
             later.append({"row_id": known[0], "moment": row["confirmed_at"]})
     if new:
         connection.execute(insert(VERDICTS), new)
     if later:
         confirmed = update(VERDICTS).where(VERDICTS.c.id == bindparam("row_id"))
         connection.execute(confirmed.values(confirmed_at=bindparam("moment")), later)
-    return Merged(len(new), len(later), len(rows) - len(new) - len(later))
+    for (sha256, provider), given in sorted(shared.items()):
+        take_in(connection, sha256, provider, given)
+    here = {sha256 for sha256, _ in begun}
+    for sha256 in sorted({row["sha256"] for row in new if row["sha256"] in here} | {key[0] for key in shared}):
+        judge_again(connection, sha256, dt.datetime.now(dt.UTC))
+    added = len(new) + sum(map(len, shared.values()))
+    return Merged(added, len(later), len(rows) - added - len(later))
 
 
 def _merge_artifacts(connection: Connection, rows: Sequence[Row]) -> Merged:

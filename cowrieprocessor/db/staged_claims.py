@@ -124,13 +124,14 @@ def _take(
     """Claim those of some candidates that nobody else has claimed since they were read."""
     if not found:
         return []
-    claimed: dict[str, Claimed] = {}
+    taken = set()
     with write_transaction(engine) as connection:
         for one in sorted(found, key=lambda one: one.sha256):
             values = {"provider": provider, "key": f"{CLAIM}{one.sha256}", "status": ASKING, "now": now, "until": until}
             if connection.execute(_INSERT, values | {"response": {"attempts": one.attempts}}).rowcount == 1:
-                claimed[one.sha256] = claimed_of(connection, one.sha256, one.attempts, one.reason)
-    return [claimed[one.sha256] for one in found if one.sha256 in claimed]
+                taken.add(one.sha256)
+    with read_transaction(engine) as connection:
+        return [claimed_of(connection, one.sha256, one.attempts, one.reason) for one in found if one.sha256 in taken]
 
 
 def staged_answer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:

@@ -19,7 +19,17 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from cowrieprocessor.db.findings import UNKNOWN, VERDICTS, Finding
 from cowrieprocessor.db.models import FileVerdict
 
-__all__ = ["HISTORY", "Content", "Observation", "Span", "SpokenVerdict", "latest_verdicts", "merged", "remember"]
+__all__ = [
+    "HISTORY",
+    "Content",
+    "Observation",
+    "Span",
+    "SpokenVerdict",
+    "latest_verdicts",
+    "merged",
+    "remember",
+    "take_in",
+]
 
 HISTORY: Table = FileVerdict.metadata.tables["file_verdicts"]
 
@@ -97,13 +107,9 @@ def remember(connection: Connection, sha256: str, provider: str, finding: Findin
         finding: what it said.
         fetched_at: when.
     """
-    mine = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
-    columns = [HISTORY.c[name] for name in ("id", "fetched_at", "confirmed_at", *_CONTENT)]
-    query = select(*columns).where(*mine).order_by(HISTORY.c.fetched_at, HISTORY.c.id)
-    before = [_span(row) for row in connection.execute(query).mappings()]
-    new = Observation(fetched_at, content_of(finding))
+    before = _stored(connection, sha256, provider)
     told = _Told(connection, sha256, provider, finding)
-    after = merged(before, new)
+    after = merged(before, Observation(fetched_at, content_of(finding)))
     kept: set[int] = set()
     for span in after:
         if span.row_id is None or span.row_id in kept:
@@ -116,17 +122,46 @@ def remember(connection: Connection, sha256: str, provider: str, finding: Findin
         connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
 
 
-def merged(spans: Sequence[Span], new: Observation) -> list[Span]:
-    """Return the spans that a source's answers amount to, together with one more.
+def take_in(connection: Connection, sha256: str, provider: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Merge rows of another history of the same hash and source, as if each of their answers had been given here.
+
+    Args:
+        connection: in a write transaction.
+        sha256: the hash.
+        provider: the source.
+        rows: the columns of the table without `id`.
+    """
+    before = _stored(connection, sha256, provider)
+    # What is here has its number, what comes has one below zero.
+    given = {-number: row for number, row in enumerate(rows, start=1)}
+    after = merged([*before, *(_span({**row, "id": number}) for number, row in given.items())])
+    kept: set[int] = set()
+    for span in after:
+        row_id = span.row_id or 0
+        if row_id > 0 and row_id not in kept:
+            kept.add(row_id)
+            times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
+            connection.execute(update(HISTORY).where(HISTORY.c.id == row_id).values(times))
+        else:
+            whole = given.get(row_id) or _whole(connection, row_id)
+            times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
+            connection.execute(insert(HISTORY).values({**whole, **times}))
+    gone = [span.row_id for span in before if span.row_id not in kept]
+    if gone:
+        connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
+
+
+def merged(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
+    """Return the spans that a source's answers amount to.
 
     Args:
         spans: those that are known.
-        new: the answer. Of two that were given at the same moment the greater counts, in the order of `_rank`.
+        new: one answer more. Of two that were given at the same moment the greater counts, in the order of `_rank`.
     """
     ends = [(at, span) for span in spans for at in (span.fetched_at, span.confirmed_at)]
     known = [Observation(at, span.content, span.row_id) for at, span in ends]
     at_moment: dict[dt.datetime, Observation] = {}
-    for one in (*known, new):
+    for one in known if new is None else (*known, new):
         other = at_moment.get(one.at)
         # The new answer wins against an equal one only at the end: there it is the latest of its span anyway.
         if other is None or _rank(one.content) > _rank(other.content):
@@ -188,6 +223,19 @@ class _Told:
         columns = (HISTORY.c.last_analysis, HISTORY.c.response)
         row = self._connection.execute(select(*columns).where(HISTORY.c.id == row_id)).one()
         return {"last_analysis": row.last_analysis, "response": row.response}
+
+
+def _stored(connection: Connection, sha256: str, provider: str) -> list[Span]:
+    columns = [HISTORY.c[name] for name in ("id", "fetched_at", "confirmed_at", *_CONTENT)]
+    mine = select(*columns).where(HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
+    ordered = mine.order_by(HISTORY.c.fetched_at, HISTORY.c.id)
+    return [_span(row) for row in connection.execute(ordered).mappings()]
+
+
+def _whole(connection: Connection, row_id: int) -> dict[str, Any]:
+    """Return a row without its number."""
+    row = connection.execute(select(HISTORY).where(HISTORY.c.id == row_id)).mappings().one()
+    return {str(name): value for name, value in row.items() if name != "id"}
 
 
 def _rank(content: Content) -> tuple[Any, ...]:

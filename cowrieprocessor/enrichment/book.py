@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
@@ -27,6 +27,9 @@ from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0
 """How long a claimed file is kept for who claimed it: one that was killed does not keep it longer."""
+
+NOT_FOUND = "not_found"
+"""Marks a kept response as one of a source that does not know the file."""
 
 Counters = dict[str, int]
 """How often something happened, by what."""
@@ -246,4 +249,15 @@ def with_expiry(
 
 def unknown(response: dict[str, Any]) -> Finding:
     """Return the finding of an answer that a file is not known."""
-    return Finding(UNKNOWN, response=response)
+    return Finding(UNKNOWN, response={NOT_FOUND: True, **response})
+
+
+def finding_in(entry: CacheEntry, read: Callable[[Mapping[str, Any]], Finding]) -> Finding:
+    """Return the finding that the cache kept.
+
+    Args:
+        entry: what it kept.
+        read: reads a response of its source that knows the file.
+    """
+    response = entry.response or {}
+    return unknown(response) if response.get(NOT_FOUND) is True else read(response)

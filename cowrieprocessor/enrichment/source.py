@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cowrieprocessor.db.enrichment_claims import Claimed
-from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters, unknown
+from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters, finding_in, unknown
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import (
@@ -199,7 +199,7 @@ class Source:
             if entry is None:
                 left.append(one)
                 continue
-            self._book.keep_cached(self.name, one, entry, self.provider.finding(entry.response or {}))
+            self._book.keep_cached(self.name, one, entry, finding_in(entry, self.provider.finding))
             self._count("cached")
         self._claimed = left
         return True

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment_cache import store_in_cache
-from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, UNKNOWN, Finding
+from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.scanfile_events import ID_SLACK, scanfile_events
 from cowrieprocessor.db.staged_claims import replayable
 from cowrieprocessor.db.verdict_store import lock_hashes, store_answer
-from cowrieprocessor.enrichment.book import Counters, with_expiry
+from cowrieprocessor.enrichment.book import Counters, finding_in, with_expiry
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.cowrie_log import CowrieLog, Scan
 from cowrieprocessor.enrichment.expiry import Ttl
@@ -115,8 +115,7 @@ def replay_cache(
             with write_transaction(engine) as connection:
                 lock_hashes(connection, [entry.key for entry in entries])
                 for entry in entries:
-                    kept = entry.response or {}
-                    said = unknown(kept) if entry.status == UNKNOWN else finding_of(kept)
+                    said = finding_in(entry, finding_of)
                     store_answer(
                         connection,
                         entry.key,

@@ -169,6 +169,8 @@ def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path:
     here.enrich(engine)
     assert staged == here.requests()
     assert [(1,)] == rows(engine, "SELECT count(*) FROM files WHERE vt_positives = 9 AND vt_malicious")
+    verdicts = rows(engine, "SELECT verdict, count(*) FROM file_hashes GROUP BY verdict ORDER BY verdict")
+    assert [("malicious", 1), ("unknown", 3)] == verdicts
     assert [(4,)] == rows(engine, "SELECT count(*) FROM files WHERE enrichment_status = 'enriched'")
 
 

@@ -39,9 +39,7 @@ def take(
     only: Sequence[str] | None = None,
 ) -> list[Claimed]:
     """Claim hashes for a quarter of an hour."""
-    return staged_claim(
-        engine, provider, limit=limit, now=now, lease_s=900, policy=POLICY, earlier=earlier, only=only
-    )
+    return staged_claim(engine, provider, limit=limit, now=now, lease_s=900, policy=POLICY, earlier=earlier, only=only)
 
 
 def keep(

@@ -1,4 +1,4 @@
-"""Spreading a verdict: the rows of `files` and the flags of sessions follow, in bounded steps, whoever writes beside."""
+"""Spreading a verdict: rows of `files` and flags of sessions follow, in bounded steps, whoever writes beside."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.findings import Finding
-from cowrieprocessor.db.verdict_history import Content, Observation, Span, latest_verdicts, merged, remember
-from tests.enrichment_scene import DAY, HOUR, NOW, VT, finding, rows, sha
+from cowrieprocessor.db.verdict_history import Content, Observation, Span, latest_verdicts, merged, remember, take_in
+from tests.enrichment_scene import DAY, HOUR, NOW, VT, finding, row, rows, sha
 
 Spoken = tuple[dt.datetime, Content]
 
@@ -74,7 +74,7 @@ def test_in_any_order_nothing_is_invented(answers: list[Spoken]) -> None:
     told = dict(answers)
 
     assert all(told[first] == said == told[last] for first, last, said in found)
-    assert all(one[1] < other[0] and one[2] != other[2] for one, other in zip(found, found[1:], strict=False))
+    assert all(one[1] < other[0] and one[2] != other[2] for one, other in pairwise(found))
     assert len(found) <= len(expected)
     if expected:
         assert (expected[0][0], expected[0][2]) == (found[0][0], found[0][2])
@@ -206,3 +206,46 @@ def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
     assert {name: one.verdict for name, one in latest.items()} == {VT: "malicious", "hashlookup": "unknown"}
     assert (latest[VT].positives, latest[VT].description, latest[VT].family) == (12, "ELF 32-bit", "mirai")
     assert (latest[VT].is_found, latest["hashlookup"].is_found) == (True, False)
+
+
+@given(answers_at_different_times, st.integers(0, 12))
+@settings(max_examples=200)
+def test_two_histories_are_put_in_order(answers: list[Spoken], cut: int) -> None:
+    """Two databases' histories of one source merge into one that invents nothing, whichever comes into which."""
+    one, other = (
+        [Span(first, last, said, number * sign) for number, (first, last, said) in enumerate(in_order(part), 1)]
+        for part, sign in ((answers[:cut], 1), (answers[cut:], -1))
+    )
+    told = dict(answers)
+
+    found = merged([*one, *other])
+
+    assert [(span.fetched_at, span.content) for span in found] == [
+        (span.fetched_at, span.content) for span in merged([*other, *one])
+    ]
+    assert all(told[span.fetched_at] == span.content == told[span.confirmed_at] for span in found)
+    assert all(span.confirmed_at < after.fetched_at for span, after in pairwise(found))
+
+
+def test_rows_of_another_history_find_their_places(engine: Engine) -> None:
+    """Rows that were saved elsewhere lie between ours, continue them or are them; each keeps its own response."""
+    store(engine, finding(3), at(0))
+    store(engine, finding(9, description="ours"), at(10))
+    columns = {"sha256": sha(1), "provider": VT, "classification": None, "total": 70, "first_seen": None}
+
+    def given(positives: int, first: int, last: int) -> dict[str, Any]:
+        times = {"fetched_at": at(first), "confirmed_at": at(last), "last_analysis": None}
+        return {**columns, **times, "verdict": "malicious", "positives": positives, "response": {"of": positives}}
+
+    for _ in range(2):
+        with write_transaction(engine) as connection:
+            take_in(connection, sha(1), VT, [given(3, 0, 2), given(5, 4, 5), given(9, 7, 8), given(11, 12, 13)])
+
+        assert told(engine) == [
+            (at(0), at(2), "malicious", 3),
+            (at(4), at(5), "malicious", 5),
+            (at(7), at(10), "malicious", 9),
+            (at(12), at(13), "malicious", 11),
+        ]
+    assert row(engine, "file_verdicts", positives=9)["response"]["description"] == "ours"
+    assert row(engine, "file_verdicts", positives=11)["response"] == {"of": 11}

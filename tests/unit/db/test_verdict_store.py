@@ -169,12 +169,14 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     class Killed(Exception):
         """Stands for a crash."""
 
-    with pytest.raises(Killed), write_transaction(engine) as connection:
-        lock_hashes(connection, [sha(1)])
-        store_failure(
-            connection, sha(1), HL, kind="x", reason="y", next_attempt_at=NOW, policy=POLICY, now=NOW
-        )
-        raise Killed
+    def half_done() -> None:
+        with write_transaction(engine) as connection:
+            lock_hashes(connection, [sha(1)])
+            store_failure(connection, sha(1), HL, kind="x", reason="y", next_attempt_at=NOW, policy=POLICY, now=NOW)
+            raise Killed
+
+    with pytest.raises(Killed):
+        half_done()
 
     assert {name: rows(engine, name) for name in tables} == before
 
