@@ -17,11 +17,12 @@ import orjson
 
 from benchmarks import cases, inputs
 from benchmarks.cases import FULL, QUICK, Bench, Result
+from benchmarks.enrichment import enrichment
 from benchmarks.measure import CommandFailed
 from benchmarks.upgrade import upgrade
 
 EXIT_MISSED = 1
-CASES = cases.CASES | {"upgrade": upgrade}
+CASES = cases.CASES | {"upgrade": upgrade, "enrichment": enrichment}
 WHAT_CHARS = 58
 
 

@@ -34,6 +34,10 @@ class Scale:
     line_bytes: int
     free_bytes: int
     v3_bytes: int
+    virtual_hours: int
+    asked_files: int
+    spread_sessions: int
+    known_hashes: int
 
 
 FULL = Scale(
@@ -47,6 +51,10 @@ FULL = Scale(
     line_bytes=200 * MB,
     free_bytes=45_000 * MB,
     v3_bytes=10_000 * MB,
+    virtual_hours=24,
+    asked_files=2_000,
+    spread_sessions=200_000,
+    known_hashes=1_000_000,
 )
 QUICK = Scale(
     pairs=3,
@@ -59,6 +67,10 @@ QUICK = Scale(
     line_bytes=50 * MB,
     free_bytes=4_000 * MB,
     v3_bytes=300 * MB,
+    virtual_hours=4,
+    asked_files=300,
+    spread_sessions=20_000,
+    known_hashes=50_000,
 )
 
 
@@ -70,7 +82,7 @@ class Result:
         name: the measurement, as `--only` names it.
         what: what the value is of.
         value: in `unit`.
-        unit: `x` (a ratio), `MiB`, `s`, `ms` or `min`.
+        unit: `x` (a ratio), `%`, `MiB`, `s`, `ms` or `min`.
         target: what the design promises; None where it promises nothing.
         at_least: whether the target is a lower limit.
         details: what else was measured, by name.

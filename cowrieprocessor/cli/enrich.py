@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cowrieprocessor.enrichment.cache_import import ImportedCache
     from cowrieprocessor.jobs.enrich import EnrichOptions
 
+EXIT_REFUSED = 2
 EXIT_FILES_FAILED = 3
 SHOWN_UNREADABLE = 20
 
@@ -78,8 +79,8 @@ def enrich(
     on from there. SIGTERM and Ctrl-C let the request in flight finish. With USE_NEW_ENRICHMENT=0 only the cache and
     the ledger of the quota are written.
 
-    Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, 4 if the database refused,
-    5 if it has to be migrated first.
+    Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, or a source does not accept its
+    key (the others are asked all the same), 4 if the database refused, 5 if it has to be migrated first.
 
     \b
     Example: cowrieprocessor enrich --limit 100
@@ -141,7 +142,7 @@ def import_cache(folder: Path, db: str | None, as_json: bool) -> None:
 
     engine = get_engine(database_name(db), on_wait=say_waiting)
     try:
-        result = import_v3_cache(engine, folder, load_settings(), on_progress=_say_imported)
+        result = import_v3_cache(engine, folder, load_settings(), say=message, on_progress=_say_imported)
     finally:
         dispose(engine)
     if as_json:
@@ -180,6 +181,8 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
         print_json(result)
     else:
         print_text(result_text(result))
+    if result.refused:
+        raise click.exceptions.Exit(EXIT_REFUSED)
 
 
 def _whole_hashes(db: str | None, given: tuple[str, ...]) -> tuple[str, ...] | None:

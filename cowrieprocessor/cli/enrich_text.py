@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.common import message
+from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.cache_import import ImportedCache
@@ -71,7 +72,7 @@ def result_text(result: EnrichResult) -> str:
         lines.append(f"paused until {until}; the same command goes on then, or --watch")
     if result.stopped:
         lines.append("stopped; everything that was answered is kept, the same command goes on")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{terminal_safe(line)}\n" for line in lines)
 
 
 def import_text(result: ImportedCache) -> str:

@@ -12,6 +12,7 @@ from cowrieprocessor.db.enrichment_queue import (
     ANSWERED,
     FAILED,
     LEASED,
+    QUEUE,
     REFUSED,
     QueueRow,
     bounded_error,
@@ -24,7 +25,7 @@ from cowrieprocessor.db.judgement import Policy, judge
 from cowrieprocessor.db.knowledge import HASHES
 from cowrieprocessor.db.verdict_history import remember
 
-__all__ = ["lock_hashes", "pass_over", "store_answer", "store_failure", "store_refusal"]
+__all__ = ["lock_hashes", "pass_over", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
 
 LOCKED_AT_ONCE = 400
 
@@ -44,6 +45,18 @@ def lock_hashes(connection: Connection, hashes: list[str]) -> None:
         part = ordered[start : start + LOCKED_AT_ONCE]
         query = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part)).order_by(HASHES.c.sha256)
         connection.execute(query.with_for_update()).all()
+
+
+def queued_hashes(connection: Connection, after: str, limit: int) -> list[str]:
+    """Return the next hashes that any source was asked about, in their order, behind one.
+
+    Args:
+        connection: in a transaction.
+        after: the hash; empty for the beginning.
+        limit: how many at most.
+    """
+    query = select(QUEUE.c.sha256).distinct().where(QUEUE.c.sha256 > after).order_by(QUEUE.c.sha256).limit(limit)
+    return list(connection.scalars(query))
 
 
 def store_answer(

@@ -28,6 +28,9 @@ from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 LEASE_S = 900.0
 """How long a claimed file is kept for who claimed it: one that was killed does not keep it longer."""
 
+LONGEST_WAIT = dt.timedelta(days=1)
+"""How long at most one file waits for its next attempt because a source said so."""
+
 NOT_FOUND = "not_found"
 """Marks a kept response as one of a source that does not know the file."""
 
@@ -114,7 +117,7 @@ class Book(ABC):
 
     def _retry_at(self, one: Claimed, not_before: dt.datetime | None) -> dt.datetime:
         next_attempt = retry_at(one.attempts, self._clock.now(), one.sha256)
-        return max(next_attempt, not_before or next_attempt)
+        return max(next_attempt, min(not_before or next_attempt, self._clock.now() + LONGEST_WAIT))
 
     def _look_again_at(self) -> dt.datetime:
         return self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)

@@ -83,10 +83,8 @@ class Scheduler:
         return min(ends, key=lambda end: end.until, default=None)
 
     def blocked(self) -> list[Source]:
-        """Return the sources that have to wait longer than a run sits through, or are out of use."""
-        return [
-            source for source in self._sources if self._last.get(source.name) in (Step.HAS_TO_WAIT, Step.OUT_OF_USE)
-        ]
+        """Return the sources that have to wait."""
+        return [source for source in self._sources if self._last.get(source.name) is Step.HAS_TO_WAIT]
 
     def release(self) -> None:
         """Give back every file that was claimed and not asked about."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from cowrieprocessor.db.enrichment_claims import Claimed
@@ -25,7 +25,9 @@ from cowrieprocessor.enrichment.provider import (
     Unknown,
 )
 from cowrieprocessor.enrichment.quota import Ledger, Wait
-from cowrieprocessor.enrichment.uploads import Uploads
+from cowrieprocessor.enrichment.statuses import retry_after
+from cowrieprocessor.enrichment.uploads import ANALYSED_AFTER, UPLOAD_TRIES, Uploads
+from cowrieprocessor.enrichment.virustotal import Uploaded
 
 READ_QUOTA_EVERY_S = 6 * 3600.0
 """How often a source is asked what its key may do: it may cost a request."""
@@ -34,6 +36,9 @@ CLAIMED_AT_ONCE = 20
 """How many files are claimed at once: enough that looking for them costs little, and no more than a minute's work."""
 
 _HALF_A_LEASE = dt.timedelta(seconds=LEASE_S / 2)
+
+LONGEST_ASKED_PAUSE = dt.timedelta(hours=6)
+"""How long at most a source is left alone because a failure said so."""
 
 SOUND_KINDS = frozenset({"not-yet"})
 """Kinds of failure that say nothing against the source."""
@@ -45,7 +50,6 @@ class Step(enum.Enum):
     DONE_SOMETHING = "done something"
     NOTHING_TO_DO = "nothing to do"
     HAS_TO_WAIT = "has to wait"
-    OUT_OF_USE = "out of use"
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class Bounds:
 
     Attributes:
         limit: so many files at most; None for no bound.
-        asked: the files that requests were sent about.
+        asked: the files that requests were sent about, if there is a limit.
         only: these files and no others, if any are named.
     """
 
@@ -65,6 +69,11 @@ class Bounds:
     def room(self) -> int | None:
         """Return how many more files may be asked about; None for no bound."""
         return None if self.limit is None else max(0, self.limit - len(self.asked))
+
+    def note(self, hashes: Collection[str]) -> None:
+        """Note that requests were sent about files; where there is no limit nobody has to remember which."""
+        if self.limit is not None:
+            self.asked |= set(hashes)
 
     def beyond(self, hashes: Sequence[str]) -> list[str]:
         """Return which of these files are beyond the limit, because other sources used it up meanwhile."""
@@ -104,6 +113,7 @@ class Source:
         self.waits: Wait | None = None
         self.refused: str | None = None
         self.is_resting = False
+        self.files_asked = 0
         self._ledger = ledger
         self._client = client
         self._book = book
@@ -113,13 +123,14 @@ class Source:
         self._say = say
         self._claimed: list[Claimed] = []
         self._to_upload: deque[tuple[Claimed, Sample]] = deque()
+        self._failed_uploads: dict[str, int] = {}
         self._claimed_at = clock.now()
         self._reads_quota = False
 
     @property
     def is_available(self) -> bool:
         """Whether it will answer soon: the sources behind it wait for its answer only then."""
-        return self.refused is None and (self.waits is None or self.waits.kind == "minute")
+        return self.waits is None or self.waits.kind == "minute"
 
     def start(self) -> None:
         """Begin: a key that was refused may be asked with once more, and what it may do is asked for if that is old."""
@@ -132,8 +143,6 @@ class Source:
         Args:
             earlier: the available sources before this one, which have to be asked about a file first.
         """
-        if self.refused is not None:
-            return Step.OUT_OF_USE
         if self._claimed and self._clock.now() >= self._claimed_at + _HALF_A_LEASE:
             if self._clock.now() < self._claimed_at + 1.5 * _HALF_A_LEASE:
                 self.release()
@@ -223,7 +232,7 @@ class Source:
         elif reply.status == 401:
             self._refuse("401: the key is not accepted")
         elif reply.status == 429:
-            self._ledger.after_rate_limited(None, None)
+            self._ledger.after_rate_limited(None, retry_after(reply))
             self._reads_quota = True
         else:
             self._say(f"{self.name} does not say what the key may do; the limits of the settings hold")
@@ -237,7 +246,8 @@ class Source:
         asked = {sample.sha256 for sample in batch}
         claims = {one.sha256: one for one in self._claimed if one.sha256 in asked}
         self._claimed = [one for one in self._claimed if one.sha256 not in asked]
-        self._bounds.asked |= asked
+        self.files_asked += len(asked)
+        self._bounds.note(asked)
         outcomes: dict[str, Outcome] = (
             dict.fromkeys(asked, reply) if isinstance(reply, Failed) else self.provider.outcomes(batch, reply)
         )
@@ -264,7 +274,7 @@ class Source:
             case Unknown(response):
                 self._book.answer(self.name, one, self.provider.cache_key(sample), unknown(response))
                 self._count("unknown")
-                if self._uploads is not None:
+                if self._uploads is not None and self._uploads.has(sample):
                     self._to_upload.append((one, sample))
             case Failed(kind, reason, retry_at):
                 self._book.fail(self.name, one, kind, reason, retry_at)
@@ -278,14 +288,29 @@ class Source:
     def _upload(self, uploads: Uploads) -> Step:
         """Upload the file that was found to be unknown first, as soon as the quota allows it."""
         one, sample = self._to_upload[0]
-        report_at = uploads.upload(sample, self._send)
+        outcome = uploads.upload(sample, self._send)
         if self.waits is not None:
             return Step.HAS_TO_WAIT
+        if isinstance(outcome, RateLimited):
+            self._tell_ledger([outcome])
+            return Step.DONE_SOMETHING
         self._to_upload.popleft()
-        if report_at is not None:
+        if isinstance(outcome, Uploaded):
             self._count("uploaded")
-            self._book.ask_again(self.name, one, self.provider.cache_key(sample), report_at)
+            self._book.ask_again(self.name, one, self.provider.cache_key(sample), self._clock.now() + ANALYSED_AFTER)
+        elif isinstance(outcome, Failed):
+            self._tell_ledger([outcome])
+            self._put_off(one, sample)
         return Step.DONE_SOMETHING
+
+    def _put_off(self, one: Claimed, sample: Sample) -> None:
+        """Try an upload that failed once more behind the others, but not for ever."""
+        tries = self._failed_uploads.get(sample.sha256, 0) + 1
+        if tries < UPLOAD_TRIES:
+            self._failed_uploads[sample.sha256] = tries
+            self._to_upload.append((one, sample))
+        else:
+            self._failed_uploads.pop(sample.sha256, None)
 
     def _tell_ledger(self, outcomes: Sequence[Outcome]) -> None:
         """Let the ledger know how the source is doing, by what it answered to one request."""
@@ -299,10 +324,14 @@ class Source:
                 case Refused(reason, "source"):
                     self._refuse(reason)
                     return
-                case Failed(kind, reason) if kind not in SOUND_KINDS:
+                case Failed(kind, reason, retry_at) if kind not in SOUND_KINDS:
                     self._ledger.failed(f"{kind}: {reason}")
+                    if retry_at is not None:
+                        longest = self._clock.now() + LONGEST_ASKED_PAUSE
+                        self._ledger.pause(min(retry_at, longest), f"{kind}: {reason}")
                     return
         self._ledger.succeeded()
+        self.refused = None
 
     def _refuse(self, reason: str) -> None:
         """Take the source out of use, because it does not accept the key."""

@@ -60,6 +60,18 @@ SOURCES: dict[str, tuple[str | None, Callable[[Settings, str | None], Provider]]
 """By name: the setting of its key, if it needs one, and what makes it. The order is that of asking."""
 
 
+def names_in_use(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the sources to ask, in order, without reading any key; those that lack theirs left out."""
+    named = SOURCES if settings.enrichment_providers is None else settings.enrichment_providers
+    return tuple(name for name in named if name in SOURCES and not lacks_key(settings, name))
+
+
+def lacks_key(settings: Settings, name: str) -> bool:
+    """Return whether a source needs a key that the settings do not give."""
+    setting = SOURCES[name][0]
+    return setting is not None and getattr(settings, setting) is None
+
+
 def configured(settings: Settings) -> list[Provider]:
     """Return the sources to ask, in order: those that the settings name, else all whose key is given.
 

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from cowrieprocessor.enrichment.provider import Failed, RateLimited, Refused, Reply
 from cowrieprocessor.enrichment.reading import hide, text
+from cowrieprocessor.sanitize import terminal_safe
 
 MAX_RETRY_AFTER = dt.timedelta(days=31)
 """The longest that a source is believed when it says when to come back: the longest quota window is a month."""
@@ -61,7 +62,7 @@ def describe(reply: Reply, source: str, said: str | None, *, key: str | None) ->
 
 def sayable(said: str, *keys: str | None) -> str:
     """Return what somebody else wrote as one bounded line without any key."""
-    one_line = " ".join(hide(said, *keys).split())
+    one_line = terminal_safe(" ".join(hide(said, *keys).split()))
     return text(one_line, _MAX_SAID_CHARS) or "nothing"
 
 

@@ -14,9 +14,8 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment_cache import cached_answers, store_in_cache
 from cowrieprocessor.enrichment.clock import Clock
-from cowrieprocessor.enrichment.provider import Failed, Provider, Reply, Request, Sample
+from cowrieprocessor.enrichment.provider import Failed, Provider, RateLimited, Refused, Reply, Request, Sample
 from cowrieprocessor.enrichment.virustotal import (
-    MAX_UPLOAD_BYTES,
     SMALL_UPLOAD_BYTES,
     UploadAddress,
     Uploaded,
@@ -26,6 +25,12 @@ from cowrieprocessor.settings import Settings
 
 LEDGER_OF_UPLOADS = "virustotal-upload"
 """Under this name the cache remembers what was uploaded, so that it is done once."""
+
+MAX_UPLOAD_BYTES = 64 << 20
+"""A larger file is not uploaded: it is held in memory as a whole."""
+
+UPLOAD_TRIES = 3
+"""How often one file is tried to be uploaded before it waits until it is asked about again."""
 
 REMEMBERED = dt.timedelta(days=30)
 ANALYSED_AFTER = dt.timedelta(minutes=15)
@@ -64,37 +69,40 @@ class Uploads:
             return None
         return cls(engine, Path(settings.virustotal_upload_from).expanduser(), provider, clock, say)
 
-    def upload(self, sample: Sample, send: Send) -> dt.datetime | None:
-        """Upload a file if it is there and was not uploaded lately.
+    def has(self, sample: Sample) -> bool:
+        """Return whether there is such a file that was not uploaded lately."""
+        path = self._folder / sample.sha256
+        return path.is_file() and not path.is_symlink() and not self._was_uploaded(sample.sha256)
+
+    def upload(self, sample: Sample, send: Send) -> Uploaded | RateLimited | Refused | Failed | None:
+        """Upload a file.
 
         Returns:
-            When its report can be asked for; None if nothing was uploaded.
+            What came of it; None if there was nothing to send, or the quota does not allow it now.
         """
-        path = self._folder / sample.sha256
-        if not path.is_file() or path.is_symlink() or self._was_uploaded(sample.sha256):
-            return None
-        content = self._content(path, sample.sha256)
+        content = self._content(self._folder / sample.sha256, sample.sha256)
         if content is None:
             return None
-        request = self._request(sample.sha256, content, send)
-        reply = send(request) if request is not None else None
-        if not isinstance(reply, Reply):
-            return None
-        match self._provider.uploaded(reply):
-            case Uploaded(analysis_id):
-                self._remember(sample.sha256, analysis_id)
-                self._say(f"{sample.sha256}: uploaded to VirusTotal")
-                return self._clock.now() + ANALYSED_AFTER
-            case trouble:
-                self._say(f"{sample.sha256}: not uploaded: {trouble.reason}")
-                return None
+        outcome = self._send(sample.sha256, content, send)
+        if isinstance(outcome, Uploaded):
+            self._remember(sample.sha256, outcome.analysis_id)
+            self._say(f"{sample.sha256}: uploaded to VirusTotal")
+        elif outcome is not None:
+            self._say(f"{sample.sha256}: not uploaded: {outcome.reason}")
+        return outcome
 
-    def _request(self, name: str, content: bytes, send: Send) -> Request | None:
-        if len(content) < SMALL_UPLOAD_BYTES:
-            return self._provider.upload_request(name, content)
-        reply = send(self._provider.upload_address_request())
-        address = self._provider.upload_address(reply) if isinstance(reply, Reply) else None
-        return self._provider.upload_to(address, name, content) if isinstance(address, UploadAddress) else None
+    def _send(self, name: str, content: bytes, send: Send) -> Uploaded | RateLimited | Refused | Failed | None:
+        request = self._provider.upload_request(name, content)
+        if len(content) >= SMALL_UPLOAD_BYTES:
+            reply = send(self._provider.upload_address_request())
+            if not isinstance(reply, Reply):
+                return reply
+            address = self._provider.upload_address(reply)
+            if not isinstance(address, UploadAddress):
+                return address
+            request = self._provider.upload_to(address, name, content)
+        reply = send(request)
+        return self._provider.uploaded(reply) if isinstance(reply, Reply) else reply
 
     def _content(self, path: Path, sha256: str) -> bytes | None:
         """Return the file's content if it is what its name says; a symbolic link is not followed."""

@@ -20,7 +20,7 @@ from cowrieprocessor.db.enrichment_claims import Order, ask_first, note_skipped
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.enrichment.book import Book, Counters, FullBook, StagedBook
-from cowrieprocessor.enrichment.cache_import import ImportedCache, import_cache
+from cowrieprocessor.enrichment.cache_import import ImportedCache
 from cowrieprocessor.enrichment.clock import Clock, SystemClock
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.http import HttpClient
@@ -32,8 +32,12 @@ from cowrieprocessor.enrichment.sources import SOURCES, configured
 from cowrieprocessor.enrichment.uploads import Uploads
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
+from cowrieprocessor.jobs.enrich_answers import AnswerWriter
+from cowrieprocessor.jobs.enrich_import import import_cache
+from cowrieprocessor.jobs.enrich_rejudge import Rejudging
 from cowrieprocessor.jobs.enrich_replay import replay_cache, take_cowries_own
 from cowrieprocessor.jobs.enrich_spread import Spreading
+from cowrieprocessor.jobs.pacing import Pace
 from cowrieprocessor.jobs.records import (
     DONE,
     FAILED,
@@ -83,12 +87,13 @@ class EnrichResult:
     """What a run did.
 
     Attributes:
-        files: files that requests were sent about.
+        files: files that requests were sent about; without a limit those of the source that was asked most.
         counters: by source, what came of it: requests, found, unknown, cached, failed, …
         replayed: answers taken from the cache without a request, and from Cowrie's own events.
         rows_updated: rows of `files` that got a new verdict.
         staged: whether only the cache was written.
         stopped: it was asked to stop before its end.
+        refused: by source, why it does not accept its key.
         paused_until: when the first source that could not go on may be asked again.
         reasons: by source, why it could not go on.
     """
@@ -99,6 +104,7 @@ class EnrichResult:
     rows_updated: int = 0
     staged: bool = False
     stopped: bool = False
+    refused: dict[str, str] = field(default_factory=dict)
     paused_until: dt.datetime | None = None
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -159,7 +165,8 @@ def import_v3_cache(
     settings: Settings,
     *,
     clock: Clock | None = None,
-    on_progress: Callable[[ImportedCache], None] | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+    on_progress: Callable[[ImportedCache], None] = lambda _result: None,
 ) -> ImportedCache:
     """Take in the cache folder of v3, and spread what it says to the rows of `files`.
 
@@ -168,7 +175,8 @@ def import_v3_cache(
         folder: the cache.
         settings: how long answers hold, and what makes a file malicious.
         clock: the time.
-        on_progress: told after each transaction.
+        say: told why it waits.
+        on_progress: told after each hundred answers.
 
     Raises:
         InputNotFound, InputNotReadable: there is no such folder, or it cannot be read.
@@ -176,19 +184,12 @@ def import_v3_cache(
     """
     require_current(engine)
     reader = VirusTotal(settings.virustotal_url, None, Limits(), malicious_at=settings.virustotal_malicious_at)
-    staged = not settings.use_new_enrichment
-    result = import_cache(
-        engine,
-        folder,
-        reader,
-        policy=policy_of(settings),
-        ttl=ttl_of(settings),
-        clock=clock or SystemClock(),
-        staged=staged,
-        on_progress=on_progress,
-    )
+    staged, clock = not settings.use_new_enrichment, clock or SystemClock()
+    writer = AnswerWriter(policy_of(settings), ttl_of(settings), clock, staged=staged)
+    pace = Pace(engine)
+    result = import_cache(folder, reader, writer, pace, say=say, on_progress=on_progress)
     if not staged:
-        Spreading(engine, clock or SystemClock()).all(threading.Event())
+        Spreading(engine, clock, pace).all(threading.Event())
     return result
 
 
@@ -220,7 +221,9 @@ class _Run:
         self._providers = self._chosen(configured(settings))
         self._ttl = ttl_of(settings)
         self._bounds = Bounds(options.limit, only=options.only)
-        self._spreading = Spreading(engine, clock)
+        self._pace = Pace(engine)
+        self._spreading = Spreading(engine, clock, self._pace)
+        self._rejudging = Rejudging(engine, self._policy, clock, self._pace)
         self._saved: Counters = {}
         self._said_at = time.monotonic()
         self._replayed_at: dt.datetime | None = None
@@ -228,23 +231,28 @@ class _Run:
         self.result = EnrichResult(staged=self._staged)
 
     def run(self) -> EnrichResult:
-        self._save(RUNNING, None)
         with HttpClient(self._settings.request_timeout_s, self._clock) as client:
             self._sources = self._make_sources(client)
             scheduler = Scheduler(self._sources)
+            word = FAILED, "it ended in an unexpected way; the same command goes on from here"
+            has_ended = False
             try:
+                self._save(RUNNING, None)
                 self._begin()
                 pause = self._work(scheduler)
                 if not self._staged:
                     self._spreading.all(self._stop)
                 self._end(scheduler, pause)
+                has_ended = True
             except DatabaseError as error:
-                self._leave_word(FAILED, str(error))
+                word = FAILED, str(error)
                 raise
             except KeyboardInterrupt:
-                scheduler.release()
-                self._leave_word(STOPPED, "interrupted; the same command goes on from here")
+                word = STOPPED, "interrupted; the same command goes on from here"
                 raise
+            finally:
+                if not has_ended:
+                    self._leave_word(scheduler, *word)
         return self.result
 
     def _chosen(self, providers: Sequence[Provider]) -> list[Provider]:
@@ -278,6 +286,7 @@ class _Run:
                 note_skipped(connection)
                 if self._options.only:
                     ask_first(connection, self._options.only, [one.name for one in self._providers])
+            self._rejudging.start()
         self._replay()
         for source in self._sources:
             source.start()
@@ -285,19 +294,19 @@ class _Run:
     def _replay(self) -> None:
         """Take what costs no request: Cowrie's own verdicts, and answers in the cache that the history lacks."""
         self._replayed_at = self._clock.now()
-        settings = (self._settings.virustotal_malicious_at, self._policy, self._ttl, self._clock)
-        add_counters(
-            self.result.replayed, take_cowries_own(self._engine, *settings, staged=self._staged, stop=self._stop)
-        )
+        writer = AnswerWriter(self._policy, self._ttl, self._clock, staged=self._staged)
+        how = (self._settings.virustotal_malicious_at, writer, self._pace)
+        add_counters(self.result.replayed, take_cowries_own(self._engine, *how, stop=self._stop))
         if not self._staged:
             providers = [make(self._settings, None) for _, make in SOURCES.values()]
-            add_counters(self.result.replayed, replay_cache(self._engine, providers, *settings, stop=self._stop))
+            add_counters(self.result.replayed, replay_cache(self._engine, providers, *how, stop=self._stop))
 
     def _work(self, scheduler: Scheduler) -> Pause | None:
         """Work until it is over; return the pause that ended it, if one did."""
         while not self._stop.is_set():
             did = scheduler.turn()
-            did = (not self._staged and self._spreading.some()) or did
+            if not self._staged:
+                did = self._spreading.some() or self._rejudging.some() or did
             self._progress(RUNNING)
             if did:
                 continue
@@ -322,16 +331,25 @@ class _Run:
         scheduler.release()
         for source in scheduler.blocked():
             self.result.reasons[source.name] = source.refused or (source.waits.reason if source.waits else "")
-        self.result.files = len(self._bounds.asked)
+        self.result.refused = {source.name: source.refused for source in self._sources if source.refused is not None}
+        self.result.files = self._files_asked()
         self.result.rows_updated = self._spreading.rows_changed
         self.result.counters = {source.name: dict(source.counters) for source in self._sources}
-        if self.result.stopped:
+        if self.result.refused:
+            reasons = (f"{name} is out of use: {reason}" for name, reason in self.result.refused.items())
+            self._save(FAILED, "; ".join(reasons))
+        elif self.result.stopped:
             self._save(STOPPED, "asked to stop; the same command goes on from here")
         elif pause is not None and pause.reason is not None:
             self.result.paused_until = pause.until
             self._save(PAUSED, f"{pause.reason}; until {pause.until:%Y-%m-%d %H:%M:%S} UTC")
         else:
             self._save(DONE, None)
+
+    def _files_asked(self) -> int:
+        """Return about how many files requests were sent: exactly where there is a limit, else at least so many."""
+        most = max((source.files_asked for source in self._sources), default=0)
+        return most if self._bounds.limit is None else len(self._bounds.asked)
 
     def _progress(self, state: str, pause: Pause | None = None) -> None:
         now = time.monotonic()
@@ -340,7 +358,7 @@ class _Run:
         self._said_at = now
         counters = {source.name: dict(source.counters) for source in self._sources}
         until, reason = (pause.until, pause.reason) if pause else (None, None)
-        self.on_progress(EnrichProgress(state, len(self._bounds.asked), self._options.limit, counters, until, reason))
+        self.on_progress(EnrichProgress(state, self._files_asked(), self._options.limit, counters, until, reason))
         self._save(state, f"{reason}; until {until:%Y-%m-%d %H:%M:%S} UTC" if pause and until else None)
 
     def _save(self, state: str, reason: str | None) -> None:
@@ -368,9 +386,10 @@ class _Run:
             what: count - self._saved.get(what, 0) for what, count in total.items() if count != self._saved.get(what, 0)
         }
 
-    def _leave_word(self, state: str, reason: str) -> None:
-        """Say in the job's row why the run ended, if the database still takes it."""
+    def _leave_word(self, scheduler: Scheduler, state: str, reason: str) -> None:
+        """Give back what was claimed, and say in the job's row why the run ended, if the database still takes it."""
         try:
+            scheduler.release()
             self._save(state, reason)
         except DatabaseError:
             return

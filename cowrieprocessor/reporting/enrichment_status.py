@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.enrichment.provider import Provider
 from cowrieprocessor.enrichment.quota import NO_KEY
-from cowrieprocessor.enrichment.sources import SOURCES
+from cowrieprocessor.enrichment.sources import SOURCES, lacks_key, names_in_use
 from cowrieprocessor.enrichment.standing import LedgerState, ledger_states, standing_at
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
@@ -125,7 +125,7 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
         at=now,
         staged=staged,
         problem=problem,
-        without_key=tuple(name for name in SOURCES if name not in in_use and _has_no_key(settings, name)),
+        without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
         verdicts=queries.verdict_counts(connection),
         skipped=queries.skipped(connection),
         sources=sources,
@@ -142,18 +142,13 @@ def _in_use(settings: Settings) -> tuple[tuple[str, ...], str | None]:
     named = settings.enrichment_providers
     known = [name for name in SOURCES if named is None or name in named]
     unknown = [name for name in named or () if name not in SOURCES]
-    keyless = [name for name in known if _has_no_key(settings, name)]
+    keyless = [name for name in known if lacks_key(settings, name)]
     problem = None
     if unknown:
         problem = f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(unknown)}; known are {', '.join(SOURCES)}"
     elif named is not None and keyless:
         problem = f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(keyless)}, but the key is not given"
-    return tuple(name for name in known if name not in keyless), problem
-
-
-def _has_no_key(settings: Settings, name: str) -> bool:
-    setting = SOURCES[name][0]
-    return setting is not None and getattr(settings, setting) is None
+    return names_in_use(settings), problem
 
 
 def _ledgers(

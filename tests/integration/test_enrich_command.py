@@ -101,6 +101,18 @@ def test_enrich_then_look(database: Path, here: Services) -> None:
     assert "malicious" in program("files", "list", "--db", database, here=here).stdout
 
 
+def test_a_refused_key_is_an_error_and_what_it_says_is_inert(database: Path, here: Services) -> None:
+    """The exit code is 2; escape sequences in what the source says do not reach the terminal."""
+    refusal = document({"error": {"code": "ForbiddenError", "message": "\x1b]0;pwned\x07 \x9b31m no"}}, 403)
+    here.virustotal.fail_next(2, answering("no", refusal))
+    done = program("enrich", "--db", database, here=here)
+    assert done.returncode == 2
+    assert "virustotal goes no further" in done.stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(done.stdout + done.stderr)
+    status = program("enrich", "status", "--db", database, here=here)
+    assert not {"\x1b", "\x07", "\x9b"} & set(status.stdout)
+
+
 def test_options_before_the_name_are_not_lost(database: Path, here: Services) -> None:
     """`enrich --db X status` would look at another database: it is refused with what to write."""
     done = program("enrich", "--db", database, "status", here=here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from sqlalchemy import Engine, inspect, select, text
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.jobs.enrich import EnrichOptions
+from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.jobs.enrich import EnrichOptions, enrich
 from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
-from tests.stand_ins.behaviours import HTML_502
+from tests.stand_ins.behaviours import HTML_502, with_retry_after
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, error
 
@@ -273,6 +275,83 @@ def test_a_file_without_an_address_is_asked_about_once_it_has_one(
     here.enrich(engine)
     assert 1 == here.urlhaus.asked()[address]
     assert [("suspicious",)] == rows(engine, "SELECT verdict FROM file_hashes")
+
+
+def test_a_refused_key_is_tried_again_the_next_day(engine: Engine, tmp_path: Path, here: Services) -> None:
+    """While watching, a source that refused the key is left alone for a day, then asked again; the rest goes on."""
+    load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES[:3])])
+    keys = dict(here.virustotal.keys)
+    here.virustotal.keys.clear()
+    began, stop = here.clock.now(), threading.Event()
+
+    def after_each_wait() -> None:
+        if here.clock.now() - began > dt.timedelta(hours=2):
+            here.virustotal.keys.update(keys)
+        if here.clock.now() - began > dt.timedelta(hours=25):
+            stop.set()
+
+    here.clock.on_wait = after_each_wait
+    only = here.settings(enrichment_providers=("virustotal",))
+    enrich(engine, only, EnrichOptions(watch=True), clock=here.clock, stop=stop)
+    asked = here.virustotal.log
+    assert [1] == [1 for one in asked if one.at - began < dt.timedelta(hours=23)]
+    assert {*FILES[:3]} <= {one.subject for one in asked}
+
+
+def test_a_refused_key_is_in_the_job_s_row(engine: Engine, tmp_path: Path, here: Services) -> None:
+    """Whoever looks at the jobs sees that a key is refused, and the result says so."""
+    load(engine, tmp_path, [download(1, FILES[0])])
+    here.virustotal.keys.clear()
+    result = here.enrich(engine)
+    assert ["virustotal"] == list(result.refused)
+    ((state, reason),) = rows(engine, "SELECT state, reason FROM jobs WHERE name = 'enrich'")
+    assert state == "failed"
+    assert "virustotal is out of use" in reason
+
+
+def test_a_source_that_says_when_is_left_alone_until_then(engine: Engine, tmp_path: Path, here: Services) -> None:
+    """A 503 with Retry-After pauses the source, and not only the file that was asked about."""
+    load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES[:6])])
+    busy = with_retry_after("busy", error(503, "TransientError"), "3600")
+    here.virustotal.script(FILES[0], [busy])
+    here.enrich(engine, EnrichOptions(order="oldest"), enrichment_providers=("virustotal",))
+    after = [one for one in here.virustotal.log if one.subject in FILES]
+    assert len(after) < 6
+    here.clock.advance(hours=1, minutes=1)
+    here.enrich(engine, enrichment_providers=("virustotal",))
+    assert set(FILES[:6]) <= set(here.virustotal.asked())
+
+
+def test_an_address_that_is_not_known_vouches_for_no_file(engine: Engine, tmp_path: Path, here: Services) -> None:
+    """Three files from one address that URLhaus does not know cost one question, and none becomes suspicious."""
+    url = "http://203.0.113.9/x.sh"
+    load(engine, tmp_path, [download(number, FILES[number], url=url) for number in range(3)])
+    result = here.enrich(engine)
+    assert 1 == here.urlhaus.asked()[url]
+    assert 2 == result.counters["urlhaus-url"]["cached"]
+    assert [("unknown", 3)] == rows(engine, "SELECT verdict, count(*) FROM file_hashes GROUP BY verdict")
+
+
+def test_other_sources_in_use_are_judged_by(engine: Engine, tmp_path: Path, here: Services) -> None:
+    """When a source is taken out, files that wait for it alone are done; when it is back, they wait again."""
+    load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES)])
+    here.enrich(engine, EnrichOptions(providers=("hashlookup",)), enrichment_providers=("hashlookup", "virustotal"))
+    status = "SELECT enrichment_status, count(*) FROM files GROUP BY enrichment_status"
+    assert [("pending", 12)] == rows(engine, status)
+    here.enrich(engine, enrichment_providers=("hashlookup",))
+    assert [("enriched", 12)] == rows(engine, status)
+    here.enrich(engine, EnrichOptions(providers=("hashlookup",)), enrichment_providers=("hashlookup", "virustotal"))
+    assert [("pending", 12)] == rows(engine, status)
+
+
+def test_a_run_that_could_not_begin_leaves_no_job_that_runs(
+    engine: Engine, tmp_path: Path, here: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that cannot be is said at once, and no row says that enrichment is running."""
+    monkeypatch.setenv("HTTPS_PROXY", "bogus://nowhere")
+    with pytest.raises(ConfigurationError):
+        here.enrich(engine)
+    assert [] == rows(engine, "SELECT * FROM jobs WHERE name = 'enrich'")
 
 
 def everything_else(engine: Engine) -> dict[str, list[str]]:

@@ -113,12 +113,24 @@ def test_an_upload_that_is_refused_is_said_and_tried_again_another_time(
     from tests.stand_ins.server import answering
 
     upload = {"enrichment_providers": ONLY, "virustotal_upload_from": str(folder)}
-    here.virustotal.script("upload", [answering("busy", error(503, "TransientError"))])
+    here.virustotal.script("upload", [answering("busy", error(503, "TransientError"))] * uploads.UPLOAD_TRIES)
     here.enrich(engine, **upload)
     assert [] == here.virustotal.uploads
+    assert uploads.UPLOAD_TRIES == here.virustotal.asked()["upload"]
     here.clock.advance(dt.timedelta(days=1).total_seconds())
     here.enrich(engine, **upload)
     assert 1 == len(here.virustotal.uploads)
+
+
+def test_an_upload_that_is_told_to_wait_waits(engine: Engine, folder: Path, here: Services) -> None:
+    """A 429 to an upload pauses the source as long as it says, and the upload is made afterwards."""
+    from tests.stand_ins.virustotal import limited
+
+    here.virustotal.script("upload", [limited("60")])
+    here.enrich(engine, enrichment_providers=ONLY, virustotal_upload_from=str(folder))
+    assert [(SHA256, CONTENT)] == here.virustotal.uploads
+    assert 2 == here.virustotal.asked()["upload"]
+    assert [] == here.virustotal.violations
 
 
 def test_a_large_file_goes_to_an_address_of_its_own(
