@@ -10,16 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, select, text, update
+from sqlalchemy import Connection, Table, bindparam, func, select, text, update
 
 from cowrieprocessor.db.models import EnrichmentCacheEntry
+from cowrieprocessor.db.parts import parts
 
-__all__ = ["CACHE", "NAMED_AT_ONCE", "CacheEntry", "cached_answers", "entry_of", "expire_answer", "store_in_cache"]
+__all__ = [
+    "CACHE",
+    "CacheEntry",
+    "cached_answers",
+    "entry_of",
+    "expire_answer",
+    "providers_in_cache",
+    "store_in_cache",
+]
 
 CACHE: Table = EnrichmentCacheEntry.metadata.tables["enrichment_cache"]
-NAMED_AT_ONCE = 400
-"""Values that one statement names: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
-
 _UPSERT = text(
     """
     INSERT INTO enrichment_cache (provider, key, status, response, fetched_at, expires_at)
@@ -65,12 +71,21 @@ def cached_answers(connection: Connection, provider: str, keys: Sequence[str]) -
         keys: the questions.
     """
     found: dict[str, CacheEntry] = {}
-    for start in range(0, len(keys), NAMED_AT_ONCE):
-        part = list(keys[start : start + NAMED_AT_ONCE])
+    for part in parts(keys):
         query = select(CACHE).where(CACHE.c.provider == provider, CACHE.c.key.in_(part))
         for row in connection.execute(query).mappings():
             found[row["key"]] = entry_of(row)
     return found
+
+
+def providers_in_cache(connection: Connection) -> tuple[str, ...]:
+    """Return the names of the sources that the cache has answers of, or claims for; each is one look at its key."""
+    found: list[str] = []
+    while True:
+        name = connection.scalar(select(func.min(CACHE.c.provider)).where(CACHE.c.provider > (found or [""])[-1]))
+        if name is None:
+            return tuple(found)
+        found.append(name)
 
 
 def store_in_cache(

@@ -9,23 +9,37 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, FromClause, and_, exists, or_, select
 
 from cowrieprocessor.db.enrichment_cache import CACHE
-from cowrieprocessor.db.enrichment_queue import ANSWERED, ASKED_FOR_AT, FAILED, LEASED, PENDING, QUEUE, REFUSED
+from cowrieprocessor.db.enrichment_queue import (
+    ANSWERED,
+    ASKED_FOR_AT,
+    FAILED,
+    LEASED,
+    MAX_LOST_CLAIMS,
+    PENDING,
+    QUEUE,
+    REFUSED,
+    lease_is_over,
+)
 from cowrieprocessor.db.judgement import HASH_SKIPPED, Policy
 from cowrieprocessor.db.knowledge import HASHES
 from cowrieprocessor.db.verdict_history import HISTORY
+from cowrieprocessor.db.wrong_clock import answered_ahead, failed_ahead
 
 __all__ = [
     "WORTHLESS",
+    "Again",
     "Order",
     "Reason",
     "asked_for",
     "expired",
     "in_order",
+    "lost",
     "never_asked",
     "retries",
     "settled",
@@ -48,36 +62,75 @@ Reason = Literal["asked-for", "new", "retry", "expired"]
 def never_asked(provider: str, policy: Policy, now: dt.datetime, *, earlier: Sequence[str] = ()) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` for those that a source was never asked about and is to be.
 
+    Who claimed a hash and was killed before it had an answer has not asked.
+
     Args:
         provider: the source.
         policy: which sources are in use, and what settles a hash.
         now: the time.
         earlier: sources that have to be asked about a hash before.
     """
-    mine = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider)
+    mine = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, ~_is_lost(now))
     asked = [_was_asked(name, now) for name in earlier]
     return and_(worth_asking(), ~mine, *asked, ~settled(provider, policy, now))
 
 
-def asked_for(provider: str) -> ColumnElement[bool]:
+def lost(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue, joined with `file_hashes`, for those of `never_asked` that were claimed."""
+    return and_(QUEUE.c.provider == provider, _is_lost(now), worth_asking(), ~settled(provider, policy, now))
+
+
+def asked_for(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on `enrichment_queue`, joined with `file_hashes`, for what was asked for by hand."""
-    states = (PENDING, ANSWERED, FAILED, REFUSED)
+    states = (PENDING, ANSWERED, FAILED, REFUSED, LEASED)
     due = QUEUE.c.next_attempt_at <= ASKED_FOR_AT
-    return and_(QUEUE.c.provider == provider, QUEUE.c.status.in_(states), due, worth_asking())
+    again = and_(QUEUE.c.priority > 0, QUEUE.c.attempts < MAX_LOST_CLAIMS, lease_is_over(now))
+    is_free = or_(QUEUE.c.status != LEASED, again)
+    return and_(QUEUE.c.provider == provider, QUEUE.c.status.in_(states), due, is_free, worth_asking())
 
 
-def retries(provider: str, policy: Policy, now: dt.datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Return the conditions on the queue for failures to be tried again, and for claims of somebody who is gone."""
-    mine = and_(QUEUE.c.provider == provider, worth_asking(), ~settled(provider, policy, now))
-    failed = and_(QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at <= now)
-    left = and_(QUEUE.c.status == LEASED, or_(QUEUE.c.leased_until.is_(None), QUEUE.c.leased_until <= now))
-    return and_(mine, failed), and_(mine, left)
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Rows of the queue that a source is to be asked about once more.
+
+    Attributes:
+        due: the condition on the queue for those that are to be asked about in the order of `next_attempt_at`.
+        ahead: the same for those that only a clock that was wrong keeps from being due.
+        left: claims of somebody who is gone, where the source has failed or answered before.
+        kept: the condition on the queue, joined with `file_hashes`, that nothing speaks against it.
+    """
+
+    due: ColumnElement[bool]
+    ahead: ColumnElement[bool]
+    left: ColumnElement[bool] | None
+    kept: ColumnElement[bool]
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the conditions on the queue, joined with `file_hashes`, for all of them; no row meets two."""
+        return [and_(one, self.kept) for one in (self.due, self.ahead, self.left) if one is not None]
 
 
-def expired(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue for answers that hold no longer."""
-    old = and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, QUEUE.c.next_attempt_at <= now)
-    return and_(old, worth_asking(), ~settled(provider, policy, now, has_answered=True))
+def retries(provider: str, policy: Policy, now: dt.datetime) -> Again:
+    """Return which failures are to be tried again, and which claims of somebody who is gone."""
+    mine = QUEUE.c.provider == provider
+    left = and_(
+        mine,
+        QUEUE.c.status == LEASED,
+        lease_is_over(now),
+        or_(
+            QUEUE.c.attempts >= MAX_LOST_CLAIMS,
+            and_(QUEUE.c.priority == 0, or_(QUEUE.c.last_error.is_not(None), QUEUE.c.next_attempt_at.is_not(None))),
+        ),
+    )
+    kept = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~settled(provider, policy, now)))
+    return Again(and_(mine, QUEUE.c.status == FAILED, _is_due(now)), failed_ahead(provider, now), left, kept)
+
+
+def expired(provider: str, policy: Policy, now: dt.datetime) -> Again:
+    """Return which answers hold no longer."""
+    old = and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, _is_due(now))
+    kept = and_(worth_asking(), ~settled(provider, policy, now, has_answered=True))
+    return Again(old, answered_ahead(provider, now), None, kept)
 
 
 def in_order(order: Order) -> tuple[ColumnElement[Any], ...]:
@@ -129,14 +182,39 @@ def worth_asking() -> ColumnElement[bool]:
     return and_(HASHES.c.enrichment_status != HASH_SKIPPED, HASHES.c.sha256.not_in(sorted(WORTHLESS)))
 
 
+def _is_due(now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue that a row is due by itself, not by hand."""
+    return and_(QUEUE.c.next_attempt_at <= now, QUEUE.c.next_attempt_at > ASKED_FOR_AT)
+
+
+def _is_lost(now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue that somebody was killed before a source said anything about a hash."""
+    return and_(
+        QUEUE.c.status == LEASED,
+        QUEUE.c.priority == 0,
+        QUEUE.c.last_error.is_(None),
+        QUEUE.c.next_attempt_at.is_(None),
+        QUEUE.c.attempts < MAX_LOST_CLAIMS,
+        lease_is_over(now),
+    )
+
+
 def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` that a source was asked about it, and is not being asked."""
-    is_asked_now = and_(QUEUE.c.status == LEASED, QUEUE.c.leased_until > now)
+    """Return the condition on `file_hashes` that a source was asked about it, and is not being asked.
+
+    A claim alone is no question, unless process after process was killed over it.
+    """
+    said = or_(
+        QUEUE.c.last_error.is_not(None),
+        QUEUE.c.next_attempt_at > ASKED_FOR_AT,
+        QUEUE.c.attempts >= MAX_LOST_CLAIMS,
+        exists().where(HISTORY.c.sha256 == QUEUE.c.sha256, HISTORY.c.provider == QUEUE.c.provider),
+    )
     return exists(
         select(QUEUE.c.sha256).where(
             QUEUE.c.sha256 == HASHES.c.sha256,
             QUEUE.c.provider == provider,
             QUEUE.c.status != PENDING,
-            ~is_asked_now,
+            or_(QUEUE.c.status != LEASED, and_(lease_is_over(now), said)),
         )
     )

@@ -6,30 +6,25 @@ Candidates are read beside everybody else; each is then taken in a short write t
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment_candidates import (
     WORTHLESS,
     Order,
     Reason,
-    asked_for,
-    expired,
-    in_order,
-    never_asked,
-    retries,
     worth_asking,
 )
-from cowrieprocessor.db.enrichment_lookahead import look_ahead_of
+from cowrieprocessor.db.enrichment_look import Candidate, Look, Wanted, look_for
 from cowrieprocessor.db.enrichment_queue import (
     ANSWERED,
     ASKED_FOR_AT,
     FAILED,
     LEASED,
+    LONGEST_LEASE,
     PENDING,
     POLICY,
     QUEUE,
@@ -42,20 +37,30 @@ from cowrieprocessor.db.enrichment_queue import (
 )
 from cowrieprocessor.db.judgement import HASH_SKIPPED, Policy, request_propagation
 from cowrieprocessor.db.knowledge import FILES, HASHES
+from cowrieprocessor.db.parts import parts
 from cowrieprocessor.db.verdict_history import HISTORY
+from cowrieprocessor.db.wrong_clock import bring_back
 
-__all__ = ["Claimed", "Order", "Reason", "ask_first", "claim", "claimed_of", "note_skipped", "release"]
-
-T = TypeVar("T")
-NAMED_AT_ONCE = 400
-"""Values that one statement names: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
+__all__ = [
+    "LOOKED_AT_AGAIN",
+    "Claimed",
+    "Order",
+    "Reason",
+    "ask_first",
+    "claim",
+    "claimed_of",
+    "note_skipped",
+    "release",
+]
 
 ROWS_LOOKED_AT = 200
 """Rows of `files` in which an address of a file is looked for; popular files have hundreds of thousands."""
 
-
 TRIES = 20
 """How often others may be faster before a claim comes back with nothing; each time they got on."""
+
+LOOKED_AT_AGAIN = dt.timedelta(days=7)
+"""When a row that was due and is settled by another source is looked at again: until then no claim walks past it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +86,6 @@ class Claimed:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What is asked for: the arguments of `claim`."""
-
-    provider: str
-    limit: int
-    now: dt.datetime
-    policy: Policy
-    earlier: tuple[str, ...]
-    order: Order
-    only: Sequence[str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A hash that may be claimed; `row` is how it stands in the queue, None where it does not."""
-
-    sha256: str
-    reason: Reason
-    row: QueueRow | None
-
-
 def claim(
     engine: Engine,
     provider: str,
@@ -122,7 +105,7 @@ def claim(
         provider: the source.
         limit: how many at most.
         now: the time.
-        lease_s: how many seconds they are kept for us.
+        lease_s: how many seconds they are kept for us; a longer time than LONGEST_LEASE is cut to it.
         policy: which sources are in use, and what settles a hash.
         earlier: sources that can be asked now and have to be, before this one is asked for the first time.
         order: which come first among those never asked about.
@@ -133,29 +116,60 @@ def claim(
     """
     if limit <= 0 or (only is not None and not only):
         return []
-    wanted = _Wanted(provider, limit, now, policy, tuple(earlier), order, only)
-    for _ in range(TRIES):
+    wanted = Wanted(provider, limit, now, policy, tuple(earlier), order, only)
+    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
+    tries, is_first = TRIES, True
+    while tries:
         with read_transaction(engine) as connection:
-            found = _candidates(connection, engine, wanted)
-        claimed = _claim_of(engine, provider, found, now + dt.timedelta(seconds=lease_s))
-        if claimed or not found:
+            look = look_for(connection, engine, wanted, again_only=not is_first)
+        if look.ahead:
+            bring_back(engine, provider, look.ahead, now)  # the next look finds them due
+            if not look.found:
+                is_first = False
+                continue
+        claimed, moved = _claim_of(engine, wanted, look, until)
+        if claimed or not (look.found or look.passed):
             return claimed
+        is_first = not moved
+        tries -= not moved
     return []
 
 
-def _claim_of(engine: Engine, provider: str, found: Sequence[_Candidate], until: dt.datetime) -> list[Claimed]:
-    """Claim those of some candidates that nobody else has claimed since they were read."""
-    if not found:
-        return []
+def _claim_of(engine: Engine, wanted: Wanted, look: Look, until: dt.datetime) -> tuple[list[Claimed], int]:
+    """Claim what nobody else has claimed since, and put off what nobody is to ask about; return how many those were."""
+    found = list(look.found.values())[: wanted.limit]
+    if not found and not look.passed:
+        return [], 0
     with write_transaction(engine) as connection:
         in_key_order = sorted(found, key=lambda one: one.sha256)
-        taken = {one.sha256 for one in in_key_order if _take(connection, provider, one, until)}
+        taken = {one.sha256 for one in in_key_order if _take(connection, wanted.provider, one, until)}
+        moved = _put_off(connection, wanted, look.passed)
     with read_transaction(engine) as connection:
-        return [
+        claimed = [
             claimed_of(connection, one.sha256, (one.row.attempts if one.row else 0) + 1, one.reason)
             for one in found
             if one.sha256 in taken
         ]
+    return claimed, moved
+
+
+def _put_off(connection: Connection, wanted: Wanted, hashes: Sequence[str]) -> int:
+    """Have rows that are due and settled looked at again later; those that somebody else holds are left to him."""
+    moved = 0
+    mine = QUEUE.c.provider == wanted.provider
+    columns = (QUEUE.c.sha256, QUEUE.c.status, QUEUE.c.priority, QUEUE.c.next_attempt_at)
+    for part in parts(sorted(hashes)):
+        # What else is asked of them is looked at here: by it the database would find them among all that are due.
+        free = select(*columns).where(mine, QUEUE.c.sha256.in_(part)).order_by(QUEUE.c.sha256)
+        due = [
+            row.sha256
+            for row in connection.execute(free.with_for_update(skip_locked=True))
+            if row.status in (ANSWERED, FAILED) and not row.priority and row.next_attempt_at <= wanted.now
+        ]
+        if due:
+            later = {"next_attempt_at": wanted.now + LOOKED_AT_AGAIN}
+            moved += connection.execute(update(QUEUE).where(mine, QUEUE.c.sha256.in_(due)).values(**later)).rowcount
+    return moved
 
 
 def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
@@ -188,7 +202,7 @@ def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence
         hashes: those that are not in `file_hashes`, or are never to be asked about, are passed over.
         providers: the sources.
     """
-    for part in _runs(sorted(set(hashes))):
+    for part in parts(sorted(set(hashes))):
         known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:
@@ -224,74 +238,7 @@ def claimed_of(connection: Connection, sha256: str, attempts: int, reason: Reaso
     return Claimed(sha256, row.md5, row.sha1, row.size_bytes, address, attempts, reason)
 
 
-def _candidates(connection: Connection, engine: Engine, wanted: _Wanted) -> list[_Candidate]:
-    """Return the next hashes in their order, none twice."""
-    provider, policy, now = wanted.provider, wanted.policy, wanted.now
-    again: list[tuple[Reason, ColumnElement[bool]]] = [("retry", one) for one in retries(provider, policy, now)]
-    steps: tuple[Callable[[], Sequence[_Candidate]], ...] = (
-        lambda: _queued(connection, wanted, [("asked-for", asked_for(provider))]),
-        lambda: _new(connection, engine, wanted),
-        lambda: _queued(connection, wanted, again),
-        lambda: _queued(connection, wanted, [("expired", expired(provider, policy, now))]),
-    )
-    found: dict[str, _Candidate] = {}
-    for step in steps:
-        for one in step():
-            found.setdefault(one.sha256, one)
-        if len(found) >= wanted.limit:
-            break
-    return list(found.values())[: wanted.limit]
-
-
-def _new(connection: Connection, engine: Engine, wanted: _Wanted) -> list[_Candidate]:
-    """Return the next hashes that the source was never asked about."""
-    meant = never_asked(wanted.provider, wanted.policy, wanted.now, earlier=wanted.earlier)
-    query = select(HASHES.c.sha256).where(meant)
-
-    def read(limit: int) -> list[str]:
-        first = query.order_by(*in_order(wanted.order)).limit(limit)
-        return [row.sha256 for row in _narrowed(connection, first, wanted.only)]
-
-    def still(hashes: Sequence[str]) -> set[str]:
-        return {row.sha256 for row in _narrowed(connection, query, hashes)}
-
-    if wanted.only is not None:
-        found = read(wanted.limit)
-    else:
-        question = (wanted.provider, wanted.policy, wanted.earlier, wanted.order)
-        found = look_ahead_of(engine, question).next(wanted.limit, read, still)
-    return [_Candidate(sha256, "new", None) for sha256 in found]
-
-
-def _queued(
-    connection: Connection, wanted: _Wanted, conditions: Sequence[tuple[Reason, ColumnElement[bool]]]
-) -> list[_Candidate]:
-    """Return rows of the queue that meet one of some conditions, the one that is due longest first."""
-    found: list[tuple[dt.datetime, _Candidate]] = []
-    for reason, condition in conditions:
-        query = select(QUEUE).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256).where(condition)
-        query = query.order_by(QUEUE.c.next_attempt_at).limit(wanted.limit)
-        for row in _narrowed(connection, query, wanted.only):
-            due = row.next_attempt_at or ASKED_FOR_AT
-            kept = QueueRow(**{name: getattr(row, name) for name in QueueRow.__dataclass_fields__})
-            why: Reason = "asked-for" if kept.priority else reason
-            found.append((due, _Candidate(kept.sha256, why, kept)))
-    found.sort(key=lambda one: (one[0], one[1].sha256))
-    return [one for _, one in found]
-
-
-def _narrowed(connection: Connection, query: Select[Any], only: Sequence[str] | None) -> list[Any]:
-    """Return what a query on hashes gives, of some hashes alone if there are any named."""
-    if only is None:
-        return list(connection.execute(query).all())
-    return [
-        row
-        for part in _runs(sorted(set(only)))
-        for row in connection.execute(query.where(HASHES.c.sha256.in_(part))).all()
-    ]
-
-
-def _take(connection: Connection, provider: str, one: _Candidate, until: dt.datetime) -> bool:
+def _take(connection: Connection, provider: str, one: Candidate, until: dt.datetime) -> bool:
     """Take a candidate if it still is as it was read."""
     if one.row is None:
         return insert_row(connection, QueueRow(one.sha256, provider, LEASED, attempts=1, leased_until=until))
@@ -314,9 +261,3 @@ def _status_before(connection: Connection, row: QueueRow) -> str:
     mine = (HISTORY.c.sha256 == row.sha256, HISTORY.c.provider == row.provider)
     said = connection.execute(select(HISTORY.c.id).where(*mine).limit(1)).first()
     return PENDING if said is None else ANSWERED
-
-
-def _runs(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield values in runs that one statement can name."""
-    for start in range(0, len(values), NAMED_AT_ONCE):
-        yield values[start : start + NAMED_AT_ONCE]

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, or_, select, text, update
 
 from cowrieprocessor.db.models import EnrichmentQueueItem
 
@@ -27,6 +27,8 @@ __all__ = [
     "ASKED_FOR_AT",
     "FAILED",
     "LEASED",
+    "LONGEST_LEASE",
+    "MAX_LOST_CLAIMS",
     "PENDING",
     "POLICY",
     "QUEUE",
@@ -37,6 +39,7 @@ __all__ = [
     "bring_forward",
     "change_row",
     "insert_row",
+    "lease_is_over",
     "queue_row",
     "queue_rows",
     "remove_row",
@@ -50,6 +53,12 @@ POLICY = "policy"
 
 ASKED_FOR_AT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """The `next_attempt_at` of what was asked for by hand: before everything else that is due."""
+
+LONGEST_LEASE = dt.timedelta(minutes=30)
+"""No claim lasts longer; one that seems to was made while a clock was ahead, and is over."""
+
+MAX_LOST_CLAIMS = 3
+"""After so many claims of a hash whose process was killed it no longer comes before others: it may be the cause."""
 
 MAX_ERROR_CHARS = 500
 
@@ -79,9 +88,11 @@ class QueueRow:
     last_error: str | None = None
     leased_until: dt.datetime | None = None
 
-    def is_leased(self, now: dt.datetime) -> bool:
-        """Return whether somebody is asking at a moment."""
-        return self.status == LEASED and self.leased_until is not None and self.leased_until > now
+
+def lease_is_over(now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue that whoever claimed a row is gone."""
+    until = QUEUE.c.leased_until
+    return or_(until.is_(None), until <= now, until > now + LONGEST_LEASE)
 
 
 def queue_row(connection: Connection, sha256: str, provider: str) -> QueueRow | None:

@@ -7,29 +7,40 @@ holds its sessions when it comes to the hash, and whoever judges holds the hash 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select, text, update
+from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.knowledge import FILES, HASHES
 from cowrieprocessor.db.models import VERDICT_COLUMNS, VerdictPropagation
+from cowrieprocessor.db.parts import NAMED_AT_ONCE
+from cowrieprocessor.db.parts import parts as parts_of
 
-__all__ = ["MAX_ROWS", "PropagationStep", "current_verdict", "propagate", "propagate_some", "waiting_hashes"]
+__all__ = [
+    "MAX_ROWS",
+    "SLICE_ROWS",
+    "Part",
+    "PropagationStep",
+    "current_verdict",
+    "propagate",
+    "propagate_some",
+    "spread",
+    "waiting_parts",
+]
 
-T = TypeVar("T")
 PENDING_HASHES: Table = VerdictPropagation.metadata.tables["verdict_propagation"]
 MAX_ROWS = 5_000
 """Rows of `files` that one transaction may change."""
 
-HASHES_AT_ONCE = 25
+HASHES_AT_ONCE = 64
 """Hashes that one transaction looks at: each costs some statements, and a loader may be waiting."""
 
-NAMED_AT_ONCE = 400
-"""Values that one statement names: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
+SLICE_ROWS = NAMED_AT_ONCE
+"""A transaction can end behind so many rows of a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +51,30 @@ class PropagationStep:
         rows: rows of `files` looked at.
         changed: of these, the rows that got another verdict or size.
         hashes_done: hashes of which every row has the current verdict now.
-        remaining_hashes: hashes of which some rows still wait.
     """
 
     rows: int
     changed: int
     hashes_done: int
-    remaining_hashes: int
 
 
 class _Row(NamedTuple):
-    """A row of `files`: what identifies it, and whether it says malicious."""
+    """What identifies a row of `files`."""
 
     id: int
     session_id: str
-    vt_malicious: bool
-    differs: bool
 
 
-class _Part(NamedTuple):
-    """Some rows of one hash that waits, and the place behind which they begin."""
+class Part(NamedTuple):
+    """Some rows of one hash that waits.
+
+    Attributes:
+        sha256: the hash.
+        requested_at: when it was asked for that its rows follow.
+        cursor: they begin behind this id.
+        rows: at most SLICE_ROWS.
+        is_last: none follow.
+    """
 
     sha256: str
     requested_at: dt.datetime
@@ -90,9 +105,11 @@ def propagate(connection: Connection, sha256: str, after_id: int, limit: int) ->
     known = current_verdict(connection, sha256)
     if known is None:
         return 0, 0, None
-    rows = _rows(connection, sha256, known, after_id, limit)
+    rows = _rows(connection, sha256, after_id, limit)
     if known["vt_malicious"]:
-        _flag(connection, {row.session_id for row in rows})
+        sessions = {row.session_id for row in rows}
+        _lock_sessions(connection, sessions)
+        _flag(connection, sessions)
     changed = _copy(connection, known, rows, dt.datetime.now(dt.UTC))
     return len(rows), changed, rows[-1].id if len(rows) == limit else None
 
@@ -108,111 +125,119 @@ def propagate_some(engine: Engine, *, now: dt.datetime, max_rows: int = 2_000) -
         max_rows: how many rows of `files` at most, up to MAX_ROWS.
     """
     with read_transaction(engine) as connection:
-        if connection.execute(select(PENDING_HASHES.c.sha256).limit(1)).first() is None:
-            return None
-    rows = changed = done = 0
+        parts = waiting_parts(connection, max_rows)
+    if not parts:
+        return None
     with write_transaction(engine) as connection:
-        parts = _parts(connection, min(max(max_rows, 1), MAX_ROWS))
-        _lock_sessions(connection, {row.session_id for part in parts for row in part.rows})
-        for part in parts:
-            known = _lock_note(connection, part)
-            if known is None:
-                continue
-            rows += len(part.rows)
-            changed += _spread(connection, part, known, now)
-            done += part.is_last
-            _move_on(connection, part)
-        remaining = waiting_hashes(connection)
-    return PropagationStep(rows, changed, done, remaining)
+        return spread(connection, parts, now=now)
 
 
-def waiting_hashes(connection: Connection) -> int:
-    """Return of how many hashes some rows in `files` still wait for the verdict."""
-    return int(connection.execute(select(func.count()).select_from(PENDING_HASHES)).scalar_one())
+def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
+    """Return the next rows of the next hashes that wait; none if no hash waits.
 
-
-def _parts(connection: Connection, max_rows: int) -> list[_Part]:
-    """Return the next rows of the next hashes that wait, so many in all."""
+    Args:
+        connection: in a transaction; one that only reads is enough, and keeps no writer waiting.
+        max_rows: how many rows of `files` at most, up to MAX_ROWS.
+    """
+    room = min(max(max_rows, 1), MAX_ROWS)
     waiting = select(PENDING_HASHES).order_by(PENDING_HASHES.c.sha256).limit(HASHES_AT_ONCE)
-    parts: list[_Part] = []
-    room = max_rows
+    parts: list[Part] = []
     for note in connection.execute(waiting).mappings().all():
-        known = current_verdict(connection, note["sha256"])
-        rows = [] if known is None else _rows(connection, note["sha256"], known, note["cursor"], room)
-        parts.append(_Part(note["sha256"], note["requested_at"], note["cursor"], rows, len(rows) < room))
+        rows = _rows(connection, note["sha256"], note["cursor"], room)
+        is_whole, cursor = len(rows) < room, note["cursor"]
+        for start in range(0, max(len(rows), 1), SLICE_ROWS):
+            some = rows[start : start + SLICE_ROWS]
+            is_last = is_whole and start + SLICE_ROWS >= len(rows)
+            parts.append(Part(note["sha256"], note["requested_at"], cursor, some, is_last))
+            cursor = some[-1].id if some else cursor
         room -= len(rows)
         if room <= 0:
             break
     return parts
 
 
-def _lock_note(connection: Connection, part: _Part) -> dict[str, Any] | None:
-    """Keep the verdict of a hash from changing and return it; None if another process was here meanwhile."""
+def spread(
+    connection: Connection, parts: Sequence[Part], *, now: dt.datetime, may_go_on: Callable[[], bool] = lambda: True
+) -> PropagationStep:
+    """Give rows the verdict that their hash has now, and note how far it came.
+
+    Args:
+        connection: in a write transaction that has locked nothing yet.
+        parts: what waited just before. What another process did meanwhile is left to it; rows that were added have
+            the verdict from the beginning.
+        now: the time.
+        may_go_on: asked behind each part whether the next one may follow in this transaction.
+    """
+    rows = changed = done = 0
+    _lock_sessions(connection, {row.session_id for part in parts for row in part.rows})
+    for number, part in enumerate(parts):
+        if number and not may_go_on():
+            break
+        if not _is_as_it_was(connection, part):
+            continue
+        known = current_verdict(connection, part.sha256)
+        if known is not None:
+            rows += len(part.rows)
+            changed += _spread_part(connection, part, known, now)
+        is_done = part.is_last or known is None
+        done += is_done
+        _move_on(connection, part, is_done=is_done)
+    return PropagationStep(rows, changed, done)
+
+
+def _is_as_it_was(connection: Connection, part: Part) -> bool:
+    """Keep a hash's note, and so its verdict, from changing; False if another process was here meanwhile."""
     mine = PENDING_HASHES.c.sha256 == part.sha256
     note = connection.execute(select(PENDING_HASHES).where(mine).with_for_update()).mappings().one_or_none()
-    if note is None or (note["requested_at"], note["cursor"]) != (part.requested_at, part.cursor):
-        return None
-    return current_verdict(connection, part.sha256) or {}
+    return note is not None and (note["requested_at"], note["cursor"]) == (part.requested_at, part.cursor)
 
 
-def _move_on(connection: Connection, part: _Part) -> None:
+def _move_on(connection: Connection, part: Part, *, is_done: bool) -> None:
     mine = PENDING_HASHES.c.sha256 == part.sha256
-    if part.is_last:
+    if is_done:
         connection.execute(delete(PENDING_HASHES).where(mine))
     else:
         connection.execute(update(PENDING_HASHES).where(mine).values(cursor=part.rows[-1].id))
 
 
-def _spread(connection: Connection, part: _Part, known: Mapping[str, Any], now: dt.datetime) -> int:
+def _spread_part(connection: Connection, part: Part, known: Mapping[str, Any], now: dt.datetime) -> int:
     """Give the rows of one part their verdict and their sessions the flag; the sessions are locked."""
-    if not known:
-        return 0
-    # They are read once more, because they may have changed before the verdict was locked. What was added meanwhile
-    # already has the verdict.
-    seen = {row.id for row in part.rows}
-    last_id = part.rows[-1].id if part.rows else 0
-    rows = [row for row in _rows(connection, part.sha256, known, part.cursor, None, last_id) if row.id in seen]
     if known["vt_malicious"]:
-        _flag(connection, {row.session_id for row in rows})
-    changed = _copy(connection, known, rows, now)
-    if not known["vt_malicious"]:
-        _unflag(connection, {row.session_id for row in rows if row.vt_malicious})
+        _flag(connection, {row.session_id for row in part.rows})
+        return _copy(connection, known, part.rows, now)
+    # Which of them say malicious is read here: they may have changed before the verdict was locked.
+    were_malicious = _malicious_sessions(connection, part.rows)
+    changed = _copy(connection, known, part.rows, now)
+    _unflag(connection, were_malicious)
     return changed
 
 
-def _rows(
-    connection: Connection,
-    sha256: str,
-    known: Mapping[str, Any],
-    after_id: int,
-    limit: int | None,
-    last_id: int | None = None,
-) -> list[_Row]:
-    columns = (FILES.c.id, FILES.c.session_id, FILES.c.file_size, *(FILES.c[name] for name in VERDICT_COLUMNS))
-    query = select(*columns).where(FILES.c.shasum == sha256, FILES.c.id > after_id).order_by(FILES.c.id).limit(limit)
-    if last_id is not None:
-        query = query.where(FILES.c.id <= last_id)
-    size = known["size_bytes"]
-    return [
-        _Row(
-            row["id"],
-            row["session_id"],
-            row["vt_malicious"],
-            any(row[name] != known[name] for name in VERDICT_COLUMNS) or size not in (None, row["file_size"]),
-        )
-        for row in connection.execute(query).mappings()
-    ]
+def _rows(connection: Connection, sha256: str, after_id: int, limit: int) -> list[_Row]:
+    query = select(FILES.c.id, FILES.c.session_id).where(FILES.c.shasum == sha256, FILES.c.id > after_id)
+    found = connection.execute(query.order_by(FILES.c.id).limit(limit))
+    return [_Row(file_id, session_id) for file_id, session_id in found]
+
+
+def _malicious_sessions(connection: Connection, rows: Sequence[_Row]) -> set[str]:
+    """Return the sessions of rows that say malicious."""
+    sessions: set[str] = set()
+    for part in parts_of(rows):
+        mine = FILES.c.id.in_([row.id for row in part])
+        sessions.update(connection.scalars(select(FILES.c.session_id).where(mine, FILES.c.vt_malicious)))
+    return sessions
 
 
 def _copy(connection: Connection, known: Mapping[str, Any], rows: Sequence[_Row], now: dt.datetime) -> int:
     """Write the verdict and the size of their hash into the rows that differ; return how many these are."""
-    values = {name: known[name] for name in VERDICT_COLUMNS} | {"last_updated": now}
+    values = {name: known[name] for name in VERDICT_COLUMNS}
     if known["size_bytes"] is not None:
         values["file_size"] = known["size_bytes"]
-    different = [row.id for row in rows if row.differs]
-    for ids in _named(different):
-        connection.execute(update(FILES).where(FILES.c.id.in_(ids)).values(values))
-    return len(different)
+    differs = or_(*(FILES.c[name].is_distinct_from(value) for name, value in values.items()))
+    changed = 0
+    for part in parts_of(rows):
+        mine = FILES.c.id.in_([row.id for row in part])
+        changed += connection.execute(update(FILES).where(mine, differs).values(**values, last_updated=now)).rowcount
+    return changed
 
 
 def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
@@ -221,7 +246,7 @@ def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
     if not sql.for_update():
         return
     identity = sql.binary("session_id")
-    for part in _named(sorted(sessions)):
+    for part in parts_of(sorted(sessions)):
         names = {f"s{number}": session_id for number, session_id in enumerate(part)}
         marks = ", ".join(f":{name}" for name in names)
         connection.execute(
@@ -234,9 +259,8 @@ def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
 
 
 def _flag(connection: Connection, sessions: Collection[str]) -> None:
-    """Flag sessions, in the order in which loaders lock them."""
-    _lock_sessions(connection, sessions)
-    for part in _named(sorted(sessions)):
+    """Flag sessions; they are locked."""
+    for part in parts_of(sorted(sessions)):
         _change_flags(connection, "TRUE", "NOT vt_flagged", part)
 
 
@@ -247,7 +271,7 @@ def _unflag(connection: Connection, sessions: Collection[str]) -> None:
         f"vt_flagged AND (enrichment IS NULL OR {enrichment} = 'null') AND NOT EXISTS (SELECT 1 FROM files"
         " WHERE files.session_id = session_summaries.session_id AND files.vt_malicious)"
     )
-    for part in _named(sorted(sessions)):
+    for part in parts_of(sorted(sessions)):
         _change_flags(connection, "FALSE", condition, part)
 
 
@@ -257,9 +281,3 @@ def _change_flags(connection: Connection, flag: str, condition: str, sessions: S
     connection.execute(
         text(f"UPDATE session_summaries SET vt_flagged = {flag} WHERE session_id IN ({marks}) AND {condition}"), names
     )
-
-
-def _named(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield values in runs that one statement can name."""
-    for start in range(0, len(values), NAMED_AT_ONCE):
-        yield values[start : start + NAMED_AT_ONCE]

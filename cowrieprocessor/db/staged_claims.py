@@ -1,14 +1,13 @@
 """Claims of a site that stages the change (USE_NEW_ENRICHMENT=0): they are kept in the cache, as are the answers.
 
-No row of any other table is written. A claim stands beside the answer of its source, under `claim:SHA256`: `asking`
-until the lease ends, `failed:KIND` until the next attempt, `answered` as long as the answer holds. Back at 1 the cache
-is replayed without a request.
+No row of any other table is written. A claim stands beside the answer of its source, under `claim:SHA256`, as
+`db/staged_candidates.py` says. Back at 1 the cache is replayed without a request, and the claims are removed.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +18,9 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
-    literal,
     or_,
     select,
     text,
@@ -31,52 +28,73 @@ from sqlalchemy import (
 )
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment_cache import CACHE, NAMED_AT_ONCE, CacheEntry, entry_of
-from cowrieprocessor.db.enrichment_candidates import Order, Reason, in_order, worth_asking
+from cowrieprocessor.db.enrichment_cache import CACHE, CacheEntry, entry_of, providers_in_cache
+from cowrieprocessor.db.enrichment_candidates import Order, Reason, worth_asking
 from cowrieprocessor.db.enrichment_claims import TRIES, Claimed, claimed_of
-from cowrieprocessor.db.enrichment_queue import QUEUE, REFUSED
+from cowrieprocessor.db.enrichment_lookahead import look_ahead_of
+from cowrieprocessor.db.enrichment_queue import ASKED_FOR_AT, LONGEST_LEASE, MAX_LOST_CLAIMS
 from cowrieprocessor.db.findings import VERDICTS
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.knowledge import HASHES
+from cowrieprocessor.db.parts import parts
+from cowrieprocessor.db.staged_candidates import (
+    ASKING,
+    ASKING_AGAIN,
+    ASKING_BY_HAND,
+    BY_HAND,
+    CLAIM,
+    DONE,
+    FAILED,
+    IN_HAND,
+    Question,
+    again,
+    claim_is_over,
+    details,
+    never_claimed,
+)
 from cowrieprocessor.db.verdict_history import HISTORY
+from cowrieprocessor.db.wrong_clock import bring_cache_back
 
 __all__ = [
     "count_replayable",
+    "remove_claims",
     "replayable",
     "staged_answer",
+    "staged_ask_first",
     "staged_claim",
     "staged_failure",
     "staged_release",
 ]
 
-CLAIM = "claim:"
-ASKING, DONE, FAILED = "asking", "answered", "failed"
 MAX_STATUS_CHARS = 32
+REMOVED_AT_ONCE = 2_000
+"""Claims that are removed in one transaction."""
 
-_ANSWER = CACHE.alias("answer")
-_CLAIMED = CACHE.alias("claim")
-_REASONS: tuple[Reason, ...] = ("new", "retry", "expired")
-
-_INSERT = text(
-    """
+_PUT = """
     INSERT INTO enrichment_cache (provider, key, status, response, fetched_at, expires_at)
     VALUES (:provider, :key, :status, :response, :now, :until)
     ON CONFLICT (provider, key) DO UPDATE SET status = excluded.status, response = excluded.response,
         fetched_at = excluded.fetched_at, expires_at = excluded.expires_at
-    WHERE enrichment_cache.expires_at <= :now
+    WHERE enrichment_cache.expires_at <= :now OR enrichment_cache.fetched_at > :ahead
     """
-).bindparams(
+_BINDS = (
     bindparam("response", type_=CACHE.c.response.type),
     bindparam("now", type_=CACHE.c.fetched_at.type),
     bindparam("until", type_=CACHE.c.expires_at.type),
+    bindparam("ahead", type_=CACHE.c.fetched_at.type),
 )
+_TAKE = text(_PUT).bindparams(*_BINDS)
+_WISH = text(f"{_PUT} OR enrichment_cache.status NOT IN (:asking, :again, :by_hand)").bindparams(*_BINDS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """A hash that may be claimed; `attempts` counts this time, `is_ahead` says that a clock was wrong."""
+
     sha256: str
     reason: Reason
     attempts: int
+    is_ahead: bool
 
 
 def staged_claim(
@@ -98,7 +116,7 @@ def staged_claim(
         provider: the source.
         limit: how many at most.
         now: the time.
-        lease_s: how many seconds they are kept for us.
+        lease_s: how many seconds they are kept for us; a longer time than LONGEST_LEASE is cut to it.
         policy: which sources are in use, and what settles a hash.
         earlier: sources that can be asked now and have to be, before this one is asked for the first time.
         order: which come first among those never asked about.
@@ -109,13 +127,60 @@ def staged_claim(
     """
     if limit <= 0 or (only is not None and not only):
         return []
+    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
     for _ in range(TRIES):
         with read_transaction(engine) as connection:
-            found = list(_candidates(connection, provider, limit, now, policy, earlier, order, only))
-        claimed = _take(engine, provider, found, now, now + dt.timedelta(seconds=lease_s))
+            question = Question(provider, now, policy, providers_in_cache(connection), tuple(earlier), order)
+            found = _candidates(connection, engine, question, limit, only)
+        claimed = _take(engine, provider, found, now, until)
         if claimed or not found:
             return claimed
     return []
+
+
+def _candidates(
+    connection: Connection, engine: Engine, question: Question, limit: int, only: Sequence[str] | None
+) -> list[_Candidate]:
+    """Return the next hashes in their order; those read ahead are looked at once more."""
+    if only is not None:
+        return _detailed(connection, question, sorted(set(only)))[:limit]
+    found = _ahead(connection, engine, question, "new", never_claimed(question), limit)
+    if len(found) < limit:
+        found += _ahead(connection, engine, question, "again", again(question), limit - len(found))
+    return _detailed(connection, question, found)
+
+
+def _ahead(
+    connection: Connection, engine: Engine, question: Question, which: str, query: Select[Any], limit: int
+) -> list[str]:
+    def read(count: int) -> list[str]:
+        return list(connection.scalars(query.limit(count)).all())
+
+    def still(hashes: Sequence[str]) -> set[str]:
+        return {
+            sha256
+            for part in parts(hashes)
+            for sha256 in connection.scalars(query.where(HASHES.c.sha256.in_(part))).all()
+        }
+
+    kept = ("staged", which, question.provider, question.policy, question.earlier, question.order)
+    return look_ahead_of(engine, kept).next(limit, read, still)
+
+
+def _detailed(connection: Connection, question: Question, hashes: Sequence[str]) -> list[_Candidate]:
+    """Return of some hashes those that are to be asked about, by reason, then in their order."""
+    found = [
+        _Candidate(
+            row["sha256"],
+            row["reason"],
+            1 if row["reason"] == "expired" else _attempts(row["claim"]) + 1,
+            bool(row["is_ahead"]),
+        )
+        for part in parts(hashes)
+        for row in details(connection, question, part)
+    ]
+    place = {reason: number for number, reason in enumerate(("asked-for", "new", "retry", "expired"))}
+    return sorted(found, key=lambda one: place[one.reason])
 
 
 def _take(
@@ -127,11 +192,54 @@ def _take(
     taken = set()
     with write_transaction(engine) as connection:
         for one in sorted(found, key=lambda one: one.sha256):
-            values = {"provider": provider, "key": f"{CLAIM}{one.sha256}", "status": ASKING, "now": now, "until": until}
-            if connection.execute(_INSERT, values | {"response": {"attempts": one.attempts}}).rowcount == 1:
+            values = _claim_values(provider, one.sha256, _asking(one), one.attempts, now, until)
+            if connection.execute(_TAKE, values).rowcount == 1:
                 taken.add(one.sha256)
+        ahead = [one.sha256 for one in found if one.is_ahead]
+        if ahead:
+            bring_cache_back(connection, provider, ahead, now)
     with read_transaction(engine) as connection:
         return [claimed_of(connection, one.sha256, one.attempts, one.reason) for one in found if one.sha256 in taken]
+
+
+def _asking(one: _Candidate) -> str:
+    """Return the status under which a hash is claimed: what it becomes if we are killed depends on it."""
+    if one.attempts >= MAX_LOST_CLAIMS or one.reason in ("retry", "expired"):
+        return ASKING_AGAIN
+    return ASKING_BY_HAND if one.reason == "asked-for" else ASKING
+
+
+def _claim_values(
+    provider: str, sha256: str, status: str, attempts: int, now: dt.datetime, until: dt.datetime
+) -> dict[str, object]:
+    return {
+        "provider": provider,
+        "key": f"{CLAIM}{sha256}",
+        "status": status,
+        "response": {"attempts": attempts},
+        "now": now,
+        "until": until,
+        "ahead": now + LONGEST_LEASE,
+    }
+
+
+def staged_ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str], now: dt.datetime) -> None:
+    """Have sources asked about hashes whatever the cache has; a claim that names them gets them first.
+
+    Args:
+        connection: in a write transaction.
+        hashes: those that are not in `file_hashes`, or are never to be asked about, are passed over; so are those that
+            are being asked about.
+        providers: the sources.
+        now: the time.
+    """
+    in_hand = {"asking": ASKING, "again": ASKING_AGAIN, "by_hand": ASKING_BY_HAND}
+    for part in parts(sorted(set(hashes))):
+        known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
+        for sha256 in connection.scalars(known).all():
+            for provider in providers:
+                values = _claim_values(provider, sha256, BY_HAND, 0, now, ASKED_FOR_AT)
+                connection.execute(_WISH, values | in_hand)
 
 
 def staged_answer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:
@@ -169,20 +277,47 @@ def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None
     """Give back hashes that were claimed and not asked about; those that are not claimed any more are left alone."""
     with write_transaction(engine) as connection:
         for sha256 in sorted(set(hashes)):
-            mine = (*_claim_of(provider, sha256), CACHE.c.status == ASKING)
+            mine = (*_claim_of(provider, sha256), CACHE.c.status.in_(IN_HAND))
             row = connection.execute(select(CACHE).where(*mine).with_for_update()).mappings().one_or_none()
             if row is None:
                 continue
             attempts = _attempts(row["response"]) - 1
-            if attempts <= 0:
+            by_hand = row["status"] == ASKING_BY_HAND
+            if row["status"] == ASKING or (attempts <= 0 and not by_hand):
                 connection.execute(delete(CACHE).where(*mine))
-            else:
-                back = {
-                    "status": f"{FAILED}:other",
-                    "expires_at": row["fetched_at"],
-                    "response": {"attempts": attempts},
-                }
-                connection.execute(update(CACHE).where(*mine).values(**back))
+                continue
+            back = {
+                "status": BY_HAND if by_hand else f"{FAILED}:other",
+                "expires_at": ASKED_FOR_AT if by_hand else row["fetched_at"],
+                "response": {"attempts": attempts},
+            }
+            connection.execute(update(CACHE).where(*mine).values(**back))
+
+
+def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
+    """Remove the claims of a source once its answers are replayed, but those of somebody who is asking.
+
+    Args:
+        engine: the database; each transaction is short.
+        provider: the source.
+        now: the time.
+
+    Returns:
+        How many were removed.
+    """
+    idle = or_(CACHE.c.status.not_in(IN_HAND), claim_is_over(CACHE, now))
+    claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), idle)
+    removed, after = 0, ""
+    while True:
+        some = select(CACHE.c.key).where(*claims, CACHE.c.key > after).order_by(CACHE.c.key).limit(REMOVED_AT_ONCE)
+        with read_transaction(engine) as connection:
+            keys = connection.scalars(some).all()
+        if not keys:
+            return removed
+        with write_transaction(engine) as connection:
+            for part in parts(keys):
+                removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(part))).rowcount
+        after = keys[-1]
 
 
 def replayable(connection: Connection, provider: str, after_key: str, limit: int) -> list[CacheEntry]:
@@ -214,83 +349,6 @@ def _is_replayable(provider: str) -> ColumnElement[bool]:
     return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~remembered)
 
 
-def _candidates(
-    connection: Connection,
-    provider: str,
-    limit: int,
-    now: dt.datetime,
-    policy: Policy,
-    earlier: Sequence[str],
-    order: Order,
-    only: Sequence[str] | None,
-) -> Iterator[_Candidate]:
-    query = _query(provider, limit, now, policy, earlier, order)
-    left = limit
-    for part in _runs(only):
-        asked = query if part is None else query.where(HASHES.c.sha256.in_(part))
-        for row in connection.execute(asked.limit(left)).mappings():
-            left -= 1
-            reason = _REASONS[row["place"]]
-            yield _Candidate(row["sha256"], reason, _attempts(row["response"]) + 1 if reason == "retry" else 1)
-        if left <= 0:
-            return
-
-
-def _query(
-    provider: str, limit: int, now: dt.datetime, policy: Policy, earlier: Sequence[str], order: Order
-) -> Select[Any]:
-    """Return the query for hashes that a source is to be asked about: never asked ones, retries, expired answers."""
-    tried = and_(
-        _CLAIMED.c.key.is_not(None),
-        _CLAIMED.c.status != DONE,
-        or_(_ANSWER.c.key.is_(None), _CLAIMED.c.fetched_at > _ANSWER.c.fetched_at),
-    )
-    answered = or_(_ANSWER.c.key.is_not(None), _CLAIMED.c.status == DONE)
-    place = case((tried, 1), (answered, 2), else_=0).label("place")
-    refused = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, QUEUE.c.status == REFUSED)
-    joined = HASHES.outerjoin(
-        _ANSWER, and_(_ANSWER.c.provider == provider, _ANSWER.c.key == HASHES.c.sha256)
-    ).outerjoin(_CLAIMED, and_(_CLAIMED.c.provider == provider, _CLAIMED.c.key == literal(CLAIM) + HASHES.c.sha256))
-    over = [or_(one.c.expires_at.is_(None), one.c.expires_at <= now) for one in (_ANSWER, _CLAIMED)]
-    asked = [or_(tried, answered, _was_asked(name, now)) for name in earlier]
-    return (
-        select(HASHES.c.sha256, _CLAIMED.c.response, place)
-        .select_from(joined)
-        .where(worth_asking(), ~refused, *over, *asked, ~_settled(provider, policy, now))
-        .order_by(place, *in_order(order))
-        .limit(limit)
-    )
-
-
-def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` that a source was asked about it, and is not being asked."""
-    answer, claim = CACHE.alias("earlier_answer"), CACHE.alias("earlier_claim")
-    return or_(
-        exists().where(answer.c.provider == provider, answer.c.key == HASHES.c.sha256),
-        exists().where(
-            claim.c.provider == provider,
-            claim.c.key == literal(CLAIM) + HASHES.c.sha256,
-            or_(claim.c.status != ASKING, claim.c.expires_at <= now),
-        ),
-    )
-
-
-def _settled(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` that another source said enough, by the cache alone.
-
-    A source in use asks again by itself and settles a hash also when its answer is old; only those before this one in
-    the order do, or two would wait for each other.
-    """
-    said = CACHE.alias("settling")
-    before = [name for name in policy.outrank(provider) if name != provider]
-    return exists().where(
-        said.c.key == HASHES.c.sha256,
-        said.c.provider != provider,
-        said.c.status.in_(sorted(policy.settled_by)),
-        or_(said.c.provider.in_(before), said.c.expires_at > now),
-    )
-
-
 def _claim_of(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return CACHE.c.provider == provider, CACHE.c.key == f"{CLAIM}{sha256}"
 
@@ -298,13 +356,3 @@ def _claim_of(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnEl
 def _attempts(response: object) -> int:
     attempts = response.get("attempts") if isinstance(response, dict) else None
     return attempts if isinstance(attempts, int) else 0
-
-
-def _runs(only: Sequence[str] | None) -> Iterator[Sequence[str] | None]:
-    """Yield the hashes that a run is bound to in parts that one statement can name; None for no bound."""
-    if only is None:
-        yield None
-        return
-    ordered = sorted(set(only))
-    for start in range(0, len(ordered), NAMED_AT_ONCE):
-        yield ordered[start : start + NAMED_AT_ONCE]

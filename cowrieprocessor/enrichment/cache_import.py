@@ -10,27 +10,20 @@ import datetime as dt
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
-from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment_cache import store_in_cache
-from cowrieprocessor.db.findings import VIRUSTOTAL, Finding
-from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.verdict_store import lock_hashes, store_answer
-from cowrieprocessor.enrichment.book import unknown, with_expiry
+from cowrieprocessor.db.findings import Finding
+from cowrieprocessor.enrichment.book import unknown
 from cowrieprocessor.enrichment.clock import Clock
-from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.provider import Found, Reply, Sample, Unknown
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 
 MAX_ANSWER_BYTES = 8 << 20
-FILES_AT_ONCE = 100
 
 _NAMED = re.compile(r"(?:vt_)?([0-9a-fA-F]{64})(?:\.json)?")
 _KEYED_FOLDER = re.compile(r"[0-9a-fA-F]{2}")
@@ -58,67 +51,44 @@ class ImportedCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class KeptAnswer:
+    """What one file of the cache says.
+
+    Attributes:
+        sha256: the file that it is about.
+        finding: what VirusTotal said; `unknown` with its response: it does not know the file.
+        fetched_at: when.
+    """
+
     sha256: str
     finding: Finding
     fetched_at: dt.datetime
 
 
-def import_cache(
-    engine: Engine,
-    folder: Path,
-    provider: VirusTotal,
-    *,
-    policy: Policy,
-    ttl: Ttl,
-    clock: Clock,
-    staged: bool,
-    on_progress: Callable[[ImportedCache], None] | None = None,
-) -> ImportedCache:
-    """Take in a folder of answers. Again is a no-op; an answer older than what is known only adds to the history.
+def kept_answers(folder: Path, provider: VirusTotal, clock: Clock, result: ImportedCache) -> Iterator[KeptAnswer]:
+    """Yield the answers in a folder, and count them as they are read.
 
     Args:
-        engine: the database, at our version.
         folder: the cache; symbolic links in it are not followed.
         provider: reads the answers.
-        policy: the sources in use, and what settles a file.
-        ttl: how long answers hold, from their age on.
-        clock: the time.
-        staged: write the cache alone (USE_NEW_ENRICHMENT=0).
-        on_progress: told after each transaction.
+        clock: the time; no answer is younger.
+        result: where they are counted, all but `expired`; what holds no answer is listed there.
 
     Raises:
         InputNotFound, InputNotReadable: there is no such folder, or it cannot be read.
     """
     if not folder.is_dir():
         raise InputNotFound(f"{folder}: no such folder; give the folder of the cache that v3 wrote")
-    result = ImportedCache()
-    waiting: list[_Answer] = []
-
-    def write() -> None:
-        if not waiting:
-            return
-        with write_transaction(engine) as connection:
-            lock_hashes(connection, [answer.sha256 for answer in waiting])
-            for answer in sorted(waiting, key=lambda one: (one.sha256, one.fetched_at)):
-                _store(connection, answer, policy, ttl, clock.now(), staged=staged, result=result)
-        waiting.clear()
-        if on_progress is not None:
-            on_progress(result)
-
     for path, named in _answers(folder, result):
         result.files += 1
         read = _read(path, named, provider, clock.now())
         if isinstance(read, str):
             result.unreadable.append((str(path), read))
             continue
-        result.unknown += "error" in read.finding.response
-        waiting.append(read)
-        if len(waiting) >= FILES_AT_ONCE:
-            write()
-    write()
-    result.found = result.files - result.unknown - len(result.unreadable)
-    return result
+        is_unknown = "error" in read.finding.response
+        result.unknown += is_unknown
+        result.found += not is_unknown
+        yield read
 
 
 def _answers(folder: Path, result: ImportedCache) -> Iterator[tuple[Path, str | None]]:
@@ -138,7 +108,7 @@ def _answers(folder: Path, result: ImportedCache) -> Iterator[tuple[Path, str | 
                 yield Path(parent) / name, None if keyed else match[1].lower()
 
 
-def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime) -> _Answer | str:
+def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime) -> KeptAnswer | str:
     """Return the answer in a file, or why it is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -160,9 +130,9 @@ def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime)
     outcome = provider.outcomes([Sample(sha256)], reply).get(sha256)
     match outcome:
         case Found(finding):
-            return _Answer(sha256, finding, fetched_at)
+            return KeptAnswer(sha256, finding, fetched_at)
         case Unknown(response):
-            return _Answer(sha256, unknown(response), fetched_at)
+            return KeptAnswer(sha256, unknown(response), fetched_at)
     return "no answer of VirusTotal about a file"
 
 
@@ -181,34 +151,3 @@ def _hash_in(content: bytes) -> str | None:
         if isinstance(given, str) and re.fullmatch(r"[0-9a-fA-F]{64}", given):
             return given.lower()
     return None
-
-
-def _store(
-    connection: Connection,
-    answer: _Answer,
-    policy: Policy,
-    ttl: Ttl,
-    now: dt.datetime,
-    *,
-    staged: bool,
-    result: ImportedCache,
-) -> None:
-    until = with_expiry(connection, VIRUSTOTAL, answer.sha256, answer.finding, answer.fetched_at, ttl)
-    result.expired += until <= now
-    finding = answer.finding
-    if staged:
-        store_in_cache(
-            connection, VIRUSTOTAL, answer.sha256, finding.verdict, finding.response, answer.fetched_at, until
-        )
-        return
-    store_answer(
-        connection,
-        answer.sha256,
-        VIRUSTOTAL,
-        answer.sha256,
-        finding,
-        fetched_at=answer.fetched_at,
-        expires_at=until,
-        policy=policy,
-        now=now,
-    )

@@ -24,6 +24,7 @@ from cowrieprocessor.jobs.records import PAUSED, JobRecord, delete_job, load_job
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
+PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` lets it go on"
 KINDS = (FilesSlice, SessionsSlice)
 
 
@@ -81,7 +82,7 @@ def backfill(
         BackfillRun(
             engine,
             kind,
-            Pace(engine, PAUSE_JOB, throttle=throttle, pause_file=pause_file),
+            Pace(engine, PAUSE_JOB, paused=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
             batch_size=batch_size,
             on_progress=on_progress,
         ).run()

@@ -5,10 +5,7 @@ Nothing is asked. It goes on in short transactions beside whatever else is done,
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.judgement import Policy, judge
@@ -61,25 +58,20 @@ class Rejudging:
             return False
         with read_transaction(self._engine) as connection:
             hashes = queued_hashes(connection, self._after, HASHES_AT_ONCE)
-        asked_at = time.monotonic()
-        with write_transaction(self._engine) as connection:
-            began = time.monotonic()
-            until = began + self._pace.look(connection, began - asked_at)
-            lock_hashes(connection, hashes)
+        with self._pace.transaction() as turn:
+            lock_hashes(turn.connection, hashes)
             last = self._after
             for sha256 in hashes:
-                judge(connection, sha256, self._policy, self._clock.now())
+                judge(turn.connection, sha256, self._policy, self._clock.now())
                 self.judged += 1
                 last = sha256
-                if time.monotonic() >= until:
+                if not turn.may_go_on():
                     break
             self._after = last if hashes else None
-            self._save_place(connection)
-        self._pace.wrote(time.monotonic() - began)
-        self._pace.rest()
+            self._save_place(turn.connection)
         return True
 
-    def _save_place(self, connection: Any) -> None:
+    def _save_place(self, connection: Connection) -> None:
         job = shared_job(connection, JOB, RUNNING)
         if job.cursor.get("policy") != described(self._policy):
             self._after = None  # another run has begun with another policy: it judges by that

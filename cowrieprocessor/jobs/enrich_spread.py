@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import threading
-import time
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.propagation import propagate_some
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
 from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.jobs.pacing import Pace
 
-PAUSE_JOB = "enrich-pause"
+FIRST_ROWS = 500
+"""Rows read before it is known how many a transaction writes."""
 
 
 class Spreading:
-    """Gives rows of `files` the verdict of their hash, a few thousand at a time.
+    """Gives rows of `files` the verdict of their hash, as many at a time as can be written in a moment.
 
     Args:
         engine: the database.
         clock: the time.
+        pace: when to write, and for how long; one of its own by default.
     """
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, clock: Clock, pace: Pace | None = None) -> None:
         self._engine = engine
         self._clock = clock
-        self._pace = Pace(engine, PAUSE_JOB)
+        self._pace = pace or Pace(engine)
+        self._rows = FIRST_ROWS
         self.rows_changed = 0
 
     def some(self) -> bool:
         """Write one transaction's worth; False if nothing waits, or if another writer should not be hindered now."""
         if self._pace.obstacle() is not None:
             return False
-        began = time.monotonic()
-        step = propagate_some(self._engine, now=self._clock.now())
-        if step is None:
+        with read_transaction(self._engine) as connection:
+            parts = waiting_parts(connection, self._rows)
+        if not parts:
             return False
+        with self._pace.transaction() as turn:
+            step = spread(turn.connection, parts, now=self._clock.now(), may_go_on=turn.may_go_on)
         self.rows_changed += step.changed
-        self._pace.wrote(time.monotonic() - began)
-        self._pace.rest()
+        self._rows = min(MAX_ROWS, step.rows + SLICE_ROWS)
         return True
 
     def all(self, stop: threading.Event) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.pressure import pressure_of
-from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.jobs.records import PAUSED, WAITING, load_job
 
 MAX_LOG_BYTES = 256 << 20
@@ -46,12 +47,26 @@ class Obstacle:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A write transaction that ends when it has lasted long enough.
+
+    Attributes:
+        connection: the transaction.
+        may_go_on: whether more may be written in it.
+    """
+
+    connection: Connection
+    may_go_on: Callable[[], bool]
+
+
 class Pace:
     """Decides when one job writes, for how long, and how long it rests.
 
     Args:
         engine: the database.
-        pause_job: the row of `jobs` that means: pause.
+        pause_job: the row of `jobs` that means: pause; None where no command pauses the job.
+        paused: what is said while that row is there: what paused the job, and what lets it go on.
         throttle: the share of time to rest, 0 to 0.99.
         pause_file: while a file is there, pause.
         clock: seconds that only go up.
@@ -61,8 +76,9 @@ class Pace:
     def __init__(
         self,
         engine: Engine,
-        pause_job: str,
+        pause_job: str | None = None,
         *,
+        paused: str = "paused by command",
         throttle: float = 0.0,
         pause_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +86,7 @@ class Pace:
     ) -> None:
         self._engine = engine
         self._pause_job = pause_job
+        self._paused = paused
         self._throttle = throttle
         self._pause_file = pause_file
         self._clock = clock
@@ -89,9 +106,10 @@ class Pace:
         """Return why the job may not write now, or None if it may."""
         if self._pause_file is not None and os.path.lexists(self._pause_file):
             return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on")
-        with read_transaction(self._engine) as connection:
-            if load_job(connection, self._pause_job) is not None:
-                return Obstacle(PAUSED, "paused by command; `db backfill --resume` lets it go on")
+        if self._pause_job is not None:
+            with read_transaction(self._engine) as connection:
+                if load_job(connection, self._pause_job) is not None:
+                    return Obstacle(PAUSED, self._paused)
         if self._pressure.log_bytes() > MAX_LOG_BYTES:
             self._pressure.empty_log()
         if self._pressure.log_bytes() > MAX_LOG_BYTES:
@@ -115,6 +133,21 @@ class Pace:
         if said is not None:
             say(None)
             self._works_since = self._clock()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Turn]:
+        """Rest, then yield a write transaction that knows how long it may go on; commit it, or roll back on an error.
+
+        Raises:
+            DatabaseError: see `write_transaction`.
+        """
+        self.rest()
+        asked = self._clock()
+        with write_transaction(self._engine) as connection:
+            began = self._clock()
+            until = began + self.look(connection, began - asked)
+            yield Turn(connection, lambda: self._clock() < until)
+        self.wrote(self._clock() - began)
 
     def look(self, connection: Connection, waited_s: float) -> float:
         """Return for how many seconds a write transaction that has just begun may go on.

@@ -33,7 +33,6 @@ from cowrieprocessor.jobs.pacing import Pace
 from cowrieprocessor.jobs.records import DONE, RUNNING, STOPPED, JobRecord, load_job, save_job
 
 JOB = "recount"
-PAUSE_JOB = "recount-pause"
 PAGE_SESSIONS = 500
 SAVE_EVERY_S = 5.0
 
@@ -223,7 +222,7 @@ class _Recount:
         self._on_progress = on_progress
         self._dry_run = dry_run
         self._keeps_record = not (dry_run or alone)
-        self._pace = Pace(engine, PAUSE_JOB)
+        self._pace = Pace(engine)
         self._began = self._saved_at = time.monotonic()
         self._done_before = self._total = 0
         self._resumed = False

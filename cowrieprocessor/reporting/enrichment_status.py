@@ -107,6 +107,12 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
     """
     providers = {name: make(settings, None) for name, (_, make) in SOURCES.items()}
     in_use, problem = _in_use(settings)
+    elsewhere = [name for name in queries.last_used(connection) if name not in in_use]
+    if problem is None and elsewhere:
+        problem = (
+            f"the last run asked {', '.join(elsewhere)} too, whose key or setting is not given here: what waits for "
+            "it is not counted"
+        )
     policy = Policy(in_use, frozenset(settings.settled_by))
     staged = not settings.use_new_enrichment
     counts = staged_counts(connection, policy, now) if staged else queries.queue_counts(connection, policy, now)

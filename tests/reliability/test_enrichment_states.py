@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine, delete, event, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.enrichment_claims import ask_first, claim, note_skipped, release
+from cowrieprocessor.db.enrichment_claims import LOOKED_AT_AGAIN, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.migrations import apply_migrations
@@ -231,7 +231,8 @@ class Enrichment(RuleBasedStateMachine):
                     assert (one["verdict"], one["positives"]) == (told[moment].verdict, told[moment].positives)
         for row in rows(self.engine, "enrichment_queue"):
             if row["status"] == "answered" and not row["priority"]:
-                assert row["next_attempt_at"] == cache[row["sha256"], row["provider"]]["expires_at"]
+                until = cache[row["sha256"], row["provider"]]["expires_at"]
+                assert row["next_attempt_at"] == until or until < row["next_attempt_at"] <= self.now + LOOKED_AT_AGAIN
 
     @invariant()
     def nothing_worthless_is_claimed(self) -> None:

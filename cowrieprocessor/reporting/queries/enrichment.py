@@ -8,16 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
-from cowrieprocessor.db.enrichment_candidates import asked_for, expired, never_asked, retries
-from cowrieprocessor.db.enrichment_queue import ANSWERED, ASKED_FOR_AT, FAILED, LEASED, POLICY, QUEUE, REFUSED
+from cowrieprocessor.db.enrichment_candidates import asked_for, expired, lost, never_asked, retries
+from cowrieprocessor.db.enrichment_queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
 from cowrieprocessor.db.findings import VERDICTS
 from cowrieprocessor.db.judgement import HASH_SKIPPED, Policy
 from cowrieprocessor.db.knowledge import HASHES
 from cowrieprocessor.db.models import EnrichmentQueueItem, FileHash, Job, VerdictPropagation
 
 ENRICH_JOB = "enrich"
+POLICY_JOB = "enrich-policy"
 OTHER_KIND = "other"
 MAX_KINDS = 200
 """Kinds of failure that are told apart (a kind is the word before the colon of a reason); what is beyond is `other`."""
@@ -109,7 +110,7 @@ def queue_counts(connection: Connection, policy: Policy, now: dt.datetime) -> di
     item = EnrichmentQueueItem
     query = select(item.provider, item.status, func.count()).group_by(item.provider, item.status)
     statuses: dict[tuple[str, str], int] = {(row[0], row[1]): row[2] for row in connection.execute(query)}
-    leased = select(item.provider, func.count()).where(item.status == LEASED, item.leased_until > now)
+    leased = select(item.provider, func.count()).where(item.status == LEASED, ~lease_is_over(now))
     asking: dict[str, int] = {row[0]: row[1] for row in connection.execute(leased.group_by(item.provider))}
     names = {provider for provider, _ in statuses if provider != POLICY}
     return {
@@ -133,14 +134,9 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
     excepted = _may_be_excepted(policy)
     queued = QUEUE.join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
     no_row = ~exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider)
-    old = and_(
-        QUEUE.c.provider == provider,
-        QUEUE.c.status == ANSWERED,
-        QUEUE.c.next_attempt_at <= now,
-        QUEUE.c.next_attempt_at > ASKED_FOR_AT,
-    )
     by_hand = QUEUE.c.priority > 0
-    again = [and_(one, ~asked_for(provider)) for one in retries(provider, policy, now)]
+    again = retries(provider, policy, now).conditions()
+    old = expired(provider, policy, now)
 
     def count(source: FromClause, *conditions: ColumnElement[bool]) -> int:
         return connection.scalar(select(func.count()).select_from(source).where(*conditions)) or 0
@@ -148,10 +144,14 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
     # `sha256 >= ''` speaks of the index on the hash: walked in its order, the queue is found page by page.
     never = (HASHES.c.sha256 >= "", no_row)
     return {
-        "waiting": count(HASHES, *never) - count(HASHES, excepted, no_row, ~never_asked(provider, policy, now)),
-        "asked_for": count(queued, asked_for(provider)) + sum(count(queued, one, by_hand) for one in again),
+        "waiting": count(HASHES, *never)
+        - count(HASHES, excepted, no_row, ~never_asked(provider, policy, now))
+        + count(queued, lost(provider, policy, now)),
+        "asked_for": count(queued, asked_for(provider, now)) + sum(count(queued, one, by_hand) for one in again),
         "retries_due": sum(count(queued, one, ~by_hand) for one in again),
-        "expired": count(QUEUE, old) - count(queued, excepted, old, ~expired(provider, policy, now)),
+        "expired": count(QUEUE, old.due)
+        - count(queued, excepted, old.due, ~old.kept)
+        + count(queued, old.ahead, old.kept),
     }
 
 
@@ -205,6 +205,14 @@ def spreading(connection: Connection) -> Spreading:
     """Return how many new verdicts are still to reach rows of `files`."""
     row = connection.execute(select(func.count(), func.min(VerdictPropagation.requested_at))).one()
     return Spreading(row[0], row[1])
+
+
+def last_used(connection: Connection) -> tuple[str, ...]:
+    """Return the sources that the last run had in use; none if it never ran."""
+    cursor = connection.scalar(select(Job.cursor).where(Job.name == POLICY_JOB)) or {}
+    policy = cursor.get("policy") if isinstance(cursor, dict) else None
+    names = policy.get("providers", []) if isinstance(policy, dict) else []
+    return tuple(str(name) for name in names)
 
 
 def enrich_job(connection: Connection) -> EnrichJob | None:

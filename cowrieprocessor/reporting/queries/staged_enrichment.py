@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Connection, and_, case, exists, func, literal, or_, select
+from sqlalchemy import Connection, case, func, select
 
-from cowrieprocessor.db.enrichment_cache import CACHE
-from cowrieprocessor.db.enrichment_candidates import worth_asking
+from cowrieprocessor.db.enrichment_cache import CACHE, providers_in_cache
+from cowrieprocessor.db.enrichment_candidates import Reason
 from cowrieprocessor.db.enrichment_queue import FAILED, REFUSED
 from cowrieprocessor.db.findings import VERDICTS
 from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.knowledge import HASHES
-from cowrieprocessor.db.staged_claims import ASKING, CLAIM, count_replayable
+from cowrieprocessor.db.staged_candidates import CLAIM, IN_HAND, Question, claim_is_over, staged_backlog
+from cowrieprocessor.db.staged_claims import count_replayable
 from cowrieprocessor.reporting.queries.enrichment import FailureKind, QueueCounts
 
 _FAILED = f"{FAILED}:"
 _REFUSED = f"{_FAILED}{REFUSED}"
 
 
-def cache_providers(connection: Connection) -> tuple[str, ...]:
-    """Return the names of the sources that the cache has answers of, or claims for."""
-    return tuple(sorted(connection.scalars(select(CACHE.c.provider).distinct())))
-
-
 def replayable_answers(connection: Connection) -> int:
     """Return how many answers in the cache are about files of the database and not in its history yet."""
-    return sum(count_replayable(connection, provider) for provider in cache_providers(connection))
+    return sum(count_replayable(connection, provider) for provider in providers_in_cache(connection))
 
 
 def staged_counts(connection: Connection, policy: Policy, now: dt.datetime) -> dict[str, QueueCounts]:
@@ -37,14 +32,14 @@ def staged_counts(connection: Connection, policy: Policy, now: dt.datetime) -> d
         policy: which sources are in use, and what settles a hash.
         now: the present.
     """
-    names = sorted({*cache_providers(connection), *policy.providers})
+    names = sorted({*providers_in_cache(connection), *policy.providers})
     return {name: _counts(connection, name, policy, now) for name in names}
 
 
 def staged_failures(connection: Connection, policy: Policy) -> tuple[FailureKind, ...]:
     """Return what sources failed and refused to answer, by kind; the reasons themselves are not kept then."""
     kinds = []
-    for provider in sorted({*cache_providers(connection), *policy.providers}):
+    for provider in sorted({*providers_in_cache(connection), *policy.providers}):
         claims = select(CACHE.c.status, func.count(), func.min(CACHE.c.key)).where(
             CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), CACHE.c.status.startswith(_FAILED)
         )
@@ -56,43 +51,28 @@ def staged_failures(connection: Connection, policy: Policy) -> tuple[FailureKind
 
 
 def _counts(connection: Connection, provider: str, policy: Policy, now: dt.datetime) -> QueueCounts:
-    is_over = func.coalesce(func.sum(case((CACHE.c.expires_at <= now, 1), else_=0)), 0)
     of_source = CACHE.c.provider == provider
-    claims = select(CACHE.c.status, func.count(), is_over).where(of_source, CACHE.c.key.startswith(CLAIM))
-    asking = asking_over = failed = failed_over = refused = 0
-    for status, count, over in connection.execute(claims.group_by(CACHE.c.status)):
-        if status == ASKING:
-            asking, asking_over = count, int(over)
+    over = case((claim_is_over(CACHE, now), 0), else_=1)
+    claims = select(CACHE.c.status, func.count(), func.sum(over)).where(of_source, CACHE.c.key.startswith(CLAIM))
+    asking = failed = refused = 0
+    for status, count, live in connection.execute(claims.group_by(CACHE.c.status)):
+        if status in IN_HAND:
+            asking += int(live)
         elif status == _REFUSED:
             refused = count
         elif status.startswith(_FAILED):
-            failed, failed_over = failed + count, failed_over + int(over)
-    answers = select(func.count(), is_over).where(of_source, CACHE.c.status.in_(VERDICTS))
-    answered, expired = connection.execute(answers).one()
-    in_use = provider in policy.providers
+            failed += count
+    answered = select(func.count()).where(of_source, CACHE.c.status.in_(VERDICTS))
+    backlog: dict[Reason, int] = {}
+    if provider in policy.providers:
+        backlog = staged_backlog(connection, Question(provider, now, policy, providers_in_cache(connection)))
     return QueueCounts(
-        waiting=_never_asked(connection, provider, policy, now) if in_use else 0,
-        retries_due=failed_over + asking_over if in_use else 0,
-        expired=int(expired) if in_use else 0,
-        leased=asking - asking_over,
-        answered=answered,
+        waiting=backlog.get("new", 0),
+        asked_for=backlog.get("asked-for", 0),
+        retries_due=backlog.get("retry", 0),
+        expired=backlog.get("expired", 0),
+        leased=asking,
+        answered=connection.scalar(answered) or 0,
         failed=failed,
         refused=refused,
     )
-
-
-def _never_asked(connection: Connection, provider: str, policy: Policy, now: dt.datetime) -> int:
-    said = CACHE.alias("said")
-    keys = said.c.key.in_([HASHES.c.sha256, literal(CLAIM) + HASHES.c.sha256])
-    before = [name for name in policy.outrank(provider) if name != provider]
-    asked = exists().where(said.c.provider == provider, keys)
-    settled = exists().where(
-        and_(
-            said.c.key == HASHES.c.sha256,
-            said.c.provider != provider,
-            said.c.status.in_(sorted(policy.settled_by)),
-            or_(said.c.provider.in_(before), said.c.expires_at > now),
-        )
-    )
-    query = select(func.count()).select_from(HASHES).where(worth_asking(), ~asked, ~settled)
-    return connection.scalar(query) or 0

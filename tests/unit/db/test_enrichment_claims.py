@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import Engine
 
+from cowrieprocessor.db import enrichment_look
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment_claims import Claimed, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.findings import Finding
@@ -170,7 +171,120 @@ def test_a_lease_ends(engine: Engine) -> None:
 
     assert take(engine, now=NOW + dt.timedelta(seconds=899)) == []
     (again,) = take(engine, now=NOW + dt.timedelta(seconds=900))
-    assert (again.reason, again.attempts) == ("retry", 2)
+    assert (again.reason, again.attempts) == ("new", 2)
+
+
+def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
+    """Files whose process was killed before anybody was asked come as they would have, before less frequent ones."""
+    load(engine, [(f"s{number}-{count}", sha(number)) for number in range(6) for count in range(6 - number)])
+    assert hashes(take(engine, limit=2)) == [sha(0), sha(1)]
+
+    claimed = take(engine, now=NOW + HOUR, limit=4)
+
+    assert [(one.sha256, one.attempts) for one in claimed] == [(sha(0), 2), (sha(1), 2), (sha(2), 1), (sha(3), 1)]
+    assert {one.reason for one in claimed} == {"new"}
+
+
+def test_a_file_that_kills_again_and_again_comes_last(engine: Engine) -> None:
+    """After three claims whose process was killed a file waits behind those never asked about, and its like."""
+    load(engine, [("a", sha(1)), ("b", sha(1)), ("b", sha(2)), ("c", sha(3)), ("d", sha(3)), ("e", sha(3))])
+    for hours in range(3):
+        assert hashes(take(engine, now=NOW + hours * HOUR, only=[sha(1)])) == [sha(1)]
+
+    claimed = take(engine, now=NOW + 3 * HOUR)
+
+    assert [(one.sha256, one.reason, one.attempts) for one in claimed] == [
+        (sha(3), "new", 1),
+        (sha(2), "new", 1),
+        (sha(1), "retry", 4),
+    ]
+
+
+def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
+    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    answer(engine, sha(2), Finding("unknown"), provider=HL, holds=HOUR)
+    take(engine, HL, now=NOW)
+    take(engine, HL, now=NOW + HOUR)  # the second one's answer is to be renewed
+
+    assert take(engine, earlier=[HL], now=NOW + HOUR) == []
+    assert hashes(take(engine, earlier=[HL], now=NOW + 2 * HOUR)) == [sha(2)]
+    take(engine, HL, now=NOW + 3 * HOUR, only=[sha(1)])
+    assert hashes(take(engine, earlier=[HL], now=NOW + 4 * HOUR, only=[sha(1)])) == [sha(1)]
+
+
+def test_what_was_asked_for_by_hand_is_not_lost_with_a_process(engine: Engine) -> None:
+    """Asked for by hand it comes first again after its process was killed, also where another source settled it."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    with write_transaction(engine) as connection:
+        ask_first(connection, [sha(1)], [VT])
+    reasons = []
+    for hours in range(4):
+        (first, *_) = take(engine, now=NOW + hours * HOUR)
+        reasons.append((first.sha256, first.reason))
+        release(engine, VT, [sha(2)])
+
+    assert reasons == [(sha(1), "asked-for")] * 3 + [(sha(2), "new")]
+    assert hashes(take(engine, now=NOW + 5 * HOUR)) == [sha(2), sha(1)]
+
+
+def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old answers and failures about settled files are put off for a week by the claim that meets them."""
+    monkeypatch.setattr(enrichment_look, "DUE_AT_ONCE", 3)
+    load(engine, [("a", sha(number)) for number in range(9)])
+    fail(engine, sha(0))
+    for number in range(1, 9):
+        answer(engine, sha(number), finding(0), holds=number * HOUR)
+    for number in range(8):
+        answer(engine, sha(number), Finding("malicious"), provider=MB)
+    later = NOW + DAY
+
+    assert hashes(take(engine, now=later)) == [sha(8)]
+    due = {one["sha256"]: one["next_attempt_at"] for one in rows(engine, "enrichment_queue", provider=VT)}
+    assert due == {sha(number): later + 7 * DAY for number in range(8)} | {sha(8): NOW + 8 * HOUR}
+    put_off = rows(engine, "enrichment_queue", provider=VT, status="failed")
+    assert [one["last_error"] for one in put_off] == ["timeout: no answer within 30 s"]
+    for number in (0, 5):
+        answer(engine, sha(number), Finding("unknown"), provider=MB, at=later)
+    release(engine, VT, [sha(8)])
+    claimed = []
+    while some := take(engine, now=later + 7 * DAY):
+        claimed += some
+    assert {one.sha256: one.reason for one in claimed} == {sha(0): "retry", sha(8): "expired", sha(5): "expired"}
+
+
+def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
+    """Failures, claims and answers of a time that is far away are due at once, and answers of today count again."""
+    far = NOW + 3650 * DAY
+    load(engine, [(f"s{number}-{count}", sha(number)) for number in range(4) for count in range(4 - number)])
+    fail(engine, sha(0), again=far + HOUR, now=far)
+    answer(engine, sha(1), finding(3), at=far - DAY)
+    answer(engine, sha(1), finding(4), at=far)
+    assert hashes(take(engine, now=far, only=[sha(2)])) == [sha(2)]
+    answer(engine, sha(3), finding(0), holds=3650 * DAY)  # no clock was wrong here: the settings say so
+
+    claimed = take(engine) + take(engine)
+
+    assert [(one.sha256, one.reason) for one in claimed] == [
+        (sha(2), "new"),
+        (sha(0), "retry"),
+        (sha(1), "expired"),
+    ]
+    answer(engine, sha(1), finding(5))
+    assert row(engine, "enrichment_queue", sha256=sha(1), provider=VT)["next_attempt_at"] == NOW + 30 * DAY
+    assert [one["positives"] for one in rows(engine, "file_verdicts", sha256=sha(1))] == [3, 4, 5]
+    assert row(engine, "file_hashes", sha256=sha(1))["vt_positives"] == 5
+    assert take(engine) == []
+
+
+def test_a_clock_that_was_ahead_hides_nothing_that_is_named(engine: Engine) -> None:
+    """The same holds for a run that is bound to some files."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    for number in (1, 2):
+        answer(engine, sha(number), finding(3), at=NOW + 900 * DAY)
+
+    assert hashes(take(engine, only=[sha(1)])) == [sha(1)]
 
 
 @pytest.mark.parametrize("state", ["new", "answered", "failed", "asked-for", "asked-for-known"])
@@ -336,9 +450,16 @@ def test_rows_of_hashes_that_are_gone_are_passed_over(engine: Engine) -> None:
     assert take(engine) == []
 
 
-def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
-    """Threads with connections of their own, claiming as fast as they can, never get one hash twice."""
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_two_ever_get_the_same(db_url: str, engine: Engine, lost: bool) -> None:
+    """Threads with connections of their own, claiming as fast as they can, never get one hash twice.
+
+    Neither of new ones nor of those that others, who were killed, had claimed.
+    """
+    now = NOW + HOUR if lost else NOW
     load(engine, [(f"s{number}", sha(number)) for number in range(60)])
+    if lost:
+        take(engine)
     got: list[str] = []
     start = threading.Barrier(3)
 
@@ -346,7 +467,7 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
         own = get_engine(db_url)
         try:
             start.wait(30)
-            while claimed := take(own, limit=7):
+            while claimed := take(own, limit=7, now=now):
                 got.extend(hashes(claimed))
         finally:
             dispose(own)
@@ -356,7 +477,7 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    got += hashes(take(engine))
+    got += hashes(take(engine, now=now))
 
     assert Counter(got) == Counter({sha(number): 1 for number in range(60)})
 

@@ -6,19 +6,23 @@ import datetime as dt
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.enrichment_cache import store_in_cache
+from cowrieprocessor.db.enrichment_cache import providers_in_cache, store_in_cache
 from cowrieprocessor.db.enrichment_claims import Claimed
 from cowrieprocessor.db.findings import Finding
+from cowrieprocessor.db.staged_candidates import Question, staged_backlog
 from cowrieprocessor.db.staged_claims import (
     count_replayable,
+    remove_claims,
     replayable,
     staged_answer,
+    staged_ask_first,
     staged_claim,
     staged_failure,
     staged_release,
@@ -109,7 +113,7 @@ def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
 
     assert take(engine, now=NOW + dt.timedelta(seconds=899)) == []
     (left,) = take(engine, now=LATER)
-    assert (left.sha256, left.reason, left.attempts) == (sha(3), "retry", 2)
+    assert (left.sha256, left.reason, left.attempts) == (sha(3), "new", 2)
     assert hashes(take(engine, now=NOW + HOUR, only=[sha(1), sha(2)])) == [sha(2)]
     assert [one.reason for one in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
 
@@ -151,6 +155,141 @@ def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
     staged_failure(engine, HL, sha(3), kind="timeout", now=NOW, not_before=NOW + HOUR)
     assert hashes(take(engine, earlier=[HL])) == [sha(3)]
     assert hashes(take(engine)) == [sha(4)]
+
+
+def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
+    """A file whose process was killed comes as it would have, three times; then with the retries."""
+    load(engine, [("a", sha(1)), ("b", sha(1)), ("c", sha(2))])
+    got = []
+    for hours in range(4):
+        claimed = take(engine, now=NOW + hours * HOUR)
+        got.append([(one.sha256, one.reason, one.attempts) for one in claimed])
+        staged_release(engine, VT, [sha(2)])
+
+    tries = [[(sha(1), "new", number), (sha(2), "new", 1)] for number in (1, 2, 3)]
+    assert got == [*tries, [(sha(2), "new", 1), (sha(1), "retry", 4)]]
+
+
+def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
+    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+    load(engine, [("a", sha(1))])
+    for hours in range(3):
+        take(engine, HL, now=NOW + hours * HOUR)
+        assert take(engine, earlier=[HL], now=NOW + hours * HOUR) == []
+        assert bool(take(engine, earlier=[HL], now=NOW + (hours + 0.5) * HOUR)) == (hours == 2)
+
+
+def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
+    """What is asked for by hand is asked whatever the cache has, once; also after it was given back, or lost."""
+    load(engine, [("a", sha(number)) for number in range(4)])
+    keep(engine, sha(0), "malicious")
+    keep(engine, sha(1), "known-good", provider=HL)
+    take(engine, only=[sha(2)])
+    wanted = [sha(number) for number in range(4)]
+    with write_transaction(engine) as connection:
+        staged_ask_first(connection, [*wanted, sha(9)], [VT], NOW)
+
+    claimed = take(engine, earlier=[HL], only=wanted)
+    assert {one.sha256: one.reason for one in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
+    assert take(engine, only=wanted) == []
+    staged_release(engine, VT, [sha(0)])
+    assert [(one.sha256, one.attempts) for one in take(engine, only=wanted)] == [(sha(0), 1)]
+    later = NOW + HOUR
+    lost = take(engine, only=[sha(0), sha(1)], now=later)
+    assert [(one.reason, one.attempts) for one in lost] == [("asked-for", 2)] * 2
+    for one in lost:
+        keep(engine, one.sha256, "malicious", at=later)
+        with write_transaction(engine) as connection:
+            staged_answer(connection, VT, one.sha256, later + DAY)
+    assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
+
+
+def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
+    """Once the cache is replayed a source's claims go, but those of somebody who is asking; answers stay."""
+    load(engine, [("a", sha(number)) for number in range(5)])
+    take(engine, only=[sha(0), sha(1), sha(2)])
+    fail(engine, sha(1))
+    keep(engine, sha(2), "clean")
+    with write_transaction(engine) as connection:
+        staged_answer(connection, VT, sha(2), NOW + DAY)
+    take(engine, HL, only=[sha(0)])
+    later = NOW + dt.timedelta(minutes=10)
+    take(engine, only=[sha(3)], now=later)
+
+    assert remove_claims(engine, VT, LATER) == 3
+    left = {(one["provider"], one["key"]) for one in rows(engine, "enrichment_cache")}
+    assert left == {(VT, sha(2)), (VT, f"claim:{sha(3)}"), (HL, f"claim:{sha(0)}")}
+    assert remove_claims(engine, VT, LATER) == 0
+    assert hashes(take(engine, now=LATER, only=[sha(1), sha(2)])) == [sha(1)]
+
+
+def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
+    """Claims, failures and answers of a time that is far away are due at once, and answers of today replace them."""
+    far = NOW + 3650 * DAY
+    load(engine, [("a", sha(number)) for number in range(4)])
+    take(engine, now=far, only=[sha(0), sha(1)])
+    fail(engine, sha(1), now=far, again=far + HOUR)
+    keep(engine, sha(2), "clean", at=far)
+    keep(engine, sha(3), "clean", holds=3650 * DAY)
+
+    claimed = take(engine)
+
+    assert {one.sha256: one.reason for one in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
+    keep(engine, sha(2), "malicious")
+    (kept,) = rows(engine, "enrichment_cache", key=sha(2))
+    assert (kept["status"], kept["fetched_at"]) == ("malicious", NOW)
+    assert take(engine) == []
+
+
+def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
+    """Return the steps of the plans of all that is asked of an SQLite database meanwhile."""
+    steps: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        raw: Any = connection.connection.driver_connection
+        if statement.lstrip().startswith("SELECT"):
+            steps.extend(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        ask()
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    return steps
+
+
+@pytest.mark.parametrize("asks", ["claim", "status"])
+def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
+    """Whatever the cache holds, answers and claims of a hash are found by source and key, not by when they end."""
+    if engine.dialect.name != "sqlite":
+        pytest.skip("plans of SQLite")
+    load(engine, [("a", sha(number)) for number in range(3)])
+    keep(engine, sha(1), "unknown", provider=HL)
+    keep(engine, sha(2), "unknown", provider=MB)
+
+    def status() -> None:
+        with read_transaction(engine) as connection:
+            staged_backlog(connection, Question(VT, NOW, POLICY, providers_in_cache(connection)))
+
+    steps = plans(engine, status if asks == "status" else lambda: take(engine, earlier=[HL]))
+
+    assert not [step for step in steps if "ix_enrichment_cache_expires_at" in step]
+    for name in ("settling", "answer", "claim", "earlier_answer", "earlier_claim"):
+        if asks == "claim" or not name.startswith("earlier"):
+            of_name = {step.partition("(")[2].split(" LEFT")[0] for step in steps if f"SEARCH {name} " in step}
+            assert (name, of_name) == (name, {"provider=? AND key=?)"})
+
+
+def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
+    """The names of the sources are found one after the other, without reading their answers."""
+    load(engine, [("a", sha(1))])
+    with read_transaction(engine) as connection:
+        assert providers_in_cache(connection) == ()
+    for provider in (VT, HL, "cowrie-virustotal"):
+        for number in range(3):
+            keep(engine, sha(number), "unknown", provider=provider)
+    with read_transaction(engine) as connection:
+        assert providers_in_cache(connection) == ("cowrie-virustotal", HL, VT)
 
 
 def test_what_was_refused_before_is_not_asked(engine: Engine) -> None:

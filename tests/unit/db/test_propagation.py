@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine, event, update
 
 from cowrieprocessor.db import propagation
-from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.findings import Finding
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from cowrieprocessor.db.propagation import MAX_ROWS, PropagationStep, propagate_some
+from cowrieprocessor.db.propagation import MAX_ROWS, Part, PropagationStep, propagate_some, spread, waiting_parts
 from tests.enrichment_scene import (
     DAY,
     HL,
@@ -25,6 +25,7 @@ from tests.enrichment_scene import (
     finding,
     flags,
     load,
+    put,
     row,
     rows,
     sha,
@@ -70,10 +71,10 @@ def test_rows_follow_in_bounded_steps(engine: Engine) -> None:
 
     first = propagate_some(engine, now=NOW, max_rows=10)
 
-    assert first == PropagationStep(10, 10, 0, 1)
+    assert first == PropagationStep(10, 10, 0)
     assert sum(one["vt_malicious"] for one in rows(engine, "files")) == 10 == sum(flags(engine).values())
-    assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(10, 10, 0, 1)
-    assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(5, 5, 1, 0)
+    assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(10, 10, 0)
+    assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(5, 5, 1)
     assert propagate_some(engine, now=NOW) is None
     assert disagreeing(engine) == []
     assert {one["file_size"] for one in rows(engine, "files")} == {77}
@@ -97,7 +98,7 @@ def test_small_hashes_share_a_step(engine: Engine) -> None:
     for number in range(20):
         answer(engine, sha(number), finding(number % 3))
 
-    assert propagate_some(engine, now=NOW) == PropagationStep(20, 20, 20, 0)
+    assert propagate_some(engine, now=NOW) == PropagationStep(20, 20, 20)
     assert disagreeing(engine) == []
 
 
@@ -286,3 +287,56 @@ def test_the_json_null_of_v3_is_stored_as_such(engine: Engine) -> None:
     with write_transaction(engine) as connection:
         sql = "SELECT CAST(enrichment AS VARCHAR(9)) FROM session_summaries"
         assert connection.exec_driver_sql(sql).scalar_one() == json.dumps(None)
+
+
+def test_a_hash_is_written_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction can end behind each part; the note says how far it came, and the rest is written later."""
+    monkeypatch.setattr(propagation, "SLICE_ROWS", 4)
+    load(engine, [*sessions(10), *sessions(1, of=2, prefix="t")])
+    answer(engine, sha(1), finding(9))
+    answer(engine, sha(2), finding(9))
+    with read_transaction(engine) as connection:
+        parts = waiting_parts(connection, 100)
+    answers = iter([True, False])
+    with write_transaction(engine) as connection:
+        step = spread(connection, parts, now=NOW, may_go_on=lambda: next(answers))
+
+    assert sorted(len(part.rows) for part in parts) == [1, 2, 4, 4]
+    assert step.rows == sum(one["vt_malicious"] for one in rows(engine, "files")) == sum(map(len_of, parts[:2]))
+    drain(engine)
+    assert disagreeing(engine) == []
+
+
+def test_what_another_did_meanwhile_is_left_to_it(engine: Engine) -> None:
+    """Where a verdict was asked for or spread since it was looked at, the step does nothing about that hash."""
+    load(engine, [*sessions(3), *sessions(3, of=2, prefix="t")])
+    answer(engine, sha(1), finding(9))
+    answer(engine, sha(2), finding(9))
+    with read_transaction(engine) as connection:
+        parts = waiting_parts(connection, 100)
+    drain(engine)
+    answer(engine, sha(1), finding(0), at=NOW + DAY)
+
+    with write_transaction(engine) as connection:
+        assert spread(connection, parts, now=NOW) == PropagationStep(0, 0, 0)
+
+    assert [one["sha256"] for one in rows(engine, "verdict_propagation")] == [sha(1)]
+    drain(engine)
+    assert disagreeing(engine) == []
+
+
+def test_a_row_that_agrees_is_not_written(engine: Engine) -> None:
+    """Rows that say what their hash says keep the time at which they were last changed."""
+    load(engine, sessions(2))
+    answer(engine, sha(1), finding(9))
+    drain(engine)
+    before = rows(engine, "files")
+    put(engine, "verdict_propagation", {"sha256": sha(1), "requested_at": NOW, "cursor": 0})
+
+    assert propagate_some(engine, now=NOW + DAY) == PropagationStep(2, 0, 1)
+    assert before == rows(engine, "files")
+
+
+def len_of(part: Part) -> int:
+    """Return how many rows a part has."""
+    return len(part.rows)

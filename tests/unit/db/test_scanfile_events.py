@@ -24,9 +24,9 @@ def test_they_come_in_order_and_whole(engine: Engine, tmp_path: Path) -> None:
     BulkLoader(engine).load([log])
 
     with read_transaction(engine) as connection:
-        first = scanfile_events(connection, 0, 1)
-        second = scanfile_events(connection, first[-1].id, 10)
-        rest = scanfile_events(connection, second[-1].id, 10)
+        first = list(scanfile_events(connection, 0, 1))
+        second = list(scanfile_events(connection, first[-1].id, 10))
+        rest = list(scanfile_events(connection, second[-1].id, 10))
 
     payloads = [json.loads(event.payload or "") for event in [*first, *second]]
     assert [payload["sha256"] for payload in payloads] == [sha(1), sha(3)]

@@ -41,9 +41,9 @@ class Clock:
         self.slept.append(seconds)
 
 
-def paced(engine: Engine, clock: Clock, **more: float) -> Pace:
+def paced(engine: Engine, clock: Clock, throttle: float = 0.0) -> Pace:
     """Return a pace on that clock."""
-    return Pace(engine, "pause", clock=clock, sleep=clock.sleep, **more)
+    return Pace(engine, "pause", clock=clock, sleep=clock.sleep, throttle=throttle)
 
 
 def test_alone_it_writes_long_and_rests_a_moment(engine: Engine) -> None:
@@ -149,3 +149,35 @@ def test_a_job_that_waits_says_so_again(engine: Engine) -> None:
     pace.wait(say)
     assert said == ["paused", "paused", "paused", None]
     assert 2 * SAY_EVERY_S < clock.now < 3 * SAY_EVERY_S
+
+
+def test_a_job_that_no_command_pauses_asks_for_none(engine: Engine) -> None:
+    """Without a row that means pause nothing is looked up; with one, what is said is the job's own words."""
+    for name in ("pause", "other"):
+        with write_transaction(engine) as connection:
+            save_job(connection, JobRecord(name, "paused"))
+
+    assert Pace(engine).obstacle() is None
+    assert Pace(engine, "nowhere").obstacle() is None
+    assert Pace(engine, "pause", paused="`go on` lets it").obstacle() == Obstacle("paused", "`go on` lets it")
+
+
+def test_a_turn_rests_before_and_ends_in_time(engine: Engine) -> None:
+    """A turn may go on for as long as a transaction may, commits, and the next one rests first."""
+    clock = Clock()
+    pace = paced(engine, clock)
+    with pace.transaction() as turn:
+        save_job(turn.connection, JobRecord("some job", "done"))
+        assert turn.may_go_on()
+        clock.now += WRITE_S
+        assert not turn.may_go_on()
+
+    def fail() -> None:
+        with pace.transaction() as turn:
+            delete_job(turn.connection, "some job")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert clock.slept == [pytest.approx(MIN_REST_S)]
+    assert Pace(engine, "some job").obstacle() is not None

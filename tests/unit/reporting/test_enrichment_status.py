@@ -16,7 +16,7 @@ from cowrieprocessor.db.enrichment_claims import ask_first, claim, note_skipped
 from cowrieprocessor.db.findings import Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.models import Job, VerdictPropagation
-from cowrieprocessor.db.staged_claims import staged_answer, staged_claim, staged_failure
+from cowrieprocessor.db.staged_claims import staged_answer, staged_ask_first, staged_claim, staged_failure
 from cowrieprocessor.db.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.provider import KeyQuota, Limits
 from cowrieprocessor.enrichment.quota import NO_KEY, Ledger
@@ -82,6 +82,22 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
         ask_first(connection, [sha(number) for number in range(7)], ["virustotal", "hashlookup"])
     for provider, moment in (("virustotal", NOW), ("hashlookup", at(2))):  # the second one was killed
         claim(engine, provider, limit=4, now=moment, lease_s=900, policy=policy)
+    for hours in range(4):  # some were killed over one file again and again, by hand and not
+        only = [sha(number) for number in range(2 + 2 * hours, 12)]
+        claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only)
+    far = at(0, days=4000)
+    with write_transaction(engine) as connection:
+        ask_first(connection, [sha(number) for number in range(3)], ["malwarebazaar"])
+        rest = {"policy": policy, "now": far}
+        for number in range(20, 30):  # while a clock was wrong
+            said = {"fetched_at": far, "expires_at": far, **rest}
+            failed = {"kind": "timeout", "reason": "no answer", "next_attempt_at": far, **rest}
+            if number % 2:
+                store_answer(connection, sha(number), "virustotal", sha(number), Finding("clean"), **said)  # type: ignore[arg-type]
+            else:
+                store_failure(connection, sha(number), "virustotal", **failed)  # type: ignore[arg-type]
+    claim(engine, "malwarebazaar", limit=5, now=far, lease_s=900, policy=policy)
+    claim(engine, "malwarebazaar", limit=2, now=at(3), lease_s=900, policy=policy)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +112,9 @@ def test_backlog_is_what_would_be_claimed(engine: Engine, seed: int, settled_by:
     seen: Counter[str] = Counter()
     for name in NAMES:
         queue = _source(status, name).queue
-        found = claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy)
+        found = []
+        while some := claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy):
+            found += some
         reasons = Counter(one.reason for one in found)
         assert (name, reasons) == (
             name,
@@ -257,6 +275,39 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
     others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
     assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one is settled
     assert _status(engine).replayable is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) -> None:
+    """By the cache alone, too, the files to be asked about are by reason exactly those that a claim would get."""
+    rng = random.Random(seed)
+    policy = Policy(NAMES, frozenset({"malicious"}))
+    settings = _settings(USE_NEW_ENRICHMENT="0", COWRIEPROC_SETTLED_BY="malicious")
+    with write_transaction(engine) as connection:
+        for number in range(30):
+            add_hash(connection, sha(number), at(-9))
+    for hour in range(0, 12, 2):
+        for name in NAMES:
+            for one in staged_claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
+                until, chance = at(hour + rng.choice((3, 300))), rng.random()
+                if chance < 0.4:
+                    verdict = rng.choice(("malicious", "clean", "unknown"))
+                    with write_transaction(engine) as connection:
+                        store_in_cache(connection, name, one.sha256, verdict, {}, at(hour), until)
+                        staged_answer(connection, name, one.sha256, until)
+                elif chance < 0.7:
+                    staged_failure(engine, name, one.sha256, kind="timeout", now=at(hour), not_before=until)
+    with write_transaction(engine) as connection:
+        staged_ask_first(connection, [sha(number) for number in range(4)], ["virustotal"], NOW)
+    status = _status(engine, settings)
+    for name in NAMES:
+        queue = _source(status, name).queue
+        found = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
+        reasons = Counter({"new": queue.waiting, "retry": queue.retries_due, "expired": queue.expired})
+        assert (name, +(reasons + Counter({"asked-for": queue.asked_for}))) == (
+            name,
+            Counter(one.reason for one in found),
+        )
 
 
 STATUS = """\
