@@ -13,8 +13,8 @@ help: ## what there is
 demo: $(VENV)/.runtime ## load the samples and print a report
 	$(BIN)/cowrieprocessor demo
 
-test: check services ## all tests, on SQLite and PostgreSQL, with a real Cowrie
-	COWRIEPROC_REQUIRE_POSTGRES=1 COWRIEPROC_REQUIRE_COWRIE=1 $(BIN)/python -m pytest
+test: check services ## all tests, on SQLite and PostgreSQL, with a real Cowrie; on two cores
+	COWRIEPROC_REQUIRE_POSTGRES=1 COWRIEPROC_REQUIRE_COWRIE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
