@@ -22,8 +22,9 @@ SLOW_S = 0.25
 """From so many seconds on a look is shared by several claims."""
 
 READ_AHEAD = 2_000
-KEPT_S = 60.0
-"""How long what was read ahead may be used: hashes that came since, and are in more sessions, wait no longer."""
+KEPT_S = 300.0
+"""How long what was read ahead may be used: hashes that came since, and are in more sessions, wait no longer. It has to
+be longer than a minute, after which who may ask four times a minute claims again."""
 
 SHARE_OF_LOOKING = 0.05
 """How much of the time at most may go into looks that find nothing."""

@@ -19,6 +19,7 @@ from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment_claims import Order, ask_first, note_skipped
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.migrations import require_current
+from cowrieprocessor.db.staged_claims import staged_ask_first
 from cowrieprocessor.enrichment.book import Book, Counters, FullBook, StagedBook
 from cowrieprocessor.enrichment.cache_import import ImportedCache
 from cowrieprocessor.enrichment.clock import Clock, SystemClock
@@ -281,11 +282,15 @@ class _Run:
         return made
 
     def _begin(self) -> None:
-        if not self._staged:
+        names, only = [one.name for one in self._providers], self._options.only or ()
+        if self._staged:
+            if only:
+                with write_transaction(self._engine) as connection:
+                    staged_ask_first(connection, only, names, self._clock.now())
+        else:
             with write_transaction(self._engine) as connection:
                 note_skipped(connection)
-                if self._options.only:
-                    ask_first(connection, self._options.only, [one.name for one in self._providers])
+                ask_first(connection, only, names)
             self._rejudging.start()
         self._replay()
         for source in self._sources:

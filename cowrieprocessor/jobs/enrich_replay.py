@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, Finding
 from cowrieprocessor.db.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
-from cowrieprocessor.db.staged_claims import replayable
+from cowrieprocessor.db.staged_claims import remove_claims, replayable
 from cowrieprocessor.enrichment.book import Counters, finding_in
 from cowrieprocessor.enrichment.cowrie_log import CowrieLog
 from cowrieprocessor.enrichment.provider import Provider
@@ -104,6 +104,7 @@ def replay_cache(
             with read_transaction(engine) as connection:
                 entries = replayable(connection, name, after, ROWS_AT_ONCE)
             if not entries:
+                remove_claims(engine, name, writer.clock.now())
                 break
             answers = [
                 Answer(name, entry.key, finding_in(entry, finding_of), entry.fetched_at, entry.expires_at)

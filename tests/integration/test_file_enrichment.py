@@ -173,7 +173,22 @@ def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path:
     assert [(1,)] == rows(engine, "SELECT count(*) FROM files WHERE vt_positives = 9 AND vt_malicious")
     verdicts = rows(engine, "SELECT verdict, count(*) FROM file_hashes GROUP BY verdict ORDER BY verdict")
     assert [("malicious", 1), ("unknown", 3)] == verdicts
+    assert [] == rows(engine, "SELECT * FROM enrichment_cache WHERE key LIKE 'claim:%'")
     assert [(4,)] == rows(engine, "SELECT count(*) FROM files WHERE enrichment_status = 'enriched'")
+
+
+def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
+    engine: Engine, tmp_path: Path, here: Services
+) -> None:
+    """`--sha256` asks again although the cache has an answer, and writes the cache alone."""
+    load(engine, tmp_path, [download(1, FILES[0])])
+    staged = {"use_new_enrichment": False, "enrichment_providers": ("virustotal",)}
+    here.enrich(engine, **staged)
+    before = everything_else(engine)
+    here.clock.advance(minutes=5)
+    here.enrich(engine, EnrichOptions(only=(FILES[0],)), **staged)
+    assert 2 == here.virustotal.asked()[FILES[0]]
+    assert before == everything_else(engine)
 
 
 def test_a_day_s_quota_used_up_ends_the_run_and_the_next_day_goes_on(tmp_path: Path, engine: Engine) -> None:

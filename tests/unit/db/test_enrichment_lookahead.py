@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import create_engine
 
-from cowrieprocessor.db.enrichment_lookahead import SLOW_S, LookAhead, look_ahead_of
+from cowrieprocessor.db.enrichment_lookahead import KEPT_S, SLOW_S, LookAhead, look_ahead_of
 
 
 class Table:
@@ -69,10 +69,10 @@ def test_what_others_took_is_not_handed_out() -> None:
 
 
 def test_after_a_while_it_looks_again() -> None:
-    """What was read ahead is used for a minute only."""
+    """What was read ahead is used for some minutes only."""
     table = Table(100, 4.0)
     table.claim(10)
-    table.now += 61
+    table.now += KEPT_S + 1
     table.hashes.insert(0, "00000")
 
     assert table.claim(1) == ["00000"]
