@@ -258,11 +258,10 @@ def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
     return steps
 
 
+@pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("asks", ["claim", "status"])
 def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
     """Whatever the cache holds, answers and claims of a hash are found by source and key, not by when they end."""
-    if engine.dialect.name != "sqlite":
-        pytest.skip("plans of SQLite")
     load(engine, [("a", sha(number)) for number in range(3)])
     keep(engine, sha(1), "unknown", provider=HL)
     keep(engine, sha(2), "unknown", provider=MB)
