@@ -219,9 +219,9 @@ def _process(bench: Bench, command: Command) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             yield process
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def _module(name: str, *arguments: str | Path) -> Command:
