@@ -258,8 +258,8 @@ class LoadingStatements:
             rows,
         )
 
-    def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object, now: str) -> None:
-        """Add to a job's counters and say where it stands."""
+    def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
+        """Add to a job's counters and say where it stands; without a cursor that stays as it is."""
         self._one(
             "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
@@ -270,10 +270,11 @@ class LoadingStatements:
         total = _decoded(stored)
         for reason, count in counters.items():
             total[reason] = total.get(reason, 0) + count
-        self._one(
-            "UPDATE jobs SET counters = ?, cursor = ?, updated_at = ? WHERE name = ?",
-            (json.dumps(total, sort_keys=True), json.dumps(cursor), now, name),
-        )
+        changed: dict[str, object] = {"counters": json.dumps(total, sort_keys=True), "updated_at": now}
+        if cursor is not None:
+            changed["cursor"] = json.dumps(cursor)
+        names = ", ".join(f"{column} = ?" for column in changed)
+        self._one(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
 
     def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
         """Say that a job runs, is done, or failed and why."""

@@ -137,6 +137,7 @@ class Batch:
         cursor.bytes_nul += nul_bytes
         cursor.bytes_dead += self._dead_bytes
         cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes
+        cursor.bytes_gap = max(0, cursor.bytes_gap - (reader.position - cursor.byte_pos))
         cursor.byte_pos = reader.position
         cursor.next_line = reader.line
         cursor.tail_hash, cursor.tail_bytes = sha256(tail).hexdigest(), len(tail)

@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import zlib
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from cowrieprocessor.errors import (
 from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
+_ANCHOR_BYTES = 512  # so many bytes before a piece of a plain file are read again after it
 _FEED_SIZE = 1 << 16
 _MEMBER_FEED_SIZE = 1 << 12  # what a damaged place takes with it
 _ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
@@ -140,7 +142,10 @@ class LogStream:
         kind: gzip, bzip2, xz, zstd, or None for a plain file.
         size: the size of the file itself, in bytes.
         inode: its inode number as text.
+        status: what the system said of the file when it was opened.
         position: decompressed bytes read so far.
+        is_stale: whether a plain file was seen to be overwritten since it was opened: truncated and written anew. From
+            then on nothing more of it is given out; what was given out before is what the file held.
 
     Args:
         path: the file.
@@ -163,10 +168,12 @@ class LogStream:
         self._ready = b""
         self._gathered = 0
         self._error: CompressedDataError | None = None
+        self._head = b""
+        self.is_stale = False
         self._descriptor = _open(path) if descriptor is None else descriptor
-        status = os.fstat(self._descriptor)
-        self.size = status.st_size
-        self.inode = str(status.st_ino)
+        self.status = os.fstat(self._descriptor)
+        self.size = self.status.st_size
+        self.inode = str(self.status.st_ino)
         try:
             self.rewind()
             self._refuse_utf16(self._pending)  # no archive begins like that
@@ -178,8 +185,10 @@ class LogStream:
         """Go back to the beginning of the file that is open, whatever its name means by now."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.position = self._compressed_read = 0
-        self._ready, self._error = b"", None
+        self._ready, self._error, self._anchor = b"", None, b""
         self._pending = self._read_file(_FEED_SIZE)
+        self.is_stale = self.is_stale or not self._pending.startswith(self._head)
+        self._head = self._head or self._pending
         self.kind = _kind(self._pending)
         self._member = _new_member(self.kind) if self.kind else None
         self._errors = _member_errors() if self.kind else ()
@@ -228,13 +237,23 @@ class LogStream:
         self.position += len(data)
         return data
 
+    @property
+    def head_digest(self) -> str:
+        """SHA-256 of the beginning of the file as it was when it was opened: at most 64 KiB, and how much of it."""
+        return f"{sha256(self._head).hexdigest()}:{len(self._head)}"
+
+    def begins_like(self, head_digest: str) -> bool:
+        """Return whether the file begins like one that was opened before, by its `head_digest`."""
+        digest, _, length = head_digest.partition(":")
+        return sha256(self._head[: int(length)]).hexdigest() == digest
+
     def skip(self, count: int) -> int:
         """Go `count` decompressed bytes ahead and return how many there were before the end."""
         if self._member is None:
             here = self.position
             end = min(here + count, os.fstat(self._descriptor).st_size)
             os.lseek(self._descriptor, end, os.SEEK_SET)
-            self._pending = self._ready = b""
+            self._pending = self._ready = self._anchor = b""
             self.position = self._compressed_read = end
             return end - here
         skipped = 0
@@ -261,10 +280,20 @@ class LogStream:
         self.position -= len(data)
 
     def _read_plain(self) -> bytes:
-        if self._pending:
-            data, self._pending = self._pending, b""
-            return data
-        return self._read_file(READ_SIZE)
+        """Return the next piece of a plain file, if what lies before it is still what was read there.
+
+        Where a log is emptied and written anew (`copytruncate`), the middle of another log would otherwise be glued to
+        what was read of this one.
+        """
+        data, self._pending = self._pending or self._read_file(READ_SIZE), b""
+        start = self._compressed_read - len(data)
+        if data and self._anchor:
+            before = os.pread(self._descriptor, len(self._anchor), start - len(self._anchor))
+            self.is_stale = self.is_stale or before != self._anchor
+        if self.is_stale:
+            return b""
+        self._anchor = (self._anchor + data[-_ANCHOR_BYTES:])[-_ANCHOR_BYTES:]
+        return data
 
     def _read_file(self, size: int) -> bytes:
         try:

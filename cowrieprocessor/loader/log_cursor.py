@@ -31,6 +31,7 @@ class LogCursor:
 
     Attributes:
         stored_values: `values_done` as the database has it, None before the first transaction.
+        stored_bytes: `byte_pos` as the database had it when the log was opened, None for a new log.
         stored_events: what tells events that are stored though the cursor does not say so; None where none can be.
         other_form: the file holds the log in another form of writing than the one the cursor was stored for.
     """
@@ -53,6 +54,7 @@ class LogCursor:
     bytes_nul: int = 0
     bytes_gap: int = 0
     stored_values: int | None = None
+    stored_bytes: int | None = None
     stored_events: EventLookup | None = None
     other_form: bool = False
 
@@ -70,5 +72,5 @@ class LogCursor:
         return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
 
 
-_NOT_STORED = frozenset({"stored_values", "stored_events", "other_form"})
+_NOT_STORED = frozenset({"stored_values", "stored_bytes", "stored_events", "other_form"})
 COLUMNS = tuple(one.name for one in fields(LogCursor) if one.name not in _NOT_STORED)

@@ -169,7 +169,8 @@ class LogOpener:
 
 def _cursor(row: Mapping[str, Any]) -> LogCursor:
     names = {one.name for one in fields(LogCursor)}
-    return LogCursor(**{key: value for key, value in row.items() if key in names}, stored_values=row["values_done"])
+    columns = {key: value for key, value in row.items() if key in names}
+    return LogCursor(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
 
 
 def _value_hash(value: Value, event: Event | None) -> str:

@@ -15,8 +15,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import orjson
 
@@ -71,6 +72,7 @@ def batches_from_process(
         "max_value_bytes": settings.max_value_bytes,
         "max_ratio": settings.max_ratio,
         "grace_bytes": settings.max_ratio_grace_bytes,
+        "head_digest": stream.head_digest,
     }
     # -P keeps the current folder, which may be full of strangers' files, off the module path.
     command = [sys.executable, "-P", "-m", "cowrieprocessor.loader.parser_process"]
@@ -121,6 +123,13 @@ def _read(pipe: IO[bytes]) -> bytes | None:
     return data if len(data) == size else None
 
 
+def _is_at_cursor(cursor: dict[str, Any], position: int, before: bytes) -> bool:
+    """Return whether the bytes before the place where reading goes on are still the ones that were stored."""
+    if position != cursor["byte_pos"] or cursor["tail_hash"] is None or cursor["other_form"]:
+        return True
+    return sha256(before).hexdigest() == str(cursor["tail_hash"])
+
+
 def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
     data = marshal.dumps({one.name: getattr(document, one.name) for one in dataclasses.fields(document)})
     pipe.write(len(data).to_bytes(_LENGTH_BYTES))
@@ -146,6 +155,9 @@ def main() -> None:
             overlap = min(position, job["cursor"]["tail_bytes"])
             stream.skip(position - overlap)
             before = stream.read_exactly(overlap)
+        if not stream.begins_like(job["head_digest"]) or not _is_at_cursor(job["cursor"], position, before):
+            _write(out, LogEnd(0, job["line"], is_stale=True))
+            return
         reader = ValueReader(
             stream, position=position, line=job["line"], before=before, max_value_bytes=job["max_value_bytes"]
         )

@@ -40,12 +40,14 @@ class LogEnd:
         line: the 0-based number of the line they start on.
         error: why the log could not be read to its end; all before that place is in the batches.
         is_cut: whether that is because the archive ends early, or something else follows it.
+        is_stale: whether the file was overwritten while it was read; what was read of it before is in the batches.
     """
 
     pending_bytes: int
     line: int
     error: str | None = None
     is_cut: bool = False
+    is_stale: bool = False
 
 
 def prepare_batches(
@@ -77,7 +79,7 @@ def prepare_batches(
     moved = reader.position > cursor.byte_pos and not cursor.other_form
     if batch.values or moved:
         yield batch.finish(reader, stream.file_position)
-    yield LogEnd(reader.pending_bytes, reader.line, error, is_cut)
+    yield LogEnd(reader.pending_bytes, reader.line, error, is_cut, stream.is_stale)
 
 
 def _new_batch(cursor: LogCursor, recipe: Recipe) -> Batch:

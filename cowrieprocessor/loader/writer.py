@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db import log_files
 from cowrieprocessor.db.engine import write_transaction
@@ -18,8 +18,22 @@ class LogMoved(Exception):
     """Another loader has stored more of this log since we read its cursor; the batch was not written."""
 
 
-def write_batch(engine: Engine, rows: BatchRows, progress: Mapping[str, object]) -> None:
+def write_batch(
+    engine: Engine,
+    rows: BatchRows,
+    progress: Mapping[str, object],
+    *,
+    job: str = JOB,
+    beside: Callable[[Connection, BatchRows], None] | None = None,
+) -> None:
     """Write a batch and the log's new cursor in one transaction.
+
+    Args:
+        engine: the database.
+        rows: the batch.
+        progress: where the job stands; of one that says so itself nothing is written but its counters.
+        job: the row of `jobs` that counts.
+        beside: called in the same transaction, at its end.
 
     Raises:
         LogMoved: another loader moved the cursor; nothing was written.
@@ -37,9 +51,11 @@ def write_batch(engine: Engine, rows: BatchRows, progress: Mapping[str, object])
             statements.merge_hashes(rows.hashes)
             statements.merge_files(rows.files, rows.now)
             statements.insert_dead_letters(rows.dead_letters)
-            statements.add_job_counters(JOB, rows.counters, progress, rows.now)
+            statements.add_job_counters(job, rows.counters, progress if job == JOB else None, rows.now)
         finally:
             statements.close()
+        if beside is not None:
+            beside(connection, rows)
 
 
 def set_load_state(engine: Engine, state: str, reason: str | None, now: str) -> None:

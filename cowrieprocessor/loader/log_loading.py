@@ -1,0 +1,232 @@
+"""One log from an open file into the database: what every loader does with a log, and says about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db import log_files as table
+from cowrieprocessor.db.dialects.writing import writing_of
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
+from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.log_cursor import LogCursor
+from cowrieprocessor.loader.log_files import LogOpener, Resume
+from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
+from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
+from cowrieprocessor.loader.writer import write_batch
+from cowrieprocessor.settings import Settings
+
+LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
+MAX_TRIES = 20
+"""How often a log is looked at anew because another loader moved its cursor, or the file changed while it was read."""
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        path: as it was named, inert.
+        state: loaded; known (nothing new in it); pending (no complete event yet); failed. An archive that was cut
+            short is failed when it gave something new, known from then on.
+        counters: events, dead_letters and reasons, of this load.
+        bytes_read: decompressed bytes of the log that are stored now.
+        bytes_pending: bytes at its end that wait for the rest of their value.
+        bytes_nul: NUL bytes passed over by this load.
+        warnings: what the operator should know.
+        error: why it failed, with the remedy.
+    """
+
+    path: str
+    state: str = PENDING
+    counters: Counter[str] = field(default_factory=Counter)
+    bytes_read: int = 0
+    bytes_pending: int = 0
+    bytes_nul: int = 0
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load is. Sizes are of the files themselves, compressed or not."""
+
+    path: str
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """Which log an open file holds, and how far it is stored now.
+
+    Attributes:
+        log: identity and generation; None while there is no complete object in it.
+        bytes_stored: the log is stored up to here, in decompressed bytes as `log_files` counts them.
+        bytes_pending: bytes behind that, which wait for the rest of their value or could not be read.
+        bytes_gap: bytes behind that, which the log once had and this file may not have.
+        line: 0-based number of the line on which the pending bytes begin.
+        is_whole: whether the file was read to its end, as it was then, without an error.
+        is_stale: whether the file was overwritten while it was read; what was read before is stored.
+    """
+
+    log: tuple[str, int] | None
+    bytes_stored: int = 0
+    bytes_pending: int = 0
+    bytes_gap: int = 0
+    line: int = 0
+    is_whole: bool = True
+    is_stale: bool = False
+
+
+class LogLoading:
+    """Loads logs one after the other, each from where it is stored up to.
+
+    Args:
+        engine: a database at our version.
+        settings: limits and batch size.
+        ingest_id: of the load, for `raw_events.ingest_id`.
+        job: the row of `jobs` that counts.
+        on_batch: called after each transaction with what became of the file so far, and bytes read of the file.
+        beside: called inside each transaction that stores a batch, before its end.
+        stop: asked after each transaction whether to end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        ingest_id: str,
+        *,
+        job: str,
+        on_batch: Callable[[FileResult, int], None] = lambda _file, _position: None,
+        beside: Callable[[Connection, BatchRows], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._ingest_id = ingest_id
+        self._job = job
+        self._on_batch = on_batch
+        self._beside = beside
+        self._stop = stop
+        with read_transaction(engine) as connection:
+            self._fills_event_columns = not writing_of(connection).computes_event_columns
+
+    def load(self, stream: LogStream, found: FileResult) -> LogPlace:
+        """Store what is new in an open file, batch by batch, and say so in `found`.
+
+        Raises:
+            LogMoved: another loader moved the log's cursor; what was stored before stays. Open it again.
+            InputError: the file cannot be read, or its archive is damaged.
+            DatabaseError: the database refused; what was stored before stays.
+        """
+        opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine))
+        resume = opener.resume()
+        if stream.is_stale:
+            return LogPlace(None, is_whole=False, is_stale=True)
+        if resume is None:
+            found.bytes_pending = stream.position
+            return LogPlace(None, bytes_pending=stream.position)
+        return self._copy_values(resume, stream, found)
+
+    def _copy_values(self, resume: Resume, stream: LogStream, found: FileResult) -> LogPlace:
+        """Store the values that are not stored yet, batch by batch."""
+        cursor = resume.cursor
+        log, bytes_gap = (cursor.identity, cursor.generation), cursor.bytes_gap
+        bytes_stored = cursor.byte_pos if cursor.stored_bytes is None else cursor.stored_bytes
+        if not found.counters:
+            found.state = KNOWN
+        found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul
+        is_new = cursor.stored_values is None and not resume.is_copy
+        is_checked = not stream.is_complete
+        is_old = not found.counters and cursor.stored_values is not None
+        end: LogEnd | None = None
+        ends: list[list[Any] | None] = [None, None]
+        for item in self._batches(resume, stream):
+            if isinstance(item, LogEnd):
+                end = item
+                continue
+            if not is_checked:
+                stream.check()
+                is_checked = True
+            self._write(item, found)
+            is_old = False
+            bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
+            found.bytes_nul = item.log["bytes_nul"] - nul_before
+            ends = [ends[0] or item.first_event, item.last_event or ends[1]]
+            del item  # so that one batch is in memory while the next one is fetched, not two
+            if self._stop():
+                break
+        if is_new:
+            self._warn_of_overlap(cursor, ends, found)
+        if end is None:
+            left = max(0, stream.size - bytes_stored) if not stream.is_complete else 0
+            return LogPlace(log, bytes_stored, left, bytes_gap, is_whole=False)
+        self._end(end, found, is_old=is_old)
+        whole = end.error is None and not end.is_stale
+        return LogPlace(log, bytes_stored, end.pending_bytes, bytes_gap, end.line, whole, end.is_stale)
+
+    def _batches(self, resume: Resume, stream: LogStream) -> Iterator[BatchRows | LogEnd]:
+        """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""
+        cursor, reader = resume.cursor, resume.reader
+        recipe = Recipe(
+            self._ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
+        )
+        if cursor.stored_events is not None:
+            item: BatchRows | LogEnd | None = None
+            for item in prepare_batches(cursor, reader, stream, recipe):
+                yield item
+            if isinstance(item, LogEnd):
+                return
+        if is_worthwhile(stream, cursor):
+            yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+        else:
+            yield from prepare_batches(cursor, reader, stream, recipe)
+
+    def _write(self, rows: BatchRows, found: FileResult) -> None:
+        log = rows.log
+        progress = {"path": found.path, "line": log["next_line"], "bytes": log["byte_pos"]}
+        write_batch(self._engine, rows, progress, job=self._job, beside=self._beside)
+        if rows.counters:
+            found.state = LOADED
+        found.counters.update(rows.counters)
+        found.bytes_read = log["byte_pos"]
+        self._on_batch(found, rows.file_position)
+
+    @staticmethod
+    def _end(end: LogEnd, found: FileResult, *, is_old: bool) -> None:
+        """Take in how a log ended; `is_old` says that an earlier load stored all that this one could read."""
+        found.bytes_pending = end.pending_bytes
+        if end.error and end.is_cut and is_old:
+            found.warnings.append(f"{end.error}. An earlier load stored all that it gives, so this one does not fail")
+        elif end.error:
+            found.state, found.error = FAILED, end.error
+
+    def _warn_of_overlap(self, cursor: LogCursor, ends: list[list[Any] | None], found: FileResult) -> None:
+        """Say so if the first or last event of a new log is stored from another log, too."""
+        with read_transaction(self._engine) as connection:
+            for which, event in zip(("first", "last"), ends, strict=True):
+                if event is None or not event[1] or not event[3]:
+                    continue
+                if other := table.stored_elsewhere(connection, cursor.columns(""), event[1:]):
+                    found.warnings.append(
+                        f"{found.path}: its {which} event (line {event[0] + 1}) is also in {other[0]} "
+                        f"(line {other[1] + 1}): the two logs overlap and begin differently, "
+                        "so the events of the overlap are stored twice"
+                    )
+                    return
+
+
+def counted(found: FileResult) -> int:
+    """Return how many values a file has given."""
+    return found.counters[EVENTS] + found.counters[DEAD_LETTERS]
