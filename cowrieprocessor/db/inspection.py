@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, select, text
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import Storage
 from cowrieprocessor.db.engine import describe, read_transaction
-from cowrieprocessor.db.models import Base, Job
+from cowrieprocessor.db.followed_files import Losses, losses
+from cowrieprocessor.db.models import Base, Job, LogFile
 from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts, can_be_migrated, read_facts
 from cowrieprocessor.errors import DatabaseDamaged
 
@@ -51,6 +52,7 @@ class DatabaseStatus:
         storage: where and how it is kept.
         tables: our tables that are there, by name.
         jobs: the jobs that ever ran, the latest report first.
+        losses: what was destroyed of followed logs before it could be read; None without our tables.
     """
 
     database: str
@@ -59,6 +61,7 @@ class DatabaseStatus:
     storage: Storage
     tables: dict[str, RowCount]
     jobs: list[JobState]
+    losses: Losses | None
 
 
 def database_status(engine: Engine) -> DatabaseStatus:
@@ -77,6 +80,7 @@ def database_status(engine: Engine) -> DatabaseStatus:
             storage=dialect_of(engine).storage(connection),
             tables={table: count_rows(connection, table) for table in sorted(OUR_TABLES & facts.tables)},
             jobs=_jobs(connection, facts),
+            losses=losses(connection) if LogFile.__tablename__ in facts.tables else None,
         )
 
 

@@ -15,6 +15,7 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
+    BEFORE_OURS,
     CURRENT_SCHEMA_VERSION,
     HEAD,
     SCHEMA_VERSION_KEY,
@@ -55,7 +56,7 @@ def apply_migrations(engine: Engine) -> int:
         facts = read_facts(connection, describe(engine))
         if _is_current(facts):
             return CURRENT_SCHEMA_VERSION
-        if standing_revision(connection, facts, describe(engine)) not in (None, HEAD):
+        if standing_revision(connection, facts, describe(engine)) in BEFORE_OURS:
             take_record(connection, facts)  # the same pages again under the lock come from memory, while others wait
     try:
         _migrate(engine)
@@ -106,7 +107,7 @@ def _migrate(engine: Engine) -> None:
         dialect_of(connection).hold_migration_lock(connection)
         facts = read_facts(connection, describe(engine))
         standing = standing_revision(connection, facts, describe(engine))
-        record = take_record(connection, facts) if standing not in (None, HEAD) else None
+        record = take_record(connection, facts) if standing in BEFORE_OURS else None
         _upgrade(connection, standing, noted=ALEMBIC_TABLE in facts.tables)
         _write_version(connection)
         if record is not None:

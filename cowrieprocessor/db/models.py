@@ -48,6 +48,7 @@ __all__ = [
     "FileHash",
     "FileVerdict",
     "Files",
+    "FollowedFile",
     "IngestCursor",
     "Job",
     "LogFile",
@@ -189,7 +190,8 @@ class LogFile(Base):
     `generation` are what its rows in `raw_events` carry. `values_done` counts the values (events and dead letters)
     before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the
     `tail_bytes` bytes before it, `last_value_hash` the payload_hash of the last value before it.
-    bytes_stored + bytes_dead + bytes_nul + bytes_gap is always byte_pos.
+    bytes_stored + bytes_dead + bytes_nul is always byte_pos; bytes_gap are bytes behind it that were seen and destroyed
+    before they could be read.
     """
 
     __tablename__ = "log_files"
@@ -218,6 +220,33 @@ class LogFile(Base):
         UniqueConstraint("source", "source_inode", "source_generation", name="uq_log_files_source"),
         Index("ix_log_files_current_path", "current_path"),
     )
+
+
+class FollowedFile(Base):
+    """What the follower saw of a file last: one with nothing new costs a stat, and what disappears is missed.
+
+    `place` is the SHA-256 of host and path. `device` to `ctime_ns` are what the system said when the file was last read
+    to its end (0 where it was not). `identity` and `generation` name the log in it, if it has a complete object, and
+    `bytes_seen` how far that log goes in it, counted like `byte_pos` of `log_files`; of a file without one, its bytes
+    that are not NUL. `head_digest` tells its beginning: SHA-256 and length.
+    """
+
+    __tablename__ = "followed_files"
+
+    place: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    device: Mapped[str] = mapped_column(String(32))
+    inode: Mapped[str] = mapped_column(String(128))
+    size_bytes: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    ctime_ns: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    identity: Mapped[str | None] = mapped_column(String(64))
+    generation: Mapped[int | None] = mapped_column(Integer)
+    bytes_seen: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    head_digest: Mapped[str | None] = mapped_column(String(80))
+    updated_at: Mapped[dt.datetime]
+
+    __table_args__ = (PrimaryKeyConstraint("place"),)
 
 
 class FileVerdict(Base):

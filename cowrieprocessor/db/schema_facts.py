@@ -21,12 +21,19 @@ OLDEST_VERSION = 3
 BASE_REVISION = "0001"
 PLANNED_FILES_REVISION = "0002"
 FILES_REVISION = "0003"
-HEAD = "0004"
+BEFORE_OURS = frozenset({BASE_REVISION, PLANNED_FILES_REVISION, FILES_REVISION})
+"""Where a database stands that other programs made."""
+
+VERDICTS_REVISION = "0004"
+HEAD = "0005"
 """The newest revision; a database at CURRENT_SCHEMA_VERSION stands there."""
 
 ALEMBIC_TABLE = "alembic_version"
 OUR_TABLES = frozenset(Base.metadata.tables)
 _OTHER_V4_TABLES = OUR_TABLES - set(V3_TABLES) - {"files"}
+_LATER_TABLES = frozenset({"followed_files"})
+"""What HEAD adds to VERDICTS_REVISION."""
+
 _PLANNED_COLUMNS = frozenset(Base.metadata.tables["files"].columns.keys()) - {"origin"}
 
 
@@ -89,6 +96,8 @@ def standing_revision(connection: Connection, facts: SchemaFacts, database: str)
         return HEAD
     if missing := set(V3_TABLES) - facts.tables:
         raise _half_made(database, f"the tables {', '.join(sorted(missing))} are missing")
+    if facts.version == CURRENT_SCHEMA_VERSION and facts.tables >= OUR_TABLES - _LATER_TABLES:
+        return VERDICTS_REVISION
     if extra := _OTHER_V4_TABLES & facts.tables:
         raise _half_made(database, f"it has only some of the tables of version 4 ({', '.join(sorted(extra))})")
     if "files" not in facts.tables:

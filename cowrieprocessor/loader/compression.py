@@ -275,6 +275,14 @@ class LogStream:
         self._unread(data[count:])
         return data[:count]
 
+    def count_nul_bytes(self) -> int:
+        """Return how many of all its decompressed bytes are NUL."""
+        self.rewind()
+        count = 0
+        while data := self.read():
+            count += data.count(b"\0")
+        return count
+
     def _unread(self, data: bytes) -> None:
         self._ready = data + self._ready
         self.position -= len(data)

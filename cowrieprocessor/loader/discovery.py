@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
@@ -44,6 +46,94 @@ def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None =
             )
         logs.extend(found)
     return list(dict.fromkeys(logs))
+
+
+@dataclass(slots=True)
+class LogsThere:
+    """The logs that are there at a moment, whatever is missing.
+
+    Attributes:
+        logs: each with what the system says of it, in the order in which they were written.
+        folders: the folders in which others may appear.
+        unreadable: what could not be looked into.
+    """
+
+    logs: list[tuple[Path, os.stat_result]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    unreadable: list[InputNotReadable] = field(default_factory=list)
+
+
+def logs_there(paths: Iterable[Path]) -> LogsThere:
+    """Return the logs to follow: in folders and below them as `find_logs` does, of a file it and its rotated ones.
+
+    Rotated ones lie beside the file under its name with something behind: `cowrie.json.2026-01-31`, `cowrie.json-1.gz`.
+    What is not there is no error; it may come.
+
+    Args:
+        paths: files and folders, absolute.
+    """
+    found = LogsThere()
+    there: dict[Path, os.stat_result] = {}
+    for path in paths:
+        if stat.S_ISDIR(_mode(path)):
+            there.update(_walk(path, found, lambda name: is_log_name(name), deep=True))
+            continue
+        folder = next(one for one in path.parents if one.is_dir())
+        if folder == path.parent:
+            there.update(_walk(folder, found, partial(_is_rotated_from, path.name), deep=False))
+        else:
+            found.folders.append(folder)
+    found.logs = sorted(there.items(), key=lambda one: rotation_order(one[0]))
+    found.folders = list(dict.fromkeys(found.folders))
+    return found
+
+
+def is_followed(path: str, followed: str) -> bool:
+    """Return whether a file belongs to what is followed under a path: inside it, or it itself or rotated from it.
+
+    Args:
+        path: the file's path, inert.
+        followed: the path that is followed, inert.
+    """
+    if path.startswith(followed.rstrip("/") + "/"):
+        return True
+    folder, _, name = path.rpartition("/")
+    live_folder, _, live = followed.rpartition("/")
+    return folder == live_folder and _is_rotated_from(live, name)
+
+
+def _walk(
+    folder: Path, found: LogsThere, is_log: Callable[[str], bool], *, deep: bool
+) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the logs in a folder; a folder that links lead back to is seen once."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            status = current.stat()
+            entries = list(os.scandir(current))
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                found.unreadable.append(_not_readable(current, error))
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found.folders.append(current)
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except OSError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                waiting += [Path(entry.path)] * deep
+            elif stat.S_ISREG(status.st_mode) and is_log(entry.name):
+                yield Path(entry.path), status
+
+
+def _is_rotated_from(live: str, name: str) -> bool:
+    return name == live or (name.startswith(live) and name[len(live)] in "._-")
 
 
 def is_log_name(name: str) -> bool:

@@ -56,6 +56,15 @@ def identity_of(fields_: dict[str, Any]) -> str:
     return sha256(canonical_json(fields_)).hexdigest()
 
 
+def tail_before(stream: LogStream, byte_pos: int, tail_bytes: int) -> bytes | None:
+    """Return the bytes before a place of a log, and stay there; None where the log ends before it."""
+    stream.rewind()
+    start = byte_pos - tail_bytes
+    if stream.skip(start) < start:
+        return None
+    return stream.read_exactly(tail_bytes)
+
+
 class LogOpener:
     """Finds in an open file the log that it is, and the place where reading goes on.
 
@@ -103,12 +112,8 @@ class LogOpener:
 
     def _at_same_bytes(self, cursor: LogCursor) -> ValueReader | None:
         """Return a reader at the cursor if the bytes before it are the ones that were stored."""
-        self._stream.rewind()
-        start = cursor.byte_pos - cursor.tail_bytes
-        if self._stream.skip(start) < start:
-            return None
-        tail = self._stream.read_exactly(cursor.tail_bytes)
-        if sha256(tail).hexdigest() != cursor.tail_hash:
+        tail = tail_before(self._stream, cursor.byte_pos, cursor.tail_bytes)
+        if tail is None or sha256(tail).hexdigest() != cursor.tail_hash:
             return None
         return ValueReader(
             self._stream,

@@ -73,7 +73,8 @@ class LogPlace:
         log: identity and generation; None while there is no complete object in it.
         bytes_stored: the log is stored up to here, in decompressed bytes as `log_files` counts them.
         bytes_pending: bytes behind that, which wait for the rest of their value or could not be read.
-        bytes_gap: bytes behind that, which the log once had and this file may not have.
+        bytes_nul: of a file without a log, the pending bytes that are NUL.
+        bytes_gap: bytes behind what is stored, which the log once had and which were not there any more.
         line: 0-based number of the line on which the pending bytes begin.
         is_whole: whether the file was read to its end, as it was then, without an error.
         is_stale: whether the file was overwritten while it was read; what was read before is stored.
@@ -82,6 +83,7 @@ class LogPlace:
     log: tuple[str, int] | None
     bytes_stored: int = 0
     bytes_pending: int = 0
+    bytes_nul: int = 0
     bytes_gap: int = 0
     line: int = 0
     is_whole: bool = True
@@ -136,7 +138,7 @@ class LogLoading:
             return LogPlace(None, is_whole=False, is_stale=True)
         if resume is None:
             found.bytes_pending = stream.position
-            return LogPlace(None, bytes_pending=stream.position)
+            return LogPlace(None, bytes_pending=stream.position, bytes_nul=stream.count_nul_bytes())
         return self._copy_values(resume, stream, found)
 
     def _copy_values(self, resume: Resume, stream: LogStream, found: FileResult) -> LogPlace:
@@ -171,10 +173,18 @@ class LogLoading:
             self._warn_of_overlap(cursor, ends, found)
         if end is None:
             left = max(0, stream.size - bytes_stored) if not stream.is_complete else 0
-            return LogPlace(log, bytes_stored, left, bytes_gap, is_whole=False)
+            return LogPlace(log, bytes_stored, left, bytes_gap=bytes_gap, is_whole=False)
         self._end(end, found, is_old=is_old)
         whole = end.error is None and not end.is_stale
-        return LogPlace(log, bytes_stored, end.pending_bytes, bytes_gap, end.line, whole, end.is_stale)
+        return LogPlace(
+            log,
+            bytes_stored,
+            end.pending_bytes,
+            bytes_gap=bytes_gap,
+            line=end.line,
+            is_whole=whole,
+            is_stale=end.is_stale,
+        )
 
     def _batches(self, resume: Resume, stream: LogStream) -> Iterator[BatchRows | LogEnd]:
         """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""

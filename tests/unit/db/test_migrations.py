@@ -290,7 +290,21 @@ def test_alembics_note_is_repaired_from_the_version(engine: Engine) -> None:
             connection.execute(text(lie))
         apply_migrations(engine)
         with read_transaction(engine) as connection:
-            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0005",)]
+
+
+def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
+    """A database of version 4 without `followed_files` gets it; nothing else changes, nothing is recorded as v3's."""
+    with write_transaction(engine) as connection:
+        connection.execute(text("DROP TABLE followed_files"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+    with pytest.raises(MigrationNeeded, match="is incomplete"):
+        require_current(engine)
+    apply_migrations(engine)
+    require_current(engine)
+    with read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0005",)]
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
 
 
 def test_alembics_note_of_a_v3_file_is_not_believed(v3_file: Path, opened: OPENER) -> None:

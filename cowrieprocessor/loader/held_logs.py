@@ -1,0 +1,121 @@
+"""Logs that are held open: one that is renamed away or deleted is still read to its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cowrieprocessor.loader.compression import LogStream
+
+MAX_HELD = 256
+"""How many files are held open at most: the system allows 1024 in a process, if nobody raised it."""
+
+LIVE_S = 3600.0
+"""A log that nobody has written to for so long is let go; it is taken up again when it grows."""
+
+GONE_QUIET_S = 600.0
+"""A log that has no name any more is read until nothing was added for so long."""
+
+FileId = tuple[int, int]
+
+
+@dataclass(slots=True)
+class HeldLog:
+    """A log that is open.
+
+    Attributes:
+        place: the key of the path under which it was opened.
+        path: that path.
+        descriptor: ours alone.
+        file_id: device and inode.
+        size: how much of it was there when it was last read without its name.
+        quiet_since: since when it has not grown, once it has no name; monotonic seconds.
+        is_named: whether it was found under another path, which is read from now on.
+    """
+
+    place: str
+    path: Path
+    descriptor: int
+    file_id: FileId
+    size: int = -1
+    quiet_since: float = 0.0
+    is_named: bool = False
+
+    def opened(self) -> int:
+        """Return another descriptor of the same file, from whose position nothing else depends."""
+        return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def has_grown(self, now: float) -> bool:
+        """Return whether there is something that was not read since it has lost its name."""
+        size = os.fstat(self.descriptor).st_size
+        if size == self.size:
+            return False
+        self.size, self.quiet_since = size, now
+        return True
+
+
+class HeldLogs:
+    """The logs that are held open, by the paths they were found under.
+
+    Args:
+        clock: seconds that only go up.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._held: dict[str, HeldLog] = {}
+        self._gone: list[HeldLog] = []
+
+    def hold(self, place: str, stream: LogStream) -> None:
+        """Hold a log that was just read under a path, if it may still be written to."""
+        status = stream.status
+        file_id = (status.st_dev, status.st_ino)
+        held = self._held.get(place)
+        if stream.is_complete or (held is not None and held.file_id == file_id):
+            return
+        if any(one.file_id == file_id for one in self._gone):
+            return  # it is held already, and has no path any more
+        if held is not None:
+            self._gone.append(held)
+        self._held[place] = HeldLog(place, stream.path, os.dup(stream.descriptor), file_id)
+        if len(self._held) > MAX_HELD:
+            self._let_go(min(self._held.values(), key=lambda one: os.fstat(one.descriptor).st_mtime_ns).place)
+
+    def moved(self, there: Mapping[str, FileId]) -> Iterator[HeldLog]:
+        """Yield the logs that are open and have something new, but are not to be found under any path.
+
+        Args:
+            there: of each place its file, as it is now.
+        """
+        now = self._clock()
+        for place, held in list(self._held.items()):
+            if there.get(place) != held.file_id:
+                self._gone.append(self._held.pop(place))
+            elif time.time() - os.fstat(held.descriptor).st_mtime > LIVE_S:
+                self._let_go(place)
+        named = set(there.values())
+        for held in list(self._gone):
+            was_named, held.is_named = held.is_named, held.file_id in named
+            if (was_named and held.is_named) or (held.size >= 0 and now - held.quiet_since > GONE_QUIET_S):
+                self._gone.remove(held)
+                os.close(held.descriptor)
+            elif not held.is_named and held.has_grown(now):
+                yield held
+
+    @property
+    def gone(self) -> list[HeldLog]:
+        """The logs that are open without a path."""
+        return [held for held in self._gone if not held.is_named]
+
+    def close(self) -> None:
+        """Let everything go."""
+        for held in [*self._held.values(), *self._gone]:
+            os.close(held.descriptor)
+        self._held.clear()
+        self._gone.clear()
+
+    def _let_go(self, place: str) -> None:
+        os.close(self._held.pop(place).descriptor)

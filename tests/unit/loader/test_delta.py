@@ -1,0 +1,311 @@
+"""The delta loader: each event once, whatever happens to the files, and losses with their size."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.followed_files import losses
+from cowrieprocessor.db.models import FollowedFile, LogFile, RawEvent
+from cowrieprocessor.loader import delta
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.log_loading import FAILED
+from cowrieprocessor.settings import Settings
+from tests.integration.test_loading import events
+
+LINES = events(60)
+
+
+class Following:
+    """A folder with a live log, and who follows it; started anew by `restart`."""
+
+    def __init__(self, engine: Engine, folder: Path, *paths: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.log = folder / "cowrie.json"
+        self.paths = paths or (folder,)
+        self.loader = DeltaLoader(engine, self.paths, settings=Settings(batch_size=7))
+        self.gaps: list[tuple[str, int]] = []
+        self.errors: list[str] = []
+
+    def restart(self) -> None:
+        """End the run and begin another."""
+        self.loader.close()
+        self.loader = DeltaLoader(self.engine, self.paths, settings=Settings(batch_size=7))
+
+    def look(self) -> int:
+        """Look until nothing is new and return how many events came."""
+        came = 0
+        for _ in range(4):
+            look = self.loader.look()
+            came += look.counters["events"]
+            self.gaps += [(Path(gap.path).name, gap.bytes_lost) for gap in look.gaps]
+            self.errors += [one.error for one in look.files if one.error]
+        return came
+
+    def write(self, start: int, end: int, path: Path | None = None) -> None:
+        """Append lines to the log."""
+        with (path or self.log).open("a") as file:
+            file.write("".join(f"{line}\n" for line in LINES[start:end]))
+
+    def stored(self) -> int:
+        """Return how many events are stored, each once."""
+        with read_transaction(self.engine) as connection:
+            rows = connection.execute(
+                select(func.count(), func.count(RawEvent.payload_hash.distinct())).select_from(RawEvent)
+            ).one()
+        assert rows[0] == rows[1], "an event is stored twice"
+        return int(rows[0])
+
+    def lost(self) -> int:
+        """Return how many bytes are noted as lost."""
+        with read_transaction(self.engine) as connection:
+            return losses(connection).bytes_lost
+
+
+@pytest.fixture
+def following(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
+    """A folder that is followed; archives count as finished at once."""
+    monkeypatch.setattr(delta, "ARCHIVE_SETTLES_S", 0.0)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    following = Following(engine, folder)
+    yield following
+    following.loader.close()
+
+
+def test_what_is_appended_is_loaded_once(following: Following) -> None:
+    """Each look gives what was appended since the last one."""
+    following.write(0, 20)
+    assert following.look() == 20
+    following.write(20, 30)
+    assert following.look() == 10
+    following.restart()
+    assert following.look() == 0
+    assert following.stored() == 30
+
+
+def test_a_partial_line_waits_over_a_restart(following: Following) -> None:
+    """The last line waits for its newline, also if it ends inside a character."""
+    whole = (LINES[5] + "\n").replace("Cowrie", "Cowrié").encode()
+    cut = whole.find(b"\xc3") + 1 or 40
+    following.write(0, 5)
+    with following.log.open("ab") as file:
+        file.write(whole[:cut])
+    assert following.look() == 5
+    following.restart()
+    assert following.look() == 0
+    with following.log.open("ab") as file:
+        file.write(whole[cut:])
+    assert following.look() == 1
+    assert following.lost() == 0
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_renamed_with_an_unread_tail_and_created_again(following: Following, restarts: bool) -> None:
+    """Of a log that was rotated by renaming the tail is loaded, and the new one from its beginning."""
+    following.write(0, 10)
+    following.look()
+    following.write(10, 15)
+    following.log.rename(following.folder / "cowrie.json.2026-11-21")
+    following.write(15, 20)
+    if restarts:
+        following.restart()
+    assert following.look() == 10
+    assert (following.stored(), following.lost()) == (20, 0)
+
+
+@pytest.mark.parametrize("regrown", [3, 10, 25])
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_copytruncate(following: Following, regrown: int, copied: bool, restarts: bool) -> None:
+    """Emptied in place and written anew, smaller or larger: what was not read is in the copy, or is a gap."""
+    following.write(0, 10)
+    with following.log.open("a") as file:
+        file.write(LINES[10][:50])
+    following.look()
+    if copied:
+        shutil.copy(following.log, following.folder / "cowrie.json.1")
+    following.log.write_bytes(b"")
+    following.write(20, 20 + regrown)
+    if restarts:
+        following.restart()
+    assert following.look() == regrown
+    assert following.lost() == (0 if copied else 50)
+    assert [] == following.errors
+    assert following.gaps == ([] if copied else [("cowrie.json", 50)])
+
+
+def test_a_copy_that_turns_up_later_closes_the_gap(following: Following) -> None:
+    """What was lost is no gap any more when a copy comes back, and the rest of it is loaded."""
+    following.write(0, 10)
+    with following.log.open("a") as file:
+        file.write(LINES[10][:50])
+    following.look()
+    copy = following.folder.parent / "copy"
+    copy.write_bytes(following.log.read_bytes() + LINES[10][50:].encode() + b"\n")
+    following.log.write_bytes(b"")
+    following.look()
+    assert following.lost() == 50
+    copy.rename(following.folder / "cowrie.json.1")
+    assert following.look() == 1
+    assert following.lost() == 0
+
+
+def test_nul_filled_regrowth_tells_how_much_was_lost(following: Following) -> None:
+    """A writer that goes on at its old place leaves NULs: their number is the size that the log had."""
+    following.write(0, 10)
+    following.look()
+    lost = "".join(f"{line}\n" for line in LINES[10:13]).encode()
+    size = following.log.stat().st_size + len(lost)
+    following.log.write_bytes(b"\0" * size)
+    following.write(20, 25)
+    assert following.look() == 5
+    assert following.lost() == len(lost)
+
+
+def test_deleted_while_it_is_followed(following: Following) -> None:
+    """What was appended before a log was deleted, and after, is read as long as it is open."""
+    following.write(0, 10)
+    following.look()
+    with following.log.open("a") as writer:
+        writer.write("".join(f"{line}\n" for line in LINES[10:14]))
+        writer.flush()
+        following.log.unlink()
+        assert following.look() == 4
+        writer.write("".join(f"{line}\n" for line in LINES[14:16]))
+        writer.flush()
+        following.write(20, 25)
+        assert following.look() == 7
+    assert (following.stored(), following.lost()) == (21, 0)
+
+
+def test_deleted_between_two_runs(following: Following) -> None:
+    """What a run had seen and not read when the log was deleted is a gap for the next one."""
+    following.write(0, 10)
+    with following.log.open("a") as file:
+        file.write(LINES[10][:33])
+    following.look()
+    following.loader.close()
+    following.log.unlink()
+    following.restart()
+    following.look()
+    assert following.gaps == [("cowrie.json", 33)]
+    assert following.lost() == 33
+
+
+def test_a_first_line_that_was_never_finished(following: Following) -> None:
+    """A file that is destroyed before its first object is complete is a gap; renamed and finished it is none."""
+    following.log.write_text(LINES[0][:40])
+    following.look()
+    following.log.rename(following.folder / "cowrie.json.1")
+    following.look()
+    assert following.lost() == 0
+    with (following.folder / "cowrie.json.1").open("a") as file:
+        file.write(LINES[0][40:] + "\n")
+    assert following.look() == 1
+    following.log.write_text(LINES[1][:40])
+    following.look()
+    following.log.write_text("")
+    following.look()
+    assert following.lost() == 40
+
+
+@pytest.mark.parametrize("read_before", [True, False])
+def test_compressed_after_or_before_it_was_read(following: Following, read_before: bool) -> None:
+    """A rotated log that is compressed is the same log, whether its tail was read before or not."""
+    following.write(0, 10)
+    following.look()
+    following.write(10, 15)
+    rotated = following.folder / "cowrie.json.1"
+    following.log.rename(rotated)
+    if read_before:
+        following.look()
+    (following.folder / "cowrie.json.1.gz").write_bytes(gzip.compress(rotated.read_bytes()))
+    rotated.unlink()
+    following.restart()
+    following.write(15, 20)
+    assert following.look() == (5 if read_before else 10)
+    assert (following.stored(), following.lost()) == (20, 0)
+
+
+def test_a_file_stands_for_its_rotated_ones(engine: Engine, tmp_path: Path) -> None:
+    """Who follows one file gets what was rotated away from it, and nothing else of its folder."""
+    other = tmp_path / "other.json"
+    following = Following(engine, tmp_path, tmp_path / "cowrie.json")
+    other.write_text(LINES[50] + "\n")
+    assert following.look() == 0
+    following.write(0, 5)
+    following.look()
+    following.write(5, 8)
+    following.log.rename(tmp_path / "cowrie.json.2026-11-21")
+    following.write(8, 10)
+    assert following.look() == 5
+    assert following.stored() == 10
+    following.loader.close()
+
+
+def test_a_look_at_files_with_nothing_new_opens_none(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that has not changed costs one look at its size and times, also in the next process."""
+    following.write(0, 10)
+    long_ago = following.log.stat().st_mtime - 3600
+    os.utime(following.log, (long_ago, long_ago))
+    monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
+    following.look()
+    following.restart()
+    opened: list[Path] = []
+    monkeypatch.setattr(DeltaLoader, "_open", lambda self, path: opened.append(path))
+    following.look()
+    assert [] == opened
+    following.write(10, 11)
+    with pytest.raises(AttributeError):
+        following.look()
+    assert [following.log] == opened
+
+
+def test_an_unreadable_file_is_said_once_and_stops_no_other(following: Following) -> None:
+    """A damaged archive is an error once; the others are loaded."""
+    damaged = bytearray(gzip.compress("".join(f"{line}\n" for line in LINES[:20]).encode()))
+    damaged[-6] ^= 0xFF
+    (following.folder / "cowrie.json.1.gz").write_bytes(damaged)
+    following.write(20, 30)
+    look = following.loader.look()
+    assert [FAILED] == [one.state for one in look.files if one.error]
+    assert look.counters["events"] == 10
+    assert [] == [one for one in following.loader.look().files if one.error]
+
+
+def test_what_bulk_loaded_is_not_loaded_again(following: Following) -> None:
+    """Bulk and delta share the cursor."""
+    following.write(0, 10)
+    BulkLoader(following.engine).load([following.folder])
+    following.write(10, 12)
+    assert following.look() == 2
+    following.write(12, 15)
+    assert BulkLoader(following.engine).load([following.folder]).counters["events"] == 3
+    assert following.look() == 0
+
+
+def test_nothing_is_left_behind_for_files_that_went_as_they_should(following: Following) -> None:
+    """Old logs that are removed after they were read leave no row and no gap."""
+    for number in range(4):
+        following.write(number * 5, number * 5 + 5)
+        following.look()
+        following.log.rename(following.folder / f"cowrie.json.2026-11-0{number + 1}")
+    following.look()
+    for path in following.folder.iterdir():
+        path.unlink()
+    following.restart()
+    following.look()
+    with read_transaction(following.engine) as connection:
+        assert 0 == connection.scalar(select(func.count()).select_from(FollowedFile))
+        assert 4 == connection.scalar(select(func.count()).select_from(LogFile))
+    assert (following.stored(), following.lost()) == (20, 0)
