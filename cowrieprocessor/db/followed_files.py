@@ -7,7 +7,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class SeenFile:
     Attributes:
         signature: size, mtime_ns and ctime_ns, (0, 0, 0) where the file was not read to its end.
         log: identity and generation of the log in it; None while it has no complete object.
+        bytes_pending: how many of the bytes seen are not stored; not in the database.
         origin: of one without a path the place where it was; not in the database.
     """
 
@@ -43,7 +44,8 @@ class SeenFile:
     log: tuple[str, int] | None = None
     bytes_seen: int = 0
     head_digest: str | None = None
-    origin: str | None = None
+    bytes_pending: int = field(default=0, compare=False)
+    origin: str | None = field(default=None, compare=False)
 
     def displaced(self) -> SeenFile:
         """Return the same under a place of its own: the file has gone from its path, its log may be elsewhere."""
@@ -61,8 +63,10 @@ class SeenFile:
         return (self.device, self.inode) == (other.device, other.inode)
 
     def tells_as(self, other: SeenFile) -> bool:
-        """Return whether two say the same, but for sizes and times."""
-        return replace(self, signature=other.signature, head_digest=other.head_digest) == other
+        """Return whether another one is enough to miss what disappears: bytes that are stored are not missed."""
+        if (self.log, self.device, self.inode) != (other.log, other.device, other.inode):
+            return False
+        return not self.bytes_pending or self.bytes_seen == other.bytes_seen
 
     def row(self) -> dict[str, Any]:
         """Return the row."""

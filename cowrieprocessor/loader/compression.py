@@ -283,6 +283,12 @@ class LogStream:
             count += data.count(b"\0")
         return count
 
+    def content_digest(self) -> str:
+        """Return how the log begins, decompressed: SHA-256 and length, of 64 KiB at most; reading starts anew."""
+        self.rewind()
+        head = self.read_exactly(_FEED_SIZE)
+        return f"{sha256(head).hexdigest()}:{len(head)}"
+
     def _unread(self, data: bytes) -> None:
         self._ready = data + self._ready
         self.position -= len(data)

@@ -264,12 +264,13 @@ class DeltaLoader:
 
     def _read_gone(self, there: dict[str, tuple[int, int]], found: Look) -> list[SeenFile]:
         """Read on in logs that have no path any more; return what there is of each."""
-        for held in self._held.moved(there):
+        for held, size in self._held.moved(there):
             result = FileResult(inert(str(held.path)))
             try:
                 self._book.remember(self._load(partial(self._open_held, held), held.place, result))
             except InputError as error:
                 result.state, result.error = FAILED, str(error)
+            self._held.was_read(held, size)
             self._tell(result, found)
         gone = [one for held in self._held.gone if (one := self._book.remembered(held.place, held.file_id))]
         if gone:
@@ -280,7 +281,7 @@ class DeltaLoader:
         """Look at one file; return False if it went away meanwhile."""
         state = self._now.get(place)
         if state is not None and not state.is_racy and _is_same(state.seen, status):
-            return True
+            return not self._held.wants(place, status) or self._hold(place, path)
         result = FileResult(inert(str(path)))
         try:
             seen = self._load(partial(self._open_settled, path), place, result)
@@ -304,6 +305,17 @@ class DeltaLoader:
         self._tell(result, found)
         return True
 
+    def _hold(self, place: str, path: Path) -> bool:
+        """Hold a file open in which an earlier process has read all; return False if it went away."""
+        try:
+            with self._open(path) as stream:
+                self._held.hold(place, stream)
+        except InputNotFound:
+            return False
+        except InputError:
+            return True  # whoever has to read it will say so
+        return True
+
     def _load(self, open_stream: Callable[[], LogStream], place: str, result: FileResult) -> SeenFile:
         """Store what is new in a file, and return what was seen of it.
 
@@ -313,7 +325,7 @@ class DeltaLoader:
         loading = self._start()
         for _ in range(MAX_TRIES):
             with open_stream() as stream:
-                seen = SeenFile(place, result.path, *_file_id(stream.status), head_digest=stream.head_digest)
+                seen = SeenFile(place, result.path, *_file_id(stream.status))
                 self._reading = (seen, 0 if stream.is_complete else stream.size)
                 try:
                     at = loading.load(stream, result)
@@ -324,7 +336,7 @@ class DeltaLoader:
                     self._book.remember(seen)
                     continue
                 self._held.hold(place, stream)
-                self._book.heal(seen, at)
+                self._book.was_read(at.log)
                 return seen
         return replace(seen, signature=(0, 0, 0))  # others are at it: next time
 
@@ -392,9 +404,11 @@ def _seen(seen: SeenFile, stream: LogStream, at: LogPlace, *, is_done: bool) -> 
     bytes_seen = at.bytes_stored + at.bytes_pending
     if at.log is None:
         bytes_seen = at.bytes_pending - at.bytes_nul
+        seen = replace(seen, head_digest=stream.content_digest())
     return replace(
         seen,
         signature=_signature(stream.status) if is_done else (0, 0, 0),
         log=at.log,
         bytes_seen=bytes_seen,
+        bytes_pending=at.bytes_pending,
     )

@@ -48,14 +48,6 @@ class HeldLog:
         """Return another descriptor of the same file, from whose position nothing else depends."""
         return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def has_grown(self, now: float) -> bool:
-        """Return whether there is something that was not read since it has lost its name."""
-        size = os.fstat(self.descriptor).st_size
-        if size == self.size:
-            return False
-        self.size, self.quiet_since = size, now
-        return True
-
 
 class HeldLogs:
     """The logs that are held open, by the paths they were found under.
@@ -84,8 +76,16 @@ class HeldLogs:
         if len(self._held) > MAX_HELD:
             self._let_go(min(self._held.values(), key=lambda one: os.fstat(one.descriptor).st_mtime_ns).place)
 
-    def moved(self, there: Mapping[str, FileId]) -> Iterator[HeldLog]:
-        """Yield the logs that are open and have something new, but are not to be found under any path.
+    def wants(self, place: str, status: os.stat_result) -> bool:
+        """Return whether a file is to be held open that is not."""
+        return place not in self._held and time.time() - status.st_mtime < LIVE_S and len(self._held) < MAX_HELD
+
+    def was_read(self, held: HeldLog, size: int) -> None:
+        """Take note that a log without a path was read as far as it went."""
+        held.size, held.quiet_since = size, self._clock()
+
+    def moved(self, there: Mapping[str, FileId]) -> Iterator[tuple[HeldLog, int]]:
+        """Yield the logs that are open and have something new, but are not to be found under any path; and their sizes.
 
         Args:
             there: of each place its file, as it is now.
@@ -102,8 +102,8 @@ class HeldLogs:
             if (was_named and held.is_named) or (held.size >= 0 and now - held.quiet_since > GONE_QUIET_S):
                 self._gone.remove(held)
                 os.close(held.descriptor)
-            elif not held.is_named and held.has_grown(now):
-                yield held
+            elif not held.is_named and (size := os.fstat(held.descriptor).st_size) != held.size:
+                yield held, size
 
     @property
     def gone(self) -> list[HeldLog]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
@@ -20,12 +21,13 @@ from cowrieprocessor.db.followed_files import SeenFile
 from cowrieprocessor.errors import InputError
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_files import tail_before
-from cowrieprocessor.loader.log_loading import LogPlace
 
 WRITE_DOWN_EVERY_S = 60.0
 """How often sizes and times alone are written down; until then only this process is spared a look."""
 
 Log = tuple[str, int]
+_LOST = (-1, 0, 0)
+"""Stands in the place of size and times where a log is only remembered because something of it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,25 @@ class _Missing:
     """A log that is not any more where it was seen.
 
     Attributes:
-        old: what was seen of it.
+        olds: what was seen of it, at one place or several.
         bytes_seen: how far it went.
         reach: how far it goes in the files that are there.
+        is_open: whether it is held open without a path, and may still be read.
     """
 
-    old: SeenFile
+    olds: tuple[SeenFile, ...]
     bytes_seen: int
-    reach: int
+    reach: int = 0
+    is_open: bool = False
+
+    @property
+    def log(self) -> Log | None:
+        """Which log it is; None for a file without a complete object."""
+        return self.olds[0].log
+
+    def lost(self) -> SeenFile:
+        """Return what is to be remembered of it when something was lost."""
+        return replace(self.olds[0].displaced(), signature=_LOST, bytes_seen=self.bytes_seen, bytes_pending=0)
 
 
 class LossBook:
@@ -73,12 +86,16 @@ class LossBook:
         self._clock = clock
         self._known: dict[str, SeenFile] = {}
         self._remembered: dict[str, SeenFile] = {}
-        self._heals: dict[Log, int] = {}
+        self._lost: dict[Log, SeenFile] = {}
+        self._found_again: set[Log] = set()
+        self._asked: set[str] = set()
+        self._later: list[_Missing] = []
         self._written_at = clock()
 
     def begin(self, known: Mapping[str, SeenFile]) -> None:
         """Take what the database says was seen."""
-        self._known = dict(known)
+        self._known = {place: seen for place, seen in known.items() if seen.signature != _LOST}
+        self._lost = {seen.log: seen for seen in known.values() if seen.signature == _LOST and seen.log}
 
     def remember(self, seen: SeenFile) -> None:
         """Remember a log that has no path any more: it was overwritten, or is only held open."""
@@ -93,24 +110,24 @@ class LossBook:
             file_id: its device and inode.
         """
         device, inode = map(str, file_id)
-        found = [one for one in self._remembered.values() if one.is_from(place, device, inode)]
+        known = [one for one in self._known.values() if one.origin]
+        found = [one for one in [*known, *self._remembered.values()] if one.is_from(place, device, inode)]
         return max(found, key=lambda one: (one.log is not None, one.bytes_seen), default=None)
 
-    def heal(self, seen: SeenFile, at: LogPlace) -> None:
-        """Take note that a log of which something was lost has been read from another file."""
-        if at.log and at.bytes_gap:
-            self._heals[at.log] = max(seen.bytes_seen, self._heals.get(at.log, 0))
+    def was_read(self, log: Log | None) -> None:
+        """Take note that a log was read: if something of it was lost, it may be there again."""
+        if log in self._lost:
+            self._found_again.add(log)
 
     def misses(self, now: Mapping[str, SeenFile]) -> bool:
         """Return whether something that was seen is not where it was; `now` is what is there, by place."""
-        return bool(self._remembered) or any(
+        return bool(self._remembered or self._found_again) or any(
             _is_displaced(old, now[place]) for place, old in self._known.items() if place in now
         )
 
     def note(self, now: Mapping[str, SeenFile]) -> None:
         """Write down how far logs go that have only grown."""
-        changed = self._news(now)
-        if changed or self._heals:
+        if changed := self._news(now):
             self._write(changed, [], [])
 
     def settle(
@@ -132,29 +149,27 @@ class LossBook:
         Raises:
             DatabaseError: the database refused; nothing is forgotten.
         """
-        missing: list[_Missing] = []
-        kept: list[SeenFile] = []
         places = [place for place, old in self._known.items() if _is_displaced(old, now.get(place))]
-        olds = [self._known[place] for place in places] + list(self._remembered.values())
-        for old in olds:
-            if is_decided:
-                found = self._missing(old, now, paths, gone)
-                still_open = any(one.is_from_same_file(old) and one.bytes_seen <= found.bytes_seen for one in gone)
-                if not still_open:
-                    missing.append(found)
-                    continue
-            kept.append(old if old.place not in now else old.displaced())
-        changed = self._news(now)
-        if not (missing or kept or changed or self._heals):
+        groups = self._groups(places)
+        missing = [self._find(group, now, paths, gone) for group in groups] if is_decided else []
+        decided = [*(one for one in missing if not one.is_open), *self._later]
+        self._later = []
+        waiting = [one.olds for one in missing if one.is_open] if is_decided else groups
+        kept = [old if old.place not in now else old.displaced() for group in waiting for old in group]
+        displacing = [now[place] for place in places if place in now]
+        changed = [*self._news(now), *(one for one in displacing if one.tells_as(self._known[one.place]))]
+        if not (groups or changed):
             if self._clock() - self._written_at > WRITE_DOWN_EVERY_S:
                 self.write_down(now)
             return []
-        gaps = self._write(changed, missing, [one for one in kept if self._known.get(one.place) != one])
-        self._remembered.clear()
-        for one in [*missing]:
-            if one.old.place not in now:
-                self._known.pop(one.old.place, None)
+        gaps = self._write(changed, decided, [one for one in kept if self._known.get(one.place) != one])
+        for one in decided:
+            for old in one.olds:
+                if old.place not in now:
+                    self._known.pop(old.place, None)
         self._known.update({one.place: one for one in kept})
+        self._remembered.clear()
+        self._found_again.clear()
         return gaps
 
     def write_down(self, now: Mapping[str, SeenFile]) -> None:
@@ -168,50 +183,110 @@ class LossBook:
         """Return what says more than sizes and times."""
         return [one for place, one in now.items() if (old := self._known.get(place)) is None or not one.tells_as(old)]
 
-    def _write(self, changed: list[SeenFile], missing: list[_Missing], kept: list[SeenFile]) -> list[Gap]:
+    def _groups(self, places: Collection[str]) -> list[tuple[SeenFile, ...]]:
+        """Return what has gone from its place, by log; files without a log by device and inode."""
+        groups: dict[object, list[SeenFile]] = {}
+        again = [self._lost[log] for log in sorted(self._found_again)]
+        for old in [*(self._known[place] for place in places), *self._remembered.values(), *again]:
+            key = old.log or (old.device, old.inode)
+            groups.setdefault(key, []).append(old)
+            if old.log in self._lost and self._lost[old.log] not in groups[key]:
+                groups[key].append(self._lost[old.log])
+        return [tuple(group) for group in groups.values()]
+
+    def _write(self, changed: list[SeenFile], decided: list[_Missing], kept: list[SeenFile]) -> list[Gap]:
         gaps: list[Gap] = []
+        lost: dict[Log, SeenFile] = {}
         with write_transaction(self._engine) as connection:
-            for one in missing:
-                if lost := _note_loss(connection, one):
-                    gaps.append(Gap(one.old.path, lost))
-            for log, reach in self._heals.items():
-                _heal(connection, log, reach)
-            table.forget(connection, [one.old.place for one in missing])
-            table.save(connection, [*changed, *kept])
-        self._heals.clear()
+            for one in decided:
+                there, new = _note_loss(connection, one)
+                if new:
+                    gaps.append(Gap(one.olds[0].path, new))
+                if there and one.log:
+                    lost[one.log] = one.lost()
+            table.forget(connection, {old.place for one in decided for old in one.olds})
+            table.save(connection, [*changed, *kept, *lost.values()])
         self._known.update({one.place: one for one in changed})
+        for one in decided:
+            if one.log:
+                self._lost.pop(one.log, None)
+        self._lost.update(lost)
         return gaps
 
-    def _missing(
-        self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path], gone: Collection[SeenFile]
+    def _find(
+        self,
+        olds: tuple[SeenFile, ...],
+        now: Mapping[str, SeenFile],
+        paths: Mapping[str, Path],
+        gone: Collection[SeenFile],
     ) -> _Missing:
         """Find out how far a log goes in the files that are there."""
-        if old.log is None:
-            reach = max((one.bytes_seen for one in gone if one.is_from_same_file(old)), default=0)
-            return _Missing(old, old.bytes_seen, old.bytes_seen if self._begins(old, now, paths) else reach)
+        log = olds[0].log
+        found = _Missing(olds, max(old.bytes_seen for old in olds))
+        is_open = any(one.is_from_same_file(old) for one in gone for old in olds)
+        if log is None:
+            others = [one for one in [*gone, *self._remembered.values()] if one.log is not None]
+            is_elsewhere = any(self._begins(old, now, paths) for old in olds) or any(
+                one.is_from_same_file(old) and one.bytes_seen >= old.bytes_seen for one in others for old in olds
+            )
+            return replace(found, reach=found.bytes_seen) if is_elsewhere else replace(found, is_open=is_open)
         with read_transaction(self._engine) as connection:
-            row = table.cursor_of(connection, old.log)
-        stored = row["byte_pos"] if row else 0
-        bytes_seen = old.bytes_seen
-        successor = now.get(old.place)
-        if row and successor is not None and (successor.device, successor.inode) == (old.device, old.inode):
-            # Whoever writes on at its old place in an emptied file leaves NULs before it: so long was the log.
-            bytes_seen = max(bytes_seen, self._leading_nul_bytes(paths[old.place]))
-        if bytes_seen <= stored:
-            return _Missing(old, bytes_seen, stored)
-        alike = [one for one in [*now.values(), *gone] if one.log and one.log[0] == old.log[0]]
-        reach = max((one.bytes_seen for one in alike if one.log == old.log), default=0)
-        if row and reach < bytes_seen:
-            others = [one for one in alike if one.log != old.log and one.place in paths]
-            reach = max([reach, *(one.bytes_seen for one in others if self._holds(paths[one.place], row))])
-        return _Missing(old, bytes_seen, reach)
+            row = table.cursor_of(connection, log)
+        if row:
+            emptied = [self._emptied(old, now, paths) for old in olds if old.signature != _LOST]
+            self._later += [one for _, later in emptied for one in later]
+            found = replace(found, bytes_seen=max([found.bytes_seen, *(length for length, _ in emptied)]))
+        if row and found.bytes_seen <= row["byte_pos"]:
+            return replace(found, reach=found.bytes_seen)
+        alike = [one for one in now.values() if one.log and one.log[0] == log[0]]
+        reach = max((one.bytes_seen for one in alike if one.log == log), default=0)
+        if row and reach < found.bytes_seen:
+            others = [one for one in alike if one.log != log and self._holds(paths[one.place], row)]
+            reach = max([reach, *(one.bytes_seen for one in others)])
+        if reach >= found.bytes_seen:
+            return replace(found, reach=reach)
+        still = [one.bytes_seen for one in gone if one.log == log]
+        return replace(found, reach=max([reach, *still]), is_open=is_open)
+
+    def _emptied(
+        self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path]
+    ) -> tuple[int, list[_Missing]]:
+        """Return how long a log was when it was emptied, and what was lost of logs that were emptied after it.
+
+        A writer that goes on at its old place in an emptied file leaves NULs before it, so many as the log had bytes.
+        If the file was emptied more than once, copies of what was in between begin with NULs, too.
+        """
+        same = [one for one in now.values() if one.is_from_same_file(old) and one.log != old.log]
+        length = self._leading_nul_bytes(paths[same[0].place]) if same else 0
+        if not length:
+            return 0, []
+        steps: dict[int, SeenFile] = {}
+        for place in self._fresh(now):
+            one = now[place]
+            if one.log == old.log or one.is_from_same_file(old) or not old.bytes_seen <= _extent(one) <= length:
+                continue
+            run = self._leading_nul_bytes(paths[place])
+            if run >= old.bytes_seen and (run not in steps or _extent(one) > _extent(steps[run])):
+                steps[run] = one
+            elif not run and _extent(one) == length:
+                return 0, []
+        runs = [*sorted(steps), length]
+        ends = pairwise(runs)
+        later = [_Missing((steps[run],), end, _extent(steps[run])) for run, end in ends if end > _extent(steps[run])]
+        return runs[0], later
+
+    def _fresh(self, now: Mapping[str, SeenFile]) -> list[str]:
+        """Return the places where something is that was not there before, or has changed."""
+        return [place for place, one in now.items() if one.log is None or self._known.get(place) != one]
 
     def _begins(self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path]) -> bool:
         """Return whether a file is there that begins with all that was seen of one without an object."""
         if old.head_digest is None:
             return False
         digest, _, length = old.head_digest.partition(":")
-        fresh = [place for place, one in now.items() if one.log is None or self._known.get(place) != one]
+        is_first = old.place not in self._asked
+        self._asked.add(old.place)
+        fresh = [place for place, one in now.items() if is_first or one.log is None or self._known.get(place) != one]
         for stream in self._opened(paths[place] for place in fresh if place in paths):
             if sha256(stream.read_exactly(int(length))).hexdigest() == digest:
                 return True
@@ -227,7 +302,7 @@ class LossBook:
     def _leading_nul_bytes(self, path: Path) -> int:
         count = 0
         for stream in self._opened([path]):
-            while not stream.is_complete and (data := stream.read()):
+            while data := stream.read():
                 rest = data.lstrip(b"\0")
                 count += len(data) - len(rest)
                 if rest:
@@ -251,24 +326,20 @@ def _is_displaced(old: SeenFile, new: SeenFile | None) -> bool:
     return old.log is None and (old.device, old.inode) != (new.device, new.inode)
 
 
-def _note_loss(connection: Connection, missing: _Missing) -> int:
-    """Note what has disappeared of a log, and return how much that was not known before."""
-    row = table.cursor_of(connection, missing.old.log) if missing.old.log else None
+def _extent(seen: SeenFile) -> int:
+    """Return how many bytes there were in a file, NULs included."""
+    return seen.bytes_seen if seen.log else seen.signature[0]
+
+
+def _note_loss(connection: Connection, missing: _Missing) -> tuple[int, int]:
+    """Note what has disappeared of a log; return how much that is, and how much of it was not known before."""
+    row = table.cursor_of(connection, missing.log) if missing.log else None
     if row is None:
-        if lost := max(0, missing.bytes_seen - missing.reach):
-            table.add_lost_log(connection, replace(missing.old, bytes_seen=lost))
-        return lost
-    there, before = max(int(row["byte_pos"]), missing.reach), int(row["bytes_gap"])
-    lost = max(0, max(missing.bytes_seen, int(row["byte_pos"]) + before) - there)
+        lost = max(0, missing.bytes_seen - missing.reach)
+        if lost:
+            table.add_lost_log(connection, replace(missing.olds[0], bytes_seen=lost))
+        return 0, lost
+    lost, before = max(0, missing.bytes_seen - max(row["byte_pos"], missing.reach)), row["bytes_gap"]
     if lost != before:
         table.set_gap(connection, (row["identity"], row["generation"]), lost)
-    return max(0, lost - before)
-
-
-def _heal(connection: Connection, log: Log, reach: int) -> None:
-    """Take back the loss of what was found again."""
-    row = table.cursor_of(connection, log)
-    if row is not None and row["bytes_gap"]:
-        left = max(0, row["byte_pos"] + row["bytes_gap"] - max(row["byte_pos"], reach))
-        if left != row["bytes_gap"]:
-            table.set_gap(connection, log, left)
+    return lost, max(0, lost - before)
