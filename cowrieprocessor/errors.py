@@ -23,6 +23,7 @@
         ├── NotADatabase            the file is something else
         ├── CopyRefused             a copy cannot be written there, or is not what it was copied from
         ├── JobTaken                another process runs the job
+        │   └── AlreadyFollowed         another process follows, or watches, the same files
         └── SchemaVersionError      too old, too new, or half-made; the message names the remedy
             └── MigrationNeeded         a v3 database where v4 is wanted
 
@@ -127,6 +128,12 @@ class NotADatabase(DatabaseError):
 
 class JobTaken(DatabaseError):
     """Another process runs the job, or has taken it over."""
+
+
+class AlreadyFollowed(JobTaken):
+    """Another process of this machine follows, or watches, the same files."""
+
+    exit_code = 6
 
 
 class CopyRefused(DatabaseError):

@@ -31,10 +31,10 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
     if status.tables:
         yield "rows"
         yield from _columns([(name, _rows(count)) for name, count in status.tables.items()])
-    if status.losses is not None and status.losses.logs:
+    if status.losses.logs:
         lost = status.losses
-        yield f"lost            {lost.bytes_lost:,} bytes of {lost.logs:,} logs were destroyed before they could be read"
-        yield from _columns([(terminal_safe(path), f"{count:,} bytes") for path, count in lost.largest])
+        yield f"lost            {lost.bytes_lost:,} bytes of {lost.logs:,} logs, destroyed before they could be read"
+        yield from _columns([(terminal_safe(one.path), f"{one.bytes_lost:,} bytes") for one in lost.largest])
     if status.jobs:
         yield "jobs"
         yield from _columns([(terminal_safe(job.name), _job(job)) for job in status.jobs])

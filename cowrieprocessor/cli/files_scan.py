@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,13 +19,16 @@ from cowrieprocessor.cli.common import (
     print_text,
     say_waiting,
 )
-from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.errors import ConfigurationError, InputError
+from cowrieprocessor.sanitize import inert, terminal_safe
 
 if TYPE_CHECKING:
+    from cowrieprocessor.jobs.scan_watch import Downloads
     from cowrieprocessor.loader.downloads import ScanResult
 
 EXIT_UNREADABLE = 3
 LINE_EVERY_S = 10.0
+EXAMPLE_FOLDER = "/srv/cowrie/var/lib/cowrie/downloads"
 
 _REASONS = {
     "symlink": "symbolic links",
@@ -40,36 +46,141 @@ _REASONS = {
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path())
 @db_option
-@click.option("--sensor", metavar="NAME", help="The sensor whose folder it is. Default: unknown.")
+@click.option(
+    "--sensor",
+    metavar="NAME",
+    help="The sensor whose folder DIR is; without DIR, scan only this sensor's. Default: as sensors.toml says, else "
+    "unknown.",
+)
 @click.option("--rehash", is_flag=True, help="Read every file again, also those that the database knows.")
+@click.option("--watch", is_flag=True, help="Go on: take up what comes, a few seconds after it came.")
+@click.option(
+    "--poll",
+    "poll_s",
+    type=click.FloatRange(0.1, 3600),
+    metavar="SECONDS",
+    help="With --watch: look so often, instead of being told of changes by the kernel.",
+)
 @json_option
-def scan(directory: str, db: str | None, sensor: str | None, rehash: bool, as_json: bool) -> None:
-    """Take up the captured files in Cowrie's downloads folder DIR.
+def scan(
+    directory: str | None,
+    db: str | None,
+    sensor: str | None,
+    rehash: bool,
+    watch: bool,
+    poll_s: float | None,
+    as_json: bool,
+) -> None:
+    """Take up the captured files in Cowrie's downloads folder DIR, or in those of all sensors of sensors.toml.
 
     Reads each file once and stores its SHA-256, SHA-1, MD5, size and type. Sizes come from here only:
     Cowrie's logs have none. Files that no log names are listed under the session artifact:NAME; so is what
     a redirect wrote and Cowrie forgot (redir_...), an hour after the last write. Nothing is executed, fetched,
     or followed through a symbolic link; a file whose content is not what its name says is reported and not
-    stored.
+    stored. Again is a no-op.
 
-    Again is a no-op. Ends with 3 if a file could not be read.
+    With --watch it goes on until SIGTERM or Ctrl-C, beside a follower and enrichment; while the database is
+    locked or full, or its server away, it waits and says so. With --json each scan that stored something is
+    then one line of JSON.
+
+    Ends with 0; with 2 for a wrong call or setting; 3 if a folder or a file could not be read (the others are
+    stored); 4 if the database refused; 5 if it has to be migrated first; 6 if another process of this machine
+    watches one of the folders.
+
+    \b
+    Example: cowrieprocessor files scan /srv/cowrie/var/lib/cowrie/downloads --sensor pot-1
+             cowrieprocessor files scan --watch
+    """
+    if poll_s is not None and not watch:
+        raise click.UsageError("--poll SECONDS goes with --watch")
+    folders = _folders(directory, sensor)
+    name = database_name(db)
+    if watch:
+        from cowrieprocessor.cli.files_scan_watch import watch_folders
+
+        watch_folders(
+            name, folders, rehash=rehash, poll_s=poll_s, as_json=as_json, document=_document, note_types=_note_types
+        )
+        return
+    results, failed = _scan_once(name, folders, rehash=rehash, goes_on=directory is None)
+    if not as_json:
+        for result in results:
+            _print_summary(result)
+    elif directory is not None:
+        print_json(_document(results[0]))
+    else:
+        print_json({"folders": [_document(result) for result in results], "failed": failed})
+    if failed or any(result.left_alone["unreadable"] for result in results):
+        raise click.exceptions.Exit(EXIT_UNREADABLE)
+
+
+def _folders(directory: str | None, sensor: str | None) -> list[Downloads]:
+    """Return the folders to scan, each with its sensor, if that is known.
+
+    Raises:
+        ConfigurationError: none is named, neither here nor in the file of settings, or not for this sensor.
+    """
+    from cowrieprocessor.jobs.scan_watch import Downloads
+    from cowrieprocessor.settings import load_sensors, no_sensors
+
+    configured = [Downloads(one.downloads, one.name) for one in load_sensors() if one.downloads is not None]
+    if directory is not None:
+        path = Path(directory)
+        same = [one.sensor for one in configured if os.path.realpath(one.path) == os.path.realpath(path)]
+        return [Downloads(path, sensor or (same[0] if same else None))]
+    chosen = [one for one in configured if sensor in (None, one.sensor)]
+    if configured and not chosen:
+        raise ConfigurationError(
+            f"no [[sensor]] {sensor!r} with downloads in the file of settings; there are "
+            f"{', '.join(repr(one.sensor) for one in configured)}"
+        )
+    if not chosen:
+        raise no_sensors("downloads", EXAMPLE_FOLDER)
+    return chosen
+
+
+def _scan_once(
+    name: str, folders: Sequence[Downloads], *, rehash: bool, goes_on: bool
+) -> tuple[list[ScanResult], list[dict[str, object]]]:
+    """Scan folders one after the other; return what came of each, and those that could not be opened.
+
+    Args:
+        name: the database.
+        folders: where.
+        rehash: read every file again.
+        goes_on: a folder that cannot be opened does not keep the others from being scanned.
+
+    Raises:
+        InputError: a folder cannot be opened, and `goes_on` is not set.
     """
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.loader.downloads import scan_downloads
 
-    engine = get_engine(database_name(db), on_wait=say_waiting)
-    with _ProgressLine() as line:
-        result = scan_downloads(engine, directory, sensor=sensor, rehash=rehash, on_progress=line.update)
-    dispose(engine)
-    _warn(result)
-    if as_json:
-        print_json(_document(result))
-    else:
-        _print_summary(result)
-    if result.left_alone["unreadable"]:
-        raise click.exceptions.Exit(EXIT_UNREADABLE)
+    results: list[ScanResult] = []
+    failed: list[dict[str, object]] = []
+    engine = get_engine(name, on_wait=say_waiting)
+    try:
+        for folder in folders:
+            try:
+                with _ProgressLine() as line:
+                    result = scan_downloads(
+                        engine, folder.path, sensor=folder.sensor, rehash=rehash, on_progress=line.update
+                    )
+            except InputError as error:
+                if not goes_on:
+                    raise
+                message(f"error: sensor {folder.sensor}: {error}")
+                failed.append({"directory": inert(str(folder.path)), "sensor": folder.sensor, "error": str(error)})
+                continue
+            if not results:
+                _note_types(result)
+            results.append(result)
+            _warn(result)
+    finally:
+        dispose(engine)
+    return results, failed
 
 
 class _ProgressLine:
@@ -123,9 +234,12 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
-def _warn(result: ScanResult) -> None:
+def _note_types(result: ScanResult) -> None:
     if not result.types_known:
         message("note: file types are not told: libmagic is missing (pip install 'cowrieprocessor[analysis]')")
+
+
+def _warn(result: ScanResult) -> None:
     for names, reason in (
         (result.mismatched, "mismatch"),
         (result.unreadable, "unreadable"),

@@ -105,11 +105,12 @@ def load_document(result: LoadResult) -> dict[str, object]:
         "ingest_id": result.ingest_id,
         "duration_s": round(result.duration_s, 3),
         "counters": dict(sorted(result.counters.items())),
-        "files": [_file_document(one) for one in result.files],
+        "files": [file_document(one) for one in result.files],
     }
 
 
-def _file_document(one: FileResult) -> dict[str, object]:
+def file_document(one: FileResult) -> dict[str, object]:
+    """Return what became of one file, for scripts."""
     return {
         "path": one.path,
         "state": one.state,

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("cowrieprocessor.cli.demo:demo", "Load the samples and show what a report looks like."),
     "enrich": ("cowrieprocessor.cli.enrich:enrich", "Ask VirusTotal and others about the files, within quota."),
     "files": ("cowrieprocessor.cli.files:files", "What was dropped on the honeypots."),
+    "follow": ("cowrieprocessor.cli.follow:follow", "Follow logs as they grow: new events at once, each one once."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
     "sessions": ("cowrieprocessor.cli.sessions:sessions", "What attackers did, session by session."),

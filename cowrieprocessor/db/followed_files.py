@@ -54,10 +54,6 @@ class SeenFile:
         place = hashlib.sha256(repr((self.place, self.device, self.inode, self.log)).encode())
         return replace(self, place=place.hexdigest(), origin=self.place)
 
-    def is_from(self, place: str, device: str, inode: str) -> bool:
-        """Return whether it was seen there."""
-        return (self.origin or self.place, self.device, self.inode) == (place, device, inode)
-
     def is_from_same_file(self, other: SeenFile) -> bool:
         """Return whether two are of one file."""
         return (self.device, self.inode) == (other.device, other.inode)
@@ -88,18 +84,26 @@ class SeenFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LostOfLog:
+    """How much was lost of one log, and where it was last."""
+
+    path: str
+    bytes_lost: int
+
+
+@dataclass(frozen=True, slots=True)
 class Losses:
     """What was seen of logs and destroyed before it could be read.
 
     Attributes:
         logs: of how many logs something is missing.
         bytes_lost: how much in all.
-        largest: the paths of the logs that lost most, with how much; SHOWN_LOSSES at most.
+        largest: the logs that lost most; SHOWN_LOSSES at most.
     """
 
-    logs: int
-    bytes_lost: int
-    largest: tuple[tuple[str, int], ...] = ()
+    logs: int = 0
+    bytes_lost: int = 0
+    largest: tuple[LostOfLog, ...] = ()
 
 
 def followed_host(engine: Engine) -> str:
@@ -207,4 +211,4 @@ def losses(connection: Connection) -> Losses:
         .order_by(_LOG.c.bytes_gap.desc(), _LOG.c.identity, _LOG.c.generation)
         .limit(SHOWN_LOSSES)
     )
-    return Losses(int(logs), int(bytes_lost), tuple((path, lost) for path, lost in connection.execute(largest)))
+    return Losses(int(logs), int(bytes_lost), tuple(LostOfLog(*row) for row in connection.execute(largest)))

@@ -52,7 +52,7 @@ class DatabaseStatus:
         storage: where and how it is kept.
         tables: our tables that are there, by name.
         jobs: the jobs that ever ran, the latest report first.
-        losses: what was destroyed of followed logs before it could be read; None without our tables.
+        losses: what was destroyed of followed logs before it could be read.
     """
 
     database: str
@@ -61,7 +61,7 @@ class DatabaseStatus:
     storage: Storage
     tables: dict[str, RowCount]
     jobs: list[JobState]
-    losses: Losses | None
+    losses: Losses
 
 
 def database_status(engine: Engine) -> DatabaseStatus:
@@ -80,7 +80,7 @@ def database_status(engine: Engine) -> DatabaseStatus:
             storage=dialect_of(engine).storage(connection),
             tables={table: count_rows(connection, table) for table in sorted(OUR_TABLES & facts.tables)},
             jobs=_jobs(connection, facts),
-            losses=losses(connection) if LogFile.__tablename__ in facts.tables else None,
+            losses=losses(connection) if LogFile.__tablename__ in facts.tables else Losses(),
         )
 
 

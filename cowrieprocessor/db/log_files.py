@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, inspect, or_, select
+from sqlalchemy import Connection, func, inspect, select
 
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.models import LogFile, RawEvent
-from cowrieprocessor.events import Event
 
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
 _LOG_KEY = (_EVENT.c.source, _EVENT.c.source_inode, _EVENT.c.source_generation)
-_EVENT_AND_LOG = _EVENT.outerjoin(
-    _LOG,
-    and_(
-        _LOG.c.source == _EVENT.c.source,
-        _LOG.c.source_inode == _EVENT.c.source_inode,
-        _LOG.c.source_generation == _EVENT.c.source_generation,
-    ),
-)
 MAX_SOURCE_CHARS = 512
 
 
@@ -34,70 +25,12 @@ def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, 
     return [dict(row) for row in rows.mappings()]
 
 
-def stored_elsewhere(
-    connection: Connection, log: Mapping[str, Any], event: Sequence[str | None]
-) -> tuple[str, int] | None:
-    """Return source and offset of the same event in another log, or None.
-
-    Args:
-        connection: any.
-        log: the columns of `log_files` of the log it was read from.
-        event: its session_id, event_type, event_timestamp and payload_hash.
-    """
-    session_id, event_type, timestamp, payload_hash = event
-    found = connection.execute(
-        select(_EVENT.c.source, _EVENT.c.source_offset)
-        .where(
-            _EVENT.c.event_timestamp == timestamp,
-            _EVENT.c.session_id == session_id,
-            _EVENT.c.event_type == event_type,
-            _EVENT.c.payload_hash == payload_hash,
-            or_(
-                _EVENT.c.source != log["source"],
-                _EVENT.c.source_inode != log["source_inode"],
-                _EVENT.c.source_generation != log["source_generation"],
-            ),
-        )
-        .limit(1)
-    ).first()
-    return (found.source, found.source_offset) if found else None
-
-
 def has_rows_of_v3(connection: Connection) -> bool:
     """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
     oldest = connection.execute(select(*_LOG_KEY).order_by(_EVENT.c.id).limit(1)).first()
     if oldest is None:
         return False
     return connection.execute(select(_LOG.c.identity).where(*_same_log(oldest)).limit(1)).first() is None
-
-
-def v3_had_path(connection: Connection, path: str) -> bool:
-    """Return whether there are rows under this path that belong to none of our logs."""
-    found = connection.execute(
-        select(_EVENT.c.id)
-        .select_from(_EVENT_AND_LOG)
-        .where(_EVENT.c.source == path, _LOG.c.identity.is_(None))
-        .limit(1)
-    )
-    return found.first() is not None
-
-
-def stored_copies(connection: Connection, identity: str, generation: int, event: Event) -> tuple[int, int]:
-    """Return how often an event is stored already: by other logs with this identity, and by v3.
-
-    v3 rewrote payloads before it stored them, so that its rows are compared by session, type and timestamp; ours
-    by the whole payload.
-    """
-    rows = connection.execute(
-        select(_LOG.c.identity, _EVENT.c.payload_hash)
-        .select_from(_EVENT_AND_LOG)
-        .where(
-            *_same_event(event),
-            or_(_LOG.c.identity.is_(None), and_(_LOG.c.identity == identity, _LOG.c.generation != generation)),
-        )
-    ).all()
-    ours = sum(row.identity is not None and row.payload_hash == event.payload_hash for row in rows)
-    return ours, sum(row.identity is None for row in rows)
 
 
 def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:
@@ -167,13 +100,4 @@ def _same_log(row: Any) -> tuple[Any, ...]:
         _LOG.c.source == row.source,
         _LOG.c.source_inode == row.source_inode,
         _LOG.c.source_generation == row.source_generation,
-    )
-
-
-def _same_event(event: Event) -> tuple[Any, ...]:
-    """Return the conditions that find an event by its indexed columns."""
-    return (
-        _EVENT.c.event_timestamp == event.timestamp,
-        _EVENT.c.session_id == event.session_id,
-        _EVENT.c.event_type == event.event_type,
     )

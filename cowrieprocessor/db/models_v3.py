@@ -100,7 +100,7 @@ class CommandStat(Base):
 
 
 class IngestCursor(Base):
-    """v3's cursors. Nothing uses them any more: `log_files` holds ours, raw_events tells what v3 had stored."""
+    """v3's cursors: read once, when a log of v3 is met for the first time. `log_files` holds ours."""
 
     __tablename__ = "ingest_cursors"
 

@@ -45,9 +45,13 @@ def load_job(connection: Connection, name: str, *, for_update: bool = False) -> 
     """Return a job's row, or None; `for_update` keeps it from changing until the transaction ends."""
     query = select(*Job.__table__.columns).where(Job.name == name)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
-    if row is None:
-        return None
-    return JobRecord(**{**row, "cursor": dict(row["cursor"] or {}), "counters": dict(row["counters"] or {})})
+    return None if row is None else _record(row)
+
+
+def jobs_of_kind(connection: Connection, kind: str) -> list[JobRecord]:
+    """Return the jobs whose names are `kind:` and something, in order."""
+    query = select(*Job.__table__.columns).where(Job.name.startswith(f"{kind}:", autoescape=True)).order_by(Job.name)
+    return [_record(row) for row in connection.execute(query).mappings()]
 
 
 def shared_job(connection: Connection, name: str, state: str) -> JobRecord:
@@ -86,6 +90,10 @@ def save_job(connection: Connection, job: JobRecord) -> None:
 def delete_job(connection: Connection, name: str) -> None:
     """Remove a job's row, if it is there."""
     connection.execute(delete(Job).where(Job.name == name))
+
+
+def _record(row: Mapping[Any, Any]) -> JobRecord:
+    return JobRecord(**{**row, "cursor": dict(row["cursor"] or {}), "counters": dict(row["counters"] or {})})
 
 
 def add_counters(counters: dict[str, Any], more: Mapping[str, int]) -> None:

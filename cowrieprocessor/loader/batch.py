@@ -40,6 +40,7 @@ class BatchRows:
         first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
         last_event: the same of its last event.
         file_position: bytes of the file itself that were read, for progress.
+        was_looked_up: whether it holds only what is known not to be stored from another log.
     """
 
     log: dict[str, Any]
@@ -56,6 +57,7 @@ class BatchRows:
     first_event: list[Any] | None
     last_event: list[Any] | None
     file_position: int
+    was_looked_up: bool = False
 
 
 @dataclass(slots=True)
@@ -97,12 +99,14 @@ class Batch:
             event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
             if type(event) is Event:
                 cursor.last_value_hash = event.payload_hash
-                if cursor.stored_events is None or not cursor.stored_events.holds(event):
+                if cursor.stored_events is None or not cursor.stored_events.holds(event, offset):
                     self._add_event(event, offset, value)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
         cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
+        if cursor.stored_events is not None and cursor.stored_events.holds_refused(offset):
+            return
         self._dead_bytes += value.end - value.start
         self._counters[DEAD_LETTERS] += 1
         self._add_dead_letter(value, offset, refused, {})
@@ -128,6 +132,7 @@ class Batch:
             first_event=self._first_event,
             last_event=self._last_event,
             file_position=file_position,
+            was_looked_up=cursor.stored_events is not None,
         )
 
     def _advance(self, reader: ValueReader) -> None:

@@ -166,7 +166,7 @@ class DeltaLoader:
         """
         try:
             if self._loading is not None:
-                self._book.write_down({place: state.seen for place, state in self._now.items()})
+                self._book.write_down(self._seen_now())
         finally:
             self._held.close()
 
@@ -234,7 +234,7 @@ class DeltaLoader:
             self._look_at(place, path, status, found)
             if self._stop():
                 return True
-        now = {place: state.seen for place, state in self._now.items()}
+        now = self._seen_now()
         if self._book.misses(now):
             return False
         self._book.note(now)
@@ -257,22 +257,30 @@ class DeltaLoader:
         if not stopped:
             for place in self._now.keys() - present.keys():
                 del self._now[place]
-        now = {place: state.seen for place, state in self._now.items()}
+        now = self._seen_now()
         is_decided = not (stopped or found.deferred or there.unreadable)
         paths = {place: path for place, (path, _) in present.items()}
         found.gaps += self._book.settle(now, paths, gone, is_decided=is_decided)
+
+    def _seen_now(self) -> dict[str, SeenFile]:
+        """Return what the database is to know; a file that cannot be read is looked at again by the next process."""
+        return {
+            place: replace(state.seen, signature=(0, 0, 0)) if state.error else state.seen
+            for place, state in self._now.items()
+        }
 
     def _read_gone(self, there: dict[str, tuple[int, int]], found: Look) -> list[SeenFile]:
         """Read on in logs that have no path any more; return what there is of each."""
         for held, size in self._held.moved(there):
             result = FileResult(inert(str(held.path)))
             try:
-                self._book.remember(self._load(partial(self._open_held, held), held.place, result))
+                held.seen = self._load(partial(self._open_held, held), held.place, result)
+                self._book.remember(held.seen)
             except InputError as error:
                 result.state, result.error = FAILED, str(error)
             self._held.was_read(held, size)
             self._tell(result, found)
-        gone = [one for held in self._held.gone if (one := self._book.remembered(held.place, held.file_id))]
+        gone = [held.seen for held in self._held.gone if held.seen is not None]
         if gone:
             found.again(GONE_AGAIN_S)
         return gone

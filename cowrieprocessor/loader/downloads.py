@@ -95,6 +95,9 @@ class ScanResult:
 Progress = Callable[[ScanResult, int], None]
 """Called after each file with what was found so far and the number of entries in the folder."""
 
+Wanted = Callable[[os.DirEntry[str]], bool]
+"""Says of an entry of the folder whether this scan is to look at it."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
@@ -125,6 +128,7 @@ def scan_downloads(
     *,
     sensor: str | None = None,
     rehash: bool = False,
+    wanted: Wanted | None = None,
     on_progress: Progress | None = None,
     describe: Describe | None = None,
 ) -> ScanResult:
@@ -140,6 +144,7 @@ def scan_downloads(
         directory: Cowrie's downloads folder; folders inside it are left alone.
         sensor: whose folder it is; names the session of files that no log names.
         rehash: read every file again, also those that the database knows.
+        wanted: which entries to look at; the others are not even counted. All when None.
         on_progress: called after each file.
         describe: tells MIME type and description from the first bytes; libmagic when None.
 
@@ -157,7 +162,7 @@ def scan_downloads(
         result = ScanResult(inert(str(Path(directory))), inert(sensor), types_known=describe is not None)
         with scan_rows.recorded_job(engine, result.counters, f"left_alone_{LeftAlone.UNREADABLE}"):
             scan = _Scan(engine, folder_fd, artifact_session(sensor), result, describe, rehash, on_progress)
-            scan.run()
+            scan.run(wanted)
     finally:
         os.close(folder_fd)
     return result
@@ -196,18 +201,20 @@ class _Scan:
         self.session_id = session_id
         self.entries_total = 0
 
-    def run(self) -> None:
+    def run(self, wanted: Wanted | None) -> None:
         if self.on_progress:
             with os.scandir(self.folder_fd) as entries:
                 self.entries_total = sum(1 for _ in entries)
-        candidates = self._candidates()
+        candidates = self._candidates(wanted)
         while batch := list(islice(candidates, BATCH_FILES)):
             self._take(batch)
 
-    def _candidates(self) -> Iterator[_Candidate]:
+    def _candidates(self, wanted: Wanted | None) -> Iterator[_Candidate]:
         """Walk the folder in a stream; count what is no captured file, hand on what may be one."""
         with os.scandir(self.folder_fd) as entries:
             for entry in entries:
+                if wanted is not None and not wanted(entry):
+                    continue
                 self.result.entries += 1
                 outcome = self._look_at(entry)
                 if isinstance(outcome, _Candidate):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cowrieprocessor.db.followed_files import SeenFile
 from cowrieprocessor.loader.compression import LogStream
 
 MAX_HELD = 256
@@ -33,6 +34,7 @@ class HeldLog:
         file_id: device and inode.
         size: how much of it was there when it was last read without its name.
         quiet_since: since when it has not grown, once it has no name; monotonic seconds.
+        seen: what was read of it since it has lost its name.
         is_named: whether it was found under another path, which is read from now on.
     """
 
@@ -43,6 +45,7 @@ class HeldLog:
     size: int = -1
     quiet_since: float = 0.0
     is_named: bool = False
+    seen: SeenFile | None = None
 
     def opened(self) -> int:
         """Return another descriptor of the same file, from whose position nothing else depends."""

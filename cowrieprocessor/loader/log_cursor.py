@@ -5,6 +5,7 @@ Nothing here knows a database: the process that parses is started often, and has
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -14,12 +15,18 @@ from cowrieprocessor.events import Event
 class EventLookup(Protocol):
     """Tells which events of a log are stored already; see `StoredEvents`."""
 
+    elsewhere: Counter[str]
+    """How many events were found in other logs that begin differently, by their source."""
+
     @property
     def is_looking(self) -> bool:
-        """Whether events are still looked up."""
+        """Whether the next events should still be looked up."""
 
-    def holds(self, event: Event) -> bool:
-        """Return whether an event is stored already."""
+    def holds(self, event: Event, offset: int) -> bool:
+        """Return whether an event, which is the log's next, is stored already."""
+
+    def holds_refused(self, offset: int) -> bool:
+        """Return whether the log's next value is stored already, though it is no event."""
 
     def release(self) -> None:
         """End the transaction, so that a write can follow."""

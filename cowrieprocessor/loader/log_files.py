@@ -8,22 +8,25 @@ Otherwise (another log, an older or a better copy) it is a new generation, and e
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from hashlib import blake2b, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from cowrieprocessor.db import log_files as table
+from cowrieprocessor.db.stored_rows import Place, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.reader import Value, ValueReader
-from cowrieprocessor.loader.stored_events import FIRST_LOOK, PATIENCE, StoredEvents
+from cowrieprocessor.loader.stored_events import FIRST_LOOK, PATIENCE, StoredEvents, V3Log
+from cowrieprocessor.loader.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
@@ -72,14 +75,22 @@ class LogOpener:
         stream: the file, from its beginning.
         settings: the limits.
         connect: opens a transaction for reading.
+        patience: look up each event that follows, though its log's cursor is known, until so many in a row are new.
+            0: only where there is reason to.
     """
 
     def __init__(
-        self, stream: LogStream, settings: Settings, connect: Callable[[], AbstractContextManager[Connection]]
+        self,
+        stream: LogStream,
+        settings: Settings,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        *,
+        patience: int = 0,
     ) -> None:
         self._stream = stream
         self._settings = settings
         self._connect = connect
+        self._patience = patience
 
     def resume(self) -> Resume | None:
         """Return where to go on, or None where the file has no complete object yet."""
@@ -92,14 +103,15 @@ class LogOpener:
 
     def _find(self, connection: Connection, identity: str) -> Resume:
         known = [_cursor(row) for row in table.generations(connection, identity)]
+        of_v3 = self._log_of_v3(connection, known)
         for cursor in known:
             reader = self._proven(self._at_same_bytes, cursor) or self._proven(self._at_same_values, cursor)
             if reader:
                 cursor.current_path = _name(self._stream.path)
-                cursor.stored_events = self._stored_events(connection, cursor, is_copy=cursor.generation > 0)
+                cursor.stored_events = self._stored_events(cursor, self._patience, of_v3)
                 return Resume(cursor, reader)
         cursor = self._new_log(connection, identity, 1 + max((one.generation for one in known), default=-1))
-        cursor.stored_events = self._stored_events(connection, cursor, is_copy=bool(known))
+        cursor.stored_events = self._stored_events(cursor, max(self._patience, PATIENCE * bool(known)), of_v3)
         return Resume(cursor, self._reader_from_start(), is_copy=bool(known))
 
     @staticmethod
@@ -135,7 +147,7 @@ class LogOpener:
                     return None
                 cursor.other_form = True
                 cursor.byte_pos, cursor.next_line = reader.position, reader.line
-                cursor.bytes_dead, cursor.bytes_nul, cursor.bytes_gap = dead, reader.take_nul_bytes(), 0
+                cursor.bytes_dead, cursor.bytes_nul = dead, reader.take_nul_bytes()
                 cursor.bytes_stored = cursor.byte_pos - dead - cursor.bytes_nul
                 return reader
         return None
@@ -158,14 +170,30 @@ class LogOpener:
             current_path=name,
         )
 
-    def _stored_events(self, connection: Connection, cursor: LogCursor, *, is_copy: bool) -> StoredEvents | None:
+    def _stored_events(self, cursor: LogCursor, patience: int, of_v3: V3Log | None) -> StoredEvents | None:
         """Return what looks up events, where some may be stored that the cursor does not know of."""
-        if is_copy:
-            return StoredEvents(cursor.identity, cursor.generation, self._connect, PATIENCE)
+        if not patience and (of_v3 is None or of_v3.until < cursor.next_offset):
+            return None
+        patience = patience or FIRST_LOOK
+        return StoredEvents(
+            _place(cursor), cursor.identity, self._connect, patience, start=cursor.next_offset, of_v3=of_v3
+        )
+
+    def _log_of_v3(self, connection: Connection, known: Sequence[LogCursor]) -> V3Log | None:
+        """Return what version 3 stored of the log, unless it is certain that there is nothing of it."""
         if not table.has_rows_of_v3(connection):
             return None
-        same_path = table.v3_had_path(connection, cursor.source)
-        return StoredEvents(cursor.identity, cursor.generation, self._connect, PATIENCE if same_path else FIRST_LOOK)
+        if known and not self._patience:
+            first = [offsets(connection, _place(cursor)) for cursor in known]
+            if all(one is not None and one[0] == 0 for one in first):
+                return None
+        return find_v3_log(connection, self._first_values())
+
+    def _first_values(self) -> list[FirstValue]:
+        """Return the first values of the log with their places in it."""
+        places = LogCursor("", 0, "", "", 0, "")
+        values = islice(self._reader_from_start(), FIRST_LOOK)
+        return [(places.take_offset(value.line), self._event(value) or value.raw) for value in values]
 
     def _reader_from_start(self) -> ValueReader:
         self._stream.rewind()
@@ -176,6 +204,10 @@ def _cursor(row: Mapping[str, Any]) -> LogCursor:
     names = {one.name for one in fields(LogCursor)}
     columns = {key: value for key, value in row.items() if key in names}
     return LogCursor(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
+
+
+def _place(cursor: LogCursor) -> Place:
+    return Place(cursor.source, cursor.source_inode, cursor.source_generation)
 
 
 def _value_hash(value: Value, event: Event | None) -> str:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import log_files as table
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.log_files import LogOpener, Resume
 from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
-from cowrieprocessor.loader.writer import write_batch
+from cowrieprocessor.loader.stored_events import PATIENCE
+from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
 
 LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
@@ -132,14 +131,29 @@ class LogLoading:
             InputError: the file cannot be read, or its archive is damaged.
             DatabaseError: the database refused; what was stored before stays.
         """
-        opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine))
-        resume = opener.resume()
-        if stream.is_stale:
-            return LogPlace(None, is_whole=False, is_stale=True)
-        if resume is None:
-            found.bytes_pending = stream.position
-            return LogPlace(None, bytes_pending=stream.position, bytes_nul=stream.count_nul_bytes())
-        return self._copy_values(resume, stream, found)
+        patience = 0
+        elsewhere: Counter[str] = Counter()
+        while True:
+            opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
+            resume = opener.resume()
+            if stream.is_stale:
+                return LogPlace(None, is_whole=False, is_stale=True)
+            if resume is None:
+                found.bytes_pending = stream.position
+                return LogPlace(None, bytes_pending=stream.position, bytes_nul=stream.count_nul_bytes())
+            stored_events = resume.cursor.stored_events
+            place = None
+            try:
+                place = self._copy_values(resume, stream, found)
+            except LogOverlaps:
+                # Longer each time: where two logs overlap here and there, it is soon looked up to the end.
+                patience = 2 * patience or PATIENCE
+            if stored_events is not None:
+                elsewhere.update(stored_events.elsewhere)
+            if place is not None:
+                _say_overlaps(elsewhere, found)
+                return place
+            stream.rewind()
 
     def _copy_values(self, resume: Resume, stream: LogStream, found: FileResult) -> LogPlace:
         """Store the values that are not stored yet, batch by batch."""
@@ -148,29 +162,25 @@ class LogLoading:
         bytes_stored = cursor.byte_pos if cursor.stored_bytes is None else cursor.stored_bytes
         if not found.counters:
             found.state = KNOWN
-        found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul
-        is_new = cursor.stored_values is None and not resume.is_copy
+        found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul - found.bytes_nul
         is_checked = not stream.is_complete
         is_old = not found.counters and cursor.stored_values is not None
         end: LogEnd | None = None
-        ends: list[list[Any] | None] = [None, None]
-        for item in self._batches(resume, stream):
-            if isinstance(item, LogEnd):
-                end = item
-                continue
-            if not is_checked:
-                stream.check()
-                is_checked = True
-            self._write(item, found)
-            is_old = False
-            bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
-            found.bytes_nul = item.log["bytes_nul"] - nul_before
-            ends = [ends[0] or item.first_event, item.last_event or ends[1]]
-            del item  # so that one batch is in memory while the next one is fetched, not two
-            if self._stop():
-                break
-        if is_new:
-            self._warn_of_overlap(cursor, ends, found)
+        with closing(self._batches(resume, stream)) as batches:
+            for item in batches:
+                if isinstance(item, LogEnd):
+                    end = item
+                    continue
+                if not is_checked:
+                    stream.check()
+                    is_checked = True
+                self._write(item, found)
+                is_old = False
+                bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
+                found.bytes_nul = item.log["bytes_nul"] - nul_before
+                del item  # so that one batch is in memory while the next one is fetched, not two
+                if self._stop():
+                    break
         if end is None:
             left = max(0, stream.size - bytes_stored) if not stream.is_complete else 0
             return LogPlace(log, bytes_stored, left, bytes_gap=bytes_gap, is_whole=False)
@@ -186,7 +196,7 @@ class LogLoading:
             is_stale=end.is_stale,
         )
 
-    def _batches(self, resume: Resume, stream: LogStream) -> Iterator[BatchRows | LogEnd]:
+    def _batches(self, resume: Resume, stream: LogStream) -> Generator[BatchRows | LogEnd, None, None]:
         """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""
         cursor, reader = resume.cursor, resume.reader
         recipe = Recipe(
@@ -222,19 +232,14 @@ class LogLoading:
         elif end.error:
             found.state, found.error = FAILED, end.error
 
-    def _warn_of_overlap(self, cursor: LogCursor, ends: list[list[Any] | None], found: FileResult) -> None:
-        """Say so if the first or last event of a new log is stored from another log, too."""
-        with read_transaction(self._engine) as connection:
-            for which, event in zip(("first", "last"), ends, strict=True):
-                if event is None or not event[1] or not event[3]:
-                    continue
-                if other := table.stored_elsewhere(connection, cursor.columns(""), event[1:]):
-                    found.warnings.append(
-                        f"{found.path}: its {which} event (line {event[0] + 1}) is also in {other[0]} "
-                        f"(line {other[1] + 1}): the two logs overlap and begin differently, "
-                        "so the events of the overlap are stored twice"
-                    )
-                    return
+
+def _say_overlaps(elsewhere: Counter[str], found: FileResult) -> None:
+    """Say which other logs hold events of this one; they were not stored again."""
+    for source, count in sorted(elsewhere.items()):
+        found.warnings.append(
+            f"{found.path}: {count} of its events are stored already from {source}: the two logs overlap and begin "
+            "differently; each event is stored once"
+        )
 
 
 def counted(found: FileResult) -> int:

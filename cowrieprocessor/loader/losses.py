@@ -7,11 +7,12 @@ loss is decided when all files have been looked at, and taken back as far as the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -25,6 +26,7 @@ from cowrieprocessor.loader.log_files import tail_before
 WRITE_DOWN_EVERY_S = 60.0
 """How often sizes and times alone are written down; until then only this process is spared a look."""
 
+T = TypeVar("T")
 Log = tuple[str, int]
 _LOST = (-1, 0, 0)
 """Stands in the place of size and times where a log is only remembered because something of it was lost."""
@@ -100,19 +102,9 @@ class LossBook:
     def remember(self, seen: SeenFile) -> None:
         """Remember a log that has no path any more: it was overwritten, or is only held open."""
         displaced = seen.displaced()
-        self._remembered[displaced.place] = displaced
-
-    def remembered(self, place: str, file_id: tuple[int, int]) -> SeenFile | None:
-        """Return what was seen of a log without a path.
-
-        Args:
-            place: where it was.
-            file_id: its device and inode.
-        """
-        device, inode = map(str, file_id)
-        known = [one for one in self._known.values() if one.origin]
-        found = [one for one in [*known, *self._remembered.values()] if one.is_from(place, device, inode)]
-        return max(found, key=lambda one: (one.log is not None, one.bytes_seen), default=None)
+        before = self._remembered.get(displaced.place) or self._known.get(displaced.place)
+        if before is None or before.bytes_seen <= displaced.bytes_seen:
+            self._remembered[displaced.place] = displaced
 
     def was_read(self, log: Log | None) -> None:
         """Take note that a log was read: if something of it was lost, it may be there again."""
@@ -155,7 +147,8 @@ class LossBook:
         decided = [*(one for one in missing if not one.is_open), *self._later]
         self._later = []
         waiting = [one.olds for one in missing if one.is_open] if is_decided else groups
-        kept = [old if old.place not in now else old.displaced() for group in waiting for old in group]
+        olds = [old if old.place not in now else old.displaced() for group in waiting for old in group]
+        kept = {old.place: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
         displacing = [now[place] for place in places if place in now]
         changed = [*self._news(now), *(one for one in displacing if one.tells_as(self._known[one.place]))]
         if not (groups or changed):
@@ -223,13 +216,18 @@ class LossBook:
         """Find out how far a log goes in the files that are there."""
         log = olds[0].log
         found = _Missing(olds, max(old.bytes_seen for old in olds))
-        is_open = any(one.is_from_same_file(old) for one in gone for old in olds)
+        is_open = any(one.log == log and one.is_from_same_file(old) for one in gone for old in olds)
         if log is None:
             others = [one for one in [*gone, *self._remembered.values()] if one.log is not None]
             is_elsewhere = any(self._begins(old, now, paths) for old in olds) or any(
                 one.is_from_same_file(old) and one.bytes_seen >= old.bytes_seen for one in others for old in olds
             )
-            return replace(found, reach=found.bytes_seen) if is_elsewhere else replace(found, is_open=is_open)
+            if is_elsewhere:
+                return replace(found, reach=found.bytes_seen)
+            still = max(
+                (one.bytes_seen for one in gone if one.log is None and one.is_from_same_file(olds[0])), default=0
+            )
+            return replace(found, reach=still, is_open=is_open and still >= found.bytes_seen)
         with read_transaction(self._engine) as connection:
             row = table.cursor_of(connection, log)
         if row:
@@ -245,8 +243,8 @@ class LossBook:
             reach = max([reach, *(one.bytes_seen for one in others)])
         if reach >= found.bytes_seen:
             return replace(found, reach=reach)
-        still = [one.bytes_seen for one in gone if one.log == log]
-        return replace(found, reach=max([reach, *still]), is_open=is_open)
+        still = max((one.bytes_seen for one in gone if one.log == log), default=0)
+        return replace(found, reach=max(reach, still), is_open=is_open and still >= found.bytes_seen)
 
     def _emptied(
         self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path]
@@ -258,8 +256,9 @@ class LossBook:
         """
         same = [one for one in now.values() if one.is_from_same_file(old) and one.log != old.log]
         length = self._leading_nul_bytes(paths[same[0].place]) if same else 0
-        if not length:
-            return 0, []
+        others = [*self._known.values(), *now.values()]
+        if not length or any(one.log != old.log and _extent(one) == length for one in others):
+            return 0, []  # nothing tells, or it tells of another log that was emptied
         steps: dict[int, SeenFile] = {}
         for place in self._fresh(now):
             one = now[place]
@@ -268,8 +267,6 @@ class LossBook:
             run = self._leading_nul_bytes(paths[place])
             if run >= old.bytes_seen and (run not in steps or _extent(one) > _extent(steps[run])):
                 steps[run] = one
-            elif not run and _extent(one) == length:
-                return 0, []
         runs = [*sorted(steps), length]
         ends = pairwise(runs)
         later = [_Missing((steps[run],), end, _extent(steps[run])) for run, end in ends if end > _extent(steps[run])]
@@ -287,36 +284,40 @@ class LossBook:
         is_first = old.place not in self._asked
         self._asked.add(old.place)
         fresh = [place for place, one in now.items() if is_first or one.log is None or self._known.get(place) != one]
-        for stream in self._opened(paths[place] for place in fresh if place in paths):
-            if sha256(stream.read_exactly(int(length))).hexdigest() == digest:
-                return True
-        return False
+
+        def begins(stream: LogStream) -> bool:
+            return sha256(stream.read_exactly(int(length))).hexdigest() == digest
+
+        return any(self._ask(paths[place], begins, otherwise=False) for place in fresh)
 
     def _holds(self, path: Path, row: Mapping[str, object]) -> bool:
         """Return whether a file is the log of a row, too."""
-        for stream in self._opened([path]):
+
+        def holds(stream: LogStream) -> bool:
             tail = tail_before(stream, int(str(row["byte_pos"])), int(str(row["tail_bytes"])))
             return tail is not None and sha256(tail).hexdigest() == row["tail_hash"]
-        return False
+
+        return self._ask(path, holds, otherwise=False)
 
     def _leading_nul_bytes(self, path: Path) -> int:
-        count = 0
-        for stream in self._opened([path]):
+        def count(stream: LogStream) -> int:
+            counted = 0
             while data := stream.read():
                 rest = data.lstrip(b"\0")
-                count += len(data) - len(rest)
+                counted += len(data) - len(rest)
                 if rest:
                     break
-        return count
+            return counted
 
-    def _opened(self, paths: Collection[Path] | Iterator[Path]) -> Iterator[LogStream]:
-        """Yield the files that can be opened."""
-        for path in paths:
-            try:
-                with self._open(path) as stream:
-                    yield stream
-            except InputError:
-                continue
+        return self._ask(path, count, otherwise=0)
+
+    def _ask(self, path: Path, question: Callable[[LogStream], T], *, otherwise: T) -> T:
+        """Return the answer of a file, or another one where it cannot be read."""
+        try:
+            with self._open(path) as stream:
+                return question(stream)
+        except InputError:
+            return otherwise
 
 
 def _is_displaced(old: SeenFile, new: SeenFile | None) -> bool:

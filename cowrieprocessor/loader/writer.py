@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db import log_files
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.overlaps import overlaps
 from cowrieprocessor.loader.batch import BatchRows
 
 JOB = "load"
@@ -16,6 +17,10 @@ JOB = "load"
 
 class LogMoved(Exception):
     """Another loader has stored more of this log since we read its cursor; the batch was not written."""
+
+
+class LogOverlaps(Exception):
+    """Another log may have told of what this batch tells; it was not written, its events have to be looked up."""
 
 
 def write_batch(
@@ -37,11 +42,16 @@ def write_batch(
 
     Raises:
         LogMoved: another loader moved the cursor; nothing was written.
+        LogOverlaps: some event may be stored from another log; nothing was written.
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
         if not log_files.store(connection, rows.log, rows.stored_values):
             raise LogMoved
+        if not rows.was_looked_up and overlaps(
+            connection, rows.log, rows.sessions, (rows.first_event, rows.last_event)
+        ):
+            raise LogOverlaps
         statements = LoadingStatements(connection)
         try:
             statements.insert_raw_events(rows.events)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings.secrets import Secret
 from cowrieprocessor.settings.values import (
     DAY_S,
@@ -14,6 +15,7 @@ from cowrieprocessor.settings.values import (
     choice,
     duration,
     flag,
+    mail_address,
     names,
     seconds,
     size,
@@ -31,6 +33,9 @@ class Settings:
     """The settings of one run; each is described in `SETTINGS_REFERENCE`."""
 
     db_url: str | None = None
+    report_dir: str | None = None
+    log_dir: str | None = None
+    report_email: Secret | None = None
     batch_size: int = 10000
     max_value_bytes: int = 2 * MIB
     max_ratio: int = 250
@@ -74,6 +79,8 @@ class SettingReference:
         meaning: one sentence for people, with the unit.
         read: turns a given value into the setting's type; raises ValueError saying what is expected.
         is_secret: the value is a key: never shown, and in a file of settings only a reference to it may stand.
+        may_refer: the value is no key, but may be a reference, too; it is not shown either.
+        is_path: the value is a path (or, of a database, may be one): in a file of settings relative to the file.
         aliases: other environment variables, in falling precedence, that set the same.
     """
 
@@ -84,6 +91,26 @@ class SettingReference:
     read: Callable[[object], object]
     aliases: tuple[str, ...] = ()
     is_secret: bool = False
+    may_refer: bool = False
+    is_path: bool = False
+
+    def value(self, given: object, where: str) -> object:
+        """Return a given value in the setting's type.
+
+        Args:
+            given: as it was given.
+            where: where it stands, for messages.
+
+        Raises:
+            ConfigurationError: it cannot be used; the message says where it stands and what is expected there.
+        """
+        is_hidden = self.is_secret or self.may_refer
+        try:
+            read = self.read(given)
+        except ValueError as error:
+            shown = "(not shown)" if self.name == "db_url" or is_hidden else repr(given)
+            raise ConfigurationError(f"{where} is {shown}; expected {error}") from error
+        return Secret(str(read), where) if is_hidden else read
 
 
 _LOADING: tuple[SettingReference, ...] = (
@@ -95,6 +122,31 @@ _LOADING: tuple[SettingReference, ...] = (
         "`COWRIEPROC_DB_PATH` gives a path and serves where `COWRIEPROC_DB_URL` is not set.",
         text,
         aliases=("COWRIEPROC_DB_PATH",),
+        is_path=True,
+    ),
+    SettingReference(
+        "report_dir",
+        "COWRIEPROC_REPORT_DIR",
+        "none",
+        "The folder for reports, as version 3's file of settings names it. Nothing uses it yet.",
+        text,
+        is_path=True,
+    ),
+    SettingReference(
+        "log_dir",
+        "COWRIEPROC_LOG_DIR",
+        "none",
+        "The folder for this program's own logs, as version 3's file of settings names it. Nothing uses it yet.",
+        text,
+        is_path=True,
+    ),
+    SettingReference(
+        "report_email",
+        "COWRIEPROC_REPORT_EMAIL",
+        "none",
+        "Who gets reports by e-mail: an address, or where one is (as of a key). Nothing uses it yet.",
+        mail_address,
+        may_refer=True,
     ),
     SettingReference(
         "batch_size",
@@ -261,6 +313,7 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "The folder of captured files from which those that VirusTotal does not know are uploaded to it. They are "
         "then visible to its customers.",
         text,
+        is_path=True,
     ),
     SettingReference(
         "abusech_key",

@@ -9,11 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.settings.paths import located
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Where systemd puts credentials. Source: systemd.exec(5), LoadCredential=."""
 
 _REFERENCE = re.compile(r"(env|file|credential):(.+)", re.DOTALL)
+_OTHER_STORE = re.compile(r"(op|vault|aws-sm|sops):.*", re.DOTALL)
+"""How version 3 refers to stores that are not understood here."""
+
+_KINDS = "env:NAME, file:PATH or credential:NAME"
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _MAX_FILE_BYTES = 4096
 
@@ -47,6 +52,10 @@ class Secret:
     def __reduce__(self) -> str:
         raise TypeError("a key is not to be written anywhere")
 
+    def is_same(self, other: Secret) -> bool:
+        """Return whether both were given alike, wherever each stands."""
+        return self._given == other._given
+
     def reveal(self, environ: Mapping[str, str] | None = None) -> str:
         """Return the key.
 
@@ -66,7 +75,7 @@ class Secret:
                 raise ConfigurationError(f"{self.setting}: the environment variable {name} is not set; set it")
             return self._checked(environ[name], f"the environment variable {name}")
         if kind == "file":
-            return self._checked(self._read(Path(name).expanduser()), name)
+            return self._checked(self._read(located(name, Path())), name)
         folder = environ.get(CREDENTIALS_VARIABLE)
         if not folder or "/" in name:
             raise ConfigurationError(
@@ -94,6 +103,29 @@ class Secret:
 def is_reference(given: str) -> bool:
     """Return whether a text says where a key is, and is none itself."""
     return _REFERENCE.fullmatch(given) is not None
+
+
+def canonical_reference(given: object, folder: Path) -> str:
+    """Return a reference that stands in a file, in one spelling: a path in it is absolute.
+
+    Args:
+        given: the reference.
+        folder: what a relative path is relative to.
+
+    Raises:
+        ValueError: it is none; the message goes on behind its place, and does not show it, because it may be a key.
+    """
+    text = given.strip() if isinstance(given, str) else ""
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        store = _OTHER_STORE.fullmatch(text)
+        if store is not None:
+            raise ValueError(f"is a reference `{store[1]}:`, which is not understood; write {_KINDS}")
+        if not text or re.fullmatch("(env|file|credential):", text):
+            raise ValueError(f"says nothing; expected {_KINDS}")
+        raise ValueError(f"is a key itself, or a reference of another kind; write where the key is: {_KINDS}")
+    kind, name = match[1], match[2].strip()
+    return f"{kind}:{located(name, folder) if kind == 'file' else name}"
 
 
 def fingerprint(key: str) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cowrieprocessor.settings.secrets import is_reference
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -23,6 +25,7 @@ _FACTOR = {"": 1, "kib": KIB, "mib": MIB, "gib": GIB}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|h|d)?")
 _UNIT_S = {"": 1.0, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S}
 _YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+_MAIL_ADDRESS = re.compile(r"[\x21-\x3f\x41-\x7e]{1,64}@[\x21-\x3f\x41-\x7e]{1,255}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -118,6 +121,14 @@ def names(value: object) -> tuple[str, ...]:
     if not given or not all(_NAME.fullmatch(name) for name in given) or len(set(given)) != len(given):
         raise ValueError("different names with commas between them, or `none`")
     return given
+
+
+def mail_address(value: object) -> str:
+    """Return an e-mail address, or a reference to one; whoever sends mail looks closer."""
+    given = str(value).strip() if isinstance(value, str) else ""
+    if is_reference(given) or _MAIL_ADDRESS.fullmatch(given):
+        return given
+    raise ValueError("an e-mail address, or where one is: env:NAME, file:PATH or credential:NAME")
 
 
 def web_address(value: object) -> str:

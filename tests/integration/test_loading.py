@@ -282,15 +282,15 @@ def test_copytruncate_under_one_name_is_another_log(engine: Engine, tmp_path: Pa
 
 
 def test_overlapping_logs_are_said(engine: Engine, tmp_path: Path) -> None:
-    """Two logs that overlap but begin differently are both loaded, and the overlap is said."""
+    """Of two logs that overlap but begin differently each event is stored once, and the overlap is said."""
     lines = events(30)
     loader = BulkLoader(engine)
     loader.load([write(tmp_path / "one.json", lines[:20])])
 
     result = loader.load([write(tmp_path / "two.json", lines[15:])])
 
-    assert 15 == result.counters["events"]
-    assert "overlap" in result.files[0].warnings[0]
+    assert (10, 30) == (result.counters["events"], count(engine, RawEvent))
+    assert "5 of its events are stored already from" in result.files[0].warnings[0]
 
 
 def test_every_byte_is_accounted_for(engine: Engine, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_calls_of_the_program_are_possible(name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "`cowrieprocessor follow`",
+        "`cowrieprocessor pursue`",
         "```text\ncowrieprocessor load --fast x\n```\n",
         "```console\n$ cowrieprocessor db erase\n```\n",
     ],
@@ -332,6 +332,7 @@ def texts_in_the_code() -> str:
     ("page", "heading", "least"),
     [
         ("docs/loading.md", ("message", "what it means, and what to do"), 15),
+        ("docs/follow.md", ("message", "what it means, and what to do"), 10),
         ("docs/files_table_migration.md", ("message or exit code", "what it means, and what to do"), 5),
     ],
 )

@@ -6,15 +6,22 @@ Lists and reports have a page of their own, docs/reports.md, and its tests in te
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from cowrieprocessor.loader import batch, file_processor, file_tallies
+from cowrieprocessor.cli import follow
+from cowrieprocessor.db.engine import get_engine, write_transaction
+from cowrieprocessor.db.models import LogFile
+from cowrieprocessor.loader import batch, delta, file_processor, file_tallies
+from cowrieprocessor.loader.log_loading import FileResult
 from tests.documents import PROJECT, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 
@@ -94,6 +101,28 @@ def test_json_of_load_is_documented(program: Program, tmp_path: Path) -> None:
     assert differences(documents, documented_fields("load")) == []
 
 
+def test_json_of_follow_is_documented(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every field of `follow --json`, with --once and without, is in the reference with its type, and no other."""
+    monkeypatch.setattr(delta, "ARCHIVE_SETTLES_S", 0.1)
+    monkeypatch.setattr(follow, "stop_on_signals", lambda *_: None)
+    log = tmp_path / "cowrie.json"
+    log.write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")
+    (tmp_path / "cowrie.json.1.gz").write_bytes(b"\x1f\x8bnot gzip")
+    documents = [program("follow", "cowrie.json", "--once", "--json").document]
+    log.write_text('{"eventid":"y","session":"s"}\n', encoding="utf-8")
+    documents.append(program("follow", "cowrie.json", "--once", "--json").document)
+    look = delta.Look([FileResult("x", "failed", Counter(events=1), error="damaged")], [delta.Gap("x", 1)])
+    follow.print_look(look)
+    line = json.loads(capsys.readouterr().out)
+
+    assert {
+        "once": differences(documents, documented_fields("follow")),
+        "lines": differences([line], documented_fields("follow", 1)),
+    } == {"once": [], "lines": []}
+
+
 def test_json_of_files_scan_is_documented(program: Program, tmp_path: Path) -> None:
     """Every field of `files scan --json` is in the reference with its type, and no other."""
     shutil.copytree(SAMPLES / "downloads", tmp_path / "downloads")
@@ -108,6 +137,10 @@ def test_json_of_db_commands_is_documented(program: Program, tmp_path: Path) -> 
     """Every field of `db status`, `db check` and `db migrate` is in the reference with its type, and no other."""
     (tmp_path / "empty.sqlite").touch()
     program("load", str(SAMPLES / "cowrie.json"), "--db", "x.sqlite")
+    engine = get_engine("x.sqlite")
+    with write_transaction(engine) as connection:
+        connection.execute(update(LogFile).values(bytes_gap=1))
+    engine.dispose()
     found = {
         command: [program("db", command, "--json", "--db", name).document for name in ("empty.sqlite", "x.sqlite")]
         for command in ("status", "check", "migrate")

@@ -50,8 +50,8 @@ def test_url_beats_path_in_the_environment() -> None:
 
 
 def test_file_in_the_current_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sensors.toml in the current folder is read without being named; other tables in it are not ours."""
-    written(tmp_path, '[[sensor]]\nname = "x"\n[cowrieprocessor]\nbatch_size = 7\n')
+    """sensors.toml in the current folder is read without being named; tables of others in it are let be."""
+    written(tmp_path, '[enrichment_of_others]\nname = "x"\n[cowrieprocessor]\nbatch_size = 7\n')
     monkeypatch.chdir(tmp_path)
     assert load_settings(environ={}).batch_size == 7
 

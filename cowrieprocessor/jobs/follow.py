@@ -1,0 +1,276 @@
+"""Following logs as they grow: whatever is new goes into the database, until somebody says stop.
+
+The loader knows what is new and the watcher when to look; here is what lies between: one follower for the same files,
+trouble with the database that passes, and what an operator is told.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.migrations import prepare
+from cowrieprocessor.errors import DatabaseError, DatabaseLocked
+from cowrieprocessor.events import utc_text
+from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold
+from cowrieprocessor.jobs.patience import Patience, passes
+from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
+from cowrieprocessor.jobs.watching import Watcher, pause
+from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
+from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
+from cowrieprocessor.settings import Settings
+
+KIND = "follow"
+LOCK_TIMEOUT_S = 10.0
+"""How long a follower waits for another writer before it says so and looks whether it should stop."""
+
+ARCHIVES_S = 30.0
+"""How long `once` waits for archives that are still being written."""
+
+
+@dataclass(slots=True)
+class FollowResult:
+    """What a follower did.
+
+    Attributes:
+        counters: the sums over all its looks.
+        files: with `once`, those that something was stored of, or that could not be read.
+        gaps: with `once`, what was lost, by log.
+        losses: how often bytes were lost.
+        bytes_lost: how many.
+        looks: how often it looked.
+        stopped: it was asked to stop; else it had looked once, as it was told.
+        duration_s: from beginning to end.
+    """
+
+    counters: Counter[str] = field(default_factory=Counter)
+    files: list[FileResult] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    losses: int = 0
+    bytes_lost: int = 0
+    looks: int = 0
+    stopped: bool = False
+    duration_s: float = 0.0
+
+    @property
+    def failed(self) -> list[FileResult]:
+        """The files that could not be read to their end."""
+        return [one for one in self.files if one.state == FAILED]
+
+
+def follow(
+    engine: Engine,
+    paths: Sequence[Path],
+    settings: Settings,
+    *,
+    once: bool = False,
+    poll_s: float | None = None,
+    stop: Event,
+    say: Callable[[str], None] = lambda _text: None,
+    on_look: Callable[[Look], None] = lambda _look: None,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+) -> FollowResult:
+    """Store what logs hold that is not stored yet, and then whatever is added to them.
+
+    Args:
+        engine: the database; a new one is made ready. Its `lock_timeout_s` is how long a stop may take.
+        paths: logs, each with its rotated ones beside it, and folders of logs; what is not there yet is waited for.
+        settings: limits and batch size.
+        once: look once instead of going on.
+        poll_s: look every so many seconds instead of being told by the kernel.
+        stop: once set, the current batch is committed and it ends.
+        say: told in one line what an operator has to know.
+        on_look: told about each look.
+        on_progress: told after each batch.
+
+    Raises:
+        AlreadyFollowed: another process of this machine follows one of the paths; it is named.
+        MigrationNeeded: a v3 database.
+        DatabaseError: with `once` any; else one that does not pass by itself, or that met us before we began.
+    """
+    began = time.monotonic()
+    result = FollowResult()
+    with ExitStack() as stack:
+        held = _begin(stack, engine, paths, stop, say, once=once)
+        if held is not None:
+            loader = stack.enter_context(
+                DeltaLoader(engine, paths, settings=settings, job=held.name, on_progress=on_progress, stop=stop.is_set)
+            )
+            follower = _Follower(loader, held, stop, say, on_look, result)
+            if once:
+                follower.look_once()
+            else:
+                watcher = Watcher(lambda: [*loader.folders, *_linked_folders(paths)], poll_s=poll_s, say=say)
+                follower.run(stack.enter_context(watcher))
+            follower.leave()
+        if stop.is_set():
+            result.stopped = True
+            if held is not None:
+                held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+    result.duration_s = time.monotonic() - began
+    return result
+
+
+def _begin(
+    stack: ExitStack, engine: Engine, paths: Sequence[Path], stop: Event, say: Callable[[str], None], *, once: bool
+) -> Hold | None:
+    """Make the database ready and hold the paths; None if it is to stop before others let us write."""
+    patience = Patience(say)
+    while not stop.is_set():
+        try:
+            prepare(engine)
+            held = stack.enter_context(hold(engine, KIND, paths))
+        except DatabaseLocked as error:
+            if once and not stop.is_set():
+                raise
+            pause(patience.met(error), stop)
+        else:
+            patience.over()
+            return held
+    return None
+
+
+class _Follower:
+    """Looks, tells what came of it, and waits for the next time."""
+
+    def __init__(
+        self,
+        loader: DeltaLoader,
+        held: Hold,
+        stop: Event,
+        say: Callable[[str], None],
+        on_look: Callable[[Look], None],
+        result: FollowResult,
+    ) -> None:
+        self._loader = loader
+        self._held = held
+        self._stop = stop
+        self._say = say
+        self._on_look = on_look
+        self._patience = Patience(say)
+        self._said: dict[str, tuple[str, ...]] = {}
+        self._last_event_at: str | None = None
+        self._result = result
+
+    def run(self, watcher: Watcher) -> None:
+        """Look until it is time to stop."""
+        changed: frozenset[Path] | None = None
+        again_at: float | None = None
+        while not self._stop.is_set():
+            try:
+                if changed is None or changed:
+                    began = time.monotonic()
+                    look = self.look(changed)
+                    again_at = _sooner(None if changed is None else again_at, look.again_in_s)
+                    if changed is None and not look.files:
+                        watcher.found_nothing(time.monotonic() - began)
+                self._held.say(RUNNING, facts=self._facts())
+            except DatabaseError as error:
+                self._wait_out(error)
+                changed = None
+                continue
+            self._patience.over()
+            changed = watcher.wait(_left_s(again_at), self._stop)
+            if again_at is not None and time.monotonic() >= again_at:
+                changed = None
+
+    def look_once(self) -> None:
+        """Look at all logs, again when an archive was still being written; wait for others no longer than the engine.
+
+        Raises:
+            DatabaseError: the database does not serve; what was committed is kept.
+        """
+        until = time.monotonic() + ARCHIVES_S
+        try:
+            while True:
+                look = self.look(None)
+                self._result.files += look.files
+                self._result.gaps += look.gaps
+                if not look.deferred or self._stop.is_set() or time.monotonic() >= until:
+                    break
+                pause(look.again_in_s or 0.0, self._stop)
+        except DatabaseLocked:
+            if not self._stop.is_set():  # else the wait was ended, because it is to stop
+                raise
+            return
+        if look.deferred:
+            self._say(f"note: archives that are still being written are left for the next time: {look.deferred:,}")
+
+    def look(self, changed: Collection[Path] | None) -> Look:
+        """Look at all logs, or at those that changed, and tell what came of it."""
+        look = self._loader.look(changed)
+        self._result.looks += 1
+        self._result.counters.update(look.counters)
+        if look.counters:
+            self._last_event_at = utc_text(dt.datetime.now(dt.UTC))[:19]
+        for one in look.files:
+            self._tell(one)
+        for gap in look.gaps:
+            self._result.losses += 1
+            self._result.bytes_lost += gap.bytes_lost
+            self._say(
+                f"lost: {gap.path}: {gap.bytes_lost:,} bytes were destroyed before they could be read; "
+                "see docs/follow.md on how logs are rotated without loss"
+            )
+        self._on_look(look)
+        return look
+
+    def leave(self) -> None:
+        """Write down where everything is, so that the next follower need not look at it."""
+        try:
+            self._loader.close()
+        except DatabaseError as error:
+            self._say(f"note: where each log stands could not be written down, so the next start takes longer: {error}")
+
+    def _tell(self, one: FileResult) -> None:
+        """Say what is wrong with a file, unless that was the last thing said about it."""
+        words = (*(f"note: {warning}" for warning in one.warnings), *([f"error: {one.error}"] if one.error else ()))
+        if words != self._said.get(one.path, ()):
+            for word in words:
+                self._say(word)
+        if words:
+            self._said[one.path] = words
+        else:
+            self._said.pop(one.path, None)
+
+    def _wait_out(self, error: DatabaseError) -> None:
+        """Wait until the database may serve again.
+
+        Raises:
+            DatabaseError: the one that was given, if it does not pass by itself.
+        """
+        if not passes(error):
+            raise error
+        if self._stop.is_set():
+            return
+        wait_s = self._patience.met(error)
+        self._held.try_to_say(WAITING, str(error))
+        pause(wait_s, self._stop)
+
+    def _facts(self) -> dict[str, object]:
+        return {} if self._last_event_at is None else {"last_event_at": self._last_event_at}
+
+
+def _linked_folders(paths: Sequence[Path]) -> list[Path]:
+    """Return where the logs lie that are named by a link: what is written there is not told beside the link."""
+    return [Path(os.path.realpath(path)).parent for path in paths if path.is_symlink()]
+
+
+def _sooner(at: float | None, in_s: float | None) -> float | None:
+    """Return the sooner of two moments, one of which is so many seconds from now."""
+    moments = [moment for moment in (at, None if in_s is None else time.monotonic() + in_s) if moment is not None]
+    return min(moments, default=None)
+
+
+def _left_s(until: float | None) -> float:
+    """Return how long to wait at most: until then, and no longer than we may be silent."""
+    return SAY_EVERY_S if until is None else max(0.0, min(SAY_EVERY_S, until - time.monotonic()))

@@ -1,0 +1,202 @@
+"""Files that one process works on for as long as it runs: a second one on this machine is told who has them.
+
+Who holds which paths stands in a row of `jobs`, one for each set of paths. A holder that was killed keeps nobody out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.engine import get_engine, write_transaction
+from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, JobTaken
+from cowrieprocessor.events import utc_text
+from cowrieprocessor.jobs import holder
+from cowrieprocessor.jobs.records import (
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    JobRecord,
+    jobs_of_kind,
+    load_job,
+    save_job,
+)
+from cowrieprocessor.sanitize import inert, restore
+
+SAY_EVERY_S = 60.0
+"""How often a holder that has nothing new to say says that it is there."""
+
+LAST_WORD_S = 1.0
+"""How long a holder that ends waits for the database to say so: a dead one is seen to be dead without it."""
+
+_HELD: set[str] = set()
+"""The runs of this process."""
+
+
+class Hold:
+    """Paths that this process holds, and the row of `jobs` that says so. Made by `hold`.
+
+    Attributes:
+        name: the row's name: its kind, and a fingerprint of machine and paths.
+        ends_as: state and reason that are written when it is given up without an error.
+    """
+
+    def __init__(self, engine: Engine, kind: str, paths: Iterable[Path], clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._kind = kind
+        self._paths = tuple(sorted({os.path.realpath(path) for path in paths}))
+        self._clock = clock
+        self._holder = holder.this_process()
+        self._state: tuple[str, str | None] = (RUNNING, None)
+        self._said_at = clock()
+        host = os.fsencode(socket.gethostname())
+        names = b"\0".join([host, *map(os.fsencode, self._paths)])
+        self.name = f"{kind}:{hashlib.sha256(names).hexdigest()[:12]}"
+        self.ends_as: tuple[str, str | None] = (DONE, None)
+
+    def take(self) -> None:
+        """Take the paths, and count on from what the row counted before.
+
+        Raises:
+            AlreadyFollowed: a process that is alive has one of them, or one above or below.
+            DatabaseError: see `write_transaction`.
+        """
+        with write_transaction(self._engine) as connection:
+            dialect_of(self._engine).hold_migration_lock(connection)  # of two that come at once the second waits here
+            for other in jobs_of_kind(connection, self._kind):
+                self._refuse_if_held(other)
+            before = load_job(connection, self.name, for_update=True)
+            cursor = {
+                "holder": self._holder,
+                "paths": [inert(path) for path in self._paths],
+                "since": utc_text(dt.datetime.now(dt.UTC))[:19],
+            }
+            counters = {} if before is None else before.counters
+            save_job(connection, JobRecord(self.name, RUNNING, cursor, counters))
+        _HELD.add(self._holder["run"])
+
+    def say(self, state: str = RUNNING, reason: str | None = None, facts: Mapping[str, object] | None = None) -> None:
+        """Write how it goes into the row, if that changed or was said a minute ago; counters stay as they are.
+
+        Args:
+            state: running or waiting.
+            reason: why it waits.
+            facts: put into the row's cursor; plain JSON.
+
+        Raises:
+            JobTaken: the row is another process's now, or gone.
+            DatabaseError: see `write_transaction`; it is said at the next call.
+        """
+        if self._state == (state, reason) and self._clock() - self._said_at < SAY_EVERY_S:
+            return
+        self._write(self._engine, state, reason, facts or {}, None)
+        self._state, self._said_at = (state, reason), self._clock()
+
+    def try_to_say(self, state: str, reason: str | None = None) -> None:
+        """Do what `say` does where the database may be out of order: nothing, if it does not listen at once."""
+        if self._state == (state, reason) and self._clock() - self._said_at < SAY_EVERY_S:
+            return
+        self._state, self._said_at = (state, reason), self._clock()
+        self._write_at_once(state, reason, None)
+
+    def give_up(self, state: str, reason: str | None) -> None:
+        """Let others have the paths, and say how it ended, if the database listens at once."""
+        _HELD.discard(self._holder["run"])
+        self._write_at_once(state, reason, dt.datetime.now(dt.UTC))
+
+    def _refuse_if_held(self, other: JobRecord) -> None:
+        """Refuse if another process of this machine is at work on any of the paths.
+
+        Raises:
+            AlreadyFollowed: it is.
+        """
+        its_holder = other.cursor.get("holder") or {}
+        if other.state in (DONE, FAILED, STOPPED) or its_holder.get("host") != self._holder["host"]:
+            return
+        theirs = [restore(path) for path in other.cursor.get("paths") or ()]
+        shared = next(((our, their) for our in self._paths for their in theirs if _overlap(our, their)), None)
+        if shared is None or not (its_holder.get("run") in _HELD or holder.is_alive(its_holder, other.updated_at)):
+            return
+        our, their = (inert(path) for path in shared)
+        place = our if our == their else f"{our} overlaps with {their}, which"
+        raise AlreadyFollowed(
+            f"{place} is held by {holder.describe(its_holder)} since {other.cursor.get('since')} UTC "
+            f"({other.name} in `db status`); stop that process, or leave this path out"
+        )
+
+    def _write_at_once(self, state: str, reason: str | None, ended: dt.datetime | None) -> None:
+        url = self._engine.url.render_as_string(hide_password=False)
+        engine = get_engine(url, lock_timeout_s=LAST_WORD_S)
+        try:
+            self._write(engine, state, reason, {}, ended)
+        except DatabaseError:
+            return  # whoever looks sees by the process itself whether it is alive
+        finally:
+            engine.dispose()
+
+    def _write(
+        self, engine: Engine, state: str, reason: str | None, facts: Mapping[str, object], ended: dt.datetime | None
+    ) -> None:
+        with write_transaction(engine) as connection:
+            job = self._ours(connection)
+            job.state, job.reason, job.finished_at = state, reason, ended
+            job.cursor |= facts
+            save_job(connection, job)
+
+    def _ours(self, connection: Connection) -> JobRecord:
+        job = load_job(connection, self.name, for_update=True)
+        other: dict[str, Any] = {} if job is None else job.cursor.get("holder") or {}
+        if job is None or other.get("run") != self._holder["run"]:
+            raise JobTaken(
+                f"{self.name}: {holder.describe(other)} has taken it over, or the database is another one now; "
+                "nothing is lost"
+            )
+        return job
+
+
+@contextmanager
+def hold(
+    engine: Engine, kind: str, paths: Sequence[Path], *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Hold]:
+    """Hold paths while the block runs; the row of `jobs` says afterwards how it ended.
+
+    Args:
+        engine: a database at our version.
+        kind: what is done with the paths, such as `follow`; kinds do not keep each other out.
+        paths: files and folders, there or not; the same by another name are the same.
+        clock: seconds that only go up.
+
+    Raises:
+        AlreadyFollowed: another process of this machine has one of them, or one above or below; it is named.
+        DatabaseError: see `write_transaction`.
+    """
+    held = Hold(engine, kind, paths, clock)
+    held.take()
+    word: tuple[str, str | None] = (FAILED, "it ended in an unexpected way; the same command goes on from here")
+    try:
+        yield held
+        word = held.ends_as
+    except DatabaseError as error:
+        word = FAILED, str(error)
+        raise
+    except KeyboardInterrupt:
+        word = STOPPED, "interrupted; the same command goes on from here"
+        raise
+    finally:
+        held.give_up(*word)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return whether two real paths are the same, or one lies in the other."""
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)

@@ -1,0 +1,333 @@
+"""The sensors of the file of settings: what is read, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.settings import Sensor, load_sensors, load_settings, no_sensors
+from tests.documents import PROJECT
+
+KEY = "canary" * 10
+POT = '[[sensor]]\nname = "pot-1"\nlogpath = "/srv/one/cowrie.json"\n'
+POTS = POT + '[[sensor]]\nname = "pot-2"\nlogpath = "/srv/two"\n'
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    """Return a file of settings with this content."""
+    path = folder / "sensors.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refusal(folder: Path, content: str | bytes) -> str:
+    """Return what is said about a file of settings with this content, by either way to read it, without its path."""
+    path = written(folder, content)
+    with pytest.raises(ConfigurationError) as of_settings:
+        load_settings(environ={}, toml_path=path)
+    message = str(of_settings.value)
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+def test_sensors_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Each [[sensor]] is a sensor, with what it says and nothing more."""
+    path = written(tmp_path, POTS + 'downloads = "/srv/two/downloads"\n')
+    assert load_sensors(environ={}, toml_path=path) == (
+        Sensor("pot-1", Path("/srv/one/cowrie.json")),
+        Sensor("pot-2", Path("/srv/two"), Path("/srv/two/downloads")),
+    )
+
+
+def test_without_a_file_there_are_no_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file and a file without sensors both mean: none."""
+    monkeypatch.chdir(tmp_path)
+    assert load_sensors(environ={}) == ()
+    written(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
+    assert load_sensors(environ={}) == ()
+
+
+def test_the_environment_names_the_file(tmp_path: Path) -> None:
+    """COWRIEPROC_CONFIG names the file of sensors, too."""
+    path = written(tmp_path, POT)
+    assert [sensor.name for sensor in load_sensors(environ={"COWRIEPROC_CONFIG": str(path)})] == ["pot-1"]
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the command is called, a path in the file means the same; ~ is the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "key").write_text("the-key\n", encoding="utf-8")
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "vt.key").write_text("vt-key\n", encoding="utf-8")
+    path = written(
+        folder,
+        '[global]\ndb = "cowrie.sqlite"\nreport_dir = "~/reports"\nurlhausapi = "file:~/key"\n'
+        '[[sensor]]\nname = "a"\nlogpath = "log"\ndownloads = "~/dl"\nvtapi = "file:vt.key"\n'
+        '[[sensor]]\nname = "b"\nlogpath = "~nobody-of-this-name/x"\n',
+    )
+    monkeypatch.chdir(home)
+
+    given, (sensor, other) = load_settings(environ={}, toml_path=path), load_sensors(environ={}, toml_path=path)
+
+    assert given.db_url == str(folder / "cowrie.sqlite")
+    assert given.report_dir == str(home / "reports")
+    assert given.abusech_key is not None
+    assert given.virustotal_key is not None
+    assert (given.virustotal_key.reveal({}), given.abusech_key.reveal({})) == ("vt-key", "the-key")
+    assert (sensor.logpath, sensor.downloads) == (folder / "log", home / "dl")
+    assert other.logpath == folder / "~nobody-of-this-name" / "x"
+
+
+@pytest.mark.parametrize(
+    ("db", "expected"),
+    [
+        ("/srv/c.sqlite", "/srv/c.sqlite"),
+        ("c.sqlite", "{folder}/c.sqlite"),
+        ("sqlite:///c.sqlite", "sqlite:///{folder}/c.sqlite"),
+        ("sqlite:////srv/c.sqlite?x=1", "sqlite:////srv/c.sqlite?x=1"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        (":memory:", ":memory:"),
+        ("postgresql://cowrie@db.example/cowrie", "postgresql://cowrie@db.example/cowrie"),
+    ],
+)
+def test_a_database_is_a_path_or_a_url(tmp_path: Path, db: str, expected: str) -> None:
+    """A path is relative to the file, in a URL of SQLite as well; another URL stays as it is."""
+    path = written(tmp_path, f'[global]\ndb = "{db}"\n')
+    assert load_settings(environ={}, toml_path=path).db_url == expected.format(folder=tmp_path)
+
+
+def test_a_file_of_version_3_is_understood(tmp_path: Path) -> None:
+    """The keys that version 3 knew set what they set there, or are let stand where they mean nothing any more."""
+    path = written(
+        tmp_path,
+        '[global]\ndb = "/srv/cowrie.sqlite"\nreport_dir = "/srv/reports"\nlog_dir = "/srv/logs"\n'
+        'vtapi = "env:VT_API_KEY"\nemail = "soc@example.com"\n'
+        "[global.cache]\nredis_enabled = true\n"
+        '[[sensor]]\nname = "honeypot-a"\nlogpath = "/mnt/a/cowrie"\nsummarizedays = 1\n'
+        'email = "you@example.com"\nvtapi = "env:VT_API_KEY"\nspurapi = "vault://kv/spur#token"\n'
+        'report_dir = "/srv/reports/a"\n'
+        "[snowshoe_detector]\nenabled = true\n",
+    )
+
+    given, (sensor,) = load_settings(environ={}, toml_path=path), load_sensors(environ={}, toml_path=path)
+
+    assert (given.db_url, given.report_dir, given.log_dir) == ("/srv/cowrie.sqlite", "/srv/reports", "/srv/logs")
+    assert given.virustotal_key is not None
+    assert given.virustotal_key.reveal({"VT_API_KEY": "k"}) == "k"
+    assert given.report_email is not None
+    assert given.report_email.reveal({}) == "soc@example.com"
+    assert sensor.email is not None
+    assert sensor.email.reveal({}) == "you@example.com"
+    assert (sensor.name, sensor.logpath, sensor.downloads) == ("honeypot-a", Path("/mnt/a/cowrie"), None)
+
+
+def test_global_knows_every_name_of_a_setting(tmp_path: Path) -> None:
+    """[global] takes the names of [cowrieprocessor], and both together as long as they agree."""
+    path = written(tmp_path, "[global]\nbatch_size = 7\nmax_ratio = 9\n[cowrieprocessor]\nbatch_size = 7\n")
+    assert load_settings(environ={}, toml_path=path).batch_size == 7
+    assert load_settings(environ={"COWRIEPROC_MAX_RATIO": "8"}, toml_path=path).max_ratio == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "[global]\nbatch_size = 7\n[cowrieprocessor]\nbatch_size = 8\n",
+            "[cowrieprocessor] batch_size and [global] batch_size set the same, differently; keep one of them",
+        ),
+        (
+            '[global]\ndb = "/a"\ndb_url = "/b"\n',
+            "[global] db and [global] db_url set the same, differently; keep one of them",
+        ),
+        (
+            '[cowrieprocessor]\nvirustotal_key = "env:A"\n[global]\nvtapi = "env:B"\n',
+            "[cowrieprocessor] virustotal_key and [global] vtapi set the same, differently; keep one of them",
+        ),
+    ],
+)
+def test_one_setting_given_twice_has_to_agree(tmp_path: Path, content: str, message: str) -> None:
+    """Two tables, or two names of one setting, that do not agree are refused, naming both."""
+    assert refusal(tmp_path, content) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[[sensor]]\nname = "p"\nlogpth = "/x"\n', "[[sensor]] 'p': unknown key 'logpth'; did you mean 'logpath'? "),
+        (POT + 'virustotal = "env:X"\n', "[[sensor]] 'pot-1': unknown key 'virustotal'; known are downloads, email, "),
+        ('[[sensor]]\nlogpath = "/x"\n', '[[sensor]] number 1 has no name; write name = "pot-1"'),
+        (POT + '[[sensor]]\nname = "p"\n', "[[sensor]] 'p' has no logpath; write where its log, or the folder of it, "),
+        ('[[sensor]]\nname = ""\nlogpath = "/x"\n', "[[sensor]] number 1: name is ''; expected 1 to 64 printable "),
+        ('[[sensor]]\nname = " p"\nlogpath = "/x"\n', "[[sensor]] ' p': name is ' p'; expected 1 to 64 printable "),
+        ('[[sensor]]\nname = "a\\u001bb"\nlogpath = "/x"\n', "[[sensor]] 'a\\x1bb': name is 'a\\x1bb'; expected 1 to "),
+        (f'[[sensor]]\nname = "{"x" * 65}"\nlogpath = "/x"\n', f"[[sensor]] '{'x' * 65}': name is "),
+        ('[[sensor]]\nname = 7\nlogpath = "/x"\n', "[[sensor]] number 1: name is 7; expected 1 to 64 printable "),
+        (POT + POT, "two [[sensor]] are called 'pot-1'; give each its own name"),
+        ('[[sensor]]\nname = "p"\nlogpath = ["/x"]\n', "[[sensor]] 'p': logpath is ['/x']; expected a path"),
+        (POT + 'downloads = ""\n', "[[sensor]] 'pot-1': downloads is ''; expected a path"),
+        (POT + 'downloads = "a\\u0000b"\n', "[[sensor]] 'pot-1': downloads is 'a\\x00b'; expected a path"),
+        (
+            POT + 'downloads = "/d/"\n[[sensor]]\nname = "b"\nlogpath = "/b"\ndownloads = "/x/../d"\n',
+            "[[sensor]] 'pot-1' and 'b' have the same downloads; ",
+        ),
+        (POT + 'email = "nobody"\n', "[[sensor]] 'pot-1': email is (not shown); expected an e-mail address"),
+        ('[sensor]\nname = "p"\nlogpath = "/x"\n', "`sensor` is no list of tables; write [[sensor]] above each one"),
+        ("sensor = [1]\n", "`sensor` is no list of tables; write [[sensor]] above each one"),
+        ('[[sensors]]\nname = "p"\n', "unknown table 'sensors'; did you mean 'sensor'?"),
+        ('[Global]\ndb = "x"\n', "unknown table 'Global'; did you mean 'global'?"),
+        ("global = 1\n", "`global` is not a table; write [global] above its settings"),
+        ("[global]\nvt_api = 1\n", "unknown setting 'vt_api' in [global]; did you mean 'vtapi'? known are "),
+        ("[cowrieprocessor]\nvtapi = 1\n", "unknown setting 'vtapi' in [cowrieprocessor]; known are "),
+        ("[global]\nbatch_size = true\n", "[global] batch_size is True; expected a whole number"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_the_remedy(tmp_path: Path, content: str, message: str) -> None:
+    """Each mistake is refused with the file, the table, the key, and what is expected; near matches are suggested."""
+    assert refusal(tmp_path, content).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("[global]\ndb = \n", "(at line 2, column 6)"),
+        (POT + "logpath = 'x'\n", "(at line 4, column 14)"),
+        (b'# caf\xc3\xa9\n[global]\nemail = "\xc3\xa9\xff"\n', "no UTF-8 text (at line 3, column 11)"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named_with_line_and_column(tmp_path: Path, content: str | bytes, place: str) -> None:
+    """Whoever reads the message finds the place."""
+    message = refusal(tmp_path, content)
+    assert message.startswith("not readable as TOML: ")
+    assert place in message
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    """Editors that write one do not make the file unreadable."""
+    path = written(tmp_path, b"\xef\xbb\xbf" + POT.encode())
+    assert [sensor.name for sensor in load_sensors(environ={}, toml_path=path)] == ["pot-1"]
+
+
+@pytest.mark.parametrize("table", ["[global]\n", POT])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (f'"{KEY}"', "vtapi is a key itself, or a reference of another kind; write where the key is: env:NAME, "),
+        (f'"vault:{KEY}"', "vtapi is a reference `vault:`, which is not understood; write env:NAME, file:PATH or "),
+        (f'"op://{KEY}"', "vtapi is a reference `op:`, which is not understood; write env:NAME, file:PATH or "),
+        (f'"{KEY}:x"', "vtapi is a key itself, or a reference of another kind; write where the key is: env:NAME, "),
+        ('"env:"', "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
+        ('""', "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
+        ("7", "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
+    ],
+)
+def test_only_a_reference_to_a_key_may_stand_in_the_file(tmp_path: Path, table: str, given: str, message: str) -> None:
+    """A key itself, or a reference of another kind, is refused by its place and never shown."""
+    said = refusal(tmp_path, f"{table}vtapi = {given}\n")
+    place = "[global] " if table == "[global]\n" else "[[sensor]] 'pot-1': "
+    assert said.startswith(place + message)
+    assert "canary" not in said
+
+
+@settings(max_examples=60)
+@given(st.text(string.ascii_letters + string.digits + ":/ -_", min_size=8, max_size=60))
+def test_no_key_is_ever_shown(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
+    """Whatever stands where a reference should stand, no message repeats it, nor the beginning or end of it."""
+    path = written(tmp_path_factory.getbasetemp(), f'{POT}vtapi = "{key}-{KEY}-{key}"\n')
+    said = ""
+    try:
+        said = repr(load_sensors(environ={}, toml_path=path))
+    except ConfigurationError as error:
+        said = str(error)
+    assert KEY not in said
+    assert "pot-1" in said
+
+
+def test_a_reference_that_leads_nowhere_names_the_sensor_and_the_key(tmp_path: Path) -> None:
+    """A variable that is not set and a file that is not there are said when the key is used, by sensor and key."""
+    path = written(tmp_path, POT + 'vtapi = "env:NO_KEY"\nurlhausapi = "file:no.key"\n')
+
+    (sensor,) = load_sensors(environ={}, toml_path=path)
+
+    assert sensor.virustotal_key is not None
+    assert sensor.abusech_key is not None
+    with pytest.raises(ConfigurationError) as unset:
+        sensor.virustotal_key.reveal({})
+    with pytest.raises(ConfigurationError) as missing:
+        sensor.abusech_key.reveal({})
+    place = f"{path}: [[sensor]] 'pot-1'"
+    assert str(unset.value) == f"{place}: vtapi: the environment variable NO_KEY is not set; set it"
+    assert str(missing.value).startswith(f"{place}: urlhausapi: {tmp_path / 'no.key'} cannot be read: No such file")
+
+
+def with_keys(first: str, second: str, for_all: str = "") -> str:
+    """Return a file with the keys of two sensors, and the one for all, where they are not empty."""
+    top = f'[global]\nvtapi = "{for_all}"\n' if for_all else ""
+    one, two = (f'vtapi = "{key}"\n' if key else "" for key in (first, second))
+    return f'{top}{POT}{one}[[sensor]]\nname = "pot-2"\nlogpath = "/srv/two"\n{two}'
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "for_all"),
+    [
+        ("env:A", "", ""),
+        ("env:A", "env: A", ""),
+        ("", "env:A", "env:A"),
+        ("", "", "env:A"),
+        ("env:A", "env:A", "env:A"),
+    ],
+)
+def test_one_key_of_the_sensors_serves_the_database(tmp_path: Path, first: str, second: str, for_all: str) -> None:
+    """Where all sensors that name a key name the same, it is the key; flags and environment beat it."""
+    path = written(tmp_path, with_keys(first, second, for_all))
+    found = load_settings(environ={}, toml_path=path).virustotal_key
+    assert found is not None
+    assert found.reveal({"A": "key-a"}) == "key-a"
+    beaten = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_KEY": "env:B"}, toml_path=path).virustotal_key
+    assert beaten is not None
+    assert beaten.reveal({"A": "key-a", "B": "key-b"}) == "key-b"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "for_all", "message"),
+    [
+        ("env:A", "env:B", "", "[[sensor]] 'pot-1', 'pot-2': different keys as vtapi; a database has one key for all "),
+        (
+            "env:A",
+            "",
+            "env:B",
+            "[[sensor]] 'pot-1': vtapi is another key than the one for all sensors; a database has ",
+        ),
+    ],
+)
+def test_several_keys_for_one_database_are_refused(
+    tmp_path: Path, first: str, second: str, for_all: str, message: str
+) -> None:
+    """Which of several keys would be used, nobody could tell: the sensors are named, and what to do."""
+    assert refusal(tmp_path, with_keys(first, second, for_all)).startswith(message)
+
+
+def test_the_example_is_a_file_of_settings(tmp_path: Path) -> None:
+    """packaging/sensors.toml.example can be used as it is, and so can what stands in it as a comment."""
+    text = (PROJECT / "packaging" / "sensors.toml.example").read_text(encoding="utf-8")
+    uncommented = "\n".join(line.removeprefix("#:").strip() for line in text.splitlines())
+    assert uncommented != text
+    for content in (text, uncommented):
+        path = written(tmp_path, content)
+        assert load_settings(environ={}, toml_path=path).db_url == "/var/lib/cowrieprocessor/cowrie.sqlite"
+        assert [sensor.name for sensor in load_sensors(environ={}, toml_path=path)] == ["pot-1", "pot-2"]
+
+
+@pytest.mark.parametrize("key", ["logpath", "downloads"])
+def test_the_hint_for_who_has_no_sensors_can_be_written_into_the_file(tmp_path: Path, key: str) -> None:
+    """What the error about missing sensors says to write is a file of settings with a sensor that has it."""
+    path = written(tmp_path, str(no_sensors(key, "/srv/x")).split("write there:\n")[1])
+    (sensor,) = load_sensors(environ={}, toml_path=path)
+    assert getattr(sensor, key) == Path("/srv/x")
