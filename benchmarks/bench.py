@@ -18,11 +18,12 @@ import orjson
 from benchmarks import cases, inputs
 from benchmarks.cases import FULL, QUICK, Bench, Result
 from benchmarks.enrichment import enrichment
+from benchmarks.following import following
 from benchmarks.measure import CommandFailed
 from benchmarks.upgrade import upgrade
 
 EXIT_MISSED = 1
-CASES = cases.CASES | {"upgrade": upgrade, "enrichment": enrichment}
+CASES = cases.CASES | {"upgrade": upgrade, "enrichment": enrichment, "following": following}
 WHAT_CHARS = 58
 
 

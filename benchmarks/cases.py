@@ -38,6 +38,10 @@ class Scale:
     asked_files: int
     spread_sessions: int
     known_hashes: int
+    live_files: int
+    archives: int
+    rest_s: float
+    live_s: float
 
 
 FULL = Scale(
@@ -55,6 +59,10 @@ FULL = Scale(
     asked_files=2_000,
     spread_sessions=200_000,
     known_hashes=1_000_000,
+    live_files=200,
+    archives=5_000,
+    rest_s=60.0,
+    live_s=60.0,
 )
 QUICK = Scale(
     pairs=3,
@@ -71,6 +79,10 @@ QUICK = Scale(
     asked_files=300,
     spread_sessions=20_000,
     known_hashes=50_000,
+    live_files=200,
+    archives=500,
+    rest_s=35.0,
+    live_s=15.0,
 )
 
 

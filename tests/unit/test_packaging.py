@@ -7,19 +7,24 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
 import pytest
 
 from cowrieprocessor.cli.main import cli
-from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.settings import SETTINGS_REFERENCE, load_settings
-from tests.documents import PROJECT, blocks, table_rows
+from cowrieprocessor.errors import AlreadyFollowed, ConfigurationError, DatabaseError, SchemaVersionError
+from cowrieprocessor.settings import SETTINGS_REFERENCE, load_sensors, load_settings
+from tests.documents import PROJECT, blocks, commands, table_rows
 
 FOLDER = PROJECT / "packaging" / "systemd"
 UNITS = {path.name: path for path in sorted(FOLDER.iterdir())}
 SERVICES = [name for name in UNITS if name.endswith(".service")]
+ASKERS = [name for name in SERVICES if "-enrich" in name]
+READERS = [name for name in SERVICES if "-enrich" not in name]
+LOGROTATE = (PROJECT / "packaging" / "logrotate" / "cowrie").read_text(encoding="utf-8")
+EXAMPLE = PROJECT / "packaging" / "sensors.toml.example"
 README = (PROJECT / "packaging" / "README.md").read_text(encoding="utf-8")
 STATE_FOLDER = "/var/lib/cowrieprocessor"
 
@@ -29,14 +34,12 @@ HARDENING = {
     "NoNewPrivileges": "yes",
     "CapabilityBoundingSet": "",
     "ProtectSystem": "strict",
-    "ProtectHome": "yes",
     "ReadWritePaths": STATE_FOLDER,
     "PrivateTmp": "yes",
     "PrivateDevices": "yes",
     "ProtectKernelTunables": "yes",
     "ProtectKernelModules": "yes",
     "ProtectControlGroups": "yes",
-    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
     "RestrictNamespaces": "yes",
     "RestrictSUIDSGID": "yes",
     "LockPersonality": "yes",
@@ -44,6 +47,14 @@ HARDENING = {
     "SystemCallArchitectures": "native",
     "UMask": "0077",
 }
+ASKING = {"ProtectHome": "yes", "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX"}
+READING = {
+    "ProtectHome": "tmpfs",
+    "PrivateNetwork": "yes",
+    "RestrictAddressFamilies": "AF_UNIX",
+    "SupplementaryGroups": "cowrie",
+}
+"""What is added for services that read the honeypots' files."""
 
 
 def sections(text: str) -> dict[str, Lines]:
@@ -91,11 +102,16 @@ def accept(words: Sequence[str]) -> None:
     Raises:
         click.UsageError: the program would not take them.
     """
-    name, *rest = words
+    group: click.Group = cli
     context = click.Context(cli, info_name="cowrieprocessor")
-    _, command, _ = cli.resolve_command(context, [name])
-    assert command is not None
-    command.make_context(name, rest, parent=context)
+    while True:
+        name, *words = words
+        _, command, _ = group.resolve_command(context, [name])
+        assert command is not None
+        if not isinstance(command, click.Group) or not words or words[0].startswith("-"):
+            break
+        group, context = command, click.Context(command, info_name=name, parent=context)
+    command.make_context(name, list(words), parent=context)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -106,11 +122,14 @@ def test_command_is_one_of_ours(name: str) -> None:
     program, *words = shlex.split(commands[0])
     assert Path("/opt/cowrieprocessor/bin/cowrieprocessor") == Path(program)
     accept(words)
-    assert ("--watch" in words) == ("watch" in name)
-    assert "enrich" == words[0]
+    assert ("--watch" in words) == (name in ("cowrieprocessor-enrich-watch.service", "cowrieprocessor-scan.service"))
+    assert ("--once" in words) == ("once" in name)
+    assert {"enrich": "enrich", "follow": "follow", "scan": "files"}[re.split(r"[-.]", name)[1]] == words[0]
 
 
-@pytest.mark.parametrize("words", ["enrich --wach", "enrich --limit none", "enrich --provider nobody", "enriched"])
+@pytest.mark.parametrize(
+    "words", ["enrich --wach", "enrich --limit none", "enrich --provider nobody", "enriched", "follow --onse"]
+)
 def test_other_command_lines_are_not_accepted(words: str) -> None:
     """Negative control: a command, an option or a value that is not there does not pass."""
     with pytest.raises(click.UsageError):
@@ -133,20 +152,54 @@ def test_service_is_hardened(name: str) -> None:
     lines = unit(name)["Service"]
     assert ["cowrieprocessor"] == values(lines, "User")
     given = dict(lines)
-    assert HARDENING == {key: given.get(key) for key in HARDENING}
+    expected = HARDENING | (READING if name in READERS else ASKING)
+    assert expected == {key: given.get(key) for key in expected}
     assert "@system-service" in values(lines, "SystemCallFilter")
 
 
-def test_services_are_hardened_alike() -> None:
-    """From the user on the services are the same, line by line."""
-    tails = [
-        lines[lines.index(("User", "cowrieprocessor")) :] for lines in (unit(name)["Service"] for name in SERVICES)
-    ]
+@pytest.mark.parametrize("names", [ASKERS, READERS])
+def test_services_are_hardened_alike(names: list[str]) -> None:
+    """From the user on the services of a kind are the same, line by line."""
+    tails = [lines[lines.index(("User", "cowrieprocessor")) :] for lines in (unit(name)["Service"] for name in names)]
     assert all(tail == tails[0] for tail in tails)
     assert len(tails) > 1
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", READERS)
+def test_a_reading_service_sees_one_folder_of_a_home(name: str) -> None:
+    """Of /home a service sees the one folder of Cowrie's that it reads, read-only, and starts without it, too."""
+    (shown,) = values(unit(name)["Service"], "BindReadOnlyPaths")
+    what = "var/lib/cowrie/downloads" if "scan" in name else "var/log/cowrie"
+    assert f"-/home/cowrie/cowrie/{what}" == shown
+    assert [] == values(unit(name)["Service"], "BindPaths")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reading_service_finds_the_sensors(name: str, tmp_path: Path) -> None:
+    """A service is given the file of settings that the page installs, whose database is its own, and no key."""
+    lines = unit(name)["Service"]
+    assert {"COWRIEPROC_CONFIG": "/etc/cowrieprocessor/sensors.toml"} == environment(lines)
+    assert {} == credentials(lines)
+    installs = [command.text.split() for command in commands(README) if "sensors.toml.example" in command.text]
+    assert [("--mode=0640", "--group=cowrieprocessor", "/etc/cowrieprocessor/sensors.toml")] == [
+        (words[1], words[2], words[-1]) for words in installs
+    ]
+    words = shlex.split(values(lines, "ExecStart")[0])
+    assert load_settings(environ={}, toml_path=EXAMPLE).db_url == words[words.index("--db") + 1]
+    assert load_sensors(environ={}, toml_path=EXAMPLE)
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if ("Type", "exec") in unit(name)["Service"]])
+def test_what_does_not_mend_itself_is_not_tried_again(name: str) -> None:
+    """A service that stays is started again when it failed, but not after a wrong setting or for an old schema."""
+    lines = dict(unit(name)["Service"])
+    assert "on-failure" == lines["Restart"]
+    final = {ConfigurationError.exit_code, SchemaVersionError.exit_code}
+    assert final == set(map(int, lines["RestartPreventExitStatus"].split()))
+    assert not final & {DatabaseError.exit_code, AlreadyFollowed.exit_code}
+
+
+@pytest.mark.parametrize("name", ASKERS)
 def test_keys_are_found(name: str, tmp_path: Path) -> None:
     """The variables that a service is given lead to the credentials that systemd loads for it."""
     lines = unit(name)["Service"]
@@ -163,25 +216,27 @@ def test_keys_are_found(name: str, tmp_path: Path) -> None:
     assert "key-of-abusech" == settings.abusech_key.reveal(place)
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", ASKERS)
 def test_no_key_stands_in_a_unit(name: str) -> None:
     """Every setting that is a key says only where it is, and none is on a command line."""
     lines = unit(name)["Service"]
     secret = {setting.variable for setting in SETTINGS_REFERENCE if setting.is_secret}
     given = {variable: value for variable, value in environment(lines).items() if variable in secret}
-    assert secret == given.keys()
+    assert {"COWRIEPROC_VIRUSTOTAL_KEY", "COWRIEPROC_ABUSECH_KEY"} == given.keys()
     assert all(value.startswith("credential:") for value in given.values())
     assert "key" not in values(lines, "ExecStart")[0].lower()
 
 
-def drop_ins() -> list[Lines]:
-    """Return the lines that the page tells to write with `systemctl edit`."""
-    return [sections(block.text)["Service"] for block in blocks(README) if block.language == "ini"]
+def drop_in(key: str, value: str = "") -> Lines:
+    """Return the lines that the page tells to write with `systemctl edit`: those of the one block with this line."""
+    found = [sections(block.text)["Service"] for block in blocks(README) if block.language == "ini"]
+    (lines,) = [lines for lines in found if any(one == key and value in given for one, given in lines)]
+    return lines
 
 
 def test_drop_in_for_one_key(tmp_path: Path) -> None:
     """With what the page says to write where there is no key for abuse.ch, only VirusTotal's is looked for."""
-    lines = unit("cowrieprocessor-enrich.service")["Service"] + drop_ins()[0]
+    lines = unit("cowrieprocessor-enrich.service")["Service"] + drop_in("LoadCredential", "virustotal")
     assert {"virustotal": "/etc/cowrieprocessor/virustotal.key"} == credentials(lines)
     settings = load_settings(environ=environment(lines))
     assert settings.abusech_key is None
@@ -190,29 +245,99 @@ def test_drop_in_for_one_key(tmp_path: Path) -> None:
         settings.virustotal_key.reveal({})
 
 
-def test_drop_in_for_another_database() -> None:
-    """What the page says to write for PostgreSQL is a command line that our program takes."""
-    lines = unit("cowrieprocessor-enrich.service")["Service"] + drop_ins()[1]
+@pytest.mark.parametrize(
+    ("name", "database"),
+    [
+        ("cowrieprocessor-enrich.service", "postgresql:///cowrie"),
+        ("cowrieprocessor-follow.service", "postgresql://cowrie@db.example/cowrie"),
+    ],
+)
+def test_drop_in_for_another_database(name: str, database: str) -> None:
+    """What the page says to write for PostgreSQL is a command line that we take, with the network that it needs."""
+    lines = unit(name)["Service"] + drop_in("ExecStart", database)
     (command,) = values(lines, "ExecStart")
     accept(shlex.split(command)[1:])
-    assert "postgresql:///cowrie" in command
+    assert database in shlex.split(command)
+    if "@" in database:
+        assert "no" == dict(lines)["PrivateNetwork"]
+        families = " ".join(values(lines, "RestrictAddressFamilies")).split()
+        assert {"AF_INET", "AF_INET6", "AF_UNIX"} == set(families)
 
 
-def test_timer_starts_the_service() -> None:
-    """The timer names a service that is there, is started by whoever enables it, and stands back for the watch."""
-    timer = unit("cowrieprocessor-enrich.timer")
+def test_drop_in_for_other_folders() -> None:
+    """What the page says to write for logs elsewhere in /home takes the place of what the unit shows."""
+    lines = unit("cowrieprocessor-follow.service")["Service"] + drop_in("BindReadOnlyPaths", "/home")
+    (shown,) = values(lines, "BindReadOnlyPaths")
+    assert all(path.startswith("/home/pot-") for path in shown.split())
+
+
+def test_drop_in_for_another_group() -> None:
+    """What the page says to write for another group takes the place of the unit's."""
+    lines = unit("cowrieprocessor-follow.service")["Service"] + drop_in("SupplementaryGroups", "h")
+    assert ["honeypot"] == values(lines, "SupplementaryGroups")
+
+
+@pytest.mark.parametrize(
+    ("timer_name", "other", "conflicts"),
+    [
+        (
+            "cowrieprocessor-enrich.timer",
+            "cowrieprocessor-enrich-watch.service",
+            {"cowrieprocessor-enrich.timer", "cowrieprocessor-enrich.service"},
+        ),
+        ("cowrieprocessor-follow-once.timer", "cowrieprocessor-follow.service", {"cowrieprocessor-follow-once.timer"}),
+    ],
+)
+def test_timer_starts_the_service(timer_name: str, other: str, conflicts: set[str]) -> None:
+    """A timer names a service that is there, is started by who enables it, and stands back for the one that stays."""
+    timer = unit(timer_name)
     (service,) = values(timer["Timer"], "Unit")
+    assert timer_name.replace(".timer", ".service") == service
     assert service in SERVICES
     assert ["timers.target"] == values(timer["Install"], "WantedBy")
-    watch = unit("cowrieprocessor-enrich-watch.service")
-    assert {"cowrieprocessor-enrich.timer", service} == set(values(watch["Unit"], "Conflicts")[0].split())
-    assert ["multi-user.target"] == values(watch["Install"], "WantedBy")
+    stays = unit(other)
+    assert conflicts == set(values(stays["Unit"], "Conflicts")[0].split())
+    assert ["multi-user.target"] == values(stays["Install"], "WantedBy")
     assert ["oneshot"] == values(unit(service)["Service"], "Type")
+    assert "Install" not in unit(service)
+
+
+def rules(text: str) -> tuple[str, dict[str, str]]:
+    """Return the pattern of files of logrotate's lines, and what is said of them, without what scripts do."""
+    (match,) = re.finditer(r"^(/\S+) \{\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL)
+    body = re.sub(r"^ *(lastaction)\n.*?^ *endscript$", r"\1", match[2], flags=re.MULTILINE | re.DOTALL)
+    said = [line.split(maxsplit=1) for line in body.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return match[1], {words[0]: words[1] if len(words) > 1 else "" for words in said}
+
+
+def must() -> str:
+    """Return the lines for those who have to use copytruncate, as they are once their marks are removed."""
+    return "".join(f"{line[3:]}\n" for line in LOGROTATE.splitlines() if line.startswith("#: "))
+
+
+def test_logrotate_leaves_the_live_log_alone() -> None:
+    """Of a Cowrie that rotates by itself only the days that are over are compressed, and none by copying."""
+    pattern, said = rules(LOGROTATE)
+    folder = "/home/cowrie/cowrie/var/log/cowrie"
+    assert fnmatchcase(f"{folder}/cowrie.json.2026-11-21", pattern)
+    assert not fnmatchcase(f"{folder}/cowrie.json", pattern)
+    assert not fnmatchcase(f"{folder}/cowrie.json.2026-11-21.1.gz", pattern)
+    assert {"compress", "nocreate"} <= said.keys()
+    assert not {"copytruncate", "copy", "create", "delaycompress", "shred"} & said.keys()
+
+
+def test_copytruncate_keeps_the_copies() -> None:
+    """The lines for those who must copy and truncate keep each copy for a while, and the youngest one plain."""
+    pattern, said = rules(must())
+    assert "/home/cowrie/cowrie/var/log/cowrie/cowrie.json" == pattern
+    assert {"copytruncate", "compress", "delaycompress"} <= said.keys()
+    assert int(said["rotate"]) > 7
+    assert "shred" not in said
 
 
 def test_page_names_every_unit() -> None:
     """packaging/README.md names each unit, and no other."""
-    named = set(re.findall(r"`(?:systemctl [^`]*)?(cowrieprocessor-[\w-]+\.\w+)`", README))
+    named = set(re.findall(r"`(?:systemctl [^`]*)?(cowrieprocessor-[\w-]+\.(?:service|timer))`", README))
     assert UNITS.keys() == named
     assert table_rows(README, "units", "what they do")
 
@@ -253,9 +378,9 @@ def test_systemd_finds_mistakes(installed: list[str]) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_systemd_finds_the_services_safe(name: str, installed: list[str]) -> None:
-    """By systemd's own measure a service is exposed by no more than 2 of 10."""
+    """By systemd's own measure a service is exposed by no more than 2 of 10, without a network by no more than 1."""
     (path,) = [path for path in installed if path.endswith(f"/{name}")]
-    ended = analyze("security", "--offline=yes", "--threshold=20", "--no-pager", path)
+    ended = analyze("security", "--offline=yes", f"--threshold={10 if name in READERS else 20}", "--no-pager", path)
     if "unrecognized option" in ended.stderr:
         pytest.skip("this systemd cannot judge a unit that is not installed")
     assert 0 == ended.returncode, ended.stdout + ended.stderr
