@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, exists, func, inspect, select
 
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.models import LogFile, RawEvent
@@ -13,7 +13,14 @@ from cowrieprocessor.db.models import LogFile, RawEvent
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
-_LOG_KEY = (_EVENT.c.source, _EVENT.c.source_inode, _EVENT.c.source_generation)
+_OLDEST_IS_OF_V3 = select(_EVENT.c.id).where(
+    _EVENT.c.id == select(func.min(_EVENT.c.id)).scalar_subquery(),
+    ~exists().where(
+        _LOG.c.source == _EVENT.c.source,
+        _LOG.c.source_inode == _EVENT.c.source_inode,
+        _LOG.c.source_generation == _EVENT.c.source_generation,
+    ),
+)
 MAX_SOURCE_CHARS = 512
 
 
@@ -27,10 +34,7 @@ def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, 
 
 def has_rows_of_v3(connection: Connection) -> bool:
     """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
-    oldest = connection.execute(select(*_LOG_KEY).order_by(_EVENT.c.id).limit(1)).first()
-    if oldest is None:
-        return False
-    return connection.execute(select(_LOG.c.identity).where(*_same_log(oldest)).limit(1)).first() is None
+    return connection.execute(_OLDEST_IS_OF_V3).first() is not None
 
 
 def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:
@@ -93,11 +97,3 @@ def store(connection: Connection, row: Mapping[str, Any], stored_values: int | N
         return bool(cursor.rowcount == 1)
     finally:
         cursor.close()
-
-
-def _same_log(row: Any) -> tuple[Any, ...]:
-    return (
-        _LOG.c.source == row.source,
-        _LOG.c.source_inode == row.source_inode,
-        _LOG.c.source_generation == row.source_generation,
-    )

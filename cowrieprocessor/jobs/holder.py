@@ -23,14 +23,15 @@ def is_alive(holder: dict[str, Any], updated_at: dt.datetime) -> bool:
     """Return whether a holder may still be at work.
 
     Of this machine the system is asked. One elsewhere (a container that has another name each time) is believed for as
-    long as it says something.
+    long as it says something, and so is one whose beginning the system hides from us (`hidepid` of /proc).
 
     Args:
         holder: what `this_process` said there.
         updated_at: when its job last said something; a job at work says something each minute.
     """
+    says_something = (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
     if holder.get("host") != socket.gethostname():
-        return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
+        return says_something
     pid = int(holder.get("pid") or 0)
     if pid <= 0 or pid == os.getpid():
         return False
@@ -40,7 +41,8 @@ def is_alive(holder: dict[str, Any], updated_at: dt.datetime) -> bool:
         return False
     except PermissionError:
         pass
-    return _started(pid) == holder.get("started")
+    started = _started(pid)
+    return says_something if started is None else started == holder.get("started")
 
 
 def describe(holder: dict[str, Any]) -> str:

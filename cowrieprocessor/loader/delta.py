@@ -292,7 +292,7 @@ class DeltaLoader:
             return not self._held.wants(place, status) or self._hold(place, path)
         result = FileResult(inert(str(path)))
         try:
-            seen = self._load(partial(self._open_settled, path), place, result)
+            seen = self._load(partial(self._open_settled, path), place, result, before=state.seen if state else None)
         except InputNotFound:
             return False
         except _StillWritten as archive:
@@ -324,7 +324,9 @@ class DeltaLoader:
             return True  # whoever has to read it will say so
         return True
 
-    def _load(self, open_stream: Callable[[], LogStream], place: str, result: FileResult) -> SeenFile:
+    def _load(
+        self, open_stream: Callable[[], LogStream], place: str, result: FileResult, *, before: SeenFile | None = None
+    ) -> SeenFile:
         """Store what is new in a file, and return what was seen of it.
 
         Raises:
@@ -336,7 +338,7 @@ class DeltaLoader:
                 seen = SeenFile(place, result.path, *_file_id(stream.status))
                 self._reading = (seen, 0 if stream.is_complete else stream.size)
                 try:
-                    at = loading.load(stream, result)
+                    at = loading.load(stream, result, likely=_likely_log(before, stream))
                 except LogMoved:
                     continue  # another loader has it too: look again how far it is
                 seen = _seen(seen, stream, at, is_done=at.is_whole or result.error is not None)
@@ -393,6 +395,13 @@ class DeltaLoader:
                     result.path, 0, self._files_total, file_position, max(size, file_position), counted(result)
                 )
             )
+
+
+def _likely_log(before: SeenFile | None, stream: LogStream) -> tuple[str, int] | None:
+    """Return the log that a file held when it was looked at before, if it looks as if it had only grown."""
+    if before is None or stream.is_complete or before.signature[0] > stream.size:
+        return None
+    return before.log if (before.device, before.inode) == _file_id(stream.status) else None
 
 
 def _file_id(status: os.stat_result) -> tuple[str, str]:

@@ -30,6 +30,8 @@ from cowrieprocessor.loader.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
+_BETWEEN_VALUES = b" \t\r\n,[]\0"
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -92,8 +94,18 @@ class LogOpener:
         self._connect = connect
         self._patience = patience
 
-    def resume(self) -> Resume | None:
-        """Return where to go on, or None where the file has no complete object yet."""
+    def resume(self, likely: tuple[str, int] | None = None) -> Resume | None:
+        """Return where to go on, or None where the file has no complete object yet.
+
+        Args:
+            likely: identity and generation of the log that the file held a moment ago and has grown since; if it still
+                does, its beginning is not read again, which may be NUL bytes for gigabytes.
+        """
+        if likely is not None:
+            with self._connect() as connection:
+                if resume := self._still(connection, likely):
+                    return resume
+            self._stream.rewind()
         first = first_object(self._stream, self._settings.max_value_bytes)
         if first is None or first.fields is None:
             return None
@@ -101,15 +113,29 @@ class LogOpener:
         with self._connect() as connection:
             return self._find(connection, identity)
 
+    def _still(self, connection: Connection, likely: tuple[str, int]) -> Resume | None:
+        """Return where to go on if the file still holds a log, as events before the cursor show, not just NULs."""
+        known = [_cursor(row) for row in table.generations(connection, likely[0])]
+        if len(known) != 1 or known[0].generation != likely[1]:
+            return None
+        of_v3 = self._log_of_v3(connection, known)
+        reader = self._at_same_bytes(known[0])
+        if reader is None or not reader.tail().strip(_BETWEEN_VALUES):
+            return None
+        return self._going_on(known[0], reader, of_v3)
+
+    def _going_on(self, cursor: LogCursor, reader: ValueReader, of_v3: V3Log | None) -> Resume:
+        cursor.current_path = _name(self._stream.path)
+        cursor.stored_events = self._stored_events(cursor, self._patience, of_v3)
+        return Resume(cursor, reader)
+
     def _find(self, connection: Connection, identity: str) -> Resume:
         known = [_cursor(row) for row in table.generations(connection, identity)]
         of_v3 = self._log_of_v3(connection, known)
         for cursor in known:
             reader = self._proven(self._at_same_bytes, cursor) or self._proven(self._at_same_values, cursor)
             if reader:
-                cursor.current_path = _name(self._stream.path)
-                cursor.stored_events = self._stored_events(cursor, self._patience, of_v3)
-                return Resume(cursor, reader)
+                return self._going_on(cursor, reader, of_v3)
         cursor = self._new_log(connection, identity, 1 + max((one.generation for one in known), default=-1))
         cursor.stored_events = self._stored_events(cursor, max(self._patience, PATIENCE * bool(known)), of_v3)
         return Resume(cursor, self._reader_from_start(), is_copy=bool(known))

@@ -123,8 +123,13 @@ class LogLoading:
         with read_transaction(engine) as connection:
             self._fills_event_columns = not writing_of(connection).computes_event_columns
 
-    def load(self, stream: LogStream, found: FileResult) -> LogPlace:
+    def load(self, stream: LogStream, found: FileResult, *, likely: tuple[str, int] | None = None) -> LogPlace:
         """Store what is new in an open file, batch by batch, and say so in `found`.
+
+        Args:
+            stream: the file.
+            found: takes what became of it.
+            likely: the log that it held a moment ago, if it has only grown; see `LogOpener.resume`.
 
         Raises:
             LogMoved: another loader moved the log's cursor; what was stored before stays. Open it again.
@@ -135,7 +140,7 @@ class LogLoading:
         elsewhere: Counter[str] = Counter()
         while True:
             opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
-            resume = opener.resume()
+            resume = opener.resume(likely)
             if stream.is_stale:
                 return LogPlace(None, is_whole=False, is_stale=True)
             if resume is None:
