@@ -7,12 +7,12 @@ are compared without what it rewrote; ours by the hash of the whole payload.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, Text, and_, bindparam, case, cast, func, null, or_, select
 
-from cowrieprocessor.db.models import LogFile, RawEvent
+from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 from cowrieprocessor.events import Event, moment_or_none
 
 MAX_COMPARED_CHARS = 64 << 10
@@ -134,6 +134,23 @@ def rows_behind(connection: Connection, place: Place, offset: int, count: int) -
     if place.source_inode is not None:
         values["inode"] = place.source_inode
     return _rows(connection, _IN_ORDER[place.source_inode is not None], values)
+
+
+def logs_like(connection: Connection, identity: str) -> list[Place]:
+    """Return the logs that begin with the same object, as their rows say them."""
+    query = select(_LOG.c.source, _LOG.c.source_inode, _LOG.c.source_generation).where(_LOG.c.identity == identity)
+    return [Place(*row) for row in connection.execute(query)]
+
+
+def holds_dead_letter(connection: Connection, place: Place, offset: int, payload: Mapping[str, Any]) -> bool:
+    """Return whether a log has a dead letter at an offset that holds the same bytes."""
+    query = select(DeadLetterEvent.payload, DeadLetterEvent.metadata_json).where(
+        DeadLetterEvent.source == place.source, DeadLetterEvent.source_offset == offset
+    )
+    return any(
+        stored == payload and (metadata or {}).get("generation", place.source_generation) == place.source_generation
+        for stored, metadata in connection.execute(query)
+    )
 
 
 def offsets(connection: Connection, place: Place) -> tuple[int, int] | None:

@@ -53,10 +53,12 @@ def describe(holder: dict[str, Any]) -> str:
 def _started(pid: int) -> str | None:
     """Return when a process started, in the kernel's clock ticks: a number that is used again has another one.
 
-    Source: proc(5), /proc/pid/stat, field 22; the command's name before it may hold spaces.
+    One that has ended and was not waited for yet has not started. Source: proc(5), /proc/pid/stat, fields 3 and 22;
+    the command's name before them may hold spaces.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return text.rpartition(")")[2].split()[19]
+    fields = text.rpartition(")")[2].split()
+    return "ended" if fields[0] in "ZX" else fields[19]

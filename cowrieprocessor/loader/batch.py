@@ -105,7 +105,7 @@ class Batch:
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
         cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
-        if cursor.stored_events is not None and cursor.stored_events.holds_refused(offset):
+        if cursor.stored_events is not None and cursor.stored_events.holds_refused(offset, raw_payload(value)):
             return
         self._dead_bytes += value.end - value.start
         self._counters[DEAD_LETTERS] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections import Counter
@@ -88,6 +89,7 @@ class BulkLoader:
         self._total_bytes = self._bytes_before = 0
         self._file_count = self._files_done = 0
         self._values_before = 0
+        self._moved = False
 
     def load(self, paths: Iterable[str | Path]) -> LoadResult:
         """Load files, and the logs in folders; what is stored already is passed over.
@@ -99,25 +101,23 @@ class BulkLoader:
             MigrationNeeded: a v3 database.
             DatabaseError: the database refused; what was committed stays and is passed over next time.
         """
+        named = [Path(path) for path in paths]
         unreadable: list[InputNotReadable] = []
-        logs = find_logs((Path(path) for path in paths), unreadable)
+        logs = find_logs(named, unreadable)
         result = LoadResult(uuid.uuid4().hex)
         started = time.monotonic()
         prepare(self._engine)
         self._total_bytes = sum(_size(path) for path in logs)
         self._file_count = len(logs)
         self._bytes_before = self._files_done = self._values_before = 0
+        self._moved = False
         loading = LogLoading(self._engine, self._settings, result.ingest_id, job=JOB, on_batch=self._report)
         set_load_state(self._engine, "running", None, now_text())
         try:
             with rare_collections():
-                for path in logs:
-                    found = FileResult(inert(str(path)))
-                    result.files.append(found)
-                    self._load_file(path, loading, found)
-                    self._bytes_before += _size(path)
-                    self._files_done += 1
-                    self._values_before += counted(found)
+                self._load_files(logs, frozenset(named), loading, result)
+                if self._moved and (others := [path for path in find_logs(named, []) if path not in set(logs)]):
+                    self._load_files(others, frozenset(named), loading, result)  # they were renamed meanwhile
         except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
             self._leave_word(error)
             raise
@@ -137,6 +137,18 @@ class BulkLoader:
             return  # the error that stopped us says more than this one
         finally:
             engine.dispose()
+
+    def _load_files(self, logs: list[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult) -> None:
+        for path in logs:
+            found = FileResult(inert(str(path)))
+            result.files.append(found)
+            self._load_file(path, loading, found)
+            if found.state == FAILED and path not in named and not os.path.lexists(path):
+                self._moved = True  # its folder was named; what is in it now has another name, or is gone
+                result.files.pop()
+            self._bytes_before += _size(path)
+            self._files_done += 1
+            self._values_before += counted(found)
 
     def _load_file(self, path: Path, loading: LogLoading, found: FileResult) -> None:
         try:

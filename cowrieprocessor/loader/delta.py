@@ -141,7 +141,8 @@ class DeltaLoader:
         self._host = table.followed_host(engine)
         self._loading: LogLoading | None = None
         self._now: dict[str, _State] = {}
-        self._book = LossBook(engine, self._open)
+        self._book = LossBook(engine, self._open_seen)
+        self._places: dict[str, Callable[[], LogStream]] = {}
         self._held = HeldLogs()
         self._reading: tuple[SeenFile, int] | None = None
         self._folders: tuple[Path, ...] = ()
@@ -241,26 +242,34 @@ class DeltaLoader:
         return True
 
     def _look_at_all(self, found: Look) -> None:
+        """Look at all; where something is missing once more, for it may have moved while others were looked at."""
+        gone, is_whole = self._pass_over_all(found)
+        if is_whole and self._book.is_missing(self._seen_now()):
+            gone, is_whole = self._pass_over_all(found)
+        if gone:
+            found.again(GONE_AGAIN_S)
+        if not is_whole:
+            found.again(0.0)
+        is_decided = is_whole and not found.deferred and not self._unreadable
+        found.gaps += self._book.settle(self._seen_now(), gone, is_decided=is_decided)
+
+    def _pass_over_all(self, found: Look) -> tuple[list[SeenFile], bool]:
+        """Look at every log that is there; return what is held open without a path, and whether nothing went away."""
         there = logs_there(self._paths)
         self._folders = tuple(there.folders)
         self._files_total = len(there.logs)
         self._say_unreadable([str(error) for error in there.unreadable], found)
         present = {table.place_of(self._host, path): (path, status) for path, status in there.logs}
-        gone = self._read_gone({place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}, found)
-        stopped = False
+        self._read_gone({place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}, found)
+        self._places = {place: partial(self._open, path) for place, (path, _) in present.items()}
+        is_whole = True
         for place, (path, status) in present.items():
-            if stopped := self._stop():
-                break
-            if not self._look_at(place, path, status, found):
-                found.again(0.0)  # it went away just now: whether something was lost is seen when all is looked at
-                stopped = True
-        if not stopped:
-            for place in self._now.keys() - present.keys():
-                del self._now[place]
-        now = self._seen_now()
-        is_decided = not (stopped or found.deferred or there.unreadable)
-        paths = {place: path for place, (path, _) in present.items()}
-        found.gaps += self._book.settle(now, paths, gone, is_decided=is_decided)
+            if self._stop():
+                return self._gone(), False
+            is_whole = self._look_at(place, path, status, found) and is_whole
+        for place in self._now.keys() - present.keys():
+            del self._now[place]
+        return self._gone(), is_whole
 
     def _seen_now(self) -> dict[str, SeenFile]:
         """Return what the database is to know; a file that cannot be read is looked at again by the next process."""
@@ -269,8 +278,21 @@ class DeltaLoader:
             for place, state in self._now.items()
         }
 
-    def _read_gone(self, there: dict[str, tuple[int, int]], found: Look) -> list[SeenFile]:
-        """Read on in logs that have no path any more; return what there is of each."""
+    def _gone(self) -> list[SeenFile]:
+        """Return what there is of logs that are held open without a path."""
+        gone = []
+        for held in self._held.gone:
+            if held.seen is not None:
+                seen = held.seen.displaced()
+                self._places[seen.place] = partial(self._open_held, held)
+                gone.append(seen)
+        return gone
+
+    def _open_seen(self, seen: SeenFile) -> LogStream:
+        return self._places[seen.place]()
+
+    def _read_gone(self, there: dict[str, tuple[int, int]], found: Look) -> None:
+        """Read on in logs that have no path any more."""
         for held, size in self._held.moved(there):
             result = FileResult(inert(str(held.path)))
             try:
@@ -280,10 +302,6 @@ class DeltaLoader:
                 result.state, result.error = FAILED, str(error)
             self._held.was_read(held, size)
             self._tell(result, found)
-        gone = [held.seen for held in self._held.gone if held.seen is not None]
-        if gone:
-            found.again(GONE_AGAIN_S)
-        return gone
 
     def _look_at(self, place: str, path: Path, status: os.stat_result, found: Look) -> bool:
         """Look at one file; return False if it went away meanwhile."""

@@ -6,6 +6,7 @@ Nothing here knows a database: the process that parses is started often, and has
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ class EventLookup(Protocol):
     def holds(self, event: Event, offset: int) -> bool:
         """Return whether an event, which is the log's next, is stored already."""
 
-    def holds_refused(self, offset: int) -> bool:
+    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
         """Return whether the log's next value is stored already, though it is no event."""
 
     def release(self) -> None:

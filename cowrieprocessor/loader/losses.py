@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -76,12 +75,12 @@ class LossBook:
 
     Args:
         engine: the database.
-        open_log: opens a file.
+        open_log: opens a file that is there.
         clock: seconds that only go up.
     """
 
     def __init__(
-        self, engine: Engine, open_log: Callable[[Path], LogStream], clock: Callable[[], float] = time.monotonic
+        self, engine: Engine, open_log: Callable[[SeenFile], LogStream], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._engine = engine
         self._open = open_log
@@ -111,6 +110,10 @@ class LossBook:
         if log in self._lost:
             self._found_again.add(log)
 
+    def is_missing(self, now: Mapping[str, SeenFile]) -> bool:
+        """Return whether something that was seen is nowhere where it was; `now` is all that is there, by place."""
+        return bool(self._remembered) or any(_is_displaced(old, now.get(place)) for place, old in self._known.items())
+
     def misses(self, now: Mapping[str, SeenFile]) -> bool:
         """Return whether something that was seen is not where it was; `now` is what is there, by place."""
         return bool(self._remembered or self._found_again) or any(
@@ -125,7 +128,6 @@ class LossBook:
     def settle(
         self,
         now: Mapping[str, SeenFile],
-        paths: Mapping[str, Path],
         gone: Collection[SeenFile],
         *,
         is_decided: bool,
@@ -134,7 +136,6 @@ class LossBook:
 
         Args:
             now: what is there, by place.
-            paths: where it is.
             gone: logs that are held open without a path.
             is_decided: whether all was looked at, so that what is not there will not turn up in a moment.
 
@@ -143,7 +144,7 @@ class LossBook:
         """
         places = [place for place, old in self._known.items() if _is_displaced(old, now.get(place))]
         groups = self._groups(places)
-        missing = [self._find(group, now, paths, gone) for group in groups] if is_decided else []
+        missing = [self._find(group, now, gone) for group in groups] if is_decided else []
         decided = [*(one for one in missing if not one.is_open), *self._later]
         self._later = []
         waiting = [one.olds for one in missing if one.is_open] if is_decided else groups
@@ -210,7 +211,6 @@ class LossBook:
         self,
         olds: tuple[SeenFile, ...],
         now: Mapping[str, SeenFile],
-        paths: Mapping[str, Path],
         gone: Collection[SeenFile],
     ) -> _Missing:
         """Find out how far a log goes in the files that are there."""
@@ -219,7 +219,7 @@ class LossBook:
         is_open = any(one.log == log and one.is_from_same_file(old) for one in gone for old in olds)
         if log is None:
             others = [one for one in [*gone, *self._remembered.values()] if one.log is not None]
-            is_elsewhere = any(self._begins(old, now, paths) for old in olds) or any(
+            is_elsewhere = any(self._begins(old, now) for old in olds) or any(
                 one.is_from_same_file(old) and one.bytes_seen >= old.bytes_seen for one in others for old in olds
             )
             if is_elsewhere:
@@ -231,7 +231,7 @@ class LossBook:
         with read_transaction(self._engine) as connection:
             row = table.cursor_of(connection, log)
         if row:
-            emptied = [self._emptied(old, now, paths) for old in olds if old.signature != _LOST]
+            emptied = [self._emptied(old, now, gone) for old in olds if old.signature != _LOST]
             self._later += [one for _, later in emptied for one in later]
             found = replace(found, bytes_seen=max([found.bytes_seen, *(length for length, _ in emptied)]))
         if row and found.bytes_seen <= row["byte_pos"]:
@@ -239,7 +239,7 @@ class LossBook:
         alike = [one for one in now.values() if one.log and one.log[0] == log[0]]
         reach = max((one.bytes_seen for one in alike if one.log == log), default=0)
         if row and reach < found.bytes_seen:
-            others = [one for one in alike if one.log != log and self._holds(paths[one.place], row)]
+            others = [one for one in alike if one.log != log and self._holds(one, row)]
             reach = max([reach, *(one.bytes_seen for one in others)])
         if reach >= found.bytes_seen:
             return replace(found, reach=reach)
@@ -247,16 +247,17 @@ class LossBook:
         return replace(found, reach=max(reach, still), is_open=is_open and still >= found.bytes_seen)
 
     def _emptied(
-        self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path]
+        self, old: SeenFile, now: Mapping[str, SeenFile], gone: Collection[SeenFile]
     ) -> tuple[int, list[_Missing]]:
         """Return how long a log was when it was emptied, and what was lost of logs that were emptied after it.
 
         A writer that goes on at its old place in an emptied file leaves NULs before it, so many as the log had bytes.
         If the file was emptied more than once, copies of what was in between begin with NULs, too.
         """
-        same = [one for one in now.values() if one.is_from_same_file(old) and one.log != old.log]
-        length = self._leading_nul_bytes(paths[same[0].place]) if same else 0
-        others = [*self._known.values(), *now.values()]
+        there = [*now.values(), *gone]
+        same = [one for one in there if one.is_from_same_file(old) and one.log != old.log]
+        length = self._leading_nul_bytes(same[0]) if same else 0
+        others = [*self._known.values(), *there]
         if not length or any(one.log != old.log and _extent(one) == length for one in others):
             return 0, []  # nothing tells, or it tells of another log that was emptied
         steps: dict[int, SeenFile] = {}
@@ -264,7 +265,7 @@ class LossBook:
             one = now[place]
             if one.log == old.log or one.is_from_same_file(old) or not old.bytes_seen <= _extent(one) <= length:
                 continue
-            run = self._leading_nul_bytes(paths[place])
+            run = self._leading_nul_bytes(one)
             if run >= old.bytes_seen and (run not in steps or _extent(one) > _extent(steps[run])):
                 steps[run] = one
         runs = [*sorted(steps), length]
@@ -276,7 +277,7 @@ class LossBook:
         """Return the places where something is that was not there before, or has changed."""
         return [place for place, one in now.items() if one.log is None or self._known.get(place) != one]
 
-    def _begins(self, old: SeenFile, now: Mapping[str, SeenFile], paths: Mapping[str, Path]) -> bool:
+    def _begins(self, old: SeenFile, now: Mapping[str, SeenFile]) -> bool:
         """Return whether a file is there that begins with all that was seen of one without an object."""
         if old.head_digest is None:
             return False
@@ -288,18 +289,18 @@ class LossBook:
         def begins(stream: LogStream) -> bool:
             return sha256(stream.read_exactly(int(length))).hexdigest() == digest
 
-        return any(self._ask(paths[place], begins, otherwise=False) for place in fresh)
+        return any(self._ask(now[place], begins, otherwise=False) for place in fresh)
 
-    def _holds(self, path: Path, row: Mapping[str, object]) -> bool:
+    def _holds(self, file: SeenFile, row: Mapping[str, object]) -> bool:
         """Return whether a file is the log of a row, too."""
 
         def holds(stream: LogStream) -> bool:
             tail = tail_before(stream, int(str(row["byte_pos"])), int(str(row["tail_bytes"])))
             return tail is not None and sha256(tail).hexdigest() == row["tail_hash"]
 
-        return self._ask(path, holds, otherwise=False)
+        return self._ask(file, holds, otherwise=False)
 
-    def _leading_nul_bytes(self, path: Path) -> int:
+    def _leading_nul_bytes(self, file: SeenFile) -> int:
         def count(stream: LogStream) -> int:
             counted = 0
             while data := stream.read():
@@ -309,12 +310,12 @@ class LossBook:
                     break
             return counted
 
-        return self._ask(path, count, otherwise=0)
+        return self._ask(file, count, otherwise=0)
 
-    def _ask(self, path: Path, question: Callable[[LogStream], T], *, otherwise: T) -> T:
+    def _ask(self, file: SeenFile, question: Callable[[LogStream], T], *, otherwise: T) -> T:
         """Return the answer of a file, or another one where it cannot be read."""
         try:
-            with self._open(path) as stream:
+            with self._open(file) as stream:
                 return question(stream)
         except InputError:
             return otherwise

@@ -8,13 +8,22 @@ each of its events looked up. So when the looking up ends is a matter of time on
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.stored_rows import Place, StoredRow, copies_of, is_same, rows_behind
+from cowrieprocessor.db.stored_rows import (
+    Place,
+    StoredRow,
+    copies_of,
+    holds_dead_letter,
+    is_same,
+    logs_like,
+    rows_behind,
+)
 from cowrieprocessor.events import Event
 
 FIRST_LOOK = 50
@@ -110,14 +119,21 @@ class StoredEvents:
             self.elsewhere[row.place.source] += 1
         return True
 
-    def holds_refused(self, offset: int) -> bool:
-        """Return whether version 3 stored a value that is no event; it kept lines that it could not read.
+    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
+        """Return whether a value that is no event is stored: by version 3, or as the dead letter of another copy.
 
         Args:
             offset: the value's source_offset, the log's next.
+            payload: what its dead letter would hold.
         """
         self._offset = offset
-        return self._rows.take_refused(self._reading(), offset)
+        connection = self._reading()
+        if self._rows.take_refused(connection, offset):
+            return True
+        copies = [(place, offset) for place in logs_like(connection, self._identity) if place != self._log]
+        if self._rows.place is not None:
+            copies.append((self._rows.place, offset + self._rows.shift))
+        return any(holds_dead_letter(connection, place, at, payload) for place, at in dict.fromkeys(copies))
 
     def release(self) -> None:
         """End the transaction, so that a write can follow."""
@@ -154,8 +170,8 @@ class _RowsAhead:
     def __init__(self) -> None:
         self.place: Place | None = None
         self._rows: deque[StoredRow] = deque()
+        self.shift = 0
         self._last = -1
-        self._shift = 0
         self._count = _FIRST_ROWS
         self._has_more = False
         self._fruitless = 0
@@ -168,7 +184,7 @@ class _RowsAhead:
             offset: the source_offset of the row that was found.
             shift: how much higher the offsets of its rows are.
         """
-        self.place, self._last, self._shift = place, offset, shift
+        self.place, self._last, self.shift = place, offset, shift
         self._rows.clear()
         self._fruitless += 1
         # In a log that was put together from several, the next event is never the next row: then it is tried rarely.
@@ -192,7 +208,7 @@ class _RowsAhead:
         for number, row in enumerate(self._rows):
             if number == _LOOK_AHEAD or row.identity is not None:
                 break
-            if row.offset == offset + self._shift:
+            if row.offset == offset + self.shift:
                 self._drop(number + 1)
                 return True
         return False
