@@ -13,8 +13,8 @@ from sqlalchemy import Engine, func, select
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.followed_files import losses
-from cowrieprocessor.db.models import FollowedFile, LogFile, RawEvent
-from cowrieprocessor.loader import delta
+from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
+from cowrieprocessor.loader import compression, delta
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.log_loading import FAILED
@@ -309,3 +309,73 @@ def test_nothing_is_left_behind_for_files_that_went_as_they_should(following: Fo
         assert 0 == connection.scalar(select(func.count()).select_from(FollowedFile))
         assert 4 == connection.scalar(select(func.count()).select_from(LogFile))
     assert (following.stored(), following.lost()) == (20, 0)
+
+
+def test_a_quiet_log_is_held_open_by_the_next_process_too(following: Following) -> None:
+    """What was appended just before a log was deleted is read, also by a process that had not read it before."""
+    following.write(0, 10)
+    following.look()
+    following.restart()
+    following.look()
+    following.write(10, 13)
+    following.log.unlink()
+    assert following.look() == 3
+    assert (following.stored(), following.lost()) == (13, 0)
+
+
+def test_a_torn_line_of_a_shorter_copy_is_one_dead_letter(following: Following) -> None:
+    """A copy that is seen while it is being made adds no dead letter."""
+    following.log.write_text('{"torn": "\n')
+    following.write(0, 20)
+    assert following.look() == 20
+    content = following.log.read_bytes()
+    (following.folder / "cowrie.json.1").write_bytes(content[: len(content) // 2])
+    assert following.look() == 0
+    with read_transaction(following.engine) as connection:
+        assert 1 == connection.scalar(select(func.count()).select_from(DeadLetterEvent))
+
+
+def test_nothing_is_stored_twice_by_two_that_follow_the_same_logs(following: Following) -> None:
+    """Two loaders that do not know of each other store each event once."""
+    other = DeltaLoader(following.engine, following.paths)
+    for number in range(4):
+        following.write(number * 5, number * 5 + 5)
+        (other if number % 2 else following.loader).look()
+    following.look()
+    other.look()
+    other.close()
+    assert following.stored() == 20
+
+
+def test_a_log_that_was_emptied_twice(following: Following) -> None:
+    """Copies of a log that was emptied twice between two looks tell what was lost of which."""
+    following.write(0, 10)
+    following.look()
+    offset = following.log.stat().st_size
+    middle = b"\0" * offset + "".join(f"{line}\n" for line in LINES[10:13]).encode()
+    (following.folder / "cowrie.json.1").write_bytes(middle)
+    following.log.write_bytes(b"\0" * (len(middle) + 77) + f"{LINES[20]}\n".encode())
+    assert following.look() == 4
+    assert following.gaps == [("cowrie.json.1", 77)]
+
+
+def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that begins with gigabytes of NULs costs no more than another one when it grows."""
+    following.log.write_bytes(b"\0" * (3 << 20))
+    following.write(0, 10)
+    following.look()
+    pieces: list[int] = []
+    read = os.read
+
+    def counting(descriptor: int, size: int) -> bytes:
+        data = read(descriptor, size)
+        pieces.append(len(data))
+        return data
+
+    monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
+    following.write(10, 11)
+    monkeypatch.setattr(compression.os, "read", counting)
+    assert following.loader.look().counters["events"] == 1
+    assert sum(pieces) < 1 << 20

@@ -21,6 +21,8 @@ from cowrieprocessor.loader.v3_logs import FirstValue, find_v3_log
 V3 = Place("/logs/cowrie.json", "77", 0)
 OURS = Place("/logs/ours.json", "78", 0)
 
+TORN = {"text": '{"torn'}
+
 
 def event(number: int, **more: object) -> Event:
     """Return an event of a log."""
@@ -115,7 +117,11 @@ def test_a_line_that_version_3_could_not_read_is_known_by_its_place(engine: Engi
     keep(engine, 3, {"malformed": "torn"}, quarantined=True)
     stored = looking(engine, of_v3=V3Log(V3, 0, 3))
 
-    refused = [stored.holds_refused(0), *answers(stored, event(1), start=1), *map(stored.holds_refused, (2, 3, 4))]
+    refused = [
+        stored.holds_refused(0, TORN),
+        *answers(stored, event(1), start=1),
+        *(stored.holds_refused(offset, TORN) for offset in (2, 3, 4)),
+    ]
     stored.release()
 
     assert [True, True, False, True, False] == refused
@@ -126,7 +132,7 @@ def test_a_refused_value_of_a_log_that_nobody_knows_is_not_held(engine: Engine) 
     keep(engine, 0, {"malformed": "torn {"})
     stored = looking(engine)
 
-    assert not stored.holds_refused(0)
+    assert not stored.holds_refused(0, TORN)
     stored.release()
 
 
