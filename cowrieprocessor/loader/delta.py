@@ -51,6 +51,9 @@ ARCHIVE_SETTLES_S = 5.0
 TIME_SETTLES_S = 2.0
 """Within this time of a change, a file that changes once more may keep its size and times: it is looked at again."""
 
+FINE_TIME_SETTLES_S = 0.1
+"""The same where the file system counts nanoseconds: the kernel's clock still ticks only each few milliseconds."""
+
 GONE_AGAIN_S = 5.0
 
 
@@ -272,9 +275,9 @@ class DeltaLoader:
         return self._gone(), is_whole
 
     def _seen_now(self) -> dict[str, SeenFile]:
-        """Return what the database is to know; a file that cannot be read is looked at again by the next process."""
+        """Return what the database is to know: where its signature is, the next process need not look at a file."""
         return {
-            place: replace(state.seen, signature=(0, 0, 0)) if state.error else state.seen
+            place: replace(state.seen, signature=(0, 0, 0)) if state.error or state.is_racy else state.seen
             for place, state in self._now.items()
         }
 
@@ -322,9 +325,10 @@ class DeltaLoader:
             before = state.seen if state is not None and state.seen.inode == str(status.st_ino) else None
             seen = before or SeenFile(place, str(result.path), *_file_id(status))
             seen = replace(seen, signature=_signature(status))
-        is_racy = abs(time.time() - max(seen.signature[1:]) / 1e9) < TIME_SETTLES_S
+        settles_s = _settles_s(seen.signature)
+        is_racy = abs(time.time() - max(seen.signature[1:]) / 1e9) < settles_s
         if is_racy:
-            found.again(TIME_SETTLES_S)
+            found.again(settles_s)
         self._now[place] = _State(seen, is_racy, result.error)
         if state is not None and state.error == result.error and not result.counters:
             result.error = None  # it was said
@@ -428,6 +432,11 @@ def _file_id(status: os.stat_result) -> tuple[str, str]:
 
 def _signature(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _settles_s(signature: tuple[int, int, int]) -> float:
+    """Return within what time a file may change twice at what looks like one moment; some systems count seconds."""
+    return TIME_SETTLES_S if any(moment % 1_000_000 == 0 for moment in signature[1:]) else FINE_TIME_SETTLES_S
 
 
 def _is_same(seen: SeenFile, status: os.stat_result) -> bool:

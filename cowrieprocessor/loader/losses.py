@@ -178,11 +178,14 @@ class LossBook:
         return [one for place, one in now.items() if (old := self._known.get(place)) is None or not one.tells_as(old)]
 
     def _groups(self, places: Collection[str]) -> list[tuple[SeenFile, ...]]:
-        """Return what has gone from its place, by log; files without a log by device and inode."""
+        """Return what has gone from its place, by log; files without one by inode or beginning."""
         groups: dict[object, list[SeenFile]] = {}
+        begun: dict[str | None, object] = {}
         again = [self._lost[log] for log in sorted(self._found_again)]
         for old in [*(self._known[place] for place in places), *self._remembered.values(), *again]:
-            key = old.log or (old.device, old.inode)
+            key: object = old.log or (old.device, old.inode)
+            if old.log is None and old.bytes_seen:
+                key = begun.setdefault(old.head_digest, key)
             groups.setdefault(key, []).append(old)
             if old.log in self._lost and self._lost[old.log] not in groups[key]:
                 groups[key].append(self._lost[old.log])
@@ -219,10 +222,10 @@ class LossBook:
         is_open = any(one.log == log and one.is_from_same_file(old) for one in gone for old in olds)
         if log is None:
             others = [one for one in [*gone, *self._remembered.values()] if one.log is not None]
-            is_elsewhere = any(self._begins(old, now) for old in olds) or any(
-                one.is_from_same_file(old) and one.bytes_seen >= old.bytes_seen for one in others for old in olds
-            )
-            if is_elsewhere:
+            largest = max(olds, key=lambda old: old.bytes_seen)
+            if self._begins(largest, now) or any(
+                one.is_from_same_file(largest) and one.bytes_seen >= largest.bytes_seen for one in others
+            ):
                 return replace(found, reach=found.bytes_seen)
             still = max(
                 (one.bytes_seen for one in gone if one.log is None and one.is_from_same_file(olds[0])), default=0
@@ -235,7 +238,10 @@ class LossBook:
             self._later += [one for _, later in emptied for one in later]
             found = replace(found, bytes_seen=max([found.bytes_seen, *(length for length, _ in emptied)]))
         if row and found.bytes_seen <= row["byte_pos"]:
-            return replace(found, reach=found.bytes_seen)
+            # Nothing is lost as far as anybody knows. Where it was emptied, NULs may tell more when it grows again.
+            empty = [one for one in now.values() if one.log is None and not one.bytes_seen]
+            is_empty = any(one.is_from_same_file(old) for one in empty for old in olds)
+            return replace(found, reach=found.bytes_seen, is_open=is_empty)
         alike = [one for one in now.values() if one.log and one.log[0] == log[0]]
         reach = max((one.bytes_seen for one in alike if one.log == log), default=0)
         if row and reach < found.bytes_seen:
