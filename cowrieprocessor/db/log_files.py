@@ -73,24 +73,33 @@ def _allows_one_log_per_source(connection: Connection) -> bool:
     )
 
 
-def store(connection: Connection, row: Mapping[str, Any], stored_values: int | None) -> bool:
+def store(
+    connection: Connection,
+    row: Mapping[str, Any],
+    stored_values: int | None,
+    more_bytes: Mapping[str, int] | None = None,
+) -> bool:
     """Write a log's cursor and return whether nobody else moved it meanwhile.
 
     Args:
         connection: inside the transaction that writes the log's events.
         row: the columns of `log_files`.
         stored_values: `values_done` as it was read; None for a log that has no row yet.
+        more_bytes: columns that count on from what is there, and by how much: a replay of dead letters may have
+            moved bytes between them since the cursor was read.
     """
+    more = more_bytes or {}
     if stored_values is None:
         sql = f"INSERT INTO log_files ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) ON CONFLICT DO NOTHING"
         values = tuple(row.values())
     else:
-        changed = [name for name in row if name not in {"identity", "generation"}]
-        sql = (
-            f"UPDATE log_files SET {', '.join(f'{name} = ?' for name in changed)}"
-            " WHERE identity = ? AND generation = ? AND values_done = ?"
-        )
-        values = (*(row[name] for name in changed), row["identity"], row["generation"], stored_values)
+        kept = {"identity", "generation"}
+        if row["values_done"] == stored_values:
+            kept.add("last_value_hash")  # no value came: what is there was written by whoever stored the last one
+        changed = [name for name in row if name not in kept]
+        changes = (f"{name} = {name} + ?" if name in more else f"{name} = ?" for name in changed)
+        sql = f"UPDATE log_files SET {', '.join(changes)} WHERE identity = ? AND generation = ? AND values_done = ?"
+        values = (*(more.get(name, row[name]) for name in changed), row["identity"], row["generation"], stored_values)
     cursor = connection.connection.cursor()
     try:
         cursor.execute(writing_of(connection).statement(sql), values)

@@ -33,6 +33,9 @@ KIND = "follow"
 LOCK_TIMEOUT_S = 10.0
 """How long a follower waits for another writer before it says so and looks whether it should stop."""
 
+LONGEST_REST_S = 0.8
+LONG_LOOK_S = 1.0
+
 ARCHIVES_S = 30.0
 """How long `once` waits for archives that are still being written."""
 
@@ -170,9 +173,11 @@ class _Follower:
                 if changed is None or changed:
                     began = time.monotonic()
                     look = self.look(changed)
+                    look_s = time.monotonic() - began
                     again_at = _sooner(None if changed is None else again_at, look.again_in_s)
                     if changed is None and not look.files:
-                        watcher.found_nothing(time.monotonic() - began)
+                        watcher.found_nothing(look_s)
+                    pause(_rest_s(look_s), self._stop)
                 self._held.say(RUNNING, facts=self._facts())
             except DatabaseError as error:
                 self._wait_out(error)
@@ -263,6 +268,14 @@ class _Follower:
 def _linked_folders(paths: Sequence[Path]) -> list[Path]:
     """Return where the logs lie that are named by a link: what is written there is not told beside the link."""
     return [Path(os.path.realpath(path)).parent for path in paths if path.is_symlink()]
+
+
+def _rest_s(look_s: float) -> float:
+    """Return how long to rest after a look, so that many busy logs take a third of a core and no log waits for long.
+
+    A look that took long had much to store, and there will be more.
+    """
+    return min(LONGEST_REST_S, 2 * look_s) if look_s < LONG_LOOK_S else 0.0
 
 
 def _sooner(at: float | None, in_s: float | None) -> float | None:

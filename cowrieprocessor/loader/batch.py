@@ -25,6 +25,9 @@ NO_SESSION = "events_without_session"
 NO_TYPE = "events_without_eventid"
 NO_MOMENT = "events_without_readable_time"
 
+ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
+"""The columns of `log_files` that say what became of bytes."""
+
 Rows = list[list[Any]]
 
 
@@ -37,6 +40,7 @@ class BatchRows:
     Attributes:
         log: the columns of `log_files` after this batch.
         stored_values: `values_done` before it, None for a log that has no row yet.
+        more_bytes: what it adds to the accounts of bytes in `log`; None where these are counted anew.
         first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
         last_event: the same of its last event.
         file_position: bytes of the file itself that were read, for progress.
@@ -45,6 +49,7 @@ class BatchRows:
 
     log: dict[str, Any]
     stored_values: int | None
+    more_bytes: dict[str, int] | None
     now: str
     events: Rows
     sessions: Rows
@@ -115,11 +120,13 @@ class Batch:
         """Return the rows, with the log's cursor moved to the reader's position and every byte accounted for."""
         cursor = self.cursor
         stored_values = cursor.stored_values
+        before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
         self._counters[EVENTS] = len(self._events)
         return BatchRows(
             log=cursor.columns(self.now),
             stored_values=stored_values,
+            more_bytes=before and {name: getattr(cursor, name) - count for name, count in before.items()},
             now=self.now,
             events=self._events,
             sessions=_session_rows(self._tallies, cursor.source, self.now),

@@ -46,7 +46,7 @@ def write_batch(
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
-        if not log_files.store(connection, rows.log, rows.stored_values):
+        if not log_files.store(connection, rows.log, rows.stored_values, rows.more_bytes):
             raise LogMoved
         if not rows.was_looked_up and overlaps(
             connection, rows.log, rows.sessions, (rows.first_event, rows.last_event)

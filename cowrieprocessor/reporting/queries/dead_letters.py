@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Text, cast, func, select
 
+from cowrieprocessor.db.dead_letters import sources_of
 from cowrieprocessor.db.models import DeadLetterEvent
-from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.reporting.queries.paging import Bytewise, Page, page_of
 
 EXCERPT_CHARS = 4096
@@ -39,6 +41,29 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeDeadLetter:
+    """One dead letter with all that is stored of it.
+
+    Attributes:
+        ingest_id: the load that met it.
+        source: the log it came from; `source_offset` is the 0-based number of the line it starts on.
+        details: the place of its bytes, and what became of it.
+        payload: its bytes: `text`, or `base64`; of more than 1 MiB the first 64 KiB, with `length` and `sha256`.
+    """
+
+    id: int
+    ingest_id: str | None
+    reason: str
+    source: str | None
+    source_offset: int | None
+    created_at: dt.datetime
+    resolved: bool
+    resolved_at: dt.datetime | None
+    details: Mapping[str, Any] | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class ReasonCount:
     """How many dead letters one reason has."""
 
@@ -50,6 +75,7 @@ def list_dead_letters(
     connection: Connection,
     *,
     reason: str | None = None,
+    source: str | None = None,
     resolved: bool = False,
     limit: int = 50,
     after: str | None = None,
@@ -59,6 +85,7 @@ def list_dead_letters(
     Args:
         connection: a connection in a transaction.
         reason: only those with this reason.
+        source: only those of this log, by its path or by what the column `source` says.
         resolved: also those that were replayed or dismissed since.
         limit: rows on the page, at least 1.
         after: the cursor of an earlier page: the id of its last row.
@@ -81,6 +108,8 @@ def list_dead_letters(
     )
     if reason is not None:
         query = query.where(DeadLetterEvent.reason == reason)
+    if source is not None:
+        query = query.where(DeadLetterEvent.source.in_(sources_of(connection, source)))
     if not resolved:
         query = query.where(DeadLetterEvent.resolved.is_(False))
     if after is not None:
@@ -92,15 +121,52 @@ def list_dead_letters(
     return page_of(rows, limit, lambda row: str(row.id))
 
 
-def count_dead_letters(connection: Connection, *, resolved: bool = False) -> tuple[ReasonCount, ...]:
+def count_dead_letters(
+    connection: Connection, *, source: str | None = None, resolved: bool = False
+) -> tuple[ReasonCount, ...]:
     """Return how many dead letters each reason has, the most frequent first.
 
     Args:
         connection: a connection in a transaction.
+        source: only those of this log, as in the list.
         resolved: count also those that were replayed or dismissed since.
     """
     query = select(DeadLetterEvent.reason, func.count().label("count")).group_by(DeadLetterEvent.reason)
+    if source is not None:
+        query = query.where(DeadLetterEvent.source.in_(sources_of(connection, source)))
     if not resolved:
         query = query.where(DeadLetterEvent.resolved.is_(False))
     query = query.order_by(func.count().desc(), Bytewise(DeadLetterEvent.reason))
     return tuple(ReasonCount(row.reason, row._mapping["count"]) for row in connection.execute(query))
+
+
+def dead_letter(connection: Connection, letter_id: int) -> WholeDeadLetter:
+    """Return one dead letter with all that is stored of it.
+
+    Args:
+        connection: a connection in a transaction.
+        letter_id: as the list shows it.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    columns = [
+        column for column in DeadLetterEvent.__table__.columns if column.name not in ("payload", "metadata_json")
+    ]
+    query = select(
+        *columns,
+        cast(DeadLetterEvent.payload, Text).label("payload"),
+        DeadLetterEvent.metadata_json.label("details"),
+    )
+    row = connection.execute(query.where(DeadLetterEvent.id == letter_id)).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"dead letter {letter_id}: there is none with this id; `dead-letters list --all` shows all")
+    return WholeDeadLetter(**{**row, "payload": _decoded(row["payload"])})
+
+
+def _decoded(payload: str | None) -> Any:
+    """Return a stored payload; one that is no JSON as the text that it is."""
+    try:
+        return json.loads(payload or "")
+    except json.JSONDecodeError:
+        return payload

@@ -1,19 +1,46 @@
-"""`cowrieprocessor dead-letters list`, as it is called."""
+"""`cowrieprocessor dead-letters`, as it is called."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.settings import Settings
+from tests.documents import PROJECT
+from tests.integration.test_loading import events, write
 from tests.unit.reporting.program import Program
 from tests.unit.reporting.scene import add_dead_letter, at
+from tests.unit.test_docs_json import flattened
 
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
     """The program as a user calls it."""
     return Program(monkeypatch, capsys)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite database, for what is the same on both."""
+    return f"sqlite:///{tmp_path / 'one.sqlite'}"
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Engine]:
+    """An engine on it, at our version."""
+    engine = get_engine(sqlite_url)
+    apply_migrations(engine)
+    yield engine
+    dispose(engine)
 
 
 def _fill(engine: Engine) -> None:
@@ -55,3 +82,208 @@ def test_none_is_said(engine: Engine, db_url: str, program: Program) -> None:
     """Without dead letters the list says so and ends with 0."""
     outcome = program("dead-letters", "list", "--db", db_url)
     assert (outcome.code, outcome.out) == (0, "No dead letters.\n")
+
+
+def test_list_takes_a_log(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """`--source` picks the letters of one log, and the counts above are those of it."""
+    _fill(sqlite)
+    with write_transaction(sqlite) as connection:
+        add_dead_letter(connection, "not JSON", {"text": "x"}, source="/logs/other.json")
+    outcome = program("dead-letters", "list", "--db", sqlite_url, "--source", "/logs/other.json", "--json")
+    assert ["/logs/other.json"] == [letter["source"] for letter in outcome.document["dead_letters"]]
+    assert [{"reason": "not JSON", "count": 1}] == outcome.document["counts"]
+
+
+def test_a_log_goes_by_the_name_it_has_now(
+    sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that was renamed and grew keeps its source, and is found by its new name too, also a relative one."""
+    lines = [events(1)[0], "not JSON", *events(2, start=1)]
+    log = write(tmp_path / "cowrie.json", lines)
+    BulkLoader(sqlite).load([log])
+    renamed = write(log.rename(tmp_path / "cowrie.json.1"), [*lines, *events(2, start=5)])
+    BulkLoader(sqlite).load([renamed])
+    monkeypatch.chdir(tmp_path)
+    for name in (str(log), str(renamed), "cowrie.json.1"):
+        assert program("dead-letters", "list", "--db", sqlite_url, "--source", name).out.startswith("1 dead letter: ")
+
+
+HOSTILE = "torn \x1b[31m http://203.0.113.9/x \u202e\nsecond line"
+
+
+def test_show_prints_the_whole_letter_inert(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """All bytes that are kept are shown, without control characters or links."""
+    with write_transaction(sqlite) as connection:
+        metadata = {"line": 8, "byte_start": 10, "byte_end": 90, "detail": "unexpected \x07", "generation": 0}
+        add_dead_letter(
+            connection, "not JSON", {"text": HOSTILE * 200}, source_offset=7, created_at=at(1), metadata_json=metadata
+        )
+        add_dead_letter(connection, "not JSON", {"base64": "/wBhYmM="})
+        add_dead_letter(connection, "x", {"text": "begin", "length": 2_000_000, "sha256": "a" * 64})
+        add_dead_letter(connection, "quarantined", {"eventid": "x"})
+    outcome = program("dead-letters", "show", "1", "--db", sqlite_url)
+    assert (0, "") == (outcome.code, outcome.err)
+    assert 200 == outcome.out.count("torn \\x1b[31m hxxp://203[.]0[.]113[.]9/x \\u202e\n")
+    assert "10 to 90 of the decompressed log" in outcome.out
+    assert "unexpected \\x07" in outcome.out
+    assert not {"\x1b", "\u202e", "\x07"} & set(outcome.out)
+    assert "\\xff\\x00abc\n" in program("dead-letters", "show", "2", "--db", sqlite_url).out
+    assert "the first 64 KiB of 2000000 bytes" in program("dead-letters", "show", "3", "--db", sqlite_url).out
+    assert program("dead-letters", "show", "4", "--db", sqlite_url).out.endswith('{"eventid": "x"}\n')
+
+
+def test_show_as_json_is_exact(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """For scripts the payload is as it is stored."""
+    with write_transaction(sqlite) as connection:
+        add_dead_letter(connection, "not JSON", {"text": HOSTILE}, created_at=at(1))
+    document = program("dead-letters", "show", "1", "--db", sqlite_url, "--json").document
+    assert ({"text": HOSTILE}, None, False) == (document["payload"], document["details"], document["resolved"])
+
+
+def test_show_of_none_is_said(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """An id that there is not ends with 1 and says where to look."""
+    outcome = program("dead-letters", "show", "7", "--db", sqlite_url)
+    assert (1, "") == (outcome.code, outcome.out)
+    assert "dead-letters list --all" in outcome.err
+
+
+def _load_with_large_lines(engine: Engine, folder: Path) -> Path:
+    lines = [json.dumps(json.loads(line) | {"pad": "x" * 5_000 * (n in (3, 5))}) for n, line in enumerate(events(12))]
+    log = write(folder / "cowrie.json", [*lines, "not \x1b JSON"])
+    BulkLoader(engine, settings=Settings(max_value_bytes=2_000)).load([log])
+    return log
+
+
+def test_replay_says_what_it_did_and_why_letters_stay(
+    sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path
+) -> None:
+    """A dry run says what would be; the replay does it; the letter that stays is named with its reason."""
+    log = _load_with_large_lines(sqlite, tmp_path)
+    dry = program("dead-letters", "replay", "--db", sqlite_url, "--dry-run")
+    done = program("dead-letters", "replay", "--db", sqlite_url)
+    assert dry.out.startswith("3 dead letters read again, 2 would be resolved\n2 events would be stored, ")
+    assert (0, "") == (done.code, done.err)
+    lines = done.out.splitlines()
+    assert lines[0] == "3 dead letters read again, 2 resolved"
+    assert lines[1].startswith("2 events stored, 0 were stored already")
+    assert lines[2] == "1 stay: still not JSON"
+    assert lines[3].startswith(f"  3: {log}:13: still not JSON (")
+    assert "\x1b" not in done.out
+
+
+def test_replay_as_json(sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path) -> None:
+    """For scripts: counters, why letters stay, and the first outcomes."""
+    log = _load_with_large_lines(sqlite, tmp_path)
+    arguments = ("dead-letters", "replay", "--db", sqlite_url, "--json")
+    document = program(*arguments, "--id", "1", "--id", "3", "--source", str(log)).document
+    assert (2, 1, {"still not JSON": 1}, False) == (
+        *(document[name] for name in ("letters", "resolved", "stays", "dry_run")),
+    )
+    assert {"replayed": 1, "stays": 1} == {one["state"]: one["events"] or 1 for one in document["outcomes"]}
+    assert 1 == program(*arguments, "--reason", "not JSON").document["letters"]
+    assert 1 == program(*arguments, "--limit", "1").document["resolved"]
+
+
+def test_events_of_v3_are_left_to_the_backfill(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """What comes out of letters of version 3 is told, with the command that takes up the rest."""
+    with write_transaction(sqlite) as connection:
+        add_dead_letter(connection, "validation", {"malformed": "\0" + events(1)[0]}, source_offset=4)
+    outcome = program("dead-letters", "replay", "--db", sqlite_url)
+    assert "1 events come from letters of version 3; `cowrieprocessor db backfill`" in outcome.err
+
+
+def test_purge_deletes_resolved_letters(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """Without options only resolved ones go, and it says how many of which reason."""
+    _fill(sqlite)
+    dry = program("dead-letters", "purge", "--db", sqlite_url, "--dry-run")
+    done = program("dead-letters", "purge", "--db", sqlite_url)
+    assert "1 dead letter would be deleted: too deep 1; nothing was changed\n" == dry.out
+    assert (0, "1 dead letter deleted: too deep 1\n", "") == (done.code, done.out, done.err)
+    document = program("dead-letters", "purge", "--db", sqlite_url, "--json").document
+    assert ({"by_reason": {}, "unresolved": 0}, {"letters": 0, "of_v3": 0}) == (document["plan"], document["purged"])
+
+
+def test_purge_of_waiting_letters_wants_yes(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """Without a terminal `--all` needs `--yes`; with it everything goes."""
+    _fill(sqlite)
+    refused = program("dead-letters", "purge", "--db", sqlite_url, "--all")
+    assert 2 == refused.code
+    assert "3 of them wait to be replayed; give --yes" in refused.err
+    done = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--yes")
+    assert done.out == "4 dead letters deleted: not JSON 3, too deep 1\n"
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(False, 1, 3), (True, 0, 0)])
+def test_purge_of_waiting_letters_asks(
+    sqlite: Engine,
+    sqlite_url: str,
+    program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bool,
+    code: int,
+    left: int,
+) -> None:
+    """On a terminal it says what is lost, and takes no for an answer."""
+    _fill(sqlite)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: answer)
+    outcome = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--reason", "not JSON")
+    assert code == outcome.code
+    assert "3 of them wait: what they hold can never be stored afterwards" in outcome.err
+    rest = program("dead-letters", "list", "--db", sqlite_url, "--json").document["dead_letters"]
+    assert left == len(rest)
+
+
+@pytest.mark.parametrize("age", ["x", "-3d", "99999999999d", ""])
+def test_an_age_that_is_none_is_refused(sqlite: Engine, sqlite_url: str, program: Program, age: str) -> None:
+    """`--older-than` wants a length of time."""
+    outcome = program("dead-letters", "purge", "--db", sqlite_url, "--older-than", age)
+    assert (2, True) == (outcome.code, "--older-than" in outcome.err)
+
+
+def test_purge_by_age(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """Only what was stored longer ago goes."""
+    with write_transaction(sqlite) as connection:
+        add_dead_letter(connection, "old", {}, resolved=True, created_at=at(1).replace(year=2001))
+        add_dead_letter(connection, "new", {}, resolved=True)
+    outcome = program("dead-letters", "purge", "--db", sqlite_url, "--older-than", "90d")
+    assert outcome.out == "1 dead letter deleted: old 1\n"
+
+
+@pytest.mark.parametrize("command", ["replay", "purge"])
+def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Path, command: str) -> None:
+    """A misspelt name ends with 4, and leaves no file behind."""
+    outcome = program("dead-letters", command, "--db", str(tmp_path / "none.sqlite"))
+    assert 4 == outcome.code
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [("replay",), ("purge",), ("show", "1"), ("list",)])
+def test_a_v3_database_has_to_be_migrated_first(program: Program, v3_file: Path, command: tuple[str, ...]) -> None:
+    """The message says how, and the code is 5."""
+    outcome = program("dead-letters", *command, "--db", str(v3_file))
+    assert (5, True) == (outcome.code, "db migrate" in outcome.err)
+
+
+def test_json_is_documented(sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path) -> None:
+    """docs/dead_letters.md has every field of `replay --json` and `purge --json`, and no other."""
+    _load_with_large_lines(sqlite, tmp_path)
+    page = (PROJECT / "docs" / "dead_letters.md").read_text(encoding="utf-8")
+    replayed, purged = (
+        set(re.findall(r"^\| `([\w.\[\]]+)`", part, re.MULTILINE))
+        for part in page.split("`replay --json`:")[1].split("`purge --json`:")
+    )
+    program("dead-letters", "replay", "--db", sqlite_url, "--id", "1")
+    replay = program("dead-letters", "replay", "--db", sqlite_url, "--json").document
+    purge = program("dead-letters", "purge", "--db", sqlite_url, "--json").document
+
+    def names(document: object) -> set[str]:
+        paths = {path for path, _ in flattened(document)}
+        return {
+            re.sub(r"^(counters|stays|plan\.by_reason)\..*", lambda found: _GENERAL[found[1]], one) for one in paths
+        }
+
+    assert (replayed, purged) == (names(replay), names(purge))
+
+
+_GENERAL = {"counters": "counters.NAME", "stays": "stays.REASON", "plan.by_reason": "plan.by_reason.REASON"}

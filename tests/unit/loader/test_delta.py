@@ -259,6 +259,7 @@ def test_a_look_at_files_with_nothing_new_opens_none(following: Following, monke
     long_ago = following.log.stat().st_mtime - 3600
     os.utime(following.log, (long_ago, long_ago))
     monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
     following.look()
     following.restart()
     opened: list[Path] = []
@@ -375,6 +376,7 @@ def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
         return data
 
     monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
     following.write(10, 11)
     monkeypatch.setattr(compression.os, "read", counting)
     assert following.loader.look().counters["events"] == 1
