@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +26,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_DATABASE = "cowrieprocessor.sqlite"
 EXIT_INTERRUPTED = 130
+
+_REMEDIES = {
+    errno.EACCES: "give the user who runs this the right to it",
+    errno.EPERM: "give the user who runs this the right to it",
+    errno.ENOENT: "correct the path",
+    errno.ENOSPC: "make room, then repeat the command",
+    errno.EDQUOT: "make room within the quota, then repeat the command",
+    errno.EROFS: "the disk may not be written to; choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)",
+}
 
 
 def db_option(function: F) -> F:
@@ -169,7 +181,31 @@ def run(command: click.Command) -> int:
         message(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer fails, too
-        message(f"error: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
+        message(f"error: {_trouble(error)}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _trouble(error: OSError) -> str:
+    """Return what went wrong with a file, which one, and what to do; nothing more is printed if it was the output."""
+    why = error.strerror or str(error)
+    if _is_of_output(error):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer fails, too
+        return f"the output cannot be written: {why}; make room, or write it elsewhere"
+    is_named = isinstance(error.filename, str | bytes | os.PathLike)
+    where = os.fsdecode(error.filename) if is_named else "a file whose name the system does not tell"
+    return f"{where}: {why}; {_REMEDIES.get(error.errno or 0, 'look at the system log, then repeat the command')}"
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Return whether standard output failed: then it fails again, for what could not be written is still in it."""
+    if error.filename is not None:
+        return False
+    *_, last = traceback.walk_tb(error.__traceback__)
+    if last[0].f_code is click.echo.__code__:
+        return True
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False

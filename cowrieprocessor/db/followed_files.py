@@ -30,6 +30,7 @@ class SeenFile:
     """What was seen of a file; the fields are the columns of `followed_files`.
 
     Attributes:
+        host: whose file it is, on a database server.
         signature: size, mtime_ns and ctime_ns, (0, 0, 0) where the file was not read to its end.
         log: identity and generation of the log in it; None while it has no complete object.
         bytes_pending: how many of the bytes seen are not stored; not in the database.
@@ -44,6 +45,7 @@ class SeenFile:
     log: tuple[str, int] | None = None
     bytes_seen: int = 0
     head_digest: str | None = None
+    host: str = ""
     bytes_pending: int = field(default=0, compare=False)
     origin: str | None = field(default=None, compare=False)
 
@@ -69,6 +71,7 @@ class SeenFile:
         size_bytes, mtime_ns, ctime_ns = self.signature
         return {
             "place": self.place,
+            "host": self.host,
             "path": self.path,
             "device": self.device,
             "inode": self.inode,
@@ -116,12 +119,13 @@ def place_of(host: str, path: Path) -> str:
     return hashlib.sha256(f"{host}\0".encode() + os.fsencode(path)).hexdigest()
 
 
-def seen_files(connection: Connection) -> dict[str, SeenFile]:
-    """Return what was seen of every file, by place."""
+def seen_files(connection: Connection) -> list[SeenFile]:
+    """Return what was seen of every file, on all hosts."""
     rows = connection.execute(select(_FILE)).mappings()
-    return {
-        row["place"]: SeenFile(
+    return [
+        SeenFile(
             place=row["place"],
+            host=row["host"],
             path=row["path"],
             device=row["device"],
             inode=row["inode"],
@@ -131,7 +135,7 @@ def seen_files(connection: Connection) -> dict[str, SeenFile]:
             head_digest=row["head_digest"],
         )
         for row in rows
-    }
+    ]
 
 
 def save(connection: Connection, files: Iterable[SeenFile]) -> None:

@@ -77,6 +77,7 @@ def store(
     connection: Connection,
     row: Mapping[str, Any],
     stored_values: int | None,
+    stored_bytes: int | None = None,
     more_bytes: Mapping[str, int] | None = None,
 ) -> bool:
     """Write a log's cursor and return whether nobody else moved it meanwhile.
@@ -85,6 +86,7 @@ def store(
         connection: inside the transaction that writes the log's events.
         row: the columns of `log_files`.
         stored_values: `values_done` as it was read; None for a log that has no row yet.
+        stored_bytes: `byte_pos` as it was read: a batch may only have moved that.
         more_bytes: columns that count on from what is there, and by how much: a replay of dead letters may have
             moved bytes between them since the cursor was read.
     """
@@ -98,8 +100,12 @@ def store(
             kept.add("last_value_hash")  # no value came: what is there was written by whoever stored the last one
         changed = [name for name in row if name not in kept]
         changes = (f"{name} = {name} + ?" if name in more else f"{name} = ?" for name in changed)
-        sql = f"UPDATE log_files SET {', '.join(changes)} WHERE identity = ? AND generation = ? AND values_done = ?"
-        values = (*(more.get(name, row[name]) for name in changed), row["identity"], row["generation"], stored_values)
+        sql = (
+            f"UPDATE log_files SET {', '.join(changes)} WHERE identity = ? AND generation = ? AND values_done = ?"
+            " AND byte_pos = ?"
+        )
+        place = (row["identity"], row["generation"], stored_values, stored_bytes)
+        values = (*(more.get(name, row[name]) for name in changed), *place)
     cursor = connection.connection.cursor()
     try:
         cursor.execute(writing_of(connection).statement(sql), values)

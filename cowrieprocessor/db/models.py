@@ -234,6 +234,7 @@ class FollowedFile(Base):
     __tablename__ = "followed_files"
 
     place: Mapped[str] = mapped_column(String(64))
+    host: Mapped[str] = mapped_column(String(255), server_default=text("''"))
     path: Mapped[str] = mapped_column(Text)
     device: Mapped[str] = mapped_column(String(32))
     inode: Mapped[str] = mapped_column(String(128))

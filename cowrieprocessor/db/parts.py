@@ -13,7 +13,7 @@ NAMED_AT_ONCE = 400
 """Values that one statement names: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
 
 
-def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield values in parts that one statement can name."""
-    for start in range(0, len(values), NAMED_AT_ONCE):
-        yield values[start : start + NAMED_AT_ONCE]
+def parts(values: Sequence[T], count: int = NAMED_AT_ONCE) -> Iterator[Sequence[T]]:
+    """Yield values in parts that one statement can name, of so many each."""
+    for start in range(0, len(values), count):
+        yield values[start : start + count]

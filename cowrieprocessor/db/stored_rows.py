@@ -7,12 +7,14 @@ are compared without what it rewrote; ours by the hash of the whole payload.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, Text, and_, bindparam, case, cast, func, null, or_, select
 
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
+from cowrieprocessor.db.parts import NAMED_AT_ONCE, parts
 from cowrieprocessor.events import Event, moment_or_none
 
 MAX_COMPARED_CHARS = 64 << 10
@@ -21,6 +23,7 @@ MAX_COMPARED_CHARS = 64 << 10
 REWRITTEN = frozenset({"input", "command", "input_safe", "input_hash"})
 """What version 3 put in the place of a command, and the keys that it emptied."""
 
+_EVENTS_AT_ONCE = NAMED_AT_ONCE // 2 - 2
 _NOT_COMPARED = REWRITTEN | {"session", "eventid", "timestamp"}  # the last are compared as columns
 
 _LOG = LogFile.__table__
@@ -89,6 +92,13 @@ _BY_TIME = _ROW.where(_EVENT.c.event_timestamp == bindparam("timestamp"), _SAME_
 _BY_SESSION = _ROW.where(
     _EVENT.c.session_id == bindparam("session"), _EVENT.c.event_timestamp.is_(None), _NOT_OURS
 ).limit(1000)
+_EQUAL = (
+    select(_EVENT.c.payload_hash, func.count())
+    .where(_EVENT.c.payload_hash.in_(bindparam("hashes", expanding=True)), _NOT_OURS)
+    .group_by(_EVENT.c.payload_hash)
+)
+_EQUAL_BY_TIME = _EQUAL.where(_EVENT.c.event_timestamp.in_(bindparam("keys", expanding=True)))
+_EQUAL_BY_SESSION = _EQUAL.where(_EVENT.c.session_id.in_(bindparam("keys", expanding=True)))
 _IN_ORDER = {
     has_inode: _ROW.where(
         _EVENT.c.source == bindparam("source"),
@@ -113,12 +123,7 @@ def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRo
         event: as it was parsed.
         log: the log it was read from, whose rows do not count.
     """
-    values: dict[str, Any] = {
-        "source": log.source,
-        "inode": log.source_inode or "",
-        "generation": log.source_generation,
-        "session": event.session_id or "",
-    }
+    values = _values(log) | {"session": event.session_id or ""}
     if event.timestamp is not None:
         rows = _rows(connection, _BY_TIME, values | {"timestamp": event.timestamp})
     elif event.session_id:
@@ -126,6 +131,30 @@ def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRo
     else:
         return []
     return [row for row in rows if is_same(connection, row, event)]
+
+
+def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[Any]]) -> Counter[str]:
+    """Return how many rows of other logs hold events with the same payload_hash.
+
+    Args:
+        connection: any.
+        log: the log whose rows do not count.
+        events: session_id, timestamp and payload_hash of each event; more may follow. One of the first two is there.
+    """
+    found: Counter[str] = Counter()
+    by_time: dict[str, str] = {}
+    by_session: dict[str, str] = {}
+    for session_id, timestamp, payload_hash, *_ in events:
+        if timestamp is None:
+            by_session[payload_hash] = session_id
+        else:
+            by_time[payload_hash] = timestamp
+    for statement, keys in ((_EQUAL_BY_TIME, by_time), (_EQUAL_BY_SESSION, by_session)):
+        for hashes in parts(list(keys), _EVENTS_AT_ONCE):
+            named = {"hashes": hashes, "keys": sorted({keys[one] for one in hashes})}
+            for payload_hash, count in connection.execute(statement, _values(log) | named):
+                found[payload_hash] = count
+    return found
 
 
 def rows_behind(connection: Connection, place: Place, offset: int, count: int) -> list[StoredRow]:
@@ -188,6 +217,11 @@ def is_same(connection: Connection, row: StoredRow, event: Event) -> bool:
 
 def _compared(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in _NOT_COMPARED}
+
+
+def _values(log: Place) -> dict[str, Any]:
+    """Return what a statement has to know to leave a log's own rows out."""
+    return {"source": log.source, "inode": log.source_inode or "", "generation": log.source_generation}
 
 
 def _rows(connection: Connection, statement: Select[Any], values: dict[str, Any]) -> list[StoredRow]:

@@ -192,7 +192,7 @@ class LetterBytes:
     def _files_of(self, log: LogOfLetter) -> list[Path]:
         if log.place not in self._files:
             names = [Path(restore(name)) for name in (log.current_path, log.place.source)]
-            beside = [path for path, _ in logs_there(names).logs]
+            beside = logs_there(names)
             self._files[log.place] = list(dict.fromkeys([*names, *beside]))
         return self._files[log.place]
 

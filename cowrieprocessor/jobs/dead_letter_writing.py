@@ -25,7 +25,7 @@ from cowrieprocessor.jobs.dead_letter_reading import NewValues, Readable, Stored
 from cowrieprocessor.loader.batch import Batch
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.file_tallies import FileTallies
-from cowrieprocessor.loader.log_cursor import LogCursor
+from cowrieprocessor.loader.log_cursor import LogCursor, LookedUp
 from cowrieprocessor.loader.sessions import SessionTallies
 from cowrieprocessor.settings import Settings
 
@@ -58,7 +58,6 @@ class _Elsewhere:
         self._connection = connection
         self._place = log.place if log else _NOWHERE
         self.found = 0
-        self.elsewhere: Counter[str] = Counter()
 
     def holds(self, event: Event, offset: int) -> bool:
         """Return whether an event is stored already; where in its log it stands makes no difference."""
@@ -69,6 +68,10 @@ class _Elsewhere:
     def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
         """Return that what is still refused is not stored."""
         return False
+
+    def take_looked_up(self) -> LookedUp:
+        """Return nothing: what is looked up is written in the same transaction."""
+        return LookedUp([], {})
 
     def release(self) -> None:
         """Do nothing: the transaction is the one that writes."""

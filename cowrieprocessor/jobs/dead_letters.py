@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db import dead_letters as table
 from cowrieprocessor.db.dead_letters import Choice, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.loading_turns import wait_for_every_turn
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs import holder
@@ -203,6 +204,7 @@ class _Replay:
     def _write_for_a_moment(self, readable: deque[Readable], left: int) -> ReplayWriter:
         self._pace.wait(self._say)
         with self._pace.transaction() as turn:
+            wait_for_every_turn(turn.connection)  # a loader may store the same event from another log
             job = shared_job(turn.connection, JOB, RUNNING)  # of two replays the second waits here
             held = table.hold_unresolved(turn.connection, [one.letter for one in readable])
             writer = ReplayWriter(turn.connection, self._settings, self._ingest_id)

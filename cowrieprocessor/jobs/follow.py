@@ -18,10 +18,9 @@ from threading import Event
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold
+from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free
 from cowrieprocessor.jobs.patience import Patience, passes
 from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
 from cowrieprocessor.jobs.watching import Watcher, pause
@@ -98,22 +97,37 @@ def follow(
     Raises:
         AlreadyFollowed: another process of this machine follows one of the paths; it is named.
         MigrationNeeded: a v3 database.
-        DatabaseError: with `once` any; else one that does not pass by itself, or that met us before we began.
+        JobTaken: another process follows them now, or the file of the database is another one.
+        DatabaseError: with `once` any; else one that does not pass by itself, or that met us before we began and is no
+            lock.
     """
     began = time.monotonic()
     result = FollowResult()
     with ExitStack() as stack:
-        held = _begin(stack, engine, paths, stop, say, once=once)
+        held = hold_when_free(stack, engine, KIND, paths, stop=stop, say=say, is_patient=not once)
         if held is not None:
             loader = stack.enter_context(
-                DeltaLoader(engine, paths, settings=settings, job=held.name, on_progress=on_progress, stop=stop.is_set)
+                DeltaLoader(
+                    engine,
+                    paths,
+                    settings=settings,
+                    job=held.name,
+                    on_progress=_while_same(held, on_progress),
+                    stop=stop.is_set,
+                )
             )
             follower = _Follower(loader, held, stop, say, on_look, result)
             if once:
                 follower.look_once()
             else:
-                watcher = Watcher(lambda: [*loader.folders, *_linked_folders(paths)], poll_s=poll_s, say=say)
-                follower.run(stack.enter_context(watcher))
+                links = Links(paths)
+                watcher = Watcher(
+                    lambda: [*loader.folders, *links.folders()],
+                    poll_s=poll_s,
+                    say=say,
+                    wanted=lambda path: loader.is_wanted(path) or links.lead_to(path),
+                )
+                follower.run(stack.enter_context(watcher), links)
             follower.leave()
         if stop.is_set():
             result.stopped = True
@@ -121,25 +135,6 @@ def follow(
                 held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
     result.duration_s = time.monotonic() - began
     return result
-
-
-def _begin(
-    stack: ExitStack, engine: Engine, paths: Sequence[Path], stop: Event, say: Callable[[str], None], *, once: bool
-) -> Hold | None:
-    """Make the database ready and hold the paths; None if it is to stop before others let us write."""
-    patience = Patience(say)
-    while not stop.is_set():
-        try:
-            prepare(engine)
-            held = stack.enter_context(hold(engine, KIND, paths))
-        except DatabaseLocked as error:
-            if once and not stop.is_set():
-                raise
-            pause(patience.met(error), stop)
-        else:
-            patience.over()
-            return held
-    return None
 
 
 class _Follower:
@@ -164,8 +159,13 @@ class _Follower:
         self._last_event_at: str | None = None
         self._result = result
 
-    def run(self, watcher: Watcher) -> None:
-        """Look until it is time to stop."""
+    def run(self, watcher: Watcher, links: Links) -> None:
+        """Look until it is time to stop.
+
+        Raises:
+            JobTaken: another process follows the files now, or the file of the database is another one.
+            DatabaseError: one that does not pass by itself.
+        """
         changed: frozenset[Path] | None = None
         again_at: float | None = None
         while not self._stop.is_set():
@@ -184,7 +184,7 @@ class _Follower:
                 changed = None
                 continue
             self._patience.over()
-            changed = watcher.wait(_left_s(again_at), self._stop)
+            changed = links.as_named(watcher.wait(_left_s(again_at), self._stop))
             if again_at is not None and time.monotonic() >= again_at:
                 changed = None
 
@@ -200,7 +200,8 @@ class _Follower:
                 look = self.look(None)
                 self._result.files += look.files
                 self._result.gaps += look.gaps
-                if not look.deferred or self._stop.is_set() or time.monotonic() >= until:
+                is_done = look.is_whole and not look.deferred
+                if is_done or self._stop.is_set() or time.monotonic() >= until:
                     break
                 pause(look.again_in_s or 0.0, self._stop)
         except DatabaseLocked:
@@ -211,7 +212,13 @@ class _Follower:
             self._say(f"note: archives that are still being written are left for the next time: {look.deferred:,}")
 
     def look(self, changed: Collection[Path] | None) -> Look:
-        """Look at all logs, or at those that changed, and tell what came of it."""
+        """Look at all logs, or at those that changed, and tell what came of it.
+
+        Raises:
+            JobTaken: the file of the database is another one; nothing was stored.
+            DatabaseError: the database does not serve.
+        """
+        self._held.require_same_database()
         look = self._loader.look(changed)
         self._result.looks += 1
         self._result.counters.update(look.counters)
@@ -232,6 +239,7 @@ class _Follower:
     def leave(self) -> None:
         """Write down where everything is, so that the next follower need not look at it."""
         try:
+            self._held.require_same_database()
             self._loader.close()
         except DatabaseError as error:
             self._say(f"note: where each log stands could not be written down, so the next start takes longer: {error}")
@@ -265,9 +273,42 @@ class _Follower:
         return {} if self._last_event_at is None else {"last_event_at": self._last_event_at}
 
 
-def _linked_folders(paths: Sequence[Path]) -> list[Path]:
-    """Return where the logs lie that are named by a link: what is written there is not told beside the link."""
-    return [Path(os.path.realpath(path)).parent for path in paths if path.is_symlink()]
+class Links:
+    """Logs that are named by a link: what is written to one is told where it lies, and not beside the link.
+
+    Args:
+        paths: what is followed, as it was named.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._links: dict[str, Path] = {}
+
+    def folders(self) -> list[Path]:
+        """Return where they lie now; links may be changed at any time."""
+        self._links = {os.path.realpath(path): path.absolute() for path in self._paths if path.is_symlink()}
+        return [Path(real).parent for real in self._links]
+
+    def lead_to(self, path: str) -> bool:
+        """Return whether a file is one of them, under the path that it has itself."""
+        return path in self._links
+
+    def as_named(self, changed: frozenset[Path] | None) -> frozenset[Path] | None:
+        """Return what changed, also under the names by which it is followed."""
+        if not changed:
+            return changed
+        return changed | {self._links[str(path)] for path in changed if str(path) in self._links}
+
+
+def _while_same(held: Hold, on_progress: Callable[[LoadProgress], None] | None) -> Callable[[LoadProgress], None]:
+    """Return what is called after each batch: a long look ends, too, when the database's file is another one."""
+
+    def on_batch(now: LoadProgress) -> None:
+        held.require_same_database()
+        if on_progress is not None:
+            on_progress(now)
+
+    return on_batch
 
 
 def _rest_s(look_s: float) -> float:

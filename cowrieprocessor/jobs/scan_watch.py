@@ -13,16 +13,16 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import DatabaseError, InputError
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.holding import Hold, hold
+from cowrieprocessor.jobs.holding import Hold, hold_when_free
 from cowrieprocessor.jobs.patience import Patience, passes
 from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
 from cowrieprocessor.jobs.watching import Watcher, pause
@@ -109,17 +109,27 @@ def watch_downloads(
     Raises:
         AlreadyFollowed: another process of this machine watches one of the folders; it is named.
         MigrationNeeded: a v3 database.
-        DatabaseError: one that does not pass by itself, or that met us before we began.
+        JobTaken: another process watches them now, or the file of the database is another one.
+        DatabaseError: one that does not pass by itself, or that met us before we began and is no lock.
     """
-    prepare(engine)
     began = time.monotonic()
-    with hold(engine, KIND, [folder.path for folder in folders]) as held:
-        watch = _Watch(engine, folders, rehash, held, stop, say, on_scan, timing or Timing())
-        with Watcher(lambda: [folder.path for folder in folders], poll_s=poll_s, say=say) as watcher:
-            watch.run(watcher)
-        held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
-    watch.result.duration_s = time.monotonic() - began
-    return watch.result
+    result = WatchResult()
+    with ExitStack() as stack:
+        held = hold_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, say=say)
+        if held is not None:
+            watch = _Watch(engine, folders, rehash, held, stop, say, on_scan, timing or Timing(), result)
+            watcher = Watcher(
+                lambda: [folder.path for folder in folders], poll_s=poll_s, say=say, wanted=_may_be_captured
+            )
+            watch.run(stack.enter_context(watcher))
+            held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+    result.duration_s = time.monotonic() - began
+    return result
+
+
+def _may_be_captured(path: str) -> bool:
+    """Return whether a file is named as captured ones are."""
+    return sha256_of_name(Path(path).name) is not None
 
 
 class ScanStopped(Exception):
@@ -200,6 +210,7 @@ class _Watch:
         say: Callable[[str], None],
         on_scan: Callable[[ScanResult], None],
         timing: Timing,
+        result: WatchResult,
     ) -> None:
         self._engine = engine
         self._folders = [_Folder(folder) for folder in folders]
@@ -212,7 +223,7 @@ class _Watch:
         self._patience = Patience(say)
         self._scans = 0
         self._last_scan_at: str | None = None
-        self.result = WatchResult()
+        self.result = result
 
     def run(self, watcher: Watcher) -> None:
         """Scan until it is time to stop."""
@@ -220,6 +231,8 @@ class _Watch:
             began, scans_before = time.monotonic(), self._scans
             try:
                 due = [folder for folder in self._folders if folder.due_at() <= began]
+                if due:
+                    self._held.require_same_database()
                 for folder in due:
                     self._visit(folder)
                 self._held.say(RUNNING, facts=self._facts())

@@ -11,22 +11,18 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
 
-from cowrieprocessor.db.dialects.sqlite_files import MOUNTS, NETWORK_FILE_SYSTEMS, file_system_type
+from cowrieprocessor.jobs.polling import NOT_READABLE, POLL_S, Notices, Polled, Rest, untold
 from cowrieprocessor.sanitize import inert
 
-POLL_S = 1.0
-"""How often everything is looked at where the kernel does not tell."""
-
 SAFETY_S = 30.0
-"""How often everything is looked at all the same."""
+"""How often everything is looked at although the kernel tells of changes."""
 
 LONGEST_S = 600.0
-"""However long a look takes, the next one comes after so long."""
+"""However long a look at everything takes, the next one comes after so long."""
 
-REST_PER_LOOK = 99.0
-"""Looking at everything takes one part of the time, resting so many."""
+LONGEST_UNTOLD_S = 30.0
+"""The same where there is nothing yet that could be watched."""
 
 WATCH_AGAIN_S = 60.0
 """After so long it is tried again to be told, where that had failed."""
@@ -36,17 +32,6 @@ QUIET_MS = 50
 TURN_MS = 250
 SLICE_S = 0.25
 """Waits are cut into such pieces, in each of which it is looked whether to stop."""
-
-SILENT_FILE_SYSTEMS = NETWORK_FILE_SYSTEMS | {"virtiofs", "fuse.vmhgfs-fuse", "prl_fs"}
-"""File systems on which others change files without our kernel's knowledge. Source: inotify(7), "Limitations"."""
-
-
-class _Notices(NamedTuple):
-    """Paths in the folders that are watched, or those themselves."""
-
-    written: Iterable[str] = frozenset()
-    came_or_went: frozenset[str] = frozenset()
-
 
 _Places = Mapping[str, tuple[int, int]]
 
@@ -69,6 +54,7 @@ class Watcher:
         folders: returns the folders to watch, asked at each wait; those that do not exist are left out.
         poll_s: look every so many seconds instead of being told.
         say: told in one line why it cannot be told of changes.
+        wanted: whether a file may matter, by its path; what happens to others is told to nobody.
         clock: seconds that only go up.
     """
 
@@ -78,18 +64,23 @@ class Watcher:
         *,
         poll_s: float | None = None,
         say: Callable[[str], None] = lambda _text: None,
+        wanted: Callable[[str], bool] = lambda _path: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folders = folders
         self._poll_s = poll_s
         self._say = say
+        self._wanted = wanted
         self._clock = clock
-        self._notices: Generator[_Notices, None, None] | None = None
+        self._notices: Generator[Notices, None, None] | None = None
+        self._polled: Polled | None = None
         self._places: _Places | None = None
-        self._said: str | None = None
+        self._said: set[str] = set()
+        self._said_rest_s = 0.0
         self._try_again_at: float | None = None
         self._looked_at = clock()
-        self._look_s = 0.0
+        self._rest = Rest(SAFETY_S, LONGEST_S)
+        self._rest_untold = Rest(POLL_S, LONGEST_UNTOLD_S)
 
     def __enter__(self) -> Watcher:
         """Return the watcher itself."""
@@ -103,12 +94,12 @@ class Watcher:
         """Stop watching; again is harmless, and another `wait` begins anew."""
         if self._notices is not None:
             self._notices.close()
-        self._notices = self._places = None
+        self._notices = self._polled = self._places = None
 
     @property
     def is_told(self) -> bool:
-        """Whether the kernel tells of changes; else everything is looked at again and again."""
-        return self._notices is not None
+        """Whether the kernel tells of all changes; else some or all folders are looked at again and again."""
+        return self._notices is not None and self._polled is None
 
     def wait(self, timeout_s: float, stop: Event) -> frozenset[Path] | None:
         """Return what changed since the last call, as soon as something did.
@@ -128,37 +119,53 @@ class Watcher:
 
     def found_nothing(self, look_s: float) -> None:
         """Take note that a look at everything took so many seconds and found nothing: the longer, the more seldom."""
-        self._look_s = look_s
+        self._rest.took(look_s)
+        self._rest_untold.took(look_s)
 
     def _changed(self, timeout_s: float, stop: Event) -> frozenset[Path] | None:
         until = self._clock() + timeout_s
         if self._renew():
+            if self._places is None:
+                pause(min(timeout_s, POLL_S), stop)  # a folder went away meanwhile: see which there are, not at once
             return None
         while not stop.is_set():
             due_s = self._looked_at + self._interval_s() - self._clock()
             left_s = until - self._clock()
+            poll_due_s = due_s if self._polled is None else self._polled.due_in_s()
             if due_s <= 0:
                 return None
-            if left_s <= 0:
+            if self._polled is not None and poll_due_s <= 0:
+                notices = self._poll(self._polled)
+            elif left_s <= 0:
                 break
-            if self._notices is None:
-                pause(min(left_s, due_s, SLICE_S), stop)
+            elif self._notices is not None:
+                notices = self._next()
+                if self._notices is None:
+                    return None  # it failed; what happened meanwhile is not known
+            else:
+                pause(min(left_s, due_s, poll_due_s, SLICE_S), stop)
                 continue
-            notices = self._next()
-            if notices.came_or_went:
-                if not notices.came_or_went.isdisjoint(self._places or ()):
-                    self._places = None  # a folder itself: what has its name next is watched anew
+            if self._concerns_all(notices):
                 return None
-            if notices.written:
-                return frozenset(map(Path, notices.written))
+            if written := {path for path in notices.written if self._wanted(path)}:
+                return frozenset(map(Path, written))
         return frozenset()
+
+    def _concerns_all(self, notices: Notices) -> bool:
+        """Return whether something came or went that may matter, or something happened to a folder."""
+        places = self._places or {}
+        if not notices.came_or_went.isdisjoint(places):
+            self._places = None  # a folder itself: what has its name next is watched anew
+            return True
+        if any(self._wanted(path) or Path(path).is_dir() for path in notices.came_or_went):
+            return True
+        return any(path in places or (Path(path).is_dir() and not self._wanted(path)) for path in notices.written)
 
     def _interval_s(self) -> float:
         """Return how long after a look at everything the next one is due."""
         if self._poll_s is not None:
             return self._poll_s
-        least_s = SAFETY_S if self.is_told else POLL_S
-        return max(least_s, min(LONGEST_S, self._look_s * REST_PER_LOOK))
+        return self._rest_untold.seconds if self._notices is None and self._polled is None else self._rest.seconds
 
     def _renew(self) -> bool:
         """Watch the folders of now; return whether that is new, so that what happened before is not known."""
@@ -168,41 +175,60 @@ class Watcher:
         is_due = self._try_again_at is not None and self._clock() >= self._try_again_at
         if places == self._places and not is_due:
             return False
-        was_told = self.is_told
+        was_watching = self._places is not None and bool(self._places)
         self.close()
         self._places, self._try_again_at = places, None
-        if not places:
-            return was_told
-        if silent := _silent(places):
-            self._poll_instead(f"{inert(silent[0])}: a file system ({silent[1]}) that does not tell of every change")
-            return was_told
-        self._notices = _watch(places)
-        self._next()
-        return self.is_told or was_told
+        reasons = untold(places)
+        if told := [place for place in places if place not in reasons]:
+            self._notices = _watch(told)
+            self._next()
+        if reasons and self._places is not None and self._polled is None:
+            self._poll_instead(reasons)
+        if NOT_READABLE in reasons.values():
+            self._try_again_at = self._clock() + WATCH_AGAIN_S
+        return bool(places) or was_watching
 
-    def _next(self) -> _Notices:
+    def _next(self) -> Notices:
         """Return the next notices, none after a moment; look by ourselves where being told fails."""
         if self._notices is None:
-            return _Notices()
+            return Notices()
         try:
             return next(self._notices)
         except FileNotFoundError:
-            self._notices = self._places = None  # a folder went away meanwhile: ask again which there are
+            self.close()  # a folder went away meanwhile: ask again which there are
         except PermissionError:
             self._fail("a folder may not be read by us")
         except (OSError, RuntimeError, UnicodeError) as error:
             self._fail(str(error))
-        return _Notices()
+        return Notices()
 
     def _fail(self, why: str) -> None:
         self._notices = None
         self._try_again_at = self._clock() + WATCH_AGAIN_S
-        self._poll_instead(f"cannot be told of changes ({inert(why)})")
+        self._poll_instead(dict.fromkeys(self._places or (), f"cannot be told of changes ({inert(why)})"))
 
-    def _poll_instead(self, why: str) -> None:
-        if why != self._said:
-            self._said = why
-            self._say(f"{why}; everything is looked at about every {POLL_S:g} s instead")
+    def _poll_instead(self, reasons: Mapping[str, str]) -> None:
+        """Look at folders by ourselves from now on, and say why and how often."""
+        self._polled = Polled(reasons, self._wanted, self._clock)
+        every_s = self._polled.rest.seconds
+        self._said_rest_s = max(self._said_rest_s, every_s)
+        for why in dict.fromkeys(reasons.values()):
+            if why not in self._said:
+                self._said.add(why)
+                first, *others = (folder for folder in reasons if reasons[folder] == why)
+                more = f" and {len(others):,} other folders" if others else ""
+                self._say(f"{inert(first)}{more}: {why}; looked at about every {every_s:.2g} s instead")
+
+    def _poll(self, polled: Polled) -> Notices:
+        """Look at the folders of which nobody tells; say it when that has become much more seldom."""
+        notices = polled.changes()
+        if polled.rest.seconds >= 2 * self._said_rest_s:
+            self._said_rest_s = polled.rest.seconds
+            self._say(
+                f"looking at the folders of which the kernel does not tell takes {polled.rest.look_s:.2g} s, so it is "
+                f"done about every {polled.rest.seconds:.2g} s"
+            )
+        return notices
 
 
 def _places(folders: Iterable[Path]) -> _Places:
@@ -217,17 +243,7 @@ def _places(folders: Iterable[Path]) -> _Places:
     return places
 
 
-def _silent(places: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first folder on a file system that others change without our being told, with its type."""
-    try:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None  # no Linux: nothing to ask
-    kinds = ((place, file_system_type(Path(place).resolve(), mounts)) for place in places)
-    return next(((place, kind) for place, kind in kinds if kind in SILENT_FILE_SYSTEMS), None)
-
-
-def _watch(places: Iterable[str]) -> Generator[_Notices, None, None]:
+def _watch(places: Iterable[str]) -> Generator[Notices, None, None]:
     """Yield what happens right in these folders, endlessly, and nothing after each moment without anything.
 
     Raises:
@@ -249,4 +265,4 @@ def _watch(places: Iterable[str]) -> Generator[_Notices, None, None]:
     with closing(told):
         for changes in told:
             written = {path for kind, path in changes if kind is Change.modified}
-            yield _Notices(written, frozenset(path for kind, path in changes if kind is not Change.modified))
+            yield Notices(written, frozenset(path for kind, path in changes if kind is not Change.modified))

@@ -28,6 +28,8 @@ NO_MOMENT = "events_without_readable_time"
 ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
 """The columns of `log_files` that say what became of bytes."""
 
+DAY_CHARS = len("2026-11-22")
+
 Rows = list[list[Any]]
 
 
@@ -40,15 +42,20 @@ class BatchRows:
     Attributes:
         log: the columns of `log_files` after this batch.
         stored_values: `values_done` before it, None for a log that has no row yet.
+        stored_bytes: `byte_pos` before it, likewise.
         more_bytes: what it adds to the accounts of bytes in `log`; None where these are counted anew.
         first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
         last_event: the same of its last event.
         file_position: bytes of the file itself that were read, for progress.
-        was_looked_up: whether it holds only what is known not to be stored from another log.
+        sensor_days: (sensor, day) of its events, where other loaders may write at the same moment (PostgreSQL).
+        looked_up: (session_id, timestamp, payload_hash, count) of its events, if each was looked up before: how many
+            rows of other logs held an equal one. None where nothing was looked up.
+        elsewhere: how many events were looked up and found in logs that begin differently, by their source.
     """
 
     log: dict[str, Any]
     stored_values: int | None
+    stored_bytes: int | None
     more_bytes: dict[str, int] | None
     now: str
     events: Rows
@@ -62,7 +69,9 @@ class BatchRows:
     first_event: list[Any] | None
     last_event: list[Any] | None
     file_position: int
-    was_looked_up: bool = False
+    sensor_days: Rows
+    looked_up: Rows | None
+    elsewhere: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -92,6 +101,7 @@ class Batch:
     _counters: Counter[str] = field(default_factory=Counter)
     _first_event: list[Any] | None = None
     _last_event: list[Any] | None = None
+    _sensor_days: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, value: Value) -> None:
         """Add one value: an event becomes rows, anything else a dead letter."""
@@ -119,13 +129,15 @@ class Batch:
     def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
         """Return the rows, with the log's cursor moved to the reader's position and every byte accounted for."""
         cursor = self.cursor
-        stored_values = cursor.stored_values
+        stored_values, stored_bytes = cursor.stored_values, cursor.stored_bytes
         before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
         self._counters[EVENTS] = len(self._events)
+        looked_up = cursor.stored_events.take_looked_up() if cursor.stored_events else None
         return BatchRows(
             log=cursor.columns(self.now),
             stored_values=stored_values,
+            stored_bytes=stored_bytes,
             more_bytes=before and {name: getattr(cursor, name) - count for name, count in before.items()},
             now=self.now,
             events=self._events,
@@ -139,7 +151,9 @@ class Batch:
             first_event=self._first_event,
             last_event=self._last_event,
             file_position=file_position,
-            was_looked_up=cursor.stored_events is not None,
+            sensor_days=sorted(map(list, self._sensor_days)),
+            looked_up=looked_up.new if looked_up else None,
+            elsewhere=looked_up.elsewhere if looked_up else {},
         )
 
     def _advance(self, reader: ValueReader) -> None:
@@ -155,7 +169,7 @@ class Batch:
         cursor.tail_hash, cursor.tail_bytes = sha256(tail).hexdigest(), len(tail)
         cursor.other_form = False
         cursor.values_done += self.values
-        cursor.stored_values = cursor.values_done
+        cursor.stored_values, cursor.stored_bytes = cursor.values_done, cursor.byte_pos
 
     def _add_event(self, event: Event, offset: int, value: Value) -> None:
         cursor = self.cursor
@@ -171,6 +185,8 @@ class Batch:
         ]
         if self.fills_event_columns:
             row += (event.session_id, event.event_type, event.timestamp)
+            sensor = event.fields.get("sensor")
+            self._sensor_days.add((sensor if type(sensor) is str else "", (event.timestamp or "")[:DAY_CHARS]))
         self._events.append(row)
         self._tallies.add(event)
         # Not the event itself: its fields can be large, and it would outlive the value.

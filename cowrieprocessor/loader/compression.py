@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import lzma
 import os
 import stat
 import zlib
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -107,6 +109,11 @@ class _Zstd:
         return self._frame.decompress(data)
 
 
+def digest_of(head: bytes) -> str:
+    """Return what tells a beginning: SHA-256 and length."""
+    return f"{sha256(head).hexdigest()}:{len(head)}"
+
+
 def _kind(head: bytes) -> str | None:
     """Return what a file that begins with these bytes is compressed with, None for a plain one."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
@@ -134,8 +141,19 @@ def _member_errors() -> tuple[type[Exception], ...]:
     return (*errors, isal_zlib.error)
 
 
+class ReadingStopped(Exception):
+    """Whoever reads a log was asked to end; nothing is wrong with the log."""
+
+
+def _never() -> bool:
+    return False
+
+
 class LogStream:
     """A log opened for reading: `read` gives its decompressed bytes.
+
+    It keeps its own place in the file: others may read through the same descriptor, or through a duplicate of it, also
+    in another process, where opening the file a second time might not be allowed any more.
 
     Attributes:
         path: the file's absolute path.
@@ -146,6 +164,7 @@ class LogStream:
         position: decompressed bytes read so far.
         is_stale: whether a plain file was seen to be overwritten since it was opened: truncated and written anew. From
             then on nothing more of it is given out; what was given out before is what the file held.
+        stop: asked before each piece whether to end: for who goes through gigabytes before there is anything to store.
 
     Args:
         path: the file.
@@ -155,8 +174,10 @@ class LogStream:
 
     Raises:
         InputNotFound: there is no such file.
-        InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder.
+        InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder; whatever reads from it raises
+            this, too, where the disk or the network share fails.
         UnsupportedEncoding: it is UTF-16; of a compressed log the first `read` says so.
+        ReadingStopped: `stop` says so; whatever reads may raise it.
     """
 
     def __init__(
@@ -170,11 +191,14 @@ class LogStream:
         self._error: CompressedDataError | None = None
         self._head = b""
         self.is_stale = False
+        self.stop: Callable[[], bool] = _never
+        self._is_checked = False
+        self._compressed_read = 0
         self._descriptor = _open(path) if descriptor is None else descriptor
-        self.status = os.fstat(self._descriptor)
-        self.size = self.status.st_size
-        self.inode = str(self.status.st_ino)
         try:
+            self.status = self._file_status()
+            self.size = self.status.st_size
+            self.inode = str(self.status.st_ino)
             self.rewind()
             self._refuse_utf16(self._pending)  # no archive begins like that
         except InputError:
@@ -183,7 +207,6 @@ class LogStream:
 
     def rewind(self) -> None:
         """Go back to the beginning of the file that is open, whatever its name means by now."""
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
         self.position = self._compressed_read = 0
         self._ready, self._error, self._anchor = b"", None, b""
         self._pending = self._read_file(_FEED_SIZE)
@@ -206,8 +229,9 @@ class LogStream:
     def close(self) -> None:
         """Close the file; again is harmless."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            with contextlib.suppress(OSError):  # a network share may fail even here; nothing was written
+                os.close(descriptor)
 
     @property
     def descriptor(self) -> int:
@@ -231,7 +255,11 @@ class LogStream:
             ArchiveCut: the archive ends early, or something else follows it.
             CompressedDataError: it is damaged, or grows beyond the allowed ratio. All that could be decompressed
                 before was returned by earlier calls.
+            InputNotReadable: the disk or the network share fails.
+            ReadingStopped: `stop` says so.
         """
+        if self.stop():
+            raise ReadingStopped
         data = self._ready or (self._read_plain() if self._member is None else self._read_compressed())
         data, self._ready = data[:READ_SIZE], data[READ_SIZE:]
         self.position += len(data)
@@ -240,7 +268,7 @@ class LogStream:
     @property
     def head_digest(self) -> str:
         """SHA-256 of the beginning of the file as it was when it was opened: at most 64 KiB, and how much of it."""
-        return f"{sha256(self._head).hexdigest()}:{len(self._head)}"
+        return digest_of(self._head)
 
     def begins_like(self, head_digest: str) -> bool:
         """Return whether the file begins like one that was opened before, by its `head_digest`."""
@@ -251,8 +279,7 @@ class LogStream:
         """Go `count` decompressed bytes ahead and return how many there were before the end."""
         if self._member is None:
             here = self.position
-            end = min(here + count, os.fstat(self._descriptor).st_size)
-            os.lseek(self._descriptor, end, os.SEEK_SET)
+            end = min(here + count, self._file_status().st_size)
             self._pending = self._ready = self._anchor = b""
             self.position = self._compressed_read = end
             return end - here
@@ -287,7 +314,7 @@ class LogStream:
         """Return how the log begins, decompressed: SHA-256 and length, of 64 KiB at most; reading starts anew."""
         self.rewind()
         head = self.read_exactly(_FEED_SIZE)
-        return f"{sha256(head).hexdigest()}:{len(head)}"
+        return digest_of(head)
 
     def _unread(self, data: bytes) -> None:
         self._ready = data + self._ready
@@ -302,7 +329,7 @@ class LogStream:
         data, self._pending = self._pending or self._read_file(READ_SIZE), b""
         start = self._compressed_read - len(data)
         if data and self._anchor:
-            before = os.pread(self._descriptor, len(self._anchor), start - len(self._anchor))
+            before = self._read_at(start - len(self._anchor), len(self._anchor))
             self.is_stale = self.is_stale or before != self._anchor
         if self.is_stale:
             return b""
@@ -310,15 +337,27 @@ class LogStream:
         return data
 
     def _read_file(self, size: int) -> bytes:
+        data = self._read_at(self._compressed_read, size)
+        self._compressed_read += len(data)
+        return data
+
+    def _read_at(self, start: int, size: int) -> bytes:
+        with self._failing_as_input():
+            return os.pread(self._descriptor, size, start)
+
+    def _file_status(self) -> os.stat_result:
+        with self._failing_as_input():
+            return os.fstat(self._descriptor)
+
+    @contextlib.contextmanager
+    def _failing_as_input(self) -> Iterator[None]:
         try:
-            data = os.read(self._descriptor, size)
+            yield
         except OSError as error:
             raise InputNotReadable(
                 f"{inert(str(self.path))}: {error.strerror} at byte {self._compressed_read}; "
                 "check the disk or the network share it lies on"
             ) from error
-        self._compressed_read += len(data)
-        return data
 
     def _read_compressed(self) -> bytes:
         pieces: list[bytes] = []
@@ -409,24 +448,30 @@ class LogStream:
         )
 
     def check(self) -> None:
-        """Read the archive to its end on a descriptor of its own, before anything of it is stored.
+        """Read the archive to its end, before anything of it is stored; the reading of this stream goes on unmoved.
 
         An archive that merely ends early, or that something follows, is as good as it is long.
 
         Raises:
             ArchiveDamaged: it fails its own checks: what it gave out before is not what was packed.
+            ReadingStopped: `stop` says so.
         """
-        descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        if self._is_checked:
+            return
+        with self._failing_as_input():
+            descriptor = os.dup(self._descriptor)
         with LogStream(
             self.path, max_ratio=self._max_ratio, grace_bytes=self._grace_bytes, descriptor=descriptor
         ) as archive:
+            archive.stop = self.stop
             try:
                 while archive.read():
                     pass
             except ArchiveDamaged:
                 raise
             except CompressedDataError:
-                return  # whoever loads it will be told
+                pass  # whoever loads it will be told
+        self._is_checked = True
 
 
 _KINDS = (
@@ -454,6 +499,9 @@ def _open(path: Path) -> int:
     except InputNotReadable:
         os.close(descriptor)
         raise
+    except OSError as error:
+        os.close(descriptor)
+        raise InputNotReadable(f"{name}: {error.strerror}; check the disk or the network share it lies on") from error
     return descriptor
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -17,36 +16,24 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from cowrieprocessor.db import followed_files as table
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.followed_files import SeenFile
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
-from cowrieprocessor.loader.batch import BatchRows
-from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.discovery import is_followed, logs_there
+from cowrieprocessor.loader.compression import LogStream, ReadingStopped
+from cowrieprocessor.loader.discovery import FollowedLogs, is_followed, is_live_name, is_packed_name
+from cowrieprocessor.loader.followed_reading import FollowedReading, Outcome, StillWritten
 from cowrieprocessor.loader.garbage import rare_collections
-from cowrieprocessor.loader.held_logs import HeldLog, HeldLogs
-from cowrieprocessor.loader.log_loading import (
-    FAILED,
-    MAX_TRIES,
-    FileResult,
-    LoadProgress,
-    LogLoading,
-    LogPlace,
-    counted,
-)
+from cowrieprocessor.loader.held_logs import HeldLogs
+from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, counted
 from cowrieprocessor.loader.losses import Gap, LossBook
-from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
 
 __all__ = ["DeltaLoader", "Gap", "Look"]
-
-ARCHIVE_SETTLES_S = 5.0
-"""An archive that changed so recently is taken to be still written, and left for the next look."""
 
 TIME_SETTLES_S = 2.0
 """Within this time of a change, a file that changes once more may keep its size and times: it is looked at again."""
@@ -55,6 +42,8 @@ FINE_TIME_SETTLES_S = 0.1
 """The same where the file system counts nanoseconds: the kernel's clock still ticks only each few milliseconds."""
 
 GONE_AGAIN_S = 5.0
+GLANCE_EVERY_S = 0.5
+"""While much is read of one log, it is looked so often whether others have grown."""
 
 
 @dataclass(slots=True)
@@ -65,12 +54,14 @@ class Look:
         files: those that gave something, and those that could not be read.
         gaps: losses that were not known before.
         deferred: archives that are still being written.
+        is_whole: whether everything was looked at: nothing went away meanwhile, and nobody asked to stop.
         again_in_s: look again by then though nothing may be notified; None where there is no need.
     """
 
     files: list[FileResult] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     deferred: int = 0
+    is_whole: bool = True
     again_in_s: float | None = None
 
     @property
@@ -85,17 +76,10 @@ class Look:
         """Note that something is to be looked at again by then."""
         self.again_in_s = seconds if self.again_in_s is None else min(self.again_in_s, seconds)
 
-
-class _StillWritten(Exception):
-    """An archive changed a moment ago.
-
-    Attributes:
-        settles_in_s: when to look again.
-    """
-
-    def __init__(self, settles_in_s: float) -> None:
-        super().__init__()
-        self.settles_in_s = settles_in_s
+    def tell(self, result: FileResult) -> None:
+        """Take in what became of a file, if there is something to tell."""
+        if result.counters or result.error or result.warnings:
+            self.files.append(result)
 
 
 @dataclass(slots=True)
@@ -103,14 +87,23 @@ class _State:
     """A file as it was found last.
 
     Attributes:
-        seen: what the database is to know of it.
+        outcome: what was seen of it.
         is_racy: whether it changed so recently that its size and times may not tell the next change.
         error: why it could not be read.
     """
 
-    seen: SeenFile
+    outcome: Outcome
     is_racy: bool = False
     error: str | None = None
+
+    @property
+    def seen(self) -> SeenFile:
+        """What was seen of it."""
+        return self.outcome.seen
+
+    def known(self) -> SeenFile:
+        """Return what the database is to know: where its signature is, the next process need not look at a file."""
+        return replace(self.seen, signature=(0, 0, 0)) if self.error or self.is_racy else self.seen
 
 
 class DeltaLoader:
@@ -137,20 +130,26 @@ class DeltaLoader:
     ) -> None:
         self._engine = engine
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
+        self._logs = FollowedLogs(self._paths)
         self._settings = settings or load_settings()
         self._job = job
         self._on_progress = on_progress
         self._stop = stop
         self._host = table.followed_host(engine)
-        self._loading: LogLoading | None = None
         self._now: dict[str, _State] = {}
-        self._book = LossBook(engine, self._open_seen)
-        self._places: dict[str, Callable[[], LogStream]] = {}
+        self._others: dict[tuple[str, int, int], SeenFile] = {}
+        self._by_content: dict[tuple[str, int, int], _State] = {}
+        self._places: dict[str, str] = {}
+        self._open: dict[str, Callable[[], LogStream]] = {}
         self._held = HeldLogs()
-        self._reading: tuple[SeenFile, int] | None = None
+        self._book = LossBook(engine, lambda seen: self._open[seen.place]())
+        self._reading: FollowedReading | None = None
         self._folders: tuple[Path, ...] = ()
         self._unreadable: frozenset[str] = frozenset()
         self._files_total = 0
+        self._found = Look()
+        self._current: set[str] = set()
+        self._glance_at = 0.0
 
     def __enter__(self) -> DeltaLoader:
         """Return the loader itself."""
@@ -169,8 +168,8 @@ class DeltaLoader:
             DatabaseError: the database refused; nothing is lost, the next loader has to look at more.
         """
         try:
-            if self._loading is not None:
-                self._book.write_down(self._seen_now())
+            if self._reading is not None:
+                self._book.write_down(self._known_now(self._now))
         finally:
             self._held.close()
 
@@ -178,13 +177,18 @@ class DeltaLoader:
     def folders(self) -> tuple[Path, ...]:
         """The folders in which something may happen, as far as they are there."""
         if not self._folders:
-            self._folders = tuple(logs_there(self._paths).folders)
+            self._folders = tuple(self._logs.there().folders)
         return self._folders
+
+    def is_wanted(self, path: str) -> bool:
+        """Return whether a file would be read if it were there, going by its name."""
+        return self._logs.is_wanted(path)
 
     def look(self, changed: Collection[Path] | None = None) -> Look:
         """Look at every log once, or at those that changed, and store what is new.
 
-        A file that cannot be read is reported once, and again when it has changed; it stops no other.
+        A file that cannot be read is reported once, and again when it has changed; it stops no other. While much is
+        read of one, the others are glanced at.
 
         Args:
             changed: the files to look at; where one is not known or has gone, all are looked at.
@@ -193,41 +197,45 @@ class DeltaLoader:
             MigrationNeeded: a v3 database.
             DatabaseError: the database refused; what was committed stays, the loader can be used again.
         """
-        found = Look()
+        found = self._found = Look()
         self._start()
         with rare_collections():
-            if changed is None or not self._look_at_some(changed, found):
-                self._look_at_all(found)
+            if changed is None or not self._look_at_some(changed):
+                self._look_at_all()
         return found
 
-    def _start(self) -> LogLoading:
+    def _start(self) -> FollowedReading:
         """Make the database ready and read what is known, the first time."""
-        if self._loading is None:
+        if self._reading is None:
             prepare(self._engine)
             with read_transaction(self._engine) as connection:
-                known = table.seen_files(connection)
-            ours = {
-                place: seen
-                for place, seen in known.items()
-                if any(is_followed(seen.path, inert(str(path))) for path in self._paths)
-            }
+                followed = [inert(str(path)) for path in self._paths]
+                known = [
+                    seen for seen in table.seen_files(connection) if any(is_followed(seen.path, p) for p in followed)
+                ]
+            ours = {seen.place: seen for seen in known if seen.host == self._host}
+            self._others = {_content_key(seen): seen for seen in known if seen.host != self._host and seen.log}
             self._book.begin(ours)
-            self._now = {place: _State(seen) for place, seen in ours.items()}
-            self._loading = LogLoading(
+            self._now = {place: _State(Outcome(seen)) for place, seen in ours.items()}
+            self._reading = FollowedReading(
                 self._engine,
                 self._settings,
-                uuid.uuid4().hex,
                 job=self._job,
-                on_batch=self._report,
-                beside=self._keep_extent,
+                book=self._book,
+                held=self._held,
+                on_batch=self._after_batch,
                 stop=self._stop,
             )
-        return self._loading
+        return self._reading
 
-    def _look_at_some(self, changed: Collection[Path], found: Look) -> bool:
+    def _look_at_some(self, changed: Collection[Path]) -> bool:
         """Look at files that changed; return False where one is new, gone or overwritten, and that is not enough."""
+        looked_at: dict[str, _State] = {}
         for path in changed:
-            place = table.place_of(self._host, path)
+            name = os.path.abspath(path)  # noqa: PTH100 - keeps links
+            if not self.is_wanted(name):
+                continue
+            place = self._place(name)
             state = self._now.get(place)
             try:
                 status = path.stat()
@@ -235,195 +243,188 @@ class DeltaLoader:
                 return False
             if state is None or (state.seen.device, state.seen.inode) != _file_id(status):
                 return False
-            self._look_at(place, path, status, found)
+            self._look_at(place, name, status)
+            looked_at[place] = self._now[place]
             if self._stop():
                 return True
-        now = self._seen_now()
+        now = self._known_now(looked_at)
         if self._book.misses(now):
             return False
         self._book.note(now)
         return True
 
-    def _look_at_all(self, found: Look) -> None:
+    def _look_at_all(self) -> None:
         """Look at all; where something is missing once more, for it may have moved while others were looked at."""
-        gone, is_whole = self._pass_over_all(found)
-        if is_whole and self._book.is_missing(self._seen_now()):
-            gone, is_whole = self._pass_over_all(found)
+        found = self._found
+        gone, is_whole = self._pass_over_all()
+        if not self._stop() and not (is_whole and not self._book.is_missing(self._known_now(self._now))):
+            gone, is_whole = self._pass_over_all()
         if gone:
             found.again(GONE_AGAIN_S)
         if not is_whole:
+            found.is_whole = False
             found.again(0.0)
         is_decided = is_whole and not found.deferred and not self._unreadable
-        found.gaps += self._book.settle(self._seen_now(), gone, is_decided=is_decided)
+        found.gaps += self._book.settle(self._known_now(self._now), gone, is_decided=is_decided)
 
-    def _pass_over_all(self, found: Look) -> tuple[list[SeenFile], bool]:
+    def _pass_over_all(self) -> tuple[list[SeenFile], bool]:
         """Look at every log that is there; return what is held open without a path, and whether nothing went away."""
-        there = logs_there(self._paths)
+        there = self._logs.there()
         self._folders = tuple(there.folders)
         self._files_total = len(there.logs)
-        self._say_unreadable([str(error) for error in there.unreadable], found)
-        present = {table.place_of(self._host, path): (path, status) for path, status in there.logs}
-        self._read_gone({place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}, found)
-        self._places = {place: partial(self._open, path) for place, (path, _) in present.items()}
+        self._say_unreadable([str(error) for error in there.unreadable])
+        present = {self._place(path): (path, status) for path, status in there.logs}
+        self._places = {path: place for place, (path, _) in present.items()}
+        self._open = {place: partial(self._start().open, Path(path)) for place, (path, _) in present.items()}
+        self._by_content = {_content_key(state.seen): state for state in self._now.values()}
+        self._read_gone({place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()})
         is_whole = True
         for place, (path, status) in present.items():
+            if is_live_name(path) and self._held.wants(place, status):
+                self._start().hold(place, Path(path))  # before much is read of others
+        for place in self._in_order(present):
             if self._stop():
                 return self._gone(), False
-            is_whole = self._look_at(place, path, status, found) and is_whole
+            is_whole = self._look_at(place, *present[place]) and is_whole
         for place in self._now.keys() - present.keys():
             del self._now[place]
-        return self._gone(), is_whole
+        return self._gone(), is_whole and not self._stop()
 
-    def _seen_now(self) -> dict[str, SeenFile]:
-        """Return what the database is to know: where its signature is, the next process need not look at a file."""
-        return {
-            place: replace(state.seen, signature=(0, 0, 0)) if state.error or state.is_racy else state.seen
-            for place, state in self._now.items()
-        }
+    def _in_order(self, present: dict[str, tuple[str, os.stat_result]]) -> list[str]:
+        """Return the places: live logs first, so that they are held open before much is read of older ones."""
+        inodes = {state.seen.inode for state in self._now.values()}
 
-    def _gone(self) -> list[SeenFile]:
-        """Return what there is of logs that are held open without a path."""
-        gone = []
-        for held in self._held.gone:
-            if held.seen is not None:
-                seen = held.seen.displaced()
-                self._places[seen.place] = partial(self._open_held, held)
-                gone.append(seen)
-        return gone
+        def rank(place: str) -> int:
+            path, status = present[place]
+            if is_live_name(path):
+                return 0
+            return 1 if place in self._now or str(status.st_ino) in inodes else 2
 
-    def _open_seen(self, seen: SeenFile) -> LogStream:
-        return self._places[seen.place]()
+        return sorted(present, key=rank)
 
-    def _read_gone(self, there: dict[str, tuple[int, int]], found: Look) -> None:
+    def _look_at(self, place: str, path: str, status: os.stat_result) -> bool:
+        """Look at one file; return False if it went away meanwhile, or somebody asked to stop."""
+        state = self._now.get(place)
+        if state is None or (state.seen.inode != str(status.st_ino)):
+            state = self._same_elsewhere(place, path, status) or state
+        if state is not None and not state.is_racy and _is_same(state.seen, status):
+            may_grow = not is_packed_name(path) and self._held.wants(place, status)
+            return not may_grow or self._start().hold(place, Path(path))
+        if place in self._current:
+            return True
+        result = FileResult(inert(path))
+        before = state.outcome if state else None
+        self._current.add(place)
+        try:
+            outcome = self._start().read(place, Path(path), result, before=before)
+        except InputNotFound:
+            return False
+        except ReadingStopped:
+            self._found.tell(result)
+            return False
+        except StillWritten as archive:
+            self._found.deferred += 1
+            self._found.again(archive.settles_in_s)
+            return True
+        except InputError as error:
+            result.state, result.error = FAILED, str(error)
+            seen = before.seen if before and before.seen.inode == str(status.st_ino) else self._new(place, path, status)
+            outcome = Outcome(replace(seen, signature=_signature(status)))
+        finally:
+            self._current.discard(place)
+        self._take_note(place, outcome, result, state)
+        return True
+
+    def _take_note(self, place: str, outcome: Outcome, result: FileResult, state: _State | None) -> None:
+        """Keep what was seen of a file, and tell what became of it."""
+        signature = outcome.seen.signature
+        settles_s = _settles_s(signature)
+        is_racy = abs(time.time() - max(signature[1:]) / 1e9) < settles_s
+        if is_racy:
+            self._found.again(settles_s)
+        self._now[place] = _State(outcome, is_racy, result.error)
+        if state is not None and state.error == result.error and not result.counters:
+            result.error = None  # it was said
+        self._found.tell(result)
+
+    def _same_elsewhere(self, place: str, path: str, status: os.stat_result) -> _State | None:
+        """Return what is known of a file that only has another name, or that another host name has looked at."""
+        key = (str(status.st_ino), status.st_size, status.st_mtime_ns)
+        known = self._by_content.get(key)
+        foreign = self._others.get(key)
+        if known is not None and known.seen.log and not known.is_racy and known.error is None:
+            seen = known.seen
+        elif foreign is not None and foreign.path == inert(path):
+            seen = foreign
+            self._book.drop(foreign)
+        else:
+            return None
+        seen = replace(self._new(place, path, status), log=seen.log, bytes_seen=seen.bytes_seen, head_digest=None)
+        self._now[place] = _State(Outcome(replace(seen, signature=_signature(status))))
+        return self._now[place]
+
+    def _read_gone(self, there: dict[str, tuple[int, int]]) -> None:
         """Read on in logs that have no path any more."""
         for held, size in self._held.moved(there):
             result = FileResult(inert(str(held.path)))
             try:
-                held.seen = self._load(partial(self._open_held, held), held.place, result)
+                held.seen = self._start().read_held(held, result)
                 self._book.remember(held.seen)
+            except ReadingStopped:
+                self._found.tell(result)
+                return
             except InputError as error:
                 result.state, result.error = FAILED, str(error)
             self._held.was_read(held, size)
-            self._tell(result, found)
+            self._found.tell(result)
 
-    def _look_at(self, place: str, path: Path, status: os.stat_result, found: Look) -> bool:
-        """Look at one file; return False if it went away meanwhile."""
-        state = self._now.get(place)
-        if state is not None and not state.is_racy and _is_same(state.seen, status):
-            return not self._held.wants(place, status) or self._hold(place, path)
-        result = FileResult(inert(str(path)))
-        try:
-            seen = self._load(partial(self._open_settled, path), place, result, before=state.seen if state else None)
-        except InputNotFound:
-            return False
-        except _StillWritten as archive:
-            found.deferred += 1
-            found.again(archive.settles_in_s)
-            return True
-        except InputError as error:
-            result.state, result.error = FAILED, str(error)
-            before = state.seen if state is not None and state.seen.inode == str(status.st_ino) else None
-            seen = before or SeenFile(place, str(result.path), *_file_id(status))
-            seen = replace(seen, signature=_signature(status))
-        settles_s = _settles_s(seen.signature)
-        is_racy = abs(time.time() - max(seen.signature[1:]) / 1e9) < settles_s
-        if is_racy:
-            found.again(settles_s)
-        self._now[place] = _State(seen, is_racy, result.error)
-        if state is not None and state.error == result.error and not result.counters:
-            result.error = None  # it was said
-        self._tell(result, found)
-        return True
+    def _gone(self) -> list[SeenFile]:
+        """Return what there is of logs that are held open without a path; let go of those that a copy has replaced."""
+        gone = []
+        for held in self._held.gone:
+            if held.seen is None:
+                continue
+            successor = self._now.get(held.place)
+            if successor and successor.seen.log == held.seen.log and successor.seen.bytes_seen >= held.seen.bytes_seen:
+                self._held.let_go(held)
+                continue
+            seen = held.seen.displaced()
+            self._open[seen.place] = partial(self._start().open_held, held)
+            gone.append(seen)
+        return gone
 
-    def _hold(self, place: str, path: Path) -> bool:
-        """Hold a file open in which an earlier process has read all; return False if it went away."""
-        try:
-            with self._open(path) as stream:
-                self._held.hold(place, stream)
-        except InputNotFound:
-            return False
-        except InputError:
-            return True  # whoever has to read it will say so
-        return True
-
-    def _load(
-        self, open_stream: Callable[[], LogStream], place: str, result: FileResult, *, before: SeenFile | None = None
-    ) -> SeenFile:
-        """Store what is new in a file, and return what was seen of it.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        loading = self._start()
-        for _ in range(MAX_TRIES):
-            with open_stream() as stream:
-                seen = SeenFile(place, result.path, *_file_id(stream.status))
-                self._reading = (seen, 0 if stream.is_complete else stream.size)
-                try:
-                    at = loading.load(stream, result, likely=_likely_log(before, stream))
-                except LogMoved:
-                    continue  # another loader has it too: look again how far it is
-                seen = _seen(seen, stream, at, is_done=at.is_whole or result.error is not None)
-                if at.is_stale:
-                    self._book.remember(seen)
-                    continue
-                self._held.hold(place, stream)
-                self._book.was_read(at.log)
-                return seen
-        return replace(seen, signature=(0, 0, 0))  # others are at it: next time
-
-    def _open(self, path: Path) -> LogStream:
-        return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
-
-    def _open_settled(self, path: Path) -> LogStream:
-        """Open a file; an archive only when it has not changed for a while.
-
-        Raises:
-            _StillWritten: it has.
-        """
-        stream = self._open(path)
-        age_s = time.time() - max(stream.status.st_mtime, stream.status.st_ctime)
-        if stream.is_complete and 0 <= age_s < ARCHIVE_SETTLES_S:
-            stream.close()
-            raise _StillWritten(ARCHIVE_SETTLES_S - age_s)
-        return stream
-
-    def _open_held(self, held: HeldLog) -> LogStream:
-        return LogStream(held.path, descriptor=held.opened())
-
-    def _keep_extent(self, connection: Connection, rows: BatchRows) -> None:
-        """Note with a batch how much of the log is still to be read, in case it is destroyed before that."""
-        if self._reading is None:
-            return
-        seen, size = self._reading
-        if size > rows.log["byte_pos"]:
-            log = (rows.log["identity"], rows.log["generation"])
-            table.keep_extent(connection, replace(seen, log=log, bytes_seen=size))
-
-    def _tell(self, result: FileResult, found: Look) -> None:
-        if result.counters or result.error or result.warnings:
-            found.files.append(result)
-
-    def _say_unreadable(self, errors: list[str], found: Look) -> None:
-        """Report folders that cannot be looked into, once."""
-        found.files += [FileResult("", FAILED, error=error) for error in errors if error not in self._unreadable]
-        self._unreadable = frozenset(errors)
-
-    def _report(self, result: FileResult, file_position: int) -> None:
+    def _after_batch(self, result: FileResult, file_position: int, size: int) -> None:
+        """Report, and glance at the other live logs when it is time: this one may have gigabytes to come."""
         if self._on_progress is not None:
-            size = self._reading[1] if self._reading else 0
-            self._on_progress(
-                LoadProgress(
-                    result.path, 0, self._files_total, file_position, max(size, file_position), counted(result)
-                )
-            )
+            self._on_progress(LoadProgress(result.path, 0, self._files_total, file_position, size, counted(result)))
+        if len(self._current) != 1 or time.monotonic() < self._glance_at:
+            return
+        began = time.monotonic()
+        for path, place in list(self._places.items()):
+            if place in self._current or not self._held.is_held(place):
+                continue
+            try:
+                status = Path(path).stat()
+            except OSError:
+                continue  # it has moved: it is held open, and found when all is looked at
+            self._look_at(place, path, status)
+        self._glance_at = time.monotonic() + max(GLANCE_EVERY_S, 3 * (time.monotonic() - began))
 
+    def _place(self, path: str) -> str:
+        return self._places.get(path) or table.place_of(self._host, Path(path))
 
-def _likely_log(before: SeenFile | None, stream: LogStream) -> tuple[str, int] | None:
-    """Return the log that a file held when it was looked at before, if it looks as if it had only grown."""
-    if before is None or stream.is_complete or before.signature[0] > stream.size:
-        return None
-    return before.log if (before.device, before.inode) == _file_id(stream.status) else None
+    def _new(self, place: str, path: str, status: os.stat_result) -> SeenFile:
+        return SeenFile(place, inert(path), *_file_id(status), host=self._host)
+
+    @staticmethod
+    def _known_now(states: dict[str, _State]) -> dict[str, SeenFile]:
+        return {place: state.known() for place, state in states.items()}
+
+    def _say_unreadable(self, errors: list[str]) -> None:
+        """Report folders that cannot be looked into, once."""
+        new = [error for error in errors if error not in self._unreadable]
+        self._found.files += [FileResult("", FAILED, error=error) for error in new]
+        self._unreadable = frozenset(errors)
 
 
 def _file_id(status: os.stat_result) -> tuple[str, str]:
@@ -434,6 +435,11 @@ def _signature(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def _content_key(seen: SeenFile) -> tuple[str, int, int]:
+    """Return what a file keeps under any name, on any mount: inode, size and time of its last change."""
+    return seen.inode, seen.signature[0], seen.signature[1]
+
+
 def _settles_s(signature: tuple[int, int, int]) -> float:
     """Return within what time a file may change twice at what looks like one moment; some systems count seconds."""
     return TIME_SETTLES_S if any(moment % 1_000_000 == 0 for moment in signature[1:]) else FINE_TIME_SETTLES_S
@@ -441,18 +447,3 @@ def _settles_s(signature: tuple[int, int, int]) -> float:
 
 def _is_same(seen: SeenFile, status: os.stat_result) -> bool:
     return seen.signature == _signature(status) and (seen.device, seen.inode) == _file_id(status)
-
-
-def _seen(seen: SeenFile, stream: LogStream, at: LogPlace, *, is_done: bool) -> SeenFile:
-    """Return what was seen of a file that was read as far as `at`."""
-    bytes_seen = at.bytes_stored + at.bytes_pending
-    if at.log is None:
-        bytes_seen = at.bytes_pending - at.bytes_nul
-        seen = replace(seen, head_digest=stream.content_digest())
-    return replace(
-        seen,
-        signature=_signature(stream.status) if is_done else (0, 0, 0),
-        log=at.log,
-        bytes_seen=bytes_seen,
-        bytes_pending=at.bytes_pending,
-    )

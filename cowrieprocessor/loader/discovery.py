@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from cowrieprocessor.sanitize import inert
 _LOG_NAME = re.compile(r"\.(?:json|jsonl|ndjson)(?:[._-].*)?$", re.IGNORECASE)
 _COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd)$", re.IGNORECASE)
 _DATED = re.compile(r"[._-](\d{4}-?\d\d-?\d\d)(?:[._T-]?(\d[\d_:-]*))?$")
+_LIVE = 2
 _NUMBERED = re.compile(r"\.(\d{1,6})$")
 
 
@@ -48,44 +50,153 @@ def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None =
     return list(dict.fromkeys(logs))
 
 
+LISTING_SETTLES_S = 2.0
+"""A folder that changed so recently may change once more at what looks like the same moment."""
+
+LISTED_FOR_S = 60.0
+"""After so long a folder is listed again in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """The names in a folder as it was at a moment, and until when they are believed."""
+
+    moment: tuple[int, int, int]
+    until: float
+    names: list[str]
+
+
 @dataclass(slots=True)
 class LogsThere:
     """The logs that are there at a moment, whatever is missing.
 
     Attributes:
-        logs: each with what the system says of it, in the order in which they were written.
+        logs: the path of each with what the system says of it, in the order in which they were written.
         folders: the folders in which others may appear.
         unreadable: what could not be looked into.
     """
 
-    logs: list[tuple[Path, os.stat_result]] = field(default_factory=list)
+    logs: list[tuple[str, os.stat_result]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unreadable: list[InputNotReadable] = field(default_factory=list)
 
 
-def logs_there(paths: Iterable[Path]) -> LogsThere:
-    """Return the logs to follow: in folders and below them as `find_logs` does, of a file it and its rotated ones.
+class FollowedLogs:
+    """Finds the logs to follow: in folders and below them as `find_logs` does, beside a file its rotated ones.
 
     Rotated ones lie beside the file under its name with something behind: `cowrie.json.2026-01-31`, `cowrie.json-1.gz`.
-    What is not there is no error; it may come.
+    What is not there is no error; it may come. A folder in which nothing came or went is not listed again; its files
+    cost one look each.
 
     Args:
         paths: files and folders, absolute.
+        clock: seconds that only go up.
     """
-    found = LogsThere()
-    there: dict[Path, os.stat_result] = {}
-    for path in paths:
-        if stat.S_ISDIR(_mode(path)):
-            there.update(_walk(path, found, lambda name: is_log_name(name), deep=True))
-            continue
-        folder = next(one for one in path.parents if one.is_dir())
-        if folder == path.parent:
-            there.update(_walk(folder, found, partial(_is_rotated_from, path.name), deep=False))
-        else:
-            found.folders.append(folder)
-    found.logs = sorted(there.items(), key=lambda one: rotation_order(one[0]))
-    found.folders = list(dict.fromkeys(found.folders))
-    return found
+
+    def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
+        self._paths = tuple(paths)
+        self._clock = clock
+        self._listings: dict[str, _Listing] = {}
+        self._orders: dict[str, tuple[str, str, int, str, int, str]] = {}
+
+    def is_wanted(self, path: str) -> bool:
+        """Return whether a file, if it were there, would be one of the logs, going by its name alone."""
+        folder, _, name = path.rpartition("/")
+        for followed in self._paths:
+            if folder == str(followed.parent) and _is_rotated_from(followed.name, name):
+                return True
+            if is_log_name(name) and path.startswith(str(followed).rstrip("/") + "/"):
+                return True
+        return False
+
+    def there(self) -> LogsThere:
+        """Return what is there now."""
+        found = LogsThere()
+        there: dict[str, os.stat_result] = {}
+        for path in self._paths:
+            if stat.S_ISDIR(_mode(path)):
+                self._walk(str(path), found, there, is_log_name, deep=True)
+                continue
+            if stat.S_ISDIR(_mode(path.parent)):
+                self._walk(str(path.parent), found, there, partial(_is_rotated_from, path.name), deep=False)
+                continue
+            try:
+                path.parent.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                found.unreadable.append(_not_readable(path.parent, error))
+            found.folders += [one for one in path.parents if stat.S_ISDIR(_mode(one))][:1]
+        self._orders = {name: self._orders.get(name) or rotation_order(Path(name)) for name in there}
+        found.logs = [(name, there[name]) for name in sorted(there, key=self._orders.__getitem__)]
+        found.folders = list(dict.fromkeys(found.folders))
+        return found
+
+    def _walk(
+        self,
+        folder: str,
+        found: LogsThere,
+        there: dict[str, os.stat_result],
+        is_log: Callable[[str], bool],
+        *,
+        deep: bool,
+    ) -> None:
+        """Take in the logs in a folder; a folder that links lead back to is seen once."""
+        seen: set[tuple[int, int]] = set()
+        waiting = [folder]
+        while waiting:
+            current = waiting.pop()
+            try:
+                status = Path(current).stat()
+                names = self._names(current, status)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError):
+                    found.unreadable.append(_not_readable(Path(current), error))
+                continue
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            found.folders.append(Path(current))
+            for name in names:
+                wanted = is_log(name)
+                if not wanted and not deep:
+                    continue
+                path = f"{current.rstrip('/')}/{name}"
+                try:
+                    status = os.stat(path)  # noqa: PTH116 - there may be thousands, each second
+                except OSError:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    waiting += [path] * deep
+                elif wanted and stat.S_ISREG(status.st_mode):
+                    there[path] = status
+
+    def _names(self, folder: str, status: os.stat_result) -> list[str]:
+        """Return the names in a folder; they are read again when one may have come or gone."""
+        known = self._listings.get(folder)
+        moment = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        now = self._clock()
+        if known is not None and known.moment == moment and now < known.until:
+            return known.names
+        is_settled = time.time() - status.st_mtime > LISTING_SETTLES_S
+        names = [entry.name for entry in os.scandir(folder)]
+        self._listings[folder] = _Listing(moment, now + LISTED_FOR_S if is_settled else now, names)
+        return names
+
+
+def logs_there(paths: Iterable[Path]) -> list[Path]:
+    """Return the logs that are there now, as `FollowedLogs` finds them."""
+    return [Path(name) for name, _ in FollowedLogs(paths).there().logs]
+
+
+def is_live_name(path: str) -> bool:
+    """Return whether a log is named like one that is still written to: without a date, number or compression behind."""
+    return rotation_order(Path(path))[2] == _LIVE and not is_packed_name(path)
+
+
+def is_packed_name(path: str) -> bool:
+    """Return whether a file is named like a compressed one."""
+    return _COMPRESSED.search(path) is not None
 
 
 def is_followed(path: str, followed: str) -> bool:
@@ -100,36 +211,6 @@ def is_followed(path: str, followed: str) -> bool:
     folder, _, name = path.rpartition("/")
     live_folder, _, live = followed.rpartition("/")
     return folder == live_folder and _is_rotated_from(live, name)
-
-
-def _walk(
-    folder: Path, found: LogsThere, is_log: Callable[[str], bool], *, deep: bool
-) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield the logs in a folder; a folder that links lead back to is seen once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            status = current.stat()
-            entries = list(os.scandir(current))
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                found.unreadable.append(_not_readable(current, error))
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        found.folders.append(current)
-        for entry in entries:
-            try:
-                status = entry.stat()
-            except OSError:
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                waiting += [Path(entry.path)] * deep
-            elif stat.S_ISREG(status.st_mode) and is_log(entry.name):
-                yield Path(entry.path), status
 
 
 def _is_rotated_from(live: str, name: str) -> bool:
@@ -149,7 +230,7 @@ def rotation_order(path: Path) -> tuple[str, str, int, str, int, str]:
         return folder, name[: match.start()], 0, match[1].replace("-", "") + (match[2] or ""), 0, path.name
     if match := _NUMBERED.search(name):
         return folder, name[: match.start()], 1, "", -int(match[1]), path.name
-    return folder, name, 2, "", 0, path.name
+    return folder, name, _LIVE, "", 0, path.name
 
 
 def _is_folder(path: Path) -> bool:

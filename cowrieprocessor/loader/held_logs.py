@@ -49,7 +49,7 @@ class HeldLog:
 
     def opened(self) -> int:
         """Return another descriptor of the same file, from whose position nothing else depends."""
-        return os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        return os.dup(self.descriptor)
 
 
 class HeldLogs:
@@ -63,25 +63,35 @@ class HeldLogs:
         self._clock = clock
         self._held: dict[str, HeldLog] = {}
         self._gone: list[HeldLog] = []
+        self._finished: set[FileId] = set()
 
     def hold(self, place: str, stream: LogStream) -> None:
         """Hold a log that was just read under a path, if it may still be written to."""
         status = stream.status
         file_id = (status.st_dev, status.st_ino)
         held = self._held.get(place)
-        if stream.is_complete or (held is not None and held.file_id == file_id):
+        if stream.is_complete:
+            self._finished.add(file_id)
+            return
+        if held is not None and held.file_id == file_id:
             return
         if any(one.file_id == file_id for one in self._gone):
             return  # it is held already, and has no path any more
         if held is not None:
             self._gone.append(held)
-        self._held[place] = HeldLog(place, stream.path, os.dup(stream.descriptor), file_id)
-        if len(self._held) > MAX_HELD:
-            self._let_go(min(self._held.values(), key=lambda one: os.fstat(one.descriptor).st_mtime_ns).place)
+        self._held.pop(place, None)
+        self._make_room()
+        try:
+            descriptor = os.dup(stream.descriptor)
+        except OSError:
+            return  # no descriptor is left: it is followed under its path alone
+        self._held[place] = HeldLog(place, stream.path, descriptor, file_id)
 
     def wants(self, place: str, status: os.stat_result) -> bool:
         """Return whether a file is to be held open that is not."""
-        return place not in self._held and time.time() - status.st_mtime < LIVE_S and len(self._held) < MAX_HELD
+        if place in self._held or (status.st_dev, status.st_ino) in self._finished:
+            return False
+        return time.time() - status.st_mtime < LIVE_S and len(self._held) + len(self._gone) < MAX_HELD
 
     def was_read(self, held: HeldLog, size: int) -> None:
         """Take note that a log without a path was read as far as it went."""
@@ -97,21 +107,30 @@ class HeldLogs:
         for place, held in list(self._held.items()):
             if there.get(place) != held.file_id:
                 self._gone.append(self._held.pop(place))
-            elif time.time() - os.fstat(held.descriptor).st_mtime > LIVE_S:
-                self._let_go(place)
+            elif time.time() - _mtime_ns(held.descriptor) / 1e9 > LIVE_S:
+                self._forget(place)
         named = set(there.values())
         for held in list(self._gone):
             was_named, held.is_named = held.is_named, held.file_id in named
             if (was_named and held.is_named) or (held.size >= 0 and now - held.quiet_since > GONE_QUIET_S):
                 self._gone.remove(held)
                 os.close(held.descriptor)
-            elif not held.is_named and (size := os.fstat(held.descriptor).st_size) != held.size:
+            elif not held.is_named and (size := _size(held.descriptor)) != held.size:
                 yield held, size
 
     @property
     def gone(self) -> list[HeldLog]:
         """The logs that are open without a path."""
         return [held for held in self._gone if not held.is_named]
+
+    def is_held(self, place: str) -> bool:
+        """Return whether a log is held open under its path."""
+        return place in self._held
+
+    def let_go(self, held: HeldLog) -> None:
+        """Let a log go that has no path any more."""
+        self._gone.remove(held)
+        os.close(held.descriptor)
 
     def close(self) -> None:
         """Let everything go."""
@@ -120,5 +139,27 @@ class HeldLogs:
         self._held.clear()
         self._gone.clear()
 
-    def _let_go(self, place: str) -> None:
+    def _forget(self, place: str) -> None:
         os.close(self._held.pop(place).descriptor)
+
+    def _make_room(self) -> None:
+        """Keep the number of open files bounded: what has no path goes first, the quietest of it."""
+        while len(self._held) + len(self._gone) >= MAX_HELD:
+            if self._gone:
+                self.let_go(min(self._gone, key=lambda one: one.quiet_since))
+            else:
+                self._forget(min(self._held.values(), key=lambda one: _mtime_ns(one.descriptor)).place)
+
+
+def _size(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_size
+    except OSError:
+        return 0
+
+
+def _mtime_ns(descriptor: int) -> int:
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    except OSError:  # its server has forgotten it
+        return 0

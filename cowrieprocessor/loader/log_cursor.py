@@ -5,19 +5,28 @@ Nothing here knows a database: the process that parses is started often, and has
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cowrieprocessor.events import Event
 
 
+class LookedUp(NamedTuple):
+    """What was looked up for one batch.
+
+    Attributes:
+        new: (session_id, timestamp, payload_hash, count) of each event that is not stored, with how many rows of other
+            logs hold an equal one; without those that cannot be looked up.
+        elsewhere: how many events were found in other logs that begin differently, by their source.
+    """
+
+    new: list[list[Any]]
+    elsewhere: dict[str, int]
+
+
 class EventLookup(Protocol):
     """Tells which events of a log are stored already; see `StoredEvents`."""
-
-    elsewhere: Counter[str]
-    """How many events were found in other logs that begin differently, by their source."""
 
     @property
     def is_looking(self) -> bool:
@@ -29,6 +38,9 @@ class EventLookup(Protocol):
     def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
         """Return whether the log's next value is stored already, though it is no event."""
 
+    def take_looked_up(self) -> LookedUp:
+        """Return what was looked up since the last time."""
+
     def release(self) -> None:
         """End the transaction, so that a write can follow."""
 
@@ -39,7 +51,7 @@ class LogCursor:
 
     Attributes:
         stored_values: `values_done` as the database has it, None before the first transaction.
-        stored_bytes: `byte_pos` as the database had it when the log was opened, None for a new log.
+        stored_bytes: `byte_pos` as the database has it, likewise.
         stored_events: what tells events that are stored though the cursor does not say so; None where none can be.
         other_form: the file holds the log in another form of writing than the one the cursor was stored for.
     """

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -24,7 +24,7 @@ from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_cursor import LogCursor
-from cowrieprocessor.loader.reader import Value, ValueReader
+from cowrieprocessor.loader.reader import TAIL_BYTES, Value, ValueReader
 from cowrieprocessor.loader.stored_events import FIRST_LOOK, PATIENCE, StoredEvents, V3Log
 from cowrieprocessor.loader.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.sanitize import inert_cut
@@ -48,12 +48,18 @@ class Resume:
     is_copy: bool = False
 
 
-def first_object(stream: LogStream, max_value_bytes: int) -> Value | None:
-    """Return the first object of a log, None where it has none (yet)."""
-    for value in ValueReader(stream, max_value_bytes=max_value_bytes):
-        if value.fields is not None:
-            return value
-    return None
+class Search(NamedTuple):
+    """How far a file was searched for a first object in vain.
+
+    Attributes:
+        position: up to here there is none.
+        fragments: bytes before that, without NULs, that are torn lines of a log.
+        is_text: whether there are lines that are no part of a log.
+    """
+
+    position: int = 0
+    fragments: int = 0
+    is_text: bool = False
 
 
 def identity_of(fields_: dict[str, Any]) -> str:
@@ -93,25 +99,44 @@ class LogOpener:
         self._settings = settings
         self._connect = connect
         self._patience = patience
+        self.searched = Search()
+        self.unfinished_bytes = 0
 
-    def resume(self, likely: tuple[str, int] | None = None) -> Resume | None:
+    def resume(self, likely: tuple[str, int] | None = None, *, searched: Search | None = None) -> Resume | None:
         """Return where to go on, or None where the file has no complete object yet.
 
         Args:
             likely: identity and generation of the log that the file held a moment ago and has grown since; if it still
                 does, its beginning is not read again, which may be NUL bytes for gigabytes.
+            searched: how far the file was searched a moment ago, if it has only grown since.
         """
         if likely is not None:
             with self._connect() as connection:
                 if resume := self._still(connection, likely):
                     return resume
             self._stream.rewind()
-        first = first_object(self._stream, self._settings.max_value_bytes)
+        first = self._first_object(searched or Search())
         if first is None or first.fields is None:
             return None
         identity = identity_of(first.fields)
         with self._connect() as connection:
             return self._find(connection, identity)
+
+    def _first_object(self, searched: Search) -> Value | None:
+        """Return the first object of the log, and keep what was found where there is none (yet)."""
+        reader = self._reader_behind(searched.position)
+        start, is_text = reader.position, searched.is_text and reader.position > 0
+        for value in reader:
+            if value.fields is not None:
+                return value
+            is_text = is_text or not (value.raw.startswith(b"{") or value.raw.endswith(b"}"))
+        fragments = reader.position - start - reader.nul_bytes + (searched.fragments if start else 0)
+        self.searched = Search(reader.position, fragments, is_text)
+        if is_text:
+            self.unfinished_bytes = reader.pending_bytes if reader.is_in_object else 0
+        else:
+            self.unfinished_bytes = fragments + reader.pending_bytes
+        return None
 
     def _still(self, connection: Connection, likely: tuple[str, int]) -> Resume | None:
         """Return where to go on if the file still holds a log, as events before the cursor show, not just NULs."""
@@ -220,6 +245,17 @@ class LogOpener:
         places = LogCursor("", 0, "", "", 0, "")
         values = islice(self._reader_from_start(), FIRST_LOOK)
         return [(places.take_offset(value.line), self._event(value) or value.raw) for value in values]
+
+    def _reader_behind(self, position: int) -> ValueReader:
+        """Return a reader of what follows a place at which a value may begin."""
+        before = b""
+        if position:
+            before = tail_before(self._stream, position, min(position, TAIL_BYTES)) or b""
+            if self._stream.position < position:
+                return self._reader_from_start()
+        return ValueReader(
+            self._stream, position=position, before=before, max_value_bytes=self._settings.max_value_bytes
+        )
 
     def _reader_from_start(self) -> ValueReader:
         self._stream.rewind()

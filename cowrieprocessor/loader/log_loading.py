@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -13,13 +14,16 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
-from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.log_files import LogOpener, Resume
-from cowrieprocessor.loader.parser_process import batches_from_process, is_worthwhile
+from cowrieprocessor.loader.compression import LogStream, ReadingStopped
+from cowrieprocessor.loader.log_files import LogOpener, Resume, Search
+from cowrieprocessor.loader.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
 from cowrieprocessor.loader.stored_events import PATIENCE
 from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
+
+ALONE_S = 3600.0
+"""So long this process parses by itself after the one that parses for it has died: another would hardly fare better."""
 
 LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
 MAX_TRIES = 20
@@ -71,8 +75,9 @@ class LogPlace:
     Attributes:
         log: identity and generation; None while there is no complete object in it.
         bytes_stored: the log is stored up to here, in decompressed bytes as `log_files` counts them.
-        bytes_pending: bytes behind that, which wait for the rest of their value or could not be read.
-        bytes_nul: of a file without a log, the pending bytes that are NUL.
+        bytes_pending: bytes behind that, which wait for the rest of their value or could not be read; of a file without
+            a log, those of torn lines and of an object that is not complete.
+        searched: of a file without a log, how far it was searched.
         bytes_gap: bytes behind what is stored, which the log once had and which were not there any more.
         line: 0-based number of the line on which the pending bytes begin.
         is_whole: whether the file was read to its end, as it was then, without an error.
@@ -82,8 +87,8 @@ class LogPlace:
     log: tuple[str, int] | None
     bytes_stored: int = 0
     bytes_pending: int = 0
-    bytes_nul: int = 0
     bytes_gap: int = 0
+    searched: Search | None = None
     line: int = 0
     is_whole: bool = True
     is_stale: bool = False
@@ -99,7 +104,7 @@ class LogLoading:
         job: the row of `jobs` that counts.
         on_batch: called after each transaction with what became of the file so far, and bytes read of the file.
         beside: called inside each transaction that stores a batch, before its end.
-        stop: asked after each transaction whether to end.
+        stop: asked after each transaction, and before each piece that is read, whether to end.
     """
 
     def __init__(
@@ -120,43 +125,67 @@ class LogLoading:
         self._on_batch = on_batch
         self._beside = beside
         self._stop = stop
+        self._elsewhere: Counter[str] = Counter()
+        self._alone_until = time.monotonic()
         with read_transaction(engine) as connection:
             self._fills_event_columns = not writing_of(connection).computes_event_columns
 
-    def load(self, stream: LogStream, found: FileResult, *, likely: tuple[str, int] | None = None) -> LogPlace:
+    def load(
+        self,
+        stream: LogStream,
+        found: FileResult,
+        *,
+        likely: tuple[str, int] | None = None,
+        searched: Search | None = None,
+    ) -> LogPlace:
         """Store what is new in an open file, batch by batch, and say so in `found`.
 
         Args:
             stream: the file.
             found: takes what became of it.
             likely: the log that it held a moment ago, if it has only grown; see `LogOpener.resume`.
+            searched: if it has only grown, how far it was searched for an object a moment ago.
 
         Raises:
             LogMoved: another loader moved the log's cursor; what was stored before stays. Open it again.
             InputError: the file cannot be read, or its archive is damaged.
+            ReadingStopped: `stop` said so; what was stored before stays.
             DatabaseError: the database refused; what was stored before stays.
         """
+        stream.stop, before = self._stop, stream.stop
+        elsewhere = self._elsewhere  # of a log that is being loaded, while a look is taken at this one
+        try:
+            return self._load(stream, found, likely, searched)
+        finally:
+            stream.stop, self._elsewhere = before, elsewhere
+
+    def _load(
+        self, stream: LogStream, found: FileResult, likely: tuple[str, int] | None, searched: Search | None
+    ) -> LogPlace:
         patience = 0
-        elsewhere: Counter[str] = Counter()
+        self._elsewhere = Counter()
         while True:
             opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
-            resume = opener.resume(likely)
+            resume = opener.resume(likely, searched=searched)
             if stream.is_stale:
                 return LogPlace(None, is_whole=False, is_stale=True)
             if resume is None:
                 found.bytes_pending = stream.position
-                return LogPlace(None, bytes_pending=stream.position, bytes_nul=stream.count_nul_bytes())
-            stored_events = resume.cursor.stored_events
+                return LogPlace(None, bytes_pending=opener.unfinished_bytes, searched=opener.searched)
             place = None
             try:
                 place = self._copy_values(resume, stream, found)
             except LogOverlaps:
                 # Longer each time: where two logs overlap here and there, it is soon looked up to the end.
                 patience = 2 * patience or PATIENCE
-            if stored_events is not None:
-                elsewhere.update(stored_events.elsewhere)
+            except ParserProcessDied as died:
+                if self._stop():
+                    raise ReadingStopped from died  # whoever asked may have asked both processes
+                # What was committed stays; from there this process goes on by itself.
+                self._alone_until = time.monotonic() + ALONE_S
+                found.warnings.append(str(died))
             if place is not None:
-                _say_overlaps(elsewhere, found)
+                _say_overlaps(self._elsewhere, found)
                 return place
             stream.rewind()
 
@@ -185,10 +214,8 @@ class LogLoading:
                 found.bytes_nul = item.log["bytes_nul"] - nul_before
                 del item  # so that one batch is in memory while the next one is fetched, not two
                 if self._stop():
-                    break
-        if end is None:
-            left = max(0, stream.size - bytes_stored) if not stream.is_complete else 0
-            return LogPlace(log, bytes_stored, left, bytes_gap=bytes_gap, is_whole=False)
+                    raise ReadingStopped
+        assert end is not None  # noqa: S101 - what is prepared ends with it
         self._end(end, found, is_old=is_old)
         whole = end.error is None and not end.is_stale
         return LogPlace(
@@ -213,7 +240,7 @@ class LogLoading:
                 yield item
             if isinstance(item, LogEnd):
                 return
-        if is_worthwhile(stream, cursor):
+        if time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor):
             yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
         else:
             yield from prepare_batches(cursor, reader, stream, recipe)
@@ -222,6 +249,7 @@ class LogLoading:
         log = rows.log
         progress = {"path": found.path, "line": log["next_line"], "bytes": log["byte_pos"]}
         write_batch(self._engine, rows, progress, job=self._job, beside=self._beside)
+        self._elsewhere.update(rows.elsewhere)
         if rows.counters:
             found.state = LOADED
         found.counters.update(rows.counters)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -90,6 +91,7 @@ class LossBook:
         self._lost: dict[Log, SeenFile] = {}
         self._found_again: set[Log] = set()
         self._asked: set[str] = set()
+        self._foreign: set[str] = set()
         self._later: list[_Missing] = []
         self._written_at = clock()
 
@@ -110,6 +112,10 @@ class LossBook:
         if log in self._lost:
             self._found_again.add(log)
 
+    def drop(self, foreign: SeenFile) -> None:
+        """Forget, with the next write, what another host name knew of a file that is ours now."""
+        self._foreign.add(foreign.place)
+
     def is_missing(self, now: Mapping[str, SeenFile]) -> bool:
         """Return whether something that was seen is nowhere where it was; `now` is all that is there, by place."""
         return bool(self._remembered) or any(_is_displaced(old, now.get(place)) for place, old in self._known.items())
@@ -117,7 +123,7 @@ class LossBook:
     def misses(self, now: Mapping[str, SeenFile]) -> bool:
         """Return whether something that was seen is not where it was; `now` is what is there, by place."""
         return bool(self._remembered or self._found_again) or any(
-            _is_displaced(old, now[place]) for place, old in self._known.items() if place in now
+            place in self._known and _is_displaced(self._known[place], new) for place, new in now.items()
         )
 
     def note(self, now: Mapping[str, SeenFile]) -> None:
@@ -147,7 +153,7 @@ class LossBook:
         missing = [self._find(group, now, gone) for group in groups] if is_decided else []
         decided = [*(one for one in missing if not one.is_open), *self._later]
         self._later = []
-        waiting = [one.olds for one in missing if one.is_open] if is_decided else groups
+        waiting = [one.olds for one in missing if one.is_open] if is_decided else self._measured(groups, now, gone)
         olds = [old if old.place not in now else old.displaced() for group in waiting for old in group]
         kept = {old.place: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
         displacing = [now[place] for place in places if place in now]
@@ -177,6 +183,18 @@ class LossBook:
         """Return what says more than sizes and times."""
         return [one for place, one in now.items() if (old := self._known.get(place)) is None or not one.tells_as(old)]
 
+    def _measured(
+        self, groups: list[tuple[SeenFile, ...]], now: Mapping[str, SeenFile], gone: Collection[SeenFile]
+    ) -> list[tuple[SeenFile, ...]]:
+        """Return groups with what NULs tell of their logs now: later, the same file may tell of another."""
+
+        def measured(old: SeenFile) -> SeenFile:
+            if old.log is None or _has_no_path(old):
+                return old
+            return replace(old, bytes_seen=max(old.bytes_seen, self._emptied(old, now, gone)[0]))
+
+        return [tuple(measured(old) for old in group) for group in groups]
+
     def _groups(self, places: Collection[str]) -> list[tuple[SeenFile, ...]]:
         """Return what has gone from its place, by log; files without one by inode or beginning."""
         groups: dict[object, list[SeenFile]] = {}
@@ -201,8 +219,9 @@ class LossBook:
                     gaps.append(Gap(one.olds[0].path, new))
                 if there and one.log:
                     lost[one.log] = one.lost()
-            table.forget(connection, {old.place for one in decided for old in one.olds})
+            table.forget(connection, {old.place for one in decided for old in one.olds} | self._foreign)
             table.save(connection, [*changed, *kept, *lost.values()])
+        self._foreign.clear()
         self._known.update({one.place: one for one in changed})
         for one in decided:
             if one.log:
@@ -234,23 +253,29 @@ class LossBook:
         with read_transaction(self._engine) as connection:
             row = table.cursor_of(connection, log)
         if row:
-            emptied = [self._emptied(old, now, gone) for old in olds if old.signature != _LOST]
+            emptied = [self._emptied(old, now, gone) for old in olds if not self._was_followed_by_another(old)]
             self._later += [one for _, later in emptied for one in later]
             found = replace(found, bytes_seen=max([found.bytes_seen, *(length for length, _ in emptied)]))
+        # While a file is empty it is not told how much was lost of it: NULs may tell more when it grows again.
+        empty = [one for one in now.values() if one.log is None and not one.bytes_seen]
+        if any(one.is_from_same_file(old) and old.signature != _LOST for one in empty for old in olds):
+            return replace(found, is_open=True)
         if row and found.bytes_seen <= row["byte_pos"]:
-            # Nothing is lost as far as anybody knows. Where it was emptied, NULs may tell more when it grows again.
-            empty = [one for one in now.values() if one.log is None and not one.bytes_seen]
-            is_empty = any(one.is_from_same_file(old) for one in empty for old in olds)
-            return replace(found, reach=found.bytes_seen, is_open=is_empty)
+            return replace(found, reach=found.bytes_seen)
         alike = [one for one in now.values() if one.log and one.log[0] == log[0]]
         reach = max((one.bytes_seen for one in alike if one.log == log), default=0)
         if row and reach < found.bytes_seen:
-            others = [one for one in alike if one.log != log and self._holds(one, row)]
+            others = [one for one in alike if one.log != log and (self._is_old(one, olds) or self._holds(one, row))]
             reach = max([reach, *(one.bytes_seen for one in others)])
         if reach >= found.bytes_seen:
             return replace(found, reach=reach)
         still = max((one.bytes_seen for one in gone if one.log == log), default=0)
         return replace(found, reach=max(reach, still), is_open=is_open and still >= found.bytes_seen)
+
+    @staticmethod
+    def _is_old(file: SeenFile, olds: Collection[SeenFile]) -> bool:
+        """Return whether a file is the one in which a log was seen, though it counts as another that begins alike."""
+        return any(file.is_from_same_file(old) and file.bytes_seen >= old.bytes_seen for old in olds)
 
     def _emptied(
         self, old: SeenFile, now: Mapping[str, SeenFile], gone: Collection[SeenFile]
@@ -278,6 +303,13 @@ class LossBook:
         ends = pairwise(runs)
         later = [_Missing((steps[run],), end, _extent(steps[run])) for run, end in ends if end > _extent(steps[run])]
         return runs[0], later
+
+    def _was_followed_by_another(self, old: SeenFile) -> bool:
+        """Return whether a log is not the one that was seen last in its file, or is only remembered as lost."""
+        if old.signature == _LOST:
+            return True
+        same = [one for one in self._known.values() if one.is_from_same_file(old) and one.log and one.log != old.log]
+        return _has_no_path(old) and any(not _has_no_path(one) for one in same)
 
     def _fresh(self, now: Mapping[str, SeenFile]) -> list[str]:
         """Return the places where something is that was not there before, or has changed."""
@@ -332,6 +364,11 @@ def _is_displaced(old: SeenFile, new: SeenFile | None) -> bool:
     if new is None or old.log != new.log or old.bytes_seen > new.bytes_seen:
         return True
     return old.log is None and (old.device, old.inode) != (new.device, new.inode)
+
+
+def _has_no_path(seen: SeenFile) -> bool:
+    """Return whether it stands for a log that has gone from its path."""
+    return seen.place != table.place_of(seen.host, Path(seen.path))
 
 
 def _extent(seen: SeenFile) -> int:

@@ -7,23 +7,26 @@ that runs both, several times as quick as JSON. It never opens a database. When 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import marshal
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from cowrieprocessor.errors import CowrieProcessorError
+from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.loader.batch import BatchRows
-from cowrieprocessor.loader.compression import LogStream
+from cowrieprocessor.loader.compression import LogStream, ReadingStopped
 from cowrieprocessor.loader.garbage import rare_collections
 from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
@@ -36,11 +39,17 @@ WORTHWHILE_BYTES = 16 << 20
 
 _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 20
-"""How far the two may be apart within a batch; Linux grants so much to everyone."""
+"""How far the two may be apart within a batch; Linux grants so much to everyone who has not many pipes."""
+
+_ASK_EVERY_S = 0.2
+_OUT_OF_MEMORY = errno.ENOMEM
 
 
-class ParserProcessDied(CowrieProcessorError):
-    """The process that parses ended without a word: killed, or out of memory. Nothing that was stored is lost."""
+class ParserProcessDied(Exception):
+    """The process that parses could not be started, or ended without a word: killed, or out of memory.
+
+    Nothing that was stored is lost, and whoever reads the log by itself can go on.
+    """
 
 
 def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
@@ -56,11 +65,11 @@ def batches_from_process(
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield what `prepare_batches` would, made by a child process that works ahead.
 
-    The child reads the file that is open here, also if it was renamed or replaced meanwhile; this process
-    must not read from the stream any more.
+    The child reads the file that is open here, also if it was renamed or replaced meanwhile.
 
     Raises:
-        ParserProcessDied: it was killed.
+        ParserProcessDied: it could not be started, or was killed.
+        ReadingStopped: the stream's `stop` says so.
     """
     job = {
         "path": inert(str(stream.path)),
@@ -74,31 +83,15 @@ def batches_from_process(
         "grace_bytes": settings.max_ratio_grace_bytes,
         "head_digest": stream.head_digest,
     }
-    # -P keeps the current folder, which may be full of strangers' files, off the module path.
-    command = [sys.executable, "-P", "-m", "cowrieprocessor.loader.parser_process"]
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with subprocess.Popen(  # noqa: S603 - ourselves
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=[stream.descriptor],
-        pipesize=_PIPE_BYTES,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    ) as child:
-        assert child.stdin is not None  # noqa: S101
+    with _started(stream, job) as child:
         assert child.stdout is not None  # noqa: S101
         with ThreadPoolExecutor(1) as ahead:  # it takes a batch from the pipe while the one before it is written
             try:
-                child.stdin.write(orjson.dumps(job) + b"\n")
-                child.stdin.close()
-                following = ahead.submit(_read, child.stdout)
+                following = _submitted(ahead, child.stdout, job)
                 while True:
-                    data = following.result()
+                    data = _awaited(following, stream)
                     if data is None:
-                        raise ParserProcessDied(
-                            f"{job['path']}: the process that parses ended early (exit code {child.wait()}); "
-                            "load again to go on"
-                        )
+                        raise _died(job, _why_ended(child.wait()))
                     document = marshal.loads(data)  # noqa: S302 - our own process wrote it
                     del data
                     if "pending_bytes" in document:
@@ -111,6 +104,72 @@ def batches_from_process(
                     del rows
             finally:
                 child.kill()  # so that the thread finds the end of the pipe
+
+
+def _started(stream: LogStream, job: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Return the child, which has been told its job."""
+    # -P keeps the current folder, which may be full of strangers' files, off the module path.
+    command = [sys.executable, "-P", "-m", "cowrieprocessor.loader.parser_process"]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    told = orjson.dumps(job) + b"\n"
+    try:
+        child = subprocess.Popen(  # noqa: S603 - ourselves
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[stream.descriptor],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+    except (OSError, MemoryError) as error:
+        raise _died(job, f"could not be started ({_reason(error)})") from error
+    assert child.stdin is not None  # noqa: S101
+    assert child.stdout is not None  # noqa: S101
+    with contextlib.suppress(OSError):  # whoever has many pipes may be refused; a smaller one does, too
+        fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    try:
+        child.stdin.write(told)
+        child.stdin.close()
+    except OSError as error:
+        child.kill()
+        with contextlib.suppress(OSError), child:
+            pass
+        raise _died(job, _why_ended(child.wait())) from error
+    return child
+
+
+def _submitted(ahead: ThreadPoolExecutor, pipe: IO[bytes], job: Mapping[str, Any]) -> Future[bytes | None]:
+    """Return what will be the first document."""
+    try:
+        return ahead.submit(_read, pipe)
+    except (RuntimeError, MemoryError) as error:  # Python says so where the system grants no more threads
+        raise _died(job, f"could not be listened to ({_reason(error)})") from error
+
+
+def _awaited(following: Future[bytes | None], stream: LogStream) -> bytes | None:
+    """Return the next document when it has come, unless the stream is asked to stop meanwhile."""
+    while True:
+        try:
+            return following.result(timeout=_ASK_EVERY_S)
+        except TimeoutError:
+            if stream.stop():
+                raise ReadingStopped from None
+
+
+def _died(job: Mapping[str, Any], what: str) -> ParserProcessDied:
+    return ParserProcessDied(
+        f"{job['path']}: the process that parses logs {what}; the load goes on without it, which is slower. "
+        "Nothing is lost; if this comes again, give it more memory"
+    )
+
+
+def _why_ended(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed, most likely because memory ran out"
+    return "ran out of memory" if code == _OUT_OF_MEMORY else f"ended early (exit code {code})"
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or "out of memory"
 
 
 def _read(pipe: IO[bytes]) -> bytes | None:
@@ -139,9 +198,18 @@ def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
 
 def main() -> None:
     """Parse the log that standard input describes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the writer's to answer: it ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are the writer's to answer: it ends us
+        signal.signal(number, signal.SIG_IGN)
     job = orjson.loads(sys.stdin.buffer.readline())
     out = sys.stdout.buffer
+    try:
+        _parse(job, out)
+    except InputError as error:  # before the first value: from there on, what is prepared says so
+        _write(out, LogEnd(0, job["line"], str(error), isinstance(error, ArchiveCut)))
+
+
+def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
+    """Write the batches of a log."""
     stream = LogStream(
         Path(job["path"]),
         max_ratio=job["max_ratio"],
@@ -171,3 +239,5 @@ if __name__ == "__main__":
         main()
     except BrokenPipeError:
         os._exit(1)  # the writer is gone, and with it whoever would read an error
+    except MemoryError:
+        os._exit(_OUT_OF_MEMORY)

@@ -57,6 +57,9 @@ def prepare_batches(
 
     Where events had to be looked up and need not be any more, it stops after a batch, without a `LogEnd`: the rest
     can be prepared anew, also in another process.
+
+    Raises:
+        ReadingStopped: the stream was asked to stop; the batch that was being made is made anew next time.
     """
     error, is_cut = None, False
     stored_events = cursor.stored_events
@@ -74,8 +77,9 @@ def prepare_batches(
                 batch = _new_batch(cursor, recipe)
     except InputError as unreadable:
         error, is_cut = str(unreadable), isinstance(unreadable, ArchiveCut)
-    if stored_events:
-        stored_events.release()
+    finally:
+        if stored_events:
+            stored_events.release()
     moved = reader.position > cursor.byte_pos and not cursor.other_form
     if batch.values or moved:
         yield batch.finish(reader, stream.file_position)

@@ -136,6 +136,11 @@ class ValueReader:
         """Bytes after the cursor that wait for more: an unfinished value."""
         return self._passed + len(self._buffer) - self._at
 
+    @property
+    def is_in_object(self) -> bool:
+        """Whether what waits after the cursor begins like an object."""
+        return self._buffer[self._at : self._at + 1] == b"{"
+
     def take_nul_bytes(self) -> int:
         """Return the NUL bytes passed over since the last call."""
         count, self.nul_bytes = self.nul_bytes, 0

@@ -23,8 +23,10 @@ from cowrieprocessor.db.stored_rows import (
     is_same,
     logs_like,
     rows_behind,
+    times_stored,
 )
 from cowrieprocessor.events import Event
+from cowrieprocessor.loader.log_cursor import LookedUp
 
 FIRST_LOOK = 50
 """How many events at the beginning of a log are looked up before it counts as none that version 3 loaded."""
@@ -64,9 +66,6 @@ class StoredEvents:
         patience: how many new events in a row end the looking up, at first.
         start: the source_offset at which the reading goes on.
         of_v3: what version 3 is known to have stored of it: all of that is looked up.
-
-    Attributes:
-        elsewhere: how many events were found in other logs that begin differently, by their source.
     """
 
     def __init__(
@@ -79,7 +78,8 @@ class StoredEvents:
         start: int = 0,
         of_v3: V3Log | None = None,
     ) -> None:
-        self.elsewhere: Counter[str] = Counter()
+        self._new: list[list[Any]] = []
+        self._elsewhere: Counter[str] = Counter()
         self._log = log
         self._identity = identity
         self._connect = connect
@@ -116,7 +116,7 @@ class StoredEvents:
             return False
         self._misses, self._patience = 0, max(self._patience, PATIENCE)
         if row.identity != self._identity and not (row.identity is None and self._is_of_v3):
-            self.elsewhere[row.place.source] += 1
+            self._elsewhere[row.place.source] += 1
         return True
 
     def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
@@ -134,6 +134,12 @@ class StoredEvents:
         if self._rows.place is not None:
             copies.append((self._rows.place, offset + self._rows.shift))
         return any(holds_dead_letter(connection, place, at, payload) for place, at in dict.fromkeys(copies))
+
+    def take_looked_up(self) -> LookedUp:
+        """Return what was looked up since the last time, which is as old as the transaction that looked."""
+        looked_up = LookedUp(self._new, dict(self._elsewhere))
+        self._new, self._elsewhere = [], Counter()
+        return looked_up
 
     def release(self) -> None:
         """End the transaction, so that a write can follow."""
@@ -157,11 +163,23 @@ class StoredEvents:
         """Return a row of another log that holds the event, if they hold as many as the log has up to here."""
         copies = copies_of(connection, event, self._log)
         if number > _times_stored(copies):
+            self._note_new(connection, event, copies)
             return None
         of_one = [row for row in copies if row.place == self._rows.place] or copies
         row = of_one[min(number, len(of_one)) - 1]
         self._rows.follow(row.place, row.offset, row.offset - offset)
         return row
+
+    def _note_new(self, connection: Connection, event: Event, copies: list[StoredRow]) -> None:
+        """Note how many equal rows there are: if there are more when it is written, it has to be looked up again."""
+        if event.timestamp is not None:
+            count = sum(row.payload_hash == event.payload_hash for row in copies)
+        elif event.session_id:
+            key = [event.session_id, None, event.payload_hash]
+            count = times_stored(connection, self._log, [key])[event.payload_hash]
+        else:
+            return
+        self._new.append([event.session_id, event.timestamp, event.payload_hash, count])
 
 
 class _RowsAhead:

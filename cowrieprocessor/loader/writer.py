@@ -9,7 +9,9 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db import log_files
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.loading_turns import wait_for_turn
 from cowrieprocessor.db.overlaps import overlaps
+from cowrieprocessor.db.stored_rows import Place, times_stored
 from cowrieprocessor.loader.batch import BatchRows
 
 JOB = "load"
@@ -20,7 +22,10 @@ class LogMoved(Exception):
 
 
 class LogOverlaps(Exception):
-    """Another log may have told of what this batch tells; it was not written, its events have to be looked up."""
+    """Another log may have told of what this batch tells, and it was not written.
+
+    Its events have to be looked up; or again, if one was stored from another log since they were.
+    """
 
 
 def write_batch(
@@ -46,11 +51,10 @@ def write_batch(
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
-        if not log_files.store(connection, rows.log, rows.stored_values, rows.more_bytes):
+        wait_for_turn(connection, rows.sensor_days)
+        if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
             raise LogMoved
-        if not rows.was_looked_up and overlaps(
-            connection, rows.log, rows.sessions, (rows.first_event, rows.last_event)
-        ):
+        if _may_be_stored(connection, rows):
             raise LogOverlaps
         statements = LoadingStatements(connection)
         try:
@@ -66,6 +70,17 @@ def write_batch(
             statements.close()
         if beside is not None:
             beside(connection, rows)
+
+
+def _may_be_stored(connection: Connection, rows: BatchRows) -> bool:
+    """Return whether some event of a batch may be stored from another log."""
+    if rows.looked_up is None:
+        return overlaps(connection, rows.log, rows.sessions, (rows.first_event, rows.last_event))
+    # What was looked up was looked up in an older state of the database. Each time this finds something, another log
+    # has stored one more of the events that this one waits to store: it comes to an end.
+    log = Place(rows.log["source"], rows.log["source_inode"], rows.log["source_generation"])
+    now = times_stored(connection, log, rows.looked_up)
+    return any(now[payload_hash] > count for _, _, payload_hash, count in rows.looked_up)
 
 
 def set_load_state(engine: Engine, state: str, reason: str | None, now: str) -> None:

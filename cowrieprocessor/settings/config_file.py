@@ -33,6 +33,9 @@ GLOBAL_KEYS = {
 }
 """How version 3 calls settings of ours in [global]."""
 
+GLOBAL_SENSOR_KEYS = ("logpath", "downloads")
+"""What [global] may say of the one honeypot of a file that has no [[sensor]]."""
+
 RETIRED_KEYS = frozenset(
     {"summarizedays", "staging_base", "spurapi", "dbxapi", "dbxkey", "dbxsecret", "dbxrefreshtoken", "cache"}
 )
@@ -120,16 +123,17 @@ def file_settings(file: ConfigFile) -> dict[str, object]:
         ConfigurationError: a key is unknown, a value cannot be used, or one setting is given twice, differently.
     """
     found: dict[str, tuple[object, str]] = {}
-    for table, spellings in ((OWN_TABLE, {}), (GLOBAL_TABLE, GLOBAL_KEYS)):
+    for table, spellings, others in ((OWN_TABLE, {}, ()), (GLOBAL_TABLE, GLOBAL_KEYS, GLOBAL_SENSOR_KEYS)):
         given = file.document.get(table, {})
         if not isinstance(given, dict):
             raise ConfigurationError(f"{file.path}: `{table}` is not a table; write [{table}] above its settings")
         for key, value in given.items():
-            if table == GLOBAL_TABLE and key in RETIRED_KEYS:
+            if table == GLOBAL_TABLE and (key in RETIRED_KEYS or key in GLOBAL_SENSOR_KEYS):
                 continue
             name = spellings.get(key, key)
             if name not in _BY_NAME:
-                raise unknown_key(f"{file.path}: unknown setting {key!r} in [{table}]", key, {*spellings, *_BY_NAME})
+                known = {*spellings, *others, *_BY_NAME}
+                raise unknown_key(f"{file.path}: unknown setting {key!r} in [{table}]", key, known)
             where = f"[{table}] {key}"
             read = file_value(file, _BY_NAME[name], value, where)
             if name in found and not _is_same(found[name][0], read):

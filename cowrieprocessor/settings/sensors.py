@@ -9,6 +9,8 @@ from pathlib import Path
 
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings.config_file import (
+    GLOBAL_SENSOR_KEYS,
+    GLOBAL_TABLE,
     RETIRED_KEYS,
     SENSOR_TABLE,
     ConfigFile,
@@ -27,6 +29,9 @@ KEY_SETTINGS = {"vtapi": "virustotal_key", "urlhausapi": "abusech_key"}
 """Which settings the keys of sensors are, if they are one for all."""
 
 MAX_NAME_CHARS = 64
+
+ONLY_SENSOR = "default"
+"""How the honeypot is called whose logpath stands in [global]."""
 
 _RETIRED = RETIRED_KEYS | {"report_dir"}
 _BY_NAME = {setting.name: setting for setting in SETTINGS_REFERENCE}
@@ -57,6 +62,8 @@ def load_sensors(
     *, environ: Mapping[str, str] | None = None, toml_path: str | Path | None = None
 ) -> tuple[Sensor, ...]:
     """Return the sensors of the file of settings, in its order; none if there is no file or it names none.
+
+    Where there is no [[sensor]], a `logpath` in [global] is the one sensor, called `default`.
 
     No path is looked at: a log or folder may come later.
 
@@ -96,7 +103,7 @@ def file_sensors(file: ConfigFile) -> tuple[Sensor, ...]:
     tables = file.document.get(SENSOR_TABLE, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ConfigurationError(f"{file.path}: `{SENSOR_TABLE}` is no list of tables; write [[sensor]] above each one")
-    sensors = tuple(_sensor(file, number, table) for number, table in enumerate(tables, 1))
+    sensors = tuple(_sensor(file, number, table) for number, table in enumerate(tables, 1)) or _only_sensor(file)
     names: set[str] = set()
     folders: dict[str, str] = {}
     for sensor in sensors:
@@ -111,6 +118,8 @@ def file_sensors(file: ConfigFile) -> tuple[Sensor, ...]:
                 f"{file.path}: [[sensor]] {first!r} and {sensor.name!r} have the same downloads; "
                 "captured files are one sensor's: correct one of them"
             )
+    if tables:
+        _refuse_sensor_in_global(file)
     return sensors
 
 
@@ -147,6 +156,30 @@ def shared_keys(file: ConfigFile, sensors: tuple[Sensor, ...], given: Mapping[st
         if for_all is None:
             found[name] = first
     return found
+
+
+def _only_sensor(file: ConfigFile) -> tuple[Sensor, ...]:
+    """Return the sensor that [global] describes, if it does, where there is no [[sensor]]."""
+    table = file.document.get(GLOBAL_TABLE, {})
+    if not isinstance(table, dict):
+        return ()  # whoever reads the settings says so
+    where = f"[{GLOBAL_TABLE}]"
+    if "logpath" not in table:
+        if "downloads" in table:
+            raise ConfigurationError(f"{file.path}: {where} has downloads and no logpath; write where the log is, too")
+        return ()
+    downloads = _path(file, table, "downloads", where) if "downloads" in table else None
+    return (Sensor(ONLY_SENSOR, _path(file, table, "logpath", where), downloads),)
+
+
+def _refuse_sensor_in_global(file: ConfigFile) -> None:
+    table = file.document.get(GLOBAL_TABLE, {})
+    for key in GLOBAL_SENSOR_KEYS:
+        if isinstance(table, dict) and key in table:
+            raise ConfigurationError(
+                f"{file.path}: [{GLOBAL_TABLE}] holds `{key}` beside [[sensor]]; remove it from [{GLOBAL_TABLE}], "
+                "and if none of the [[sensor]] has it, write it there, or in another [[sensor]] with a name of its own"
+            )
 
 
 def _sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> Sensor:

@@ -64,15 +64,20 @@ def _required() -> bool:
     return any(os.environ.get(name, "") not in ("", "0", "false") for name in ("CI", "COWRIEPROC_REQUIRE_COWRIE"))
 
 
-@pytest.fixture(scope="session")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """Play a campaign of one of each behaviour and a few more, and keep what Cowrie wrote."""
+def cowrie_or_skip() -> Path:
+    """Return the Python that has Cowrie; without one a test is skipped, or fails where it is required."""
     try:
-        python = installed_python()
+        return installed_python()
     except CowrieNotInstalledError as error:
         if _required():
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Play a campaign of one of each behaviour and a few more, and keep what Cowrie wrote."""
+    python = cowrie_or_skip()
     folder = tmp_path_factory.mktemp("cowrie")
     campaign = Campaign(seed=7, sessions=len(ONE_OF_EACH) + 12, long_command_bytes=LONG_COMMAND_BYTES)
     with CowrieServer(hosts=HOSTS) as cowrie:

@@ -3,7 +3,8 @@
 Run by Cowrie's own interpreter, not ours. Cowrie refuses to download from loopback, by a list in its code
 that no setting changes, and asks the system's name servers. Both would keep a test from seeing a download, so
 this puts a table in their place, given as JSON in COWRIEPROC_E2E_HOSTS: name or address as an attacker writes
-it -> loopback address. What is not in it cannot be resolved. Everything else that runs is Cowrie's own code.
+it -> loopback address. What is not in it cannot be resolved. With COWRIEPROC_E2E_DAY_S its logs' days are so long, so
+that it rotates them while a test looks on. Everything else that runs is Cowrie's own code.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import ipaddress
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from cowrie.core import network
+from cowrie.python.logfile import CowrieDailyLogFile
 from twisted.internet import defer, reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution
@@ -23,6 +26,16 @@ from twisted.scripts import twistd
 from zope.interface import implementer, provider
 
 HOSTS: dict[str, str] = json.loads(os.environ["COWRIEPROC_E2E_HOSTS"])
+
+
+DAY_S = int(os.environ.get("COWRIEPROC_E2E_DAY_S", "0"))
+FIRST_DAY = int(time.time()) // (DAY_S or 1)
+
+
+def short_day(_log: CowrieDailyLogFile, moment: float | None = None) -> tuple[int, int, int]:
+    """Stand in for `DailyLogFile.toDate`, which says on which date a moment is."""
+    days = int(time.time() if moment is None else moment) // DAY_S - FIRST_DAY
+    return 2026, 1 + days // 28, 1 + days % 28
 
 
 def loopback_address(host: str) -> str | None:
@@ -72,6 +85,8 @@ class TableResolver:
 def main() -> None:
     """Replace the network edge, then run Cowrie in the foreground as `twistd -n cowrie` would."""
     network.resolve_allowed = resolve_allowed
+    if DAY_S:
+        CowrieDailyLogFile.toDate = short_day
     reactor.installNameResolver(TableResolver)
     sys.argv = [
         "twistd",

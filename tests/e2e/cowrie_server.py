@@ -7,6 +7,8 @@ attackers on loopback can come from any address; `cowrie_launcher.py` says what 
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
 import pwd
@@ -16,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +115,16 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
+def _content(log: Path) -> bytes:
+    data = log.read_bytes()
+    return gzip.decompress(data) if log.suffix == ".gz" else data
+
+
+def _state(pid: int) -> str:
+    """Return what a process does, as one letter. Source: proc(5), /proc/pid/stat, field 3."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 @dataclass
 class CowrieServer:
     """One Cowrie; a context manager.
@@ -121,11 +133,13 @@ class CowrieServer:
         hosts: name or address as an attacker writes it -> the loopback address where Cowrie finds it.
         sensor: what the log calls this honeypot.
         start_timeout_s: how long to wait for both ports; the first start makes host keys.
+        day_s: after so many seconds its log is rotated as it is else at midnight; 0: at midnight.
     """
 
     hosts: Mapping[str, str] = field(default_factory=dict)
     sensor: str = DEFAULT_SENSOR
     start_timeout_s: float = 60.0
+    day_s: int = 0
     ssh_port: int = field(init=False, default=0)
     telnet_port: int = field(init=False, default=0)
     home: Path = field(init=False)
@@ -138,8 +152,8 @@ class CowrieServer:
 
     @property
     def logs(self) -> list[Path]:
-        """The JSON log and what midnight may have rotated away, oldest first."""
-        return [*sorted(self.log.parent.glob("cowrie.json.*")), self.log]
+        """The JSON log and what was rotated away, oldest first where days were."""
+        return [*sorted(self.log.parent.glob("cowrie.json[.-]*")), self.log]
 
     @property
     def downloads(self) -> Path:
@@ -152,10 +166,22 @@ class CowrieServer:
         path = self.home / "console.log"
         return path.read_text(errors="replace")[-4000:] if path.exists() else ""
 
+    def lines(self) -> list[bytes]:
+        """Return every line logged so far with its end; an unfinished last line is left out.
+
+        Logs may be rotated meanwhile. Where one was truncated under Cowrie, NUL bytes are before its first line.
+        """
+        while True:
+            try:
+                contents = [_content(log) for log in self.logs if log.exists()]
+            except FileNotFoundError:
+                continue
+            lines = [line for content in contents for line in content.lstrip(b"\0").splitlines(keepends=True)]
+            return [line for line in lines if line.endswith(b"\n")]
+
     def events(self) -> list[dict[str, object]]:
-        """Return every event logged so far, in order; an unfinished last line is left out."""
-        lines = [line for log in self.logs if log.exists() for line in log.read_bytes().splitlines(keepends=True)]
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        """Return every event logged so far."""
+        return [json.loads(line) for line in self.lines()]
 
     def __enter__(self) -> CowrieServer:
         """Start Cowrie and wait until both its ports accept.
@@ -194,6 +220,18 @@ class CowrieServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let Cowrie stand still meanwhile: it writes its lines whole, so none is half there."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            while _state(self._process.pid) != "T":
+                time.sleep(0.001)
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def restart_with_new_log(self) -> None:
         """Stop Cowrie, put its log aside as `cowrie.json.1`, as logrotate does, and start it again."""
@@ -247,6 +285,7 @@ class CowrieServer:
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
             "COWRIEPROC_E2E_HOSTS": json.dumps(dict(self.hosts)),
+            "COWRIEPROC_E2E_DAY_S": str(self.day_s),
         }
         with (self.home / "console.log").open("wb") as console:
             self._process = subprocess.Popen(

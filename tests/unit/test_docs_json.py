@@ -20,7 +20,7 @@ from sqlalchemy import update
 from cowrieprocessor.cli import follow
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
-from cowrieprocessor.loader import batch, delta, file_processor, file_tallies
+from cowrieprocessor.loader import batch, delta, file_processor, file_tallies, followed_reading
 from cowrieprocessor.loader.log_loading import FileResult
 from tests.documents import PROJECT, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
@@ -105,7 +105,7 @@ def test_json_of_follow_is_documented(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every field of `follow --json`, with --once and without, is in the reference with its type, and no other."""
-    monkeypatch.setattr(delta, "ARCHIVE_SETTLES_S", 0.1)
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.1)
     monkeypatch.setattr(follow, "stop_on_signals", lambda *_: None)
     log = tmp_path / "cowrie.json"
     log.write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")

@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.errors import ConfigurationError
 
+LOADING_LOCKS = 0x6C6F6164  # "load", the first key of our loaders' advisory locks
+
 
 class WritingSql(ABC):
     """Expressions for merging a new row into the one that is there."""
@@ -43,6 +45,13 @@ class WritingSql(ABC):
     @abstractmethod
     def for_update(self) -> str:
         """Return the clause that keeps a row that was read from changing until the end of the transaction."""
+
+    @abstractmethod
+    def numbered_locks(self) -> str | None:
+        """Return the statement that waits for locks, held until the end of the transaction; its value is a list.
+
+        None where whoever writes is alone anyway.
+        """
 
 
 class SqliteWriting(WritingSql):
@@ -82,6 +91,10 @@ class SqliteWriting(WritingSql):
         """Return nothing: nobody else writes."""
         return ""
 
+    def numbered_locks(self) -> None:
+        """Return None: nobody else writes."""
+        return
+
 
 class PostgresqlWriting(WritingSql):
     """PostgreSQL: other loaders write at the same time, and text compares by the database's collation."""
@@ -119,6 +132,10 @@ class PostgresqlWriting(WritingSql):
     def for_update(self) -> str:
         """Return the row lock."""
         return " FOR UPDATE"
+
+    def numbered_locks(self) -> str:
+        """Return advisory locks, taken in the order of the list; those with two keys are nobody else's."""
+        return f"SELECT pg_advisory_xact_lock({LOADING_LOCKS}, number) FROM unnest(?::int[]) AS number"
 
 
 _BY_NAME: dict[str, WritingSql] = {"sqlite": SqliteWriting(), "postgresql": PostgresqlWriting()}

@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.create_table(
         "followed_files",
         sa.Column("place", sa.String(64), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False, server_default=sa.text("''")),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("device", sa.String(32), nullable=False),
         sa.Column("inode", sa.String(128), nullable=False),

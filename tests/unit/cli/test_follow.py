@@ -15,7 +15,7 @@ from cowrieprocessor.cli import follow as command
 from cowrieprocessor.cli.follow_progress import LINE_EVERY_S, FollowLines
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.follow import FollowResult
-from cowrieprocessor.loader import delta
+from cowrieprocessor.loader import followed_reading
 from cowrieprocessor.loader.delta import Gap, Look
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress
 from tests.integration.test_loading import events, write
@@ -26,7 +26,7 @@ from tests.unit.reporting.program import Program
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
     """The program, called in a folder of its own, without its handlers of signals; archives settle at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(delta, "ARCHIVE_SETTLES_S", 0.1)
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.1)
     monkeypatch.setattr(command, "stop_on_signals", lambda *_: None)
     return Program(monkeypatch, capsys)
 

@@ -17,11 +17,13 @@ from sqlalchemy import Engine, event, func, select
 
 from cowrieprocessor import errors
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.jobs import follow as module
 from cowrieprocessor.jobs import patience
 from cowrieprocessor.jobs.follow import FollowResult, follow
 from cowrieprocessor.jobs.records import DONE, FAILED, STOPPED, WAITING, JobRecord, jobs_of_kind
+from cowrieprocessor.jobs.watching import Watcher
 from cowrieprocessor.loader.delta import Gap, Look
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.settings import Settings
@@ -140,6 +142,9 @@ class ScriptedLoader:
 
     def close(self) -> None:
         self.closed += 1
+
+    def is_wanted(self, path: str) -> bool:
+        return True
 
     def look(self, changed: Collection[Path] | None = None) -> Look:
         self.asked.append(changed)
@@ -306,11 +311,18 @@ def test_once_does_not_wait(
 
 def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
     """Asked to stop while another process writes, --once ends as stopped; without that it is an error."""
-    scripted(errors.DatabaseLocked("asked to stop"), errors.DatabaseLocked("locked"))
     stop = Event()
-    stop.set()
+    scripted(Look(deferred=1, again_in_s=0.0), errors.DatabaseLocked("asked to stop"))
     with pytest.raises(errors.DatabaseLocked):
-        module._Follower(module.DeltaLoader(database, []), None, Event(), print, print, FollowResult()).look_once()  # type: ignore[arg-type]
+        follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop)
+    loader = scripted(errors.DatabaseLocked("asked to stop"))
+    held_look = loader.look
+
+    def look(changed: Collection[Path] | None = None) -> Look:
+        stop.set()
+        return held_look(changed)
+
+    loader.look = look  # type: ignore[method-assign]
     assert follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop).stopped
 
 
@@ -353,6 +365,93 @@ def test_the_beginning_waits_for_others(engine: Engine, db_url: str, log: Path) 
         assert 0 == following.result.looks
         with Following(ours, [log]) as following:
             following.wait_for(lambda: bool(following.looks))
+
+
+def replace(path: Path) -> None:
+    """Put another database of the same name in the place of one, as a restored backup is."""
+    other = get_engine(path.with_name("other.sqlite"))
+    apply_migrations(other)
+    dispose(other)
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    path.with_name("other.sqlite").rename(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a database with what belongs to it."""
+    for one in path.parent.glob(f"{path.name}*"):
+        one.unlink()
+
+
+@pytest.mark.parametrize("how", [replace, delete])
+def test_another_database_in_its_place(database: Engine, log: Path, how: Callable[[Path], None]) -> None:
+    """A follower whose database was deleted or replaced ends, names it, makes no new one, and lost nothing."""
+    path = Path(str(database.url.database))
+    with Following(database, [log]) as following:
+        following.wait_for(lambda: bool(following.looks))
+        how(path)
+        with log.open("a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in events(5, start=10))
+        following.wait_for(lambda: following.error is not None)
+
+    assert isinstance(following.error, errors.JobTaken)
+    assert str(following.error).startswith(f"{path}: the database is another one now")
+    assert path.exists() == (how is replace)
+    again = get_engine(path)
+    assert 15 == follow(again, [log], SETTINGS, once=True, stop=Event()).counters["events"]
+    assert 15 == stored(again)
+    dispose(again)
+
+
+def test_a_long_look_ends_when_its_database_is_gone(database: Engine, log: Path) -> None:
+    """The database that is deleted between two batches of one look is missed before the next batch."""
+    path = Path(str(database.url.database))
+    log.write_text("".join(line + "\n" for line in events(200)), encoding="utf-8")
+    batches: list[int] = []
+
+    def on_progress(_now: object) -> None:
+        batches.append(1)
+        if len(batches) == 2:
+            delete(path)
+
+    with pytest.raises(errors.JobTaken, match="the file is gone"):
+        follow(database, [log], SETTINGS, once=True, stop=Event(), on_progress=on_progress)
+    assert 2 == len(batches)
+    assert not path.exists()
+
+
+def test_a_stop_after_the_database_was_deleted(database: Engine, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked to stop while nothing happens, it ends as it should, says what it found, and makes no new database."""
+    path = Path(str(database.url.database))
+    stop = Event()
+    said: list[str] = []
+
+    def wait(*_: object) -> frozenset[Path]:
+        delete(path)
+        stop.set()
+        return frozenset()
+
+    monkeypatch.setattr(Watcher, "wait", wait)
+    assert follow(database, [log], SETTINGS, stop=stop, say=said.append).stopped
+    assert ["the file is gone" in line for line in said] == [True]
+    assert not path.exists()
+
+
+def test_files_beside_the_logs_cost_nothing(database: Engine, log: Path) -> None:
+    """What is written to a file that is no log, and what comes and goes under other names, makes nothing looked at."""
+    with Following(database, [log.parent]) as following:
+        following.wait_for(lambda: len(following.looks) > 1 and following.looks[-1].again_in_s is None)
+        looks = len(following.looks)
+        for number in range(5):
+            for name in ("cowrie.log", f"tmp{number}"):
+                with (log.parent / name).open("a", encoding="utf-8") as file:
+                    file.write("text\n")
+            threading.Event().wait(0.1)
+            (log.parent / f"tmp{number}").unlink()
+        assert looks == len(following.looks)
+        with log.open("a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in events(5, start=10))
+        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
 
 
 def test_files_are_complained_of_once(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
@@ -413,7 +512,9 @@ def test_a_log_named_by_a_link(engine: Engine, log: Path, tmp_path: Path) -> Non
             file.writelines(line + "\n" for line in events(5, start=10))
         following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
 
-    assert [log.parent] == module._linked_folders([link, log, log.parent])
+    links = module.Links([link, log, log.parent])
+    assert [log.parent] == links.folders()
+    assert frozenset({log, link}) == links.as_named(frozenset({log}))
 
 
 def test_once_waits_for_archives(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:

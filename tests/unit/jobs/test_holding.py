@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.loading import LoadingStatements
 from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import Job
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
 from cowrieprocessor.jobs import holding
+from cowrieprocessor.jobs.holder import _started
 from cowrieprocessor.jobs.holding import SAY_EVERY_S, hold
 from cowrieprocessor.jobs.records import (
     DONE,
@@ -217,7 +219,13 @@ def test_other_kinds_and_other_machines(database: Engine, tmp_path: Path) -> Non
         change_row(database, held.name, host="elsewhere")
         with hold(database, "follow", [tmp_path / "a.json"]):
             pass
-        change_row(database, held.name, host=row(database, held.name).cursor["holder"]["host"])
+        change_row(database, held.name, host=held._holder["host"], machine="another machine of that name")
+        with hold(database, "follow", [tmp_path / "b.json"]):
+            pass
+        change_row(database, held.name, machine=None)  # it has no identity, or an older version, which did not say
+        with pytest.raises(AlreadyFollowed), hold(database, "follow", [tmp_path / "c.json"]):
+            pass
+        change_row(database, held.name, machine=held._holder["machine"])
 
 
 def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
@@ -239,6 +247,46 @@ def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
             assert os.getpid() == job.cursor["holder"]["pid"]
 
     assert {"events": 8} == row(engine, held.name).counters
+
+
+def put_row(engine: Engine, name: str, age: dt.timedelta, job: JobRecord, **holder: Any) -> None:
+    """Write a row as it was so long ago, perhaps by somebody else."""
+    job.name = name
+    job.cursor["holder"] |= holder
+    with write_transaction(engine) as connection:
+        save_job(connection, job)
+        connection.execute(update(Job).where(Job.name == name).values(updated_at=dt.datetime.now(dt.UTC) - age))
+
+
+def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> None:
+    """The row of one that ended under another name is taken over with its counters; others go after a month."""
+    ours = tmp_path / "ours"
+    hour, month = dt.timedelta(hours=1), dt.timedelta(days=31)
+    with hold(engine, "follow", [ours]) as held:
+        pass
+    for name, age, state, paths, holder in (
+        ("follow:container", hour, STOPPED, [str(ours)], {"host": "5f3c", "machine": None}),
+        ("follow:other-pi", hour, STOPPED, [str(ours)], {"host": "pi-2", "machine": "another"}),
+        ("follow:other-pi-old", month, STOPPED, [str(ours)], {"host": "pi-3", "machine": "another"}),
+        ("follow:other-path", hour, DONE, [str(tmp_path / "a")], {}),
+        ("follow:old-path", month, FAILED, [str(tmp_path / "b")], {}),
+        ("follow:killed", month, RUNNING, [str(tmp_path / "c")], {"pid": 2**22 + 1}),
+        ("follow:silent", hour, RUNNING, [str(ours)], {"host": "5f3d", "machine": None}),
+        ("follow:alive", month, WAITING, [str(tmp_path / "d")], {"pid": 1, "started": _started(1)}),
+        ("scan:old", month, DONE, [str(ours)], {}),
+    ):
+        job = row(engine, held.name)
+        job.state, job.counters = state, {"events": 1, name: 1}
+        job.cursor["paths"] = paths
+        put_row(engine, name, age, job, **holder)
+    with hold(engine, "follow", [ours]) as held:
+        counters = row(engine, held.name).counters
+    with read_transaction(engine) as connection:
+        left = {job.name for kind in ("follow", "scan") for job in jobs_of_kind(connection, kind)}
+
+    assert {"events": 1, "follow:container": 1} == counters
+    assert {"alive", "other-pi", "other-path", "silent"} == {name[7:] for name in left - {held.name, "scan:old"}}
+    assert "scan:old" in left
 
 
 def test_it_says_so_each_minute(database: Engine, tmp_path: Path) -> None:

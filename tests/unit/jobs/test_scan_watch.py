@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.models import FileHash, Files
-from cowrieprocessor.errors import AlreadyFollowed
+from cowrieprocessor.errors import AlreadyFollowed, JobTaken
 from cowrieprocessor.jobs.holding import hold
 from cowrieprocessor.jobs.records import STOPPED, jobs_of_kind
 from cowrieprocessor.jobs.scan_watch import KIND, Downloads, Sieve, Timing, WatchResult, watch_downloads
@@ -208,6 +208,43 @@ def test_a_database_that_is_locked_is_waited_for(db_url: str, engine: Engine, fo
 
     assert watch.said[0].startswith("waiting since ")
     assert watch.said[1].startswith("the database serves again after ")
+
+
+def test_a_lock_at_its_start_is_waited_out(db_url: str, engine: Engine, folder: Path) -> None:
+    """Started while another process writes, a watch says so and waits; then it scans."""
+    sha256 = put(folder, b"there")
+    impatient = get_engine(db_url, lock_timeout_s=0.05)
+    try:
+        with write_transaction(engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
+            with watching(impatient, folder) as watch:
+                watch.until(lambda: bool(watch.said))
+            assert watch.result is not None
+            assert watch.result.scans == 0
+        with watching(impatient, folder) as watch:
+            watch.until(lambda: sha256 in stored(engine))
+    finally:
+        dispose(impatient)
+
+
+def test_a_database_that_was_deleted_ends_it(tmp_path: Path, folder: Path) -> None:
+    """A watch whose database was deleted ends and says so, instead of storing where nobody will find it."""
+    path = tmp_path / "test.sqlite"
+    engine = get_engine(path)
+
+    def watch_while_it_is_deleted() -> None:
+        with watching(engine, folder) as watch:
+            watch.until(lambda: len(watch.scans) >= 1)
+            for one in tmp_path.glob("test.sqlite*"):
+                one.unlink()
+            put(folder, b"new")
+            watch.thread.join(PATIENCE_S)
+
+    with pytest.raises(JobTaken, match="the file is gone"):
+        watch_while_it_is_deleted()
+    dispose(engine)
+    assert not path.exists()
 
 
 class Countdown(Event):

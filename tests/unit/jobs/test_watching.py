@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
-from cowrieprocessor.jobs import watching
+from cowrieprocessor.jobs import polling, watching
 from cowrieprocessor.jobs.watching import Watcher, pause
 
 LONG_S = 60.0
@@ -161,15 +162,45 @@ def test_everything_is_looked_at_now_and_then(folder: Path, stop: Event) -> None
 
 
 def test_long_looks_are_seldom(folder: Path, stop: Event) -> None:
-    """Where looking at everything takes a second, it is done at most one part in a hundred of the time."""
+    """Where looking at everything takes a second each time, it is done one part in a hundred of the time at most."""
     clock = Clock()
     with Watcher(lambda: [folder], clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
-        watcher.found_nothing(1.0)
+        for look_s in (1.0, 1.0, 40.0):
+            watcher.found_nothing(look_s)
         clock.now += 98
         assert frozenset() == watcher.wait(0, stop)
         clock.now += 1
         assert watcher.wait(0, stop) is None
+
+
+def test_a_single_slow_look_changes_nothing(folder: Path, stop: Event) -> None:
+    """One look that was slow, or one among others, does not put the next ones off."""
+    clock = Clock()
+    with Watcher(lambda: [folder], clock=clock) as watcher:
+        assert watcher.wait(0, stop) is None
+        for look_s in (60.0, 0.01, 0.01):
+            watcher.found_nothing(look_s)
+            clock.now += watching.SAFETY_S
+            assert watcher.wait(0, stop) is None
+
+
+def test_files_that_nobody_wants(folder: Path, stop: Event) -> None:
+    """What happens to a file that is not wanted is told to nobody; wanted ones, and folders that come and go, are."""
+    with Watcher(lambda: [folder], wanted=lambda path: path.endswith(".json")) as watcher:
+        assert watcher.wait(0, stop) is None
+        append(folder / "cowrie.log")
+        append(folder / "cowrie.log")
+        (folder / "cowrie.log").rename(folder / "cowrie.log.1")
+        (folder / "cowrie.log.1").unlink()
+        assert frozenset() == watcher.wait(MOMENT_S, stop)
+        append(folder / "cowrie.log")
+        append(folder / "cowrie.json")
+        assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
+        (folder / "other.json").touch()
+        assert watcher.wait(LONG_S, stop) is None
+        (folder / "below").mkdir()
+        assert watcher.wait(LONG_S, stop) is None
 
 
 def test_stop_ends_a_wait(folder: Path) -> None:
@@ -197,23 +228,101 @@ def test_polling_when_told_to(folder: Path, stop: Event) -> None:
         assert frozenset() == watcher.wait(0, stop)
 
 
-def test_a_network_file_system_is_polled(folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another machine writes, nothing is told: it is said once, and looked at each second."""
-    mounts = folder.parent / "mountinfo"
-    mounts.write_text(f"1 0 0:1 / {folder} rw - nfs4 server:/logs rw\n", encoding="utf-8")
-    monkeypatch.setattr(watching, "MOUNTS", mounts)
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on a file system that another machine writes to."""
+    made = tmp_path / "far"
+    made.mkdir()
+    (made / "cowrie.json").write_text("one\n", encoding="utf-8")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / {made} rw - nfs4 server:/logs rw\n", encoding="utf-8")
+    monkeypatch.setattr(polling, "MOUNTS", mounts)
+    return made
+
+
+def test_a_network_file_system_is_polled(silent: Path, stop: Event) -> None:
+    """Where another machine writes, nothing is told: it is said once, and what changed is found each second."""
     said: list[str] = []
     clock = Clock()
-    with Watcher(lambda: [folder], say=said.append, clock=clock) as watcher:
-        for _ in range(3):
-            watcher.wait(0, stop)
-            clock.now += watching.POLL_S
+    with Watcher(lambda: [silent], say=said.append, clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
         assert not watcher.is_told
+        append(silent / "cowrie.json")
+        assert frozenset() == watcher.wait(0, stop)
+        clock.now += polling.POLL_S
+        assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
+        clock.now += polling.POLL_S
+        assert frozenset() == watcher.wait(0, stop)
+        (silent / "cowrie.json").rename(silent / "cowrie.json.1")
+        clock.now += polling.POLL_S
+        assert watcher.wait(0, stop) is None
+        clock.now += watching.SAFETY_S
+        assert watcher.wait(0, stop) is None
 
     (line,) = said
     assert "nfs4" in line
-    assert str(folder) in line
+    assert str(silent) in line
+    assert "about every 1 s" in line
+
+
+def test_one_silent_folder_among_others(
+    silent: Path, folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of the other folders as before; only the silent one is looked at again and again."""
+    looked_at: list[str] = []
+    entries = polling._entries
+
+    def noted(place: str, wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
+        looked_at.append(place)
+        return entries(place, wanted)
+
+    monkeypatch.setattr(polling, "_entries", noted)
+    with Watcher(lambda: [folder, silent]) as watcher:
+        assert watcher.wait(0, stop) is None
+        append(folder / "cowrie.json")
+        assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
+        append(silent / "cowrie.json")
+        assert frozenset({silent / "cowrie.json"}) == watcher.wait(LONG_S, stop)
+        (silent / "other.json").touch()
+        assert watcher.wait(LONG_S, stop) is None
+    assert {str(silent)} == set(looked_at)
+
+
+def test_a_folder_that_is_slow_to_look_at(silent: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each look takes long they are more seldom, never more than half a minute apart, and that is said."""
+    clock = Clock()
+    entries = polling._entries
+    look_s = 0.0
+
+    def slow(*arguments: Any) -> dict[str, tuple[int, ...]]:
+        clock.now += look_s
+        return entries(*arguments)
+
+    monkeypatch.setattr(polling, "_entries", slow)
+    said: list[str] = []
+    with Watcher(lambda: [silent], say=said.append, clock=clock) as watcher:
+        watcher.wait(0, stop)
+        for took_s in (5.0, 0.0, 0.0):  # one slow one: the rest stays what it was
+            look_s = took_s
+            clock.now += polling.POLL_S
+            watcher.wait(0, stop)
+        assert 1 == len(said)
+        append(silent / "cowrie.json")
+        clock.now += polling.POLL_S
+        assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
+        look_s = 5.0
+        for _ in range(6):
+            clock.now += polling.LONGEST_POLL_S
+            watcher._looked_at = clock.now  # what is looked at is not everything
+            watcher.wait(0, stop)
+        assert "about every 30 s" in said[-1]
+        append(silent / "cowrie.json")
+        watcher._looked_at = clock.now
+        clock.now += polling.LONGEST_POLL_S - 1
+        assert frozenset() == watcher.wait(0, stop)
+        watcher._looked_at = clock.now
+        clock.now += 1
+        assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
 
 
 def test_out_of_watches(folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,11 +335,12 @@ def test_out_of_watches(folder: Path, stop: Event, monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     clock = Clock()
     with Watcher(lambda: [folder], say=said.append, clock=clock) as watcher:
-        watcher.wait(0, stop)
+        assert watcher.wait(0, stop) is None
         for _ in range(2):
             assert not watcher.is_told
-            clock.now += watching.POLL_S
-            assert watcher.wait(0, stop) is None
+            append(folder / "cowrie.json")
+            clock.now += polling.POLL_S
+            assert frozenset({folder / "cowrie.json"}) == watcher.wait(0, stop)
         clock.now += watching.WATCH_AGAIN_S
         assert watcher.wait(0, stop) is None
         assert 1 == len(said)
@@ -252,10 +362,17 @@ def test_a_folder_whose_name_is_no_text(tmp_path: Path, stop: Event) -> None:
     """A folder whose name is not UTF-8 cannot be watched: it is looked at each second."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/logs\xff"))
     folder.mkdir()
+    beside = tmp_path / "beside"
+    beside.mkdir()
     said: list[str] = []
-    with Watcher(lambda: [folder], say=said.append) as watcher:
-        watcher.wait(0, stop)
+    with Watcher(lambda: [folder, beside], say=said.append) as watcher:
+        assert watcher.wait(0, stop) is None
         assert not watcher.is_told
+        (folder / "cowrie.json").touch()
+        assert watcher.wait(LONG_S, stop) is None
+        append(folder / "cowrie.json")
+        assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
+        append(beside / "other.json")
         assert watcher.wait(LONG_S, stop) is None
     assert 1 == len(said)
 

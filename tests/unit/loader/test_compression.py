@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
@@ -32,7 +33,7 @@ from cowrieprocessor.errors import (
     InputNotReadable,
     UnsupportedEncoding,
 )
-from cowrieprocessor.loader.compression import READ_SIZE, LogStream
+from cowrieprocessor.loader.compression import READ_SIZE, LogStream, ReadingStopped
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -309,6 +310,16 @@ def test_check_tells_damage_from_an_early_end(tmp_path: Path, kind: str) -> None
         stream.check()
 
 
+def test_an_archive_is_checked_once(tmp_path: Path, kind: str) -> None:
+    """A second check of the same open archive reads nothing: it may hold gigabytes."""
+    (tmp_path / "x").write_bytes(PACK[kind](LOG))
+    with LogStream(tmp_path / "x") as stream:
+        stream.check()
+        stream.stop = lambda: True
+        stream.check()
+        assert stream.position == 0
+
+
 # --- bombs ---
 
 
@@ -497,6 +508,155 @@ def test_permissions_are_named_with_the_remedy(closed: str) -> None:
     assert after == f"{path}: Permission denied; give the user who loads it the right to read it\n"
 
 
+CLOSED_AFTERWARDS = """
+import os, sys
+from pathlib import Path
+from cowrieprocessor.loader import compression
+from cowrieprocessor.loader.compression import LogStream
+compression._new_member("gzip"), compression._member_errors()  # who is nobody may not import
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+stream = LogStream(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.readline()
+stream.check()
+print(sum(iter(lambda: len(stream.read()), 0)))
+stream.rewind()
+print(stream.skip(1000))
+again = LogStream(Path(sys.argv[1]), descriptor=os.dup(stream.descriptor))
+print(sum(iter(lambda: len(again.read()), 0)), len(stream.read()) > 0)
+"""
+
+
+def test_a_log_that_is_open_needs_no_permission_again() -> None:
+    """Where the right to read goes away, as logrotate's `create` takes it, what is open is checked and read on."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        path.write_bytes(gzip.compress(LOG))
+        Path(folder).chmod(0o755)
+        command = [sys.executable, "-c", CLOSED_AFTERWARDS, path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "open\n"
+            path.chmod(0)
+            out, _ = reader.communicate("\n")
+
+    assert (out, reader.returncode) == (f"{len(LOG)}\n1000\n{len(LOG)} True\n", 0)
+
+
+# --- what fails under way ---
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
+    """Let a system call fail for one file as a network share whose file another machine has deleted does."""
+    called = getattr(os, name)
+
+    def fail(descriptor: int, *rest: object) -> object:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return called(descriptor, *rest)
+
+    monkeypatch.setattr(os, name, fail)
+
+
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [
+        ("pread", LogStream.read),
+        ("pread", lambda stream: drain(stream) and stream.read()),
+        ("pread", LogStream.rewind),
+        ("pread", LogStream.content_digest),
+        ("fstat", lambda stream: stream.skip(10)),
+        ("dup", LogStream.check),
+    ],
+)
+def test_a_disk_or_share_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, step: Callable[[LogStream], object]
+) -> None:
+    """Whatever call fails on an open log, the error names it as one that cannot be read, with the remedy."""
+    path = tmp_path / "x\x1b"
+    path.write_bytes(LOG * 2)
+    with LogStream(path) as stream:
+        stream.read()
+        failing(monkeypatch, call, path)
+        with pytest.raises(InputNotReadable) as raised:
+            step(stream)
+        assert str(raised.value).startswith(rf"{tmp_path}/x\x1b: Stale file handle at byte ")
+        assert str(raised.value).endswith("; check the disk or the network share it lies on")
+
+
+@pytest.mark.parametrize("call", ["fstat", "pread"])
+def test_a_share_that_fails_at_once_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A log that cannot be read right after it was opened is named, and its descriptor is given back."""
+    path = tmp_path / "x"
+    path.write_bytes(LOG)
+    failing(monkeypatch, call, path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for descriptor in (None, lambda: os.open(path, os.O_RDONLY)):
+        with pytest.raises(InputNotReadable, match="x: Stale file handle"):
+            LogStream(path, descriptor=descriptor and descriptor())
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_share_that_fails_while_it_is_closed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All was read: what the share says at the close does not matter."""
+    (tmp_path / "x").write_bytes(LOG)
+    stream = LogStream(tmp_path / "x")
+    descriptor = stream.descriptor
+    with monkeypatch.context() as patch:
+        failing(patch, "close", tmp_path / "x")
+        stream.close()
+    assert stream.descriptor == -1
+    os.close(descriptor)
+
+
+# --- being asked to stop ---
+
+
+@pytest.mark.parametrize("name", ["plain", *PACK])
+@pytest.mark.parametrize(
+    "step", [LogStream.read, lambda stream: drain(stream), LogStream.count_nul_bytes, LogStream.content_digest]
+)
+def test_reading_ends_when_it_is_asked_to(tmp_path: Path, name: str, step: Callable[[LogStream], object]) -> None:
+    """Every way of going through a log asks before each piece; afterwards it can be read on."""
+    path = tmp_path / "x"
+    path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
+    with LogStream(path) as stream:
+        stream.stop = lambda: True
+        with pytest.raises(ReadingStopped):
+            step(stream)
+        stream.stop = lambda: False
+        stream.rewind()
+        assert stream.read_exactly(len(LOG) + 1) == LOG
+
+
+def test_a_long_skip_and_a_long_check_end_when_they_are_asked_to(tmp_path: Path, kind: str) -> None:
+    """An archive that is gone through before there is anything to store does not keep anybody waiting."""
+    content = LOG * (4 * READ_SIZE // len(LOG) + 1)
+    (tmp_path / "x").write_bytes(PACK[kind](content))
+    for step in (lambda stream: stream.skip(len(content)), LogStream.check):
+        asked = []
+        with LogStream(tmp_path / "x") as stream:
+
+            def stop() -> bool:
+                asked.append(stream.position)  # noqa: B023 - called at once
+                return len(asked) > 2  # noqa: B023 - called at once
+
+            stream.stop = stop
+            with pytest.raises(ReadingStopped):
+                step(stream)
+            assert len(asked) == 3
+            stream.stop = lambda: False
+            stream.rewind()
+            stream.check()
+            assert stream.skip(len(content) + 1) == len(content)
+
+
 # --- positions ---
 
 
@@ -561,6 +721,21 @@ def test_steps_of_any_kind_give_the_bytes_in_order(tmp_path: Path, name: str, st
                 assert piece == LOG[at : at + len(piece)]
                 assert bool(piece) == (at < len(LOG))
                 assert stream.position == at + len(piece)
+
+
+def test_the_place_in_a_log_is_its_readers_own(tmp_path: Path, kind: str) -> None:
+    """Streams on one descriptor, or on duplicates of it, do not move each other; nor does anybody else."""
+    (tmp_path / "packed").write_bytes(PACK[kind](LOG))
+    (tmp_path / "plain").write_bytes(LOG)
+    for name in ("packed", "plain"):
+        with LogStream(tmp_path / name) as one, LogStream(one.path, descriptor=os.dup(one.descriptor)) as other:
+            at_one = one.read_exactly(70_000)
+            os.lseek(one.descriptor, 5, os.SEEK_SET)
+            at_other = other.read_exactly(100)
+            assert (at_one, at_other) == (LOG[:70_000], LOG[:100])
+            assert one.read_exactly(len(LOG)) == LOG[70_000:]
+            assert other.read_exactly(len(LOG)) == LOG[100:]
+            assert os.lseek(one.descriptor, 0, os.SEEK_CUR) == 5
 
 
 def test_rewind_begins_anew(tmp_path: Path, kind: str) -> None:

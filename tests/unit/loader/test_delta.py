@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select
 
-from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db import followed_files
+from cowrieprocessor.db.engine import get_engine, read_transaction
 from cowrieprocessor.db.followed_files import losses
+from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
-from cowrieprocessor.loader import compression, delta
+from cowrieprocessor.loader import compression, delta, followed_reading
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.log_loading import FAILED
+from cowrieprocessor.loader.followed_reading import FollowedReading
+from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import events
 
@@ -74,7 +77,7 @@ class Following:
 @pytest.fixture
 def following(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
     """A folder that is followed; archives count as finished at once."""
-    monkeypatch.setattr(delta, "ARCHIVE_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.0)
     folder = tmp_path / "log"
     folder.mkdir()
     following = Following(engine, folder)
@@ -153,6 +156,9 @@ def test_a_copy_that_turns_up_later_closes_the_gap(following: Following) -> None
     copy = following.folder.parent / "copy"
     copy.write_bytes(following.log.read_bytes() + LINES[10][50:].encode() + b"\n")
     following.log.write_bytes(b"")
+    following.look()
+    assert following.lost() == 0, "the emptied file may still tell more"
+    following.write(30, 31)
     following.look()
     assert following.lost() == 50
     copy.rename(following.folder / "cowrie.json.1")
@@ -256,18 +262,18 @@ def test_a_file_stands_for_its_rotated_ones(engine: Engine, tmp_path: Path) -> N
 def test_a_look_at_files_with_nothing_new_opens_none(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that has not changed costs one look at its size and times, also in the next process."""
     following.write(0, 10)
-    long_ago = following.log.stat().st_mtime - 3600
+    long_ago = following.log.stat().st_mtime - 7200
     os.utime(following.log, (long_ago, long_ago))
     monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
     monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
     following.look()
     following.restart()
     opened: list[Path] = []
-    monkeypatch.setattr(DeltaLoader, "_open", lambda self, path: opened.append(path))
+    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
     following.look()
     assert [] == opened
     following.write(10, 11)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         following.look()
     assert [following.log] == opened
 
@@ -368,16 +374,150 @@ def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
     following.write(0, 10)
     following.look()
     pieces: list[int] = []
-    read = os.read
+    read = os.pread
 
-    def counting(descriptor: int, size: int) -> bytes:
-        data = read(descriptor, size)
+    def counting(descriptor: int, size: int, start: int) -> bytes:
+        data = read(descriptor, size, start)
         pieces.append(len(data))
         return data
 
     monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
     monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
     following.write(10, 11)
-    monkeypatch.setattr(compression.os, "read", counting)
+    monkeypatch.setattr(compression.os, "pread", counting)
     assert following.loader.look().counters["events"] == 1
-    assert sum(pieces) < 1 << 20
+    assert 0 < sum(pieces) < 1 << 20
+
+
+def test_files_that_only_changed_their_names_are_not_opened(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbered archives that move up by one, as logrotate does each day, are not unpacked again."""
+    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
+    names = [following.folder / f"cowrie.json.{number}.gz" for number in range(1, 5)]
+    for number, name in enumerate(names[:3]):
+        name.write_bytes(gzip.compress("".join(f"{line}\n" for line in LINES[number * 5 : number * 5 + 5]).encode()))
+    assert following.look() == 15
+    for old, new in zip(names[2::-1], names[3:0:-1], strict=True):
+        old.rename(new)
+    following.restart()
+    opened: list[Path] = []
+    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
+    following.look()
+    assert [] == opened
+    assert following.lost() == 0
+
+
+def test_copies_that_replace_each_other_do_not_pile_up(following: Following) -> None:
+    """A log that is copied over itself again and again, as rsync does, holds no descriptor of its old copies."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    copy = following.folder / ".cowrie.json.part"
+    for number in range(12):
+        copy.write_text("".join(f"{line}\n" for line in LINES[: number + 1]))
+        copy.rename(following.log)
+        assert following.look() == 1
+    assert len(list(Path("/proc/self/fd").iterdir())) - before < 6
+    assert (following.stored(), following.lost()) == (12, 0)
+
+
+def test_a_file_without_objects_is_searched_once(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text file among the logs costs what is added to it; when it goes nobody misses it."""
+    other = following.folder / "app.json.log"
+    other.write_bytes(b"some words, no JSON\n" * 100_000)
+    following.look()
+    pieces: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(compression.os, "pread", lambda d, n, o: pieces.append(len(x := pread(d, n, o))) or x)
+    with other.open("ab") as file:
+        file.write(b"and another line\n")
+    following.loader.look()
+    monkeypatch.undo()
+    assert 0 < sum(pieces) < 300_000
+    other.unlink()
+    following.look()
+    following.restart()
+    following.look()
+    assert following.lost() == 0
+
+
+def test_others_are_glanced_at_while_much_is_read_of_one(engine: Engine, tmp_path: Path) -> None:
+    """While the backlog of one log is loaded, what is written to another is stored."""
+    live, backlog = tmp_path / "live.json", tmp_path / "backlog.json"
+    live.write_text(f"{LINES[0]}\n")
+    backlog.write_text("".join(f"{line}\n" for line in events(400, start=1000)))
+    order: list[str] = []
+
+    def on_progress(progress: LoadProgress) -> None:
+        order.append(Path(progress.path).name)
+        if order.count("backlog.json") == 10:
+            with live.open("a") as file:
+                file.write(f"{LINES[1]}\n")
+
+    settings = Settings(batch_size=7)
+    with DeltaLoader(engine, [live], settings=settings) as first:
+        first.look()
+    with DeltaLoader(engine, [tmp_path], settings=settings, on_progress=on_progress) as loader:
+        loader._glance_at = float("-inf")
+        delta_every = delta.GLANCE_EVERY_S
+        delta.GLANCE_EVERY_S = 0.0
+        try:
+            loader.look()
+        finally:
+            delta.GLANCE_EVERY_S = delta_every
+    assert "live.json" in order[: order.index("backlog.json") + 30]
+    assert order.index("live.json") > order.index("backlog.json")
+
+
+@pytest.mark.postgres
+def test_two_hosts_with_the_same_path(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one server, another host's file of the same path is another file: nothing of it is missed here."""
+    engine = get_engine(postgres_url)
+    apply_migrations(engine)
+    log = tmp_path / "cowrie.json"
+    log.write_text(f"{LINES[0]}\n{LINES[1][:40]}")
+    monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-1")
+    with DeltaLoader(engine, [log]) as one:
+        one.look()
+    other_disk = log.rename(tmp_path / "elsewhere")
+    log.write_text(f"{LINES[2]}\n")
+    monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-2")
+    with DeltaLoader(engine, [log]) as two:
+        assert [] == two.look().gaps
+        assert [] == two.look().gaps
+    other_disk.rename(log)
+    monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-1")
+    with log.open("a") as file:
+        file.write(LINES[1][40:] + "\n")
+    with DeltaLoader(engine, [log]) as one:
+        assert 1 == one.look().counters["events"]
+    engine.dispose()
+
+
+def test_a_log_that_ends_alike_is_another_one(following: Following) -> None:
+    """Emptied and written anew with the same size and the same last half a kilobyte: the first line tells."""
+    fill = "x" * 600
+    lines = [
+        line[:-1] + f', "fill": "{fill}"}}' for line in (LINES[0], LINES[0].replace("198.51.100.7", "198.51.100.9"))
+    ]
+    assert len({len(line) for line in lines}) == 1
+    following.log.write_text(f"{lines[0]}\n")
+    assert following.look() == 1
+    following.log.write_text(f"{lines[1]}\n")
+    assert following.look() == 1
+
+
+def test_a_batch_without_values_moves_the_cursor_for_others_too(following: Following) -> None:
+    """Of two loaders on one log, one passes only a newline: the other does not count it again."""
+    following.log.write_text(LINES[0] + LINES[1])
+    other = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=1))
+    following.loader = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=1))
+    following.look()
+    with following.log.open("a") as file:
+        file.write("\n")
+    other.look()
+    following.write(2, 3)
+    following.look()
+    other.close()
+    with read_transaction(following.engine) as connection:
+        log = connection.execute(select(LogFile.bytes_stored, LogFile.byte_pos)).one()
+    assert (log.bytes_stored, log.byte_pos) == (following.log.stat().st_size,) * 2

@@ -6,17 +6,24 @@ import gzip
 import json
 import os
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.db.models import RawEvent, SessionSummary
+from cowrieprocessor.db.overlaps import overlaps
 from cowrieprocessor.events import Event
-from cowrieprocessor.loader import log_loading, parser_process, stored_events
+from cowrieprocessor.loader import log_loading, parser_process, stored_events, writer
+from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents
@@ -56,6 +63,27 @@ def load(engine: Engine, *paths: Path, batch_size: int = 7) -> LoadResult:
     return result
 
 
+def again(engine: Engine) -> Engine:
+    """Return another loader's engine on the same database."""
+    return get_engine(engine.url.render_as_string(hide_password=False))
+
+
+def before_looked_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[int]:
+    """Let something happen each time a batch that was looked up is about to be written; return its sizes."""
+    write_batch = writer.write_batch
+    sizes: list[int] = []
+
+    def write(engine: Engine, rows: BatchRows, *arguments: Any, **more: Any) -> None:
+        if rows.looked_up is not None and threading.current_thread() is threading.main_thread():
+            sizes.append(len(rows.events))
+            with ThreadPoolExecutor(1) as other:
+                other.submit(act).result()
+        write_batch(engine, rows, *arguments, **more)
+
+    monkeypatch.setattr(log_loading, "write_batch", write)
+    return sizes
+
+
 def stored(engine: Engine) -> Counter[str]:
     """Return how often each event is stored, by its text."""
     with read_transaction(engine) as connection:
@@ -71,7 +99,8 @@ def expected(lines: list[str]) -> Counter[str]:
 def counters_are_right(engine: Engine) -> bool:
     """Return whether the sessions' counters are what their events come to."""
     with read_transaction(engine) as connection:
-        counted = Counter(connection.execute(select(RawEvent.session_id)).scalars())
+        sessions = select(RawEvent.session_id).where(RawEvent.session_id.is_not(None))
+        counted = Counter(connection.execute(sessions).scalars())
         rows = connection.execute(select(SessionSummary.session_id, SessionSummary.event_count)).all()
     return dict(counted) == {row.session_id: row.event_count for row in rows}
 
@@ -280,4 +309,125 @@ def test_any_parts_in_any_order_and_form_give_the_whole(small: Callable[[], Engi
             text = json.dumps(json.loads(line), sort_keys=True)
             assert 1 <= got[text] <= most, (seed, line)
         assert len(twins) == len(got)
+    assert counters_are_right(engine)
+
+
+def test_what_came_since_it_was_looked_up_is_stored_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that another loader stores after it was looked up, and before it is written, is looked up again."""
+    lines = stream(120)
+    live, part = write(tmp_path / "live.json", lines[:40]), write(tmp_path / "part.json", lines[30:])
+    load(engine, live)
+    other = again(engine)
+    sizes = before_looked_up(monkeypatch, lambda: load(other, write(live, lines[:90])))
+
+    result = load(engine, part, batch_size=500)
+    dispose(other)
+
+    assert [80, 30] == sizes
+    assert expected(lines) == stored(engine)
+    assert counters_are_right(engine)
+    assert "60 of its events are stored already" in result.files[0].warnings[0]
+
+
+@pytest.mark.parametrize("without", ["", "timestamp", "session"])
+def test_it_ends_though_another_log_is_always_quicker(
+    small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    """A log that grows by one event each time the other is about to be written stores what it is quick enough for."""
+    lines = stream(45)
+    lines[12:] = (json.dumps({k: v for k, v in json.loads(line).items() if k != without}) for line in lines[12:])
+    engine = small()
+    live = write(tmp_path / "live.json", lines[:10])
+    load(engine, live)
+    other, ends = again(engine), iter(range(11, 46))
+    sizes = before_looked_up(monkeypatch, lambda: load(other, write(live, lines[: next(ends, 45)])))
+
+    load(engine, write(tmp_path / "part.json", lines[5:]), batch_size=30)
+    dispose(other)
+
+    # The first batch holds events 5 to 34; after it is written, nothing is left that only the other could store.
+    assert [35 - at for at in range(10, 36)] == sizes[:26]
+    assert expected(lines) == stored(engine)
+    assert counters_are_right(engine)
+
+
+def test_an_equal_line_that_came_meanwhile_is_one_of_two(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two equal lines, of which the other log had one and stores its second meanwhile, there are two."""
+    lines = stream(30)
+    twins = [*lines[:20], lines[19], *lines[20:]]
+    live = write(tmp_path / "live.json", twins[:20])
+    load(engine, live)
+    other = again(engine)
+    sizes = before_looked_up(monkeypatch, lambda: load(other, write(live, twins[:21])))
+
+    load(engine, write(tmp_path / "part.json", twins[15:]), batch_size=500)
+    dispose(other)
+
+    assert [11, 10] == sizes
+    assert expected(twins) == stored(engine)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_two_that_ask_at_the_same_moment_take_turns(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_turn: bool
+) -> None:
+    """Of two loaders with the same events one asks after the other has committed; were it not so, all were doubled."""
+    lines = stream(40)
+    paths = [write(tmp_path / f"{sensor}.json", [*stream(1, sensor=sensor), *lines]) for sensor in ("hp8", "hp9")]
+    engines = [get_engine(postgres_url) for _ in paths]
+    prepare(engines[0])
+    asked: list[bool] = []
+
+    def ask(connection: Connection, *arguments: Any) -> bool:
+        """Ask, and go on when the other loader has asked too, or waits for its turn."""
+        answer = overlaps(connection, *arguments)
+        asked.append(answer)
+        others = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        while len(asked) < 2 and not connection.execute(others).scalar():
+            time.sleep(0.01)
+        return answer
+
+    monkeypatch.setattr(writer, "overlaps", ask)
+    if not in_turn:
+        monkeypatch.setattr(writer, "wait_for_turn", lambda *_: None)
+    with ThreadPoolExecutor(2) as loaders:
+        results = list(loaders.map(lambda one: load(*one, batch_size=500), zip(engines, paths, strict=True)))
+    doubled = {number for number in stored(engines[0]).values() if number > 1}
+    right = counters_are_right(engines[0])
+    for engine in engines:
+        dispose(engine)
+
+    # The first one finds nothing; the second either what the first has stored, or nothing, too.
+    assert [False, in_turn] == asked[:2]
+    assert (set() if in_turn else {2}) == doubled
+    assert (42 if in_turn else 82) == sum(result.counters["events"] for result in results)
+    assert right
+
+
+@pytest.mark.parametrize("seed", range(60 if os.environ.get("COWRIEPROC_TORTURE") else 2))
+def test_any_parts_at_once_give_the_whole(engine: Engine, tmp_path: Path, seed: int) -> None:
+    """Loaders of random parts of one log that all run at the same time, some parts growing, store each event once."""
+    chance = random.Random(seed)
+    lines = stream(200, per_session=chance.choice([1, 5, 40]))
+    starts = [0, *sorted(chance.randrange(150) for _ in range(2))]
+    plans = []
+    for number, start in enumerate(starts):
+        ends = sorted(chance.randint(start + 1, 200) for _ in range(3)) if number else [70, 140, 200]
+        plans.append((tmp_path / f"{number}.json", start, ends, chance.choice([3, 10, 50]), again(engine)))
+
+    def run(plan: tuple[Path, int, list[int], int, Engine]) -> None:
+        path, start, ends, batch_size, own = plan
+        for end in ends:
+            load(own, write(path, lines[start:end]), batch_size=batch_size)
+        dispose(own)
+
+    with ThreadPoolExecutor(len(plans)) as loaders:
+        list(loaders.map(run, plans))
+
+    assert expected(lines) == stored(engine)
     assert counters_are_right(engine)

@@ -37,19 +37,19 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something behind the back of whoever reads, after so many pieces."""
-    read = os.read
+    read = os.pread
     done = 0
 
-    def counting(descriptor: int, size: int) -> bytes:
+    def counting(descriptor: int, size: int, start: int) -> bytes:
         nonlocal done
-        data = read(descriptor, size)
+        data = read(descriptor, size, start)
         done += size == 4096
         if done == number:
             done += 1
             action()
         return data
 
-    monkeypatch.setattr(compression.os, "read", counting)
+    monkeypatch.setattr(compression.os, "pread", counting)
 
 
 def payloads(engine: Engine) -> set[str]:
@@ -82,8 +82,6 @@ def test_without_looking_back_they_would_be(
 ) -> None:
     """The test above can fail: a stream that does not look back mixes the two."""
     log = write(tmp_path / "cowrie.json", OLD)
-    monkeypatch.setattr(compression, "_ANCHOR_BYTES", 0)
-    monkeypatch.setattr(compression.os, "pread", lambda *_: b"")
     anchored = LogStream._read_plain
 
     def blind(stream: LogStream) -> bytes:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert, select
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
-from cowrieprocessor.db.stored_rows import Place
+from cowrieprocessor.db.stored_rows import Place, times_stored
 from cowrieprocessor.events import Event, hash_payload, parse_event
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.stored_events import StoredEvents, V3Log
@@ -156,6 +156,46 @@ def test_looking_up_ends_where_nothing_is_found(engine: Engine) -> None:
     answers(stored, event(4), start=4)
 
     assert (True, False) == (before, stored.is_looking)
+
+
+def test_what_is_new_is_noted_with_the_rows_that_equal_it(engine: Engine) -> None:
+    """Of each new event is known how many equal rows of other logs there were, with a time or without; once."""
+    for place in (V3, V3._replace(source="/logs/other.json"), OURS):
+        keep(engine, 1, event(1).fields, place)
+        keep(engine, 2, event(2, timestamp=None).fields, place)
+    bare = {"session": None, "timestamp": None}
+    timed, timeless, new = event(1), event(2, timestamp=None), event(3)
+    stored = looking(engine)
+
+    held = answers(stored, timed, timed, timeless, timeless, timeless, new, event(4, **bare))
+    looked_up = stored.take_looked_up()
+
+    assert [True, False, True, False, False, False, False] == held
+    assert [
+        ["5e55", timed.timestamp, timed.payload_hash, 2],
+        ["5e55", None, timeless.payload_hash, 2],
+        ["5e55", None, timeless.payload_hash, 2],
+        ["5e55", new.timestamp, new.payload_hash, 0],
+    ] == looked_up.new
+    assert ([], {}) == stored.take_looked_up()
+
+
+def test_equal_rows_are_counted_in_other_logs(engine: Engine) -> None:
+    """Rows that hold the same events are counted, however many are asked for; those of the log itself are not."""
+    events = [event(number, **({"timestamp": None} if number % 3 == 0 else {})) for number in range(900)]
+    for number in (0, 1, 450, 899):
+        keep(engine, number, events[number].fields)
+        keep(engine, number, events[number].fields, V3._replace(source_generation=1))
+    keep(engine, 899, events[899].fields, OURS)
+    keys = [(one.session_id, one.timestamp, one.payload_hash, "more") for one in events]
+
+    with read_transaction(engine) as connection:
+        found = times_stored(connection, OURS, keys)
+        from_v3 = times_stored(connection, V3, keys)
+
+    names = [events[number].payload_hash for number in (0, 1, 450, 899)]
+    assert dict.fromkeys(names, 2) == found
+    assert dict.fromkeys(names, 1) | {names[-1]: 2} == from_v3
 
 
 def find(engine: Engine, values: list[FirstValue]) -> V3Log | None:

@@ -129,6 +129,21 @@ def test_a_file_of_version_3_is_understood(tmp_path: Path) -> None:
     assert (sensor.name, sensor.logpath, sensor.downloads) == ("honeypot-a", Path("/mnt/a/cowrie"), None)
 
 
+def test_one_honeypot_needs_no_table_of_its_own(tmp_path: Path) -> None:
+    """A logpath in [global], with its downloads, is a sensor called default; its key is the one for all."""
+    path = written(tmp_path, '[global]\nlogpath = "log"\ndownloads = "/srv/dl"\nvtapi = "env:K"\nbatch_size = 7\n')
+
+    (sensor,) = load_sensors(environ={}, toml_path=path)
+    given = load_settings(environ={}, toml_path=path)
+
+    assert sensor == Sensor("default", tmp_path / "log", Path("/srv/dl"))
+    assert given.batch_size == 7
+    assert given.virustotal_key is not None
+
+    path = written(tmp_path, '[global]\nlogpath = "/srv/log"\n')
+    assert load_sensors(environ={}, toml_path=path) == (Sensor("default", Path("/srv/log")),)
+
+
 def test_global_knows_every_name_of_a_setting(tmp_path: Path) -> None:
     """[global] takes the names of [cowrieprocessor], and both together as long as they agree."""
     path = written(tmp_path, "[global]\nbatch_size = 7\nmax_ratio = 9\n[cowrieprocessor]\nbatch_size = 7\n")
@@ -178,6 +193,15 @@ def test_one_setting_given_twice_has_to_agree(tmp_path: Path, content: str, mess
             POT + 'downloads = "/d/"\n[[sensor]]\nname = "b"\nlogpath = "/b"\ndownloads = "/x/../d"\n',
             "[[sensor]] 'pot-1' and 'b' have the same downloads; ",
         ),
+        (
+            POT + '[global]\nlogpath = "/x"\n',
+            "[global] holds `logpath` beside [[sensor]]; remove it from [global], and if none of the [[sensor]] ",
+        ),
+        (POT + '[global]\ndownloads = "/x"\n', "[global] holds `downloads` beside [[sensor]]; remove it from "),
+        ('[global]\ndownloads = "/x"\n', "[global] has downloads and no logpath; write where the log is, too"),
+        ("[global]\nlogpath = 7\n", "[global]: logpath is 7; expected a path"),
+        ('[global]\nlogpat = "/x"\n', "unknown setting 'logpat' in [global]; did you mean 'logpath'? known are "),
+        ('[cowrieprocessor]\nlogpath = "/x"\n', "unknown setting 'logpath' in [cowrieprocessor]; "),
         (POT + 'email = "nobody"\n', "[[sensor]] 'pot-1': email is (not shown); expected an e-mail address"),
         ('[sensor]\nname = "p"\nlogpath = "/x"\n', "`sensor` is no list of tables; write [[sensor]] above each one"),
         ("sensor = [1]\n", "`sensor` is no list of tables; write [[sensor]] above each one"),

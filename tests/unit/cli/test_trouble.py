@@ -1,0 +1,58 @@
+"""Errors of the system that reach the outermost edge: which file it was, or that the output failed."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from cowrieprocessor.cli.common import run
+from tests.command_line import PROGRAM
+
+
+@click.command()
+def silent() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "a file whose name the system does not tell: Input/output error"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/srv/a\x1b[31m"),
+            "/srv/a\\x1b[31m: Permission denied; give",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", b"/srv/b"), "/srv/b: No space left on device; make room"),
+        (OSError(errno.EMFILE, "Too many open files", Path("/srv/c")), "/srv/c: Too many open files; raise the limit"),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not tell: Bad file"),
+    ],
+)
+def test_a_file_is_named(
+    error: OSError, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that is not the output's names the file, what is wrong with it, and what to do."""
+    monkeypatch.setattr(sys, "argv", ["cowrieprocessor"])
+
+    @click.command()
+    def fail() -> None:
+        raise error
+
+    assert 1 == run(fail)
+    assert capsys.readouterr().err.startswith(f"error: {expected}")
+    assert 0 == run(silent)
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]])
+def test_an_output_that_is_full(options: list[str]) -> None:
+    """Where the output cannot be written that is said, with and without a buffer, and nothing else."""
+    command = [sys.executable, *options, *PROGRAM[1:], "--help"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (1, 1) == (done.returncode, done.stderr.count("\n"))
+    assert done.stderr.startswith("error: the output cannot be written: No space left on device; make room")

@@ -1,0 +1,189 @@
+"""A loader that is asked to stop: at once, wherever it is, and nothing is lost, doubled or called lost for it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cowrieprocessor.db.engine import get_engine
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import RawEvent
+from cowrieprocessor.loader import compression, parser_process
+from cowrieprocessor.loader.compression import LogStream, ReadingStopped
+from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.log_cursor import LogCursor
+from cowrieprocessor.loader.log_loading import FileResult, LogLoading
+from cowrieprocessor.loader.preparing import Recipe, prepare_batches
+from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.settings import Settings
+from tests.integration.test_loading import count, events, write
+from tests.logical_digest import Contents, difference, logical_contents
+
+OLD, NEW = events(40), events(30, start=40)
+SETTINGS = Settings(batch_size=7)
+STOPS = {"here": 12, "elsewhere": 4}
+MOST_ASKED_AFTERWARDS = 6
+"""On each way out from where the answer was yes it may be asked once more."""
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in small pieces, so that there are many between which somebody may ask."""
+    monkeypatch.setattr(compression, "READ_SIZE", 1 << 10)
+    monkeypatch.setattr(compression, "_FEED_SIZE", 1 << 10)
+
+
+def rotated(folder: Path) -> int:
+    """Compress a log that was read up to its middle, and begin the next one; return how many events there are."""
+    packed = gzip.compress((folder / "cowrie.json").read_bytes() + "".join(f"{one}\n" for one in OLD[20:]).encode())
+    (folder / "cowrie.json.2026-03-01.gz").write_bytes(packed)
+    os.utime(folder / "cowrie.json.2026-03-01.gz", (1, 1))
+    (folder / "cowrie.json").unlink()
+    write(folder / "cowrie.json", NEW)
+    return len(OLD) + len(NEW)
+
+
+def grown(folder: Path) -> int:
+    """Let a log grow."""
+    with (folder / "cowrie.json").open("a") as file:
+        file.writelines(f"{one}\n" for one in [*OLD[20:], *NEW])
+    return len(OLD) + len(NEW)
+
+
+def nothing_in_it(folder: Path) -> int:
+    """Rename the log, and begin one in which no object is complete yet."""
+    (folder / "cowrie.json").rename(folder / "cowrie.json.1")
+    (folder / "cowrie.json").write_bytes(bytes(9000) + b'{"eventid": "cow')
+    return 20
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("parser", STOPS)
+@pytest.mark.parametrize("happens", [rotated, grown, nothing_in_it])
+def test_a_stop_anywhere_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
+) -> None:
+    """Whenever the answer to "stop?" is yes, nothing more is asked, no loss is told, and the next loader goes on."""
+    monkeypatch.setattr("cowrieprocessor.loader.followed_reading.ARCHIVE_SETTLES_S", 0.0)
+    if parser == "elsewhere":
+        monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    write(logs / "cowrie.json", OLD[:20])
+    engine = get_engine(tmp_path / "before.sqlite")
+    with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
+        loader.look()
+        loader.close()
+    engine.dispose()
+    stored = happens(logs)
+
+    def follow(name: str, stop_at: int) -> tuple[int, Contents]:
+        """Follow until a stop, then to the end; return how often the first loader asked, and what is stored."""
+        shutil.copy(tmp_path / "before.sqlite", tmp_path / name)
+        engine = get_engine(tmp_path / name)
+        asked = 0
+
+        def stop() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked >= stop_at
+
+        with DeltaLoader(engine, [logs], settings=SETTINGS, stop=stop) as loader:
+            assert [] == loader.look().gaps
+            loader.close()
+        with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
+            assert [[], []] == [loader.look().gaps, loader.look().gaps]
+        contents = logical_contents(engine)
+        assert count(engine, RawEvent) == stored
+        engine.dispose()
+        return asked, contents
+
+    asked, expected = follow("never.sqlite", 1 << 30)
+    assert asked > STOPS[parser]
+    for stop_at in range(1, asked, max(1, asked // STOPS[parser])):
+        asked_until, contents = follow(f"{stop_at}.sqlite", stop_at)
+        assert [] == difference(expected, contents)
+        assert asked_until <= stop_at + MOST_ASKED_AFTERWARDS
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
+    """A log that has no name any more is no loss, and is read to its end later, if the look at it is to stop."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    log = write(logs / "cowrie.json", OLD)
+    with log.open("a") as file:
+        file.write(NEW[0][:50])
+    engine = get_engine(tmp_path / "x.sqlite")
+    stops = False
+    with DeltaLoader(engine, [logs], settings=SETTINGS, stop=lambda: stops) as loader:
+        loader.look()
+        with log.open("a") as file:
+            file.write("\n".join(NEW)[50:] + "\n")
+        log.unlink()
+        stops = True
+        assert ([], []) == ((look := loader.look()).gaps, look.files)
+        assert count(engine, RawEvent) == 40
+
+        stops = False
+        assert ([], 30) == ((look := loader.look()).gaps, look.counters["events"])
+        assert count(engine, RawEvent) == 70
+    engine.dispose()
+
+
+class LookedUp:
+    """Stands for what looks up events, and takes note of the end of its transaction."""
+
+    is_looking = True
+    is_open = False
+
+    def holds(self, *_: object) -> bool:
+        """Open a transaction."""
+        self.is_open = True
+        return False
+
+    holds_refused = holds
+
+    def release(self) -> None:
+        """End it."""
+        self.is_open = False
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
+    """Whoever is stopped in the middle of a batch that is looked up lets go of the database."""
+    events_ = LookedUp()
+    cursor = LogCursor("identity", 0, "source", "1", 0, "path", stored_events=events_)  # type: ignore[arg-type]
+    was_open: list[bool] = []
+    with LogStream(write(tmp_path / "x", OLD)) as stream:
+
+        def stop() -> bool:
+            was_open.append(events_.is_open)
+            return events_.is_open
+
+        stream.stop = stop
+        with pytest.raises(ReadingStopped):
+            list(prepare_batches(cursor, ValueReader(stream), stream, Recipe("load", False, 100, 9)))
+
+    assert (was_open[-1], events_.is_open) == (True, False)
+
+
+def test_only_the_loading_of_a_file_asks(tmp_path: Path) -> None:
+    """What else is done with an open file after it was loaded, or was not, is not stopped in its middle."""
+    engine = get_engine(tmp_path / "x.sqlite")
+    apply_migrations(engine)
+    stops = False
+    loading = LogLoading(engine, SETTINGS, "load", job="follow", stop=lambda: stops)
+    with LogStream(write(tmp_path / "x", OLD)) as stream:
+        loading.load(stream, FileResult("x"))
+        stops = True
+        assert stream.content_digest()
+        with pytest.raises(ReadingStopped):
+            loading.load(stream, FileResult("x"))
+        assert stream.content_digest()
+    engine.dispose()
