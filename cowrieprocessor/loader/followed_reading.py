@@ -172,6 +172,7 @@ class FollowedReading:
                         self._held.hold(place, stream)
                     self._book.was_read(at.log)
                     return Outcome(seen, at.searched, stream.head_digest)
+            seen = before.seen if before is not None else seen
             return Outcome(replace(seen, signature=(0, 0, 0)))  # others are at it: next time
         finally:
             self._reading = outer

@@ -54,12 +54,14 @@ class _Missing:
         bytes_seen: how far it went.
         reach: how far it goes in the files that are there.
         is_open: whether it is held open without a path, and may still be read.
+        is_empty: whether the file was emptied and is empty still: NULs may tell more when it grows again.
     """
 
     olds: tuple[SeenFile, ...]
     bytes_seen: int
     reach: int = 0
     is_open: bool = False
+    is_empty: bool = False
 
     @property
     def log(self) -> Log | None:
@@ -151,9 +153,14 @@ class LossBook:
         places = [place for place, old in self._known.items() if _is_displaced(old, now.get(place))]
         groups = self._groups(places)
         missing = [self._find(group, now, gone) for group in groups] if is_decided else []
-        decided = [*(one for one in missing if not one.is_open), *self._later]
+        decided = [*(one for one in missing if not one.is_open and not one.is_empty), *self._later]
+        told = [one for one in missing if one.is_empty and not one.is_open]
         self._later = []
-        waiting = [one.olds for one in missing if one.is_open] if is_decided else self._measured(groups, now, gone)
+        waiting = (
+            [one.olds for one in missing if one.is_open or one.is_empty]
+            if is_decided
+            else self._measured(groups, now, gone)
+        )
         olds = [old if old.place not in now else old.displaced() for group in waiting for old in group]
         kept = {old.place: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
         displacing = [now[place] for place in places if place in now]
@@ -162,7 +169,7 @@ class LossBook:
             if self._clock() - self._written_at > WRITE_DOWN_EVERY_S:
                 self.write_down(now)
             return []
-        gaps = self._write(changed, decided, [one for one in kept if self._known.get(one.place) != one])
+        gaps = self._write(changed, decided, [one for one in kept if self._known.get(one.place) != one], told)
         for one in decided:
             for old in one.olds:
                 if old.place not in now:
@@ -209,15 +216,17 @@ class LossBook:
                 groups[key].append(self._lost[old.log])
         return [tuple(group) for group in groups.values()]
 
-    def _write(self, changed: list[SeenFile], decided: list[_Missing], kept: list[SeenFile]) -> list[Gap]:
+    def _write(
+        self, changed: list[SeenFile], decided: list[_Missing], kept: list[SeenFile], told: Collection[_Missing] = ()
+    ) -> list[Gap]:
         gaps: list[Gap] = []
         lost: dict[Log, SeenFile] = {}
         with write_transaction(self._engine) as connection:
-            for one in decided:
+            for one in [*decided, *told]:
                 there, new = _note_loss(connection, one)
                 if new:
                     gaps.append(Gap(one.olds[0].path, new))
-                if there and one.log:
+                if there and one.log and not one.is_empty:
                     lost[one.log] = one.lost()
             table.forget(connection, {old.place for one in decided for old in one.olds} | self._foreign)
             table.save(connection, [*changed, *kept, *lost.values()])
@@ -256,10 +265,9 @@ class LossBook:
             emptied = [self._emptied(old, now, gone) for old in olds if not self._was_followed_by_another(old)]
             self._later += [one for _, later in emptied for one in later]
             found = replace(found, bytes_seen=max([found.bytes_seen, *(length for length, _ in emptied)]))
-        # While a file is empty it is not told how much was lost of it: NULs may tell more when it grows again.
         empty = [one for one in now.values() if one.log is None and not one.bytes_seen]
         if any(one.is_from_same_file(old) and old.signature != _LOST for one in empty for old in olds):
-            return replace(found, is_open=True)
+            found = replace(found, is_empty=True)
         if row and found.bytes_seen <= row["byte_pos"]:
             return replace(found, reach=found.bytes_seen)
         alike = [one for one in now.values() if one.log and one.log[0] == log[0]]

@@ -157,9 +157,6 @@ def test_a_copy_that_turns_up_later_closes_the_gap(following: Following) -> None
     copy.write_bytes(following.log.read_bytes() + LINES[10][50:].encode() + b"\n")
     following.log.write_bytes(b"")
     following.look()
-    assert following.lost() == 0, "the emptied file may still tell more"
-    following.write(30, 31)
-    following.look()
     assert following.lost() == 50
     copy.rename(following.folder / "cowrie.json.1")
     assert following.look() == 1
@@ -218,7 +215,7 @@ def test_a_first_line_that_was_never_finished(following: Following) -> None:
     with (following.folder / "cowrie.json.1").open("a") as file:
         file.write(LINES[0][40:] + "\n")
     assert following.look() == 1
-    following.log.write_text(LINES[1][:40])
+    following.log.write_text(LINES[35][:40])
     following.look()
     following.log.write_text("")
     following.look()

@@ -1,0 +1,95 @@
+"""Mistakes that a loader can make, put in place on purpose: the sequences have to find each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db import followed_files, log_files
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.errors import DatabaseError
+from cowrieprocessor.loader import log_loading, writer
+from cowrieprocessor.loader.batch import BatchRows
+from cowrieprocessor.loader.held_logs import HeldLogs
+from cowrieprocessor.loader.log_files import LogOpener
+from cowrieprocessor.loader.reader import ValueReader
+
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+
+
+def commit_cursor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor is committed in a transaction of its own, before the rows (on SQLite)."""
+    store = log_files.store
+
+    def store_and_commit(connection: Connection, *values: Any) -> bool:
+        is_ours = store(connection, *values)
+        raw: Any = connection.connection.driver_connection
+        raw.execute("COMMIT")
+        raw.execute("BEGIN IMMEDIATE")
+        return is_ours
+
+    monkeypatch.setattr(log_files, "store", store_and_commit)
+
+
+def skip_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of many is not inserted."""
+    insert, passed = LoadingStatements.insert_raw_events, 0
+
+    def insert_most(self: LoadingStatements, rows: list[list[Any]]) -> None:
+        nonlocal passed
+        passed += len(rows)
+        if passed >= 100:
+            passed, rows = passed - 100, rows[:-1]
+        insert(self, rows)
+
+    monkeypatch.setattr(LoadingStatements, "insert_raw_events", insert_most)
+
+
+def swallow_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that the database refused counts as done."""
+    write_batch = writer.write_batch
+
+    def write(engine: Engine, rows: BatchRows, progress: Mapping[str, object], **more: Any) -> None:
+        try:
+            write_batch(engine, rows, progress, **more)
+        except DatabaseError:
+            with write_transaction(engine) as connection:
+                log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes)
+
+    monkeypatch.setattr(log_loading, "write_batch", write)
+
+
+def trust_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that begins like a known one is taken to go on where that one ended, without a proof."""
+
+    def at_cursor(self: LogOpener, cursor: Any) -> ValueReader | None:
+        self._stream.rewind()
+        if self._stream.skip(cursor.byte_pos) < cursor.byte_pos:
+            return None
+        return ValueReader(self._stream, position=cursor.byte_pos, line=cursor.next_line)
+
+    monkeypatch.setattr(LogOpener, "_at_same_bytes", at_cursor)
+
+
+def hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is deleted is not read to its end."""
+    monkeypatch.setattr(HeldLogs, "hold", lambda *_: None)
+
+
+def miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is destroyed unread is not noted."""
+    monkeypatch.setattr(followed_files, "set_gap", lambda *_: None)
+    monkeypatch.setattr(followed_files, "add_lost_log", lambda *_: None)
+
+
+def drop_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no event is forgotten."""
+    monkeypatch.setattr(LoadingStatements, "insert_dead_letters", lambda *_: None)
+
+
+REQUIRED: tuple[Sabotage, ...] = (commit_cursor_alone, skip_one_row, swallow_errors)
+FURTHER: tuple[Sabotage, ...] = (trust_the_cursor, hold_nothing, miss_nothing, drop_dead_letters)
