@@ -126,11 +126,13 @@ class LogOpener:
         """Return the first object of the log, and keep what was found where there is none (yet)."""
         reader = self._reader_behind(searched.position)
         start, is_text = reader.position, searched.is_text and reader.position > 0
+        is_torn = False
         for value in reader:
             if value.fields is not None:
                 return value
+            is_torn = True
             is_text = is_text or not (value.raw.startswith(b"{") or value.raw.endswith(b"}"))
-        fragments = reader.position - start - reader.nul_bytes + (searched.fragments if start else 0)
+        fragments = (reader.position - start - reader.nul_bytes) * is_torn + (searched.fragments if start else 0)
         self.searched = Search(reader.position, fragments, is_text)
         if is_text:
             self.unfinished_bytes = reader.pending_bytes if reader.is_in_object else 0
