@@ -52,6 +52,7 @@ class Known:
         held: bytes of it that are in some file now.
         is_vague: what is missing of it may be elsewhere, or have been.
         inodes: of the files that looks saw with an event of it.
+        is_alike: another log begins with the same event: what is torn before it may be taken for the other's.
         was_missing: how much was in some file when a look last found something missing.
     """
 
@@ -63,6 +64,7 @@ class Known:
     possibly_seen: int = 0
     held: int = 0
     is_vague: bool = False
+    is_alike: bool = False
     was_missing: int | None = None
     inodes: set[int] = field(default_factory=set)
 
@@ -145,7 +147,7 @@ class Model:
         least: Counter[bytes] = Counter()
         most: Counter[bytes] = Counter()
         for one in self._logs.values():
-            least += one.torn
+            least += Counter() if one.is_alike else one.torn
             most += one.torn | one.possible_torn
         return least, most
 
@@ -191,7 +193,7 @@ class Model:
             alike = self._alike.setdefault(next(iter(reading.events)), set())
             alike.add(log)
             for number in alike if len(alike) > 1 else ():
-                self._logs[number].is_vague = True
+                self._logs[number].is_vague = self._logs[number].is_alike = True
         elif not sighting.origin.is_part and sighting.content:
             self._beginnings[log] = sighting.content
         for number, content in self._beginnings.items():
