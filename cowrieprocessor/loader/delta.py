@@ -142,7 +142,7 @@ class DeltaLoader:
         self._places: dict[str, str] = {}
         self._open: dict[str, Callable[[], LogStream]] = {}
         self._held = HeldLogs()
-        self._book = LossBook(engine, lambda seen: self._open[seen.place]())
+        self._book = LossBook(engine, self._open_seen)
         self._reading: FollowedReading | None = None
         self._folders: tuple[Path, ...] = ()
         self._unreadable: frozenset[str] = frozenset()
@@ -277,7 +277,9 @@ class DeltaLoader:
         self._places = {path: place for place, (path, _) in present.items()}
         self._open = {place: partial(self._start().open, Path(path)) for place, (path, _) in present.items()}
         self._by_content = {_content_key(state.seen): state for state in self._now.values()}
-        self._read_gone({place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()})
+        files = {place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}
+        self._held.let_go_of_named({file for place, file in files.items() if self._was_read(place, file)})
+        self._read_gone(files)
         is_whole = True
         for place, (path, status) in present.items():
             if is_live_name(path) and self._held.wants(place, status):
@@ -289,6 +291,13 @@ class DeltaLoader:
         for place in self._now.keys() - present.keys():
             del self._now[place]
         return self._gone(), is_whole and not self._stop()
+
+    def _was_read(self, place: str, file: tuple[int, int]) -> bool:
+        """Return whether the file that is at a place now was read there to its end, at least once."""
+        state = self._now.get(place)
+        if state is None or state.seen.signature == (0, 0, 0):
+            return False
+        return (state.seen.device, state.seen.inode) == (str(file[0]), str(file[1]))
 
     def _in_order(self, present: dict[str, tuple[str, os.stat_result]]) -> list[str]:
         """Return the places: live logs first, so that they are held open before much is read of older ones."""
@@ -362,6 +371,16 @@ class DeltaLoader:
         seen = replace(self._new(place, path, status), log=seen.log, bytes_seen=seen.bytes_seen, head_digest=None)
         self._now[place] = _State(Outcome(replace(seen, signature=_signature(status))))
         return self._now[place]
+
+    def _open_seen(self, seen: SeenFile) -> LogStream:
+        """Open what was seen, as it is now.
+
+        Raises:
+            InputError: it is not there any more, or cannot be read.
+        """
+        if seen.place not in self._open:
+            raise InputNotFound(f"{seen.path}: not there any more; nothing to do")
+        return self._open[seen.place]()
 
     def _read_gone(self, there: dict[str, tuple[int, int]]) -> None:
         """Read on in logs that have no path any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,10 +111,9 @@ class HeldLogs:
                 self._forget(place)
         named = set(there.values())
         for held in list(self._gone):
-            was_named, held.is_named = held.is_named, held.file_id in named
-            if (was_named and held.is_named) or (held.size >= 0 and now - held.quiet_since > GONE_QUIET_S):
-                self._gone.remove(held)
-                os.close(held.descriptor)
+            held.is_named = held.file_id in named
+            if not held.is_named and held.size >= 0 and now - held.quiet_since > GONE_QUIET_S:
+                self.let_go(held)
             elif not held.is_named and (size := _size(held.descriptor)) != held.size:
                 yield held, size
 
@@ -122,6 +121,11 @@ class HeldLogs:
     def gone(self) -> list[HeldLog]:
         """The logs that are open without a path."""
         return [held for held in self._gone if not held.is_named]
+
+    def let_go_of_named(self, read: Collection[FileId]) -> None:
+        """Let logs go that were found under another path and have been read there."""
+        for held in [one for one in self._gone if one.is_named and one.file_id in read]:
+            self.let_go(held)
 
     def is_held(self, place: str) -> bool:
         """Return whether a log is held open under its path."""

@@ -518,3 +518,20 @@ def test_a_batch_without_values_moves_the_cursor_for_others_too(following: Follo
     with read_transaction(following.engine) as connection:
         log = connection.execute(select(LogFile.bytes_stored, LogFile.byte_pos)).one()
     assert (log.bytes_stored, log.byte_pos) == (following.log.stat().st_size,) * 2
+
+
+def test_a_renamed_log_is_held_until_it_was_read_under_its_new_name(following: Following) -> None:
+    """Renamed, seen by looks that were stopped, then deleted: what was appended before that is read all the same."""
+    stopped = False
+    following.loader = DeltaLoader(following.engine, following.paths, stop=lambda: stopped)
+    following.write(0, 5)
+    following.look()
+    following.write(5, 8)
+    following.log.rename(following.folder / "cowrie.json.1")
+    stopped = True
+    for _ in range(3):
+        following.loader.look()
+    (following.folder / "cowrie.json.1").unlink()
+    stopped = False
+    assert following.look() == 3
+    assert (following.stored(), following.lost()) == (8, 0)
