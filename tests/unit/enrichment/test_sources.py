@@ -52,7 +52,7 @@ def test_sources_in_use(given: dict[str, Any], expected: list[str]) -> None:
         ({"enrichment_providers": "hashlookup,urlhaus"}, "COWRIEPROC_ABUSECH_KEY"),
         ({"enrichment_providers": "no-such-source"}, "COWRIEPROC_ENRICHMENT_PROVIDERS"),
         ({"enrichment_providers": "cowrie-virustotal"}, "COWRIEPROC_ENRICHMENT_PROVIDERS"),
-        ({"virustotal_key": "env:NOT_SET_ANYWHERE"}, "COWRIEPROC_VIRUSTOTAL_KEY"),
+        ({"virustotal_key": "env:NOT_SET_ANYWHERE"}, "virustotal-key: the environment variable NOT_SET_ANYWHERE"),
     ],
 )
 def test_what_is_missing_is_named(given: dict[str, Any], variable: str) -> None:
