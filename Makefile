@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime ## load the samples and print a report
 	$(BIN)/cowrieprocessor demo
 
 test: check services ## all tests, on SQLite and PostgreSQL, with a real Cowrie; on two cores
-	COWRIEPROC_REQUIRE_POSTGRES=1 COWRIEPROC_REQUIRE_COWRIE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	COWRIEPROC_REQUIRE_POSTGRES=1 COWRIEPROC_REQUIRE_COWRIE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
