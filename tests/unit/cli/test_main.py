@@ -185,6 +185,11 @@ def test_attackers_names_are_inert_in_messages(tmp_path: Path) -> None:
 # --- interrupted, and nobody listening ---
 
 
+def _heeding_interrupts() -> None:
+    """Let a process answer Ctrl-C though the tests themselves run in the background, where a shell has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupt_ends_with_130(tmp_path: Path) -> None:
     """Ctrl-C ends a waiting load with 130 and one sentence; what was committed before is there."""
     log, db = tmp_path / "log.json", tmp_path / "x.sqlite"
@@ -201,6 +206,7 @@ def test_interrupt_ends_with_130(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heeding_interrupts,
         )
         first = _line(process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
