@@ -24,6 +24,7 @@ from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free
 from cowrieprocessor.jobs.patience import Patience, passes
 from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
 from cowrieprocessor.jobs.watching import Watcher, pause
+from cowrieprocessor.loader.batch import EVENTS
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
 from cowrieprocessor.settings import Settings
@@ -34,6 +35,7 @@ LOCK_TIMEOUT_S = 10.0
 
 LONGEST_REST_S = 0.8
 LONG_LOOK_S = 1.0
+MANY_EVENTS_PER_S = 10_000
 
 ARCHIVES_S = 30.0
 """How long `once` waits for archives that are still being written."""
@@ -177,7 +179,7 @@ class _Follower:
                     again_at = _sooner(None if changed is None else again_at, look.again_in_s)
                     if changed is None and not look.files:
                         watcher.found_nothing(look_s)
-                    pause(_rest_s(look_s), self._stop)
+                    pause(_rest_s(look_s, look.counters[EVENTS]), self._stop)
                 self._held.say(RUNNING, facts=self._facts())
             except DatabaseError as error:
                 self._wait_out(error)
@@ -311,12 +313,14 @@ def _while_same(held: Hold, on_progress: Callable[[LoadProgress], None] | None) 
     return on_batch
 
 
-def _rest_s(look_s: float) -> float:
+def _rest_s(look_s: float, events: int) -> float:
     """Return how long to rest after a look, so that many busy logs take a third of a core and no log waits for long.
 
     A look that took long had much to store, and there will be more.
     """
-    return min(LONGEST_REST_S, 2 * look_s) if look_s < LONG_LOOK_S else 0.0
+    if look_s >= LONG_LOOK_S or events > MANY_EVENTS_PER_S * look_s:
+        return 0.0
+    return min(LONGEST_REST_S, 2 * look_s)
 
 
 def _sooner(at: float | None, in_s: float | None) -> float | None:
