@@ -248,6 +248,11 @@ class LogStream:
         """Bytes of the file itself that were read, for progress."""
         return self._compressed_read
 
+    @property
+    def bytes_left(self) -> int:
+        """Bytes of the file itself, as it is now, that were not read."""
+        return self._file_status().st_size - self._compressed_read
+
     def read(self) -> bytes:
         """Return the next piece of the log, at most 1 MiB; empty at its end.
 
@@ -301,14 +306,6 @@ class LogStream:
             data += piece
         self._unread(data[count:])
         return data[:count]
-
-    def count_nul_bytes(self) -> int:
-        """Return how many of all its decompressed bytes are NUL."""
-        self.rewind()
-        count = 0
-        while data := self.read():
-            count += data.count(b"\0")
-        return count
 
     def content_digest(self) -> str:
         """Return how the log begins, decompressed: SHA-256 and length, of 64 KiB at most; reading starts anew."""

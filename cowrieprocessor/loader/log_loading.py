@@ -15,6 +15,7 @@ from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream, ReadingStopped
+from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.log_files import LogOpener, Resume, Search
 from cowrieprocessor.loader.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
 from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
@@ -234,16 +235,17 @@ class LogLoading:
         recipe = Recipe(
             self._ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
         )
-        if cursor.stored_events is not None:
-            item: BatchRows | LogEnd | None = None
+        while not self._is_for_another_core(stream, cursor):
             for item in prepare_batches(cursor, reader, stream, recipe):
                 yield item
-            if isinstance(item, LogEnd):
-                return
-        if time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor):
-            yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
-        else:
-            yield from prepare_batches(cursor, reader, stream, recipe)
+                if isinstance(item, LogEnd):
+                    return
+                if self._is_for_another_core(stream, cursor):
+                    break  # it is written to more quickly than we read
+        yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+
+    def _is_for_another_core(self, stream: LogStream, cursor: LogCursor) -> bool:
+        return time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor)
 
     def _write(self, rows: BatchRows, found: FileResult) -> None:
         log = rows.log

@@ -56,8 +56,7 @@ def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
     """Return whether a log has enough left to be parsed on another core, where there is one."""
     if cursor.stored_events is not None or (os.cpu_count() or 1) < 2:
         return False
-    left = stream.size - stream.file_position
-    return left * (8 if stream.is_complete else 1) >= WORTHWHILE_BYTES
+    return stream.bytes_left * (8 if stream.is_complete else 1) >= WORTHWHILE_BYTES
 
 
 def batches_from_process(

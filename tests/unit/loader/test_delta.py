@@ -16,7 +16,7 @@ from cowrieprocessor.db.engine import get_engine, read_transaction
 from cowrieprocessor.db.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
-from cowrieprocessor.loader import compression, delta, followed_reading
+from cowrieprocessor.loader import compression, delta, followed_reading, log_loading, parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.followed_reading import FollowedReading
@@ -535,3 +535,25 @@ def test_a_renamed_log_is_held_until_it_was_read_under_its_new_name(following: F
     stopped = False
     assert following.look() == 3
     assert (following.stored(), following.lost()) == (8, 0)
+
+
+def test_a_log_that_grows_while_it_is_read_gets_another_core(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little was left when the look began, much was written since: the rest is parsed by another process, once."""
+    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 8000)
+    started: list[bool] = []
+    process = log_loading.batches_from_process
+    monkeypatch.setattr(
+        log_loading, "batches_from_process", lambda *arguments: started.append(True) or process(*arguments)
+    )
+
+    def more(_: object) -> None:
+        if following.log.stat().st_size < 8000:
+            following.write(20, 60)
+            following.write(20, 60)
+
+    following.loader = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=7), on_progress=more)
+    following.write(0, 20)
+    assert following.loader.look().counters["events"] == 100
+    assert [True] == started
