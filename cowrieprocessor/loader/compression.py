@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import lzma
 import os
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
 
 from cowrieprocessor.errors import (
     ArchiveCut,
@@ -23,122 +19,26 @@ from cowrieprocessor.errors import (
     InputNotReadable,
     UnsupportedEncoding,
 )
+from cowrieprocessor.loader.archive_members import (
+    MAGIC_BYTES,
+    MEMBER_FEED_SIZE,
+    ZSTD_FEED_SIZE,
+    kind_of,
+    member_errors,
+    new_member,
+)
 from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
 _ANCHOR_BYTES = 512  # so many bytes before a piece of a plain file are read again after it
 _FEED_SIZE = 1 << 16
-_MEMBER_FEED_SIZE = 1 << 12  # what a damaged place takes with it
-_ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
-_ZSTD_MAX_WINDOW = 1 << 26
-_XZ_MEMORY_LIMIT = 100 << 20
 
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a skippable frame
-}
-_MAGIC_BYTES = 6
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-
-
-class _Decompressor(Protocol):
-    """One compressed member: bytes in, bytes out, at most `max_length` at a time."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
-class _Zlib:
-    """A gzip member."""
-
-    def __init__(self) -> None:
-        self._member: Any
-        try:
-            from isal import isal_zlib  # several times as fast where there is a wheel
-        except ImportError:
-            self._member = zlib.decompressobj(wbits=31)
-        else:
-            self._member = isal_zlib.decompressobj(wbits=31)
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._member.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._member.unused_data)
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._member.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        return bytes(self._member.decompress(self._member.unconsumed_tail + data, max_length))
-
-
-class _Zstd:
-    """A Zstandard frame."""
-
-    needs_input = True
-
-    def __init__(self) -> None:
-        import zstandard
-
-        self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj()
-
-    @property
-    def eof(self) -> bool:
-        return self._frame.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._frame.unused_data
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        return self._frame.decompress(data)
 
 
 def digest_of(head: bytes) -> str:
     """Return what tells a beginning: SHA-256 and length."""
     return f"{sha256(head).hexdigest()}:{len(head)}"
-
-
-def _kind(head: bytes) -> str | None:
-    """Return what a file that begins with these bytes is compressed with, None for a plain one."""
-    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-
-
-def _new_member(kind: str) -> _Decompressor:
-    if kind == "gzip":
-        return _Zlib()
-    if kind == "bzip2":
-        return bz2.BZ2Decompressor()
-    if kind == "xz":
-        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_LIMIT)
-    return _Zstd()
-
-
-def _member_errors() -> tuple[type[Exception], ...]:
-    import zstandard
-
-    errors: list[Any] = [zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError]
-    try:
-        from isal import isal_zlib
-
-    except ImportError:
-        return tuple(errors)
-    return (*errors, isal_zlib.error)
 
 
 class ReadingStopped(Exception):
@@ -212,9 +112,9 @@ class LogStream:
         self._pending = self._read_file(_FEED_SIZE)
         self.is_stale = self.is_stale or not self._pending.startswith(self._head)
         self._head = self._head or self._pending
-        self.kind = _kind(self._pending)
-        self._member = _new_member(self.kind) if self.kind else None
-        self._errors = _member_errors() if self.kind else ()
+        self.kind = kind_of(self._pending)
+        self._member = new_member(self.kind) if self.kind else None
+        self._errors = member_errors() if self.kind else ()
 
     def __enter__(self) -> LogStream:
         """Return the stream itself."""
@@ -381,20 +281,20 @@ class LogStream:
             return None
         if member.eof:
             self._pending = (member.unused_data + self._pending).lstrip(b"\0")
-            while len(self._pending) < _MAGIC_BYTES and self._feed():
+            while len(self._pending) < MAGIC_BYTES and self._feed():
                 self._pending = self._pending.lstrip(b"\0")  # padding
             if not self._pending:
                 return None
-            if _kind(self._pending) != self.kind:
+            if kind_of(self._pending) != self.kind:
                 self._error = self._ended_badly("data follow the end of the archive that are not compressed")
                 return None
-            self._member = member = _new_member(self.kind or "")
+            self._member = member = new_member(self.kind or "")
         data = b""
         if member.needs_input:
             if not self._pending and not self._feed():
                 self._error = self._ended_badly("it ends early: the rest is missing")
                 return None
-            size = _ZSTD_FEED_SIZE if self.kind == "zstd" else _MEMBER_FEED_SIZE
+            size = ZSTD_FEED_SIZE if self.kind == "zstd" else MEMBER_FEED_SIZE
             data, self._pending = self._pending[:size], self._pending[size:]
         try:
             return member.decompress(data, max_length)

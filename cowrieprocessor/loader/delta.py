@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,85 +24,21 @@ from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.compression import LogStream, ReadingStopped
 from cowrieprocessor.loader.discovery import FollowedLogs, is_followed, is_live_name, is_packed_name
-from cowrieprocessor.loader.followed_reading import FollowedReading, Outcome, StillWritten
+from cowrieprocessor.loader.followed_reading import FollowedReading, Outcome, StillWritten, file_id_of
+from cowrieprocessor.loader.followed_state import FileState, content_key, is_same, settles_in_s, signature_of
 from cowrieprocessor.loader.garbage import rare_collections
 from cowrieprocessor.loader.held_logs import HeldLogs
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, counted
+from cowrieprocessor.loader.look import Look
 from cowrieprocessor.loader.losses import Gap, LossBook
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
 
 __all__ = ["DeltaLoader", "Gap", "Look"]
 
-TIME_SETTLES_S = 2.0
-"""Within this time of a change, a file that changes once more may keep its size and times: it is looked at again."""
-
-FINE_TIME_SETTLES_S = 0.1
-"""The same where the file system counts nanoseconds: the kernel's clock still ticks only each few milliseconds."""
-
 GONE_AGAIN_S = 5.0
 GLANCE_EVERY_S = 0.5
 """While much is read of one log, it is looked so often whether others have grown."""
-
-
-@dataclass(slots=True)
-class Look:
-    """What one look found.
-
-    Attributes:
-        files: those that gave something, and those that could not be read.
-        gaps: losses that were not known before.
-        deferred: archives that are still being written.
-        is_whole: whether everything was looked at: nothing went away meanwhile, and nobody asked to stop.
-        again_in_s: look again by then though nothing may be notified; None where there is no need.
-    """
-
-    files: list[FileResult] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
-    deferred: int = 0
-    is_whole: bool = True
-    again_in_s: float | None = None
-
-    @property
-    def counters(self) -> Counter[str]:
-        """The sums over all files."""
-        total: Counter[str] = Counter()
-        for one in self.files:
-            total.update(one.counters)
-        return total
-
-    def again(self, seconds: float) -> None:
-        """Note that something is to be looked at again by then."""
-        self.again_in_s = seconds if self.again_in_s is None else min(self.again_in_s, seconds)
-
-    def tell(self, result: FileResult) -> None:
-        """Take in what became of a file, if there is something to tell."""
-        if result.counters or result.error or result.warnings:
-            self.files.append(result)
-
-
-@dataclass(slots=True)
-class _State:
-    """A file as it was found last.
-
-    Attributes:
-        outcome: what was seen of it.
-        is_racy: whether it changed so recently that its size and times may not tell the next change.
-        error: why it could not be read.
-    """
-
-    outcome: Outcome
-    is_racy: bool = False
-    error: str | None = None
-
-    @property
-    def seen(self) -> SeenFile:
-        """What was seen of it."""
-        return self.outcome.seen
-
-    def known(self) -> SeenFile:
-        """Return what the database is to know: where its signature is, the next process need not look at a file."""
-        return replace(self.seen, signature=(0, 0, 0)) if self.error or self.is_racy else self.seen
 
 
 class DeltaLoader:
@@ -136,9 +71,9 @@ class DeltaLoader:
         self._on_progress = on_progress
         self._stop = stop
         self._host = table.followed_host(engine)
-        self._now: dict[str, _State] = {}
+        self._now: dict[str, FileState] = {}
         self._others: dict[tuple[str, int, int], SeenFile] = {}
-        self._by_content: dict[tuple[str, int, int], _State] = {}
+        self._by_content: dict[tuple[str, int, int], FileState] = {}
         self._places: dict[str, str] = {}
         self._open: dict[str, Callable[[], LogStream]] = {}
         self._held = HeldLogs()
@@ -214,9 +149,9 @@ class DeltaLoader:
                     seen for seen in table.seen_files(connection) if any(is_followed(seen.path, p) for p in followed)
                 ]
             ours = {seen.place: seen for seen in known if seen.host == self._host}
-            self._others = {_content_key(seen): seen for seen in known if seen.host != self._host and seen.log}
+            self._others = {content_key(seen): seen for seen in known if seen.host != self._host and seen.log}
             self._book.begin(ours)
-            self._now = {place: _State(Outcome(seen)) for place, seen in ours.items()}
+            self._now = {place: FileState(Outcome(seen)) for place, seen in ours.items()}
             self._reading = FollowedReading(
                 self._engine,
                 self._settings,
@@ -230,7 +165,7 @@ class DeltaLoader:
 
     def _look_at_some(self, changed: Collection[Path]) -> bool:
         """Look at files that changed; return False where one is new, gone or overwritten, and that is not enough."""
-        looked_at: dict[str, _State] = {}
+        looked_at: dict[str, FileState] = {}
         for path in changed:
             name = os.path.abspath(path)  # noqa: PTH100 - keeps links
             if not self.is_wanted(name):
@@ -241,7 +176,7 @@ class DeltaLoader:
                 status = path.stat()
             except OSError:
                 return False
-            if state is None or (state.seen.device, state.seen.inode) != _file_id(status):
+            if state is None or (state.seen.device, state.seen.inode) != file_id_of(status):
                 return False
             self._look_at(place, name, status)
             looked_at[place] = self._now[place]
@@ -276,7 +211,7 @@ class DeltaLoader:
         present = {self._place(path): (path, status) for path, status in there.logs}
         self._places = {path: place for place, (path, _) in present.items()}
         self._open = {place: partial(self._start().open, Path(path)) for place, (path, _) in present.items()}
-        self._by_content = {_content_key(state.seen): state for state in self._now.values()}
+        self._by_content = {content_key(state.seen): state for state in self._now.values()}
         files = {place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}
         self._held.let_go_of_named({file for place, file in files.items() if self._was_read(place, file)})
         self._read_gone(files)
@@ -316,7 +251,7 @@ class DeltaLoader:
         state = self._now.get(place)
         if state is None or (state.seen.inode != str(status.st_ino)):
             state = self._same_elsewhere(place, path, status) or state
-        if state is not None and not state.is_racy and _is_same(state.seen, status):
+        if state is not None and not state.is_racy and is_same(state.seen, status):
             may_grow = not is_packed_name(path) and self._held.wants(place, status)
             return not may_grow or self._start().hold(place, Path(path))
         if place in self._current:
@@ -338,25 +273,23 @@ class DeltaLoader:
         except InputError as error:
             result.state, result.error = FAILED, str(error)
             seen = before.seen if before and before.seen.inode == str(status.st_ino) else self._new(place, path, status)
-            outcome = Outcome(replace(seen, signature=_signature(status)))
+            outcome = Outcome(replace(seen, signature=signature_of(status)))
         finally:
             self._current.discard(place)
         self._take_note(place, outcome, result, state)
         return True
 
-    def _take_note(self, place: str, outcome: Outcome, result: FileResult, state: _State | None) -> None:
+    def _take_note(self, place: str, outcome: Outcome, result: FileResult, state: FileState | None) -> None:
         """Keep what was seen of a file, and tell what became of it."""
-        signature = outcome.seen.signature
-        settles_s = _settles_s(signature)
-        is_racy = abs(time.time() - max(signature[1:]) / 1e9) < settles_s
-        if is_racy:
+        settles_s = settles_in_s(outcome.seen.signature)
+        if settles_s is not None:
             self._found.again(settles_s)
-        self._now[place] = _State(outcome, is_racy, result.error)
+        self._now[place] = FileState(outcome, settles_s is not None, result.error)
         if state is not None and state.error == result.error and not result.counters:
             result.error = None  # it was said
         self._found.tell(result)
 
-    def _same_elsewhere(self, place: str, path: str, status: os.stat_result) -> _State | None:
+    def _same_elsewhere(self, place: str, path: str, status: os.stat_result) -> FileState | None:
         """Return what is known of a file that only has another name, or that another host name has looked at."""
         key = (str(status.st_ino), status.st_size, status.st_mtime_ns)
         known = self._by_content.get(key)
@@ -369,7 +302,7 @@ class DeltaLoader:
         else:
             return None
         seen = replace(self._new(place, path, status), log=seen.log, bytes_seen=seen.bytes_seen, head_digest=None)
-        self._now[place] = _State(Outcome(replace(seen, signature=_signature(status))))
+        self._now[place] = FileState(Outcome(replace(seen, signature=signature_of(status))))
         return self._now[place]
 
     def _open_seen(self, seen: SeenFile) -> LogStream:
@@ -433,10 +366,10 @@ class DeltaLoader:
         return self._places.get(path) or table.place_of(self._host, Path(path))
 
     def _new(self, place: str, path: str, status: os.stat_result) -> SeenFile:
-        return SeenFile(place, inert(path), *_file_id(status), host=self._host)
+        return SeenFile(place, inert(path), *file_id_of(status), host=self._host)
 
     @staticmethod
-    def _known_now(states: dict[str, _State]) -> dict[str, SeenFile]:
+    def _known_now(states: dict[str, FileState]) -> dict[str, SeenFile]:
         return {place: state.known() for place, state in states.items()}
 
     def _say_unreadable(self, errors: list[str]) -> None:
@@ -444,25 +377,3 @@ class DeltaLoader:
         new = [error for error in errors if error not in self._unreadable]
         self._found.files += [FileResult("", FAILED, error=error) for error in new]
         self._unreadable = frozenset(errors)
-
-
-def _file_id(status: os.stat_result) -> tuple[str, str]:
-    return str(status.st_dev), str(status.st_ino)
-
-
-def _signature(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _content_key(seen: SeenFile) -> tuple[str, int, int]:
-    """Return what a file keeps under any name, on any mount: inode, size and time of its last change."""
-    return seen.inode, seen.signature[0], seen.signature[1]
-
-
-def _settles_s(signature: tuple[int, int, int]) -> float:
-    """Return within what time a file may change twice at what looks like one moment; some systems count seconds."""
-    return TIME_SETTLES_S if any(moment % 1_000_000 == 0 for moment in signature[1:]) else FINE_TIME_SETTLES_S
-
-
-def _is_same(seen: SeenFile, status: os.stat_result) -> bool:
-    return seen.signature == _signature(status) and (seen.device, seen.inode) == _file_id(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -150,7 +151,7 @@ class FollowedReading:
         try:
             for _ in range(MAX_TRIES):
                 with open_stream() as stream:
-                    seen = SeenFile(place, result.path, *file_id(stream), host=self._host)
+                    seen = SeenFile(place, result.path, *file_id_of(stream.status), host=self._host)
                     self._reading = (seen, 0 if stream.is_complete else stream.size)
                     grown = before if before is not None and _has_grown(before, stream) else None
                     if before is not None and self._was_overwritten(before.seen, stream):
@@ -180,7 +181,7 @@ class FollowedReading:
     @staticmethod
     def _was_overwritten(before: SeenFile, stream: LogStream) -> bool:
         """Return whether a file that had no object begins otherwise now; of one that had, its log tells."""
-        if before.log or not before.head_digest or (before.device, before.inode) != file_id(stream):
+        if before.log or not before.head_digest or (before.device, before.inode) != file_id_of(stream.status):
             return False
         head = stream.read_exactly(int(before.head_digest.partition(":")[2]))
         stream.rewind()
@@ -208,16 +209,16 @@ class FollowedReading:
         self._on_batch(result, file_position, max(size, file_position))
 
 
-def file_id(stream: LogStream) -> tuple[str, str]:
-    """Return device and inode of an open file."""
-    return str(stream.status.st_dev), str(stream.status.st_ino)
+def file_id_of(status: os.stat_result) -> tuple[str, str]:
+    """Return device and inode of a file, as the database keeps them."""
+    return str(status.st_dev), str(status.st_ino)
 
 
 def _has_grown(before: Outcome, stream: LogStream) -> bool:
     """Return whether a file looks as if it had only grown since it was read before."""
     if stream.is_complete or before.seen.signature[0] > stream.size or before.head is None:
         return False
-    return (before.seen.device, before.seen.inode) == file_id(stream) and stream.begins_like(before.head)
+    return (before.seen.device, before.seen.inode) == file_id_of(stream.status) and stream.begins_like(before.head)
 
 
 def _seen(seen: SeenFile, stream: LogStream, at: LogPlace, *, is_done: bool) -> SeenFile:

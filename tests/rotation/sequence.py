@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.loader import delta, discovery, followed_reading
+from cowrieprocessor.loader import delta, discovery, followed_reading, followed_state
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.settings import Settings
@@ -293,8 +293,8 @@ def run_steps(seed: int, steps: list[Step], engine: Engine, folder: Path, templa
     with pytest.MonkeyPatch.context() as monkeypatch, ExitStack() as stack:
         monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", SETTLES_S)
         monkeypatch.setattr(discovery, "LISTING_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(delta, "TIME_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", SETTLES_S)
+        monkeypatch.setattr(followed_state, "TIME_SETTLES_S", SETTLES_S)
+        monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", SETTLES_S)
         world = World(folder, seed)
         run = Run(seed, world, Model(world.disk, SETTLES_S), engine, Places(engine, monkeypatch), template)
         stack.callback(run.close)

@@ -513,7 +513,7 @@ import os, sys
 from pathlib import Path
 from cowrieprocessor.loader import compression
 from cowrieprocessor.loader.compression import LogStream
-compression._new_member("gzip"), compression._member_errors()  # who is nobody may not import
+compression.new_member("gzip"), compression.member_errors()  # who is nobody may not import
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)

@@ -16,7 +16,7 @@ from cowrieprocessor.db.engine import get_engine, read_transaction
 from cowrieprocessor.db.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
-from cowrieprocessor.loader import compression, delta, followed_reading, log_loading, parser_process
+from cowrieprocessor.loader import compression, delta, followed_reading, followed_state, log_loading, parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.followed_reading import FollowedReading
@@ -261,8 +261,8 @@ def test_a_look_at_files_with_nothing_new_opens_none(following: Following, monke
     following.write(0, 10)
     long_ago = following.log.stat().st_mtime - 7200
     os.utime(following.log, (long_ago, long_ago))
-    monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
-    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_state, "TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", 0.0)
     following.look()
     following.restart()
     opened: list[Path] = []
@@ -378,8 +378,8 @@ def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
         pieces.append(len(data))
         return data
 
-    monkeypatch.setattr(delta, "TIME_SETTLES_S", 0.0)
-    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_state, "TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", 0.0)
     following.write(10, 11)
     monkeypatch.setattr(compression.os, "pread", counting)
     assert following.loader.look().counters["events"] == 1
@@ -390,7 +390,7 @@ def test_files_that_only_changed_their_names_are_not_opened(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numbered archives that move up by one, as logrotate does each day, are not unpacked again."""
-    monkeypatch.setattr(delta, "FINE_TIME_SETTLES_S", 0.0)
+    monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", 0.0)
     names = [following.folder / f"cowrie.json.{number}.gz" for number in range(1, 5)]
     for number, name in enumerate(names[:3]):
         name.write_bytes(gzip.compress("".join(f"{line}\n" for line in LINES[number * 5 : number * 5 + 5]).encode()))

@@ -1,0 +1,121 @@
+"""What archives are made of: compressed members one after the other, told by how they begin."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from typing import Any, Protocol
+
+ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
+MEMBER_FEED_SIZE = 1 << 12  # what a damaged place takes with it
+MAGIC_BYTES = 6
+_ZSTD_MAX_WINDOW = 1 << 26
+_XZ_MEMORY_LIMIT = 100 << 20
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a skippable frame
+}
+
+
+class Decompressor(Protocol):
+    """One compressed member: bytes in, bytes out, at most `max_length` at a time."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether its end was reached."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What was given beyond its end."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether it can give nothing more without more input."""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Take compressed bytes and return what comes out, at most `max_length` at a time."""
+        ...
+
+
+class _Zlib:
+    """A gzip member."""
+
+    def __init__(self) -> None:
+        self._member: Any
+        try:
+            from isal import isal_zlib  # several times as fast where there is a wheel
+        except ImportError:
+            self._member = zlib.decompressobj(wbits=31)
+        else:
+            self._member = isal_zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._member.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._member.unused_data)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._member.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return bytes(self._member.decompress(self._member.unconsumed_tail + data, max_length))
+
+
+class _Zstd:
+    """A Zstandard frame."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._frame.decompress(data)
+
+
+def kind_of(head: bytes) -> str | None:
+    """Return what a file that begins with these bytes is compressed with, None for a plain one."""
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def new_member(kind: str) -> Decompressor:
+    """Return what decompresses a member of a kind."""
+    if kind == "gzip":
+        return _Zlib()
+    if kind == "bzip2":
+        return bz2.BZ2Decompressor()
+    if kind == "xz":
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY_LIMIT)
+    return _Zstd()
+
+
+def member_errors() -> tuple[type[Exception], ...]:
+    """Return what damaged members raise."""
+    import zstandard
+
+    errors: list[Any] = [zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError]
+    try:
+        from isal import isal_zlib
+
+    except ImportError:
+        return tuple(errors)
+    return (*errors, isal_zlib.error)
