@@ -17,7 +17,7 @@ MOMENTS_OF_LOADING = frozenset(
     {"id", "ingest_id", "ingest_at", "created_at", "updated_at", "last_updated", "started_at", "finished_at"}
 )
 WHERE_IT_LAY = frozenset({"source_inode", "current_path", "cursor"})
-TABLES = (
+EVENT_TABLES = (
     "raw_events",
     "session_summaries",
     "session_attributes",
@@ -25,9 +25,10 @@ TABLES = (
     "files",
     "file_hashes",
     "dead_letter_events",
-    "log_files",
-    "jobs",
 )
+"""What the events of logs become, whatever the logs were called."""
+
+TABLES = (*EVENT_TABLES, "log_files", "jobs")
 
 Contents = dict[str, list[str]]
 

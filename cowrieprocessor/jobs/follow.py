@@ -20,9 +20,9 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free
-from cowrieprocessor.jobs.patience import Patience, passes
-from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
+from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free, wait_out
+from cowrieprocessor.jobs.patience import Patience
+from cowrieprocessor.jobs.records import RUNNING, STOPPED
 from cowrieprocessor.jobs.watching import Watcher, pause
 from cowrieprocessor.loader.batch import EVENTS
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
@@ -182,7 +182,7 @@ class _Follower:
                     pause(_rest_s(look_s, look.counters[EVENTS]), self._stop)
                 self._held.say(RUNNING, facts=self._facts())
             except DatabaseError as error:
-                self._wait_out(error)
+                wait_out(error, self._held, self._patience, self._stop)
                 changed = None
                 continue
             self._patience.over()
@@ -256,20 +256,6 @@ class _Follower:
             self._said[one.path] = words
         else:
             self._said.pop(one.path, None)
-
-    def _wait_out(self, error: DatabaseError) -> None:
-        """Wait until the database may serve again.
-
-        Raises:
-            DatabaseError: the one that was given, if it does not pass by itself.
-        """
-        if not passes(error):
-            raise error
-        if self._stop.is_set():
-            return
-        wait_s = self._patience.met(error)
-        self._held.try_to_say(WAITING, str(error))
-        pause(wait_s, self._stop)
 
     def _facts(self) -> dict[str, object]:
         return {} if self._last_event_at is None else {"last_event_at": self._last_event_at}

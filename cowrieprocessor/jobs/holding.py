@@ -24,12 +24,13 @@ from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, DatabaseLocke
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.database_file import DatabaseFile
-from cowrieprocessor.jobs.patience import Patience
+from cowrieprocessor.jobs.patience import Patience, passes
 from cowrieprocessor.jobs.records import (
     DONE,
     FAILED,
     RUNNING,
     STOPPED,
+    WAITING,
     JobRecord,
     add_counters,
     delete_job,
@@ -242,6 +243,27 @@ def hold(
         raise
     finally:
         held.give_up(*word)
+
+
+def wait_out(error: DatabaseError, held: Hold, patience: Patience, stop: Event) -> None:
+    """Wait until a database may serve again, and say so in the holder's row if that can be written.
+
+    Args:
+        error: what it said.
+        held: what holds the paths.
+        patience: how long it has been waited for.
+        stop: once set, nothing is waited for.
+
+    Raises:
+        DatabaseError: the one that was given, if it does not pass by itself.
+    """
+    if not passes(error):
+        raise error
+    if stop.is_set():
+        return
+    wait_s = patience.met(error)
+    held.try_to_say(WAITING, str(error))
+    pause(wait_s, stop)
 
 
 def hold_when_free(

@@ -22,10 +22,10 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.errors import DatabaseError, InputError
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.holding import Hold, hold_when_free
-from cowrieprocessor.jobs.patience import Patience, passes
-from cowrieprocessor.jobs.records import RUNNING, STOPPED, WAITING
-from cowrieprocessor.jobs.watching import Watcher, pause
+from cowrieprocessor.jobs.holding import Hold, hold_when_free, wait_out
+from cowrieprocessor.jobs.patience import Patience
+from cowrieprocessor.jobs.records import RUNNING, STOPPED
+from cowrieprocessor.jobs.watching import Watcher
 from cowrieprocessor.loader.captured_file import sha256_of_name
 from cowrieprocessor.loader.downloads import ScanResult, scan_downloads
 
@@ -239,7 +239,7 @@ class _Watch:
             except ScanStopped:
                 return
             except DatabaseError as error:
-                self._wait_out(error)
+                wait_out(error, self._held, self._patience, self._stop)
                 continue
             self._patience.over()
             if due and self._scans == scans_before:
@@ -335,20 +335,6 @@ class _Watch:
         if folder.trouble != trouble:
             self._say(f"waiting: {trouble}. It is tried again by itself")
         folder.trouble = trouble
-
-    def _wait_out(self, error: DatabaseError) -> None:
-        """Wait until the database may serve again.
-
-        Raises:
-            DatabaseError: the one that was given, if it does not pass by itself.
-        """
-        if not passes(error):
-            raise error
-        if self._stop.is_set():
-            return
-        wait_s = self._patience.met(error)
-        self._held.try_to_say(WAITING, str(error))
-        pause(wait_s, self._stop)
 
 
 def has_news(result: ScanResult) -> bool:

@@ -26,7 +26,7 @@ from cowrieprocessor.db.models import DeadLetterEvent, Files, LogFile, RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.downloads import scan_downloads
 from tests.command_line import PROGRAM
-from tests.logical_digest import Contents, difference, logical_contents
+from tests.logical_digest import EVENT_TABLES, Contents, difference, logical_contents
 from tests.postgres_server import PostgresServer
 
 from .attackers import ONE_OF_EACH, Campaign
@@ -38,15 +38,6 @@ pytestmark = [pytest.mark.cowrie, pytest.mark.postgres, pytest.mark.timeout(300)
 
 PATIENCE_S = 120.0
 DAY_S = 2
-TABLES = (
-    "raw_events",
-    "session_summaries",
-    "session_attributes",
-    "command_stats",
-    "files",
-    "file_hashes",
-    "dead_letter_events",
-)
 NAMES_AT_THE_TIME = ("source", "source_inode", "source_generation", "source_files", "source_offset")
 
 
@@ -213,7 +204,7 @@ def followed(scene: Scene, request: pytest.FixtureRequest) -> Engine:
 
 def contents(engine: Engine) -> Contents:
     """Return what a database says, but for the names that logs had when they were seen first."""
-    return logical_contents(engine, tables=TABLES, without=NAMES_AT_THE_TIME)
+    return logical_contents(engine, tables=EVENT_TABLES, without=NAMES_AT_THE_TIME)
 
 
 def test_logs_were_rotated_in_every_way(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, func, select, text
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
-from tests.logical_digest import Contents, difference, logical_contents
+from tests.logical_digest import EVENT_TABLES, Contents, difference, logical_contents
 from tests.reliability.busy_honeypot import BusyHoneypot, plain
 from tests.reliability.command_forks import Commands
 
@@ -43,15 +43,6 @@ LONGEST_LIFE_S = 2.0
 MOST_LEFT = 250
 """So many events may wait before the honeypot is given a rest."""
 
-TABLES = (
-    "raw_events",
-    "session_summaries",
-    "session_attributes",
-    "command_stats",
-    "files",
-    "file_hashes",
-    "dead_letter_events",
-)
 NAMES_AT_THE_TIME = ("source", "source_inode", "source_generation", "source_files", "metadata_json")
 """What depends on the name that a log had when it was first seen; `letters` compares the rest of the metadata."""
 
@@ -239,7 +230,7 @@ def stored_events(engine: Engine) -> Counter[str]:
 
 def _contents(engine: Engine) -> Contents:
     """Return what a database says, in the same words whoever loaded it under whatever names."""
-    contents = logical_contents(engine, tables=TABLES, without=NAMES_AT_THE_TIME)
+    contents = logical_contents(engine, tables=EVENT_TABLES, without=NAMES_AT_THE_TIME)
     with read_transaction(engine) as connection:
         letters = connection.execute(text("SELECT CAST(metadata_json AS TEXT) FROM dead_letter_events")).scalars()
         contents["letters"] = sorted(json.dumps({**json.loads(one), "generation": 0}) for one in letters)
