@@ -230,7 +230,7 @@ class DeltaLoader:
     def _was_read(self, place: str, file: tuple[int, int]) -> bool:
         """Return whether the file that is at a place now was read there to its end, at least once."""
         state = self._now.get(place)
-        if state is None or state.seen.signature == (0, 0, 0):
+        if state is None or state.error is not None or state.seen.signature == (0, 0, 0):
             return False
         return (state.seen.device, state.seen.inode) == (str(file[0]), str(file[1]))
 
@@ -337,7 +337,12 @@ class DeltaLoader:
             if held.seen is None:
                 continue
             successor = self._now.get(held.place)
-            if successor and successor.seen.log == held.seen.log and successor.seen.bytes_seen >= held.seen.bytes_seen:
+            if (
+                successor
+                and held.seen.log
+                and successor.seen.log == held.seen.log
+                and successor.seen.bytes_seen >= held.seen.bytes_seen
+            ):
                 self._held.let_go(held)
                 continue
             seen = held.seen.displaced()

@@ -73,6 +73,7 @@ class HeldLogs:
         if stream.is_complete:
             self._finished.add(file_id)
             return
+        self._finished.discard(file_id)  # the number was an archive's, which is gone
         if held is not None and held.file_id == file_id:
             return
         if any(one.file_id == file_id for one in self._gone):

@@ -153,9 +153,9 @@ class LossBook:
         places = [place for place, old in self._known.items() if _is_displaced(old, now.get(place))]
         groups = self._groups(places)
         missing = [self._find(group, now, gone) for group in groups] if is_decided else []
-        decided = [*(one for one in missing if not one.is_open and not one.is_empty), *self._later]
+        later, self._later = self._later, []
+        decided = [*(one for one in missing if not one.is_open and not one.is_empty), *later]
         told = [one for one in missing if one.is_empty and not one.is_open]
-        self._later = []
         waiting = (
             [one.olds for one in missing if one.is_open or one.is_empty]
             if is_decided
@@ -330,7 +330,7 @@ class LossBook:
         digest, _, length = old.head_digest.partition(":")
         is_first = old.place not in self._asked
         self._asked.add(old.place)
-        fresh = [place for place, one in now.items() if is_first or one.log is None or self._known.get(place) != one]
+        fresh = list(now) if is_first else self._fresh(now)
 
         def begins(stream: LogStream) -> bool:
             return sha256(stream.read_exactly(int(length))).hexdigest() == digest

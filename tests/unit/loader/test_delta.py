@@ -16,8 +16,10 @@ from cowrieprocessor.db.engine import get_engine, read_transaction
 from cowrieprocessor.db.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
+from cowrieprocessor.errors import InputNotReadable
 from cowrieprocessor.loader import compression, delta, followed_reading, followed_state, log_loading, parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.followed_reading import FollowedReading
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
@@ -557,3 +559,41 @@ def test_a_log_that_grows_while_it_is_read_gets_another_core(
     following.write(0, 20)
     assert following.loader.look().counters["events"] == 100
     assert [True] == started
+
+
+def test_a_renamed_log_that_may_not_be_read_any_more_is_read_by_its_descriptor(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed and closed to us, then deleted: what was appended is read from the file that is held open."""
+    following.write(0, 5)
+    following.look()
+    following.write(5, 8)
+    renamed = following.folder / "cowrie.json.1"
+    following.log.rename(renamed)
+    opening = FollowedReading.open
+
+    def refusing(reading: FollowedReading, path: Path) -> LogStream:
+        if path == renamed:
+            raise InputNotReadable(f"{path}: Permission denied")
+        return opening(reading, path)
+
+    monkeypatch.setattr(FollowedReading, "open", refusing)
+    assert following.look() == 0
+    renamed.unlink()
+    assert following.look() == 3
+    assert (following.stored(), following.lost()) == (8, 0)
+
+
+def test_a_first_line_is_finished_in_a_file_without_a_path(following: Following) -> None:
+    """A log without an object yet is deleted and begun anew: what is written into the old file is read, too."""
+    with following.log.open("a") as writer:
+        writer.write(LINES[0][:40])
+        writer.flush()
+        following.look()
+        following.log.unlink()
+        following.log.write_text(LINES[35][:90])
+        following.look()
+        writer.write(LINES[0][40:] + "\n")
+        writer.flush()
+        assert following.look() == 1
+    assert following.lost() == 0
