@@ -258,6 +258,7 @@ class DeltaLoader:
             return True
         result = FileResult(inert(path))
         before = state.outcome if state else None
+        looked_at = time.time()
         self._current.add(place)
         try:
             outcome = self._start().read(place, Path(path), result, before=before)
@@ -276,12 +277,14 @@ class DeltaLoader:
             outcome = Outcome(replace(seen, signature=signature_of(status)))
         finally:
             self._current.discard(place)
-        self._take_note(place, outcome, result, state)
+        self._take_note(place, outcome, result, state, looked_at)
         return True
 
-    def _take_note(self, place: str, outcome: Outcome, result: FileResult, state: FileState | None) -> None:
+    def _take_note(
+        self, place: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float
+    ) -> None:
         """Keep what was seen of a file, and tell what became of it."""
-        settles_s = settles_in_s(outcome.seen.signature)
+        settles_s = settles_in_s(outcome.seen.signature, looked_at)
         if settles_s is not None:
             self._found.again(settles_s)
         self._now[place] = FileState(outcome, settles_s is not None, result.error)

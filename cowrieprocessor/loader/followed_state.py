@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, replace
 
 from cowrieprocessor.db.followed_files import SeenFile
@@ -50,14 +49,18 @@ def content_key(seen: SeenFile) -> tuple[str, int, int]:
     return seen.inode, seen.signature[0], seen.signature[1]
 
 
-def settles_in_s(signature: tuple[int, int, int]) -> float | None:
-    """Return when to look again at a file that changed just now; None where its times would tell the next change.
+def settles_in_s(signature: tuple[int, int, int], looked_at: float) -> float | None:
+    """Return when to look again at a file that had changed just now; None where its times would tell the next change.
 
     Within that time it may change twice at what looks like one moment; some file systems count seconds.
+
+    Args:
+        signature: of the file.
+        looked_at: a moment before that was taken, Unix seconds: reading what was in the file may have taken long.
     """
     is_coarse = any(moment % 1_000_000 == 0 for moment in signature[1:])
     settles_s = TIME_SETTLES_S if is_coarse else FINE_TIME_SETTLES_S
-    return settles_s if abs(time.time() - max(signature[1:]) / 1e9) < settles_s else None
+    return settles_s if abs(looked_at - max(signature[1:]) / 1e9) < settles_s else None
 
 
 def is_same(seen: SeenFile, status: os.stat_result) -> bool:

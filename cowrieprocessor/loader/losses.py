@@ -152,14 +152,18 @@ class LossBook:
         """
         places = [place for place, old in self._known.items() if _is_displaced(old, now.get(place))]
         groups = self._groups(places)
-        missing = [self._find(group, now, gone) for group in groups] if is_decided else []
+        # What a file without an object has become is found now or never: the file may be emptied before all is decided.
+        asked = groups if is_decided else [group for group in groups if group[0].log is None]
+        missing = [self._find(group, now, gone) for group in asked]
+        if not is_decided:
+            missing = [one for one in missing if one.reach >= one.bytes_seen and not one.is_open]
         later, self._later = self._later, []
         decided = [*(one for one in missing if not one.is_open and not one.is_empty), *later]
         told = [one for one in missing if one.is_empty and not one.is_open]
         waiting = (
             [one.olds for one in missing if one.is_open or one.is_empty]
             if is_decided
-            else self._measured(groups, now, gone)
+            else self._measured([group for group in groups if all(one.olds != group for one in missing)], now, gone)
         )
         olds = [old if old.place not in now else old.displaced() for group in waiting for old in group]
         kept = {old.place: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
@@ -300,8 +304,7 @@ class LossBook:
         if not length or any(one.log != old.log and _extent(one) == length for one in others):
             return 0, []  # nothing tells, or it tells of another log that was emptied
         steps: dict[int, SeenFile] = {}
-        for place in self._fresh(now):
-            one = now[place]
+        for one in self._came(now):
             if one.log == old.log or one.is_from_same_file(old) or not old.bytes_seen <= _extent(one) <= length:
                 continue
             run = self._leading_nul_bytes(one)
@@ -322,6 +325,11 @@ class LossBook:
     def _fresh(self, now: Mapping[str, SeenFile]) -> list[str]:
         """Return the places where something is that was not there before, or has changed."""
         return [place for place, one in now.items() if one.log is None or self._known.get(place) != one]
+
+    def _came(self, now: Mapping[str, SeenFile]) -> list[SeenFile]:
+        """Return the files that were not there before under any name, such as copies."""
+        before = {(old.device, old.inode, old.log) for old in self._known.values()}
+        return [one for one in now.values() if (one.device, one.inode, one.log) not in before]
 
     def _begins(self, old: SeenFile, now: Mapping[str, SeenFile]) -> bool:
         """Return whether a file is there that begins with all that was seen of one without an object."""

@@ -27,6 +27,7 @@ class Reading:
         possible_events: events behind damage whose end cannot be decided before more follows.
         possible_torn: such damage.
         extent: bytes up to where something unfinished begins.
+        possible_extent: the same, if that is read as damage with events behind it.
     """
 
     events: Counter[str] = field(default_factory=Counter)
@@ -34,6 +35,7 @@ class Reading:
     possible_events: Counter[str] = field(default_factory=Counter)
     possible_torn: Counter[bytes] = field(default_factory=Counter)
     extent: int = 0
+    possible_extent: int = 0
 
 
 def read_lines(content: bytes, *, is_finished: bool) -> Reading:
@@ -57,6 +59,8 @@ def read_lines(content: bytes, *, is_finished: bool) -> Reading:
             continue
         line_end = _end_of_line(content, at)
         if line_end is None and (text is not None or not is_finished or content[at] == ord("{")):
+            if is_finished:  # an event that ends with the archive tells the damage before it from what is unfinished
+                _take_possible(content[at:], found)
             break
         end = len(content) if line_end is None else line_end
         if line_end is not None and not _is_decided(content, at, line_end):
@@ -70,7 +74,19 @@ def read_lines(content: bytes, *, is_finished: bool) -> Reading:
         found.possible_torn += found.torn
         found.torn = Counter()
         found.extent = 0
+    found.possible_extent = max(found.possible_extent, found.extent)
     return found
+
+
+def _take_possible(damaged: bytes, found: Reading) -> None:
+    """Take what may be damage, if there are events behind it."""
+    events: Counter[str] = Counter()
+    torn: Counter[bytes] = Counter()
+    _take_line(damaged, events, torn)
+    if events:
+        found.possible_events += events
+        found.possible_torn += torn
+        found.possible_extent = found.extent + len(damaged)
 
 
 def _take_line(line: bytes, events: Counter[str], torn: Counter[bytes]) -> None:

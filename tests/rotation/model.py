@@ -17,6 +17,7 @@ to have been there beyond the last complete line that could be read, and is in n
 the pending beginning of a line. Bytes that no look saw and no NULs prove are known to nobody and in no gap. Where
 
 - looks were cut short (what they saw is not known),
+- another loader stored a log of which looks had seen no event yet,
 - a copy holds a part of what is missing, or a backup of a part holds its lines,
 - another log begins with the same event, or with all there was of one without an event: it may be a copy,
 - a file was gone for a while and came back,
@@ -134,8 +135,11 @@ class Model:
             self.required |= reading.events
             if not sighting.origin.is_part:
                 known.torn |= reading.torn
-                known.extent = max(known.extent, reading.extent)
-                known.possible_extent = max(known.possible_extent, reading.extent)
+                known.possible_extent = max(known.possible_extent, reading.possible_extent)
+                if known.inodes:
+                    known.extent = max(known.extent, reading.extent)
+                else:  # of one that looks saw without an event, nobody can tell that it is what was stored
+                    known.is_vague = True
 
     def note_restart(self) -> None:
         """Take in that the follower ended: it holds nothing any more."""
@@ -172,11 +176,13 @@ class Model:
             known.is_vague = True
             return
         self._note_likeness(sighting, reading)
-        size = len(sighting.content)
-        if not reading.events:
-            size = len(sighting.content.replace(b"\0", b"")) if sighting.content.strip(SEPARATORS) else 0
+        least = size = len(sighting.content)
+        if not reading.events:  # separators around what is torn are nothing that is missed
+            torn = sighting.content.replace(b"\0", b"")
+            least = len(torn.strip(SEPARATORS))
+            size = len(torn) if least else 0
         known.possible_torn |= reading.torn + reading.possible_torn
-        known.possible_extent = max(known.possible_extent, reading.extent)
+        known.possible_extent = max(known.possible_extent, reading.possible_extent)
         known.possibly_seen = max(known.possibly_seen, size)
         if not origin.is_cut:
             known.held = max(known.held, size)
@@ -184,7 +190,7 @@ class Model:
             known.torn |= reading.torn
             known.inodes |= {sighting.inode} if reading.events else set()
             known.extent = max(known.extent, reading.extent)
-            known.seen = max(known.seen, size)
+            known.seen = max(known.seen, least)
 
     def _note_likeness(self, sighting: Sighting, reading: Reading) -> None:
         """Note logs that begin with the same event, and files without one that begin like another log."""

@@ -365,6 +365,51 @@ def test_a_log_that_was_emptied_twice(following: Following) -> None:
     assert following.gaps == [("cowrie.json.1", 77)]
 
 
+def test_an_older_log_with_nuls_tells_nothing_about_one_that_was_emptied(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotated log that begins with NULs of its own is no copy of another that was emptied later."""
+    monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", 0.0)
+    following.log.write_bytes(b"\0" * 2000)
+    following.write(0, 10)
+    following.look()
+    rotated = following.folder / "cowrie.json.1"
+    following.log.rename(rotated)
+    following.write(10, 12)
+    following.look()
+    size = following.log.stat().st_size
+    os.utime(rotated)
+    following.log.write_bytes(b"\0" * (rotated.stat().st_size + 500) + f"{LINES[20]}\n".encode())
+    assert following.look() == 1
+    assert size < 2000
+    assert following.gaps == [("cowrie.json", rotated.stat().st_size + 500 - size)]
+
+
+def test_a_finished_first_line_is_found_though_an_archive_is_waited_for(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beginning of a first line is found in its log at once: nothing of it is lost when that is emptied later."""
+    following.log.write_text(LINES[0][:-20])
+    following.look()
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 1e6)
+    (following.folder / "cowrie.json.1.gz").write_bytes(gzip.compress(f"{LINES[30]}\n".encode()))
+    with following.log.open("a") as file:
+        file.write(f"{LINES[0][-20:]}\n")
+    assert following.look() == 1
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.0)
+    following.log.write_bytes(b"")
+    following.write(1, 5)
+    assert following.look() == 5
+    assert (following.stored(), following.lost(), following.gaps) == (6, 0, [])
+
+
+def test_a_log_that_changed_after_it_was_opened_is_looked_at_again() -> None:
+    """Whether its times would tell is asked for the moment before it was read, however long that took."""
+    changed_ns = 1_800_000_000_123_456_789
+    assert followed_state.settles_in_s((1, changed_ns, changed_ns), changed_ns / 1e9 + 0.01) is not None
+    assert followed_state.settles_in_s((1, changed_ns, changed_ns), changed_ns / 1e9 + 5.0) is None
+
+
 def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
