@@ -59,6 +59,7 @@ class PostgresServer:
         self._numbers = itertools.count(1)
         self._free: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._version = 0
         self._account = _account()
         self.folder = Path(tempfile.mkdtemp(prefix="cowrieproc-pg-"))
 
@@ -92,6 +93,23 @@ class PostgresServer:
             self._empty(name)
             self._free.append(name)
 
+    @contextlib.contextmanager
+    def new_copy(self, template: str) -> Iterator[str]:
+        """Yield the URL of a copy of a database, that nobody else uses; nobody may be connected to the original.
+
+        The files are copied, which takes a tenth of what making the tables takes.
+        """
+        name = f"copy_{next(self._numbers)}"
+        self._admin(f"CREATE DATABASE {name} TEMPLATE {template}{self._copies_files()}")
+        try:
+            yield self.url(name)
+        finally:
+            self._admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _copies_files(self) -> str:
+        """Return what asks for a copy of the files; before version 15 there was no other way."""
+        return " STRATEGY FILE_COPY" if self._version >= 150_000 else ""
+
     def _create(self) -> str:
         name = f"test_{next(self._numbers)}"
         self._admin(f"CREATE DATABASE {name}")
@@ -109,6 +127,7 @@ class PostgresServer:
 
     def _admin(self, statement: str) -> None:
         with psycopg.connect(user=USER, dbname="postgres", host=str(self.folder), autocommit=True) as connection:
+            self._version = connection.info.server_version
             connection.execute(statement.encode())
 
     def _start(self) -> None:

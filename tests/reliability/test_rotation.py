@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.db.engine import dispose, get_engine
-from cowrieprocessor.db.migrations import apply_migrations
 from tests.postgres_server import PostgresServer
 from tests.rotation.lines import read_lines
 from tests.rotation.sabotage import FURTHER, REQUIRED, Sabotage
@@ -26,16 +25,6 @@ ONE_SEED = os.environ.get("COWRIEPROC_ROTATION_SEED")
 SEEDS = [int(ONE_SEED)] if ONE_SEED else range(SEQUENCES)
 BLOCK = 500
 SEEDS_ON_POSTGRESQL = range(200 if TORTURE else 4)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite database at our version, to be copied."""
-    path = tmp_path_factory.mktemp("template") / "template.sqlite"
-    engine = get_engine(path)
-    apply_migrations(engine)
-    dispose(engine)
-    return path
 
 
 def explain(seed: int, template: Path, folder: Path) -> str:
@@ -56,25 +45,26 @@ def explain(seed: int, template: Path, folder: Path) -> str:
 @pytest.mark.parametrize(
     "seeds", [SEEDS[at : at + BLOCK] for at in range(0, len(SEEDS), BLOCK)], ids=lambda seeds: f"from {seeds[0]}"
 )
-def test_sqlite_says_what_could_be_read(seeds: Iterable[int], template: Path, tmp_path: Path) -> None:
+def test_sqlite_says_what_could_be_read(seeds: Iterable[int], sqlite_template: Path, tmp_path: Path) -> None:
     """After any sequence each event that was readable is stored once, what is torn is a dead letter, the rest a gap."""
-    failed = [seed for seed in seeds if run_on_sqlite(seed, random_steps(seed), template, tmp_path)]
+    failed = [seed for seed in seeds if run_on_sqlite(seed, random_steps(seed), sqlite_template, tmp_path)]
 
-    assert [] == failed, explain(failed[0], template, tmp_path)
+    assert [] == failed, explain(failed[0], sqlite_template, tmp_path)
 
 
 @pytest.mark.postgres
 @pytest.mark.timeout(7200 if TORTURE else 300)
-def test_postgresql_says_what_could_be_read(postgres_server: PostgresServer, template: Path, tmp_path: Path) -> None:
+def test_postgresql_says_what_could_be_read(
+    postgres_server: PostgresServer, postgres_template: str, sqlite_template: Path, tmp_path: Path
+) -> None:
     """The same on PostgreSQL."""
     for seed in SEEDS_ON_POSTGRESQL:
         room = tmp_path / str(seed)
         room.mkdir()
-        with postgres_server.new_database() as url:
+        with postgres_server.new_copy(postgres_template) as url:
             engine = get_engine(url)
             try:
-                apply_migrations(engine)
-                assert [] == run_steps(seed, random_steps(seed), engine, room, template), seed
+                assert [] == run_steps(seed, random_steps(seed), engine, room, sqlite_template), seed
             finally:
                 dispose(engine)
 
@@ -82,15 +72,19 @@ def test_postgresql_says_what_could_be_read(postgres_server: PostgresServer, tem
 @pytest.mark.parametrize(
     "sabotage", [*REQUIRED, *(FURTHER if TORTURE else ())], ids=lambda sabotage: str(sabotage.__name__)
 )
-def test_a_mistake_is_found(sabotage: Sabotage, template: Path, tmp_path: Path) -> None:
+def test_a_mistake_is_found(sabotage: Sabotage, sqlite_template: Path, tmp_path: Path) -> None:
     """A loader that makes one mistake differs from the model within a short run: the tests above can fail."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         sabotage(monkeypatch)
         seeds = SHORT_RUN if sabotage in REQUIRED else range(1000)
-        found = next((seed for seed in seeds if run_on_sqlite(seed, random_steps(seed), template, tmp_path)), None)
+        found = next(
+            (seed for seed in seeds if run_on_sqlite(seed, random_steps(seed), sqlite_template, tmp_path)), None
+        )
 
     assert found is not None
-    assert [] == run_on_sqlite(found, random_steps(found), template, tmp_path), "it fails without the mistake, too"
+    assert [] == run_on_sqlite(found, random_steps(found), sqlite_template, tmp_path), (
+        "it fails without the mistake, too"
+    )
 
 
 def test_steps_can_be_left_out() -> None:
