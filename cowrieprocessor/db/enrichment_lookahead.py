@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-__all__ = ["SLOW_S", "LookAhead", "look_ahead_of"]
+__all__ = ["SLOW_S", "LookAhead", "end_rests", "look_ahead_of"]
 
 SLOW_S = 0.25
 """From so many seconds on a look is shared by several claims."""
@@ -65,6 +65,11 @@ class LookAhead:
             return []
         return self._look(limit, read)
 
+    def end_rest(self) -> bool:
+        """Look again the next time; return whether it would have rested, because looking had taken long for nothing."""
+        rested, self._rests_until = self.clock() < self._rests_until, 0.0
+        return rested
+
     def _look(self, limit: int, read: Callable[[int], Sequence[str]]) -> list[str]:
         began = self.clock()
         found = read(max(limit, READ_AHEAD))
@@ -85,3 +90,9 @@ def look_ahead_of(engine: Engine, question: Hashable) -> LookAhead:
     """Return what was read ahead through an engine for one question."""
     with _LOCK:
         return _OF_ENGINES.setdefault(engine, {}).setdefault(question, LookAhead())
+
+
+def end_rests(engine: Engine) -> bool:
+    """Have every question looked into again through an engine; return whether any was resting."""
+    with _LOCK:
+        return sum(one.end_rest() for one in _OF_ENGINES.get(engine, {}).values()) > 0

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment_claims import Order, ask_first, note_skipped
+from cowrieprocessor.db.enrichment_lookahead import end_rests
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.staged_claims import staged_ask_first
@@ -308,17 +309,22 @@ class _Run:
 
     def _work(self, scheduler: Scheduler) -> Pause | None:
         """Work until it is over; return the pause that ended it, if one did."""
+        is_sure = False
         while not self._stop.is_set():
             did = scheduler.turn()
             if not self._staged:
                 did = self._spreading.some() or self._rejudging.some() or did
             self._progress(RUNNING)
             if did:
+                is_sure = False
                 continue
             now = self._clock.now()
             pause = scheduler.pause(now, watch=self._options.watch)
             if pause is None or not self._waits_for(pause, now):
-                return pause
+                if is_sure or not end_rests(self._engine):
+                    return pause
+                is_sure = True  # what an earlier source answered meanwhile may have given a later one something to do
+                continue
             if pause.reason is not None:
                 self._progress(WAITING, pause)
             self._clock.wait(min((pause.until - now).total_seconds(), LONGEST_WAIT_S), self._stop)

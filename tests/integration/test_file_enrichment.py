@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, inspect, select, text
 
+from cowrieprocessor.db import enrichment_lookahead
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.errors import ConfigurationError
@@ -57,6 +58,18 @@ def test_one_request_for_each_file_whatever_the_number_of_sessions(
     assert [(100,)] == rows(engine, "SELECT count(*) FROM session_summaries WHERE vt_flagged")
     assert [(240,)] == rows(engine, "SELECT count(*) FROM files WHERE enrichment_status = 'enriched'")
     assert [] == rows(engine, "SELECT * FROM verdict_propagation")
+
+
+def test_slow_looks_leave_no_file_unasked(
+    engine: Engine, tmp_path: Path, here: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a look that finds nothing takes long, it is not repeated all the time, but once before a run ends."""
+    monkeypatch.setattr(enrichment_lookahead, "SLOW_S", 0.0)
+    monkeypatch.setattr(enrichment_lookahead, "SHARE_OF_LOOKING", 1e-9)
+    load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES)])
+    here.enrich(engine)
+    for source in (here.hashlookup, here.malwarebazaar, here.virustotal):
+        assert dict.fromkeys(FILES, 1) == {subject: source.asked()[subject] for subject in FILES}
 
 
 def test_the_ledger_says_what_was_sent(engine: Engine, tmp_path: Path, here: Services) -> None:

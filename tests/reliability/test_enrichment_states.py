@@ -243,17 +243,10 @@ class Enrichment(RuleBasedStateMachine):
         """Let everything come to its end, and look whether it did."""
         self.leases.clear()
         self.now += dt.timedelta(days=1)
-        for _ in range(100):
-            moved = 0
-            for provider in POLICY.providers:
-                while claimed := self._claim(provider, 2, waits=True):
-                    moved += len(claimed)
-                    for sha256 in claimed:
-                        self._tick()
-                        self._store(sha256, provider, (0, 70), self.now)
-                        self.leases.pop((sha256, provider))
-            if not moved:
-                break
+        self._answer_all()
+        # What another source had settled with an answer that was old by then is looked at again so much later.
+        self.now += LOOKED_AT_AGAIN
+        self._answer_all()
         while propagate_some(self.engine, now=self.now, max_rows=3) is not None:
             pass
         self.hashes_say_what_history_and_queue_amount_to()
@@ -294,6 +287,20 @@ class Enrichment(RuleBasedStateMachine):
     def _tick(self) -> None:
         """Let a moment pass: no source gives two answers in one."""
         self.now += dt.timedelta(milliseconds=1)
+
+    def _answer_all(self) -> None:
+        """Let each source answer about everything that it is to be asked about now."""
+        for _ in range(100):
+            moved = 0
+            for provider in POLICY.providers:
+                while claimed := self._claim(provider, 2, waits=True):
+                    moved += len(claimed)
+                    for sha256 in claimed:
+                        self._tick()
+                        self._store(sha256, provider, (0, 70), self.now)
+                        self.leases.pop((sha256, provider))
+            if not moved:
+                break
 
     def _claim(self, provider: str, limit: int, *, waits: bool) -> list[str]:
         earlier = POLICY.outrank(provider) if waits else ()
