@@ -128,6 +128,7 @@ class LogLoading:
         self._stop = stop
         self._elsewhere: Counter[str] = Counter()
         self._alone_until = time.monotonic()
+        self._uses_other_core = False
         with read_transaction(engine) as connection:
             self._fills_event_columns = not writing_of(connection).computes_event_columns
 
@@ -242,9 +243,15 @@ class LogLoading:
                     return
                 if self._is_for_another_core(stream, cursor):
                     break  # it is written to more quickly than we read
-        yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+        self._uses_other_core = True
+        try:
+            yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+        finally:
+            self._uses_other_core = False
 
     def _is_for_another_core(self, stream: LogStream, cursor: LogCursor) -> bool:
+        if self._uses_other_core:
+            return False  # of another log, while a look is taken at this one: two would take the memory of two
         return time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor)
 
     def _write(self, rows: BatchRows, found: FileResult) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -18,11 +19,13 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
 from cowrieprocessor.errors import InputNotReadable
 from cowrieprocessor.loader import compression, delta, followed_reading, followed_state, log_loading, parser_process
+from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.followed_reading import FollowedReading
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
+from cowrieprocessor.loader.preparing import LogEnd
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import events
 
@@ -484,8 +487,25 @@ def test_a_file_without_objects_is_searched_once(following: Following, monkeypat
     assert following.lost() == 0
 
 
-def test_others_are_glanced_at_while_much_is_read_of_one(engine: Engine, tmp_path: Path) -> None:
-    """While the backlog of one log is loaded, what is written to another is stored."""
+@pytest.mark.parametrize("has_other_core", [False, True])
+def test_others_are_glanced_at_while_much_is_read_of_one(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_other_core: bool
+) -> None:
+    """While the backlog of one log is loaded, what is written to another is stored, and no two have another core."""
+    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0 if has_other_core else 1 << 40)
+    running: list[bool] = []
+    most: list[int] = []
+    process = log_loading.batches_from_process
+
+    def counted(*arguments: Any) -> Iterator[BatchRows | LogEnd]:
+        running.append(True)
+        most.append(len(running))
+        try:
+            yield from process(*arguments)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(log_loading, "batches_from_process", counted)
     live, backlog = tmp_path / "live.json", tmp_path / "backlog.json"
     live.write_text(f"{LINES[0]}\n")
     backlog.write_text("".join(f"{line}\n" for line in events(400, start=1000)))
@@ -510,6 +530,7 @@ def test_others_are_glanced_at_while_much_is_read_of_one(engine: Engine, tmp_pat
             delta.GLANCE_EVERY_S = delta_every
     assert "live.json" in order[: order.index("backlog.json") + 30]
     assert order.index("live.json") > order.index("backlog.json")
+    assert set(most) == ({1} if has_other_core else set())
 
 
 @pytest.mark.postgres
