@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, exists, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select
 
 from cowrieprocessor.db.dialects.writing import writing_of
 from cowrieprocessor.db.models import LogFile, RawEvent
@@ -13,28 +13,34 @@ from cowrieprocessor.db.models import LogFile, RawEvent
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
-_OLDEST_IS_OF_V3 = select(_EVENT.c.id).where(
-    _EVENT.c.id == select(func.min(_EVENT.c.id)).scalar_subquery(),
-    ~exists().where(
-        _LOG.c.source == _EVENT.c.source,
-        _LOG.c.source_inode == _EVENT.c.source_inode,
-        _LOG.c.source_generation == _EVENT.c.source_generation,
-    ),
-)
+# Asked of each log in which something is new, so that they are not built anew each time.
+_GENERATIONS = f"SELECT {', '.join(COLUMNS)} FROM log_files WHERE identity = ? ORDER BY values_done DESC, generation"
+_OLDEST_IS_OF_V3 = """
+    SELECT e.id FROM raw_events e WHERE e.id = (SELECT min(id) FROM raw_events) AND NOT EXISTS (
+        SELECT 1 FROM log_files l WHERE l.source = e.source AND l.source_inode = e.source_inode
+        AND l.source_generation = e.source_generation)
+"""
 MAX_SOURCE_CHARS = 512
 
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
     """Return the logs with this first object, the longest first."""
-    rows = connection.execute(
-        select(_LOG).where(_LOG.c.identity == identity).order_by(_LOG.c.values_done.desc(), _LOG.c.generation)
-    )
-    return [dict(row) for row in rows.mappings()]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _ask(connection, _GENERATIONS, (identity,))]
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
     """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
-    return connection.execute(_OLDEST_IS_OF_V3).first() is not None
+    return bool(_ask(connection, _OLDEST_IS_OF_V3, ()))
+
+
+def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    """Return what the database says, on the driver's own cursor."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(writing_of(connection).statement(sql), values)
+        return cursor.fetchall()
+    finally:
+        cursor.close()
 
 
 def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:

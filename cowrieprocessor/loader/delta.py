@@ -23,7 +23,7 @@ from cowrieprocessor.db.followed_files import SeenFile
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.compression import LogStream, ReadingStopped
-from cowrieprocessor.loader.discovery import FollowedLogs, is_followed, is_live_name, is_packed_name
+from cowrieprocessor.loader.discovery import FollowedLogs, LogsThere, is_followed, is_live_name, is_packed_name
 from cowrieprocessor.loader.followed_reading import FollowedReading, Outcome, StillWritten, file_id_of
 from cowrieprocessor.loader.followed_state import FileState, content_key, is_same, settles_in_s, signature_of
 from cowrieprocessor.loader.garbage import rare_collections
@@ -66,6 +66,8 @@ class DeltaLoader:
         self._engine = engine
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
         self._logs = FollowedLogs(self._paths)
+        self._there: LogsThere | None = None
+        self._is_at_rest = False
         self._settings = settings or load_settings()
         self._job = job
         self._on_progress = on_progress
@@ -178,6 +180,7 @@ class DeltaLoader:
                 return False
             if state is None or (state.seen.device, state.seen.inode) != file_id_of(status):
                 return False
+            self._logs.look_again()
             self._look_at(place, name, status)
             looked_at[place] = self._now[place]
             if self._stop():
@@ -191,6 +194,9 @@ class DeltaLoader:
     def _look_at_all(self) -> None:
         """Look at all; where something is missing once more, for it may have moved while others were looked at."""
         found = self._found
+        if self._is_at_rest and self._logs.there() is self._there:
+            return
+        self._is_at_rest = False
         gone, is_whole = self._pass_over_all()
         if not self._stop() and not (is_whole and not self._book.is_missing(self._known_now(self._now))):
             gone, is_whole = self._pass_over_all()
@@ -201,16 +207,18 @@ class DeltaLoader:
             found.again(0.0)
         is_decided = is_whole and not found.deferred and not self._unreadable
         found.gaps += self._book.settle(self._known_now(self._now), gone, is_decided=is_decided)
+        self._is_at_rest = is_decided and not gone and not found.files and found.again_in_s is None
 
     def _pass_over_all(self) -> tuple[list[SeenFile], bool]:
         """Look at every log that is there; return what is held open without a path, and whether nothing went away."""
-        there = self._logs.there()
+        there = self._there = self._logs.there()
         self._folders = tuple(there.folders)
         self._files_total = len(there.logs)
         self._say_unreadable([str(error) for error in there.unreadable])
         present = {self._place(path): (path, status) for path, status in there.logs}
         self._places = {path: place for place, (path, _) in present.items()}
-        self._open = {place: partial(self._start().open, Path(path)) for place, (path, _) in present.items()}
+        opening = self._start().open
+        self._open = {place: partial(opening, path) for place, (path, _) in present.items()}
         self._by_content = {content_key(state.seen): state for state in self._now.values()}
         files = {place: (one.st_dev, one.st_ino) for place, (_, one) in present.items()}
         self._held.let_go_of_named({file for place, file in files.items() if self._was_read(place, file)})

@@ -54,7 +54,10 @@ LISTING_SETTLES_S = 2.0
 """A folder that changed so recently may change once more at what looks like the same moment."""
 
 LISTED_FOR_S = 60.0
-"""After so long a folder is listed again in any case."""
+"""After so long a folder is listed again in any case, and all in it is looked at."""
+
+PACKED_SETTLES_S = 15.0
+"""An archive that nobody has changed for so long is finished, and looked at no more often than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,29 @@ class LogsThere:
     unreadable: list[InputNotReadable] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _AtRest:
+    """What was there, and what tells for how long that is so.
+
+    Attributes:
+        there: what was there.
+        watched: the files that may change, each with what tells that it has.
+        folders: the folders, each as it was listed.
+        until: until when this is believed.
+    """
+
+    there: LogsThere
+    watched: list[tuple[str, tuple[int, ...]]]
+    folders: list[tuple[str, _Listing]]
+    until: float
+
+
 class FollowedLogs:
     """Finds the logs to follow: in folders and below them as `find_logs` does, beside a file its rotated ones.
 
     Rotated ones lie beside the file under its name with something behind: `cowrie.json.2026-01-31`, `cowrie.json-1.gz`.
     What is not there is no error; it may come. A folder in which nothing came or went is not listed again; its files
-    cost one look each.
+    cost one look each, archives that were finished long ago less.
 
     Args:
         paths: files and folders, absolute.
@@ -98,6 +118,7 @@ class FollowedLogs:
         self._clock = clock
         self._listings: dict[str, _Listing] = {}
         self._orders: dict[str, tuple[str, str, int, str, int, str]] = {}
+        self._last: _AtRest | None = None
 
     def is_wanted(self, path: str) -> bool:
         """Return whether a file, if it were there, would be one of the logs, going by its name alone."""
@@ -110,7 +131,45 @@ class FollowedLogs:
         return False
 
     def there(self) -> LogsThere:
-        """Return what is there now."""
+        """Return what is there now: the same object as the last time where nothing seems to have changed."""
+        if self._last is None or not self._is_as_it_was(self._last):
+            began = self._clock()
+            there = self._look()
+            self._last = _AtRest(there, [], [], began) if there.unreadable else self._at_rest(there, began)
+        return self._last.there
+
+    def _at_rest(self, there: LogsThere, began: float) -> _AtRest:
+        """Return what is to be looked at to see whether anything has changed since."""
+        now = time.time()
+        watched = [
+            (path, _signature(status))
+            for path, status in there.logs
+            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < PACKED_SETTLES_S
+        ]
+        folders = [(str(folder), listing) for folder in there.folders if (listing := self._listings.get(str(folder)))]
+        until = min([began + LISTED_FOR_S, *(listing.until for _, listing in folders)])
+        return _AtRest(there, watched, folders, until if len(folders) == len(there.folders) else began)
+
+    def _is_as_it_was(self, last: _AtRest) -> bool:
+        if self._clock() >= last.until:
+            return False
+        # Of these there may be thousands, each second.
+        try:
+            for folder, listing in last.folders:
+                if _moment(os.stat(folder)) != listing.moment:  # noqa: PTH116
+                    return False
+            for path, signature in last.watched:
+                if _signature(os.stat(path)) != signature:  # noqa: PTH116
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def look_again(self) -> None:
+        """Believe nothing of what was there the last time: something is known to have changed."""
+        self._last = None
+
+    def _look(self) -> LogsThere:
         found = LogsThere()
         there: dict[str, os.stat_result] = {}
         for path in self._paths:
@@ -174,7 +233,7 @@ class FollowedLogs:
     def _names(self, folder: str, status: os.stat_result) -> list[str]:
         """Return the names in a folder; they are read again when one may have come or gone."""
         known = self._listings.get(folder)
-        moment = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        moment = _moment(status)
         now = self._clock()
         if known is not None and known.moment == moment and now < known.until:
             return known.names
@@ -184,6 +243,14 @@ class FollowedLogs:
         return names
 
 
+def _moment(folder: os.stat_result) -> tuple[int, int, int]:
+    return folder.st_dev, folder.st_ino, folder.st_mtime_ns
+
+
+def _signature(file: os.stat_result) -> tuple[int, ...]:
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_mode
+
+
 def logs_there(paths: Iterable[Path]) -> list[Path]:
     """Return the logs that are there now, as `FollowedLogs` finds them."""
     return [Path(name) for name, _ in FollowedLogs(paths).there().logs]
@@ -191,7 +258,8 @@ def logs_there(paths: Iterable[Path]) -> list[Path]:
 
 def is_live_name(path: str) -> bool:
     """Return whether a log is named like one that is still written to: without a date, number or compression behind."""
-    return rotation_order(Path(path))[2] == _LIVE and not is_packed_name(path)
+    name = path.rpartition("/")[2]
+    return not (_COMPRESSED.search(name) or _DATED.search(name) or _NUMBERED.search(name))
 
 
 def is_packed_name(path: str) -> bool:

@@ -130,9 +130,10 @@ class FollowedReading:
             return True  # whoever has to read it will say so
         return True
 
-    def open(self, path: Path) -> LogStream:
+    def open(self, path: Path | str) -> LogStream:
         """Open a file under its path."""
-        return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
+        limits = self._settings
+        return LogStream(Path(path), max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes)
 
     def open_held(self, held: HeldLog) -> LogStream:
         """Open a file that is held."""

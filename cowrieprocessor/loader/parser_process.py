@@ -54,9 +54,9 @@ class ParserProcessDied(Exception):
 
 def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
     """Return whether a log has enough left to be parsed on another core, where there is one."""
-    if cursor.stored_events is not None or (os.cpu_count() or 1) < 2:
+    if cursor.stored_events is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
         return False
-    return stream.bytes_left * (8 if stream.is_complete else 1) >= WORTHWHILE_BYTES
+    return (os.cpu_count() or 1) > 1
 
 
 def batches_from_process(

@@ -18,7 +18,15 @@ from cowrieprocessor.db.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
 from cowrieprocessor.errors import InputNotReadable
-from cowrieprocessor.loader import compression, delta, followed_reading, followed_state, log_loading, parser_process
+from cowrieprocessor.loader import (
+    compression,
+    delta,
+    discovery,
+    followed_reading,
+    followed_state,
+    log_loading,
+    parser_process,
+)
 from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.compression import LogStream
@@ -434,6 +442,29 @@ def test_a_growing_log_behind_a_hole_is_not_read_from_its_beginning(
     monkeypatch.setattr(compression.os, "pread", counting)
     assert following.loader.look().counters["events"] == 1
     assert 0 < sum(pieces) < 1 << 20
+
+
+def test_an_archive_that_is_written_anew_while_all_rests_is_read(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel tells of a file is looked at, though everything was at rest before; afterwards it is again."""
+    for module, name in (
+        (discovery, "LISTING_SETTLES_S"),
+        (discovery, "PACKED_SETTLES_S"),
+        (followed_state, "TIME_SETTLES_S"),
+    ):
+        monkeypatch.setattr(module, name, -1.0)
+    monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", -1.0)
+    archive = following.folder / "cowrie.json.1.gz"
+    archive.write_bytes(gzip.compress(f"{LINES[0]}\n".encode()))
+    following.write(10, 11)
+    assert following.look() == 2
+    archive.write_bytes(gzip.compress(f"{LINES[0]}\n{LINES[1]}\n".encode()))
+    assert following.loader.look([archive]).counters["events"] == 1
+    opened: list[Path] = []
+    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
+    assert following.look() == 0
+    assert [] == opened
 
 
 def test_files_that_only_changed_their_names_are_not_opened(

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
-from cowrieprocessor.loader.discovery import find_logs, is_log_name
+from cowrieprocessor.loader import discovery
+from cowrieprocessor.loader.discovery import FollowedLogs, find_logs, is_log_name
 
 
 def put(folder: Path, *names: str) -> None:
@@ -251,3 +253,72 @@ def test_permissions(closed: str, named: str, expected: list[str]) -> None:
     refused = folder / "logs" if named == "." else path
 
     assert found.stdout.split("\n")[:4] == [line.format(path=refused) for line in expected]
+
+
+@pytest.fixture
+def resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FollowedLogs, list[float]]:
+    """A folder with a live log and two archives, all of long ago, and a clock that is set by hand."""
+    monkeypatch.setattr(discovery, "LISTING_SETTLES_S", -1.0)
+    monkeypatch.setattr(discovery, "PACKED_SETTLES_S", -1.0)
+    for name in ("cowrie.json", "cowrie.json.1.gz", "cowrie.json.2.gz"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    now = [0.0]
+    return FollowedLogs([tmp_path], clock=lambda: now[0]), now
+
+
+def test_where_nothing_changed_only_what_may_grow_is_looked_at(
+    resting: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second look gives the same, and asks the system about the folder and the live log, not about archives."""
+    logs, _ = resting
+    before = logs.there()
+    asked: list[str] = []
+    stat = os.stat
+
+    def asking(path: str, **how: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(discovery.os, "stat", asking)
+    assert logs.there() is before
+    assert [str(tmp_path), str(tmp_path / "cowrie.json")] == asked
+
+
+@pytest.mark.parametrize("change", ["grows", "goes", "comes", "is renamed", "is replaced"])
+def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
+    """A live log that grows or is another file, and any file that comes, goes or is renamed."""
+    logs, _ = resting
+    live, archive = tmp_path / "cowrie.json", tmp_path / "cowrie.json.1.gz"
+    before = logs.there()
+    if change == "grows":
+        live.write_bytes(b"{}\n{}\n")
+    elif change == "goes":
+        archive.unlink()
+    elif change == "comes":
+        (tmp_path / "cowrie.json.3.gz").write_bytes(b"")
+    elif change == "is renamed":
+        archive.rename(tmp_path / "cowrie.json.9.gz")
+    else:
+        live.unlink()
+        live.write_bytes(b"{}\n")
+    now = logs.there()
+    assert now is not before
+    assert {name: status.st_size for name, status in now.logs} == {
+        str(path): path.stat().st_size for path in tmp_path.iterdir()
+    }
+
+
+def test_an_archive_that_is_written_anew_is_seen_after_a_while(
+    resting: tuple[FollowedLogs, list[float]], tmp_path: Path
+) -> None:
+    """Nobody writes to a finished archive; who does is found out within a minute, or at once when that is told."""
+    logs, now = resting
+    before = logs.there()
+    (tmp_path / "cowrie.json.1.gz").write_bytes(b"another")
+    assert logs.there() is before
+    now[0] = discovery.LISTED_FOR_S
+    sizes = [status.st_size for _, status in logs.there().logs]
+    assert 7 in sizes
+    (tmp_path / "cowrie.json.1.gz").write_bytes(b"a third one")
+    logs.look_again()
+    assert 11 in [status.st_size for _, status in logs.there().logs]
