@@ -26,7 +26,9 @@ from cowrieprocessor.jobs.records import RUNNING, STOPPED
 from cowrieprocessor.jobs.watching import Watcher, pause
 from cowrieprocessor.loader.batch import EVENTS
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
+from cowrieprocessor.loader.discovery import logs_there
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
+from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 
 KIND = "follow"
@@ -118,6 +120,8 @@ def follow(
                     stop=stop.is_set,
                 )
             )
+            for path in (path for path in paths if not os.path.lexists(path) and not logs_there([path.absolute()])):
+                say(f"note: {inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log")
             follower = _Follower(loader, held, stop, say, on_look, result)
             if once:
                 follower.look_once()

@@ -161,6 +161,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., S
     def make(*script: Look | errors.DatabaseError) -> ScriptedLoader:
         loader = ScriptedLoader(list(script), (tmp_path,))
         monkeypatch.setattr(module, "DeltaLoader", loader)
+        monkeypatch.setattr(module, "logs_there", list)  # what it is given is there
         return loader
 
     return make
@@ -200,6 +201,16 @@ def test_once_stores_what_is_new(engine: Engine, log: Path) -> None:
     assert [1, False] == [first.looks, first.stopped]
     assert DONE == the_job(engine).state
     assert 10 == stored(engine)
+
+
+def test_what_is_not_there_yet_is_said(database: Engine, log: Path) -> None:
+    """A path that is spelled wrong is not waited for in silence; one with rotated logs beside it is there."""
+    rotated = log.with_name("other.json.1")
+    rotated.write_bytes(log.read_bytes())
+    said: list[str] = []
+    paths = [log, log.with_name("other.json"), log.with_name("nowhere") / "cowrie.json"]
+    follow(database, paths, SETTINGS, once=True, stop=Event(), say=said.append)
+    assert [f"note: {paths[2]}: nothing is there yet"] == [text.partition(";")[0] for text in said]
 
 
 def test_a_second_follower_is_refused(engine: Engine, log: Path) -> None:
