@@ -255,7 +255,7 @@ class DeltaLoader:
         return sorted(present, key=rank)
 
     def _look_at(self, place: str, path: str, status: os.stat_result) -> bool:
-        """Look at one file; return False if it went away meanwhile, or somebody asked to stop."""
+        """Look at one file; return False if it went away or was replaced meanwhile, or somebody asked to stop."""
         state = self._now.get(place)
         if state is None or (state.seen.inode != str(status.st_ino)):
             state = self._same_elsewhere(place, path, status) or state
@@ -286,7 +286,8 @@ class DeltaLoader:
         finally:
             self._current.discard(place)
         self._take_note(place, outcome, result, state, looked_at)
-        return True
+        # Another file has the name by now: what became of the one that was meant is found when all is looked at again.
+        return (outcome.seen.device, outcome.seen.inode) == file_id_of(status)
 
     def _take_note(
         self, place: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float

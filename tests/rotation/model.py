@@ -22,6 +22,7 @@ the pending beginning of a line. Bytes that no look saw and no NULs prove are kn
 - another log begins with the same event, or with all there was of one without an event: it may be a copy,
 - a file was gone for a while and came back,
 - NULs are found where no look saw the log before them in that file,
+- a file comes that begins with NULs, while another was truncated: it may be a copy of that one,
 
 there is a least and a greatest gap.
 """
@@ -114,10 +115,11 @@ class Model:
         for one in self._logs.values():
             one.held = 0
         seen_in = {number: frozenset(one.inodes) for number, one in self._logs.items()}
+        came = [one for one in sightings if one.inode not in seen_in.get(one.origin.log, ())]
         for sighting in sightings:
             self._note(sighting, is_certain=not was_cut_short and self._is_certain(sighting, only_named))
         for sighting in sightings:
-            self._note_nuls(sighting, seen_in, is_certain=not was_cut_short)
+            self._note_nuls(sighting, seen_in, came, is_certain=not was_cut_short)
         self._note_missing()
         logs = [one for one in sightings if one.origin.packed is None]
         self._perhaps_held |= {one.inode for one in logs}
@@ -206,12 +208,20 @@ class Model:
             if number != log and sighting.content.startswith(content):
                 self._logs[number].is_vague = True
 
-    def _note_nuls(self, sighting: Sighting, seen_in: Mapping[int, frozenset[int]], *, is_certain: bool) -> None:
+    def _note_nuls(
+        self,
+        sighting: Sighting,
+        seen_in: Mapping[int, frozenset[int]],
+        came: Iterable[Sighting],
+        *,
+        is_certain: bool,
+    ) -> None:
         """Take in what NULs at the beginning of a log say about the one before it.
 
         Args:
             sighting: the file.
             seen_in: in which files earlier looks saw each log.
+            came: files that no earlier look saw; such a copy may be of this file, between two truncations.
             is_certain: whether the look came to its end.
         """
         truncation = self._disk.truncations.get(sighting.origin.log)
@@ -220,6 +230,8 @@ class Model:
             return
         before = self._logs.setdefault(truncation.before, Known())
         before.possibly_seen = max(before.possibly_seen, nuls)
+        if any(_may_be_between(one, sighting, nuls) and not self._is_earlier(one, sighting) for one in came):
+            before.is_vague = True
         if sighting.inode in seen_in.get(truncation.before, ()) and nuls == truncation.size:
             before.seen = max(before.seen, nuls if is_certain else 0)
             return
@@ -230,6 +242,13 @@ class Model:
             known.is_vague, known.possibly_seen = True, max(known.possibly_seen, nuls)
             earlier = self._disk.truncations.get(earlier.before)
 
+    def _is_earlier(self, one: Sighting, other: Sighting) -> bool:
+        """Return whether a file holds what another one held before it was truncated, or what it holds now."""
+        number = other.origin.log
+        while number != one.origin.log and (truncation := self._disk.truncations.get(number)) is not None:
+            number = truncation.before
+        return number == one.origin.log
+
     def _note_missing(self) -> None:
         """Note the logs of which something comes back that was gone at an earlier look."""
         for one in self._logs.values():
@@ -237,6 +256,11 @@ class Model:
                 one.is_vague = True
             if one.held < one.possibly_seen:
                 one.was_missing = one.held
+
+
+def _may_be_between(one: Sighting, other: Sighting, nuls: int) -> bool:
+    """Return whether a file may be a copy of another one from before that was truncated with so many bytes."""
+    return one.inode != other.inode and one.content.startswith(b"\0") and len(one.content) <= nuls
 
 
 def _read(sighting: Sighting) -> Reading:

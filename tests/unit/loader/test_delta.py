@@ -414,6 +414,31 @@ def test_a_finished_first_line_is_found_though_an_archive_is_waited_for(
     assert (following.stored(), following.lost(), following.gaps) == (6, 0, [])
 
 
+def test_a_file_that_is_replaced_between_two_glances_is_no_loss(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed, then deleted and begun anew before it is opened: what was there is looked for before it is missed."""
+    following.log.write_text(LINES[0][:-20])
+    following.loader.look()
+    with following.log.open("a") as file:
+        file.write(f"{LINES[0][-20:]}\n")
+    there = discovery.FollowedLogs.there
+    calls: list[bool] = []
+
+    def replacing(self: discovery.FollowedLogs) -> discovery.LogsThere:
+        found = there(self)
+        calls.append(True)
+        if len(calls) == 2:
+            following.log.unlink()
+            following.log.write_bytes(b"")
+        return found
+
+    monkeypatch.setattr(discovery.FollowedLogs, "there", replacing)
+    assert following.look() == 1
+    assert len(calls) > 2
+    assert (following.stored(), following.lost(), following.gaps) == (1, 0, [])
+
+
 def test_a_log_that_changed_after_it_was_opened_is_looked_at_again() -> None:
     """Whether its times would tell is asked for the moment before it was read, however long that took."""
     changed_ns = 1_800_000_000_123_456_789
