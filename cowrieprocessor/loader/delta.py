@@ -37,6 +37,7 @@ from cowrieprocessor.settings import Settings, load_settings
 __all__ = ["DeltaLoader", "Gap", "Look"]
 
 GONE_AGAIN_S = 5.0
+OTHERS_AGAIN_S = 1.0
 GLANCE_EVERY_S = 0.5
 """While much is read of one log, it is looked so often whether others have grown."""
 
@@ -174,13 +175,13 @@ class DeltaLoader:
                 continue
             place = self._place(name)
             state = self._now.get(place)
+            self._logs.look_again()
             try:
                 status = path.stat()
             except OSError:
                 return False
             if state is None or (state.seen.device, state.seen.inode) != file_id_of(status):
                 return False
-            self._logs.look_again()
             self._look_at(place, name, status)
             looked_at[place] = self._now[place]
             if self._stop():
@@ -207,7 +208,7 @@ class DeltaLoader:
             found.again(0.0)
         is_decided = is_whole and not found.deferred and not self._unreadable
         found.gaps += self._book.settle(self._known_now(self._now), gone, is_decided=is_decided)
-        self._is_at_rest = is_decided and not gone and not found.files and found.again_in_s is None
+        self._is_at_rest = is_decided and not self._held.gone and not found.files and found.again_in_s is None
 
     def _pass_over_all(self) -> tuple[list[SeenFile], bool]:
         """Look at every log that is there; return what is held open without a path, and whether nothing went away."""
@@ -286,8 +287,8 @@ class DeltaLoader:
         finally:
             self._current.discard(place)
         self._take_note(place, outcome, result, state, looked_at)
-        # Another file has the name by now: what became of the one that was meant is found when all is looked at again.
-        return (outcome.seen.device, outcome.seen.inode) == file_id_of(status)
+        # Where another file has the name by now, what became of the one that was meant is found by looking again.
+        return result.error is not None or not _was_replaced(outcome.seen, path, status)
 
     def _take_note(
         self, place: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float
@@ -296,6 +297,8 @@ class DeltaLoader:
         settles_s = settles_in_s(outcome.seen.signature, looked_at)
         if settles_s is not None:
             self._found.again(settles_s)
+        if outcome.seen.signature == (0, 0, 0):
+            self._found.again(OTHERS_AGAIN_S)
         self._now[place] = FileState(outcome, settles_s is not None, result.error)
         if state is not None and state.error == result.error and not result.counters:
             result.error = None  # it was said
@@ -394,3 +397,17 @@ class DeltaLoader:
         new = [error for error in errors if error not in self._unreadable]
         self._found.files += [FileResult("", FAILED, error=error) for error in new]
         self._unreadable = frozenset(errors)
+
+
+def _was_replaced(seen: SeenFile, path: str, status: os.stat_result) -> bool:
+    """Return whether a file that was opened is not the one that was listed, but the one that has the name now.
+
+    There are file systems that give a file one number by its name, and another one once it is open.
+    """
+    if (seen.device, seen.inode) == file_id_of(status):
+        return False
+    try:
+        now = Path(path).stat()
+    except OSError:
+        return True
+    return file_id_of(now) != file_id_of(status)

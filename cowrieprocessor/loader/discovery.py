@@ -77,11 +77,13 @@ class LogsThere:
         logs: the path of each with what the system says of it, in the order in which they were written.
         folders: the folders in which others may appear.
         unreadable: what could not be looked into.
+        nowhere: names of which the system says nothing, such as links to what is not there (yet).
     """
 
     logs: list[tuple[str, os.stat_result]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unreadable: list[InputNotReadable] = field(default_factory=list)
+    nowhere: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class FollowedLogs:
             for path, status in there.logs
             if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < PACKED_SETTLES_S
         ]
+        watched += [(path, ()) for path in there.nowhere]
         folders = [(str(folder), listing) for folder in there.folders if (listing := self._listings.get(str(folder)))]
         until = min([began + LISTED_FOR_S, *(listing.until for _, listing in folders)])
         return _AtRest(there, watched, folders, until if len(folders) == len(there.folders) else began)
@@ -153,17 +156,13 @@ class FollowedLogs:
     def _is_as_it_was(self, last: _AtRest) -> bool:
         if self._clock() >= last.until:
             return False
-        # Of these there may be thousands, each second.
         try:
             for folder, listing in last.folders:
                 if _moment(os.stat(folder)) != listing.moment:  # noqa: PTH116
                     return False
-            for path, signature in last.watched:
-                if _signature(os.stat(path)) != signature:  # noqa: PTH116
-                    return False
         except OSError:
             return False
-        return True
+        return all(_signature_at(path) == signature for path, signature in last.watched)
 
     def look_again(self) -> None:
         """Believe nothing of what was there the last time: something is known to have changed."""
@@ -224,6 +223,7 @@ class FollowedLogs:
                 try:
                     status = os.stat(path)  # noqa: PTH116 - there may be thousands, each second
                 except OSError:
+                    found.nowhere.append(path)
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     waiting += [path] * deep
@@ -249,6 +249,13 @@ def _moment(folder: os.stat_result) -> tuple[int, int, int]:
 
 def _signature(file: os.stat_result) -> tuple[int, ...]:
     return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns, file.st_mode
+
+
+def _signature_at(path: str) -> tuple[int, ...]:
+    try:
+        return _signature(os.stat(path))  # noqa: PTH116 - there may be thousands, each second
+    except OSError:
+        return ()
 
 
 def logs_there(paths: Iterable[Path]) -> list[Path]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from cowrieprocessor.db import followed_files
-from cowrieprocessor.db.engine import get_engine, read_transaction
+from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
@@ -412,6 +412,20 @@ def test_a_finished_first_line_is_found_though_an_archive_is_waited_for(
     following.write(1, 5)
     assert following.look() == 5
     assert (following.stored(), following.lost(), following.gaps) == (6, 0, [])
+
+
+def test_a_damaged_archive_on_a_disk_with_another_number_is_looked_at_once(following: Following) -> None:
+    """Devices get other numbers when a machine starts: a file that cannot be read is no file that was replaced."""
+    archive = bytearray(gzip.compress("".join(f"{line}\n" for line in LINES[:20]).encode()))
+    archive[-6] ^= 0xFF
+    (following.folder / "cowrie.json.1.gz").write_bytes(archive)
+    following.look()
+    following.loader.close()
+    with write_transaction(following.engine) as connection:
+        connection.execute(update(FollowedFile).values(device="1"))
+    following.restart()
+    assert following.loader.look().is_whole
+    assert following.loader.look().is_whole
 
 
 def test_a_file_that_is_replaced_between_two_glances_is_no_loss(

@@ -308,6 +308,17 @@ def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]],
     }
 
 
+def test_what_a_link_leads_to_is_seen_when_it_comes(resting: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """Nothing happens in the link's folder when the log that it names is begun."""
+    logs, _ = resting
+    target = tmp_path.parent / f"{tmp_path.name}-elsewhere.json"
+    (tmp_path / "linked.json").symlink_to(target)
+    before = logs.there()
+    assert logs.there() is before
+    target.write_bytes(b"{}\n")
+    assert str(tmp_path / "linked.json") in [name for name, _ in logs.there().logs]
+
+
 def test_an_archive_that_is_written_anew_is_seen_after_a_while(
     resting: tuple[FollowedLogs, list[float]], tmp_path: Path
 ) -> None:
