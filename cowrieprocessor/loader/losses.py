@@ -200,7 +200,7 @@ class LossBook:
         """Return groups with what NULs tell of their logs now: later, the same file may tell of another."""
 
         def measured(old: SeenFile) -> SeenFile:
-            if old.log is None or _has_no_path(old):
+            if old.log is None or self._was_followed_by_another(old):
                 return old
             return replace(old, bytes_seen=max(old.bytes_seen, self._emptied(old, now, gone)[0]))
 

@@ -396,6 +396,25 @@ def test_an_older_log_with_nuls_tells_nothing_about_one_that_was_emptied(
     assert following.gaps == [("cowrie.json", rotated.stat().st_size + 500 - size)]
 
 
+def test_a_log_that_was_emptied_and_regrew_while_archives_were_waited_for(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty at one look, behind NULs at the next, a new process after that: what the NULs tell is noted in between."""
+    following.write(0, 10)
+    following.look()
+    size = following.log.stat().st_size
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 1e6)
+    (following.folder / "cowrie.json.1.gz").write_bytes(gzip.compress(f"{LINES[30]}\n".encode()))
+    following.log.write_bytes(b"")
+    following.look()
+    following.log.write_bytes(b"\0" * (size + 300) + f"{LINES[20]}\n".encode())
+    assert following.look() == 1
+    following.restart()
+    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.0)
+    assert following.look() == 1
+    assert (following.lost(), following.gaps) == (300, [("cowrie.json", 300)])
+
+
 def test_a_finished_first_line_is_found_though_an_archive_is_waited_for(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
