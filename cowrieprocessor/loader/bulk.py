@@ -30,6 +30,7 @@ from cowrieprocessor.loader.log_loading import (
     LogLoading,
     LogPlace,
     counted,
+    counters_of,
 )
 from cowrieprocessor.loader.preparing import now_text
 from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
@@ -56,10 +57,7 @@ class LoadResult:
     @property
     def counters(self) -> Counter[str]:
         """The sums over all files."""
-        total: Counter[str] = Counter()
-        for one in self.files:
-            total.update(one.counters)
-        return total
+        return counters_of(self.files)
 
     @property
     def failed(self) -> list[FileResult]:

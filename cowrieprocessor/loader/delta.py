@@ -288,7 +288,7 @@ class DeltaLoader:
             self._current.discard(place)
         self._take_note(place, outcome, result, state, looked_at)
         # Where another file has the name by now, what became of the one that was meant is found by looking again.
-        return result.error is not None or not _was_replaced(outcome.seen, path, status)
+        return not _was_replaced(outcome.seen, path, status)
 
     def _take_note(
         self, place: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float
@@ -402,7 +402,8 @@ class DeltaLoader:
 def _was_replaced(seen: SeenFile, path: str, status: os.stat_result) -> bool:
     """Return whether a file that was opened is not the one that was listed, but the one that has the name now.
 
-    There are file systems that give a file one number by its name, and another one once it is open.
+    There are file systems that give a file one number by its name, and another one once it is open; and what is known
+    of a file that cannot be read may be from before its device got another number.
     """
     if (seen.device, seen.inode) == file_id_of(status):
         return False

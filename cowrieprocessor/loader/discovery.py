@@ -57,7 +57,7 @@ LISTED_FOR_S = 60.0
 """After so long a folder is listed again in any case, and all in it is looked at."""
 
 PACKED_SETTLES_S = 15.0
-"""An archive that nobody has changed for so long is finished, and looked at no more often than that."""
+"""An archive that nobody has changed for so long is finished, and looked at each LISTED_FOR_S only."""
 
 
 @dataclass(frozen=True, slots=True)

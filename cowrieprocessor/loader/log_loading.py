@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -282,6 +282,14 @@ def _say_overlaps(elsewhere: Counter[str], found: FileResult) -> None:
             f"{found.path}: {count} of its events are stored already from {source}: the two logs overlap and begin "
             "differently; each event is stored once"
         )
+
+
+def counters_of(files: Iterable[FileResult]) -> Counter[str]:
+    """Return the sums over files."""
+    total: Counter[str] = Counter()
+    for one in files:
+        total.update(one.counters)
+    return total
 
 
 def counted(found: FileResult) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from cowrieprocessor.loader.log_loading import FileResult
+from cowrieprocessor.loader.log_loading import FileResult, counters_of
 from cowrieprocessor.loader.losses import Gap
 
 
@@ -30,10 +30,7 @@ class Look:
     @property
     def counters(self) -> Counter[str]:
         """The sums over all files."""
-        total: Counter[str] = Counter()
-        for one in self.files:
-            total.update(one.counters)
-        return total
+        return counters_of(self.files)
 
     def again(self, seconds: float) -> None:
         """Note that something is to be looked at again by then."""

@@ -138,7 +138,7 @@ class Model:
             if not sighting.origin.is_part:
                 known.torn |= reading.torn
                 known.possible_extent = max(known.possible_extent, reading.possible_extent)
-                if known.inodes:
+                if known.inodes or not known.possibly_seen:
                     known.extent = max(known.extent, reading.extent)
                 else:  # of one that looks saw without an event, nobody can tell that it is what was stored
                     known.is_vague = True
