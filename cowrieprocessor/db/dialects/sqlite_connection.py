@@ -25,9 +25,10 @@ from cowrieprocessor.db.dialects.sqlite_files import (
     require_existing,
     shared_uri,
     untouching_uri,
+    uri,
 )
 from cowrieprocessor.db.dialects.waiting import wait_until
-from cowrieprocessor.errors import ConfigurationError, DatabaseLocked
+from cowrieprocessor.errors import ConfigurationError, DatabaseLocked, DatabaseReadOnly
 
 BUSY_MS = 10_000
 """How long SQLite itself waits where only a moment is to be expected: recovery, or the last one closing."""
@@ -163,12 +164,52 @@ def connect(path: Path, options: EngineOptions) -> Any:
     try:
         if serialize:
             connection.writer_lock = WriterLock(path, options)
+        if options.read_only:
+            recover(connection, driver, path)
         _set_up(connection, options)
         ready = True
     finally:
         if not ready:
             connection.close()
     return connection
+
+
+def recover(connection: Any, driver: ModuleType, path: Path) -> None:
+    """Roll back what a killed writer left unfinished, which a read-only connection may not do itself.
+
+    Any program that opens the file for writing does the same; committed rows stay as they are.
+
+    Args:
+        connection: the reader's, opened with `mode=ro`.
+        driver: the library that `connection` belongs to.
+        path: the database file.
+
+    Raises:
+        DatabaseReadOnly: this user may not write the file.
+
+    Source: sqlite.org/rescode.html, SQLITE_READONLY_ROLLBACK; sqlite.org/lockingv3.html, "Dealing with hot journals".
+    """
+    if not _is_refused_to_readers(connection):
+        return
+    writer = driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
+    try:
+        _is_refused_to_readers(writer)
+    finally:
+        writer.close()
+    if _is_refused_to_readers(connection):
+        raise DatabaseReadOnly(
+            f"{path}: a program that was killed left an unfinished transaction in {path.name}-journal, which must be "
+            "rolled back before anything can be read; run this as a user who may write the file and its folder"
+        )
+
+
+def _is_refused_to_readers(connection: Any) -> bool:
+    """Return whether SQLite refuses to read the file because something has to be written first."""
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except driver_errors() as error:
+        return primary_code(error) == sqlite3.SQLITE_READONLY
+    return False
 
 
 def connect_in_memory(options: EngineOptions) -> Any:
