@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
 from cowrieprocessor.db.enrichment_claims import Claimed, Order, claim, release
@@ -22,7 +23,6 @@ from cowrieprocessor.db.findings import UNKNOWN, Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
 from cowrieprocessor.db.verdict_store import pass_over, store_answer, store_failure, store_refusal
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import orjson
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.findings import Finding
 from cowrieprocessor.enrichment.book import unknown
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.provider import Found, Reply, Sample, Unknown
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import InputNotFound, InputNotReadable

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from cowrieprocessor import __version__
-from cowrieprocessor.enrichment.clock import Clock
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.enrichment.provider import Failed, Reply, Request
 from cowrieprocessor.enrichment.statuses import sayable
 from cowrieprocessor.errors import ConfigurationError

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment_cache import cached_answers, store_in_cache
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.provider import Failed, Provider, RateLimited, Refused, Reply, Request, Sample
 from cowrieprocessor.enrichment.virustotal import (
     SMALL_UPLOAD_BYTES,

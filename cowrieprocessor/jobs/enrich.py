@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment_claims import Order, ask_first, note_skipped
 from cowrieprocessor.db.enrichment_lookahead import end_rests
@@ -23,7 +24,6 @@ from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.staged_claims import staged_ask_first
 from cowrieprocessor.enrichment.book import Book, Counters, FullBook, StagedBook
 from cowrieprocessor.enrichment.cache_import import ImportedCache
-from cowrieprocessor.enrichment.clock import Clock, SystemClock
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import Limits, Provider

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.enrichment_cache import store_in_cache
 from cowrieprocessor.db.findings import Finding
 from cowrieprocessor.db.judgement import Policy
 from cowrieprocessor.db.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.book import with_expiry
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.jobs.pacing import Turn
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Engine
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.judgement import Policy, judge
 from cowrieprocessor.db.verdict_store import lock_hashes, queued_hashes
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.jobs.pacing import Pace
 from cowrieprocessor.jobs.records import DONE, RUNNING, load_job, save_job, shared_job
 

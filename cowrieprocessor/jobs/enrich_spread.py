@@ -6,9 +6,9 @@ import threading
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
-from cowrieprocessor.enrichment.clock import Clock
 from cowrieprocessor.jobs.pacing import Pace
 
 FIRST_ROWS = 500

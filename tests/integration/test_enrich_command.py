@@ -31,7 +31,7 @@ class _Machine:
     """The machine's clock: the program is another process."""
 
     def now(self) -> object:
-        from cowrieprocessor.enrichment.clock import SystemClock
+        from cowrieprocessor.clock import SystemClock
 
         return SystemClock().now()
 

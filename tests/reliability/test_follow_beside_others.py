@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
+from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, FileVerdict, RawEvent
-from cowrieprocessor.enrichment.clock import SystemClock
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema

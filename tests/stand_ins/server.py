@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import parse_qsl
 
-from cowrieprocessor.enrichment.clock import SystemClock
+from cowrieprocessor.clock import SystemClock
 from tests.stand_ins.clock import Timepiece
 
 JSON_TYPE = "application/json; charset=utf-8"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import threading
 
+from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.db.engine import dispose, get_engine
-from cowrieprocessor.enrichment.clock import SystemClock
 from cowrieprocessor.enrichment.provider import Limits
 from cowrieprocessor.enrichment.quota import Granted, Ledger
 

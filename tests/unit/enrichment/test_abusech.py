@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.enrichment.abusech import AbuseCh, MalwareBazaar, Urlhaus, UrlhausUrl
-from cowrieprocessor.enrichment.clock import SystemClock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import (
     Failed,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
-from cowrieprocessor.enrichment.clock import SystemClock
 from cowrieprocessor.enrichment.provider import Limits
 from cowrieprocessor.enrichment.quota import Granted, Ledger
 from tests.stand_ins.clock import ManualClock

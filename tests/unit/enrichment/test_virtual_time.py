@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cowrieprocessor.enrichment.clock import Clock
+from cowrieprocessor.clock import Clock
 from tests.stand_ins.clock import START, ManualClock
 from tests.stand_ins.virtual_time import VirtualClock, VirtualTimeServer
 

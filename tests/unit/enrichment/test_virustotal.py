@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cowrieprocessor.enrichment.clock import SystemClock
+from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import (
     Failed,
