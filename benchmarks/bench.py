@@ -104,7 +104,7 @@ def _line(result: Result) -> str:
 
 def _machine() -> str:
     """Return what the numbers were measured with, without naming the machine."""
-    from cowrieprocessor.db.dialects.sqlite import load_driver
+    from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 
     sqlite = load_driver("auto").sqlite_version
     return f"Python {platform.python_version()}, SQLite {sqlite}, {os.cpu_count()} CPUs, {platform.machine()}"

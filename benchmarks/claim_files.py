@@ -17,8 +17,8 @@ import time
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.enrichment_claims import claim
-from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.enrichment.claims import claim
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.book import LEASE_S
 from cowrieprocessor.enrichment.source import CLAIMED_AT_ONCE
 from cowrieprocessor.enrichment.virustotal import PUBLIC_LIMITS

@@ -17,7 +17,7 @@ from benchmarks import inputs
 from benchmarks.cases import MEMORY_TARGET_BYTES, Bench, Result
 from benchmarks.enrichment_inputs import RESPONSE, files_to_ask, half_asked, one_hash_everywhere
 from benchmarks.measure import Command, CommandFailed, Spread, Usage, in_turns, run
-from cowrieprocessor.db.dialects.sqlite import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 
 MIB = 1 << 20
 SESSIONS_EACH = (2, 0)

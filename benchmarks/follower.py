@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.launcher import Sampler, tree
 from benchmarks.measure import ERROR_TAIL_CHARS, CommandFailed
-from cowrieprocessor.db.dialects.sqlite import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import prepare
 

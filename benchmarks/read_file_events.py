@@ -9,8 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
-from cowrieprocessor.db import backfill_events as stored
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.ingest import event_scan as stored
 from cowrieprocessor.jobs.backfill_tallies import FilesSlice
 
 

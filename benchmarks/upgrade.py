@@ -16,7 +16,7 @@ from benchmarks.cases import Bench, Result
 from benchmarks.make_v3_db import make_v3_db
 from benchmarks.measure import Command, CommandFailed, Spread, Usage, run
 from benchmarks.read_file_events import forget
-from cowrieprocessor.db.dialects.sqlite import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 
 MIB = 1 << 20
 GOAL_BYTES = 39_000_000_000

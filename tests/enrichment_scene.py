@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import Engine, Table, insert, select
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.findings import CLEAN, MALICIOUS, Finding
-from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.enrichment.propagation import propagate_some
+from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, Finding
+from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import store_answer
+from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.db.propagation import propagate_some
-from cowrieprocessor.db.verdict_store import store_answer
-from cowrieprocessor.loader.worthless import initial_status
 
 T = Base.metadata.tables
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from cowrieprocessor.db.dialects.sqlite import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 
 sqlite3 = load_driver(os.environ.get("COWRIEPROC_SQLITE_DRIVER", "auto"))
 

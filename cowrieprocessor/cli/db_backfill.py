@@ -14,8 +14,8 @@ from cowrieprocessor.cli.common import json_option, message, named_db_option, pr
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from cowrieprocessor.db.jobs import JobRecord
     from cowrieprocessor.jobs.backfill import BackfillPlan, BackfillResult
-    from cowrieprocessor.jobs.records import JobRecord
 
 EXIT_DECLINED = 1
 
@@ -147,7 +147,7 @@ def _announce(name: str, plan: BackfillPlan) -> None:
 def _warn_about_writers(engine: Engine) -> None:
     """Name who else may write: beside a loader of v3 two programs checkpoint, one of them with an affected library."""
     from cowrieprocessor.db.dialects import dialect_of
-    from cowrieprocessor.db.file_holders import holders_of, name_holders
+    from cowrieprocessor.db.files.open_files import holders_of, name_holders
 
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None

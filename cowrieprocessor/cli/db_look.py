@@ -27,7 +27,7 @@ def status(db: str, as_json: bool) -> None:
     """
     from cowrieprocessor.cli.db_text import status_text
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.db.inspection import database_status
+    from cowrieprocessor.db.status import database_status
 
     engine = get_engine(db, read_only=True)
     try:
@@ -54,7 +54,7 @@ def check(db: str, full: bool, as_json: bool) -> None:
     Example: cowrieprocessor db check --full --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import describe, dispose, get_engine
-    from cowrieprocessor.db.inspection import check_database
+    from cowrieprocessor.db.status import check_database
 
     engine = get_engine(db, read_only=True)
     try:

@@ -129,7 +129,7 @@ def _one_at_a_time(engine: Engine) -> AbstractContextManager[None]:
     """Return a lock that keeps another migration of the same file waiting; a server has its own."""
     from cowrieprocessor.db.dialects import dialect_of
     from cowrieprocessor.db.dialects.base import options_of
-    from cowrieprocessor.db.maintenance_lock import maintenance_lock
+    from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
 
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None

@@ -11,7 +11,7 @@ from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.db.inspection import DatabaseStatus, JobState, RowCount
+    from cowrieprocessor.db.status import DatabaseStatus, JobState, RowCount
 
 
 def status_text(status: DatabaseStatus) -> str:

@@ -27,7 +27,7 @@ from cowrieprocessor.cli.common import (
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from cowrieprocessor.db.dead_letters import Choice
+    from cowrieprocessor.db.dead_letters.statements import Choice
     from cowrieprocessor.jobs.dead_letters_purge import PurgePlan
 
 EXIT_DECLINED = 1
@@ -241,7 +241,7 @@ def _choice(
 ) -> Choice:
     import datetime as dt
 
-    from cowrieprocessor.db.dead_letters import Choice, sources_of
+    from cowrieprocessor.db.dead_letters.statements import Choice, sources_of
     from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.settings.values import duration
 

@@ -24,7 +24,7 @@ from cowrieprocessor.db.schema_facts import (
     refuse_unsupported,
     standing_revision,
 )
-from cowrieprocessor.db.v3_digest import take_record, write_record
+from cowrieprocessor.db.upgrade.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
 
 __all__ = [

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
-from cowrieprocessor.db.findings import MALICIOUS, SUSPICIOUS
+from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, SUSPICIOUS
 from cowrieprocessor.enrichment.provider import (
     Failed,
     Finding,

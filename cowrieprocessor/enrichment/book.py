@@ -16,13 +16,13 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
-from cowrieprocessor.db.enrichment_claims import Claimed, Order, claim, release
-from cowrieprocessor.db.enrichment_queue import bring_forward
-from cowrieprocessor.db.findings import UNKNOWN, Finding
-from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
-from cowrieprocessor.db.verdict_store import pass_over, store_answer, store_failure, store_refusal
+from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release
+from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, Finding
+from cowrieprocessor.db.enrichment.queue import bring_forward
+from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
+from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import pass_over, store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.findings import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
 from cowrieprocessor.enrichment.book import unknown
 from cowrieprocessor.enrichment.provider import Found, Reply, Sample, Unknown
 from cowrieprocessor.enrichment.virustotal import VirusTotal

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cowrieprocessor.db.findings import CLEAN, COWRIE_VIRUSTOTAL, MALICIOUS, SUSPICIOUS, UNKNOWN, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import (
+    CLEAN,
+    COWRIE_VIRUSTOTAL,
+    MALICIOUS,
+    SUSPICIOUS,
+    UNKNOWN,
+    Finding,
+)
 from cowrieprocessor.enrichment.reading import (
     bounded,
     hexadecimal,

@@ -6,8 +6,8 @@ import datetime as dt
 import hashlib
 from dataclasses import dataclass
 
-from cowrieprocessor.db.enrichment_cache import CacheEntry
-from cowrieprocessor.db.findings import CLEAN, KNOWN_GOOD, MALICIOUS, SUSPICIOUS, UNKNOWN
+from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, KNOWN_GOOD, MALICIOUS, SUSPICIOUS, UNKNOWN
+from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 
 FIRST_RETRY_S = 60.0
 LAST_RETRY_S = 6 * 3600.0

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
-from cowrieprocessor.db.findings import KNOWN_GOOD, MALICIOUS, UNKNOWN
+from cowrieprocessor.db.enrichment.provider_verdict import KNOWN_GOOD, MALICIOUS, UNKNOWN
 from cowrieprocessor.enrichment.provider import (
     Failed,
     Finding,

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from cowrieprocessor.db.findings import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
 
 __all__ = [
     "Failed",

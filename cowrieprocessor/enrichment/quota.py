@@ -15,8 +15,18 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.api_quota import DAY, MONTH, NOW, PAUSED, REFUSED, QuotaRow, lock_ledger, quota_rows, save
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.quota import (
+    DAY,
+    MONTH,
+    NOW,
+    PAUSED,
+    REFUSED,
+    QuotaRow,
+    lock_ledger,
+    quota_rows,
+    save,
+)
 from cowrieprocessor.enrichment import circuit_breaker
 from cowrieprocessor.enrichment.provider import KeyQuota, Limits, Provider
 from cowrieprocessor.enrichment.rate_limit import MAX_BURST, MAX_PER_MINUTE

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.enrichment_claims import Claimed
+from cowrieprocessor.db.enrichment.claims import Claimed
 from cowrieprocessor.enrichment.book import LEASE_S, Book, Counters, finding_in, unknown
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.provider import (

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.api_quota import DAY, MONTH, NOW, PAUSED, REFUSED, QuotaRow, known_ledgers, quota_rows
+from cowrieprocessor.db.enrichment.quota import DAY, MONTH, NOW, PAUSED, REFUSED, QuotaRow, known_ledgers, quota_rows
 from cowrieprocessor.enrichment import circuit_breaker
 from cowrieprocessor.enrichment.provider import Limits
 from cowrieprocessor.enrichment.rate_limit import Pace

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment_cache import cached_answers, store_in_cache
+from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.enrichment.provider import Failed, Provider, RateLimited, Refused, Reply, Request, Sample
 from cowrieprocessor.enrichment.virustotal import (
     SMALL_UPLOAD_BYTES,

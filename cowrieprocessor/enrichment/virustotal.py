@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from cowrieprocessor.db.findings import CLEAN, MALICIOUS, SUSPICIOUS, UNKNOWN, VIRUSTOTAL
+from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, SUSPICIOUS, UNKNOWN, VIRUSTOTAL
 from cowrieprocessor.enrichment.provider import (
     Failed,
     Finding,

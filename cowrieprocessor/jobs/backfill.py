@@ -13,14 +13,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import backfill_events as stored
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.ingest import event_scan as stored
+from cowrieprocessor.db.jobs import PAUSED, JobRecord, delete_job, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.planned_files import take_over_planned_files
+from cowrieprocessor.db.upgrade.pre_release_files import take_over_planned_files
 from cowrieprocessor.jobs.backfill_run import ALL_TYPES, BackfillProgress, BackfillRun
 from cowrieprocessor.jobs.backfill_tallies import FilesSlice, SessionsSlice
 from cowrieprocessor.jobs.pacing import Pace
-from cowrieprocessor.jobs.records import PAUSED, JobRecord, delete_job, load_job, save_job
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"

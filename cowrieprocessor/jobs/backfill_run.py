@@ -14,15 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import backfill_events as stored
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.loading import LoadingStatements
-from cowrieprocessor.errors import DatabaseError, JobTaken
-from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs import holder
-from cowrieprocessor.jobs.backfill_tallies import FilesSlice, SessionsSlice, Slice
-from cowrieprocessor.jobs.pacing import Obstacle, Pace
-from cowrieprocessor.jobs.records import (
+from cowrieprocessor.db.ingest import event_scan as stored
+from cowrieprocessor.db.ingest.statements import LoadingStatements
+from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
     RUNNING,
@@ -32,6 +27,11 @@ from cowrieprocessor.jobs.records import (
     load_job,
     save_job,
 )
+from cowrieprocessor.errors import DatabaseError, JobTaken
+from cowrieprocessor.events import utc_text
+from cowrieprocessor.jobs import holder
+from cowrieprocessor.jobs.backfill_tallies import FilesSlice, SessionsSlice, Slice
+from cowrieprocessor.jobs.pacing import Obstacle, Pace
 
 SLICE_ROWS = 250
 """A transaction can end behind so many rows."""

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from cowrieprocessor.db.backfill_events import MAX_PAYLOAD_CHARS, Place, StoredEvent
-from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, Place, StoredEvent
+from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.events import (
     CLIENT_KEX,
     COMMAND_INPUT,

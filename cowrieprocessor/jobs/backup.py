@@ -9,7 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.database_copy import (
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
+from cowrieprocessor.db.engine import describe, dispose, read_transaction
+from cowrieprocessor.db.files.database_copy import (
     Census,
     StepReport,
     copy_snapshot,
@@ -20,10 +23,7 @@ from cowrieprocessor.db.database_copy import (
     usable_version,
     verify_copy,
 )
-from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
-from cowrieprocessor.db.engine import describe, dispose, read_transaction
-from cowrieprocessor.db.maintenance_lock import maintenance_lock
+from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
 from cowrieprocessor.errors import CopyRefused
 from cowrieprocessor.jobs.part_file import clear_part, discard, free_bytes, publish, require_room, sync
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.engine import describe, dispose, get_engine, write_transaction
-from cowrieprocessor.db.rollback import create_redundant_index
+from cowrieprocessor.db.upgrade.rollback import create_redundant_index
 from cowrieprocessor.errors import CowrieProcessorError, DatabaseError
 
 EXIT_REFUSED = 4

@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db import dead_letter_places as places
-from cowrieprocessor.db.dead_letter_places import LogOfLetter
-from cowrieprocessor.db.dead_letters import StoredLetter
-from cowrieprocessor.db.stored_rows import Place
+from cowrieprocessor.db.dead_letters import positions as places
+from cowrieprocessor.db.dead_letters.positions import LogOfLetter
+from cowrieprocessor.db.dead_letters.statements import StoredLetter
+from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.discovery import logs_there

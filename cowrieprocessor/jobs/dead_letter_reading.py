@@ -13,11 +13,11 @@ from typing import cast
 
 import orjson
 
-from cowrieprocessor.db import dead_letter_places as places
-from cowrieprocessor.db.backfill_events import MAX_PAYLOAD_CHARS
-from cowrieprocessor.db.dead_letter_places import LogOfLetter
-from cowrieprocessor.db.dead_letters import StoredLetter, stored_event
-from cowrieprocessor.db.stored_rows import Place
+from cowrieprocessor.db.dead_letters import positions as places
+from cowrieprocessor.db.dead_letters.positions import LogOfLetter
+from cowrieprocessor.db.dead_letters.statements import StoredLetter, stored_event
+from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
+from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
 from cowrieprocessor.jobs.dead_letter_bytes import Connect, LetterBytes, Stays, is_cut, payload_of, range_of
 from cowrieprocessor.loader.compression import READ_SIZE, LogStream

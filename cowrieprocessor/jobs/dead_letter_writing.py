@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db import dead_letter_places as places
-from cowrieprocessor.db import dead_letters as table
-from cowrieprocessor.db.dead_letter_places import LogOfLetter, MovedBytes
-from cowrieprocessor.db.dead_letters import StoredLetter
-from cowrieprocessor.db.loading import LoadingStatements
-from cowrieprocessor.db.stored_rows import Place, copies_of
+from cowrieprocessor.db.dead_letters import positions as places
+from cowrieprocessor.db.dead_letters import statements as table
+from cowrieprocessor.db.dead_letters.positions import LogOfLetter, MovedBytes
+from cowrieprocessor.db.dead_letters.statements import StoredLetter
+from cowrieprocessor.db.ingest.statements import LoadingStatements
+from cowrieprocessor.db.ingest.stored_events import Place, copies_of
 from cowrieprocessor.events import Event, utc_text
 from cowrieprocessor.jobs.dead_letter_bytes import range_of
 from cowrieprocessor.jobs.dead_letter_reading import NewValues, Readable, StoredAlready

@@ -16,10 +16,11 @@ from itertools import accumulate
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import dead_letters as table
-from cowrieprocessor.db.dead_letters import Choice, StoredLetter
+from cowrieprocessor.db.dead_letters import statements as table
+from cowrieprocessor.db.dead_letters.statements import Choice, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.loading_turns import wait_for_every_turn
+from cowrieprocessor.db.ingest.event_locks import wait_for_every_turn
+from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs import holder
@@ -27,7 +28,6 @@ from cowrieprocessor.jobs.dead_letter_bytes import Stays
 from cowrieprocessor.jobs.dead_letter_reading import LetterReader, Readable
 from cowrieprocessor.jobs.dead_letter_writing import RESOLVED, Done, ReplayWriter
 from cowrieprocessor.jobs.pacing import Obstacle, Pace
-from cowrieprocessor.jobs.records import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.settings import Settings
 
 JOB = "dead-letters-replay"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import dead_letters as table
-from cowrieprocessor.db.dead_letters import Choice
+from cowrieprocessor.db.dead_letters import statements as table
+from cowrieprocessor.db.dead_letters.statements import Choice
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.jobs.pacing import Obstacle, Pace

@@ -17,11 +17,22 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment_claims import Order, ask_first, note_skipped
-from cowrieprocessor.db.enrichment_lookahead import end_rests
-from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.enrichment.candidate_cache import end_rests
+from cowrieprocessor.db.enrichment.claims import Order, ask_first, note_skipped
+from cowrieprocessor.db.enrichment.staged_claims import staged_ask_first
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.jobs import (
+    DONE,
+    FAILED,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    add_counters,
+    save_job,
+    shared_job,
+)
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.staged_claims import staged_ask_first
 from cowrieprocessor.enrichment.book import Book, Counters, FullBook, StagedBook
 from cowrieprocessor.enrichment.cache_import import ImportedCache
 from cowrieprocessor.enrichment.expiry import Ttl
@@ -40,17 +51,6 @@ from cowrieprocessor.jobs.enrich_rejudge import Rejudging
 from cowrieprocessor.jobs.enrich_replay import replay_cache, take_cowries_own
 from cowrieprocessor.jobs.enrich_spread import Spreading
 from cowrieprocessor.jobs.pacing import Pace
-from cowrieprocessor.jobs.records import (
-    DONE,
-    FAILED,
-    PAUSED,
-    RUNNING,
-    STOPPED,
-    WAITING,
-    add_counters,
-    save_job,
-    shared_job,
-)
 from cowrieprocessor.settings import Settings
 
 JOB = "enrich"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.enrichment_cache import store_in_cache
-from cowrieprocessor.db.findings import Finding
-from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.verdict_store import lock_hashes, store_answer
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.response_cache import store_in_cache
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.book import with_expiry
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.jobs.pacing import Turn

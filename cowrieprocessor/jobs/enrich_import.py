@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from cowrieprocessor.db.findings import VIRUSTOTAL
+from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
 from cowrieprocessor.enrichment.cache_import import ImportedCache, kept_answers
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrich_answers import Answer, AnswerWriter

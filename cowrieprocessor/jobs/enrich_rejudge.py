@@ -9,10 +9,10 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.judgement import Policy, judge
-from cowrieprocessor.db.verdict_store import lock_hashes, queued_hashes
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, judge
+from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, queued_hashes
+from cowrieprocessor.db.jobs import DONE, RUNNING, load_job, save_job, shared_job
 from cowrieprocessor.jobs.pacing import Pace
-from cowrieprocessor.jobs.records import DONE, RUNNING, load_job, save_job, shared_job
 
 JOB = "enrich-policy"
 HASHES_AT_ONCE = 50

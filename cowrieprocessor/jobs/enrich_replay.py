@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, Finding
-from cowrieprocessor.db.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
-from cowrieprocessor.db.staged_claims import remove_claims, replayable
+from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, Finding
+from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
+from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
+from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.book import Counters, finding_in
 from cowrieprocessor.enrichment.cowrie_log import CowrieLog
 from cowrieprocessor.enrichment.provider import Provider
 from cowrieprocessor.jobs.enrich_answers import Answer, AnswerWriter
 from cowrieprocessor.jobs.pacing import Pace
-from cowrieprocessor.jobs.records import DONE, JobRecord, load_job, save_job, shared_job
 
 COWRIE_JOB = "enrich-cowrie-log"
 ROWS_AT_ONCE = 200

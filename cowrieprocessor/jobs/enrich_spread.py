@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
+from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
 from cowrieprocessor.jobs.pacing import Pace
 
 FIRST_ROWS = 500

@@ -18,11 +18,11 @@ from threading import Event
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free, wait_out
 from cowrieprocessor.jobs.patience import Patience
-from cowrieprocessor.jobs.records import RUNNING, STOPPED
 from cowrieprocessor.jobs.watching import Watcher, pause
 from cowrieprocessor.loader.batch import EVENTS
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look

@@ -19,13 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import get_engine, write_transaction
-from cowrieprocessor.db.migrations import prepare
-from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, DatabaseLocked, JobTaken
-from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs import holder
-from cowrieprocessor.jobs.database_file import DatabaseFile
-from cowrieprocessor.jobs.patience import Patience, passes
-from cowrieprocessor.jobs.records import (
+from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
     RUNNING,
@@ -38,6 +32,12 @@ from cowrieprocessor.jobs.records import (
     load_job,
     save_job,
 )
+from cowrieprocessor.db.migrations import prepare
+from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, DatabaseLocked, JobTaken
+from cowrieprocessor.events import utc_text
+from cowrieprocessor.jobs import holder
+from cowrieprocessor.jobs.database_file import DatabaseFile
+from cowrieprocessor.jobs.patience import Patience, passes
 from cowrieprocessor.jobs.watching import pause
 from cowrieprocessor.sanitize import inert, restore
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.database_copy import looking_engine
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
+from cowrieprocessor.db.files.database_copy import looking_engine
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.redundant_index import drop_redundant_index, redundant_index
+from cowrieprocessor.db.upgrade.redundant_index import drop_redundant_index, redundant_index
 
 READ_BYTES_PER_S = 200_000_000
 """How fast the pages of an index are read from an SSD, roughly."""

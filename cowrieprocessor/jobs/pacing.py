@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.pressure import pressure_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.jobs.records import PAUSED, WAITING, load_job
+from cowrieprocessor.db.jobs import PAUSED, WAITING, load_job
 
 MAX_LOG_BYTES = 256 << 20
 WRITE_S = 0.08

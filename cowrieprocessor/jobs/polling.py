@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cowrieprocessor.db.dialects.sqlite_files import MOUNTS, NETWORK_FILE_SYSTEMS, file_system_type
+from cowrieprocessor.db.dialects.sqlite.files import MOUNTS, NETWORK_FILE_SYSTEMS, file_system_type
 
 POLL_S = 1.0
 """How often a folder is looked at of which the kernel does not tell."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.database_copy import looking_engine
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import DatabaseFiles
 from cowrieprocessor.db.engine import describe, dispose, read_transaction
-from cowrieprocessor.db.file_holders import FileHolders, holders_of, name_holders
-from cowrieprocessor.db.migration_estimates import ExpectedWork, expected_work, tables_to_add
+from cowrieprocessor.db.files.database_copy import looking_engine
+from cowrieprocessor.db.files.open_files import FileHolders, holders_of, name_holders
 from cowrieprocessor.db.schema_facts import can_be_migrated, read_facts, standing_revision
+from cowrieprocessor.db.upgrade.estimates import ExpectedWork, expected_work, tables_to_add
 from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseInUse, DatabaseReadOnly
 from cowrieprocessor.jobs.part_file import SPARE_BYTES, free_bytes
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.validating import Reading, Row, reading_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.jobs import DONE, RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.recount_events import RecountRows, SessionCounters, store_counters
-from cowrieprocessor.db.validation_events import largest_event_id
+from cowrieprocessor.db.table_scan import Reading, Row, reading_of
+from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters, store_counters
+from cowrieprocessor.db.validation.events import largest_event_id
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.events import (
     COMMAND_INPUT,
@@ -30,7 +31,6 @@ from cowrieprocessor.events import (
     utc_text,
 )
 from cowrieprocessor.jobs.pacing import Pace
-from cowrieprocessor.jobs.records import DONE, RUNNING, STOPPED, JobRecord, load_job, save_job
 
 JOB = "recount"
 PAGE_SESSIONS = 500

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.database_copy import (
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
+from cowrieprocessor.db.engine import dispose, read_transaction, translate_errors
+from cowrieprocessor.db.files.database_copy import (
     copy_snapshot,
     database_file,
     looking_engine,
@@ -21,11 +24,8 @@ from cowrieprocessor.db.database_copy import (
     usable_version,
     verify_copy,
 )
-from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
-from cowrieprocessor.db.engine import dispose, read_transaction, translate_errors
-from cowrieprocessor.db.file_holders import holders_of, name_holders
-from cowrieprocessor.db.maintenance_lock import maintenance_lock
+from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
+from cowrieprocessor.db.files.open_files import holders_of, name_holders
 from cowrieprocessor.db.schema_facts import read_facts
 from cowrieprocessor.errors import (
     CopyRefused,

@@ -13,15 +13,15 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import options_of
 from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
-from cowrieprocessor.db.inspection import RowCount, count_rows
-from cowrieprocessor.db.knowledge import count_known
+from cowrieprocessor.db.jobs import PAUSED, RUNNING, WAITING
 from cowrieprocessor.db.models import Job
-from cowrieprocessor.db.rollback import BackToV3, Forgotten, restore_v3, way_back
 from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
+from cowrieprocessor.db.status import RowCount, count_rows
+from cowrieprocessor.db.upgrade.rollback import BackToV3, Forgotten, restore_v3, way_back
+from cowrieprocessor.db.upgrade.v4_state import count_known
 from cowrieprocessor.errors import ConfigurationError, JobTaken
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.build_index import build_elsewhere
-from cowrieprocessor.jobs.records import PAUSED, RUNNING, WAITING
 from cowrieprocessor.jobs.saved_knowledge import Saved, rows_digest, save_from
 
 SILENT_FOR_S = 60.0

@@ -22,11 +22,11 @@ from typing import IO, Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
-from cowrieprocessor.db.knowledge import HASHES, KNOWLEDGE, Row, as_json, from_json, known_rows
-from cowrieprocessor.db.knowledge_merge import ROWS_AT_ONCE, Merged, merge
+from cowrieprocessor.db.enrichment.propagation import propagate
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.propagation import propagate
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
+from cowrieprocessor.db.upgrade.v4_state import HASHES, KNOWLEDGE, Row, as_json, from_json, known_rows
+from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, SaveFailed
 
 FORMAT = "cowrieprocessor saved knowledge"

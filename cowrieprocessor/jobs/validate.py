@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import v3_digest
-from cowrieprocessor.db import validation_questions as questions
-from cowrieprocessor.db.dialects.validating import Reading, reading_of
 from cowrieprocessor.db.engine import describe
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.validation_schema import schema_drift
-from cowrieprocessor.db.validation_spill import Spill
+from cowrieprocessor.db.table_scan import Reading, reading_of
+from cowrieprocessor.db.upgrade import v3_digest
+from cowrieprocessor.db.validation import timings as questions
+from cowrieprocessor.db.validation.schema_drift import schema_drift
+from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validate_counters import check_all, check_sample
 from cowrieprocessor.jobs.validate_events import EventsRead, FileEventsRead, SessionEventsRead
 from cowrieprocessor.jobs.validate_report import (

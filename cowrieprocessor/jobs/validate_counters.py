@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cowrieprocessor.db.dialects.validating import Reading
-from cowrieprocessor.db.recount_events import RecountRows, SessionCounters
+from cowrieprocessor.db.table_scan import Reading
+from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters
 from cowrieprocessor.jobs.recount import Count, PageReader
 from cowrieprocessor.jobs.validate_report import CounterCheck
 

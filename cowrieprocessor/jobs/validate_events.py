@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import orjson
 from sqlalchemy import Connection
 
-from cowrieprocessor.db import validation_events as stored
-from cowrieprocessor.db.dialects.validating import Reading, Row
-from cowrieprocessor.db.validation_spill import ATTRIBUTES, COMMANDS, FILES, Spill
+from cowrieprocessor.db.table_scan import Reading, Row
+from cowrieprocessor.db.validation import events as stored
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, Spill
 from cowrieprocessor.jobs import validate_rules as rules
 
 FLUSH_PARTS = 20_000

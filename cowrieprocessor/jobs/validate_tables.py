@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from cowrieprocessor.db.validation_rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow
-from cowrieprocessor.db.validation_spill import ATTRIBUTES, COMMANDS, FILES, HASHES, Row, Shape, Spill
+from cowrieprocessor.db.validation.rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, Row, Shape, Spill
 from cowrieprocessor.jobs import validate_rules as rules
 from cowrieprocessor.jobs.validate_report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
 

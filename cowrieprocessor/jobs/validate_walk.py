@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from cowrieprocessor.db.dialects.validating import Reading
-from cowrieprocessor.db.validation_rows import Rows
-from cowrieprocessor.db.validation_spill import Row, Spill
+from cowrieprocessor.db.table_scan import Reading
+from cowrieprocessor.db.validation.rows import Rows
+from cowrieprocessor.db.validation.spill import Row, Spill
 from cowrieprocessor.jobs.validate_events import EventsRead
 from cowrieprocessor.jobs.validate_report import Difference, Differences
 from cowrieprocessor.jobs.validate_tables import TableCheck

@@ -17,9 +17,9 @@ from types import TracebackType
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import followed_files as table
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.followed_files import SeenFile
+from cowrieprocessor.db.ingest import followed_files as table
+from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.compression import LogStream, ReadingStopped

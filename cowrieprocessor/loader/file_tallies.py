@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.events import Event, Refused
 from cowrieprocessor.loader.file_processor import FileSighting, file_sighting, reason_without_file, smallest
-from cowrieprocessor.loader.worthless import initial_status
 
 FILE_SIGHTINGS = "file_sightings"
 FILE_DEAD_LETTERS = "file_dead_letters"

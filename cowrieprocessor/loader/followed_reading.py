@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import followed_files as table
-from cowrieprocessor.db.followed_files import SeenFile
+from cowrieprocessor.db.ingest import followed_files as table
+from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.batch import BatchRows
 from cowrieprocessor.loader.compression import LogStream, digest_of

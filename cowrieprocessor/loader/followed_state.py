@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from cowrieprocessor.db.followed_files import SeenFile
+from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.followed_reading import Outcome, file_id_of
 
 TIME_SETTLES_S = 2.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cowrieprocessor.db.followed_files import SeenFile
+from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.compression import LogStream
 
 MAX_HELD = 256

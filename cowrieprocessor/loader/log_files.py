@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db import log_files as table
-from cowrieprocessor.db.stored_rows import Place, offsets
+from cowrieprocessor.db.ingest import log_files as table
+from cowrieprocessor.db.ingest.stored_events import Place, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.compression import LogStream

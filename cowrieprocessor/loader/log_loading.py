@@ -11,7 +11,7 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.writing import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import writing_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.compression import LogStream, ReadingStopped

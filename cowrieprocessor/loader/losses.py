@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import followed_files as table
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.followed_files import SeenFile
+from cowrieprocessor.db.ingest import followed_files as table
+from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.errors import InputError
 from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.log_files import tail_before

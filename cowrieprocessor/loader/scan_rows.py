@@ -33,10 +33,10 @@ from sqlalchemy import (
 )
 
 from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
 from cowrieprocessor.db.models import VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.loader.captured_file import CapturedFile
-from cowrieprocessor.loader.worthless import initial_status
 from cowrieprocessor.sanitize import inert_cut
 
 JOB_NAME = "scan"

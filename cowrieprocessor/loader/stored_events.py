@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.stored_rows import (
+from cowrieprocessor.db.ingest.stored_events import (
     Place,
     StoredRow,
     copies_of,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.stored_rows import Place, copies_of, offsets
-from cowrieprocessor.db.v3_cursors import V3Cursor, cursors
+from cowrieprocessor.db.ingest.stored_events import Place, copies_of, offsets
+from cowrieprocessor.db.ingest.v3_cursors import V3Cursor, cursors
 from cowrieprocessor.events import Event, hash_payload
 from cowrieprocessor.loader.stored_events import V3Log
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import log_files
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.loading import LoadingStatements
-from cowrieprocessor.db.loading_turns import wait_for_turn
-from cowrieprocessor.db.overlaps import overlaps
-from cowrieprocessor.db.stored_rows import Place, times_stored
+from cowrieprocessor.db.ingest import log_files
+from cowrieprocessor.db.ingest.event_locks import wait_for_turn
+from cowrieprocessor.db.ingest.overlaps import overlaps
+from cowrieprocessor.db.ingest.statements import LoadingStatements
+from cowrieprocessor.db.ingest.stored_events import Place, times_stored
 from cowrieprocessor.loader.batch import BatchRows
 
 JOB = "load"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.provider import Provider
 from cowrieprocessor.enrichment.quota import NO_KEY
 from cowrieprocessor.enrichment.sources import SOURCES, lacks_key, names_in_use

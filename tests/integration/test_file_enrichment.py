@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, inspect, select, text
 
-from cowrieprocessor.db import enrichment_lookahead
 from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.enrichment import candidate_cache as enrichment_lookahead
+from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.jobs.enrich import EnrichOptions, enrich
-from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from tests.stand_ins.behaviours import HTML_502, with_retry_after
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, error

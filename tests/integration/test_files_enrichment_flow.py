@@ -15,14 +15,14 @@ import pytest
 from sqlalchemy import Engine, insert, text
 
 from benchmarks.make_v3_db import make_v3_db
-from cowrieprocessor.db.dialects.sqlite import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.skipped_hashes import WORTHLESS_SHA256
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent, SessionSummary
 from cowrieprocessor.events import moment_or_none
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.validate import validate
-from cowrieprocessor.loader.worthless import WORTHLESS_SHA256
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.reports import make_report
 from tests.stand_ins.clock import ManualClock

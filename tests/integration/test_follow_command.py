@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import RUNNING, STOPPED, JobRecord, jobs_of_kind
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
-from cowrieprocessor.jobs.records import RUNNING, STOPPED, JobRecord, jobs_of_kind
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.command_line import PROGRAM, run, start
 from tests.integration.test_loading import events, write

@@ -23,13 +23,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine, delete, event, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.enrichment_claims import LOOKED_AT_AGAIN, ask_first, claim, note_skipped, release
-from cowrieprocessor.db.findings import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, Finding
-from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.enrichment.claims import LOOKED_AT_AGAIN, ask_first, claim, note_skipped, release
+from cowrieprocessor.db.enrichment.propagation import propagate_some
+from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, Finding
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from cowrieprocessor.db.propagation import propagate_some
-from cowrieprocessor.db.verdict_store import store_answer, store_failure, store_refusal
 from tests.enrichment_scene import NOW, T, load, rows, sha
 
 POLICY = Policy(("hashlookup", "malwarebazaar", VIRUSTOTAL), frozenset({"known-good", "malicious"}))

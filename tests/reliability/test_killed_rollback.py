@@ -20,11 +20,11 @@ from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.rollback import roll_back
 from cowrieprocessor.jobs.saved_knowledge import read_saved, take_in
-from tests import knowledge_scene as scene
 from tests import v3_schema
-from tests.knowledge_scene import T
+from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
 from tests.schema_shape import Shape, sqlite_shape
+from tests.v4_state_scene import T
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 8
 KNOWN_HASHES = 2_000

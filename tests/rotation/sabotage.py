@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db import followed_files, log_files
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.ingest import followed_files, log_files
+from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.loader import log_loading, writer
 from cowrieprocessor.loader.batch import BatchRows

@@ -24,7 +24,7 @@ def dialect_named(name: str) -> Dialect:
         ConfigurationError: it is neither SQLite nor PostgreSQL.
     """
     if name == "sqlite":
-        from cowrieprocessor.db.dialects.sqlite import SQLITE
+        from cowrieprocessor.db.dialects.sqlite.dialect import SQLITE
 
         return SQLITE
     if name == "postgresql":

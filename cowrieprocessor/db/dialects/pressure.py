@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sqlite_connection import empty_log
+from cowrieprocessor.db.dialects.sqlite.connection import empty_log
 from cowrieprocessor.errors import ConfigurationError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, select
 
-from cowrieprocessor.db.log_files import has_rows_of_v3
+from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.models import Job
 
 FILES_JOB = "backfill-files"

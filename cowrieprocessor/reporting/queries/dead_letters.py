@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Text, cast, func, select
 
-from cowrieprocessor.db.dead_letters import sources_of
+from cowrieprocessor.db.dead_letters.statements import sources_of
 from cowrieprocessor.db.models import DeadLetterEvent
 from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.reporting.queries.paging import Bytewise, Page, page_of

@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
-from cowrieprocessor.db.enrichment_candidates import asked_for, expired, lost, never_asked, retries
-from cowrieprocessor.db.enrichment_queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
-from cowrieprocessor.db.findings import VERDICTS
-from cowrieprocessor.db.judgement import HASH_SKIPPED, Policy
-from cowrieprocessor.db.knowledge import HASHES
+from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost, never_asked, retries
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
+from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
+from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
 from cowrieprocessor.db.models import EnrichmentQueueItem, FileHash, Job, VerdictPropagation
+from cowrieprocessor.db.upgrade.v4_state import HASHES
 
 ENRICH_JOB = "enrich"
 POLICY_JOB = "enrich-policy"

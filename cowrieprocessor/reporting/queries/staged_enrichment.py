@@ -6,13 +6,13 @@ import datetime as dt
 
 from sqlalchemy import Connection, case, func, select
 
-from cowrieprocessor.db.enrichment_cache import CACHE, providers_in_cache
-from cowrieprocessor.db.enrichment_candidates import Reason
-from cowrieprocessor.db.enrichment_queue import FAILED, REFUSED
-from cowrieprocessor.db.findings import VERDICTS
-from cowrieprocessor.db.judgement import Policy
-from cowrieprocessor.db.staged_candidates import CLAIM, IN_HAND, Question, claim_is_over, staged_backlog
-from cowrieprocessor.db.staged_claims import count_replayable
+from cowrieprocessor.db.enrichment.candidates import Reason
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
+from cowrieprocessor.db.enrichment.queue import FAILED, REFUSED
+from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
+from cowrieprocessor.db.enrichment.staged_candidates import CLAIM, IN_HAND, Question, claim_is_over, staged_backlog
+from cowrieprocessor.db.enrichment.staged_claims import count_replayable
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.reporting.queries.enrichment import FailureKind, QueueCounts
 
 _FAILED = f"{FAILED}:"

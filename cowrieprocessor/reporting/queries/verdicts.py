@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 from sqlalchemy.orm import aliased
 
-from cowrieprocessor.db.findings import MALICIOUS, UNKNOWN
+from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, UNKNOWN
 from cowrieprocessor.db.models import FileHash, Files, FileVerdict, SessionSummary
 from cowrieprocessor.reporting.queries.files import names_of
 from cowrieprocessor.reporting.queries.paging import Bytewise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from cowrieprocessor.db.findings import VERDICTS
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind
 from cowrieprocessor.reporting.render.terminal import (

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.cli.db import db
-from cowrieprocessor.db import inspection
+from cowrieprocessor.db import status as inspection
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.errors import DatabaseDamaged, DatabaseError, NotADatabase, SchemaVersionError

@@ -15,7 +15,7 @@ from cowrieprocessor.cli.db import db
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed
-from tests import knowledge_scene as scene
+from tests import v4_state_scene as scene
 from tests.command_line import PROGRAM
 from tests.unit.jobs.test_rollback import working
 

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from cowrieprocessor.db.dialects import sqlite_files
-from cowrieprocessor.db.dialects.sqlite_files import file_system_type
+from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
+from cowrieprocessor.db.dialects.sqlite.files import file_system_type
 from cowrieprocessor.db.engine import (
     describe,
     dispose,

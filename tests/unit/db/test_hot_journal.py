@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cowrieprocessor.db.dialects import sqlite_connection
-from cowrieprocessor.db.dialects.sqlite_files import uri
+from cowrieprocessor.db.dialects.sqlite import connection as sqlite_connection
+from cowrieprocessor.db.dialects.sqlite.files import uri
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.errors import DatabaseReadOnly
 from tests.other_connections import sqlite3

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.dialects.base import EngineOptions
-from cowrieprocessor.db.dialects.sqlite import wal_reset_bug
-from cowrieprocessor.db.dialects.sqlite_connection import load_driver
+from cowrieprocessor.db.dialects.sqlite.connection import load_driver
+from cowrieprocessor.db.dialects.sqlite.dialect import wal_reset_bug
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.errors import DatabaseLocked

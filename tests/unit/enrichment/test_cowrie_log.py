@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowrieprocessor.db.findings import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
 from cowrieprocessor.enrichment.cowrie_log import CowrieLog, Scan
 from tests.unit.enrichment.asking import SHA256, assert_storable
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowrieprocessor.db.enrichment_cache import CacheEntry
+from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)

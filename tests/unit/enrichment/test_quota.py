@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import Engine, delete, insert, select, update
 
-from cowrieprocessor.db.api_quota import known_ledgers
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.quota import known_ledgers
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import ApiQuota
 from cowrieprocessor.enrichment.provider import KeyQuota, Limits

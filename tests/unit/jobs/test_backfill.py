@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import JobTaken, MigrationNeeded
 from cowrieprocessor.jobs import backfill as job
 from cowrieprocessor.jobs import backfill_run, holder, pacing
 from cowrieprocessor.jobs.backfill_run import BackfillProgress
-from cowrieprocessor.jobs.records import RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 from tests import v3_schema

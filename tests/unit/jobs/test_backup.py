@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.dialects.sqlite_interrupts import interruptible
+from cowrieprocessor.db.dialects.sqlite.interrupts import interruptible
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import (

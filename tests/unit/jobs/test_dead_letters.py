@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, text, update
 
-from cowrieprocessor.db.dead_letters import Choice
+from cowrieprocessor.db.dead_letters.statements import Choice
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, DeadLetterEvent, Files, LogFile, RawEvent, SessionSummary
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.jobs import dead_letters as job
 from cowrieprocessor.jobs.dead_letter_writing import ReplayWriter
 from cowrieprocessor.jobs.dead_letters import JOB, ReplayResult, replay
-from cowrieprocessor.jobs.records import load_job
 from cowrieprocessor.loader import file_processor, file_tallies
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings

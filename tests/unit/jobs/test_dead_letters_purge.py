@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, text, update
 
-from cowrieprocessor.db import dead_letters
-from cowrieprocessor.db.dead_letters import Choice, count
+from cowrieprocessor.db.dead_letters import statements as dead_letters
+from cowrieprocessor.db.dead_letters.statements import Choice, count
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent
-from cowrieprocessor.db.v3_digest import compare, read_record
+from cowrieprocessor.db.upgrade.v3_digest import compare, read_record
 from cowrieprocessor.jobs import dead_letters_purge as job
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.dead_letters_purge import Purged, plan, purge
 from cowrieprocessor.jobs.rollback import roll_back
 from cowrieprocessor.jobs.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
-from tests import knowledge_scene as scene
+from tests import v4_state_scene as scene
 from tests.unit.jobs.test_dead_letters import letters, run
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)

@@ -21,8 +21,8 @@ from cowrieprocessor.jobs.validate import validate
 from cowrieprocessor.loader import file_processor, file_tallies
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
-from tests import knowledge_scene as scene
 from tests import v3_schema
+from tests import v4_state_scene as scene
 from tests.integration.test_loading import count, events
 from tests.other_connections import sqlite3
 from tests.unit.jobs.test_dead_letters import letters, summary

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment_cache import store_in_cache
+from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.provider import Limits
 from cowrieprocessor.enrichment.virustotal import VirusTotal

@@ -7,7 +7,7 @@ import threading
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db import propagation
+from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.jobs import enrich_spread
 from cowrieprocessor.jobs.enrich_spread import FIRST_ROWS, Spreading
 from cowrieprocessor.jobs.pacing import Obstacle, Pace

@@ -17,12 +17,12 @@ from sqlalchemy import Engine, event, func, select
 
 from cowrieprocessor import errors
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import DONE, FAILED, STOPPED, WAITING, JobRecord, jobs_of_kind
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.jobs import follow as module
 from cowrieprocessor.jobs import patience
 from cowrieprocessor.jobs.follow import FollowResult, follow
-from cowrieprocessor.jobs.records import DONE, FAILED, STOPPED, WAITING, JobRecord, jobs_of_kind
 from cowrieprocessor.jobs.watching import Watcher
 from cowrieprocessor.loader.delta import Gap, Look
 from cowrieprocessor.loader.log_loading import FileResult

@@ -16,14 +16,8 @@ import pytest
 from sqlalchemy import Engine, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.loading import LoadingStatements
-from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.models import Job
-from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
-from cowrieprocessor.jobs import holding
-from cowrieprocessor.jobs.holder import _started
-from cowrieprocessor.jobs.holding import SAY_EVERY_S, hold
-from cowrieprocessor.jobs.records import (
+from cowrieprocessor.db.ingest.statements import LoadingStatements
+from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
     RUNNING,
@@ -34,6 +28,12 @@ from cowrieprocessor.jobs.records import (
     load_job,
     save_job,
 )
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import Job
+from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
+from cowrieprocessor.jobs import holding
+from cowrieprocessor.jobs.holder import _started
+from cowrieprocessor.jobs.holding import SAY_EVERY_S, hold
 
 _HOLDER = """
 import sys

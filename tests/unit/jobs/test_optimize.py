@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.dialects import sqlite
+from cowrieprocessor.db.dialects.sqlite import dialect as sqlite
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
+from cowrieprocessor.db.jobs import JobRecord, delete_job, save_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs import holder
 from cowrieprocessor.jobs.pacing import (
@@ -20,7 +21,6 @@ from cowrieprocessor.jobs.pacing import (
     Obstacle,
     Pace,
 )
-from cowrieprocessor.jobs.records import JobRecord, delete_job, save_job
 from tests.other_connections import OtherProcess
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from cowrieprocessor.db import file_holders, migration_estimates
-from cowrieprocessor.db.dialects import sqlite_files
-from cowrieprocessor.db.dialects.sqlite import wal_reset_bug
+from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
+from cowrieprocessor.db.dialects.sqlite.dialect import wal_reset_bug
 from cowrieprocessor.db.engine import dispose, get_engine
-from cowrieprocessor.db.file_holders import FileHolders, holders_of
-from cowrieprocessor.db.migration_estimates import ROWS_A_SAMPLE, SAMPLES
+from cowrieprocessor.db.files import open_files as file_holders
+from cowrieprocessor.db.files.open_files import FileHolders, holders_of
 from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.upgrade import estimates as migration_estimates
+from cowrieprocessor.db.upgrade.estimates import ROWS_A_SAMPLE, SAMPLES
 from cowrieprocessor.errors import (
     DatabaseError,
     DatabaseFull,

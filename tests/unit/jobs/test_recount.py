@@ -15,10 +15,10 @@ from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.cli.db_recount import recount as command
-from cowrieprocessor.db.dialects.validating import reading_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.recount_events import RecountRows
+from cowrieprocessor.db.table_scan import reading_of
+from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs import recount as job
 from cowrieprocessor.jobs.recount import RecountProgress, recount

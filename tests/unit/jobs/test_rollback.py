@@ -19,11 +19,11 @@ from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.optimize import optimize
 from cowrieprocessor.jobs.rollback import plan, roll_back
 from cowrieprocessor.jobs.saved_knowledge import read_saved
-from tests import knowledge_scene as scene
 from tests import v3_schema
-from tests.knowledge_scene import T
+from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
 from tests.schema_shape import sqlite_shape
+from tests.v4_state_scene import T
 
 OPENER = Callable[[Path | str], Engine]
 
@@ -372,7 +372,7 @@ def test_failure_half_way_leaves_v4_whole(v3_file: Path, opened: OPENER, monkeyp
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("cowrieprocessor.db.rollback._restore_alembic", fail)
+    monkeypatch.setattr("cowrieprocessor.db.upgrade.rollback._restore_alembic", fail)
     with pytest.raises(RuntimeError):
         roll_back(engine)
     assert before == (catalogue(v3_file), scene.contents(engine))

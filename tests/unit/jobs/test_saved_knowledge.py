@@ -19,9 +19,9 @@ from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
 from cowrieprocessor.jobs import saved_knowledge
 from cowrieprocessor.jobs.saved_knowledge import read_saved, save, take_in
 from cowrieprocessor.loader.bulk import BulkLoader
-from tests import knowledge_scene as scene
 from tests import v3_schema
-from tests.knowledge_scene import LATER, MOMENT, SHA_A, SHA_B, SHA_C, SHA_D, T
+from tests import v4_state_scene as scene
+from tests.v4_state_scene import LATER, MOMENT, SHA_A, SHA_B, SHA_C, SHA_D, T
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import STOPPED, jobs_of_kind
 from cowrieprocessor.db.models import FileHash, Files
 from cowrieprocessor.errors import AlreadyFollowed, JobTaken
 from cowrieprocessor.jobs.holding import hold
-from cowrieprocessor.jobs.records import STOPPED, jobs_of_kind
 from cowrieprocessor.jobs.scan_watch import KIND, Downloads, Sieve, Timing, WatchResult, watch_downloads
 from cowrieprocessor.loader import downloads
 from cowrieprocessor.loader.downloads import ScanResult

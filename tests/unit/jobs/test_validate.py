@@ -13,11 +13,11 @@ from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.cli.db_validate import validate as command
-from cowrieprocessor.db import validation_events
-from cowrieprocessor.db.dialects.validating import reading_of
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.validation_spill import Spill
+from cowrieprocessor.db.table_scan import reading_of
+from cowrieprocessor.db.validation import events as validation_events
+from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.errors import DatabaseError, MigrationNeeded
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.validate import ValidateProgress, validate
@@ -407,7 +407,7 @@ def test_events_are_read_by_the_index_and_never_sorted(upgraded: Path, event_typ
 
 def test_tables_are_read_in_the_order_of_an_index(upgraded: Path) -> None:
     """No page of a table sorts, and each begins behind the last key."""
-    from cowrieprocessor.db.validation_rows import AttributeRow, CommandRow, FileRow, HashRow, Rows
+    from cowrieprocessor.db.validation.rows import AttributeRow, CommandRow, FileRow, HashRow, Rows
 
     with opened(upgraded, read_only=True) as engine, reading_of(engine) as reading:
         for kind in (FileRow, HashRow, AttributeRow, CommandRow):

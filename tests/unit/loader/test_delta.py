@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from cowrieprocessor.db import followed_files
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.followed_files import losses
+from cowrieprocessor.db.ingest import followed_files
+from cowrieprocessor.db.ingest.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
 from cowrieprocessor.errors import InputNotReadable

@@ -19,13 +19,13 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
 from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.db.models import Base, FileHash, Files, Job
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader import captured_file, downloads, scan_rows
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.captured_file import LeftAlone, is_temporary_name, read_captured
 from cowrieprocessor.loader.downloads import artifact_session, scan_downloads
-from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 
 FILES = Files.__table__
 HASHES = FileHash.__table__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cowrieprocessor.db import log_files
+from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.loader import log_cursor
 
 

@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.ingest.overlaps import overlaps
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.db.models import RawEvent, SessionSummary
-from cowrieprocessor.db.overlaps import overlaps
 from cowrieprocessor.events import Event
 from cowrieprocessor.loader import log_loading, parser_process, stored_events, writer
 from cowrieprocessor.loader.batch import BatchRows

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.loading import LoadingStatements
+from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import FileHash, Files
 from cowrieprocessor.loader import scan_rows

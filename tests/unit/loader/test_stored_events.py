@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert, select
 
-from cowrieprocessor.db.dialects.writing import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import writing_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.ingest.stored_events import Place, times_stored
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
-from cowrieprocessor.db.stored_rows import Place, times_stored
 from cowrieprocessor.events import Event, hash_payload, parse_event
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.stored_events import StoredEvents, V3Log

@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment_cache import store_in_cache
-from cowrieprocessor.db.enrichment_claims import ask_first, claim, note_skipped
-from cowrieprocessor.db.findings import Finding
-from cowrieprocessor.db.judgement import Policy
+from cowrieprocessor.db.enrichment.claims import ask_first, claim, note_skipped
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.response_cache import store_in_cache
+from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256
+from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_ask_first, staged_claim, staged_failure
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.models import Job, VerdictPropagation
-from cowrieprocessor.db.staged_claims import staged_answer, staged_ask_first, staged_claim, staged_failure
-from cowrieprocessor.db.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.provider import KeyQuota, Limits
 from cowrieprocessor.enrichment.quota import NO_KEY, Ledger
-from cowrieprocessor.loader.worthless import EMPTY_FILE_SHA256
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, SourceStatus, enrichment_status
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts
 from cowrieprocessor.reporting.render.enrichment import enrichment_text

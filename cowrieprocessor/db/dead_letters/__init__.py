@@ -1,0 +1,1 @@
+"""Statements about dead letters, and where their values belong."""

@@ -1,0 +1,1 @@
+"""SQLite: connections, transactions, and what is done with its file as a whole."""

@@ -1,0 +1,324 @@
+"""Connections to SQLite: which library, opened how, and how a writing transaction begins.
+
+The driver's own transaction handling is off (`isolation_level=None`): our listener issues BEGIN IMMEDIATE, so
+that DDL is transactional and no transaction turns from reading to writing half-way, which SQLite may refuse.
+
+One process uses one SQLite library for one file: POSIX locks belong to the process, so two libraries in it (pysqlite3
+and Python's own) do not see each other's, and drop them for each other. Source: sqlite.org/howtocorrupt.html, 2.2.1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cowrieprocessor.db.dialects.base import EngineOptions
+from cowrieprocessor.db.dialects.sqlite.files import (
+    WriterLock,
+    create_private,
+    require_existing,
+    shared_uri,
+    untouching_uri,
+    uri,
+)
+from cowrieprocessor.db.dialects.waiting import wait_until
+from cowrieprocessor.errors import ConfigurationError, DatabaseLocked, DatabaseReadOnly
+
+BUSY_MS = 10_000
+"""How long SQLite itself waits where only a moment is to be expected: recovery, or the last one closing."""
+
+WRITER_BUSY_MS = 250
+"""How long it waits for the write lock; our own loop, which can say so, goes on from there."""
+CLOSE_WAIT_S = 5.0
+
+CHECKPOINT_BUSY_MS = 50
+"""How long emptying the log may keep other writers waiting for a reader that is in the way."""
+
+PRAGMAS = (
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-40960",  # KiB: the loader and its parser together stay below 200 MB
+    "PRAGMA mmap_size=0",
+)
+WRITER_PRAGMAS = (
+    "PRAGMA synchronous=NORMAL",
+    "PRAGMA wal_autocheckpoint=40000",  # pages: 160 MB, so that index pages are copied once for several batches
+    "PRAGMA journal_size_limit=163840000",  # the same: a WAL that is begun anew keeps its room
+)
+
+
+def wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Return whether this SQLite can corrupt a WAL database when two connections checkpoint at once.
+
+    Args:
+        version: major, minor, patch.
+
+    Source: sqlite.org/wal.html, the WAL-reset bug: 3.7.0 to 3.51.2, fixed in 3.51.3, 3.50.7 and 3.44.6.
+    """
+    if version[:2] == (3, 44):
+        return version < (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version < (3, 50, 7)
+    return (3, 7, 0) <= version < (3, 51, 3)
+
+
+@cache
+def load_driver(choice: str) -> ModuleType:
+    """Return the SQLite driver: `pysqlite3`, `stdlib`, or for `auto` pysqlite3 where it is installed.
+
+    Raises:
+        ConfigurationError: pysqlite3 was asked for and is not installed.
+    """
+    if choice == "stdlib":
+        return sqlite3
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError as error:
+        if choice == "pysqlite3":
+            raise ConfigurationError(
+                "pysqlite3 is not installed; `pip install pysqlite3`, or set COWRIEPROC_SQLITE_DRIVER=auto"
+            ) from error
+        return sqlite3
+
+
+@cache
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return the root error classes of the drivers that may be in use."""
+    return tuple({sqlite3.Error, load_driver("auto").Error})
+
+
+def primary_code(error: BaseException) -> int | None:
+    """Return SQLite's primary result code of a driver's error, if it came from SQLite."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+class _SerializedWrites:
+    """A connection under a library with the WAL-reset bug: one writer at a time, closing included."""
+
+    writer_lock: WriterLock | None = None
+
+    def commit(self) -> None:
+        """Commit (which may checkpoint), then let the next writer in."""
+        super().commit()  # type: ignore[misc]
+        self._release()
+
+    def rollback(self) -> None:
+        """Roll back, then let the next writer in."""
+        super().rollback()  # type: ignore[misc]
+        self._release()
+
+    def close(self) -> None:
+        """Close under the lock: the last connection to close checkpoints.
+
+        Whoever keeps the lock from us for longer has the database open: ours is not the last to close.
+        """
+        if self.writer_lock is not None:
+            self.writer_lock.try_for(EngineOptions(lock_timeout_s=CLOSE_WAIT_S))
+        try:
+            super().close()  # type: ignore[misc]
+        finally:
+            if self.writer_lock is not None:
+                self.writer_lock.release()
+
+    def _release(self) -> None:
+        if self.writer_lock is not None and not self.in_transaction:  # type: ignore[attr-defined]
+            self.writer_lock.release()
+
+
+@cache
+def _serialized_connection(driver: ModuleType) -> type[Any]:
+    return type("SerializedConnection", (_SerializedWrites, driver.Connection), {})
+
+
+def connect(path: Path, options: EngineOptions) -> Any:
+    """Return a driver's connection on a file, set up as we need it; a writer creates a missing file.
+
+    Raises:
+        DatabaseError: see `require_existing`, `create_private`, `require_local_disk`.
+    """
+    driver = load_driver(options.driver)
+    path = path.resolve()
+    if options.read_only:
+        require_existing(path)
+        name = untouching_uri(path) if options.leave_no_trace else shared_uri(path, "ro")
+    else:
+        name = shared_uri(path, "rw")
+        create_private(path)
+    serialize = not options.read_only and wal_reset_bug(driver.sqlite_version_info)
+    connection = driver.connect(
+        name,
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_MS / 1000,
+        factory=_serialized_connection(driver) if serialize else driver.Connection,
+    )
+    ready = False
+    try:
+        if serialize:
+            connection.writer_lock = WriterLock(path, options)
+        if options.read_only:
+            recover(connection, driver, path)
+        _set_up(connection, options)
+        ready = True
+    finally:
+        if not ready:
+            connection.close()
+    return connection
+
+
+def recover(connection: Any, driver: ModuleType, path: Path) -> None:
+    """Roll back what a killed writer left unfinished, which a read-only connection may not do itself.
+
+    Any program that opens the file for writing does the same; committed rows stay as they are.
+
+    Args:
+        connection: the reader's, opened with `mode=ro`.
+        driver: the library that `connection` belongs to.
+        path: the database file.
+
+    Raises:
+        DatabaseReadOnly: this user may not write the file.
+
+    Source: sqlite.org/rescode.html, SQLITE_READONLY_ROLLBACK; sqlite.org/lockingv3.html, "Dealing with hot journals".
+    """
+    if not _is_refused_to_readers(connection):
+        return
+    writer = driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
+    try:
+        _is_refused_to_readers(writer)
+    finally:
+        writer.close()
+    if _is_refused_to_readers(connection):
+        raise DatabaseReadOnly(
+            f"{path}: a program that was killed left an unfinished transaction in {path.name}-journal, which must be "
+            "rolled back before anything can be read; run this as a user who may write the file and its folder"
+        )
+
+
+def _is_refused_to_readers(connection: Any) -> bool:
+    """Return whether SQLite refuses to read the file because something has to be written first."""
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except driver_errors() as error:
+        return primary_code(error) == sqlite3.SQLITE_READONLY
+    return False
+
+
+def connect_in_memory(options: EngineOptions) -> Any:
+    """Return a driver's connection on a private database in memory."""
+    return load_driver(options.driver).connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
+def begin_writing(connection: Any, options: EngineOptions) -> None:
+    """Begin a transaction that holds the write lock, waiting for it as long as we may.
+
+    Raises:
+        DatabaseLocked: another process went on writing.
+    """
+    began = False
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None:
+        lock.acquire()
+    try:
+        with _short_patience(connection):
+            began = wait_until(lambda: _try_to(connection, "BEGIN IMMEDIATE"), options)
+    finally:
+        if lock is not None and not began:
+            lock.release()
+    if not began:
+        raise DatabaseLocked(
+            f"the database is locked: another process has been writing for {options.lock_timeout_s:g} s; "
+            "wait for it, or stop it, then repeat the command"
+        )
+
+
+def empty_log(connection: Any) -> None:
+    """Checkpoint and truncate the write-ahead log as far as others let us; nobody waits longer than a moment for it."""
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None and not lock.try_for(EngineOptions(lock_timeout_s=0.0)):
+        return
+    connection.execute(f"PRAGMA busy_timeout={CHECKPOINT_BUSY_MS}")
+    try:
+        _try_to(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+        _try_to(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        if lock is not None:
+            lock.release()
+
+
+def _set_up(connection: Any, options: EngineOptions) -> None:
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    if options.read_only:
+        connection.execute("PRAGMA query_only=ON")
+        return
+    for pragma in WRITER_PRAGMAS:
+        connection.execute(pragma)
+    if _journal_mode(connection) != "wal" and _is_ours_or_empty(connection):
+        _switch_to_wal(connection, options)
+
+
+def _journal_mode(connection: Any) -> str:
+    return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def _is_ours_or_empty(connection: Any) -> bool:
+    """Return whether we may change the file: another application's database is never written to."""
+    names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return not names or "schema_state" in names
+
+
+def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
+    """Turn on write-ahead logging, which needs the file for ourselves for a moment.
+
+    A file that may not be written stays as it is: whoever writes through this connection will be told.
+    """
+    lock: WriterLock | None = getattr(connection, "writer_lock", None)
+    if lock is not None:
+        lock.acquire()
+    try:
+        with _short_patience(connection):
+            switched = wait_until(lambda: _try_to(connection, "PRAGMA journal_mode=WAL", _unless_read_only), options)
+    finally:
+        if lock is not None:
+            lock.release()
+    if not switched:
+        raise DatabaseLocked(
+            "another process is using the database, which is not in WAL mode yet; stop it, then repeat"
+        )
+
+
+@contextmanager
+def _short_patience(connection: Any) -> Iterator[None]:
+    """Have SQLite itself wait only briefly, so that our own loop can speak."""
+    connection.execute(f"PRAGMA busy_timeout={WRITER_BUSY_MS}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+
+
+def _unless_read_only(code: int | None) -> bool:
+    return code == sqlite3.SQLITE_READONLY
+
+
+def _try_to(connection: Any, statement: str, forgive: Callable[[int | None], bool] | None = None) -> bool:
+    """Run a statement; return False if another connection is in the way."""
+    try:
+        connection.execute(statement)
+    except driver_errors() as error:
+        code = primary_code(error)
+        if code == sqlite3.SQLITE_BUSY:
+            return False
+        if forgive is None or not forgive(code):
+            raise
+    return True

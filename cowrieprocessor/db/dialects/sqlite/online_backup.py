@@ -1,0 +1,140 @@
+"""SQLite's file as a whole: copied while others write, and brought to rest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection
+
+from cowrieprocessor.db.dialects.base import DatabaseFiles, EngineOptions, options_of
+from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
+from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, load_driver, primary_code, wal_reset_bug
+from cowrieprocessor.db.dialects.sqlite.files import COMPANIONS, WriterLock, create_private, file_system_type, uri
+from cowrieprocessor.errors import DatabaseInUse
+
+PAGES_AT_ONCE = 1024
+"""Pages that one step copies: 4 MiB at the usual size of a page."""
+
+SETTLE_BUSY_S = 2.0
+HEADER = b"SQLite format 3\0"
+
+_CODES = {
+    "access permission denied": sqlite3.SQLITE_PERM,
+    "attempt to write a readonly database": sqlite3.SQLITE_READONLY,
+    "database disk image is malformed": sqlite3.SQLITE_CORRUPT,
+    "database is locked": sqlite3.SQLITE_BUSY,
+    "database or disk is full": sqlite3.SQLITE_FULL,
+    "database table is locked": sqlite3.SQLITE_LOCKED,
+    "disk I/O error": sqlite3.SQLITE_IOERR,
+    "file is not a database": sqlite3.SQLITE_NOTADB,
+    "unable to open database file": sqlite3.SQLITE_CANTOPEN,
+}
+"""Source: sqlite.org/c3ref/errcode.html, sqlite3_errstr."""
+
+
+class SqliteDatabaseFiles(DatabaseFiles):
+    """The file of an SQLite database."""
+
+    def path_of(self, url: URL) -> Path | None:
+        """Return the file."""
+        if url.database in (None, "", ":memory:"):
+            return None
+        return Path(url.database or "").expanduser().resolve()
+
+    def companions(self, path: Path) -> tuple[Path, ...]:
+        """Return the log, its shared memory, and the rollback journal."""
+        return tuple(path.with_name(path.name + ending) for ending in COMPANIONS)
+
+    def looks_like_one(self, path: Path) -> bool:
+        """Return whether the file is empty or has SQLite's header; journals in the making have zeros there."""
+        with path.open("rb") as file:
+            begin = file.read(len(HEADER))
+        return begin == HEADER or not begin.strip(b"\0")
+
+    def file_system(self, path: Path) -> str | None:
+        """Return what Linux's list of mounts says."""
+        try:
+            mounts = sqlite_files.MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return None
+        return file_system_type(path, mounts.splitlines()) or None
+
+    def require_local_disk(self, path: Path) -> None:
+        """Refuse a network file system, where the write-ahead log is not safe."""
+        sqlite_files.require_local_disk(path)
+
+    def copy(
+        self, connection: Connection, target: Path, *, in_use: bool, on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Copy page by page with SQLite's online backup, from the connection whose transaction keeps the state.
+
+        Begun in a held reading transaction, the copy never begins again, however much others write: the backup
+        reads through that transaction. Without it each commit of another process would send it back to page one.
+
+        Source: sqlite.org/c3ref/backup_finish.html, sqlite3_backup_step.
+        """
+        source: Any = connection.connection.driver_connection
+        driver = load_driver(options_of(connection).driver)
+        create_private(target)
+        written = _open(driver, target)
+        try:
+            written.execute("PRAGMA journal_mode=OFF")  # a copy that was not finished is thrown away
+            written.execute("PRAGMA synchronous=OFF")  # the whole file is synced at the end
+            source.backup(
+                written, pages=PAGES_AT_ONCE, progress=lambda _, left, total: on_progress(total - left, total)
+            )
+        except driver_errors() as error:
+            _give_code(error)
+            raise
+        finally:
+            written.close()
+        finished = _open(driver, target)
+        try:
+            finished.execute(f"PRAGMA journal_mode={'WAL' if in_use else 'DELETE'}")
+        finally:
+            finished.close()
+
+    def settle(self, path: Path, options: EngineOptions) -> None:
+        """Leave WAL mode, which SQLite allows only to the one connection there is, enter it again, and close."""
+        driver = load_driver(options.driver)
+        lock = WriterLock(path, options) if wal_reset_bug(driver.sqlite_version_info) else None
+        if lock is not None:
+            lock.acquire()
+        try:
+            connection = _open(driver, path)
+            try:
+                _take_for_ourselves(connection)
+            except driver_errors() as error:
+                if primary_code(error) != sqlite3.SQLITE_BUSY:
+                    raise
+                raise DatabaseInUse(
+                    f"{path}: another process has the database open; stop it, then repeat the command"
+                ) from error
+            finally:
+                connection.close()
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _give_code(error: Any) -> None:
+    """Give an error of the backup SQLite's result code: the driver gives it the code's text alone."""
+    if primary_code(error) is None:
+        error.sqlite_errorcode = _CODES.get(str(error))
+
+
+def _take_for_ourselves(connection: Any) -> None:
+    """Move the log into the file and remove what lies beside it; the journal mode ends as it was."""
+    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.execute("BEGIN EXCLUSIVE")
+    connection.execute("COMMIT")
+    if mode == "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _open(driver: Any, path: Path) -> Any:
+    return driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=SETTLE_BUSY_S)

@@ -1,0 +1,1 @@
+"""Statements of enrichment: queue, claims, cache, quota, verdicts and their history."""

@@ -1,0 +1,1 @@
+"""A database as files: copied, locked, held open by other processes."""

@@ -1,0 +1,332 @@
+"""The loader's statements: one batch into raw_events, sessions, commands, files, dead letters and jobs.
+
+They run on the driver's own cursor, because they carry every event. Each takes rows as tuples in the order of its
+columns; times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection
+
+from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.models import VERDICT_COLUMNS
+
+T = TypeVar("T")
+NAMED_AT_ONCE = 400
+"""Values that one statement looks up: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
+
+Row = Sequence[Any]
+"""Values in the order of a statement's columns."""
+
+RAW_EVENT_COLUMNS = (
+    "ingest_id",
+    "ingest_at",
+    "source",
+    "source_offset",
+    "source_inode",
+    "source_generation",
+    "payload",
+    "payload_hash",
+)
+EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
+
+
+class _KnownHash(NamedTuple):
+    """What `file_hashes` says of a hash; `copied` is its size and its verdict, as `files` copies them."""
+
+    session_count: int
+    vt_malicious: bool
+    copied: Row
+
+
+class LoadingStatements:
+    """Writes the rows of one batch through one connection, inside the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._sql = writing_of(connection)
+        self._cursor = connection.connection.cursor()
+
+    @property
+    def computes_event_columns(self) -> bool:
+        """Whether rows for raw_events come without the columns of `EVENT_COLUMNS`."""
+        return self._sql.computes_event_columns
+
+    def close(self) -> None:
+        """Close the cursor."""
+        self._cursor.close()
+
+    def insert_raw_events(self, rows: Sequence[Row]) -> None:
+        """Insert events; rows carry EVENT_COLUMNS too where the database does not compute them."""
+        columns = RAW_EVENT_COLUMNS if self.computes_event_columns else RAW_EVENT_COLUMNS + EVENT_COLUMNS
+        self._many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_marks(columns)})", rows)
+
+    def merge_sessions(self, rows: Sequence[Row]) -> None:
+        """Add counters and widen the times of sessions.
+
+        Rows: session_id, first_event_at, last_event_at, event_count, command_count, file_downloads,
+        login_attempts, matcher, source_files, created_at, updated_at.
+        """
+        sql = self._sql
+        self._many(
+            f"""
+            INSERT INTO session_summaries AS s (session_id, first_event_at, last_event_at, event_count,
+                command_count, file_downloads, login_attempts, matcher, source_files, created_at, updated_at)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (session_id) DO UPDATE SET
+                first_event_at = {sql.earliest("s.first_event_at", "excluded.first_event_at")},
+                last_event_at = {sql.latest("s.last_event_at", "excluded.last_event_at")},
+                event_count = s.event_count + excluded.event_count,
+                command_count = s.command_count + excluded.command_count,
+                file_downloads = s.file_downloads + excluded.file_downloads,
+                login_attempts = s.login_attempts + excluded.login_attempts,
+                matcher = {sql.earliest(sql.binary("s.matcher"), sql.binary("excluded.matcher"))},
+                source_files = {sql.merged_lists("s.source_files", "excluded.source_files")},
+                updated_at = excluded.updated_at
+            """,
+            rows,
+        )
+
+    def merge_attributes(self, rows: Sequence[Row]) -> None:
+        """Keep the earliest connection, key exchange and login of each session.
+
+        Rows: session_id, connect_at, src_ip, protocol, hassh_at, hassh, login_success, login_at, username.
+        """
+        connect = self._precedes("connect_at", ("connect_at", "src_ip", "protocol"))
+        kex = self._precedes("hassh_at", ("hassh_at", "hassh"))
+        login = self._precedes("login_at", ("CASE WHEN {}.login_success THEN 0 ELSE 1 END", "login_at", "username"))
+        columns = {
+            "src_ip": connect,
+            "protocol": connect,
+            "connect_at": connect,
+            "hassh": kex,
+            "hassh_at": kex,
+            "username": login,
+            "login_success": login,
+            "login_at": login,
+        }
+        updates = ", ".join(
+            f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END"
+            for column, test in columns.items()
+        )
+        self._many(
+            "INSERT INTO session_attributes AS a (session_id, connect_at, src_ip, protocol, hassh_at, hassh,"
+            " login_success, login_at, username) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            f" ON CONFLICT (session_id) DO UPDATE SET {updates}",
+            rows,
+        )
+
+    def merge_commands(self, rows: Sequence[Row]) -> None:
+        """Add to the counts of commands.
+
+        Rows: session_id, command_normalized, occurrences, first_seen, last_seen, high_risk.
+        """
+        sql = self._sql
+        self._many(
+            f"""
+            INSERT INTO command_stats AS c (session_id, command_normalized, occurrences, first_seen, last_seen,
+                high_risk) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (session_id, command_normalized) DO UPDATE SET
+                occurrences = c.occurrences + excluded.occurrences,
+                first_seen = {sql.earliest("c.first_seen", "excluded.first_seen")},
+                last_seen = {sql.latest("c.last_seen", "excluded.last_seen")},
+                high_risk = CASE WHEN c.high_risk THEN c.high_risk ELSE excluded.high_risk END
+            """,
+            rows,
+        )
+
+    def merge_hashes(self, rows: Sequence[Row]) -> None:
+        """Add hashes, or widen their times; times that only a captured file gave way to an event's.
+
+        Rows: sha256, first_seen, last_seen, enrichment_status, updated_at.
+        """
+        sql = self._sql
+        self._many(
+            f"""
+            INSERT INTO file_hashes AS h (sha256, first_seen, last_seen, enrichment_status, updated_at)
+            VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (sha256) DO UPDATE SET
+                first_seen = CASE WHEN h.session_count = 0 THEN excluded.first_seen
+                    ELSE {sql.earliest("h.first_seen", "excluded.first_seen")} END,
+                last_seen = CASE WHEN h.session_count = 0 THEN excluded.last_seen
+                    ELSE {sql.latest("h.last_seen", "excluded.last_seen")} END,
+                updated_at = excluded.updated_at
+            """,
+            rows,
+        )
+
+    def merge_files(self, rows: Sequence[Row], now: str) -> list[tuple[str, str]]:
+        """Add files of sessions with what is known of their hashes, and return the pairs that are new.
+
+        Rows: session_id, shasum, filename, download_url, origin, first_seen.
+        """
+        known = self._known_hashes({row[1] for row in rows})
+        # Who writes a pair holds the row of its hash since `merge_hashes`: nobody else adds it meanwhile.
+        stored = self._stored_files(rows)
+        added = [row for row in rows if (row[0], row[1]) not in stored]
+        columns = (
+            "session_id",
+            "shasum",
+            "filename",
+            "download_url",
+            "origin",
+            "first_seen",
+            "last_updated",
+            "file_size",
+            *VERDICT_COLUMNS,
+        )
+        self._many(
+            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})",
+            [(*row, now, *known[row[1]].copied) for row in added],
+        )
+        self._merge_known_files(
+            [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
+        )
+        new = [(row[0], row[1]) for row in added]
+        self._account_for_new_files(new, known)
+        return new
+
+    def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
+        """Return which of the pairs (session_id, shasum) of rows are in `files`."""
+        stored: set[tuple[str, str]] = set()
+        for part in _parts([(row[0], row[1]) for row in rows]):
+            pairs = ", ".join(["(?, ?)"] * len(part))
+            self._one(
+                f"SELECT session_id, shasum FROM files WHERE (session_id, shasum) IN (VALUES {pairs})",
+                [text for pair in part for text in pair],
+            )
+            stored.update((session_id, sha256) for session_id, sha256 in self._cursor.fetchall())
+        return stored
+
+    def _merge_known_files(self, rows: Sequence[Row]) -> None:
+        least, binary = self._sql.earliest, self._sql.binary
+        given = "CAST(? AS VARCHAR)"
+        when = "CAST(? AS TIMESTAMP WITH TIME ZONE)" if not self.computes_event_columns else "?"
+        # The values are named once in a sub-select, because `earliest` repeats its arguments.
+        self._many(
+            f"""
+            UPDATE files SET
+                filename = {least(binary("files.filename"), binary("g.filename"))},
+                download_url = {least(binary("files.download_url"), binary("g.download_url"))},
+                origin = {least(binary("files.origin"), binary("g.origin"))},
+                first_seen = {least("files.first_seen", "g.first_seen")},
+                last_updated = g.last_updated
+            FROM (SELECT {given} AS filename, {given} AS download_url, {given} AS origin, {when} AS first_seen,
+                {when} AS last_updated) AS g
+            WHERE files.session_id = ? AND files.shasum = ?
+            """,
+            rows,
+        )
+
+    def _account_for_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, _KnownHash]) -> None:
+        """Count the sessions of each hash, remove artifact rows that a log now explains, and flag sessions."""
+        if not new:
+            return
+        counts: dict[str, int] = {}
+        for _, sha256 in new:
+            counts[sha256] = counts.get(sha256, 0) + 1
+        self._many(
+            "UPDATE file_hashes SET session_count = session_count + ? WHERE sha256 = ?",
+            [(count, sha256) for sha256, count in sorted(counts.items())],
+        )
+        # Artifact rows are only there as long as no log names the hash; looking for them reads all of its rows.
+        unexplained = [(sha256,) for sha256 in sorted(counts) if not known[sha256].session_count]
+        self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
+        flagged = sorted({session_id for session_id, sha256 in new if known[sha256].vt_malicious})
+        self._many("UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged])
+
+    def _known_hashes(self, hashes: Collection[str]) -> dict[str, _KnownHash]:
+        """Return what each hash's row says."""
+        known: dict[str, _KnownHash] = {}
+        for part in _parts(sorted(hashes)):
+            self._one(
+                f"SELECT sha256, session_count, vt_malicious, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
+                f" WHERE sha256 IN ({_marks(part)})",
+                part,
+            )
+            known.update((row[0], _KnownHash(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
+        return known
+
+    def insert_dead_letters(self, rows: Sequence[Row]) -> None:
+        """Insert dead letters: ingest_id, source, source_offset, reason, payload, metadata_json, created_at."""
+        self._many(
+            "INSERT INTO dead_letter_events (ingest_id, source, source_offset, reason, payload, metadata_json,"
+            " created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
+        """Add to a job's counters and say where it stands; without a cursor that stays as it is."""
+        self._one(
+            "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
+            " ON CONFLICT (name) DO NOTHING",
+            (name, now, now),
+        )
+        self._one(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
+        (stored,) = self._fetch_one()
+        total = _decoded(stored)
+        for reason, count in counters.items():
+            total[reason] = total.get(reason, 0) + count
+        changed: dict[str, object] = {"counters": json.dumps(total, sort_keys=True), "updated_at": now}
+        if cursor is not None:
+            changed["cursor"] = json.dumps(cursor)
+        names = ", ".join(f"{column} = ?" for column in changed)
+        self._one(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
+
+    def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
+        """Say that a job runs, is done, or failed and why."""
+        started = ", started_at = excluded.started_at" if state == "running" else ""
+        finished = None if state == "running" else now
+        self._one(
+            "INSERT INTO jobs (name, state, started_at, updated_at, finished_at, reason) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,"
+            f" finished_at = excluded.finished_at, reason = excluded.reason{started}",
+            (name, state, now, now, finished, reason),
+        )
+
+    def _precedes(self, present: str, keys: Sequence[str]) -> str:
+        """Return the test whether the new row's keys come before the stored row's, NULL coming last."""
+
+        def side(table: str) -> str:
+            return ", ".join(
+                key.format(table)
+                if "{}" in key
+                else f"{table}.{key}"
+                if key.endswith("_at")
+                else self._sql.binary(f"coalesce({table}.{key}, '')")
+                for key in keys
+            )
+
+        return f"excluded.{present} IS NOT NULL AND (a.{present} IS NULL OR ({side('excluded')}) < ({side('a')}))"
+
+    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+        if rows:
+            self._cursor.executemany(self._sql.statement(sql), rows)
+
+    def _fetch_one(self) -> Row:
+        row = self._cursor.fetchone()
+        if row is None:
+            raise LookupError("a row that this transaction wrote is gone")
+        return list(row)
+
+    def _one(self, sql: str, row: Row) -> None:
+        self._cursor.execute(self._sql.statement(sql), row)
+
+
+def _marks(columns: Sequence[object]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield values in runs that one statement can name, however the database was built."""
+    for start in range(0, len(values), NAMED_AT_ONCE):
+        yield values[start : start + NAMED_AT_ONCE]
+
+
+def _decoded(stored: Any) -> dict[str, int]:
+    """Return a JSON column's object: psycopg decodes it, SQLite gives the text."""
+    value = json.loads(stored) if isinstance(stored, str) else stored
+    return dict(value) if isinstance(value, dict) else {}

@@ -1,0 +1,90 @@
+"""What a recount reads and writes: sessions in the order of their ids, their events by the index, their counters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.table_scan import Reading, Row, Walk
+
+_EVENT = "SELECT e.session_id, e.id, e.event_type, e.event_timestamp FROM raw_events AS e"
+
+
+class SessionCounters(NamedTuple):
+    """What session_summaries says of one session."""
+
+    session_id: str
+    event_count: int
+    command_count: int
+    file_downloads: int
+    login_attempts: int
+    first_event_at: str | None
+    last_event_at: str | None
+
+
+class RecountRows:
+    """The queries for one database."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._select = (
+            "SELECT s.session_id, s.event_count, s.command_count, s.file_downloads, s.login_attempts,"
+            f" {reading.moment('s.first_event_at')}, {reading.moment('s.last_event_at')} FROM session_summaries AS s"
+        )
+
+    def count_sessions(self, connection: Connection) -> int:
+        """Return how many sessions there are; reads an index alone."""
+        return int(self._reading.rows(connection, "SELECT count(*) FROM session_summaries")[0][0])
+
+    def after(self, connection: Connection, session_id: str | None, limit: int) -> list[SessionCounters]:
+        """Return the next sessions in the order of their ids."""
+        where, values = ("", ()) if session_id is None else (" WHERE s.session_id > ?", (session_id,))
+        sql = f"{self._select}{where} ORDER BY s.session_id LIMIT ?"
+        return [SessionCounters._make(row) for row in self._reading.rows(connection, sql, (*values, limit))]
+
+    def one(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
+        """Return one session; `to_write` keeps it from changing until the transaction ends."""
+        lock = writing_of(connection).for_update() if to_write else ""
+        found = self._reading.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
+        return SessionCounters._make(found[0]) if found else None
+
+    def events(self, first: str, last: str, until: int) -> Walk:
+        """Return the walk over the events of the sessions `first` to `last`, up to an id.
+
+        Rows: session_id, id, event_type, event_timestamp.
+        """
+        return Walk(
+            _EVENT,
+            ("e.session_id", "e.id"),
+            "e.session_id >= ? AND e.session_id <= ? AND e.id <= ?",
+            (first, last, until),
+            text_keys=False,
+        )
+
+    def events_now(self, connection: Connection, session_id: str, after: int) -> list[Row]:
+        """Return the events of a session with larger ids, as one transaction sees them."""
+        return self._reading.rows(connection, f"{_EVENT} WHERE e.session_id = ? AND e.id > ?", (session_id, after))
+
+    def payload(self, connection: Connection, event_id: int) -> str:
+        """Return the payload of an event whose timestamp is a number that the column rounds."""
+        payload = self._reading.json_text(connection, "e.payload")
+        return str(
+            self._reading.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
+        )
+
+
+def store_counters(connection: Connection, row: SessionCounters, now: str) -> None:
+    """Write the counters and times of one session."""
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.execute(
+            writing_of(connection).statement(
+                "UPDATE session_summaries SET event_count = ?, command_count = ?, file_downloads = ?,"
+                " login_attempts = ?, first_event_at = ?, last_event_at = ?, updated_at = ? WHERE session_id = ?"
+            ),
+            (*row[1:], now, row.session_id),
+        )
+    finally:
+        cursor.close()

@@ -1,0 +1,122 @@
+"""The rows that a validation compares: of files, file_hashes, session_attributes and command_stats."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from cowrieprocessor.db.models import VERDICT_COLUMNS
+from cowrieprocessor.db.table_scan import Reading, Row, Walk
+
+ARTIFACT = "artifact"
+
+
+class FileRow(NamedTuple):
+    """One row of `files`, and what it should agree with.
+
+    Attributes:
+        verdict_differs: the hash has another verdict or status, and none is on its way to this row.
+        flag_missing: it is malicious and its session is not flagged.
+        has_session: its session has a summary or events.
+        has_hash: its hash has a row in file_hashes.
+    """
+
+    session_id: str
+    shasum: str
+    filename: str | None
+    download_url: str | None
+    origin: str
+    first_seen: str
+    enrichment_status: str
+    verdict_differs: bool
+    flag_missing: bool
+    has_session: bool
+    has_hash: bool
+
+
+class HashRow(NamedTuple):
+    """One row of `file_hashes`. `has_artifact` says whether a captured file stands for a hash without sessions."""
+
+    sha256: str
+    session_count: int
+    first_seen: str
+    last_seen: str
+    enrichment_status: str
+    has_artifact: bool | None
+
+
+class AttributeRow(NamedTuple):
+    """One row of `session_attributes`."""
+
+    session_id: str
+    connect_at: str | None
+    src_ip: str | None
+    protocol: str | None
+    hassh_at: str | None
+    hassh: str | None
+    login_success: bool | None
+    login_at: str | None
+    username: str | None
+
+
+class CommandRow(NamedTuple):
+    """One row of `command_stats`."""
+
+    session_id: str
+    command: str
+    occurrences: int
+    first_seen: str | None
+    last_seen: str | None
+    high_risk: bool
+
+
+class Rows:
+    """The queries for one database."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        differs, moment = reading.differs, reading.moment
+        verdict = " OR ".join(differs(f"f.{column}", f"h.{column}") for column in VERDICT_COLUMNS)
+        self._queries: dict[type[Any], tuple[str, tuple[str, ...]]] = {
+            FileRow: (
+                f"SELECT f.session_id, f.shasum, f.filename, f.download_url, f.origin, {moment('f.first_seen')},"
+                f" f.enrichment_status, h.sha256 IS NOT NULL AND p.sha256 IS NULL AND ({verdict}),"
+                " f.vt_malicious AND s.session_id IS NOT NULL AND NOT s.vt_flagged, s.session_id IS NOT NULL"
+                " OR EXISTS (SELECT 1 FROM raw_events AS e WHERE e.session_id = f.session_id),"
+                " h.sha256 IS NOT NULL"
+                " FROM files AS f LEFT JOIN file_hashes AS h ON h.sha256 = f.shasum"
+                " LEFT JOIN verdict_propagation AS p ON p.sha256 = f.shasum"
+                " LEFT JOIN session_summaries AS s ON s.session_id = f.session_id",
+                ("f.session_id", "f.shasum"),
+            ),
+            HashRow: (
+                f"SELECT h.sha256, h.session_count, {moment('h.first_seen')}, {moment('h.last_seen')},"
+                " h.enrichment_status, CASE WHEN h.session_count = 0 THEN"
+                " EXISTS (SELECT 1 FROM files AS f WHERE f.shasum = h.sha256 AND f.origin = 'artifact') END"
+                " FROM file_hashes AS h",
+                ("h.sha256",),
+            ),
+            AttributeRow: (
+                f"SELECT a.session_id, {moment('a.connect_at')}, a.src_ip, a.protocol, {moment('a.hassh_at')},"
+                f" a.hassh, a.login_success, {moment('a.login_at')}, a.username FROM session_attributes AS a",
+                ("a.session_id",),
+            ),
+            CommandRow: (
+                f"SELECT c.session_id, c.command_normalized, c.occurrences, {moment('c.first_seen')},"
+                f" {moment('c.last_seen')}, c.high_risk FROM command_stats AS c",
+                ("c.session_id", "c.command_normalized"),
+            ),
+        }
+
+    def walk(self, kind: type[Any]) -> Walk:
+        """Return the walk over a table in the order of its keys."""
+        select, keys = self._queries[kind]
+        return Walk(select, keys)
+
+    def one(self, connection: Connection, kind: type[Any], key: Row) -> Row | None:
+        """Return the row of a key, if there is one."""
+        select, keys = self._queries[kind]
+        where = " AND ".join(f"{column} = ?" for column in keys)
+        found = self._reading.rows(connection, f"{select} WHERE {where}", key)
+        return found[0] if found else None

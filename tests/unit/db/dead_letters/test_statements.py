@@ -1,0 +1,68 @@
+"""The statements about dead letters: which are chosen, and where their values belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Engine, insert
+
+from cowrieprocessor.db.dead_letters import statements as table
+from cowrieprocessor.db.dead_letters.positions import payload_at, places_of, taken_offsets
+from cowrieprocessor.db.dead_letters.statements import NAMED_AT_ONCE, Choice
+from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
+
+
+def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
+    """More ids than a statement may name, most of them of no letter, give those that are there, in order."""
+    with write_transaction(engine) as connection:
+        connection.execute(insert(DeadLetterEvent), [{"reason": "r", "payload": {"n": n}} for n in range(1_000)])
+    ids = tuple(range(-2 * NAMED_AT_ONCE, 1_200, 2))
+    with read_transaction(engine) as connection:
+        choice = Choice(ids=ids)
+        found, after = [], 0
+        while part := table.next_ids(connection, choice, after, 901, 130):
+            found += part
+            after = part[-1]
+        assert list(range(2, 901, 2)) == found
+        assert {"r": 500} == table.count(connection, choice)
+        letters = table.read_letters(connection, found)
+        assert found == [one.id for one in letters]
+        assert {one.id: len(one.payload) for one in letters} == table.payload_chars(connection, found)
+
+
+def test_the_names_of_a_log(engine: Engine, tmp_path: Path) -> None:
+    """A path stands for itself, spelled as it is and absolute, with what cannot be stored as escapes."""
+    with read_transaction(engine) as connection:
+        assert (str(tmp_path / "a"),) == table.sources_of(connection, str(tmp_path / "a"))
+        assert {"a\x1b", "a\\x1b", str(Path.cwd() / "a\\x1b")} == set(table.sources_of(connection, "a\x1b"))
+
+
+def test_places_of_a_source_are_found_by_jumping(engine: Engine) -> None:
+    """Each inode and generation of a source is named once, those without an inode too, and no other source's."""
+    rows = [
+        (source, inode, generation, offset)
+        for source, inode, generation in (
+            ("/a", "1", 0),
+            ("/a", "1", 3),
+            ("/a", "22", 0),
+            ("/a", None, 0),
+            ("/a", None, 2),
+            ("/b", "9", 0),
+        )
+        for offset in range(4)
+    ]
+    with write_transaction(engine) as connection:
+        columns = ("source", "source_inode", "source_generation", "source_offset")
+        values = [dict(zip(columns, row, strict=True)) | {"payload": {"at": row[3]}} for row in rows]
+        connection.execute(insert(RawEvent), values)
+    with read_transaction(engine) as connection:
+        found = places_of(connection, "/a")
+        assert [("/a", "1", 0), ("/a", "1", 3), ("/a", "22", 0), ("/a", None, 0), ("/a", None, 2)] == found
+        assert [] == places_of(connection, "/c")
+        assert {1, 2, 3} == taken_offsets(connection, Place("/a", None, 2), 1, 9)
+        assert ('{"at": 2}', None) == (
+            payload_at(connection, Place("/a", None, 2), 2),
+            payload_at(connection, Place("/a", "1", 1), 2),
+        )

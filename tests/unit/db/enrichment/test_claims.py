@@ -1,0 +1,489 @@
+"""Claims: who asks which source about which hash next."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
+from cowrieprocessor.db.enrichment import candidate_search as enrichment_look
+from cowrieprocessor.db.enrichment.claims import Claimed, ask_first, claim, note_skipped, release
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
+from cowrieprocessor.db.enrichment.verdict_store import store_failure, store_refusal
+from tests.enrichment_scene import (
+    DAY,
+    HL,
+    HOUR,
+    MB,
+    NOW,
+    POLICY,
+    SETTLES,
+    VT,
+    answer,
+    drain,
+    finding,
+    load,
+    put,
+    row,
+    rows,
+    sha,
+)
+
+EMPTY = hashlib.sha256(b"").hexdigest()
+NEWLINE = hashlib.sha256(b"\n").hexdigest()
+
+
+def take(
+    engine: Engine,
+    provider: str = VT,
+    *,
+    limit: int = 100,
+    now: dt.datetime = NOW,
+    policy: Policy = POLICY,
+    earlier: Sequence[str] = (),
+    oldest: bool = False,
+    only: Sequence[str] | None = None,
+) -> list[Claimed]:
+    """Claim hashes for a quarter of an hour."""
+    return claim(
+        engine,
+        provider,
+        limit=limit,
+        now=now,
+        lease_s=900,
+        policy=policy,
+        earlier=earlier,
+        order="oldest" if oldest else "turn",
+        only=only,
+    )
+
+
+def hashes(claimed: Sequence[Claimed]) -> list[str]:
+    """Return which hashes were claimed, in their order."""
+    return [one.sha256 for one in claimed]
+
+
+def fail(
+    engine: Engine, sha256: str, provider: str = VT, *, again: dt.datetime = NOW + HOUR, now: dt.datetime = NOW
+) -> None:
+    """Store a failure."""
+    with write_transaction(engine) as connection:
+        store_failure(
+            connection,
+            sha256,
+            provider,
+            kind="timeout",
+            reason="no answer within 30 s",
+            next_attempt_at=again,
+            policy=POLICY,
+            now=now,
+        )
+
+
+def test_a_hash_in_many_sessions_is_claimed_once(engine: Engine) -> None:
+    """The queue is by hash, not by session: whatever the number of sessions, one claim."""
+    load(engine, [(f"s{number}", sha(number % 3)) for number in range(30)])
+
+    claimed = take(engine)
+
+    assert sorted(hashes(claimed)) == sorted(sha(number) for number in range(3))
+    assert take(engine) == []
+
+
+def test_the_most_frequent_come_first_then_the_latest(engine: Engine) -> None:
+    """Never-asked hashes come by number of sessions, then by when they were last seen."""
+    load(engine, [("a", sha(1))], at=NOW)
+    load(engine, [("b", sha(2))], at=NOW + HOUR)
+    load(engine, [("c", sha(3)), ("d", sha(3))], at=NOW - HOUR)
+
+    assert hashes(take(engine, limit=2)) == [sha(3), sha(2)]
+    assert hashes(take(engine)) == [sha(1)]
+
+
+def test_the_oldest_come_first_where_that_is_asked_for(engine: Engine) -> None:
+    """With the order `oldest` they come as they were first seen."""
+    load(engine, [("b", sha(2)), ("c", sha(2))], at=NOW)
+    load(engine, [("a", sha(1))], at=NOW - HOUR)
+
+    assert hashes(take(engine, oldest=True)) == [sha(1), sha(2)]
+
+
+def test_failures_do_not_starve_the_rest(engine: Engine) -> None:
+    """However many failures are due, what was never asked about comes before them, and they before old answers."""
+    load(engine, [("x", sha(number)) for number in range(6)])
+    for one in take(engine, limit=2):
+        fail(engine, one.sha256)
+    failed = {one["sha256"] for one in rows(engine, "enrichment_queue")}
+    fresh = [sha(number) for number in range(6) if sha(number) not in failed]
+    answer(engine, fresh[0], finding(0), holds=HOUR)
+    later = NOW + 2 * HOUR
+
+    claimed = take(engine, now=later)
+
+    assert [one.reason for one in claimed] == ["new"] * 3 + ["retry"] * 2 + ["expired"]
+    assert {one.sha256 for one in claimed[3:5]} == failed
+    assert [one.attempts for one in claimed] == [1, 1, 1, 2, 2, 1]
+
+
+def test_a_failure_is_not_tried_before_its_time(engine: Engine) -> None:
+    """A failure waits for its next attempt."""
+    load(engine, [("a", sha(1))])
+    (one,) = take(engine)
+    fail(engine, one.sha256, again=NOW + HOUR)
+
+    assert take(engine, now=NOW + HOUR - dt.timedelta(seconds=1)) == []
+    assert hashes(take(engine, now=NOW + HOUR)) == [sha(1)]
+
+
+def test_an_answer_that_holds_is_not_asked_for_again(engine: Engine) -> None:
+    """A source is asked again when its answer holds no longer, not before."""
+    load(engine, [("a", sha(1))])
+    answer(engine, sha(1), finding(0), holds=7 * DAY)
+
+    assert take(engine, now=NOW + 6 * DAY) == []
+    assert [one.reason for one in take(engine, now=NOW + 7 * DAY)] == ["expired"]
+
+
+def test_a_refusal_is_final_until_asked_for_by_hand(engine: Engine) -> None:
+    """What a source refused is never asked again by itself, but by hand it is."""
+    load(engine, [("a", sha(1))])
+    take(engine)
+    with write_transaction(engine) as connection:
+        store_refusal(connection, sha(1), VT, reason="not for this key", policy=POLICY, now=NOW)
+
+    assert take(engine, now=NOW + 365 * DAY) == []
+    with write_transaction(engine) as connection:
+        ask_first(connection, [sha(1)], [VT])
+    assert [one.reason for one in take(engine)] == ["asked-for"]
+
+
+def test_a_lease_ends(engine: Engine) -> None:
+    """What was claimed by somebody who died is claimed again once the lease is over."""
+    load(engine, [("a", sha(1))])
+    assert len(take(engine)) == 1
+
+    assert take(engine, now=NOW + dt.timedelta(seconds=899)) == []
+    (again,) = take(engine, now=NOW + dt.timedelta(seconds=900))
+    assert (again.reason, again.attempts) == ("new", 2)
+
+
+def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
+    """Files whose process was killed before anybody was asked come as they would have, before less frequent ones."""
+    load(engine, [(f"s{number}-{count}", sha(number)) for number in range(6) for count in range(6 - number)])
+    assert hashes(take(engine, limit=2)) == [sha(0), sha(1)]
+
+    claimed = take(engine, now=NOW + HOUR, limit=4)
+
+    assert [(one.sha256, one.attempts) for one in claimed] == [(sha(0), 2), (sha(1), 2), (sha(2), 1), (sha(3), 1)]
+    assert {one.reason for one in claimed} == {"new"}
+
+
+def test_a_file_that_kills_again_and_again_comes_last(engine: Engine) -> None:
+    """After three claims whose process was killed a file waits behind those never asked about, and its like."""
+    load(engine, [("a", sha(1)), ("b", sha(1)), ("b", sha(2)), ("c", sha(3)), ("d", sha(3)), ("e", sha(3))])
+    for hours in range(3):
+        assert hashes(take(engine, now=NOW + hours * HOUR, only=[sha(1)])) == [sha(1)]
+
+    claimed = take(engine, now=NOW + 3 * HOUR)
+
+    assert [(one.sha256, one.reason, one.attempts) for one in claimed] == [
+        (sha(3), "new", 1),
+        (sha(2), "new", 1),
+        (sha(1), "retry", 4),
+    ]
+
+
+def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
+    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    answer(engine, sha(2), Finding("unknown"), provider=HL, holds=HOUR)
+    take(engine, HL, now=NOW)
+    take(engine, HL, now=NOW + HOUR)  # the second one's answer is to be renewed
+
+    assert take(engine, earlier=[HL], now=NOW + HOUR) == []
+    assert hashes(take(engine, earlier=[HL], now=NOW + 2 * HOUR)) == [sha(2)]
+    take(engine, HL, now=NOW + 3 * HOUR, only=[sha(1)])
+    assert hashes(take(engine, earlier=[HL], now=NOW + 4 * HOUR, only=[sha(1)])) == [sha(1)]
+
+
+def test_what_was_asked_for_by_hand_is_not_lost_with_a_process(engine: Engine) -> None:
+    """Asked for by hand it comes first again after its process was killed, also where another source settled it."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    with write_transaction(engine) as connection:
+        ask_first(connection, [sha(1)], [VT])
+    reasons = []
+    for hours in range(4):
+        (first, *_) = take(engine, now=NOW + hours * HOUR)
+        reasons.append((first.sha256, first.reason))
+        release(engine, VT, [sha(2)])
+
+    assert reasons == [(sha(1), "asked-for")] * 3 + [(sha(2), "new")]
+    assert hashes(take(engine, now=NOW + 5 * HOUR)) == [sha(2), sha(1)]
+
+
+def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old answers and failures about settled files are put off for a week by the claim that meets them."""
+    monkeypatch.setattr(enrichment_look, "DUE_AT_ONCE", 3)
+    load(engine, [("a", sha(number)) for number in range(9)])
+    fail(engine, sha(0))
+    for number in range(1, 9):
+        answer(engine, sha(number), finding(0), holds=number * HOUR)
+    for number in range(8):
+        answer(engine, sha(number), Finding("malicious"), provider=MB)
+    later = NOW + DAY
+
+    assert hashes(take(engine, now=later)) == [sha(8)]
+    due = {one["sha256"]: one["next_attempt_at"] for one in rows(engine, "enrichment_queue", provider=VT)}
+    assert due == {sha(number): later + 7 * DAY for number in range(8)} | {sha(8): NOW + 8 * HOUR}
+    put_off = rows(engine, "enrichment_queue", provider=VT, status="failed")
+    assert [one["last_error"] for one in put_off] == ["timeout: no answer within 30 s"]
+    for number in (0, 5):
+        answer(engine, sha(number), Finding("unknown"), provider=MB, at=later)
+    release(engine, VT, [sha(8)])
+    claimed = []
+    while some := take(engine, now=later + 7 * DAY):
+        claimed += some
+    assert {one.sha256: one.reason for one in claimed} == {sha(0): "retry", sha(8): "expired", sha(5): "expired"}
+
+
+def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
+    """Failures, claims and answers of a time that is far away are due at once, and answers of today count again."""
+    far = NOW + 3650 * DAY
+    load(engine, [(f"s{number}-{count}", sha(number)) for number in range(4) for count in range(4 - number)])
+    fail(engine, sha(0), again=far + HOUR, now=far)
+    answer(engine, sha(1), finding(3), at=far - DAY)
+    answer(engine, sha(1), finding(4), at=far)
+    assert hashes(take(engine, now=far, only=[sha(2)])) == [sha(2)]
+    answer(engine, sha(3), finding(0), holds=3650 * DAY)  # no clock was wrong here: the settings say so
+
+    claimed = take(engine) + take(engine)
+
+    assert [(one.sha256, one.reason) for one in claimed] == [
+        (sha(2), "new"),
+        (sha(0), "retry"),
+        (sha(1), "expired"),
+    ]
+    answer(engine, sha(1), finding(5))
+    assert row(engine, "enrichment_queue", sha256=sha(1), provider=VT)["next_attempt_at"] == NOW + 30 * DAY
+    assert [one["positives"] for one in rows(engine, "file_verdicts", sha256=sha(1))] == [3, 4, 5]
+    assert row(engine, "file_hashes", sha256=sha(1))["vt_positives"] == 5
+    assert take(engine) == []
+
+
+def test_a_clock_that_was_ahead_hides_nothing_that_is_named(engine: Engine) -> None:
+    """The same holds for a run that is bound to some files."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    for number in (1, 2):
+        answer(engine, sha(number), finding(3), at=NOW + 900 * DAY)
+
+    assert hashes(take(engine, only=[sha(1)])) == [sha(1)]
+
+
+@pytest.mark.parametrize("state", ["new", "answered", "failed", "asked-for", "asked-for-known"])
+def test_what_is_given_back_is_as_it_was(engine: Engine, state: str) -> None:
+    """A claim that is given back leaves the queue as if it had never been."""
+    load(engine, [("a", sha(1))])
+    if state in ("answered", "asked-for-known"):
+        answer(engine, sha(1), finding(0), holds=HOUR)
+    if state == "failed":
+        take(engine)
+        fail(engine, sha(1))
+    if state.startswith("asked-for"):
+        with write_transaction(engine) as connection:
+            ask_first(connection, [sha(1)], [VT])
+    before = rows(engine, "enrichment_queue")
+    later = NOW + 2 * HOUR
+    claimed = take(engine, now=later)
+    assert hashes(claimed) == [sha(1)]
+
+    release(engine, VT, hashes(claimed))
+
+    assert rows(engine, "enrichment_queue") == before
+    assert take(engine, now=later) == claimed
+
+
+def test_giving_back_twice_or_too_late_changes_nothing(engine: Engine) -> None:
+    """Only what is claimed can be given back."""
+    load(engine, [("a", sha(1))])
+    take(engine)
+    answer(engine, sha(1), finding(3))
+    before = rows(engine, "enrichment_queue")
+
+    release(engine, VT, [sha(1), sha(2)])
+
+    assert rows(engine, "enrichment_queue") == before
+
+
+def test_the_empty_file_and_a_newline_are_never_claimed(engine: Engine) -> None:
+    """The two worthless files are skipped, by hand too, and the queue says why."""
+    load(engine, [("a", EMPTY), ("b", NEWLINE), ("c", sha(1))])
+    with write_transaction(engine) as connection:
+        note_skipped(connection)
+        ask_first(connection, [EMPTY, NEWLINE], [VT])
+
+    assert hashes(take(engine)) == [sha(1)]
+    skipped = rows(engine, "enrichment_queue", provider="policy")
+    assert {one["sha256"]: one["status"] for one in skipped} == {EMPTY: "skipped", NEWLINE: "skipped"}
+    assert all("nothing can be learned" in one["last_error"] for one in skipped)
+
+
+def test_a_worthless_file_that_somebody_called_pending_is_skipped_everywhere(engine: Engine) -> None:
+    """A `files` table of the plan may call the empty file pending: it becomes skipped, its rows too."""
+    load(engine, [("a", EMPTY)])
+    with write_transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE file_hashes SET enrichment_status = 'pending'")
+        connection.exec_driver_sql("UPDATE files SET enrichment_status = 'pending'")
+
+    with write_transaction(engine) as connection:
+        note_skipped(connection)
+    drain(engine)
+
+    assert row(engine, "file_hashes", sha256=EMPTY)["enrichment_status"] == "skipped"
+    assert row(engine, "files", shasum=EMPTY)["enrichment_status"] == "skipped"
+
+
+def test_what_another_source_settled_is_not_asked(engine: Engine) -> None:
+    """Known-good and malicious settle a hash for the other sources; clean does not."""
+    load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
+    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(2), finding(0), provider=MB)
+    answer(engine, sha(3), Finding("malicious"), provider=MB)
+
+    assert hashes(take(engine)) == [sha(2)]
+    nothing_settles = Policy(POLICY.providers, frozenset())
+    assert sorted(hashes(take(engine, policy=nothing_settles))) == sorted([sha(1), sha(3)])
+
+
+def test_a_verdict_that_changed_settles_no_longer(engine: Engine) -> None:
+    """Only what a source says now settles a hash, not what it once said."""
+    load(engine, [("a", sha(1))])
+    answer(engine, sha(1), Finding("malicious"), provider=MB)
+    answer(engine, sha(1), Finding("unknown"), provider=MB, at=NOW + DAY)
+
+    assert hashes(take(engine, now=NOW + DAY)) == [sha(1)]
+
+
+def test_what_cowrie_logged_settles_as_long_as_it_holds(engine: Engine) -> None:
+    """A source that nobody asks again settles a hash for as long as its answer holds."""
+    load(engine, [("a", sha(1))])
+    answer(engine, sha(1), finding(5), provider="cowrie-virustotal", holds=DAY)
+
+    assert take(engine, now=NOW + DAY - HOUR) == []
+    assert hashes(take(engine, now=NOW + DAY)) == [sha(1)]
+
+
+def test_two_sources_that_settle_each_other_are_both_refreshed(engine: Engine) -> None:
+    """Of two that called a file malicious the first is asked again; it does not wait for the second for ever."""
+    load(engine, [("a", sha(1))])
+    answer(engine, sha(1), Finding("malicious"), provider=MB)
+    answer(engine, sha(1), finding(9))
+    later = NOW + 60 * DAY
+
+    assert hashes(take(engine, VT, now=later)) == []
+    assert hashes(take(engine, MB, now=later)) == [sha(1)]
+
+
+def test_a_source_waits_for_those_before_it(engine: Engine) -> None:
+    """A source is asked about a new hash once each earlier one that can be asked has said something, or failed to."""
+    load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
+    (first,) = take(engine, HL, limit=1)
+
+    assert take(engine, earlier=[HL]) == []
+    answer(engine, first.sha256, Finding("unknown"), provider=HL)
+    assert hashes(take(engine, earlier=[HL])) == [first.sha256]
+    (second,) = take(engine, HL, limit=1)
+    fail(engine, second.sha256, HL)
+    assert hashes(take(engine, earlier=[HL])) == [second.sha256]
+    assert len(take(engine, earlier=[])) == 1
+
+
+def test_only_the_hashes_named_are_claimed(engine: Engine) -> None:
+    """A run may be bound to some hashes; to none at all as well."""
+    load(engine, [("a", sha(number)) for number in range(500)])
+    wanted = [sha(number) for number in range(450)]
+
+    assert take(engine, only=[]) == []
+    assert sorted(hashes(take(engine, only=wanted, limit=2000))) == sorted(wanted)
+    assert take(engine, only=wanted) == []
+
+
+def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
+    """What is asked for by hand is asked first, also where an answer holds or another source settled the hash."""
+    load(engine, [("a", sha(1)), ("b", sha(2)), ("b", sha(3)), ("c", sha(3))])
+    answer(engine, sha(1), finding(3))
+    answer(engine, sha(2), Finding("known-good"), provider=HL)
+    with write_transaction(engine) as connection:
+        ask_first(connection, [sha(1), sha(2), sha(9)], [VT])
+
+    claimed = take(engine, earlier=[MB])
+
+    assert {one.sha256: one.reason for one in claimed} == {sha(1): "asked-for", sha(2): "asked-for"}
+    answer(engine, sha(1), finding(4), at=NOW + HOUR)
+    assert row(engine, "enrichment_queue", sha256=sha(1), provider=VT)["priority"] == 0
+    assert sha(1) not in hashes(take(engine, now=NOW + 2 * HOUR))
+
+
+def test_a_claim_says_what_sources_may_want_to_know(engine: Engine) -> None:
+    """Hashes, size and one address come with a claim, whatever row of the file has the address."""
+    load(engine, [("a", sha(1))])
+    load(engine, [("b", sha(1))], url="http://203.0.113.5/x")
+    with write_transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE file_hashes SET md5 = 'm', sha1 = 's', size_bytes = 7")
+
+    (one,) = take(engine)
+
+    assert one == Claimed(sha(1), "m", "s", 7, "http://203.0.113.5/x", 1, "new")
+
+
+def test_rows_of_hashes_that_are_gone_are_passed_over(engine: Engine) -> None:
+    """A row of the queue whose hash is no longer there is never claimed."""
+    put(engine, "enrichment_queue", {"sha256": sha(1), "provider": VT, "status": "failed", "next_attempt_at": NOW})
+
+    assert take(engine) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_two_ever_get_the_same(db_url: str, engine: Engine, lost: bool) -> None:
+    """Threads with connections of their own, claiming as fast as they can, never get one hash twice.
+
+    Neither of new ones nor of those that others, who were killed, had claimed.
+    """
+    now = NOW + HOUR if lost else NOW
+    load(engine, [(f"s{number}", sha(number)) for number in range(60)])
+    if lost:
+        take(engine)
+    got: list[str] = []
+    start = threading.Barrier(3)
+
+    def work() -> None:
+        own = get_engine(db_url)
+        try:
+            start.wait(30)
+            while claimed := take(own, limit=7, now=now):
+                got.extend(hashes(claimed))
+        finally:
+            dispose(own)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    got += hashes(take(engine, now=now))
+
+    assert Counter(got) == Counter({sha(number): 1 for number in range(60)})
+
+
+def test_settled_by_is_the_default_of_the_settings() -> None:
+    """The scene's policy is the one that the settings give without any word of the user."""
+    from cowrieprocessor.settings.reference import Settings
+
+    assert frozenset(Settings().settled_by) == SETTLES

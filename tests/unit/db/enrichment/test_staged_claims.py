@@ -1,0 +1,350 @@
+"""Staging the change: claims, failures and answers in the cache alone, and what is replayed afterwards."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.claims import Claimed
+from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
+from cowrieprocessor.db.enrichment.staged_candidates import Question, staged_backlog
+from cowrieprocessor.db.enrichment.staged_claims import (
+    count_replayable,
+    remove_claims,
+    replayable,
+    staged_answer,
+    staged_ask_first,
+    staged_claim,
+    staged_failure,
+    staged_release,
+)
+from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, finding, load, put, rows, sha
+
+LATER = NOW + dt.timedelta(seconds=900)
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+def take(
+    engine: Engine,
+    provider: str = VT,
+    *,
+    now: dt.datetime = NOW,
+    earlier: Sequence[str] = (),
+    limit: int = 100,
+    only: Sequence[str] | None = None,
+) -> list[Claimed]:
+    """Claim hashes for a quarter of an hour."""
+    return staged_claim(engine, provider, limit=limit, now=now, lease_s=900, policy=POLICY, earlier=earlier, only=only)
+
+
+def keep(
+    engine: Engine,
+    sha256: str,
+    verdict: str,
+    *,
+    provider: str = VT,
+    at: dt.datetime = NOW,
+    holds: dt.timedelta = DAY,
+    key: str | None = None,
+) -> None:
+    """Keep an answer in the cache."""
+    with write_transaction(engine) as connection:
+        store_in_cache(connection, provider, key or sha256, verdict, {}, at, at + holds)
+
+
+def fail(engine: Engine, sha256: str, *, now: dt.datetime = NOW, again: dt.datetime = NOW + HOUR) -> None:
+    """Keep a failure."""
+    staged_failure(engine, VT, sha256, kind="timeout", now=now, not_before=again)
+
+
+def hashes(claimed: Sequence[Claimed]) -> list[str]:
+    """Return which hashes were claimed, in their order."""
+    return [one.sha256 for one in claimed]
+
+
+def test_no_other_table_is_touched(engine: Engine) -> None:
+    """Claiming, failing, giving back and answering change the cache and not one row of anything else."""
+    load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3)), ("c", EMPTY)])
+    others = [name for name in T if name != "enrichment_cache"]
+    before = {name: rows(engine, name) for name in others}
+
+    assert len(take(engine)) == 3
+    fail(engine, sha(1))
+    staged_release(engine, VT, [sha(2)])
+    keep(engine, sha(3), "clean")
+
+    assert {name: rows(engine, name) for name in others} == before
+    assert len(rows(engine, "enrichment_cache")) == 3
+
+
+def test_order_is_that_of_the_queue(engine: Engine) -> None:
+    """Never asked first, by sessions; then retries that are due; then answers that hold no longer."""
+    load(engine, [("a", sha(number)) for number in range(4)])
+    load(engine, [("b", sha(3))])
+    take(engine, only=[sha(0)])
+    fail(engine, sha(0))
+    keep(engine, sha(1), "clean", holds=HOUR)
+
+    claimed = take(engine, now=NOW + 2 * HOUR)
+
+    assert [(one.sha256, one.reason, one.attempts) for one in claimed] == [
+        (sha(3), "new", 1),
+        (sha(2), "new", 1),
+        (sha(0), "retry", 2),
+        (sha(1), "expired", 1),
+    ]
+
+
+def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
+    """What holds is not asked, what failed not before its time, what is being asked not by another."""
+    load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
+    take(engine)
+    keep(engine, sha(1), "unknown", holds=12 * HOUR)
+    fail(engine, sha(2), again=NOW + HOUR)
+
+    assert take(engine, now=NOW + dt.timedelta(seconds=899)) == []
+    (left,) = take(engine, now=LATER)
+    assert (left.sha256, left.reason, left.attempts) == (sha(3), "new", 2)
+    assert hashes(take(engine, now=NOW + HOUR, only=[sha(1), sha(2)])) == [sha(2)]
+    assert [one.reason for one in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
+
+
+def test_an_answer_under_another_key_counts(engine: Engine) -> None:
+    """A source may keep its answers by address: the claim remembers that the hash has one, and how long it holds."""
+    load(engine, [("a", sha(1))])
+    take(engine)
+    keep(engine, sha(1), "suspicious", key="url:1")
+    with write_transaction(engine) as connection:
+        staged_answer(connection, VT, sha(1), NOW + DAY)
+
+    assert take(engine, now=NOW + DAY - HOUR) == []
+    assert [one.reason for one in take(engine, now=NOW + DAY)] == ["expired"]
+
+
+def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
+    """A claim that is given back leaves nothing, or the failure that there was, due as it was."""
+    load(engine, [("a", sha(1)), ("b", sha(2))])
+    take(engine, only=[sha(2)])
+    fail(engine, sha(2), again=NOW + HOUR)
+    first = take(engine, now=NOW + HOUR)
+
+    staged_release(engine, VT, [sha(1), sha(2), sha(3)])
+
+    assert [one["key"] for one in rows(engine, "enrichment_cache")] == [f"claim:{sha(2)}"]
+    assert take(engine, now=NOW + HOUR) == first
+
+
+def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
+    """A settled hash is not asked, and a source waits for those before it, by the cache alone."""
+    load(engine, [("a", sha(number)) for number in range(5)])
+    keep(engine, sha(0), "known-good", provider=HL)
+    keep(engine, sha(1), "unknown", provider=HL)
+    keep(engine, sha(2), "malicious", provider=MB)
+    take(engine, HL, only=[sha(3)])
+
+    assert hashes(take(engine, earlier=[HL])) == [sha(1)]
+    staged_failure(engine, HL, sha(3), kind="timeout", now=NOW, not_before=NOW + HOUR)
+    assert hashes(take(engine, earlier=[HL])) == [sha(3)]
+    assert hashes(take(engine)) == [sha(4)]
+
+
+def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
+    """A file whose process was killed comes as it would have, three times; then with the retries."""
+    load(engine, [("a", sha(1)), ("b", sha(1)), ("c", sha(2))])
+    got = []
+    for hours in range(4):
+        claimed = take(engine, now=NOW + hours * HOUR)
+        got.append([(one.sha256, one.reason, one.attempts) for one in claimed])
+        staged_release(engine, VT, [sha(2)])
+
+    tries = [[(sha(1), "new", number), (sha(2), "new", 1)] for number in (1, 2, 3)]
+    assert got == [*tries, [(sha(2), "new", 1), (sha(1), "retry", 4)]]
+
+
+def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
+    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+    load(engine, [("a", sha(1))])
+    for hours in range(3):
+        take(engine, HL, now=NOW + hours * HOUR)
+        assert take(engine, earlier=[HL], now=NOW + hours * HOUR) == []
+        assert bool(take(engine, earlier=[HL], now=NOW + (hours + 0.5) * HOUR)) == (hours == 2)
+
+
+def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
+    """What is asked for by hand is asked whatever the cache has, once; also after it was given back, or lost."""
+    load(engine, [("a", sha(number)) for number in range(4)])
+    keep(engine, sha(0), "malicious")
+    keep(engine, sha(1), "known-good", provider=HL)
+    take(engine, only=[sha(2)])
+    wanted = [sha(number) for number in range(4)]
+    with write_transaction(engine) as connection:
+        staged_ask_first(connection, [*wanted, sha(9)], [VT], NOW)
+
+    claimed = take(engine, earlier=[HL], only=wanted)
+    assert {one.sha256: one.reason for one in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
+    assert take(engine, only=wanted) == []
+    staged_release(engine, VT, [sha(0)])
+    assert [(one.sha256, one.attempts) for one in take(engine, only=wanted)] == [(sha(0), 1)]
+    later = NOW + HOUR
+    lost = take(engine, only=[sha(0), sha(1)], now=later)
+    assert [(one.reason, one.attempts) for one in lost] == [("asked-for", 2)] * 2
+    for one in lost:
+        keep(engine, one.sha256, "malicious", at=later)
+        with write_transaction(engine) as connection:
+            staged_answer(connection, VT, one.sha256, later + DAY)
+    assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
+
+
+def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
+    """Once the cache is replayed a source's claims go, but those of somebody who is asking; answers stay."""
+    load(engine, [("a", sha(number)) for number in range(5)])
+    take(engine, only=[sha(0), sha(1), sha(2)])
+    fail(engine, sha(1))
+    keep(engine, sha(2), "clean")
+    with write_transaction(engine) as connection:
+        staged_answer(connection, VT, sha(2), NOW + DAY)
+    take(engine, HL, only=[sha(0)])
+    later = NOW + dt.timedelta(minutes=10)
+    take(engine, only=[sha(3)], now=later)
+
+    assert remove_claims(engine, VT, LATER) == 3
+    left = {(one["provider"], one["key"]) for one in rows(engine, "enrichment_cache")}
+    assert left == {(VT, sha(2)), (VT, f"claim:{sha(3)}"), (HL, f"claim:{sha(0)}")}
+    assert remove_claims(engine, VT, LATER) == 0
+    assert hashes(take(engine, now=LATER, only=[sha(1), sha(2)])) == [sha(1)]
+
+
+def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
+    """Claims, failures and answers of a time that is far away are due at once, and answers of today replace them."""
+    far = NOW + 3650 * DAY
+    load(engine, [("a", sha(number)) for number in range(4)])
+    take(engine, now=far, only=[sha(0), sha(1)])
+    fail(engine, sha(1), now=far, again=far + HOUR)
+    keep(engine, sha(2), "clean", at=far)
+    keep(engine, sha(3), "clean", holds=3650 * DAY)
+
+    claimed = take(engine)
+
+    assert {one.sha256: one.reason for one in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
+    keep(engine, sha(2), "malicious")
+    (kept,) = rows(engine, "enrichment_cache", key=sha(2))
+    assert (kept["status"], kept["fetched_at"]) == ("malicious", NOW)
+    assert take(engine) == []
+
+
+def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
+    """Return the steps of the plans of all that is asked of an SQLite database meanwhile."""
+    steps: list[str] = []
+
+    def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        raw: Any = connection.connection.driver_connection
+        if statement.lstrip().startswith("SELECT"):
+            steps.extend(row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        ask()
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    return steps
+
+
+@pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("asks", ["claim", "status"])
+def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
+    """Whatever the cache holds, answers and claims of a hash are found by source and key, not by when they end."""
+    load(engine, [("a", sha(number)) for number in range(3)])
+    keep(engine, sha(1), "unknown", provider=HL)
+    keep(engine, sha(2), "unknown", provider=MB)
+
+    def status() -> None:
+        with read_transaction(engine) as connection:
+            staged_backlog(connection, Question(VT, NOW, POLICY, providers_in_cache(connection)))
+
+    steps = plans(engine, status if asks == "status" else lambda: take(engine, earlier=[HL]))
+
+    assert not [step for step in steps if "ix_enrichment_cache_expires_at" in step]
+    for name in ("settling", "answer", "claim", "earlier_answer", "earlier_claim"):
+        if asks == "claim" or not name.startswith("earlier"):
+            of_name = {step.partition("(")[2].split(" LEFT")[0] for step in steps if f"SEARCH {name} " in step}
+            assert (name, of_name) == (name, {"provider=? AND key=?)"})
+
+
+def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
+    """The names of the sources are found one after the other, without reading their answers."""
+    load(engine, [("a", sha(1))])
+    with read_transaction(engine) as connection:
+        assert providers_in_cache(connection) == ()
+    for provider in (VT, HL, "cowrie-virustotal"):
+        for number in range(3):
+            keep(engine, sha(number), "unknown", provider=provider)
+    with read_transaction(engine) as connection:
+        assert providers_in_cache(connection) == ("cowrie-virustotal", HL, VT)
+
+
+def test_what_was_refused_before_is_not_asked(engine: Engine) -> None:
+    """A refusal that the queue knows holds while the change is staged."""
+    load(engine, [("a", sha(1))])
+    put(engine, "enrichment_queue", {"sha256": sha(1), "provider": VT, "status": "refused"})
+
+    assert take(engine) == []
+
+
+def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
+    """Threads that claim at once get every hash once."""
+    load(engine, [(f"s{number}", sha(number)) for number in range(40)])
+    got: list[str] = []
+    start = threading.Barrier(3)
+
+    def work() -> None:
+        own = get_engine(db_url)
+        try:
+            start.wait(30)
+            while claimed := take(own, limit=7):
+                got.extend(hashes(claimed))
+        finally:
+            dispose(own)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert Counter(got) == Counter({sha(number): 1 for number in range(40)})
+
+
+def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
+    """Answers about known files that the history does not have yet, page by page; claims are none."""
+    load(engine, [("a", sha(number)) for number in range(6)])
+    take(engine, only=[sha(5)])
+    for number in range(4):
+        keep(engine, sha(number), "unknown")
+    keep(engine, sha(9), "clean")
+    keep(engine, sha(4), "suspicious", key="url:4")
+    answer(engine, sha(0), Finding("unknown"))
+    answer(engine, sha(1), finding(3), at=NOW + HOUR)
+    with read_transaction(engine) as connection:
+        first = replayable(connection, VT, "", 1)
+        rest = replayable(connection, VT, first[-1].key, 100)
+        counted = count_replayable(connection, VT)
+        others = replayable(connection, HL, "", 100)
+
+    assert [one.key for one in [*first, *rest]] == sorted([sha(2), sha(3)])
+    assert (counted, others) == (2, [])
+
+
+@pytest.mark.parametrize("only", [[], None])
+def test_nothing_wanted_or_nothing_there_is_nothing(engine: Engine, only: list[str] | None) -> None:
+    """No hash, no claim."""
+    assert take(engine, only=only) == []
+    assert take(engine, limit=0) == []

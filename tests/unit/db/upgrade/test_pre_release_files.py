@@ -1,0 +1,188 @@
+"""A `files` table that another program made from the plan: its rows count, and end as the backfill would make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.upgrade import pre_release_files as planned_files
+from cowrieprocessor.db.upgrade.pre_release_files import take_over_planned_files
+from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.loader.bulk import BulkLoader
+from tests import v3_schema
+from tests import v4_state_scene as scene
+from tests.logical_digest import difference, logical_contents
+from tests.other_connections import sqlite3
+from tests.v4_state_scene import SHA_A, SHA_B, SHA_C, T
+
+ROWS = "INSERT INTO files (session_id, shasum, filename, download_url, first_seen, vt_malicious, vt_scan_date,"
+ROWS += " vt_positives, vt_total, enrichment_status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+NOW = "2026-05-05 05:05:05"
+SCANNED = "2026-02-02 02:02:02.000000"
+
+
+def planned(path: Path, rows: list[tuple[object, ...]], *more: str) -> Engine:
+    """Return an engine on a migrated database whose planned `files` table had these rows."""
+    v3_schema.create(path, version="4", planned_files=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in more:
+            connection.execute(statement)
+        connection.executemany(ROWS, rows)
+    engine = get_engine(path)
+    apply_migrations(engine)
+    return engine
+
+
+@pytest.fixture
+def of_the_plan(tmp_path: Path) -> Iterator[Engine]:
+    """A planned table as a program may have filled it: times of its own run, hashes as they came, some verdicts."""
+    engine = planned(
+        tmp_path / "planned.sqlite",
+        [
+            ("s1", SHA_A.upper(), "y", "http://203.0.113.9/y", NOW, 1, SCANNED, 9, 70, "enriched"),
+            ("s1", SHA_A, "x", "http://203.0.113.9/x", NOW, 0, None, None, None, "pending"),
+            ("s2", SHA_B, "a.bin", None, NOW, 0, None, None, None, "failed"),
+            ("gone", SHA_B, "b.bin", None, NOW, 0, None, None, None, "pending"),
+            ("gone", SHA_C, None, None, NOW, 0, SCANNED, 0, 70, "enriched"),
+            ("gone", "no hash", None, None, NOW, 0, None, None, None, "odd"),
+        ],
+    )
+    yield engine
+    dispose(engine)
+
+
+def hashes(engine: Engine) -> dict[str, tuple[object, ...]]:
+    """Return what file_hashes says that planned rows decide."""
+    columns = ("session_count", "vt_malicious", "vt_positives", "enrichment_status", "verdict")
+    with read_transaction(engine) as connection:
+        rows = connection.execute(select(T["file_hashes"].c.sha256, *(T["file_hashes"].c[name] for name in columns)))
+        return {row[0]: tuple(row[1:]) for row in rows}
+
+
+EXPECTED = {
+    SHA_A: (1, True, 9, "enriched", "malicious"),
+    SHA_B: (2, False, None, "failed", "unknown"),
+    SHA_C: (1, False, 0, "enriched", "clean"),
+}
+
+
+def test_planned_rows_count(of_the_plan: Engine) -> None:
+    """Each hash gets its sessions and the verdict that was given last; what is no hash is left to validate."""
+    assert take_over_planned_files(of_the_plan) == 5
+    assert EXPECTED == hashes(of_the_plan)
+
+
+def test_verdicts_reach_all_rows_and_sessions(of_the_plan: Engine) -> None:
+    """All rows of a hash have its verdict afterwards, and a malicious one's sessions are flagged."""
+    take_over_planned_files(of_the_plan)
+    with read_transaction(of_the_plan) as connection:
+        rows = connection.execute(
+            text("SELECT session_id, shasum, vt_positives, origin FROM files ORDER BY 2, 1")
+        ).all()
+        flagged = connection.execute(text("SELECT session_id FROM session_summaries WHERE vt_flagged")).scalars().all()
+    assert rows == [
+        ("s1", SHA_A, 9, "upload"),
+        ("gone", SHA_B, None, "upload"),
+        ("s2", SHA_B, None, "upload"),
+        ("gone", SHA_C, 0, "upload"),
+        ("gone", "no hash", None, "download"),
+    ]
+    assert flagged == ["s1"]
+
+
+def test_once_is_enough(of_the_plan: Engine) -> None:
+    """Again, and after the backfill, nothing changes any more."""
+    take_over_planned_files(of_the_plan)
+    backfill(of_the_plan)
+    before = logical_contents(of_the_plan)
+    assert take_over_planned_files(of_the_plan) == 0
+    assert before == logical_contents(of_the_plan)
+
+
+def test_after_the_backfill_it_is_as_if_made_from_nothing(of_the_plan: Engine, tmp_path: Path) -> None:
+    """Taken over and backfilled, what raw_events can tell is what a backfill of an empty table makes."""
+    with write_transaction(of_the_plan) as connection:
+        connection.execute(text("DELETE FROM files WHERE session_id = 'gone'"))  # raw_events cannot tell of them
+    take_over_planned_files(of_the_plan)
+    backfill(of_the_plan)
+    other = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
+    apply_migrations(other)
+    backfill(other)
+    verdicts = ("vt_malicious", "vt_positives", "vt_total", "vt_scan_date", "enrichment_status", "verdict")
+
+    made, expected = (
+        logical_contents(
+            engine, tables=("files", "file_hashes", "session_attributes", "command_stats"), without=verdicts
+        )
+        for engine in (of_the_plan, other)
+    )
+
+    assert [] == difference(expected, made)
+    dispose(other)
+
+
+def test_interrupted_it_goes_on(of_the_plan: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped behind any hash and called again, it ends with the same."""
+    monkeypatch.setattr(planned_files, "FETCHED_ROWS", 1)
+    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted() -> bool:
+        try:
+            take_over_planned_files(of_the_plan, stop)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    assert [True] * 5 == [interrupted() for _ in range(5)]
+    assert not interrupted()
+    assert EXPECTED == hashes(of_the_plan)
+
+
+def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash of many sessions, in upper case, is taken over in small steps, each row once."""
+    monkeypatch.setattr(planned_files, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
+    rows = [(f"p{number}", SHA_C.upper(), None, None, NOW, 0, None, None, None, "pending") for number in range(40)]
+    engine = planned(tmp_path / "planned.sqlite", [*rows[:-1], (*rows[-1][:5], 1, SCANNED, 5, 60, "enriched")])
+    take_over_planned_files(engine)
+    assert {SHA_C: (40, True, 5, "enriched", "malicious")} == hashes(engine)
+    with read_transaction(engine) as connection:
+        query = "SELECT count(*), min(shasum), min(origin), min(vt_positives) FROM files"
+        assert (40, SHA_C, "upload", 5) == tuple(connection.execute(text(query)).one())
+    dispose(engine)
+
+
+def test_loaders_that_were_first_are_counted_with_it(of_the_plan: Engine, tmp_path: Path) -> None:
+    """What a loader has stored between migration and taking over is counted once."""
+    BulkLoader(of_the_plan).load([scene.write_log(tmp_path / "cowrie.json")])
+    take_over_planned_files(of_the_plan)
+    assert hashes(of_the_plan)[SHA_A] == (2, True, 9, "enriched", "malicious")
+
+
+def test_origins_that_were_there_stay(tmp_path: Path) -> None:
+    """A planned table that had the column origin keeps what it says."""
+    engine = planned(
+        tmp_path / "planned.sqlite",
+        [("s2", SHA_B, None, None, NOW, 0, None, None, None, "pending")],
+        "ALTER TABLE files ADD COLUMN origin VARCHAR(16) NOT NULL DEFAULT 'download'",
+    )
+    take_over_planned_files(engine)
+    with read_transaction(engine) as connection:
+        assert ["download"] == list(connection.scalars(text("SELECT origin FROM files")))
+    dispose(engine)
+
+
+def test_without_a_plan_nothing_is_done(engine: Engine) -> None:
+    """A database that had no planned table is left alone."""
+    assert take_over_planned_files(engine) == 0
+    with read_transaction(engine) as connection:
+        assert [] == connection.execute(text("SELECT name FROM jobs")).all()
