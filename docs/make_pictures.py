@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from cowrieprocessor.analysis.downloads_scan import scan_downloads
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.downloads import scan_downloads
 from cowrieprocessor.reporting.periods import PeriodKind
 from cowrieprocessor.reporting.render.terminal import Screen
 from cowrieprocessor.reporting.render.text import report_text

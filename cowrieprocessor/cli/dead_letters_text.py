@@ -8,7 +8,7 @@ from cowrieprocessor.cli.common import message, print_text
 from cowrieprocessor.jobs.dead_letter_writing import FILES, FOR_BACKFILL, KNOWN
 from cowrieprocessor.jobs.dead_letters import ReplayProgress, ReplayResult
 from cowrieprocessor.jobs.dead_letters_purge import Purged, PurgePlan
-from cowrieprocessor.loader.batch import EVENTS
+from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.reporting.render.terminal import plural, shown
 
 LINE_EVERY_S = 10.0

@@ -23,8 +23,8 @@ from cowrieprocessor.errors import ConfigurationError, InputError
 from cowrieprocessor.sanitize import inert, terminal_safe
 
 if TYPE_CHECKING:
+    from cowrieprocessor.analysis.downloads_scan import ScanResult
     from cowrieprocessor.jobs.scan_watch import Downloads
-    from cowrieprocessor.loader.downloads import ScanResult
 
 EXIT_UNREADABLE = 3
 LINE_EVERY_S = 10.0
@@ -155,8 +155,8 @@ def _scan_once(
     Raises:
         InputError: a folder cannot be opened, and `goes_on` is not set.
     """
+    from cowrieprocessor.analysis.downloads_scan import scan_downloads
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.loader.downloads import scan_downloads
 
     results: list[ScanResult] = []
     failed: list[dict[str, object]] = []

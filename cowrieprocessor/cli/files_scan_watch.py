@@ -11,8 +11,8 @@ from cowrieprocessor.cli.stopping import stop_on_signals, stop_waiting
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
+    from cowrieprocessor.analysis.downloads_scan import ScanResult
     from cowrieprocessor.jobs.scan_watch import Downloads, WatchResult
-    from cowrieprocessor.loader.downloads import ScanResult
 
 _COUNTED = (
     ("new", "new"),

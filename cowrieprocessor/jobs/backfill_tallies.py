@@ -24,8 +24,8 @@ from cowrieprocessor.events import (
     parse_event,
 )
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.file_tallies import FileTallies
-from cowrieprocessor.loader.sessions import SessionTallies
+from cowrieprocessor.loader.rows.file_aggregates import FileTallies
+from cowrieprocessor.loader.rows.session_aggregates import SessionTallies
 
 EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"

@@ -20,10 +20,10 @@ from cowrieprocessor.db.dead_letters.positions import LogOfLetter
 from cowrieprocessor.db.dead_letters.statements import StoredLetter
 from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.errors import InputError, InputNotFound
-from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.discovery import logs_there
-from cowrieprocessor.loader.log_files import identity_of
-from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.loader.logs.identity import identity_of
+from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.sanitize import inert_cut, restore
 from cowrieprocessor.settings import Settings
 

@@ -20,10 +20,10 @@ from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
 from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
 from cowrieprocessor.jobs.dead_letter_bytes import Connect, LetterBytes, Stays, is_cut, payload_of, range_of
-from cowrieprocessor.loader.compression import READ_SIZE, LogStream
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.file_tallies import FileTallies
-from cowrieprocessor.loader.reader import Value, ValueReader
+from cowrieprocessor.loader.reading.log_stream import READ_SIZE, LogStream
+from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
+from cowrieprocessor.loader.rows.file_aggregates import FileTallies
 from cowrieprocessor.settings import Settings
 
 NOTHING_KEPT = "version 3 kept nothing of it"

@@ -22,11 +22,11 @@ from cowrieprocessor.db.ingest.stored_events import Place, copies_of
 from cowrieprocessor.events import Event, utc_text
 from cowrieprocessor.jobs.dead_letter_bytes import range_of
 from cowrieprocessor.jobs.dead_letter_reading import NewValues, Readable, StoredAlready
-from cowrieprocessor.loader.batch import Batch
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.file_tallies import FileTallies
-from cowrieprocessor.loader.log_cursor import LogCursor, LookedUp
-from cowrieprocessor.loader.sessions import SessionTallies
+from cowrieprocessor.loader.logs.checkpoint import LogCursor, LookedUp
+from cowrieprocessor.loader.rows.batch import Batch
+from cowrieprocessor.loader.rows.file_aggregates import FileTallies
+from cowrieprocessor.loader.rows.session_aggregates import SessionTallies
 from cowrieprocessor.settings import Settings
 
 RESOLVED = "letters_resolved"

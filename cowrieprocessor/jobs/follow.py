@@ -24,10 +24,10 @@ from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.holding import SAY_EVERY_S, Hold, hold_when_free, wait_out
 from cowrieprocessor.jobs.patience import Patience
 from cowrieprocessor.jobs.watching import Watcher, pause
-from cowrieprocessor.loader.batch import EVENTS
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
-from cowrieprocessor.loader.discovery import logs_there
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
+from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 

@@ -20,14 +20,14 @@ from threading import Event
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.analysis.captured_file import sha256_of_name
+from cowrieprocessor.analysis.downloads_scan import ScanResult, scan_downloads
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.holding import Hold, hold_when_free, wait_out
 from cowrieprocessor.jobs.patience import Patience
 from cowrieprocessor.jobs.watching import Watcher
-from cowrieprocessor.loader.captured_file import sha256_of_name
-from cowrieprocessor.loader.downloads import ScanResult, scan_downloads
 
 KIND = "scan"
 TOLD = ("new", "completed", "leftovers", "sizes_set", "artifacts", "bytes_read")

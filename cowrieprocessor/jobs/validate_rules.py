@@ -20,7 +20,7 @@ from cowrieprocessor.events import (
     SESSION_CONNECT,
     moment_or_none,
 )
-from cowrieprocessor.loader.commands import describe_command
+from cowrieprocessor.interpret.commands import describe_command
 from cowrieprocessor.sanitize import inert_cut, last_path_segment
 
 HASH = re.compile(r"[0-9a-f]{64}")

@@ -16,9 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
-from cowrieprocessor.loader.compression import LogStream
-from cowrieprocessor.loader.discovery import find_logs
-from cowrieprocessor.loader.garbage import rare_collections
 from cowrieprocessor.loader.log_loading import (
     FAILED,
     KNOWN,
@@ -32,7 +29,10 @@ from cowrieprocessor.loader.log_loading import (
     counted,
     counters_of,
 )
-from cowrieprocessor.loader.preparing import now_text
+from cowrieprocessor.loader.reading.discovery import find_logs
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.rows.batching import now_text
+from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings

@@ -22,15 +22,15 @@ from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
-from cowrieprocessor.loader.compression import LogStream, ReadingStopped
-from cowrieprocessor.loader.discovery import FollowedLogs, LogsThere, is_followed, is_live_name, is_packed_name
-from cowrieprocessor.loader.followed_reading import FollowedReading, Outcome, StillWritten, file_id_of
-from cowrieprocessor.loader.followed_state import FileState, content_key, is_same, settles_in_s, signature_of
-from cowrieprocessor.loader.garbage import rare_collections
-from cowrieprocessor.loader.held_logs import HeldLogs
+from cowrieprocessor.loader.follow.file_state import FileState, content_key, is_same, settles_in_s, signature_of
+from cowrieprocessor.loader.follow.gap_detector import Gap, LossBook
+from cowrieprocessor.loader.follow.open_logs import HeldLogs
+from cowrieprocessor.loader.follow.poll_result import Look
+from cowrieprocessor.loader.follow.tail_reader import FollowedReading, Outcome, StillWritten, file_id_of
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, counted
-from cowrieprocessor.loader.look import Look
-from cowrieprocessor.loader.losses import Gap, LossBook
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, LogsThere, is_followed, is_live_name, is_packed_name
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
 

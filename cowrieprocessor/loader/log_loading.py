@@ -13,13 +13,13 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import writing_of
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.loader.batch import DEAD_LETTERS, EVENTS, BatchRows
-from cowrieprocessor.loader.compression import LogStream, ReadingStopped
-from cowrieprocessor.loader.log_cursor import LogCursor
-from cowrieprocessor.loader.log_files import LogOpener, Resume, Search
-from cowrieprocessor.loader.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
-from cowrieprocessor.loader.preparing import LogEnd, Recipe, prepare_batches
-from cowrieprocessor.loader.stored_events import PATIENCE
+from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.duplicate_lookup import PATIENCE
+from cowrieprocessor.loader.logs.identity import LogOpener, Resume, Search
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
+from cowrieprocessor.loader.rows.batching import LogEnd, Recipe, prepare_batches
+from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
 from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
 

@@ -12,7 +12,7 @@ from cowrieprocessor.db.ingest.event_locks import wait_for_turn
 from cowrieprocessor.db.ingest.overlaps import overlaps
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import Place, times_stored
-from cowrieprocessor.loader.batch import BatchRows
+from cowrieprocessor.loader.rows.batch import BatchRows
 
 JOB = "load"
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select
 
+from cowrieprocessor.analysis.downloads_scan import scan_downloads
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, Files, LogFile, RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.downloads import scan_downloads
 from tests.command_line import PROGRAM
 from tests.logical_digest import EVENT_TABLES, Contents, difference, logical_contents
 from tests.postgres_server import PostgresServer

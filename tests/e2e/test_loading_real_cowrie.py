@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import DeclarativeBase
 
+from cowrieprocessor.analysis.downloads_scan import scan_downloads
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import (
     CommandStat,
@@ -26,7 +27,6 @@ from cowrieprocessor.db.models import (
     SessionSummary,
 )
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.downloads import scan_downloads
 from cowrieprocessor.sanitize import inert, restore
 
 from .conftest import Recording

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, select
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Job, RawEvent
-from cowrieprocessor.loader import parser_process
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, BulkLoader
+from cowrieprocessor.loader.rows import parser_process
 from tests.command_line import run
 from tests.integration.test_loading import FORMS, count, events, write
 

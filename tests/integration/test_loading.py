@@ -27,8 +27,8 @@ from cowrieprocessor.db.models import (
     SessionSummary,
 )
 from cowrieprocessor.events import hash_payload
-from cowrieprocessor.loader import parser_process
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, PENDING, BulkLoader
+from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests.logical_digest import difference, logical_contents

@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.loader import parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import count, events, write
 from tests.logical_digest import Contents, difference, logical_contents
@@ -29,7 +29,7 @@ TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
 _LOADER = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.loader import parser_process
+from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 url, batch_size, in_process, *paths = sys.argv[1:]

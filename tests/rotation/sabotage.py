@@ -13,10 +13,10 @@ from cowrieprocessor.db.ingest import followed_files, log_files
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.loader import log_loading, writer
-from cowrieprocessor.loader.batch import BatchRows
-from cowrieprocessor.loader.held_logs import HeldLogs
-from cowrieprocessor.loader.log_files import LogOpener
-from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.loader.follow.open_logs import HeldLogs
+from cowrieprocessor.loader.logs.identity import LogOpener
+from cowrieprocessor.loader.reading.value_reader import ValueReader
+from cowrieprocessor.loader.rows.batch import BatchRows
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
 

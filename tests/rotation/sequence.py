@@ -16,9 +16,12 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.loader import delta, discovery, followed_reading, followed_state
+from cowrieprocessor.loader import delta
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.follow import file_state as followed_state
+from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.reading import discovery
 from cowrieprocessor.settings import Settings
 from tests.rotation.comparison import differences
 from tests.rotation.killing import Killed, Places

@@ -95,7 +95,11 @@ def test_every_component_has_a_place() -> None:
         ("errors", "from cowrieprocessor.settings import Settings", {"settings"}),
         ("events", "from cowrieprocessor.sanitize import inert", {"sanitize"}),
         ("cli", "from cowrieprocessor.db.engine import get_engine", set()),
-        ("loader", "from cowrieprocessor.loader.reader import Value\nfrom cowrieprocessor.events import Event", set()),
+        (
+            "loader",
+            "from cowrieprocessor.loader.reading.value_reader import Value\nfrom cowrieprocessor.events import Event",
+            set(),
+        ),
         ("cli", "from cowrieprocessor import __version__", set()),
     ],
 )

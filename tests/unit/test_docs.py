@@ -26,7 +26,7 @@ from cowrieprocessor.cli.common import EXIT_INTERRUPTED
 from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.jobs import backfill_tallies
-from cowrieprocessor.loader import file_tallies
+from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import SETTINGS_REFERENCE
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks
 

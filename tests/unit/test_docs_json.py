@@ -20,8 +20,11 @@ from sqlalchemy import update
 from cowrieprocessor.cli import follow
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
-from cowrieprocessor.loader import batch, delta, file_processor, file_tallies, followed_reading
+from cowrieprocessor.loader import delta, file_processor
+from cowrieprocessor.loader.follow import tail_reader as followed_reading
 from cowrieprocessor.loader.log_loading import FileResult
+from cowrieprocessor.loader.rows import batch
+from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from tests.documents import PROJECT, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 

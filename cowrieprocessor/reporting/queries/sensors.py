@@ -13,7 +13,7 @@ ARTIFACT = "artifact"
 
 def on_sensor(sensor: str) -> ColumnElement[bool]:
     """Return the condition that a session is of a sensor, by the name that the log gave it."""
-    from cowrieprocessor.loader.sessions import MAX_SENSOR_CHARS
+    from cowrieprocessor.loader.rows.session_aggregates import MAX_SENSOR_CHARS
 
     return SessionSummary.matcher == (
         sensor if len(sensor) <= MAX_SENSOR_CHARS else inert_cut(sensor, MAX_SENSOR_CHARS)
@@ -22,7 +22,7 @@ def on_sensor(sensor: str) -> ColumnElement[bool]:
 
 def file_on_sensor(sensor: str) -> ColumnElement[bool]:
     """Return the condition that a row of `files`, outer-joined with its session, is of a sensor."""
-    from cowrieprocessor.loader.downloads import artifact_session
+    from cowrieprocessor.analysis.downloads_scan import artifact_session
 
     return or_(on_sensor(sensor), Files.session_id == artifact_session(sensor))
 

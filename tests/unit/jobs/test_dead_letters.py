@@ -23,8 +23,9 @@ from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.jobs import dead_letters as job
 from cowrieprocessor.jobs.dead_letter_writing import ReplayWriter
 from cowrieprocessor.jobs.dead_letters import JOB, ReplayResult, replay
-from cowrieprocessor.loader import file_processor, file_tallies
+from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import FORMS, count, events, hostile_lines, write
 from tests.logical_digest import TABLES, Contents, difference, logical_contents

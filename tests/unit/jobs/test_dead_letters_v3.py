@@ -18,8 +18,9 @@ from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.jobs.backfill import backfill
 from cowrieprocessor.jobs.dead_letters import replay
 from cowrieprocessor.jobs.validate import validate
-from cowrieprocessor.loader import file_processor, file_tallies
+from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests import v4_state_scene as scene

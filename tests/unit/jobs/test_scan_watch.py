@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 
+from cowrieprocessor.analysis import downloads_scan as downloads
+from cowrieprocessor.analysis.downloads_scan import ScanResult
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import STOPPED, jobs_of_kind
 from cowrieprocessor.db.models import FileHash, Files
 from cowrieprocessor.errors import AlreadyFollowed, JobTaken
 from cowrieprocessor.jobs.holding import hold
 from cowrieprocessor.jobs.scan_watch import KIND, Downloads, Sieve, Timing, WatchResult, watch_downloads
-from cowrieprocessor.loader import downloads
-from cowrieprocessor.loader.downloads import ScanResult
 
 PATIENCE_S = 60.0
 SOON = Timing(settled_s=0.05, whole_every_s=3600.0, missing_s=0.1)

@@ -18,22 +18,19 @@ from cowrieprocessor.db.ingest.followed_files import losses
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, FollowedFile, LogFile, RawEvent
 from cowrieprocessor.errors import InputNotReadable
-from cowrieprocessor.loader import (
-    compression,
-    delta,
-    discovery,
-    followed_reading,
-    followed_state,
-    log_loading,
-    parser_process,
-)
-from cowrieprocessor.loader.batch import BatchRows
+from cowrieprocessor.loader import delta, log_loading
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.compression import LogStream
 from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.followed_reading import FollowedReading
+from cowrieprocessor.loader.follow import file_state as followed_state
+from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.follow.tail_reader import FollowedReading
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
-from cowrieprocessor.loader.preparing import LogEnd
+from cowrieprocessor.loader.reading import discovery
+from cowrieprocessor.loader.reading import log_stream as compression
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.rows.batch import BatchRows
+from cowrieprocessor.loader.rows.batching import LogEnd
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import events
 

@@ -13,13 +13,14 @@ import pytest
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
-from cowrieprocessor.loader import compression, parser_process
-from cowrieprocessor.loader.compression import LogStream, ReadingStopped
 from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.log_cursor import LogCursor
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
-from cowrieprocessor.loader.preparing import Recipe, prepare_batches
-from cowrieprocessor.loader.reader import ValueReader
+from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.reading import log_stream as compression
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.value_reader import ValueReader
+from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.rows.batching import Recipe, prepare_batches
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import count, events, write
 from tests.logical_digest import Contents, difference, logical_contents
@@ -69,7 +70,7 @@ def test_a_stop_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
 ) -> None:
     """Whenever the answer to "stop?" is yes, nothing more is asked, no loss is told, and the next loader goes on."""
-    monkeypatch.setattr("cowrieprocessor.loader.followed_reading.ARCHIVE_SETTLES_S", 0.0)
+    monkeypatch.setattr("cowrieprocessor.loader.follow.tail_reader.ARCHIVE_SETTLES_S", 0.0)
     if parser == "elsewhere":
         monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     logs = tmp_path / "logs"

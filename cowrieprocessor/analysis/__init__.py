@@ -1,0 +1,1 @@
+"""Captured files: Cowrie's downloads folder scanned, each file read once, nothing executed."""

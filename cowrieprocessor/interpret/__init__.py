@@ -1,0 +1,1 @@
+"""What text means: commands, and to come URLs, hosts and keys. No database."""

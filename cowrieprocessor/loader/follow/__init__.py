@@ -1,0 +1,1 @@
+"""Logs that grow: tails, rotation, truncation, and gaps."""

