@@ -19,8 +19,8 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.enrichment.book import LEASE_S
-from cowrieprocessor.enrichment.source import CLAIMED_AT_ONCE
+from cowrieprocessor.enrichment.lookup import CLAIMED_AT_ONCE
+from cowrieprocessor.enrichment.verdict_repository import LEASE_S
 from cowrieprocessor.enrichment.virustotal import PUBLIC_LIMITS
 
 PER_MINUTE = PUBLIC_LIMITS.per_minute or CLAIMED_AT_ONCE

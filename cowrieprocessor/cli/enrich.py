@@ -23,7 +23,7 @@ from cowrieprocessor.cli.enrich_text import ProgressLines, import_text, result_t
 from cowrieprocessor.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
-    from cowrieprocessor.enrichment.cache_import import ImportedCache
+    from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
     from cowrieprocessor.jobs.enrich import EnrichOptions
 
 EXIT_REFUSED = 2

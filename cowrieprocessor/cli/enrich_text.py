@@ -9,7 +9,7 @@ from cowrieprocessor.cli.common import message
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.enrichment.cache_import import ImportedCache
+    from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
     from cowrieprocessor.jobs.enrich import EnrichProgress, EnrichResult
 
 LINE_EVERY_S = 10.0

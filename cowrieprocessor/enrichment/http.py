@@ -19,8 +19,8 @@ import httpx
 
 from cowrieprocessor import __version__
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.enrichment.provider import Failed, Reply, Request
-from cowrieprocessor.enrichment.statuses import sayable
+from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
+from cowrieprocessor.enrichment.providers.http_status import sayable
 from cowrieprocessor.errors import ConfigurationError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cowrieprocessor.enrichment.source import Source, Step
+from cowrieprocessor.enrichment.lookup import Source, Step
 
 LOOK_AGAIN_S = 30.0
 """How often is looked for new files where there was nothing to do."""

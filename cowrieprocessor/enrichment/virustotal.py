@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, SUSPICIOUS, UNKNOWN, VIRUSTOTAL
-from cowrieprocessor.enrichment.provider import (
+from cowrieprocessor.enrichment.providers.base import (
     Failed,
     Finding,
     Found,
@@ -28,7 +28,8 @@ from cowrieprocessor.enrichment.provider import (
     Sample,
     Unknown,
 )
-from cowrieprocessor.enrichment.reading import (
+from cowrieprocessor.enrichment.providers.http_status import describe, trouble
+from cowrieprocessor.enrichment.providers.json_values import (
     bounded,
     hexadecimal,
     integer,
@@ -38,7 +39,6 @@ from cowrieprocessor.enrichment.reading import (
     parsed,
     text,
 )
-from cowrieprocessor.enrichment.statuses import describe, trouble
 
 PUBLIC_LIMITS = Limits(per_minute=4, per_day=500, per_month=15_500)
 """Of a key that nobody pays for; days and months are those of UTC."""

@@ -33,16 +33,16 @@ from cowrieprocessor.db.jobs import (
     shared_job,
 )
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.enrichment.book import Book, Counters, FullBook, StagedBook
-from cowrieprocessor.enrichment.cache_import import ImportedCache
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.provider import Limits, Provider
-from cowrieprocessor.enrichment.quota import ledger_of
+from cowrieprocessor.enrichment.lookup import Bounds, Source
+from cowrieprocessor.enrichment.providers.base import Limits, Provider
+from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
+from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
+from cowrieprocessor.enrichment.providers.virustotal_upload import Uploads
+from cowrieprocessor.enrichment.quota.ledger import ledger_of
 from cowrieprocessor.enrichment.scheduler import SHORT_WAIT_S, Pause, Scheduler
-from cowrieprocessor.enrichment.source import Bounds, Source
-from cowrieprocessor.enrichment.sources import SOURCES, configured
-from cowrieprocessor.enrichment.uploads import Uploads
+from cowrieprocessor.enrichment.verdict_repository import Book, Counters, FullBook, StagedBook
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
 from cowrieprocessor.jobs.enrich_answers import AnswerWriter

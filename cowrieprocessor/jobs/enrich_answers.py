@@ -13,8 +13,8 @@ from cowrieprocessor.db.enrichment.provider_verdict import Finding
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
-from cowrieprocessor.enrichment.book import with_expiry
 from cowrieprocessor.enrichment.expiry import Ttl
+from cowrieprocessor.enrichment.verdict_repository import with_expiry
 from cowrieprocessor.jobs.pacing import Turn
 
 MOST_ANSWERS = 100

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
-from cowrieprocessor.enrichment.cache_import import ImportedCache, kept_answers
+from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, kept_answers
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrich_answers import Answer, AnswerWriter
 from cowrieprocessor.jobs.pacing import Obstacle, Pace

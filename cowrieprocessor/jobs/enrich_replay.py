@@ -17,9 +17,9 @@ from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, Fi
 from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
-from cowrieprocessor.enrichment.book import Counters, finding_in
-from cowrieprocessor.enrichment.cowrie_log import CowrieLog
-from cowrieprocessor.enrichment.provider import Provider
+from cowrieprocessor.enrichment.providers.base import Provider
+from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog
+from cowrieprocessor.enrichment.verdict_repository import Counters, finding_in
 from cowrieprocessor.jobs.enrich_answers import Answer, AnswerWriter
 from cowrieprocessor.jobs.pacing import Pace
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.enrichment.provider import Provider
-from cowrieprocessor.enrichment.quota import NO_KEY
-from cowrieprocessor.enrichment.sources import SOURCES, lacks_key, names_in_use
-from cowrieprocessor.enrichment.standing import LedgerState, ledger_states, standing_at
+from cowrieprocessor.enrichment.providers.base import Provider
+from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
+from cowrieprocessor.enrichment.quota.ledger import NO_KEY
+from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, ledger_states, standing_at
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from cowrieprocessor.enrichment.rate_limit import MARGIN
+from cowrieprocessor.enrichment.quota.rate_limit import MARGIN
 
 LONGEST_DAYS = 3660
 """A forecast that reaches further says nothing that anybody could plan by."""

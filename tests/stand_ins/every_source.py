@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from cowrieprocessor.enrichment.abusech import MalwareBazaar, Urlhaus, UrlhausUrl
-from cowrieprocessor.enrichment.hashlookup import Hashlookup
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.provider import Failed, Limits, Outcome, Provider, Refused, Sample
+from cowrieprocessor.enrichment.providers.abusech import MalwareBazaar, Urlhaus, UrlhausUrl
+from cowrieprocessor.enrichment.providers.base import Failed, Limits, Outcome, Provider, Refused, Sample
+from cowrieprocessor.enrichment.providers.hashlookup import Hashlookup
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from tests.stand_ins import hashlookup, malwarebazaar, urlhaus, virustotal
 from tests.stand_ins.clock import ManualClock

@@ -10,7 +10,16 @@ import threading
 from collections.abc import Mapping
 
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS, Finding
-from cowrieprocessor.enrichment.provider import Failed, Found, Outcome, RateLimited, Refused, Reply, Sample, Unknown
+from cowrieprocessor.enrichment.providers.base import (
+    Failed,
+    Found,
+    Outcome,
+    RateLimited,
+    Refused,
+    Reply,
+    Sample,
+    Unknown,
+)
 
 NOW = dt.datetime(2026, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
 KEY = hashlib.sha256(b"a canary").hexdigest()

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from cowrieprocessor import __version__
 from cowrieprocessor.enrichment import http
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.provider import Failed, Reply, Request
+from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.errors import ConfigurationError
 from tests.stand_ins import behaviours
 from tests.stand_ins.server import Answer, Behaviour, Received, StandIn, document

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.enrichment.expiry import Ttl
-from cowrieprocessor.enrichment.provider import Limits
+from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.jobs import enrich_replay
 from cowrieprocessor.jobs.enrich_answers import Answer, AnswerWriter

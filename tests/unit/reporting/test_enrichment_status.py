@@ -19,8 +19,8 @@ from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_as
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.models import Job, VerdictPropagation
-from cowrieprocessor.enrichment.provider import KeyQuota, Limits
-from cowrieprocessor.enrichment.quota import NO_KEY, Ledger
+from cowrieprocessor.enrichment.providers.base import KeyQuota, Limits
+from cowrieprocessor.enrichment.quota.ledger import NO_KEY, Ledger
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, SourceStatus, enrichment_status
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts
 from cowrieprocessor.reporting.render.enrichment import enrichment_text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowrieprocessor.enrichment.rate_limit import MARGIN
+from cowrieprocessor.enrichment.quota.rate_limit import MARGIN
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 
 NOW = dt.datetime(2026, 11, 22, 6, 30, tzinfo=dt.UTC)

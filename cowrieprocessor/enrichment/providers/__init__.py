@@ -1,0 +1,1 @@
+"""One module a source, behind one interface (`base`); `registry` knows them all."""

@@ -1,0 +1,1 @@
+"""How many requests a key may send: the ledger, its state, pace and pauses."""
