@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.ingest import event_scan as stored
-from cowrieprocessor.jobs.backfill_tallies import FilesSlice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice
 
 
 def forget(path: Path) -> None:

@@ -15,7 +15,7 @@ from cowrieprocessor.cli.common import message, run
 from cowrieprocessor.cli.db_validate import validate
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 
 SAMPLE_DATA = "--sample-data"
 SAMPLE_EVENTS = 20_000

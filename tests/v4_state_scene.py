@@ -13,7 +13,7 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.propagation import propagate
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import V3_TABLES, Base
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests.logical_digest import Contents, difference, logical_contents

@@ -13,7 +13,7 @@ from cowrieprocessor.cli.common import message
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.backfill_run import BackfillProgress
+    from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 
 LINE_EVERY_S = 10.0
 TERMINAL_EVERY_S = 0.2

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from cowrieprocessor.db.jobs import JobRecord
-    from cowrieprocessor.jobs.backfill import BackfillPlan, BackfillResult
+    from cowrieprocessor.jobs.upgrade.backfill import BackfillPlan, BackfillResult
 
 EXIT_DECLINED = 1
 
@@ -85,7 +85,7 @@ def backfill(
     """
     from cowrieprocessor.cli.backfill_progress import BackfillProgressLine
     from cowrieprocessor.db.engine import describe, dispose, get_engine
-    from cowrieprocessor.jobs import backfill as job
+    from cowrieprocessor.jobs.upgrade import backfill as job
 
     if sum((to_pause, to_resume, dry_run)) > 1:
         raise click.UsageError("--pause, --resume and --dry-run are three different things; give one of them")

@@ -42,8 +42,8 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     from cowrieprocessor.cli.db_plan_text import backup_text
     from cowrieprocessor.cli.step_progress import StepProgress, end_as_interrupt_does
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.backup import backup as make_backup
-    from cowrieprocessor.jobs.backup import plan_backup
+    from cowrieprocessor.jobs.maintenance.backup import backup as make_backup
+    from cowrieprocessor.jobs.maintenance.backup import plan_backup
     from cowrieprocessor.reporting.render.terminal import size_text
 
     end_as_interrupt_does()
@@ -92,8 +92,8 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     from cowrieprocessor.cli.db_plan_text import restore_text
     from cowrieprocessor.cli.step_progress import StepProgress, end_as_interrupt_does
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.restore import plan_restore
-    from cowrieprocessor.jobs.restore import restore as put_back
+    from cowrieprocessor.jobs.maintenance.restore import plan_restore
+    from cowrieprocessor.jobs.maintenance.restore import restore as put_back
 
     end_as_interrupt_does()
     engine = get_engine(db, on_wait=say_waiting)

@@ -16,7 +16,7 @@ from cowrieprocessor.cli.common import json_option, message, named_db_option, pr
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from cowrieprocessor.jobs.preflight import Preflight
+    from cowrieprocessor.jobs.upgrade.preflight import Preflight
 
 EXIT_DECLINED = 1
 
@@ -55,7 +55,7 @@ def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: 
     """
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.db.migrations import apply_migrations
-    from cowrieprocessor.jobs.preflight import preflight
+    from cowrieprocessor.jobs.upgrade.preflight import preflight
 
     engine = get_engine(db, on_wait=say_waiting)
     try:
@@ -138,7 +138,7 @@ def _one_at_a_time(engine: Engine) -> AbstractContextManager[None]:
 
 def _take_in(engine: Engine, saved: Path) -> object:
     """Take in what a rollback saved, say so, and return the counts."""
-    from cowrieprocessor.jobs.saved_knowledge import take_in
+    from cowrieprocessor.jobs.upgrade.state_export import take_in
 
     taken = take_in(engine, saved)
     message(f"{saved}: {taken.summary()}")

@@ -10,7 +10,7 @@ import click
 from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.optimize import OptimizePlan, OptimizeResult
+    from cowrieprocessor.jobs.maintenance.optimize import OptimizePlan, OptimizeResult
 
 EXIT_DECLINED = 1
 
@@ -34,8 +34,8 @@ def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     Example: cowrieprocessor db optimize --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.optimize import optimize as do_optimize
-    from cowrieprocessor.jobs.optimize import plan_optimize
+    from cowrieprocessor.jobs.maintenance.optimize import optimize as do_optimize
+    from cowrieprocessor.jobs.maintenance.optimize import plan_optimize
 
     engine = get_engine(db, on_wait=say_waiting)
     try:

@@ -10,9 +10,9 @@ from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.backup import BackupPlan
-    from cowrieprocessor.jobs.preflight import Preflight
-    from cowrieprocessor.jobs.restore import RestorePlan
+    from cowrieprocessor.jobs.maintenance.backup import BackupPlan
+    from cowrieprocessor.jobs.maintenance.restore import RestorePlan
+    from cowrieprocessor.jobs.upgrade.preflight import Preflight
 
 MINUTE_S = 60
 HOUR_S = 60 * MINUTE_S

@@ -11,7 +11,7 @@ import click
 from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.recount import RecountProgress, RecountResult
+    from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult
 
 EXIT_DECLINED = 1
 LINE_EVERY_S = 10.0
@@ -38,7 +38,7 @@ def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: 
     Example: cowrieprocessor db recount --dry-run --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import describe, dispose, get_engine
-    from cowrieprocessor.jobs.recount import recount as run
+    from cowrieprocessor.jobs.upgrade.recount import recount as run
 
     engine = get_engine(db, read_only=dry_run, on_wait=say_waiting)
     try:

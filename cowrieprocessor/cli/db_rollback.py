@@ -12,7 +12,7 @@ from cowrieprocessor.cli.common import json_option, message, named_db_option, pr
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.rollback import RollbackPlan, RolledBack
+    from cowrieprocessor.jobs.upgrade.rollback import RollbackPlan, RolledBack
 
 EXIT_DECLINED = 1
 
@@ -50,7 +50,7 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
     Example: cowrieprocessor db rollback --to 3 --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs import rollback as job
+    from cowrieprocessor.jobs.upgrade import rollback as job
 
     looking = get_engine(db, read_only=True)
     try:

@@ -12,8 +12,8 @@ from cowrieprocessor.cli.common import json_option, message, named_db_option, pr
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.validate import ValidateProgress
-    from cowrieprocessor.jobs.validate_report import ValidationReport
+    from cowrieprocessor.jobs.validation.report import ValidationReport
+    from cowrieprocessor.jobs.validation.validate import ValidateProgress
 
 EXIT_DIFFERENT = 1
 LINE_EVERY_S = 10.0
@@ -54,7 +54,7 @@ def validate(db: str, limit_differences: int, files_only: bool, counters: bool, 
     Example: cowrieprocessor db validate --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.validate import validate as run
+    from cowrieprocessor.jobs.validation.validate import validate as run
 
     engine = get_engine(db, read_only=True)
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from cowrieprocessor.db.dead_letters.statements import Choice
-    from cowrieprocessor.jobs.dead_letters_purge import PurgePlan
+    from cowrieprocessor.jobs.dead_letters.purge import PurgePlan
 
 EXIT_DECLINED = 1
 
@@ -142,7 +142,7 @@ def replay(
     """
     from cowrieprocessor.cli.dead_letters_text import ProgressLines, replay_document, say_replayed
     from cowrieprocessor.db.engine import describe, dispose
-    from cowrieprocessor.jobs.dead_letters import replay as run
+    from cowrieprocessor.jobs.dead_letters.replay import replay as run
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
@@ -200,7 +200,7 @@ def purge(
     """
     from cowrieprocessor.cli.dead_letters_text import ProgressLines, say_purged
     from cowrieprocessor.db.engine import describe, dispose
-    from cowrieprocessor.jobs import dead_letters_purge as job
+    from cowrieprocessor.jobs.dead_letters import purge as job
 
     engine = open_for_reading(db) if dry_run else _open_for_writing(db)
     signal.signal(signal.SIGTERM, _interrupt)

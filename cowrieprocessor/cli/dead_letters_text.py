@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from cowrieprocessor.cli.common import message, print_text
-from cowrieprocessor.jobs.dead_letter_writing import FILES, FOR_BACKFILL, KNOWN
-from cowrieprocessor.jobs.dead_letters import ReplayProgress, ReplayResult
-from cowrieprocessor.jobs.dead_letters_purge import Purged, PurgePlan
+from cowrieprocessor.jobs.dead_letters.purge import Purged, PurgePlan
+from cowrieprocessor.jobs.dead_letters.replay import ReplayProgress, ReplayResult
+from cowrieprocessor.jobs.dead_letters.writing import FILES, FOR_BACKFILL, KNOWN
 from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.reporting.render.terminal import plural, shown
 

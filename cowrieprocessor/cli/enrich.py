@@ -24,7 +24,7 @@ from cowrieprocessor.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
-    from cowrieprocessor.jobs.enrich import EnrichOptions
+    from cowrieprocessor.jobs.enrichment.run import EnrichOptions
 
 EXIT_REFUSED = 2
 EXIT_FILES_FAILED = 3
@@ -90,7 +90,7 @@ def enrich(
         if any((db, limit, providers, watch, hashes, as_json)):
             raise click.UsageError(f"options come behind the name: enrich {context.invoked_subcommand} --db ...")
         return
-    from cowrieprocessor.jobs.enrich import EnrichOptions
+    from cowrieprocessor.jobs.enrichment.run import EnrichOptions
 
     whole = _whole_hashes(db, hashes)
     run_enrichment(
@@ -115,7 +115,7 @@ def refresh(db: str, files: int | None, as_json: bool) -> None:
     \b
     Example: python scripts/enrichment_refresh.py --files 100 --db sqlite:///cowrie.sqlite
     """
-    from cowrieprocessor.jobs.enrich import EnrichOptions
+    from cowrieprocessor.jobs.enrichment.run import EnrichOptions
 
     run_enrichment(db, EnrichOptions(limit=files or None), as_json=as_json)
 
@@ -137,7 +137,7 @@ def import_cache(folder: Path, db: str | None, as_json: bool) -> None:
     Example: cowrieprocessor enrich import-cache ~/.cache/cowrieprocessor
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.enrich import import_v3_cache
+    from cowrieprocessor.jobs.enrichment.run import import_v3_cache
     from cowrieprocessor.settings import load_settings
 
     engine = get_engine(database_name(db), on_wait=say_waiting)
@@ -160,7 +160,7 @@ def import_cache(folder: Path, db: str | None, as_json: bool) -> None:
 def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     """Run enrichment on a database and print what came of it."""
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.enrich import enrich as run
+    from cowrieprocessor.jobs.enrichment.run import enrich as run
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()

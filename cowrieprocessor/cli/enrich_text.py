@@ -10,7 +10,7 @@ from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
-    from cowrieprocessor.jobs.enrich import EnrichProgress, EnrichResult
+    from cowrieprocessor.jobs.enrichment.run import EnrichProgress, EnrichResult
 
 LINE_EVERY_S = 10.0
 

@@ -24,7 +24,7 @@ from cowrieprocessor.sanitize import inert, terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.analysis.downloads_scan import ScanResult
-    from cowrieprocessor.jobs.scan_watch import Downloads
+    from cowrieprocessor.jobs.watch.scan_watch import Downloads
 
 EXIT_UNREADABLE = 3
 LINE_EVERY_S = 10.0
@@ -122,7 +122,7 @@ def _folders(directory: str | None, sensor: str | None) -> list[Downloads]:
     Raises:
         ConfigurationError: none is named, neither here nor in the file of settings, or not for this sensor.
     """
-    from cowrieprocessor.jobs.scan_watch import Downloads
+    from cowrieprocessor.jobs.watch.scan_watch import Downloads
     from cowrieprocessor.settings import load_sensors, no_sensors
 
     configured = [Downloads(one.downloads, one.name) for one in load_sensors() if one.downloads is not None]

@@ -12,7 +12,7 @@ from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.analysis.downloads_scan import ScanResult
-    from cowrieprocessor.jobs.scan_watch import Downloads, WatchResult
+    from cowrieprocessor.jobs.watch.scan_watch import Downloads, WatchResult
 
 _COUNTED = (
     ("new", "new"),
@@ -45,7 +45,7 @@ def watch_folders(
         note_types: says, if it is so, that types of files cannot be told; called for the first scan.
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.scan_watch import LOCK_TIMEOUT_S, has_news, watch_downloads
+    from cowrieprocessor.jobs.watch.scan_watch import LOCK_TIMEOUT_S, has_news, watch_downloads
 
     stop = threading.Event()
     stop_on_signals(stop, "stopping: what was scanned is committed")

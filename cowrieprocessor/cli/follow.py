@@ -13,7 +13,7 @@ from cowrieprocessor.cli.common import database_name, db_option, json_option, me
 from cowrieprocessor.cli.stopping import stop_on_signals, stop_waiting
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.follow import FollowResult
+    from cowrieprocessor.jobs.watch.follow import FollowResult
     from cowrieprocessor.loader.delta import Look
 
 EXIT_FILES_FAILED = 3
@@ -61,8 +61,8 @@ def follow(
     """
     from cowrieprocessor.cli.follow_progress import FollowLines
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.follow import LOCK_TIMEOUT_S
-    from cowrieprocessor.jobs.follow import follow as run
+    from cowrieprocessor.jobs.watch.follow import LOCK_TIMEOUT_S
+    from cowrieprocessor.jobs.watch.follow import follow as run
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings(overrides={"batch_size": batch_size})

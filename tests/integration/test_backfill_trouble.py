@@ -15,7 +15,7 @@ import pytest
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests import v3_schema
 from tests.integration.test_loading import events
 from tests.logical_digest import Contents, difference, logical_contents
@@ -25,7 +25,7 @@ DATABASE = 4
 
 _AS_NOBODY = """
 import os, sys
-import cowrieprocessor.cli.db, cowrieprocessor.cli.db_backfill, cowrieprocessor.jobs.backfill
+import cowrieprocessor.cli.db, cowrieprocessor.cli.db_backfill, cowrieprocessor.jobs.upgrade.backfill
 from cowrieprocessor.cli.backfill_progress import BackfillProgressLine
 from cowrieprocessor.cli.common import run
 from cowrieprocessor.db.engine import get_engine

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.models import RawEvent
-from cowrieprocessor.jobs.dead_letters import replay
+from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 from tests.command_line import PROGRAM
@@ -30,7 +30,7 @@ COMPARED = tuple(name for name in TABLES if name not in ("jobs", "dead_letter_ev
 _REPLAY = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs import dead_letters as job
+from cowrieprocessor.jobs.dead_letters import replay as job
 from cowrieprocessor.settings import Settings
 job.LETTERS_AT_ONCE = 7
 print("ready", flush=True)

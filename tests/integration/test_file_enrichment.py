@@ -17,7 +17,7 @@ from cowrieprocessor.db.enrichment import candidate_cache as enrichment_lookahea
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.jobs.enrich import EnrichOptions, enrich
+from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
 from tests.stand_ins.behaviours import HTML_502, with_retry_after
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, error

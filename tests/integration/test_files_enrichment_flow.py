@@ -21,8 +21,8 @@ from cowrieprocessor.db.enrichment.skipped_hashes import WORTHLESS_SHA256
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent, SessionSummary
 from cowrieprocessor.events import moment_or_none
-from cowrieprocessor.jobs.backfill import backfill
-from cowrieprocessor.jobs.validate import validate
+from cowrieprocessor.jobs.upgrade.backfill import backfill
+from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.reports import make_report
 from tests.stand_ins.clock import ManualClock

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.errors import InputNotFound
-from cowrieprocessor.jobs.enrich import import_v3_cache
+from cowrieprocessor.jobs.enrichment.run import import_v3_cache
 from cowrieprocessor.settings import Settings
 from tests.integration.test_file_enrichment import everything_else
 from tests.stand_ins.clock import START, ManualClock

@@ -17,7 +17,7 @@ from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, FileVerdict, RawEvent
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests.integration.test_loading import events

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests import v3_schema
 from tests.integration.test_loading import events
 from tests.logical_digest import Contents, difference, logical_contents
@@ -25,8 +25,9 @@ TABLES = ("files", "file_hashes", "session_attributes", "command_stats", "dead_l
 _BACKFILL = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs import backfill_run, pacing
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade import backfill_run
+from cowrieprocessor.jobs.runtime import throttle as pacing
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 backfill_run.SLICE_ROWS = 10
 pacing.WRITE_S = 0.0
 print("ready", flush=True)

@@ -19,16 +19,18 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations, require_current, schema_version
 from cowrieprocessor.db.models import V3_TABLES
 from cowrieprocessor.errors import CopyRefused
-from cowrieprocessor.jobs.backup import backup
-from cowrieprocessor.jobs.restore import restore
+from cowrieprocessor.jobs.maintenance.backup import backup
+from cowrieprocessor.jobs.maintenance.restore import restore
 from tests import v3_schema
 from tests.other_connections import sqlite3
-from tests.unit.jobs.test_backup import dump
+from tests.unit.jobs.maintenance.test_backup import dump
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 8
 SEED = 20251122
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__, "cowrieprocessor.jobs.backup", "cowrieprocessor.jobs.restore"])
+PROCESSES.set_forkserver_preload(
+    [__name__, "cowrieprocessor.jobs.maintenance.backup", "cowrieprocessor.jobs.maintenance.restore"]
+)
 
 
 def run_migrate(path: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.recount import recount
-from tests.unit.jobs.test_recount import SESSIONS
+from cowrieprocessor.jobs.upgrade.recount import recount
+from tests.unit.jobs.upgrade.test_recount import SESSIONS
 from tests.unit.jobs.upgraded import opened, rows
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 5
@@ -23,7 +23,7 @@ KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 5
 _RECOUNT = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs import recount as job
+from cowrieprocessor.jobs.upgrade import recount as job
 job.PAGE_SESSIONS = 3
 engine = get_engine(sys.argv[1])
 write = job._Recount._write

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
-from cowrieprocessor.jobs.backfill import backfill
-from cowrieprocessor.jobs.rollback import roll_back
-from cowrieprocessor.jobs.saved_knowledge import read_saved, take_in
+from cowrieprocessor.jobs.upgrade.backfill import backfill
+from cowrieprocessor.jobs.upgrade.rollback import roll_back
+from cowrieprocessor.jobs.upgrade.state_export import read_saved, take_in
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
@@ -33,7 +33,7 @@ _ROLL_BACK = """
 import sys
 from pathlib import Path
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs.rollback import roll_back
+from cowrieprocessor.jobs.upgrade.rollback import roll_back
 engine = get_engine(sys.argv[1])
 print("ready", flush=True)
 roll_back(engine, Path(sys.argv[2]))

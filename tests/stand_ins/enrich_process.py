@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 def main(db_url: str, time_address: str, virustotal_url: str) -> None:
     """Enrich, watching for more, until a signal comes."""
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.jobs.enrich import EnrichOptions, enrich
+    from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
     from cowrieprocessor.settings import Secret, Settings
     from tests.stand_ins.virtual_time import VirtualClock
     from tests.stand_ins.virustotal import KEY, USER

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.jobs.enrich import EnrichOptions, EnrichResult, enrich
+from cowrieprocessor.jobs.enrichment.run import EnrichOptions, EnrichResult, enrich
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Secret, Settings
 from tests.stand_ins.clock import ManualClock

@@ -25,7 +25,7 @@ from cowrieprocessor import errors, events
 from cowrieprocessor.cli.common import EXIT_INTERRUPTED
 from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.jobs import backfill_tallies
+from cowrieprocessor.jobs.upgrade import backfill_aggregates as backfill_tallies
 from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import SETTINGS_REFERENCE
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, insert, update
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Job
-from cowrieprocessor.jobs.backfill import backfill
-from cowrieprocessor.jobs.backfill_tallies import FilesSlice, SessionsSlice
+from cowrieprocessor.jobs.upgrade.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB, awaits_backfill
 from tests.unit.reporting.program import Program

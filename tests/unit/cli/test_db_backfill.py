@@ -18,7 +18,7 @@ from cowrieprocessor.cli.db import db
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded
-from cowrieprocessor.jobs.backfill_run import BackfillProgress
+from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 from tests import v3_schema
 from tests.documents import PROJECT
 from tests.integration.test_loading import events

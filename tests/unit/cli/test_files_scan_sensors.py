@@ -22,8 +22,8 @@ from cowrieprocessor.cli.files_scan import scan
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.models import Files
 from cowrieprocessor.errors import DatabaseError
-from cowrieprocessor.jobs.holding import hold
-from cowrieprocessor.jobs.scan_watch import KIND
+from cowrieprocessor.jobs.runtime.path_lock import hold
+from cowrieprocessor.jobs.watch.scan_watch import KIND
 from tests.command_line import PROGRAM
 
 PATIENCE_S = 60.0

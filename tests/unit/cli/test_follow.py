@@ -14,7 +14,7 @@ import pytest
 from cowrieprocessor.cli import follow as command
 from cowrieprocessor.cli.follow_progress import LINE_EVERY_S, FollowLines
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.jobs.follow import FollowResult
+from cowrieprocessor.jobs.watch.follow import FollowResult
 from cowrieprocessor.loader.delta import Gap, Look
 from cowrieprocessor.loader.follow import tail_reader as followed_reading
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress

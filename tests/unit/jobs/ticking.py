@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.jobs.pacing import Pace
+from cowrieprocessor.jobs.runtime.throttle import Pace
 
 TICK_S = 0.0075
 LOOKS_ALONE = 10

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests.other_connections import sqlite3
 
 

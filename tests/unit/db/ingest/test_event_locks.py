@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.ingest.event_locks import TURNS, wait_for_every_turn, wait_for_turn
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.jobs.dead_letters import replay
+from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 

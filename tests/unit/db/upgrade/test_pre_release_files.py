@@ -13,7 +13,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.upgrade import pre_release_files as planned_files
 from cowrieprocessor.db.upgrade.pre_release_files import take_over_planned_files
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests import v4_state_scene as scene

@@ -15,7 +15,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.upgrade import v3_digest
 from cowrieprocessor.db.upgrade.v3_digest import Difference, MigrationRecord, compare, read_record
-from cowrieprocessor.jobs.backfill import backfill
+from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests import v4_state_scene as scene

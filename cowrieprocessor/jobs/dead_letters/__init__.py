@@ -1,0 +1,1 @@
+"""Dead letters replayed and purged."""

@@ -1,0 +1,1 @@
+"""Enrichment as a job: the loop, and what stores answers, replays and propagates them."""

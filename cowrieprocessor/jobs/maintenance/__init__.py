@@ -1,0 +1,1 @@
+"""Backup, restore and optimize: a database as a whole."""

@@ -1,0 +1,1 @@
+"""What every long job needs: ownership, throttling, back-off, and a guard over the database file."""

@@ -1,0 +1,211 @@
+"""How one row of a table is compared with what the events say: a class for each table of v4."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from cowrieprocessor.db.validation.rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, Row, Shape, Spill
+from cowrieprocessor.jobs.validation import independent_rules as rules
+from cowrieprocessor.jobs.validation.report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
+
+ARTIFACT_SESSION = "artifact:"
+
+
+class TableCheck(ABC):
+    """Compares the rows of one table."""
+
+    table: ClassVar[str]
+    shape: ClassVar[Shape]
+    kind: ClassVar[type[Any]]
+
+    @abstractmethod
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether the row is as it should be; quickly, because it is asked of every row."""
+
+    @abstractmethod
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield what is wrong with a row; nothing if all is well. Not both are None."""
+
+
+class FilesCheck(TableCheck):
+    """`files`: every (session, hash) of the events, and captured files that no event names."""
+
+    table = "files"
+    shape = FILES
+    kind = FileRow
+
+    _columns = ("filename", "download_url", "origin", "first_seen")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether fields, format and status are right."""
+        return (
+            expected[2:6] == found[2:6]
+            and found[6] in rules.STATUSES
+            and not (found[7] or found[8])
+            and rules.HASH.fullmatch(found[1]) is not None
+        )
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield what is wrong with a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, expected[0], expected[1])
+            return
+        row = FileRow._make(found)
+        key = (self.table, row.session_id, row.shasum)
+        if expected is None:
+            if row.origin == ARTIFACT and row.session_id.startswith(ARTIFACT_SESSION):
+                yield from self._of_artifact(row, spill)
+            elif row.has_session:
+                yield Difference(EXTRA, *key, found="no event names this file in this session")
+            else:
+                yield Difference(ORPHAN, *key, found="there is no such session, neither a summary nor an event of it")
+            return
+        for column, should, does in zip(self._columns, expected[2:6], found[2:6], strict=True):
+            if should != does:
+                yield Difference(DIFFERENT, *key, column, should, does)
+        yield from self._of_any(row)
+
+    def _of_artifact(self, row: FileRow, spill: Spill) -> Iterator[Difference]:
+        key = (self.table, row.session_id, row.shasum)
+        if spill.get(HASHES, (row.shasum,)) is not None:
+            yield Difference(EXTRA, *key, found="a captured file that no log names, but an event does")
+        elif not row.has_hash:
+            yield Difference(MISSING, HashesCheck.table, sha256=row.shasum)
+        yield from self._of_any(row)
+
+    def _of_any(self, row: FileRow) -> Iterator[Difference]:
+        key = (self.table, row.session_id, row.shasum)
+        if rules.HASH.fullmatch(row.shasum) is None:
+            yield Difference(BAD_FORMAT, *key, "shasum", "64 lower-case hexadecimal characters", row.shasum)
+        if row.enrichment_status not in rules.STATUSES:
+            yield _bad_status(*key, found=row.enrichment_status)
+        elif row.verdict_differs:
+            yield Difference(DIFFERENT, *key, "verdict or status", "what file_hashes says", "something else")
+        if row.flag_missing:
+            yield Difference(DIFFERENT, "session_summaries", row.session_id, row.shasum, "vt_flagged", 1, 0)
+
+
+class HashesCheck(TableCheck):
+    """`file_hashes`: every hash that an event names, and those of captured files."""
+
+    table = "file_hashes"
+    shape = HASHES
+    kind = HashRow
+
+    _columns = ("session_count", "first_seen", "last_seen")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether count, times and status are right; the format is, if an event's hash equals it."""
+        return expected[1:4] == found[1:4] and found[4] in rules.STATUSES
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield what is wrong with a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, sha256=expected[0])
+            return
+        row = HashRow._make(found)
+        if expected is None:
+            if not row.has_artifact:
+                yield Difference(EXTRA, self.table, sha256=row.sha256, found="no event and no captured file has it")
+                return
+        else:
+            for column, should, does in zip(self._columns, expected[1:4], found[1:4], strict=True):
+                if should != does:
+                    yield Difference(DIFFERENT, self.table, None, row.sha256, column, should, does)
+        if rules.HASH.fullmatch(row.sha256) is None:
+            expectation = "64 lower-case hexadecimal characters"
+            yield Difference(BAD_FORMAT, self.table, None, row.sha256, "sha256", expectation, row.sha256)
+        if row.enrichment_status not in rules.STATUSES:
+            yield _bad_status(self.table, None, row.sha256, found=row.enrichment_status)
+
+
+class AttributesCheck(TableCheck):
+    """`session_attributes`: the earliest connection, key exchange and login of each session."""
+
+    table = "session_attributes"
+    shape = ATTRIBUTES
+    kind = AttributeRow
+
+    _columns = (
+        ("connect_at", "src_ip", "protocol"),
+        ("hassh_at", "hassh", None),
+        ("login_failed", "login_at", "username"),
+    )
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether the three candidates are those of the events."""
+        return expected[1:] == _joined(AttributeRow._make(found))
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield what is wrong with a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, expected[0])
+            return
+        if expected is None:
+            yield Difference(EXTRA, self.table, found[0], found="no event of the session says any of it")
+            return
+        joined = _joined(AttributeRow._make(found))
+        for columns, should, does in zip(self._columns, expected[1:], joined, strict=True):
+            if should == does:
+                continue
+            for column, one, other in zip(columns, _parts(should), _parts(does), strict=True):
+                if column is not None and one != other:
+                    yield Difference(DIFFERENT, self.table, found[0], None, column, one, other)
+
+
+class CommandsCheck(TableCheck):
+    """`command_stats`: how often each session gave each command."""
+
+    table = "command_stats"
+    shape = COMMANDS
+    kind = CommandRow
+
+    _columns = ("occurrences", "first_seen", "last_seen", "high_risk")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether count, times and risk are right."""
+        return expected[2:5] == found[2:5] and bool(expected[5]) == bool(found[5])
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield what is wrong with a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, expected[0], command=expected[1])
+            return
+        if expected is None:
+            yield Difference(EXTRA, self.table, found[0], command=found[1])
+            return
+        should = (*expected[2:5], int(expected[5]))
+        does = (*found[2:5], int(found[5]))
+        for column, one, other in zip(self._columns, should, does, strict=True):
+            if one != other:
+                yield Difference(DIFFERENT, self.table, found[0], None, column, one, other, command=found[1])
+
+
+def _bad_status(table: str, session_id: str | None, sha256: str, *, found: str) -> Difference:
+    expectation = f"one of {', '.join(sorted(rules.STATUSES))}"
+    return Difference(BAD_FORMAT, table, session_id, sha256, "enrichment_status", expectation, found)
+
+
+def _joined(row: AttributeRow) -> tuple[str | None, str | None, str | None]:
+    """Return the row's three candidates in the form in which those of the events are kept."""
+    failed = "0" if row.login_success else "1"
+    return (
+        None if row.connect_at is None else _join(row.connect_at, row.src_ip, row.protocol),
+        None if row.hassh_at is None else _join(row.hassh_at, row.hassh, None),
+        None if row.login_at is None else _join(failed, row.login_at, row.username),
+    )
+
+
+def _join(*parts: str | None) -> str:
+    return rules.SEPARATOR.join(part or "" for part in parts)
+
+
+def _parts(joined: str | None) -> list[str | None]:
+    return [None, None, None] if joined is None else [part or None for part in joined.split(rules.SEPARATOR)]

@@ -1,0 +1,221 @@
+"""The validation: every row of v4's tables, proven from the events that are stored.
+
+Reads only, in short transactions, while loaders and the backfill may write. What is recomputed lies in a temporary
+file, so that memory is bounded.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from cowrieprocessor.db.engine import describe
+from cowrieprocessor.db.migrations import require_current
+from cowrieprocessor.db.table_scan import Reading, reading_of
+from cowrieprocessor.db.upgrade import v3_digest
+from cowrieprocessor.db.validation import timings as questions
+from cowrieprocessor.db.validation.schema_drift import schema_drift
+from cowrieprocessor.db.validation.spill import Spill
+from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
+from cowrieprocessor.jobs.validation.expected_rows import EventsRead, FileEventsRead, SessionEventsRead
+from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
+from cowrieprocessor.jobs.validation.report import (
+    SCHEMA,
+    V3_TABLES,
+    CounterCheck,
+    Difference,
+    Differences,
+    QueryTime,
+    ValidationReport,
+)
+from cowrieprocessor.jobs.validation.table_checks import (
+    AttributesCheck,
+    CommandsCheck,
+    FilesCheck,
+    HashesCheck,
+    TableCheck,
+)
+from cowrieprocessor.jobs.validation.table_walk import TableWalk
+
+DIFFERENCES_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateProgress:
+    """How far a validation is.
+
+    Attributes:
+        step: what it does now.
+        rows: rows of this step that were read.
+        share: 0 to 1, of this step.
+        rows_per_s: in this step.
+        eta_s: seconds to the end of this step; None while it is not known.
+    """
+
+    step: str
+    rows: int
+    share: float
+    rows_per_s: float
+    eta_s: float | None
+
+
+def validate(
+    engine: Engine,
+    *,
+    limit_differences: int = DIFFERENCES_SHOWN,
+    files_only: bool = False,
+    all_counters: bool = False,
+    on_progress: Callable[[ValidateProgress], None] | None = None,
+) -> ValidationReport:
+    """Recompute v4's tables from raw_events, compare, and return what differs.
+
+    Args:
+        engine: a database at our version; nothing is written.
+        limit_differences: how many differences are named; all are counted.
+        files_only: leave out session_attributes and command_stats, which need all events read.
+        all_counters: compare the counters of every session, not of a sample.
+        on_progress: told how far it is.
+
+    Raises:
+        MigrationNeeded, SchemaVersionError: the database has to be migrated first.
+        DatabaseError: it cannot be read, or the temporary folder is full.
+    """
+    require_current(engine)
+    with reading_of(engine) as reading, Spill() as spill:
+        run = _Validation(engine, reading, spill, Differences(limit_differences), on_progress)
+        return run.report(files_only=files_only, all_counters=all_counters)
+
+
+class _Validation:
+    """One run, step after step."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        reading: Reading,
+        spill: Spill,
+        differences: Differences,
+        on_progress: Callable[[ValidateProgress], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._reading = reading
+        self._spill = spill
+        self._differences = differences
+        self._on_progress = on_progress
+        self._compared: dict[str, int] = {}
+        self._events_read: dict[str, int] = {}
+        self._not_backfilled: dict[str, int | None] = {}
+        self._without_row: Counter[str] = Counter()
+        self._file_events_s = 0.0
+
+    def report(self, *, files_only: bool, all_counters: bool) -> ValidationReport:
+        """Run all steps."""
+        started_at, began = dt.datetime.now(dt.UTC), time.monotonic()
+        self._schema()
+        self._files()
+        if not files_only:
+            self._sessions()
+        counters = self._counters(all_counters=all_counters)
+        query_times = self._query_times()
+        valid = not self._differences.counts and all(rows == 0 for rows in self._not_backfilled.values())
+        return ValidationReport(
+            database=describe(self._engine),
+            valid=valid,
+            started_at=started_at,
+            seconds=round(time.monotonic() - began, 3),
+            compared=self._compared,
+            events_read=self._events_read,
+            without_row=dict(self._without_row),
+            not_backfilled=self._not_backfilled,
+            differences=dict(sorted(self._differences.counts.items())),
+            first_differences=self._differences.first,
+            counters=counters,
+            query_times=query_times,
+        )
+
+    def _schema(self) -> None:
+        """Compare the schema with the models, and v3's tables with what they were at the migration."""
+        with self._reading.snapshot() as connection:
+            drift, changed = schema_drift(connection), v3_digest.compare(connection)
+        for one in drift:
+            self._differences.add(Difference(SCHEMA, one.table, found=one.what))
+        for other in changed:
+            row = "" if other.row_id is None else f"row {other.row_id} "
+            self._differences.add(Difference(V3_TABLES, other.table, found=f"{row}{other.what}"))
+
+    def _files(self) -> None:
+        events = FileEventsRead(self._reading, self._spill)
+        began = time.monotonic()
+        events.read(self._step("reading file events"))
+        self._file_events_s = time.monotonic() - began
+        events.settle()
+        self._compare(events, FilesCheck(), HashesCheck())
+        self._without_row.update(events.without_row)
+
+    def _sessions(self) -> None:
+        events = SessionEventsRead(self._reading, self._spill)
+        if not events.has_begun:
+            self._not_backfilled[events.job] = None
+            return
+        events.read(self._step("reading all events"))
+        events.settle()
+        self._compare(events, AttributesCheck(), CommandsCheck())
+
+    def _compare(self, events: EventsRead, *checks: TableCheck) -> None:
+        walks = [TableWalk(self._reading, self._spill, check) for check in checks]
+        for check, walk in zip(checks, walks, strict=True):
+            self._compared[check.table] = walk.find_suspects(self._step(f"comparing {check.table}"))
+        events.catch_up()
+        for walk in walks:
+            walk.judge(events, self._differences)
+        self._events_read[events.job] = events.rows
+        self._not_backfilled[events.job] = events.not_backfilled
+
+    def _counters(self, *, all_counters: bool) -> CounterCheck:
+        if all_counters:
+            return check_all(self._reading, self._step("counting the events of sessions"))
+        return check_sample(self._reading)
+
+    def _query_times(self) -> list[QueryTime]:
+        """Ask two questions as v3's users had to, and of `files`."""
+        with self._reading.snapshot() as connection:
+            newest = questions.newest_file(self._reading, connection)
+            if newest is None:
+                return []
+            sha256, day = newest
+            day_after = (dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat()
+            hash_ms = questions.time_hash_in_files(self._reading, connection, sha256)
+            day_ms = questions.time_day_in_files(self._reading, connection, day, day_after)
+            scan_ms, is_cut = questions.time_day_in_events(self._reading, connection, tuple(ORIGINS), day, day_after)
+        read = self._events_read.get(FileEventsRead.job, 0)
+        return [
+            QueryTime(
+                f"which sessions have the file {sha256}",
+                round(self._file_events_s * 1000, 3),
+                round(hash_ms, 3),
+                f"reading {read:,} file events, as this validation did",
+            ),
+            QueryTime(
+                f"which files came on {day}",
+                round(scan_ms, 3),
+                round(day_ms, 3),
+                "reading the file events of that day" + (", stopped before the end" if is_cut else ""),
+            ),
+        ]
+
+    def _step(self, name: str) -> Callable[[int, float], None]:
+        began = time.monotonic()
+
+        def on_rows(rows: int, share: float) -> None:
+            if self._on_progress is not None:
+                elapsed_s = time.monotonic() - began
+                rate = rows / elapsed_s if elapsed_s > 0 else 0.0
+                eta_s = elapsed_s * (1 - share) / share if share > 0 else None
+                self._on_progress(ValidateProgress(name, rows, share, rate, eta_s))
+
+        return on_rows

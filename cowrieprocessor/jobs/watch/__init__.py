@@ -1,0 +1,1 @@
+"""Jobs that never end by themselves: following logs and scanning folders as they change."""

@@ -1,0 +1,553 @@
+"""Dead letters read again: what is an event by now is stored as loading would have, once; the rest stays, said why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert, select, text, update
+
+from cowrieprocessor.db.dead_letters.statements import Choice
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import load_job
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import Base, DeadLetterEvent, Files, LogFile, RawEvent, SessionSummary
+from cowrieprocessor.errors import InvalidShasum
+from cowrieprocessor.jobs.dead_letters import replay as job
+from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayResult, replay
+from cowrieprocessor.jobs.dead_letters.writing import ReplayWriter
+from cowrieprocessor.loader import file_processor
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.rows import file_aggregates as file_tallies
+from cowrieprocessor.settings import Settings
+from tests.integration.test_loading import FORMS, count, events, hostile_lines, write
+from tests.logical_digest import TABLES, Contents, difference, logical_contents
+
+SMALL, LARGE = Settings(max_value_bytes=2_000), Settings(max_value_bytes=3 << 20)
+COMPARED = tuple(name for name in TABLES if name not in ("jobs", "dead_letter_events"))
+SHA = "a" * 64
+T = Base.metadata.tables
+
+
+def padded(lines: list[str], numbers: tuple[int, ...], pad: int = 5_000) -> list[str]:
+    """Return log lines some of which are larger than the small limit."""
+    return [json.dumps(json.loads(line) | {"pad": "x" * pad}) if n in numbers else line for n, line in enumerate(lines)]
+
+
+def contents(engine: Engine) -> Contents:
+    """Return what the database says, but for jobs and dead letters."""
+    return logical_contents(engine, tables=COMPARED)
+
+
+@contextmanager
+def loaded(path: Path, logs: list[Path], settings: Settings) -> Iterator[Engine]:
+    """Yield a new SQLite database with logs loaded into it."""
+    engine = get_engine(path)
+    BulkLoader(engine, settings=settings).load(logs)
+    try:
+        yield engine
+    finally:
+        dispose(engine)
+
+
+def letters(engine: Engine, *where: Any) -> list[Any]:
+    """Return the dead letters in the order of their ids."""
+    with read_transaction(engine) as connection:
+        return list(connection.execute(select(DeadLetterEvent.__table__).where(*where).order_by(DeadLetterEvent.id)))
+
+
+def run(engine: Engine, *statements: str) -> None:
+    """Execute statements in one transaction."""
+    with write_transaction(engine) as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def summary(result: ReplayResult) -> tuple[int, int, int, dict[str, int]]:
+    """Return letters read, resolved, events stored, and why letters stay."""
+    return result.letters, result.resolved, result.counters["events"], dict(result.stays)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
+    """A new SQLite database, for what does not depend on which it is."""
+    with loaded(tmp_path / "one.sqlite", [], SMALL) as engine:
+        yield engine
+
+
+# --- a limit that was raised ---
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_after_a_replay_it_is_as_if_the_limit_had_always_been_larger(sqlite: Engine, tmp_path: Path, form: str) -> None:
+    """Rows, counters, files and the accounts of bytes equal those of a load with the larger limit, in every form."""
+    check_raised_limit(sqlite, tmp_path, form)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("form", ["lines", "gzipped array"])
+def test_it_is_so_on_postgresql(postgres_url: str, tmp_path: Path, form: str) -> None:
+    """PostgreSQL gives the same as SQLite."""
+    engine = get_engine(postgres_url)
+    apply_migrations(engine)
+    check_raised_limit(engine, tmp_path, form)
+    dispose(engine)
+
+
+def check_raised_limit(engine: Engine, tmp_path: Path, form: str) -> None:
+    """Load with the small limit, replay with the larger one, and compare with the larger one from the start."""
+    log = write(tmp_path / "cowrie.json", padded(events(60), (3, 12, 17, 18, 59)), form)
+    BulkLoader(engine, settings=SMALL).load([log])
+    stored_before = count(engine, RawEvent)
+
+    replay(engine, LARGE)
+
+    assert stored_before < 60
+    assert [] == letters(engine, DeadLetterEvent.resolved.is_(False))
+    BulkLoader(engine, settings=LARGE).load([log])  # what had no end at the small limit was waiting
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert [] == difference(contents(expected), contents(engine))
+
+
+def test_hostile_lines_among_large_ones(sqlite: Engine, tmp_path: Path) -> None:
+    """Lines that stay refused stay dead letters, and what is around them is as with the larger limit from the start."""
+    lines = padded([line for one in hostile_lines() for line in (one, *events(1))], ())
+    log = tmp_path / "cowrie.json"
+    log.write_bytes("".join(f"{line}\n" for line in padded_any([*events(3), *lines, *events(5, start=40)])).encode())
+    BulkLoader(sqlite, settings=SMALL).load([log])
+
+    replay(sqlite, LARGE)
+
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        left = letters(sqlite, DeadLetterEvent.resolved.is_(False))
+        assert Counter(row.source_offset for row in letters(expected)) == Counter(row.source_offset for row in left)
+        assert [] == difference(contents(expected), contents(sqlite))
+
+
+def padded_any(lines: list[str]) -> list[str]:
+    """Return the lines with large ones of real events between them."""
+    large = padded(events(30, start=1000, session="1a59"), tuple(range(30)))
+    return [line for n, one in enumerate(lines) for line in (one, large[n % 30].replace("1a59", f"{n:04x}"))]
+
+
+def test_several_values_in_one_damaged_stretch_are_each_taken(engine: Engine, tmp_path: Path) -> None:
+    """Of a long line with a torn value and events glued behind it, the events are stored and the rest stays dead."""
+    good = events(12)
+    torn = '{"eventid": "x", "torn": "' + "y" * 4_000
+    lines = [good[0], torn + " " + good[1] + good[2], good[3], good[4] + torn, *good[5:]]
+    log = write_raw(tmp_path / "cowrie.json", lines)
+    BulkLoader(engine, settings=SMALL).load([log])
+    before = count(engine, RawEvent)
+
+    result = replay(engine, LARGE)
+
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert count(expected, RawEvent) == count(engine, RawEvent) > before
+        assert count(expected, DeadLetterEvent) == len(letters(engine, DeadLetterEvent.resolved.is_(False)))
+        for tables in (("session_summaries", "session_attributes", "command_stats", "files", "file_hashes"),):
+            assert [] == difference(logical_contents(expected, tables=tables), logical_contents(engine, tables=tables))
+        assert accounts(expected) == accounts(engine)
+    assert (2, 1, 2, {"still not JSON": 1}) == summary(result)
+    assert (2, 0, 0, {"still not JSON": 2}) == summary(replay(engine, LARGE))
+
+
+def write_raw(path: Path, lines: list[str]) -> Path:
+    """Write lines as they are."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def accounts(engine: Engine) -> list[tuple[int, ...]]:
+    """Return what became of the bytes of each log."""
+    columns = (LogFile.byte_pos, LogFile.bytes_stored, LogFile.bytes_dead, LogFile.bytes_nul, LogFile.values_done)
+    with read_transaction(engine) as connection:
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(LogFile.identity))]
+
+
+def test_a_log_goes_on_growing_after_a_replay(sqlite: Engine, tmp_path: Path) -> None:
+    """Where the last value was replayed, also in other forms of writing, loading goes on behind it."""
+    lines = padded(events(20), (19,))
+    log = write(tmp_path / "cowrie.json", lines)
+    BulkLoader(sqlite, settings=SMALL).load([log])
+    replay(sqlite, LARGE)
+
+    BulkLoader(sqlite, settings=LARGE).load([write(tmp_path / "copy.json", lines, "pretty")])
+    write(log, [*lines, *events(5, start=20)])
+    BulkLoader(sqlite, settings=LARGE).load([log])
+
+    assert 25 == count(sqlite, RawEvent)
+    assert 1 == count(sqlite, LogFile)
+
+
+# --- from the log itself ---
+
+
+def test_a_large_value_is_read_from_its_log(engine: Engine, tmp_path: Path) -> None:
+    """Of values over 1 MiB the bytes come from the log, whatever it is called now and however it is packed."""
+    lines = padded(events(12), (2, 9), 1 << 20)
+    log = write(tmp_path / "cowrie.json", lines)
+    BulkLoader(engine, settings=SMALL).load([log])
+    log.rename(tmp_path / "cowrie.json.1")
+    packed = tmp_path / "cowrie.json.1.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "cowrie.json.1").read_bytes()))
+    (tmp_path / "cowrie.json.1").unlink()
+
+    packed.rename(tmp_path / "elsewhere")
+    gone = replay(engine, LARGE)
+    (tmp_path / "elsewhere").rename(packed)
+    found = replay(engine, LARGE)
+
+    assert (2, 0, 0, {"its log cannot be read any more": 2}) == summary(gone)
+    assert (2, 2, 2, {}) == summary(found)
+    with loaded(tmp_path / "expected.sqlite", [packed], LARGE) as expected:
+        same = [name for name in COMPARED if name not in ("raw_events", "session_summaries", "log_files")]
+        assert [] == difference(logical_contents(expected, tables=same), logical_contents(engine, tables=same))
+        assert accounts(expected) == accounts(engine)
+    assert 12 == count(engine, RawEvent)
+
+
+def test_a_log_that_holds_something_else_is_not_believed(sqlite: Engine, tmp_path: Path) -> None:
+    """Where the log has other bytes in the place, or ends before it, the letter stays."""
+    lines = padded(events(12), (2, 5), 1 << 20)
+    log = write(tmp_path / "cowrie.json", lines)
+    BulkLoader(sqlite, settings=SMALL).load([log])
+    data = log.read_bytes()
+
+    log.write_bytes(data.replace(b"x" * 100, b"y" * 100, 1))
+    assert (2, 1, 1, {"its log holds other bytes there now": 1}) == summary(replay(sqlite, LARGE))
+    log.write_bytes(data[:5_000])
+    assert (1, 0, 0, {"its log holds other bytes there now": 1}) == summary(replay(sqlite, LARGE))
+    assert 11 == count(sqlite, RawEvent)
+
+
+@pytest.mark.parametrize("pad", [5_000, 1 << 20], ids=["bytes in the letter", "bytes in the log"])
+def test_logs_that_went_by_one_name_are_told_apart(engine: Engine, tmp_path: Path, pad: int) -> None:
+    """After rotations several logs have the same source; each event goes to the log that it came from."""
+    log, logs = tmp_path / "cowrie.json", []
+    for day in range(3):
+        write(log, padded(events(12, start=100 * day, session=f"da{day}"), (2, 5), pad))
+        BulkLoader(engine, settings=SMALL).load([log])
+        logs.append(log.rename(tmp_path / f"cowrie.json.{day}"))
+        BulkLoader(engine, settings=SMALL).load([logs[-1]])
+
+    assert (6, 6, 6, {}) == summary(replay(engine, LARGE))
+
+    with read_transaction(engine) as connection:
+        places = connection.execute(select(RawEvent.session_id, RawEvent.source_inode, RawEvent.source_generation))
+        inodes = {str(session)[:3]: {(inode, generation)} for session, inode, generation in places}
+        mixed = [
+            row.session_id for row in connection.execute(select(RawEvent)) if len(inodes[str(row.session_id)[:3]]) > 1
+        ]
+    assert [] == mixed
+    assert [0, 0, 0] == [dead for _, _, dead, _, _ in accounts(engine)]
+    offsets = sorted(line for line in range(12) for _ in range(3))
+    with read_transaction(engine) as connection:
+        assert offsets == sorted(offset or 0 for offset in connection.execute(select(RawEvent.source_offset)).scalars())
+
+
+def test_what_covers_too_much_stays(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stretch larger than memory bears is not read; the message names the setting."""
+    monkeypatch.setattr("cowrieprocessor.jobs.dead_letters.source_bytes.MAX_STRETCH_BYTES", 1_000)
+    log = write(tmp_path / "cowrie.json", padded(events(12), (2,), 1 << 20))
+    BulkLoader(sqlite, settings=SMALL).load([log])
+
+    result = replay(sqlite, Settings(max_value_bytes=10_000))
+
+    assert (1, 0, 0, {"it covers more than a replay takes in at once": 1}) == summary(result)
+    assert "raise max_value_bytes" in (result.outcomes[0].detail or "")
+
+
+def test_a_log_that_the_database_does_not_know_leaves_the_letter(sqlite: Engine, tmp_path: Path) -> None:
+    """Without its row in log_files it cannot be told where the event belongs."""
+    BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(12), (2,)))])
+    run(sqlite, "DELETE FROM log_files")
+
+    assert (1, 0, 0, {"it cannot be told which log it came from": 1}) == summary(replay(sqlite, LARGE))
+
+
+# --- once ---
+
+
+def test_a_second_replay_finds_nothing(sqlite: Engine, tmp_path: Path) -> None:
+    """Resolved letters are not read again."""
+    BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))])
+    replay(sqlite, LARGE)
+    before = contents(sqlite)
+
+    assert (0, 0, 0, {}) == summary(replay(sqlite, LARGE))
+    assert [] == difference(before, contents(sqlite))
+    assert [{"events": 1, "events_stored_already": 0}] * 3 == [row.metadata_json["replayed"] for row in letters(sqlite)]
+
+
+def test_replays_at_the_same_time_store_each_event_once(
+    engine: Engine, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three replays that read the same letters before one of them writes share them out."""
+    log = write(tmp_path / "cowrie.json", padded(events(60), tuple(range(1, 60, 2))))
+    BulkLoader(engine, settings=SMALL).load([log])
+    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 5)
+    together = threading.Barrier(3)
+    results: list[ReplayResult] = []
+
+    def work() -> None:
+        mine = get_engine(db_url)
+        together.wait()
+        results.append(replay(mine, LARGE))
+        dispose(mine)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert 30 == sum(one.resolved for one in results)
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert [] == difference(contents(expected), contents(engine))
+
+
+def test_an_event_that_a_better_copy_brought_is_not_stored_again(sqlite: Engine, tmp_path: Path) -> None:
+    """A value that another copy of the log gave meanwhile resolves its letter, and counts nothing twice."""
+    lines = events(40)
+    large = padded(lines, (8,))
+    first = write_raw(tmp_path / "cowrie.json", [*large[:7], *large[8:]])
+    better = write_raw(tmp_path / "better.json", large)
+    BulkLoader(sqlite, settings=SMALL).load([first])
+    BulkLoader(sqlite, settings=LARGE).load([better])
+    before = contents(sqlite)
+
+    result = replay(sqlite, LARGE)
+
+    assert (1, 1, 0, {}) == summary(result)
+    assert 1 == result.counters["events_stored_already"]
+    tables = [name for name in COMPARED if name != "log_files"]
+    assert [] == difference(*({name: one[name] for name in tables} for one in (before, contents(sqlite))))
+    assert 40 == count(sqlite, RawEvent)
+
+
+def test_two_equal_values_of_one_log_are_two_events(sqlite: Engine, tmp_path: Path) -> None:
+    """Two identical lines that were refused are both stored."""
+    lines = padded(events(12), (4,))
+    log = write(tmp_path / "cowrie.json", [*lines, lines[4], *events(1, start=20)])
+    BulkLoader(sqlite, settings=SMALL).load([log])
+
+    assert (2, 2, 2, {}) == summary(replay(sqlite, LARGE))
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert [] == difference(contents(expected), contents(sqlite))
+
+
+def test_a_transaction_that_fails_leaves_everything_as_it_was(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before the commit, neither the events nor the resolution are there, and the next replay does both."""
+    log = write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))
+    BulkLoader(engine, settings=SMALL).load([log])
+    before = contents(engine)
+    finish = ReplayWriter.finish
+
+    def stop(self: Any) -> None:
+        finish(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplayWriter, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            replay(engine, LARGE)
+    assert [] == difference(before, contents(engine))
+    assert [False] * 3 == [row.resolved for row in letters(engine)]
+
+    assert (3, 3, 3, {}) == summary(replay(engine, LARGE))
+
+
+# --- which letters ---
+
+
+def test_which_letters_are_read_can_be_chosen(sqlite: Engine, tmp_path: Path) -> None:
+    """Reason, id, log and limit pick; a limit counts what is resolved, so that what stays blocks nothing."""
+    lines = padded(events(30), (2, 5, 7))
+    one = write(tmp_path / "cowrie.json", ["not JSON", lines[0], "nor this", *lines[1:]])
+    two = write(tmp_path / "other.json", padded(events(12, session="07e5", start=100), (3,)))
+    BulkLoader(sqlite, settings=SMALL).load([one, two])
+    ids = [row.id for row in letters(sqlite)]
+    too_large = "larger than the limit for one event"
+
+    assert (2, 0) == summary(replay(sqlite, LARGE, Choice(reason="not JSON")))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(sources=(str(two),))))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(ids=(ids[3], ids[-1], 10**6))))[:2]
+    assert 1 == replay(sqlite, LARGE, limit=1).resolved
+    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(reason=too_large)))[:2]
+
+
+def test_a_dry_run_changes_no_byte(tmp_path: Path) -> None:
+    """It says what would be, through a connection that cannot write."""
+    path = tmp_path / "x.sqlite"
+    log = write(tmp_path / "cowrie.json", ["not JSON", *padded(events(30), (2, 5, 7))])
+    with loaded(path, [log], SMALL):
+        pass
+    before = path.read_bytes()
+    engine = get_engine(path, read_only=True)
+
+    result = replay(engine, LARGE, dry_run=True)
+    dispose(engine)
+
+    assert (4, 3, 3, {"still not JSON": 1}) == summary(result)
+    assert before == path.read_bytes()
+
+
+def test_a_dry_run_says_what_a_replay_does(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """On either database the same counts come out, through a connection for reading."""
+    BulkLoader(engine, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 29)))])
+    reading = get_engine(db_url, read_only=True)
+    dry = replay(reading, LARGE, dry_run=True)
+    dispose(reading)
+
+    assert (3, 3, 3, {}) == summary(dry) == summary(replay(engine, LARGE))
+
+
+def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row counts over runs, says that it is done, and progress goes up to all letters."""
+    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 2)
+    BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))])
+    seen: list[tuple[int, int, int]] = []
+
+    replay(sqlite, LARGE, limit=1)
+    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)))
+
+    with read_transaction(sqlite) as connection:
+        row = load_job(connection, JOB)
+    assert row is not None
+    assert ("done", 3, 3) == (row.state, row.counters["letters_resolved"], row.counters["events"])
+    assert (2, 2, 2) == seen[-1]
+
+
+def test_without_letters_nothing_is_written(sqlite: Engine) -> None:
+    """No letter, no row in jobs."""
+    assert (0, 0, 0, {}) == summary(replay(sqlite, LARGE))
+    with read_transaction(sqlite) as connection:
+        assert load_job(connection, JOB) is None
+
+
+# --- files of stored events ---
+
+
+def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make the program one that takes no hash, as long as the returned function was not called."""
+    real = file_processor.file_sighting
+
+    def refuse(event: Any, session_id: str) -> Any:
+        if event.get("shasum"):
+            raise InvalidShasum("an older program does not understand this hash")
+        return real(event, session_id)
+
+    monkeypatch.setattr(file_tallies, "file_sighting", refuse)
+    return lambda: monkeypatch.setattr(file_tallies, "file_sighting", real)
+
+
+def test_only_the_file_of_a_stored_event_is_added(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an older program could not take up becomes rows of files; events and counters are not added again."""
+    lines = padded(events(60), (2,), 1 << 20)
+    log = write(tmp_path / "cowrie.json", lines)
+    upgrade = older(monkeypatch)
+    BulkLoader(engine, settings=LARGE).load([log])
+    assert (12, 0, 0) == summary(replay(engine, LARGE))[:3]
+    assert 0 == count(engine, Files)
+    upgrade()
+
+    result = replay(engine, LARGE)
+
+    assert (12, 12, 0, {}) == summary(result)
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert [] == difference(contents(expected), contents(engine))
+
+
+def test_a_file_whose_hash_is_none_stays(sqlite: Engine, tmp_path: Path) -> None:
+    """What is refused by today's program too stays, with the reason."""
+    event = {"eventid": "cowrie.session.file_download", "session": "s", "timestamp": "2026-01-01T00:00:00Z"}
+    log = write_raw(tmp_path / "cowrie.json", [json.dumps(event | {"shasum": "no hash"})])
+    BulkLoader(sqlite).load([log])
+
+    assert {"still file: shasum is not 64 hexadecimal characters": 1} == dict(replay(sqlite, LARGE).stays)
+
+
+def test_an_event_whose_file_is_refused_gets_a_letter_of_its_own(sqlite: Engine, tmp_path: Path) -> None:
+    """A replayed event is stored though its file cannot be, as loading does, and that is said anew."""
+    event = {"eventid": "cowrie.session.file_download", "session": "s", "timestamp": "2026-01-01T00:00:00Z"}
+    log = write_raw(tmp_path / "cowrie.json", [*events(3), json.dumps(event | {"shasum": "no", "pad": "x" * 3_000})])
+    BulkLoader(sqlite, settings=SMALL).load([log])
+
+    replay(sqlite, LARGE)
+
+    (left,) = letters(sqlite, DeadLetterEvent.resolved.is_(False))
+    assert ("file: shasum is not 64 hexadecimal characters", True) == (left.reason, left.metadata_json["event_stored"])
+    assert 4 == count(sqlite, RawEvent)
+
+
+def test_sessions_and_hashes_of_several_letters_are_merged(engine: Engine, tmp_path: Path) -> None:
+    """Letters of one transaction about one hash and one session give the earliest times and count the session once."""
+    lines = []
+    for minute in (5, 3, 9):
+        event = {"eventid": "cowrie.session.file_download", "session": "s", "shasum": SHA, "pad": "x" * 3_000}
+        lines.append(json.dumps(event | {"timestamp": f"2026-01-01T00:0{minute}:00Z", "destfile": f"/{minute}"}))
+    log = write_raw(tmp_path / "cowrie.json", [*events(3), *lines])
+    BulkLoader(engine, settings=SMALL).load([log])
+
+    replay(engine, LARGE)
+
+    with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
+        assert [] == difference(contents(expected), contents(engine))
+    assert 1 == count(engine, SessionSummary, SessionSummary.session_id == "s")
+
+
+def test_letters_that_make_no_sense_stay(sqlite: Engine, tmp_path: Path) -> None:
+    """A letter whose payload holds no bytes, or whose metadata name nothing, stays; nothing stops."""
+    BulkLoader(sqlite).load([write(tmp_path / "cowrie.json", events(3))])
+    facts = {"byte_start": 0, "byte_end": 9, "line": 1, "generation": 0}
+    with write_transaction(sqlite) as connection:
+        for payload, metadata in (
+            ({"base64": "?"}, facts),
+            ([], facts),
+            ({"text": events(1)[0]}, facts),
+            ({"text": "x", "sha256": "0" * 64, "length": 9}, facts | {"generation": None}),
+            ({}, None),
+            ({"malformed": 5}, None),
+            ({"text": "{}"}, {"raw_event_id": 10**9, "event_stored": True}),
+        ):
+            connection.execute(
+                insert(DeadLetterEvent).values(
+                    source=str(tmp_path / "cowrie.json"), reason="x", payload=payload, metadata_json=metadata
+                )
+            )
+    result = replay(sqlite, LARGE)
+
+    assert (7, 0, 0) == summary(result)[:3]
+    assert {
+        "it holds no bytes": 2,
+        "it cannot be told which log it came from": 2,
+        "version 3 kept nothing of it": 2,
+        "its event is not stored any more": 1,
+    } == dict(result.stays)
+
+
+def test_a_letter_that_is_another_by_now_is_left_alone(sqlite: Engine, tmp_path: Path, monkeypatch: Any) -> None:
+    """SQLite gives the id of a deleted last letter to the next one: what was read of the old is not stored for it."""
+    BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(12), (5,)))])
+    write_for_a_moment = job._Replay._write_for_a_moment
+
+    def meanwhile(self: Any, *arguments: Any) -> Any:
+        with write_transaction(sqlite) as connection:
+            connection.execute(update(DeadLetterEvent).values(reason="another one"))
+        return write_for_a_moment(self, *arguments)
+
+    monkeypatch.setattr(job._Replay, "_write_for_a_moment", meanwhile)
+
+    assert (0, 0) == summary(replay(sqlite, LARGE))[:2]
+    assert 11 == count(sqlite, RawEvent)

@@ -1,0 +1,487 @@
+"""The backfill: complete, resumable, harmless to others, and equal to what a loader would have stored."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, text
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import RUNNING, STOPPED, JobRecord, load_job, save_job
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.errors import JobTaken, MigrationNeeded
+from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.runtime import throttle as pacing
+from cowrieprocessor.jobs.upgrade import backfill as job
+from cowrieprocessor.jobs.upgrade import backfill_run
+from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
+from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.settings import Settings
+from tests import v3_schema
+from tests.integration.test_loading import events, write
+from tests.logical_digest import Contents, difference, logical_contents
+from tests.other_connections import OtherProcess
+
+FILLED = ("files", "file_hashes", "session_attributes", "command_stats")
+SEEN = ("files", "file_hashes", "session_attributes")
+
+
+def migrated(path: Path, payloads: list[dict[str, Any]] | None = None) -> Engine:
+    """Make a v3 file of payloads, and migrate it."""
+    v3_schema.create(path, payloads=payloads)
+    engine = get_engine(path)
+    apply_migrations(engine)
+    return engine
+
+
+def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
+    """Return a query's rows."""
+    with read_transaction(engine) as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def filled(engine: Engine) -> Contents:
+    """Return what the backfill fills, and the dead letters it writes."""
+    return logical_contents(engine, tables=[*FILLED, "dead_letter_events"])
+
+
+def decoded(lines: list[str]) -> list[dict[str, Any]]:
+    """Return log lines as payloads."""
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def engine_v3(tmp_path: Path) -> Iterator[Engine]:
+    """A migrated v3 database with all habits of v3 data."""
+    engine = migrated(tmp_path / "v3.sqlite")
+    yield engine
+    dispose(engine)
+
+
+def test_every_file_of_v3_is_taken_up(engine_v3: Engine) -> None:
+    """Each (session, hash) is one row, lower-case, with the smallest of its names and its earliest moment in UTC."""
+    job.backfill(engine_v3)
+
+    assert rows(engine_v3, "SELECT session_id, shasum, download_url, origin FROM files ORDER BY 1, 2") == [
+        ("s1", v3_schema.SHA_A, "http://203.0.113.9/x", "download"),
+        ("s2", v3_schema.SHA_B, None, "upload"),
+    ]
+    assert rows(engine_v3, "SELECT first_seen FROM files WHERE session_id = 's2'") == [("2025-01-02 03:30:00.000000",)]
+    assert rows(engine_v3, "SELECT sha256, session_count FROM file_hashes ORDER BY 1") == [
+        (v3_schema.SHA_A, 1),
+        (v3_schema.SHA_B, 1),
+    ]
+
+
+def test_commands_of_v3_are_counted_by_their_defanged_text(engine_v3: Engine) -> None:
+    """V3 kept a command only as `input_safe`; that is what is counted, once for each stored event."""
+    job.backfill(engine_v3)
+
+    assert rows(engine_v3, "SELECT session_id, command_normalized, occurrences FROM command_stats") == [
+        ("s1", "cd /tmp [SC] wget [URL]203.0.113.9/x", 2)
+    ]
+
+
+def test_what_cannot_be_taken_up_is_listed_once(engine_v3: Engine) -> None:
+    """Malformed file events never stop it, are dead letters with their reason, and do not come back."""
+    before = rows(engine_v3, "SELECT count(*) FROM dead_letter_events")[0][0]
+    job.backfill(engine_v3)
+    with write_transaction(engine_v3) as connection:
+        connection.execute(text("INSERT INTO raw_events (source, payload) VALUES ('late', '{}')"))
+    job.backfill(engine_v3)
+
+    listed = rows(engine_v3, f"SELECT reason FROM dead_letter_events ORDER BY id LIMIT 100 OFFSET {before}")
+    assert sorted(listed) == [
+        ("file: event without a readable timestamp",),
+        ("file: shasum is not 64 hexadecimal characters",),
+    ]
+
+
+def test_again_changes_nothing(engine_v3: Engine) -> None:
+    """A second run reads nothing and changes no row."""
+    job.backfill(engine_v3)
+    expected = filled(engine_v3)
+    reports: list[BackfillProgress] = []
+    job.backfill(engine_v3, on_progress=reports.append)
+
+    assert difference(expected, filled(engine_v3)) == []
+    assert {one.rows_total for one in reports} == {0}
+
+
+def test_what_v3_appends_later_is_caught_up(tmp_path: Path) -> None:
+    """Rows that an old loader adds after the backfill are taken up by the next run, and nothing twice."""
+    payloads = decoded(events(60))
+    late = migrated(tmp_path / "late.sqlite", payloads[:35])
+    job.backfill(late)
+    with write_transaction(late) as connection:
+        v3_schema.insert_events(connection.connection.driver_connection, payloads[35:], source="later.json")
+    job.backfill(late)
+    at_once = migrated(tmp_path / "at-once.sqlite", payloads)
+    job.backfill(at_once)
+
+    assert difference(filled(at_once), filled(late)) == []
+    dispose(late)
+    dispose(at_once)
+
+
+def test_what_our_loader_adds_meanwhile_is_counted_once(tmp_path: Path) -> None:
+    """Events that our own loader stored, before the backfill or in the middle of it, are its business alone."""
+    old, new = events(40), events(60, start=40)
+    mixed = migrated(tmp_path / "mixed.sqlite", decoded(old))
+    first, second = (write(tmp_path / f"{name}.json", part) for name, part in (("1", new[:30]), ("2", new[30:])))
+    BulkLoader(mixed, settings=Settings()).load([first])
+    loaded = []
+
+    def load_once(_: BackfillProgress) -> None:
+        if not loaded:
+            loaded.append(BulkLoader(mixed, settings=Settings()).load([second]))
+
+    job.backfill(mixed, on_progress=load_once)
+    job.backfill(mixed)
+    whole = migrated(tmp_path / "whole.sqlite", decoded([*old, *new]))
+    job.backfill(whole)
+
+    assert difference(filled(whole), filled(mixed)) == []
+    dispose(mixed)
+    dispose(whole)
+
+
+_SHAS = [f"{number:x}" * 64 for number in range(4)]
+_TIMES = ["2025-01-02T03:04:05Z", "2025-01-02T03:04:05.5+0530", "2025-01-01T00:00:00", 1735786800, None, "soon"]
+_NAMES = ["a", "b\x1b[2J", "é", "\ud800x", "", None, "n" * 600, "\u202egpj.exe"]
+_EVENTS = st.fixed_dictionaries(
+    {
+        "eventid": st.sampled_from(
+            [
+                "cowrie.session.file_download",
+                "cowrie.session.file_upload",
+                "cowrie.session.connect",
+                "cowrie.client.kex",
+                "cowrie.login.success",
+                "cowrie.login.failed",
+                "cowrie.session.closed",
+            ]
+        ),
+        "session": st.sampled_from(["s1", "s2", "s3"]),
+        "timestamp": st.sampled_from(_TIMES),
+    },
+    optional={
+        "shasum": st.sampled_from([*_SHAS, _SHAS[1].upper(), "", "no hash", 7]),
+        "destfile": st.sampled_from(_NAMES),
+        "filename": st.sampled_from(_NAMES),
+        "url": st.sampled_from(["http://u:p@h/x", "stdin", "/tmp/y", "ftp://h/é", None]),
+        "username": st.sampled_from(["root", "", "\x00", "admin"]),
+        "src_ip": st.sampled_from(["203.0.113.1", "2001:db8::1"]),
+        "protocol": st.sampled_from(["ssh", "telnet"]),
+        "hassh": st.sampled_from(["a" * 32, "b" * 32]),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(payloads=st.lists(_EVENTS, min_size=1, max_size=25), seed=st.integers(0, 1000))
+def test_migrated_and_backfilled_equals_loaded(payloads: list[dict[str, Any]], seed: int) -> None:
+    """The same events loaded into v4, and stored by v3, migrated and backfilled: the same rows, in any order."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = get_engine(Path(folder) / "loaded.sqlite")
+        log = write(Path(folder) / "cowrie.json", [json.dumps(one) for one in payloads])
+        BulkLoader(loaded, settings=Settings()).load([log])
+        shuffled = payloads.copy()
+        random.Random(seed).shuffle(shuffled)
+        filled_later = migrated(Path(folder) / "v3.sqlite", shuffled)
+        job.backfill(filled_later, batch_size=7)
+
+        assert difference(*(logical_contents(one, tables=SEEN) for one in (loaded, filled_later))) == []
+        dispose(loaded)
+        dispose(filled_later)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C anywhere: the next run goes on there, and the end is the same."""
+    payloads = decoded(events(400))
+    whole = migrated(tmp_path / "whole.sqlite", payloads)
+    job.backfill(whole)
+    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 3)
+    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    broken = migrated(tmp_path / "broken.sqlite", payloads)
+    random_ = random.Random(3)
+    interruptions = 0
+    for _ in range(12):
+        left = random_.randrange(1, 20)
+
+        def interrupt(_: BackfillProgress) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        try:
+            job.backfill(broken, batch_size=20, on_progress=interrupt)
+        except KeyboardInterrupt:
+            interruptions += 1
+            with read_transaction(broken) as connection:
+                states = {one.state for one in (load_job(connection, kind.job) for kind in job.KINDS) if one}
+            assert STOPPED in states
+    job.backfill(broken)
+
+    assert interruptions == 12
+    assert difference(filled(whole), filled(broken)) == []
+    dispose(whole)
+    dispose(broken)
+
+
+def test_a_batch_larger_than_any_parameter_limit(tmp_path: Path) -> None:
+    """A batch of all rows at once is as good as any other."""
+    payloads = decoded(events(3000))
+    one, other = migrated(tmp_path / "one.sqlite", payloads), migrated(tmp_path / "other.sqlite", payloads)
+    job.backfill(one, batch_size=1_000_000)
+    job.backfill(other, batch_size=11)
+
+    assert difference(filled(one), filled(other)) == []
+    dispose(one)
+    dispose(other)
+
+
+def test_the_counters_say_what_is_there(tmp_path: Path) -> None:
+    """As many files are reported added as there are rows, and none by a second run."""
+    engine = migrated(tmp_path / "v3.sqlite", decoded(events(500)))
+    first = job.backfill(engine).files.counters["files_added"]
+    second = job.backfill(engine).files.counters["files_added"]
+
+    assert (first, second) == (rows(engine, "SELECT count(*) FROM files")[0][0],) * 2
+    dispose(engine)
+
+
+def test_it_reads_by_index_and_place(engine_v3: Engine) -> None:
+    """Neither job sorts or scans the table for each batch: one reads an index, one goes along the ids."""
+    plans = []
+    for where in (
+        "event_type = 'x' AND id > 5 AND id <= 9 ORDER BY id LIMIT 3",
+        "id > 5 AND id <= 9 ORDER BY id LIMIT 3",
+    ):
+        plan = rows(engine_v3, f"EXPLAIN QUERY PLAN SELECT id, payload FROM raw_events WHERE {where}")
+        plans.append(" ".join(str(row[-1]) for row in plan))
+
+    assert "ix_raw_events_event_type (event_type=? AND rowid>? AND rowid<?)" in plans[0]
+    assert "INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plans[1]
+    assert not [plan for plan in plans if "TEMP B-TREE" in plan]
+
+
+def test_two_at_once(engine_v3: Engine) -> None:
+    """A second backfill beside a living one is refused by name; one whose process is gone is taken over."""
+    living = {"host": holder.this_process()["host"], "pid": 1, "started": holder._started(1), "run": "x"}
+    with write_transaction(engine_v3) as connection:
+        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": living, "last": {}, "target": 0}))
+    with pytest.raises(JobTaken, match="process 1 on"):
+        job.backfill(engine_v3)
+    with write_transaction(engine_v3) as connection:
+        dead = living | {"started": "0"}
+        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": dead, "last": {}, "target": 0}))
+    job.backfill(engine_v3)
+
+    assert len(rows(engine_v3, "SELECT * FROM files")) == 2
+
+
+def test_one_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds another's name in the job stops before it writes, so that nothing counts twice."""
+    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 2)
+    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    engine = migrated(tmp_path / "v3.sqlite", decoded(events(200)))
+    taken = []
+
+    def take_over(now: BackfillProgress) -> None:
+        if now.rows_done > 10 and not taken:
+            with write_transaction(engine) as connection:
+                row = load_job(connection, "backfill-files")
+                assert row is not None
+                row.cursor["holder"] = holder.this_process()
+                save_job(connection, row)
+            taken.append(len(rows(engine, "SELECT * FROM files")))
+
+    with pytest.raises(JobTaken, match="taken it over"):
+        job.backfill(engine, batch_size=10, on_progress=take_over)
+    assert [len(rows(engine, "SELECT * FROM files"))] == taken
+    dispose(engine)
+
+
+def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
+    """While the file or the command's row is there nothing is written, the reason is in `jobs`, then it goes on."""
+    engine = migrated(tmp_path / "v3.sqlite", decoded(events(100)))
+    pause_file = tmp_path / "pause"
+    pause_file.touch()
+    seen: list[tuple[str, str | None, int]] = []
+
+    def watch(now: BackfillProgress) -> None:
+        if now.state != RUNNING:
+            seen.append((now.state, now.reason, len(rows(engine, "SELECT * FROM files"))))
+            if "file" in str(now.reason):
+                job.pause(engine)
+                pause_file.unlink()
+            else:
+                job.resume(engine)
+
+    pace = pacing.Pace(engine, job.PAUSE_JOB, paused=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None)
+    said: list[str] = []
+    obstacle = pace.obstacle()
+    assert obstacle is not None
+    said.append(obstacle.reason)
+    job.pause(engine)
+    pause_file.unlink()
+    by_command = pace.obstacle()
+    assert by_command is not None
+    job.resume(engine)
+    assert pace.obstacle() is None
+    assert "remove it to go on" in said[0]
+    assert "--resume" in by_command.reason
+
+    pause_file.touch()
+
+    def unpause(now: BackfillProgress) -> None:
+        watch(now)
+        if pause_file.exists() is False and rows(engine, "SELECT 1 FROM jobs WHERE name = 'backfill-pause'"):
+            job.resume(engine)
+
+    job.backfill(engine, pause_file=pause_file, on_progress=unpause)
+    assert [(state, count) for state, _, count in seen] == [("paused", 0)]
+    assert len(rows(engine, "SELECT * FROM files")) > 0
+    dispose(engine)
+
+
+def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the write-ahead log is over its limit it waits and says why; when the reader is gone it goes on."""
+    path = tmp_path / "v3.sqlite"
+    engine = migrated(path, decoded(events(3000)))
+    monkeypatch.setattr(pacing, "MAX_LOG_BYTES", 100_000)
+    monkeypatch.setattr(pacing, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    waits: list[tuple[str | None, int]] = []
+    with OtherProcess(path, "BEGIN", "SELECT count(*) FROM raw_events") as reader:
+
+        def watch(now: BackfillProgress) -> None:
+            if now.state == pacing.WAITING:
+                waits.append((now.reason, Path(f"{path}-wal").stat().st_size))
+                reader.end()
+
+        job.backfill(engine, on_progress=watch)
+
+    assert len(waits) == 1
+    assert "a reader keeps it from being emptied" in str(waits[0][0])
+    assert 100_000 < waits[0][1] < 1_000_000
+    assert rows(engine, "SELECT state FROM jobs WHERE name = 'backfill-sessions'") == [("done",)]
+    dispose(engine)
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    """A batch that meets another writer's lock is not lost: it is written when the lock is gone."""
+    path = tmp_path / "v3.sqlite"
+    dispose(migrated(path, decoded(events(200))))
+    waited: list[float] = []
+    other = OtherProcess(path, "BEGIN IMMEDIATE", "UPDATE session_summaries SET risk_score = 1")
+    engine = get_engine(path, on_wait=lambda seconds: (waited.append(seconds), other.end())[0])
+    with other:
+        job.backfill(engine)
+    undisturbed = migrated(tmp_path / "undisturbed.sqlite", decoded(events(200)))
+    job.backfill(undisturbed)
+
+    assert len(waited) == 1
+    assert difference(filled(undisturbed), filled(engine)) == []
+    dispose(engine)
+    dispose(undisturbed)
+
+
+def test_a_plan_changes_no_byte(tmp_path: Path) -> None:
+    """What would be read is counted without a byte of the file changing."""
+    path = tmp_path / "v3.sqlite"
+    dispose(migrated(path, decoded(events(200))))
+    before = sha256(path.read_bytes()).hexdigest()
+    engine = get_engine(path, read_only=True)
+    plan = job.plan(engine)
+    dispose(engine)
+
+    assert plan.rows == {"backfill-files": 40, "backfill-sessions": 200}
+    assert sha256(path.read_bytes()).hexdigest() == before
+
+
+def test_a_v3_database_has_to_be_migrated_first(v3_file: Path) -> None:
+    """Without the tables of v4 it refuses and names the command."""
+    engine = get_engine(v3_file)
+    with pytest.raises(MigrationNeeded, match="db migrate"):
+        job.backfill(engine)
+    dispose(engine)
+
+
+def test_the_genuine_file_of_v3(corpus_v3_file: Path) -> None:
+    """The file that v3 itself wrote: every hash of its file events is there, found by an independent query."""
+    engine = get_engine(corpus_v3_file)
+    apply_migrations(engine)
+    job.backfill(engine)
+
+    expected = rows(
+        engine,
+        "SELECT DISTINCT session_id, lower(json_extract(payload, '$.shasum')) FROM raw_events"
+        " WHERE event_type IN ('cowrie.session.file_download', 'cowrie.session.file_upload')"
+        " AND json_extract(payload, '$.shasum') <> '' ORDER BY 1, 2",
+    )
+    assert expected == rows(engine, "SELECT session_id, shasum FROM files ORDER BY 1, 2")
+    assert len(expected) == 152
+    dispose(engine)
+
+
+def test_a_planned_files_table_is_completed(tmp_path: Path) -> None:
+    """A v4 file that had only the plan's `files` table, some of its rows there, ends like any other v3 file."""
+    path = v3_schema.create(tmp_path / "planned.sqlite", version="4", planned_files=True)
+    planned = get_engine(path)
+    with planned.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO files (session_id, shasum, first_seen) VALUES ('s1', ?, '2025-01-02 03:04:03.000000')",
+            (v3_schema.SHA_A,),
+        )
+    apply_migrations(planned)
+    job.backfill(planned)
+    plain = migrated(tmp_path / "plain.sqlite")
+    job.backfill(plain)
+
+    assert difference(filled(plain), filled(planned)) == []
+    dispose(planned)
+    dispose(plain)
+
+
+def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during a commit is felt when the rows are stored and we do not know it yet: the place must not go back."""
+    payloads = decoded(events(300))
+    whole = migrated(tmp_path / "whole.sqlite", payloads)
+    job.backfill(whole)
+    broken = migrated(tmp_path / "broken.sqlite", payloads)
+    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 7)
+    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    left = 25
+
+    @contextmanager
+    def interrupted(engine: Engine) -> Iterator[Connection]:
+        nonlocal left
+        with write_transaction(engine) as connection:
+            yield connection
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(backfill_run, "write_transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.backfill(broken)
+    job.backfill(broken)
+
+    assert difference(filled(whole), filled(broken)) == []
+    dispose(whole)
+    dispose(broken)

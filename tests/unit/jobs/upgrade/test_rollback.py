@@ -1,0 +1,403 @@
+"""Rolling back to version 3: from every point of the path, whole or not at all, and nothing is lost."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, insert, inspect, text, update
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations, schema_version
+from cowrieprocessor.db.models import V3_TABLES
+from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed, SchemaVersionError
+from cowrieprocessor.jobs.maintenance.optimize import optimize
+from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.upgrade import rollback
+from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
+from cowrieprocessor.jobs.upgrade.backfill import backfill
+from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
+from cowrieprocessor.jobs.upgrade.state_export import read_saved
+from tests import v3_schema
+from tests import v4_state_scene as scene
+from tests.other_connections import sqlite3
+from tests.schema_shape import sqlite_shape
+from tests.v4_state_scene import T
+
+OPENER = Callable[[Path | str], Engine]
+
+
+@pytest.fixture
+def opened() -> Iterator[OPENER]:
+    """A function that opens an engine, which is closed after the test."""
+    engines: list[Engine] = []
+
+    def open_(db: Path | str) -> Engine:
+        engines.append(get_engine(db))
+        return engines[-1]
+
+    yield open_
+    for engine in engines:
+        dispose(engine)
+
+
+def catalogue(path: Path) -> set[tuple[str, str, str]]:
+    """Return everything that SQLite's catalogue has, statements with every run of white space as one blank."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master").fetchall()
+    return {(kind, name, " ".join(sql.split())) for kind, name, sql in rows}
+
+
+def saved_files(path: Path) -> list[Path]:
+    """Return the files of saved knowledge beside a database."""
+    return sorted(path.parent.glob(f"{path.name}.v4-saved-*"))
+
+
+def stop_half_way(engine: Engine) -> None:
+    """Leave a database as a backfill leaves it that is interrupted in the middle of its second job."""
+    apply_migrations(engine)
+
+    def interrupt(progress: object) -> None:
+        if getattr(progress, "job", "") == "backfill-sessions" and getattr(progress, "rows_done", 0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backfill(engine, batch_size=5, on_progress=interrupt)
+
+
+POINTS: dict[str, Callable[[Engine], object]] = {
+    "migrated": apply_migrations,
+    "half backfilled": stop_half_way,
+    "backfilled": lambda engine: (apply_migrations(engine), backfill(engine)),
+    "enriched": lambda engine: (apply_migrations(engine), backfill(engine), scene.learn_all_but_flags(engine)),
+}
+
+
+@pytest.mark.parametrize("from_v1", [False, True])
+@pytest.mark.parametrize("point", POINTS)
+def test_schema_and_rows_are_those_of_v3_again(tmp_path: Path, opened: OPENER, point: str, from_v1: bool) -> None:
+    """From every point of the path the file's catalogue and every row of v3's tables are what they were."""
+    path = v3_schema.create(tmp_path / "v3.sqlite", from_v1=from_v1)
+    engine = opened(path)
+    before = (catalogue(path), sqlite_shape(path), scene.rows_of_v3(engine))
+    POINTS[point](engine)
+    assert before[0] != catalogue(path)
+
+    roll_back(engine)
+
+    assert schema_version(engine) == 3
+    assert before == (catalogue(path), sqlite_shape(path), scene.rows_of_v3(engine))
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_genuine_v3_file_comes_back(corpus_v3_file: Path, opened: OPENER) -> None:
+    """The genuine v3 file, migrated, backfilled and rolled back, has its catalogue and rows again."""
+    engine = opened(corpus_v3_file)
+    before = (catalogue(corpus_v3_file), scene.rows_of_v3(engine))
+    apply_migrations(engine)
+    backfill(engine)
+    roll_back(engine)
+    assert before == (catalogue(corpus_v3_file), scene.rows_of_v3(engine))
+
+
+def test_what_v4_loaded_stays(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """Events, sessions and unreadable lines that v4 loaded stay, every row; only what is about its own tables goes."""
+    engine = opened(v3_file)
+    scene.build(engine, tmp_path)
+    before = scene.rows_of_v3(engine, without=("command_stats", "dead_letter_events"))
+
+    done = roll_back(engine)
+
+    assert before == scene.rows_of_v3(engine, without=("command_stats", "dead_letter_events"))
+    assert (done.forgotten.command_stats, done.forgotten.file_dead_letters) == (2, 3)
+    assert scene.reasons(engine) == ["validation"]
+
+
+@pytest.mark.parametrize("order", ["taken in first", "backfilled first"])
+def test_forward_again_nothing_is_missing(v3_file: Path, opened: OPENER, tmp_path: Path, order: str) -> None:
+    """Rolled back, migrated, backfilled and the saved file taken in, in either order: all rows are what they were."""
+    engine = opened(v3_file)
+    there_and_back(engine, tmp_path, order)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("order", ["taken in first", "backfilled first"])
+def test_forward_again_on_postgresql(postgres_url: str, opened: OPENER, tmp_path: Path, order: str) -> None:
+    """The same on PostgreSQL, where the place of the saved file has to be given."""
+    engine = opened(postgres_url)
+    scene.make_v3(engine)
+    there_and_back(engine, tmp_path, order)
+
+
+def there_and_back(engine: Engine, folder: Path, order: str) -> None:
+    """Go the whole path, back, and forward again; compare, and take in once more, which changes nothing."""
+    scene.build(engine, folder)
+    before = scene.contents(engine)
+    path = folder / "saved"
+    roll_back(engine, path)
+    with read_transaction(engine) as connection:
+        assert set(inspect(connection).get_table_names()) == set(V3_TABLES)
+    apply_migrations(engine)
+    if order == "backfilled first":
+        backfill(engine)
+    saved_knowledge.take_in(engine, path)
+    backfill(engine)
+
+    assert [] == scene.difference(before, scene.contents(engine))
+    again = saved_knowledge.take_in(engine, path)
+    assert {(0, 0)} == {(one.added, one.updated) for one in again.tables.values()}
+    assert 0 == again.files_updated
+    assert [] == scene.difference(before, scene.contents(engine))
+
+
+def test_a_database_that_v4_made_becomes_v3(tmp_path: Path, opened: OPENER, v3_file: Path) -> None:
+    """A database that was never v3 gets v3's schema whole, its second unique index included."""
+    path = tmp_path / "fresh.sqlite"
+    engine = opened(path)
+    apply_migrations(engine)
+    roll_back(engine)
+    assert sqlite_shape(v3_file) == sqlite_shape(path)
+
+
+def test_an_index_that_was_dropped_is_built_again(v3_file: Path, opened: OPENER) -> None:
+    """After `db optimize` v3's second index is built again, and the plan says so."""
+    engine = opened(v3_file)
+    before = catalogue(v3_file)
+    apply_migrations(engine)
+    with write_transaction(engine) as connection:
+        connection.execute(text("DROP INDEX uq_raw_events_source_gen"))
+    assert plan(engine).adds_index
+    roll_back(engine)
+    assert before == catalogue(v3_file)
+
+
+def test_statistics_are_as_v3_had_them(v3_file: Path, opened: OPENER) -> None:
+    """What `db optimize` made beside the tables goes, too."""
+    engine = opened(v3_file)
+    before = catalogue(v3_file)
+    apply_migrations(engine)
+    optimize(engine)
+    assert before != catalogue(v3_file)
+    roll_back(engine)
+    assert before == catalogue(v3_file)
+
+
+def test_alembics_table_is_as_v3_had_it(v3_file: Path, opened: OPENER) -> None:
+    """Where v3 had Alembic's table, it is there again with what it held."""
+    with closing(sqlite3.connect(v3_file)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute("INSERT INTO alembic_version VALUES ('c0ffee')")
+    engine = opened(v3_file)
+    before = catalogue(v3_file)
+    apply_migrations(engine)
+    roll_back(engine)
+    with read_transaction(engine) as connection:
+        assert ["c0ffee"] == list(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    assert before == catalogue(v3_file)
+
+
+@pytest.mark.parametrize("version", ["3", "4"])
+def test_a_file_with_only_the_plans_table(tmp_path: Path, opened: OPENER, version: str) -> None:
+    """The plan's lone `files` table goes too; the verdicts in it are saved."""
+    path = v3_schema.create(tmp_path / "planned.sqlite", version=version, planned_files=True)
+    plain = v3_schema.create(tmp_path / "v3.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO files (session_id, shasum, vt_malicious, enrichment_status, vt_scan_date, vt_positives)"
+            " VALUES ('s1', ?, 1, 'enriched', '2026-01-02 03:04:05.000000', 9), ('s2', ?, 0, 'pending', NULL, NULL)",
+            ("A" * 64, "b" * 64),
+        )
+    engine = opened(path)
+    done = roll_back(engine)
+    assert catalogue(plain) == catalogue(path)
+    assert done.saved is not None
+    assert done.saved.rows == {"file_hashes": 1}
+    apply_migrations(engine)
+    backfill(engine)
+    saved_knowledge.take_in(engine, Path(done.saved.path))
+    with read_transaction(engine) as connection:
+        rows = connection.execute(
+            text("SELECT session_id, vt_positives FROM files WHERE vt_malicious ORDER BY 1")
+        ).all()
+    assert [("s1", 9)] == rows
+
+
+def test_version_3_has_nothing_to_do(v3_file: Path, opened: OPENER) -> None:
+    """Rolled back again, a v3 file stays as it is, and nothing is saved."""
+    engine = opened(v3_file)
+    assert roll_back(engine).saved is None
+    assert [] == saved_files(v3_file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("UPDATE schema_state SET value = '5'", "newer"),
+        ("UPDATE schema_state SET value = '2'", "cannot be migrated"),
+        ("DROP TABLE ingest_cursors", "ingest_cursors are missing"),
+        ("ALTER TABLE api_quota DROP COLUMN used", "lacks the columns used"),
+    ],
+)
+def test_what_cannot_be_rolled_back_is_refused(v3_file: Path, opened: OPENER, damage: str, message: str) -> None:
+    """Other versions, missing tables and foreign ones are refused; nothing is dropped or saved."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    with write_transaction(engine) as connection:
+        connection.execute(text(damage))
+    before = catalogue(v3_file)
+    with pytest.raises(SchemaVersionError, match=message):
+        roll_back(engine)
+    assert (before, []) == (catalogue(v3_file), saved_files(v3_file))
+
+
+def test_an_interrupted_set_of_tables_is_rolled_back(v3_file: Path, opened: OPENER) -> None:
+    """A file that has lost some of v4's tables can still go back to v3, with what the others know."""
+    engine = opened(v3_file)
+    before = catalogue(v3_file)
+    apply_migrations(engine)
+    scene.learn_all_but_flags(engine)
+    with write_transaction(engine) as connection:
+        connection.execute(text("DROP TABLE log_files"))
+        connection.execute(text("DROP TABLE jobs"))
+    done = roll_back(engine)
+    assert before == catalogue(v3_file)
+    assert done.saved is not None
+    assert done.saved.rows["file_verdicts"] == 2
+
+
+def working(engine: Engine, cursor: object, state: str = "running") -> None:
+    """Write the row of a job that is at work."""
+    with write_transaction(engine) as connection:
+        now = scene.dt.datetime.now(scene.dt.UTC)
+        connection.execute(
+            insert(T["jobs"]).values(name="backfill-files", state=state, cursor=cursor, started_at=now, updated_at=now)
+        )
+
+
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_a_job_at_work_is_refused(engine: Engine, tmp_path: Path, state: str) -> None:
+    """While a backfill says that it works, nothing is dropped and no file is left; silent for a minute, it is dead."""
+    working(engine, {"last": {}}, state)
+    with pytest.raises(JobTaken, match="the job backfill-files works on it; stop it"):
+        roll_back(engine, tmp_path / "saved")
+    assert (4, False) == (schema_version(engine), (tmp_path / "saved").exists())
+    with write_transaction(engine) as connection:
+        long_ago = scene.dt.datetime.now(scene.dt.UTC) - scene.dt.timedelta(seconds=61)
+        connection.execute(update(T["jobs"]).values(updated_at=long_ago))
+    roll_back(engine, tmp_path / "saved")
+    assert schema_version(engine) == 3
+
+
+def test_a_paused_backfill_is_at_work_and_a_wish_to_pause_is_not(engine: Engine, tmp_path: Path) -> None:
+    """A backfill that pauses would find its tables gone; the mere wish that one pauses keeps nobody out."""
+    alive = holder.this_process() | {"pid": 1, "started": holder._started(1)}
+    working(engine, {"holder": alive}, "paused")
+    with pytest.raises(JobTaken, match="works on it"):
+        roll_back(engine, tmp_path / "saved")
+    with write_transaction(engine) as connection:
+        connection.execute(update(T["jobs"]).values(cursor={}))
+    roll_back(engine, tmp_path / "saved")
+    assert schema_version(engine) == 3
+
+
+def test_a_job_is_at_work_while_its_process_lives(engine: Engine, tmp_path: Path) -> None:
+    """A job that names its process is at work while that lives, however silent; once killed, it is not waited for."""
+    of_another = {"host": "elsewhere", "pid": 1, "started": "1", "run": "x"}
+    working(engine, {"holder": of_another})
+    with pytest.raises(JobTaken, match="process 1 on elsewhere"):
+        roll_back(engine, tmp_path / "saved")
+    dead = holder.this_process() | {"pid": 2**22 + 1}
+    with write_transaction(engine) as connection:
+        connection.execute(update(T["jobs"]).values(cursor={"holder": dead}))
+    roll_back(engine, tmp_path / "saved")
+    assert schema_version(engine) == 3
+
+
+def test_what_is_written_while_it_saves_is_saved(
+    v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict that comes in between saving and dropping is in the file."""
+    engine, other = opened(v3_file), opened(v3_file)
+    apply_migrations(engine)
+    save_from = rollback.save_from
+
+    def save_and_write(*args: object) -> object:
+        saved = save_from(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(rollback, "save_from", save_from)
+        scene.learn_all_but_flags(other)
+        return saved
+
+    monkeypatch.setattr(rollback, "save_from", save_and_write)
+    done = roll_back(engine)
+
+    assert done.saved is not None
+    assert [Path(done.saved.path)] == saved_files(v3_file)
+    assert read_saved(Path(done.saved.path)) == done.saved
+    assert done.saved.rows["file_verdicts"] == 2
+
+
+def test_saved_file_is_private_and_never_overwrites(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """The file can be read by its owner alone; where something is already, nothing happens."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    there = tmp_path / "there"
+    there.write_text("precious")
+    with pytest.raises(SaveFailed, match="is there already"):
+        roll_back(engine, there)
+    assert ("precious", 4) == (there.read_text(), schema_version(engine))
+    done = roll_back(engine)
+    assert done.saved is not None
+    assert stat.S_IMODE(Path(done.saved.path).stat().st_mode) == 0o600
+
+
+def test_where_nothing_can_be_saved_nothing_is_dropped(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """A folder that is not there, or a full disk: the message says so, and the database stays at version 4."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    for place in (tmp_path / "missing" / "saved", Path("/dev/full/saved")):
+        with pytest.raises(SaveFailed, match="nothing was changed"):
+            roll_back(engine, place)
+    assert schema_version(engine) == 4
+
+
+def test_failure_half_way_leaves_v4_whole(v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When dropping fails in the middle, every table is there with its rows, and no saved file stays."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    scene.learn_all_but_flags(engine)
+    before = (catalogue(v3_file), scene.contents(engine))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr("cowrieprocessor.db.upgrade.rollback._restore_alembic", fail)
+    with pytest.raises(RuntimeError):
+        roll_back(engine)
+    assert before == (catalogue(v3_file), scene.contents(engine))
+    assert [] == saved_files(v3_file)
+
+
+@pytest.mark.postgres
+def test_postgresql_needs_a_place(postgres_url: str, opened: OPENER) -> None:
+    """Beside a server's database there is no place: without --save nothing is done."""
+    engine = opened(postgres_url)
+    apply_migrations(engine)
+    with pytest.raises(ConfigurationError, match="--save"):
+        roll_back(engine)
+    assert schema_version(engine) == 4
+
+
+def test_plan_says_what_it_does_and_changes_nothing(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """The plan counts what goes and what is saved, as the roll back then does."""
+    engine = opened(v3_file)
+    scene.build(engine, tmp_path)
+    said = plan(engine)
+    done = roll_back(engine)
+    assert said.drops["files"].rows == 5
+    assert tuple(said.drops) == done.dropped
+    assert done.saved is not None
+    assert said.saves == done.saved.rows

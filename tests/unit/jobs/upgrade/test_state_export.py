@@ -1,0 +1,341 @@
+"""The file of what v4 alone knows: whole or refused, merged so that nothing newer is lost."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, insert, select, text, update
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
+from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
+from cowrieprocessor.jobs.upgrade.state_export import read_saved, save, take_in
+from cowrieprocessor.loader.bulk import BulkLoader
+from tests import v3_schema
+from tests import v4_state_scene as scene
+from tests.v4_state_scene import LATER, MOMENT, SHA_A, SHA_B, SHA_C, SHA_D, T
+
+
+@pytest.fixture
+def known(engine: Engine, tmp_path: Path) -> Engine:
+    """A database that knows everything: once SQLite, once PostgreSQL."""
+    know(engine, tmp_path)
+    return engine
+
+
+def know(engine: Engine, folder: Path) -> None:
+    """Give a database everything that there is to know."""
+    BulkLoader(engine).load([scene.write_log(folder / "cowrie.json")])
+    with write_transaction(engine) as connection:
+        connection.execute(
+            insert(T["file_hashes"]).values(sha256=SHA_B, first_seen=MOMENT, last_seen=MOMENT, session_count=1)
+        )
+    scene.learn(engine)
+
+
+@pytest.fixture(scope="module")
+def whole_file(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The lines of a saved file, made once."""
+    folder = tmp_path_factory.mktemp("saved")
+    engine = get_engine(folder / "known.sqlite")
+    apply_migrations(engine)
+    know(engine, folder)
+    save(engine, folder / "saved")
+    engine.dispose()
+    return lines_of(folder / "saved")
+
+
+@pytest.fixture
+def saved(known: Engine, tmp_path: Path) -> Path:
+    """Everything it knows, in a file."""
+    save(known, tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def lines_of(path: Path) -> list[bytes]:
+    """Return the lines of a saved file."""
+    return gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+
+
+def write(path: Path, lines: list[bytes], *, seal: bool = False) -> None:
+    """Write a saved file with these lines; sealed, its end fits what stands before it."""
+    if seal:
+        end = json.loads(lines[-1])
+        end["sha256"] = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
+        lines = [*lines[:-1], json.dumps(end, sort_keys=True, separators=(",", ":")).encode() + b"\n"]
+    path.write_bytes(gzip.compress(b"".join(lines)))
+
+
+def test_summary_says_what_it_holds(known: Engine, tmp_path: Path) -> None:
+    """What was saved is counted by table, and said in one line."""
+    done = save(known, tmp_path / "saved")
+    assert done.rows == {
+        "file_hashes": 4,
+        "files": 1,
+        "file_verdicts": 2,
+        "enrichment_cache": 1,
+        "enrichment_queue": 1,
+        "api_quota": 1,
+        "verdict_propagation": 1,
+        "log_files": 1,
+        "jobs": 2,
+    }
+    assert "4 of file_hashes, 1 of files" in done.summary()
+    assert done == read_saved(tmp_path / "saved")
+
+
+def test_hashes_that_events_tell_are_not_saved(engine: Engine, tmp_path: Path) -> None:
+    """A hash of which nobody knows more than the events say is no knowledge."""
+    BulkLoader(engine).load([scene.write_log(tmp_path / "cowrie.json")])
+    assert save(engine, tmp_path / "saved").rows == {"log_files": 1, "jobs": 1}
+
+
+DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "no end": lambda lines: lines[:-1],
+    "half a line": lambda lines: [*lines[:-1], lines[-1][:20]],
+    "a row is gone": lambda lines: [lines[0], *lines[2:]],
+    "a row is twice": lambda lines: [*lines[:2], *lines[1:]],
+    "a field is another": lambda lines: [line.replace(b'"used":123', b'"used":0') for line in lines],
+    "header is another": lambda lines: [lines[0].replace(b'"schema_version":4', b'"schema_version":5'), *lines[1:]],
+    "more behind the end": lambda lines: [*lines, lines[1]],
+    "nothing": lambda lines: [],
+    "something else": lambda lines: [b'{"eventid": "cowrie.session.connect"}\n'],
+    "no JSON": lambda lines: [b"\x00\xff\n"],
+    "deep": lambda lines: [lines[0], b"[" * 100_000 + b"\n"],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_altered_files_are_refused(whole_file: list[bytes], tmp_path: Path, damage: str) -> None:
+    """A file of which something is missing, twice, altered or added is refused; unharmed it is not."""
+    write(tmp_path / "saved", whole_file)
+    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    write(tmp_path / "saved", DAMAGES[damage](whole_file))
+    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
+        read_saved(tmp_path / "saved")
+
+
+FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "another version": lambda lines: [lines[0].replace(b'"format_version":1', b'"format_version":2'), *lines[1:]],
+    "no moment": lambda lines: [lines[0].replace(b'"saved_at":"2', b'"saved_at":"x'), *lines[1:]],
+    "another table": lambda lines: [line.replace(b'["api_quota"', b'["raw_events"') for line in lines],
+    "another column": lambda lines: [line.replace(b'"used":', b'"more":') for line in lines],
+    "text for a number": lambda lines: [line.replace(b'"used":123', b'"used":"123"') for line in lines],
+    "a number too large": lambda lines: [line.replace(b'"used":123', b'"used":%d' % 2**63) for line in lines],
+    "a flag for a number": lambda lines: [line.replace(b'"used":123', b'"used":true') for line in lines],
+    "nothing for a number": lambda lines: [line.replace(b'"used":123', b'"used":null') for line in lines],
+    "no time": lambda lines: [line.replace(b'"fetched_at":"20', b'"fetched_at":"xx') for line in lines],
+    "no zone": lambda lines: [line.replace(b"+00:00", b"") for line in lines],
+    "no row": lambda lines: [lines[0], b"[1]\n", *lines[1:]],
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_rows_that_do_not_fit_are_refused(whole_file: list[bytes], tmp_path: Path, forgery: str) -> None:
+    """A file whose digest is right and whose rows are none is refused too; sealed without forgery it is not."""
+    write(tmp_path / "saved", whole_file, seal=True)
+    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    write(tmp_path / "saved", FORGERIES[forgery](whole_file), seal=True)
+    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
+        read_saved(tmp_path / "saved")
+
+
+def test_nothing_is_written_from_a_bad_file(saved: Path, engine: Engine) -> None:
+    """A file whose last line alone is wrong is refused before its first row is written."""
+    write(saved, [*lines_of(saved)[:-1], b"{}\n"])
+    with write_transaction(engine) as connection:
+        for table in ("api_quota", "file_verdicts", "enrichment_cache"):
+            connection.execute(delete(T[table]))
+    before = scene.contents(engine)
+    with pytest.raises(BadSavedFile):
+        take_in(engine, saved)
+    assert before == scene.contents(engine)
+
+
+def test_cut_off_anywhere_it_is_refused(whole_file: list[bytes], tmp_path: Path) -> None:
+    """A file that a full disk or a kill cut off is refused wherever it was cut."""
+    saved = tmp_path / "saved"
+    write(saved, whole_file)
+    content = saved.read_bytes()
+    for length in (*range(0, len(content), 97), len(content) - 1):
+        saved.write_bytes(content[:length])
+        with pytest.raises(BadSavedFile):
+            read_saved(saved)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A missing file, a folder and a FIFO are said, and never waited for."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputNotFound, match="no such file"):
+        read_saved(tmp_path / "missing")
+    for place in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(BadSavedFile):
+            read_saved(place)
+
+
+def test_version_3_takes_nothing_in(whole_file: list[bytes], tmp_path: Path, v3_file: Path) -> None:
+    """A database has to be migrated first."""
+    write(tmp_path / "saved", whole_file)
+    engine = get_engine(v3_file)
+    with pytest.raises(MigrationNeeded, match="db migrate"):
+        take_in(engine, tmp_path / "saved")
+    engine.dispose()
+
+
+def one(engine: Engine, table: str, *columns: str, **key: object) -> tuple[Any, ...]:
+    """Return columns of the one row with a key."""
+    query = select(*(T[table].c[column] for column in columns))
+    for column, value in key.items():
+        query = query.where(T[table].c[column] == value)
+    with read_transaction(engine) as connection:
+        return tuple(connection.execute(query).one())
+
+
+def test_what_is_newer_stays(saved: Path, known: Engine) -> None:
+    """Newer answers, verdicts, counts, attempts and cursors than the file's are kept."""
+    newer = LATER.replace(day=20)
+    with write_transaction(known) as connection:
+        connection.execute(update(T["enrichment_cache"]).values(fetched_at=newer, status="newer"))
+        connection.execute(update(T["api_quota"]).values(used=400, allowed=1000))
+        connection.execute(update(T["enrichment_queue"]).values(attempts=9))
+        connection.execute(update(T["log_files"]).values(values_done=77))
+        connection.execute(update(T["file_hashes"]).values(vt_scan_date=newer, vt_positives=50, family="newer"))
+        connection.execute(update(T["file_verdicts"]).values(confirmed_at=newer))
+    before = scene.contents(known)
+    taken = take_in(known, saved)
+    assert taken.files_updated > 0
+    assert before["file_hashes"] == scene.contents(known)["file_hashes"]
+    assert (50, "newer") == one(known, "file_hashes", "vt_positives", "family", sha256=SHA_A)
+    assert {0} == {result.added + result.updated for result in taken.tables.values()}
+
+
+def test_what_is_older_gives_way(saved: Path, known: Engine) -> None:
+    """Older answers, verdicts and counts than the file's are replaced, and reach every row of files."""
+    older = MOMENT.replace(year=2024)
+    expected = scene.contents(known)
+    with write_transaction(known) as connection:
+        connection.execute(update(T["enrichment_cache"]).values(fetched_at=older, status="older"))
+        connection.execute(update(T["api_quota"]).values(used=1, allowed=None))
+        connection.execute(update(T["enrichment_queue"]).values(attempts=0, status="pending", last_error=None))
+        connection.execute(
+            update(T["file_hashes"])
+            .where(T["file_hashes"].c.sha256 == SHA_A)
+            .values(vt_scan_date=older, vt_positives=1, vt_malicious=False, verdict="clean", reputation=None)
+        )
+        connection.execute(update(T["files"]).values(vt_positives=1, vt_malicious=False, file_size=None))
+        connection.execute(update(T["file_verdicts"]).values(confirmed_at=older))
+        connection.execute(update(T["session_summaries"]).values(vt_flagged=False))
+    take_in(known, saved)
+    assert [] == scene.difference(expected, scene.contents(known))
+
+
+def test_of_a_scan_only_what_is_unknown_is_filled_in(saved: Path, known: Engine) -> None:
+    """What a file's content is does not change; what a new scan has not said yet is filled in."""
+    with write_transaction(known) as connection:
+        connection.execute(update(T["file_hashes"]).values(mime_type=None, md5="6" * 32))
+    take_in(known, saved)
+    assert ("text/x-sh", "6" * 32) == one(known, "file_hashes", "mime_type", "md5", sha256=SHA_D)
+
+
+def test_a_file_that_a_log_names_by_now_is_no_artifact(saved: Path, known: Engine) -> None:
+    """A captured file that a log has named since the file was saved is not added as found without one."""
+    with write_transaction(known) as connection:
+        connection.execute(
+            update(T["files"]).where(T["files"].c.shasum == SHA_C).values(session_id="s9", origin="upload")
+        )
+    take_in(known, saved)
+    assert ("s9", "upload") == one(known, "files", "session_id", "origin", shasum=SHA_C)
+
+
+def test_jobs_of_another_life_do_not_say_where_this_one_stands(whole_file: list[bytes], tmp_path: Path) -> None:
+    """The backfill's and the migration's rows are this database's own; a job that had not ended has stopped."""
+    saved = tmp_path / "saved"
+    lines = [line.replace(b'"name":"scan"', b'"name":"backfill-files"') for line in whole_file]
+    write(saved, [line.replace(b'"state":"done"', b'"state":"running"') for line in lines], seal=True)
+    engine = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
+    apply_migrations(engine)
+    take_in(engine, saved)
+    with read_transaction(engine) as connection:
+        jobs = connection.execute(text("SELECT name, state FROM jobs ORDER BY name")).all()
+    assert jobs == [("load", "stopped"), ("migrate", "done")]
+    engine.dispose()
+
+
+def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a popular hash get its verdict in transactions of a bounded size."""
+    monkeypatch.setattr(saved_knowledge, "PROPAGATED_AT_ONCE", 7)
+    with write_transaction(known) as connection:
+        rows = [{"session_id": f"p{number}", "shasum": SHA_A, "first_seen": MOMENT} for number in range(40)]
+        connection.execute(insert(T["files"]), rows)
+    assert take_in(known, saved).files_updated == 40
+    with read_transaction(known) as connection:
+        assert 41 == connection.execute(text("SELECT count(*) FROM files WHERE vt_positives = 40")).scalar()
+
+
+def test_interrupted_it_is_completed_by_the_next(whole_file: list[bytes], tmp_path: Path) -> None:
+    """Stopped after any transaction, taking in again ends with the same."""
+    saved = tmp_path / "saved"
+    write(saved, whole_file)
+    whole, parts = (get_engine(tmp_path / name) for name in ("whole.sqlite", "parts.sqlite"))
+    for engine in (whole, parts):
+        apply_migrations(engine)
+    take_in(whole, saved)
+    for limit in range(1, 9):
+        seen: list[object] = []
+
+        def stop(merged: object, seen: list[object] = seen, limit: int = limit) -> None:
+            seen.append(merged)
+            if len(seen) == limit:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            take_in(parts, saved, on_progress=stop)
+    take_in(parts, saved)
+    assert [] == scene.difference(scene.contents(whole), scene.contents(parts))
+    for engine in (whole, parts):
+        engine.dispose()
+
+
+@pytest.mark.postgres
+def test_from_one_database_into_the_other(tmp_path: Path, postgres_url: str) -> None:
+    """What one database saved the other takes in, and the other way round: the file knows no dialect."""
+    first, second, third = (get_engine(db) for db in (tmp_path / "1.sqlite", postgres_url, tmp_path / "3.sqlite"))
+    for engine in (first, second, third):
+        apply_migrations(engine)
+    scene.learn(first)
+    for source, target in ((first, second), (second, third)):
+        save(source, tmp_path / f"saved-{target.name}")
+        take_in(target, tmp_path / f"saved-{target.name}")
+    assert [] == scene.difference(scene.contents(first), scene.contents(second))
+    assert [] == scene.difference(scene.contents(second), scene.contents(third))
+    for engine in (first, second, third):
+        engine.dispose()
+
+
+def test_a_cursor_whose_events_are_gone_is_not_taken_in(tmp_path: Path) -> None:
+    """After a backup was restored, a saved cursor would hide events for ever: the log is loaded again instead."""
+    path, log = tmp_path / "x.sqlite", scene.write_log(tmp_path / "cowrie.json")
+    made = get_engine(path)
+    apply_migrations(made)
+    BulkLoader(made).load([log])
+    with read_transaction(made) as connection:
+        events = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
+    save(made, tmp_path / "saved")
+    dispose(made)
+    restored = get_engine(tmp_path / "restored.sqlite")
+    apply_migrations(restored)
+    take_in(restored, tmp_path / "saved")
+    BulkLoader(restored).load([log])
+    with read_transaction(restored) as connection:
+        found = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
+    dispose(restored)
+
+    assert events == found > 0
