@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from cowrieprocessor.cli.common import run
-from cowrieprocessor.cli.db_backfill import backfill
+from cowrieprocessor.cli.db_commands.backfill import backfill
+from cowrieprocessor.cli.shared.common import run
 
 if __name__ == "__main__":
     sys.exit(run(backfill))

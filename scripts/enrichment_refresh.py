@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from cowrieprocessor.cli.common import run
 from cowrieprocessor.cli.enrich import refresh
+from cowrieprocessor.cli.shared.common import run
 
 if __name__ == "__main__":
     sys.exit(run(refresh))

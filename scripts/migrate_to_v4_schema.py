@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from cowrieprocessor.cli.common import run
-from cowrieprocessor.cli.db_migrate import migrate
+from cowrieprocessor.cli.db_commands.migrate import migrate
+from cowrieprocessor.cli.shared.common import run
 
 if __name__ == "__main__":
     sys.exit(run(migrate))

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cowrieprocessor.cli.common import message, run
-from cowrieprocessor.cli.db_validate import validate
+from cowrieprocessor.cli.db_commands.validate import validate
+from cowrieprocessor.cli.shared.common import message, run
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.lazy import LazyGroup
+from cowrieprocessor.cli.shared.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "backfill": ("cowrieprocessor.cli.db_backfill:backfill", "Fill the tables of version 4 from the events of v3."),
-    "backup": ("cowrieprocessor.cli.db_backup:backup", "Copy a database while loaders go on, and verify the copy."),
-    "check": ("cowrieprocessor.cli.db_look:check", "Check that a database is not damaged."),
-    "migrate": ("cowrieprocessor.cli.db_migrate:migrate", "Bring a v3 database to schema version 4, in place."),
-    "optimize": ("cowrieprocessor.cli.db_optimize:optimize", "Drop v3's redundant index, renew the statistics."),
-    "recount": ("cowrieprocessor.cli.db_recount:recount", "Make counters of sessions what their events say."),
-    "restore": ("cowrieprocessor.cli.db_backup:restore", "Put a backup in the database's place; the old one is kept."),
-    "rollback": ("cowrieprocessor.cli.db_rollback:rollback", "Bring a database back to schema version 3."),
-    "status": ("cowrieprocessor.cli.db_look:status", "Show schema version, library, size, rows and jobs."),
-    "validate": ("cowrieprocessor.cli.db_validate:validate", "Prove files, hashes and sessions from the events."),
+    "backfill": (
+        "cowrieprocessor.cli.db_commands.backfill:backfill",
+        "Fill the tables of version 4 from the events of v3.",
+    ),
+    "backup": (
+        "cowrieprocessor.cli.db_commands.backup:backup",
+        "Copy a database while loaders go on, and verify the copy.",
+    ),
+    "check": ("cowrieprocessor.cli.db_commands.look:check", "Check that a database is not damaged."),
+    "migrate": (
+        "cowrieprocessor.cli.db_commands.migrate:migrate",
+        "Bring a v3 database to schema version 4, in place.",
+    ),
+    "optimize": (
+        "cowrieprocessor.cli.db_commands.optimize:optimize",
+        "Drop v3's redundant index, renew the statistics.",
+    ),
+    "recount": ("cowrieprocessor.cli.db_commands.recount:recount", "Make counters of sessions what their events say."),
+    "restore": (
+        "cowrieprocessor.cli.db_commands.backup:restore",
+        "Put a backup in the database's place; the old one is kept.",
+    ),
+    "rollback": ("cowrieprocessor.cli.db_commands.rollback:rollback", "Bring a database back to schema version 3."),
+    "status": ("cowrieprocessor.cli.db_commands.look:status", "Show schema version, library, size, rows and jobs."),
+    "validate": (
+        "cowrieprocessor.cli.db_commands.validate:validate",
+        "Prove files, hashes and sessions from the events.",
+    ),
 }
 """Each command: where it is, and its help line."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import (
+from cowrieprocessor.cli.shared.common import (
     after_option,
     database_name,
     db_option,

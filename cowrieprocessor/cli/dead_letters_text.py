@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cowrieprocessor.cli.common import message, print_text
+from cowrieprocessor.cli.shared.common import message, print_text
 from cowrieprocessor.jobs.dead_letters.purge import Purged, PurgePlan
 from cowrieprocessor.jobs.dead_letters.replay import ReplayProgress, ReplayResult
 from cowrieprocessor.jobs.dead_letters.writing import FILES, FOR_BACKFILL, KNOWN

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 from cowrieprocessor.errors import ConfigurationError, InputNotFound
 
 SAMPLES = "samples"
@@ -31,7 +31,7 @@ def demo(directory: Path) -> None:
     \b
     Example: cowrieprocessor demo --dir /tmp/demo
     """
-    from cowrieprocessor.cli.files_scan import scan
+    from cowrieprocessor.cli.files_commands.scan import scan
     from cowrieprocessor.cli.load import load
     from cowrieprocessor.cli.report import show_report
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import (
+from cowrieprocessor.cli.enrich_text import ProgressLines, import_text, result_text
+from cowrieprocessor.cli.shared.common import (
     database_name,
     db_option,
     json_option,
@@ -19,8 +20,7 @@ from cowrieprocessor.cli.common import (
     print_text,
     say_waiting,
 )
-from cowrieprocessor.cli.enrich_text import ProgressLines, import_text, result_text
-from cowrieprocessor.cli.lazy import LazyGroup
+from cowrieprocessor.cli.shared.lazy import LazyGroup
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
@@ -189,7 +189,7 @@ def _whole_hashes(db: str | None, given: tuple[str, ...]) -> tuple[str, ...] | N
     """Return the whole hashes that were named, perhaps by their beginnings."""
     if not given:
         return None
-    from cowrieprocessor.cli.common import reading
+    from cowrieprocessor.cli.shared.common import reading
     from cowrieprocessor.reporting.queries.file_details import find_hash
 
     with reading(db) as connection:

@@ -6,7 +6,7 @@ import datetime as dt
 
 import click
 
-from cowrieprocessor.cli.common import db_option, json_option, message, print_json, print_text, reading, screen
+from cowrieprocessor.cli.shared.common import db_option, json_option, message, print_json, print_text, reading, screen
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:

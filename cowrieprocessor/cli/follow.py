@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import database_name, db_option, json_option, message, print_json, say_waiting
-from cowrieprocessor.cli.stopping import stop_on_signals, stop_waiting
+from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, message, print_json, say_waiting
+from cowrieprocessor.cli.shared.stopping import stop_on_signals, stop_waiting
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.watch.follow import FollowResult
@@ -59,7 +59,7 @@ def follow(
     Example: cowrieprocessor follow /srv/cowrie/var/log/cowrie/cowrie.json
              cowrieprocessor follow --once --db /var/lib/cowrieprocessor/cowrie.sqlite
     """
-    from cowrieprocessor.cli.follow_progress import FollowLines
+    from cowrieprocessor.cli.shared.follow_progress import FollowLines
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.watch.follow import LOCK_TIMEOUT_S
     from cowrieprocessor.jobs.watch.follow import follow as run

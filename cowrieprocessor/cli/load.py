@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import database_name, db_option, json_option, message, print_json, say_waiting
+from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, message, print_json, say_waiting
 
 if TYPE_CHECKING:
     from cowrieprocessor.loader.bulk import FileResult, LoadResult
@@ -35,7 +35,7 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     Ends with 0; with 3 if a file could not be read to its end (the others are loaded; an archive that was cut short
     only notes it when nothing new came out of it), 4 if the database refused, 5 if its schema has another version.
     """
-    from cowrieprocessor.cli.progress import LoadProgressLine
+    from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import get_engine
     from cowrieprocessor.loader.bulk import BulkLoader
     from cowrieprocessor.settings import load_settings

@@ -7,14 +7,14 @@ import sys
 import click
 
 from cowrieprocessor import __version__
-from cowrieprocessor.cli.lazy import LazyGroup
+from cowrieprocessor.cli.shared.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "db": ("cowrieprocessor.cli.db:db", "Look after the database: status, backup, migrate, check."),
     "dead-letters": ("cowrieprocessor.cli.dead_letters:dead_letters", "Lines that could not be stored."),
     "demo": ("cowrieprocessor.cli.demo:demo", "Load the samples and show what a report looks like."),
     "enrich": ("cowrieprocessor.cli.enrich:enrich", "Ask VirusTotal and others about the files, within quota."),
-    "files": ("cowrieprocessor.cli.files:files", "What was dropped on the honeypots."),
+    "files": ("cowrieprocessor.cli.files_commands.files:files", "What was dropped on the honeypots."),
     "follow": ("cowrieprocessor.cli.follow:follow", "Follow logs as they grow: new events at once, each one once."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
@@ -34,6 +34,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every expected error ends in one message and its exit code."""
-    from cowrieprocessor.cli.common import run
+    from cowrieprocessor.cli.shared.common import run
 
     sys.exit(run(cli))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cowrieprocessor.cli.common import db_option, json_option, message, print_text, reading, screen
+from cowrieprocessor.cli.shared.common import db_option, json_option, message, print_text, reading, screen
 from cowrieprocessor.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.backfill_hint import backfill_hint, say_hint
-from cowrieprocessor.cli.common import (
+from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, say_hint
+from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
     json_option,

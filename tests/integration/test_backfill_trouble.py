@@ -25,15 +25,15 @@ DATABASE = 4
 
 _AS_NOBODY = """
 import os, sys
-import cowrieprocessor.cli.db, cowrieprocessor.cli.db_backfill, cowrieprocessor.jobs.upgrade.backfill
-from cowrieprocessor.cli.backfill_progress import BackfillProgressLine
-from cowrieprocessor.cli.common import run
+import cowrieprocessor.cli.db, cowrieprocessor.cli.db_commands.backfill, cowrieprocessor.jobs.upgrade.backfill
+from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine
+from cowrieprocessor.cli.shared.common import run
 from cowrieprocessor.db.engine import get_engine
 get_engine(":memory:").connect().close()
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 sys.argv = ["cowrieprocessor", "--yes", "--db", sys.argv[1]]
-sys.exit(run(cowrieprocessor.cli.db_backfill.backfill))
+sys.exit(run(cowrieprocessor.cli.db_commands.backfill.backfill))
 """
 
 

@@ -22,8 +22,8 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, Integer, Str
 
 import cowrieprocessor
 from cowrieprocessor import errors, events
-from cowrieprocessor.cli.common import EXIT_INTERRUPTED
 from cowrieprocessor.cli.main import cli
+from cowrieprocessor.cli.shared.common import EXIT_INTERRUPTED
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.jobs.upgrade import backfill_aggregates as backfill_tallies
 from cowrieprocessor.loader.rows import file_aggregates as file_tallies
@@ -215,7 +215,7 @@ def test_exit_codes_are_documented() -> None:
     """The table has every code that the program can end with, and no other."""
     codes = {0, EXIT_INTERRUPTED}
     codes |= {kind.exit_code for _, kind in inspect.getmembers(errors, inspect.isclass) if hasattr(kind, "exit_code")}
-    for module in pkgutil.iter_modules([str(PROJECT / "cowrieprocessor" / "cli")], "cowrieprocessor.cli."):
+    for module in pkgutil.walk_packages([str(PROJECT / "cowrieprocessor" / "cli")], "cowrieprocessor.cli."):
         members = inspect.getmembers(importlib.import_module(module.name))
         codes |= {value for name, value in members if name.startswith("EXIT_")}
     documented = table_rows(sections(PAGES["docs/reference.md"], 2)["Exit codes"], "code", "when")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.cli import follow as command
-from cowrieprocessor.cli.follow_progress import LINE_EVERY_S, FollowLines
+from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowLines
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.watch.follow import FollowResult
 from cowrieprocessor.loader.delta import Gap, Look

@@ -26,7 +26,7 @@ PATIENCE_S = 60
 IMPORTED_BY_HELP = f"""
 import json, sys
 from cowrieprocessor.cli.main import cli
-from cowrieprocessor.cli.common import run
+from cowrieprocessor.cli.shared.common import run
 heavy = {{}}
 for path in json.loads(sys.argv[1]):
     sys.argv = ["cowrieprocessor", *path, "--help"]

@@ -32,8 +32,8 @@ class Program:
 
     def __call__(self, *arguments: str) -> Outcome:
         """Call the program and return how it ended."""
-        from cowrieprocessor.cli.common import run
         from cowrieprocessor.cli.main import cli
+        from cowrieprocessor.cli.shared.common import run
 
         self._monkeypatch.setattr("sys.argv", ["cowrieprocessor", *arguments])
         self._capsys.readouterr()

@@ -150,8 +150,8 @@ def test_a_terminal_gets_our_colours_and_nothing_else(
 ) -> None:
     """On a terminal of any width, the only escape sequences are colours; markup and emoji codes stay as typed."""
     for command in COMMANDS:
-        own = {"history": "files_history", "status": "enrich_status"}
-        name = own.get(command[1], command[0].replace("-", "_"))
+        own = {"files": "files_commands.files", "history": "files_commands.history", "status": "enrich_status"}
+        name = own.get(command[1]) or own.get(command[0]) or command[0].replace("-", "_")
         module = f"cowrieprocessor.cli.{name}"
         monkeypatch.setattr(f"{module}.screen", lambda: Screen(width, color=True))
         monkeypatch.setattr(f"{module}.print_text", lambda text: sys.stdout.write(text))  # click would strip colours

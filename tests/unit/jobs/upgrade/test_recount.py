@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
-from cowrieprocessor.cli.db_recount import recount as command
+from cowrieprocessor.cli.db_commands.recount import recount as command
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.table_scan import reading_of

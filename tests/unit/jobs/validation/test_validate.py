@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
-from cowrieprocessor.cli.db_validate import validate as command
+from cowrieprocessor.cli.db_commands.validate import validate as command
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.table_scan import reading_of

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:

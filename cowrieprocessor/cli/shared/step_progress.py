@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 
 LINE_EVERY_S = 10.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 EXIT_DECLINED = 1
 
@@ -39,8 +39,8 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     \b
     Example: cowrieprocessor db backup /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.db_plan_text import backup_text
-    from cowrieprocessor.cli.step_progress import StepProgress, end_as_interrupt_does
+    from cowrieprocessor.cli.db_commands.plan_text import backup_text
+    from cowrieprocessor.cli.shared.step_progress import StepProgress, end_as_interrupt_does
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.maintenance.backup import backup as make_backup
     from cowrieprocessor.jobs.maintenance.backup import plan_backup
@@ -89,8 +89,8 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     \b
     Example: cowrieprocessor db restore /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.db_plan_text import restore_text
-    from cowrieprocessor.cli.step_progress import StepProgress, end_as_interrupt_does
+    from cowrieprocessor.cli.db_commands.plan_text import restore_text
+    from cowrieprocessor.cli.shared.step_progress import StepProgress, end_as_interrupt_does
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.maintenance.restore import plan_restore
     from cowrieprocessor.jobs.maintenance.restore import restore as put_back

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.maintenance.optimize import OptimizePlan, OptimizeResult
@@ -65,7 +65,7 @@ def _show(plan: OptimizePlan, *, as_json: bool) -> None:
 
 
 def _plan_text(plan: OptimizePlan) -> str:
-    from cowrieprocessor.cli.db_plan_text import about
+    from cowrieprocessor.cli.db_commands.plan_text import about
     from cowrieprocessor.reporting.render.terminal import size_text
 
     if plan.redundant_index is None:

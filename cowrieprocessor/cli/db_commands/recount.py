@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult

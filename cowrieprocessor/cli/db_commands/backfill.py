@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, say_waiting
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, say_waiting
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -83,7 +83,7 @@ def backfill(
     \b
     Example: cowrieprocessor db backfill --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.backfill_progress import BackfillProgressLine
+    from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine
     from cowrieprocessor.db.engine import describe, dispose, get_engine
     from cowrieprocessor.jobs.upgrade import backfill as job
 

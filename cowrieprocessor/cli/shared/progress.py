@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cowrieprocessor.cli.common import run
+from cowrieprocessor.cli.shared.common import run
 from tests.command_line import PROGRAM
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.common import db_option, json_option, limit_option, print_json, print_text, reading, screen
+from cowrieprocessor.cli.shared.common import (
+    db_option,
+    json_option,
+    limit_option,
+    print_json,
+    print_text,
+    reading,
+    screen,
+)
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import (
+from cowrieprocessor.cli.shared.common import (
     database_name,
     db_option,
     json_option,
@@ -98,7 +98,7 @@ def scan(
     folders = _folders(directory, sensor)
     name = database_name(db)
     if watch:
-        from cowrieprocessor.cli.files_scan_watch import watch_folders
+        from cowrieprocessor.cli.files_commands.scan_watch import watch_folders
 
         watch_folders(
             name, folders, rehash=rehash, poll_s=poll_s, as_json=as_json, document=_document, note_types=_note_types

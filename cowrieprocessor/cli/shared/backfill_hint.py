@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.common import message
+from cowrieprocessor.cli.shared.common import message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

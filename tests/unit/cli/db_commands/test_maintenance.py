@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cowrieprocessor.cli import step_progress
 from cowrieprocessor.cli.db import db
-from cowrieprocessor.cli.db_plan_text import about
-from cowrieprocessor.cli.step_progress import StepProgress
+from cowrieprocessor.cli.db_commands.plan_text import about
+from cowrieprocessor.cli.shared import step_progress
+from cowrieprocessor.cli.shared.step_progress import StepProgress
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import schema_version
 from cowrieprocessor.errors import CopyRefused, DatabaseDamaged, DatabaseInUse, SchemaVersionError

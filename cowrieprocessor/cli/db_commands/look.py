@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text
 
 if TYPE_CHECKING:
     from cowrieprocessor.db.dialects.base import Storage
@@ -25,7 +25,7 @@ def status(db: str, as_json: bool) -> None:
     \b
     Example: cowrieprocessor db status --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.db_text import status_text
+    from cowrieprocessor.cli.db_commands.text import status_text
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.db.status import database_status
 

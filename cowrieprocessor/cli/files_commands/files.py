@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.backfill_hint import backfill_hint, say_hint
-from cowrieprocessor.cli.common import (
+from cowrieprocessor.cli.files_commands.history import history
+from cowrieprocessor.cli.files_commands.scan import scan
+from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, say_hint
+from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
     json_option,
@@ -16,8 +18,6 @@ from cowrieprocessor.cli.common import (
     say_more,
     screen,
 )
-from cowrieprocessor.cli.files_history import history
-from cowrieprocessor.cli.files_scan import scan
 
 _VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
 _ORDERS = ("last-seen", "first-seen", "sessions")

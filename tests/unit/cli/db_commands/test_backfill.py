@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cowrieprocessor.cli.backfill_progress import BackfillProgressLine, duration_text, progress_text
 from cowrieprocessor.cli.db import db
+from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine, duration_text, progress_text
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -89,7 +89,7 @@ def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: 
 
 def _show(found: Preflight, *, beside_v3: bool, as_json: bool) -> None:
     """Print what was found; end with the error that the migration would end with."""
-    from cowrieprocessor.cli.db_plan_text import preflight_text
+    from cowrieprocessor.cli.db_commands.plan_text import preflight_text
     from cowrieprocessor.reporting.render.json import plain
 
     refusals = found.refusals(beside_v3=beside_v3)

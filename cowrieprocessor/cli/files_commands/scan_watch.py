@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.common import message, print_text
-from cowrieprocessor.cli.stopping import stop_on_signals, stop_waiting
+from cowrieprocessor.cli.shared.common import message, print_text
+from cowrieprocessor.cli.shared.stopping import stop_on_signals, stop_waiting
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:

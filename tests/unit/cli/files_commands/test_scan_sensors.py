@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from cowrieprocessor.cli.common import run
-from cowrieprocessor.cli.files_scan import scan
+from cowrieprocessor.cli.files_commands.scan import scan
+from cowrieprocessor.cli.shared.common import run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.models import Files
 from cowrieprocessor.errors import DatabaseError

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-RUN = "import sys; from cowrieprocessor.cli.common import run; from cowrieprocessor.cli.files_scan import scan; "
+RUN = (
+    "import sys; from cowrieprocessor.cli.shared.common import run; "
+    "from cowrieprocessor.cli.files_commands.scan import scan; "
+)
 NOBODY = 65534
 LOSE_ROOT = f"""
 import os

@@ -1,0 +1,1 @@
+"""The commands of `cowrieprocessor db`, one module each."""
