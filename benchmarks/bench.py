@@ -17,7 +17,7 @@ import orjson
 
 from benchmarks import cases, inputs
 from benchmarks.cases import FULL, QUICK, Bench, Result
-from benchmarks.enrichment import enrichment
+from benchmarks.enriching.cases import enrichment
 from benchmarks.following import following
 from benchmarks.measure import CommandFailed
 from benchmarks.upgrade import upgrade

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.generate_logs import parse_size
-from benchmarks.v3_answer import V3Answer
-from benchmarks.v3_rows import RowMaker, RowSink
-from benchmarks.v3_schema import index_statements, table_statements
-from benchmarks.v3_scripts import POOL_SCRIPTS
-from benchmarks.v3_sources import DAYS_FOR_ALL_HABITS, SENSORS, Source
+from benchmarks.v3.answer import V3Answer
+from benchmarks.v3.rows import RowMaker, RowSink
+from benchmarks.v3.schema import index_statements, table_statements
+from benchmarks.v3.scripts import POOL_SCRIPTS
+from benchmarks.v3.sources import DAYS_FOR_ALL_HABITS, SENSORS, Source
 
 JUNK_SHARE = 0.02
 MIN_EVENTS = 2000

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.v3_schema import INDEXES, PLANNED_FILES, TABLES, V1_CONSTRAINT, index_statements, table_statements
+from benchmarks.v3.schema import INDEXES, PLANNED_FILES, TABLES, V1_CONSTRAINT, index_statements, table_statements
 from tests.other_connections import sqlite3
 
 __all__ = [

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
-from benchmarks.v3_answer import V3Answer, answer_of, differences
+from benchmarks.v3.answer import V3Answer, answer_of, differences
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from benchmarks import enrichment, inputs
+from benchmarks import inputs
 from benchmarks.cases import QUICK, Bench, Result
-from benchmarks.claim_files import POLICY
-from benchmarks.enrichment_inputs import files_to_ask, half_asked, hash_of, one_hash_everywhere
+from benchmarks.enriching import cases as enrichment
+from benchmarks.enriching.claim_files import POLICY
+from benchmarks.enriching.inputs import files_to_ask, half_asked, hash_of, one_hash_everywhere
 from benchmarks.measure import CommandFailed, run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
@@ -116,7 +117,15 @@ def test_claims_end_where_files_do(bench: Bench, tmp_path: Path) -> None:
 
     with pytest.raises(CommandFailed, match="too small"):
         run(
-            [sys.executable, "-m", "benchmarks.claim_files", "--db", tmp_path / "small.sqlite", "--claims", "2"],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.enriching.claim_files",
+                "--db",
+                tmp_path / "small.sqlite",
+                "--claims",
+                "2",
+            ],
             cwd=bench.work,
         )
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks.make_v3_db import make_v3_db
-from benchmarks.v3_answer import FIGURES_OF_V3, RowDigest, V3Answer, differences
-from benchmarks.v3_oddities import HOSTILE_FILES, JUNK
-from benchmarks.v3_scripts import HOSTILE_USERS
+from benchmarks.v3.answer import FIGURES_OF_V3, RowDigest, V3Answer, differences
+from benchmarks.v3.oddities import HOSTILE_FILES, JUNK
+from benchmarks.v3.scripts import HOSTILE_USERS
 from cowrieprocessor.events import hash_payload
 from tests import v3_schema
 from tests.command_line import run

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from benchmarks.enrichment_inputs import hash_of
+from benchmarks.enriching.inputs import hash_of
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 
 VERDICT = (
@@ -56,7 +56,7 @@ def spread(db: str, sha256: str) -> float:
 
 def main() -> None:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.enrichment_floor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.floor", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     asking = parts.add_parser("ask")
     asking.add_argument("--url", required=True)

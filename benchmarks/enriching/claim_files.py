@@ -1,4 +1,4 @@
-"""Claims, timed one by one: `python -m benchmarks.claim_files --db FILE --claims N [--in-a-row]`.
+"""Claims, timed one by one: `python -m benchmarks.enriching.claim_files --db FILE --claims N [--in-a-row]`.
 
 Each is what VirusTotal's turn begins with while hashlookup can be asked, too: the next files are looked for and
 claimed, as many as a public key may ask about in a minute. So that happens once a minute, and what was read ahead is
@@ -30,7 +30,7 @@ POLICY = Policy(("hashlookup", "virustotal"), frozenset({"known-good", "maliciou
 
 def main() -> None:
     """Claim and print how long it took."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.claim_files", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.claim_files", description=__doc__)
     parser.add_argument("--db", required=True, metavar="FILE")
     parser.add_argument("--claims", required=True, type=int, metavar="N")
     parser.add_argument("--in-a-row", action="store_true", help="let claims share what one of them read ahead")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.v3_scripts import EMPTY_SHASUM, NO_SHASUM
+from benchmarks.v3.scripts import EMPTY_SHASUM, NO_SHASUM
 
 DOWNLOAD, UPLOAD = "cowrie.session.file_download", "cowrie.session.file_upload"
 

@@ -1,7 +1,7 @@
 """`enrich --watch` through days that pass as fast as it works, and what a stand-in for VirusTotal saw of it.
 
-`python -m benchmarks.virtual_day --db FILE --hours 24 --per-day 6000`: the key may send 4 requests a minute and so
-many a day, in UTC. It begins at midnight, and prints one JSON object: requests `sent`, and those `over` a limit.
+`python -m benchmarks.enriching.virtual_day --db FILE --hours 24 --per-day 6000`: the key may send 4 requests a minute
+and 6000 a day, in UTC. It begins at midnight, and prints one JSON object: requests `sent`, and those `over` a limit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def virtual_days(db: str, hours: float, per_day: int) -> dict[str, int]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.virtual_day", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.virtual_day", description=__doc__)
     parser.add_argument("--db", required=True, metavar="FILE")
     parser.add_argument("--hours", required=True, type=float, metavar="N")
     parser.add_argument("--per-day", required=True, type=int, metavar="N")

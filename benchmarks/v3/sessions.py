@@ -9,10 +9,10 @@ from random import Random
 from typing import Any
 
 from benchmarks.session_scripts import FILES, SESSION, SRC_IP, SRC_PORT
-from benchmarks.v3_answer import RowDigest, V3Answer
-from benchmarks.v3_oddities import MICROSECONDS, Junk
-from benchmarks.v3_scripts import SENSOR, StoredScript
-from benchmarks.v3_sources import Source
+from benchmarks.v3.answer import RowDigest, V3Answer
+from benchmarks.v3.oddities import MICROSECONDS, Junk
+from benchmarks.v3.scripts import SENSOR, StoredScript
+from benchmarks.v3.sources import Source
 
 POOL_HASHES = 5000
 NEW_HASH_SHARE = 0.04

@@ -1,4 +1,4 @@
-"""A stand-in for VirusTotal in a process of its own, without limits: `python -m benchmarks.verdict_source --files N`.
+"""A VirusTotal stand-in without limits: `python -m benchmarks.enriching.verdict_source --files N`.
 
 It knows every second of the first N files as malicious. It prints one JSON object with `url` and `key`, and serves
 until standard input ends.
@@ -10,13 +10,13 @@ import argparse
 import json
 import sys
 
-from benchmarks.enrichment_inputs import hash_of
+from benchmarks.enriching.inputs import hash_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, VirusTotal
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verdict_source", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.verdict_source", description=__doc__)
     parser.add_argument("--files", required=True, type=int, metavar="N", help="how many files are asked about")
     given = parser.parse_args()
     with VirusTotal(limits=KeyLimits(None, None, None)) as stand_in:

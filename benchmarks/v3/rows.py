@@ -11,9 +11,9 @@ from random import Random
 from typing import Any, Protocol
 
 from benchmarks.session_scripts import TIMESTAMP
-from benchmarks.v3_answer import V3Answer
-from benchmarks.v3_oddities import DOWNLOAD, HOSTILE_FILES, JUNK, MICROSECONDS, UPLOAD, Junk, junk_event
-from benchmarks.v3_scripts import (
+from benchmarks.v3.answer import V3Answer
+from benchmarks.v3.oddities import DOWNLOAD, HOSTILE_FILES, JUNK, MICROSECONDS, UPLOAD, Junk, junk_event
+from benchmarks.v3.scripts import (
     QUARANTINE_RISK,
     NamedFile,
     hashed_bytes,
@@ -21,8 +21,8 @@ from benchmarks.v3_scripts import (
     payload_hash,
     stored_text,
 )
-from benchmarks.v3_sessions import LiveSession, SessionLedger, SessionMaker, Sighting
-from benchmarks.v3_sources import DAY_S, SENSORS, START_S, Source, source_of
+from benchmarks.v3.sessions import LiveSession, SessionLedger, SessionMaker, Sighting
+from benchmarks.v3.sources import DAY_S, SENSORS, START_S, Source, source_of
 
 EVENTS_PER_SESSION = 14
 HOSTILE_EVERY = 25

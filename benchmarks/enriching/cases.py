@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import inputs
 from benchmarks.cases import MEMORY_TARGET_BYTES, Bench, Result
-from benchmarks.enrichment_inputs import RESPONSE, files_to_ask, half_asked, one_hash_everywhere
+from benchmarks.enriching.inputs import RESPONSE, files_to_ask, half_asked, one_hash_everywhere
 from benchmarks.measure import Command, CommandFailed, Spread, Usage, in_turns, run
 from cowrieprocessor.db.dialects.sqlite.dialect import load_driver
 

@@ -1,0 +1,1 @@
+"""Enrichment, measured: inputs, floors and stand-ins."""
