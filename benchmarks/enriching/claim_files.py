@@ -20,8 +20,8 @@ from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.lookup import CLAIMED_AT_ONCE
+from cowrieprocessor.enrichment.providers.virustotal import PUBLIC_LIMITS
 from cowrieprocessor.enrichment.verdict_repository import LEASE_S
-from cowrieprocessor.enrichment.virustotal import PUBLIC_LIMITS
 
 PER_MINUTE = PUBLIC_LIMITS.per_minute or CLAIMED_AT_ONCE
 FILES = min(CLAIMED_AT_ONCE, PER_MINUTE)

@@ -35,15 +35,13 @@ from sqlalchemy import (
 from cowrieprocessor.analysis.captured_file import CapturedFile
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
-from cowrieprocessor.db.models import VERDICT_COLUMNS, Base, UtcDateTime
+from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.sanitize import inert_cut
 
 JOB_NAME = "scan"
 SIZES_PER_TRANSACTION = 5_000
 
-FILES: Table = Base.metadata.tables["files"]
-HASHES: Table = Base.metadata.tables["file_hashes"]
 JOBS: Table = Base.metadata.tables["jobs"]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cowrieprocessor.cli.load_text import file_document
 from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, message, print_json, say_waiting
 from cowrieprocessor.cli.shared.stopping import stop_on_signals, stop_waiting
 
@@ -130,8 +131,6 @@ def follow_summary(result: FollowResult) -> list[str]:
 
 def follow_document(result: FollowResult) -> dict[str, object]:
     """Return what `--once` did, for scripts."""
-    from cowrieprocessor.cli.load import file_document
-
     return {
         "duration_s": round(result.duration_s, 3),
         "stopped": result.stopped,
@@ -144,8 +143,6 @@ def follow_document(result: FollowResult) -> dict[str, object]:
 def look_document(look: Look) -> dict[str, object] | None:
     """Return what one look found, for scripts; None if it found nothing."""
     import datetime as dt
-
-    from cowrieprocessor.cli.load import file_document
 
     files = [one for one in look.files if one.counters or one.error or one.warnings]
     if not files and not look.gaps:

@@ -7,11 +7,16 @@ from typing import Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, TypeDecorator, text
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.schema import CreateColumn
 
 UTC = dt.UTC
 GENERATED_FROM_PAYLOAD = "generated_from_payload"
-"""Key in `Column.info`: the name in the payload that SQLite computes this column from."""
+"""Key in `Column.info`: the field of the JSON payload that SQLite computes this column from.
+
+On PostgreSQL the writer fills the column.
+"""
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -48,3 +53,15 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
     type_annotation_map: ClassVar[dict[Any, Any]] = {dt.datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}
+
+
+@compiles(CreateColumn, "sqlite")
+def _create_column(element: CreateColumn, compiler: Any, **options: Any) -> str:
+    """Return the column's definition in CREATE TABLE, computed from the payload where the column says so."""
+    column = element.element
+    field = column.info.get(GENERATED_FROM_PAYLOAD)
+    if field is None:
+        return str(compiler.visit_create_column(element, **options))
+    name = compiler.preparer.format_column(column)
+    kind = compiler.dialect.type_compiler_instance.process(column.type, type_expression=column)
+    return f"{name} {kind} GENERATED ALWAYS AS (json_extract(payload, '$.{field}')) VIRTUAL"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from cowrieprocessor.db.dialects import dialect_named, dialect_of
 from cowrieprocessor.db.dialects.base import EngineOptions, options_of
 from cowrieprocessor.errors import ConfigurationError, DatabaseReadOnly
-from cowrieprocessor.settings import load_settings
+from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
 __all__ = ["describe", "dispose", "get_engine", "read_transaction", "translate_errors", "write_transaction"]
 
@@ -35,19 +35,17 @@ def get_engine(
     """Return an engine on a database; nothing is opened or created before its first use.
 
     Args:
-        db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. Without it, COWRIEPROC_DB_URL,
-            COWRIEPROC_DB_PATH or the file of settings.
+        db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. Without it, as for the commands: COWRIEPROC_DB_URL,
+            COWRIEPROC_DB_PATH, the settings file, then `cowrieprocessor.sqlite` in the current folder.
         read_only: open for looking only: nothing is written, and a missing file is an error, not a new file.
         lock_timeout_s: seconds to wait for another writer; the setting `lock_timeout_s` by default.
         on_wait: called about every five seconds of such waiting with the seconds waited so far (SQLite).
 
     Raises:
-        ConfigurationError: no database is named, or the name cannot be used.
+        ConfigurationError: the name cannot be used.
     """
     settings = load_settings(overrides={"db_url": db, "lock_timeout_s": lock_timeout_s})
-    if not settings.db_url:
-        raise ConfigurationError("no database named; give --db PATH or URL, or set COWRIEPROC_DB_URL")
-    url = _parse(settings.db_url)
+    url = _parse(settings.db_url or DEFAULT_DATABASE)
     options = EngineOptions(
         read_only=read_only,
         lock_timeout_s=settings.lock_timeout_s,

@@ -13,6 +13,9 @@ from cowrieprocessor.db.models import Job
 
 RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
 
+MIGRATION_JOB = "migrate"
+"""The row that keeps what version 3's tables were when version 4 began."""
+
 _INSERT = text(
     "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (:name, :state, :now, :now)"
     " ON CONFLICT (name) DO NOTHING"

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     PrimaryKeyConstraint,
     String,
+    Table,
     Text,
     UniqueConstraint,
     func,
@@ -36,7 +37,9 @@ from cowrieprocessor.db.models_v3 import (
 )
 
 __all__ = [
+    "FILES",
     "GENERATED_FROM_PAYLOAD",
+    "HASHES",
     "V3_TABLES",
     "VERDICT_COLUMNS",
     "ApiQuota",
@@ -360,3 +363,10 @@ class Job(Base):
     updated_at: Mapped[dt.datetime]
     finished_at: Mapped[dt.datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
+
+
+HASHES: Table = Base.metadata.tables["file_hashes"]
+"""`file_hashes` for Core statements."""
+
+FILES: Table = Base.metadata.tables["files"]
+"""`files` for Core statements."""

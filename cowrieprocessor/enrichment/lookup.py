@@ -24,10 +24,10 @@ from cowrieprocessor.enrichment.providers.base import (
     Unknown,
 )
 from cowrieprocessor.enrichment.providers.http_status import retry_after
+from cowrieprocessor.enrichment.providers.virustotal import Uploaded
 from cowrieprocessor.enrichment.providers.virustotal_upload import ANALYSED_AFTER, UPLOAD_TRIES, Uploads
 from cowrieprocessor.enrichment.quota.ledger import Ledger, Wait
 from cowrieprocessor.enrichment.verdict_repository import LEASE_S, Book, Counters, finding_in, unknown
-from cowrieprocessor.enrichment.virustotal import Uploaded
 
 READ_QUOTA_EVERY_S = 6 * 3600.0
 """How often a source is asked what its key may do: it may cost a request."""

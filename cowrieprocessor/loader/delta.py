@@ -32,7 +32,7 @@ from cowrieprocessor.loader.reading.discovery import FollowedLogs, LogsThere, is
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
-from cowrieprocessor.settings import Settings, load_settings
+from cowrieprocessor.settings import Settings, load_sensors, load_settings
 
 __all__ = ["DeltaLoader", "Gap", "Look"]
 
@@ -47,7 +47,8 @@ class DeltaLoader:
 
     Args:
         engine: where to; a new database is made ready at the first look.
-        paths: files, each with its rotated ones beside it, and folders. What is not there yet may come.
+        paths: files, each with its rotated ones beside it, and folders; they may appear later. By default the logs of
+            every configured sensor.
         settings: limits and batch size; the configured ones by default.
         job: the row of `jobs` that counts what is stored.
         on_progress: called after each transaction.
@@ -57,7 +58,7 @@ class DeltaLoader:
     def __init__(
         self,
         engine: Engine,
-        paths: Iterable[str | Path],
+        paths: Iterable[str | Path] | None = None,
         *,
         settings: Settings | None = None,
         job: str = "follow",
@@ -65,6 +66,8 @@ class DeltaLoader:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
+        if paths is None:
+            paths = [sensor.logpath for sensor in load_sensors()]
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
         self._logs = FollowedLogs(self._paths)
         self._there: LogsThere | None = None

@@ -8,10 +8,11 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
-from cowrieprocessor.reporting.queries import dead_letters, verdicts, windows
+from cowrieprocessor.reporting.queries import activity, dead_letters, verdicts
+from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranking, Totals
 from cowrieprocessor.reporting.queries.dead_letters import ReasonCount
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
-from cowrieprocessor.reporting.queries.windows import DroppedFile, Ranking, Totals, Window
+from cowrieprocessor.reporting.queries.window import Window
 
 TOP_FILES = 25
 TOP_VALUES = 10
@@ -98,23 +99,23 @@ def make_report(
     """
     window = Window(period.start, period.end, sensor)
     before = period.previous()
-    totals = windows.totals(connection, window)
+    totals = activity.totals(connection, window)
     if sensor is not None and not totals.sessions and not totals.files:
         _require_sensor(connection, sensor)
     return Report(
         period=period,
         sensor=sensor,
         totals=totals,
-        previous=windows.totals(connection, Window(before.start, before.end, sensor)),
-        files=windows.dropped_files(connection, window, top_files),
+        previous=activity.totals(connection, Window(before.start, before.end, sensor)),
+        files=activity.dropped_files(connection, window, top_files),
         found_malicious=verdicts.found_malicious(connection, window, top_files),
         changed_verdicts=verdicts.changed_verdicts(connection, window, top_files),
-        urls=windows.download_urls(connection, window, top_values),
-        addresses=windows.addresses(connection, window, top_values),
-        protocols=windows.protocols(connection, window, top_values),
-        usernames=windows.usernames(connection, window, top_values),
-        commands=windows.commands(connection, window, top_values),
-        sensors=windows.sensors(connection, window, top_values),
+        urls=activity.download_urls(connection, window, top_values),
+        addresses=activity.addresses(connection, window, top_values),
+        protocols=activity.protocols(connection, window, top_values),
+        usernames=activity.usernames(connection, window, top_values),
+        commands=activity.commands(connection, window, top_values),
+        sensors=activity.sensors(connection, window, top_values),
         dead_letters=dead_letters.count_dead_letters(connection),
     )
 
@@ -125,7 +126,7 @@ def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None =
     Raises:
         NotFound: the database knows no such sensor.
     """
-    moment = windows.newest_moment(connection, sensor)
+    moment = activity.newest_moment(connection, sensor)
     if moment is None:
         if sensor is not None:
             _require_sensor(connection, sensor)
@@ -134,7 +135,7 @@ def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None =
 
 
 def _require_sensor(connection: Connection, sensor: str) -> None:
-    known = windows.sensor_names(connection)
+    known = activity.sensor_names(connection)
     if sensor not in known:
         names = ", ".join(known[:20]) or "none yet"
         raise NotFound(f"no sensor {sensor!r} in this database; it knows: {names}")

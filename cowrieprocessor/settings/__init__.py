@@ -12,12 +12,13 @@ from pathlib import Path
 
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings.config_file import CONFIG_VARIABLE, file_settings, find_config, read_config
-from cowrieprocessor.settings.reference import SETTINGS_REFERENCE, SettingReference, Settings
+from cowrieprocessor.settings.reference import DEFAULT_DATABASE, SETTINGS_REFERENCE, SettingReference, Settings
 from cowrieprocessor.settings.secrets import Secret, fingerprint
 from cowrieprocessor.settings.sensors import Sensor, file_sensors, load_sensors, no_sensors, shared_keys
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "DEFAULT_DATABASE",
     "SETTINGS_REFERENCE",
     "Secret",
     "Sensor",

@@ -28,6 +28,10 @@ SQLITE_JSON_DEPTH = 1000
 """SQLite's JSON functions refuse deeper nesting. Source: sqlite.org/json1.html, section 3."""
 
 
+DEFAULT_DATABASE = "cowrieprocessor.sqlite"
+"""The database in the current folder that is used where none is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of one run; each is described in `SETTINGS_REFERENCE`."""
@@ -117,7 +121,7 @@ _LOADING: tuple[SettingReference, ...] = (
     SettingReference(
         "db_url",
         "COWRIEPROC_DB_URL",
-        "none: looking and loading use `cowrieprocessor.sqlite` in the current folder",
+        f"{DEFAULT_DATABASE} in the current folder; `db` commands want it named",
         "The database: the path of an SQLite file, or an SQLAlchemy URL (`sqlite:///…`, `postgresql://…`). "
         "`COWRIEPROC_DB_PATH` gives a path and serves where `COWRIEPROC_DB_URL` is not set.",
         text,

@@ -8,7 +8,7 @@ from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.providers.abusech import MalwareBazaar, Urlhaus, UrlhausUrl
 from cowrieprocessor.enrichment.providers.base import Failed, Limits, Outcome, Provider, Refused, Sample
 from cowrieprocessor.enrichment.providers.hashlookup import Hashlookup
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from tests.stand_ins import hashlookup, malwarebazaar, urlhaus, virustotal
 from tests.stand_ins.clock import ManualClock
 from tests.stand_ins.server import StandIn

@@ -1,119 +1,271 @@
-"""Imports point down only, and the names that users already call stay."""
+"""Imports point down only, between packages and between the folders inside them, and the public names stay."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+import cowrieprocessor
 from tests.documents import PROJECT
 
 PACKAGE = PROJECT / "cowrieprocessor"
+MAX_MODULES = 20
 
-LAYERS = (
+Layers = tuple[tuple[str, ...], ...]
+
+LAYERS: Layers = (
     ("__main__", "scripts"),
-    ("cli", "web"),
+    ("cli",),
+    ("web",),
+    ("alerts",),
+    ("export",),
     ("jobs", "reporting"),
-    ("loader", "enrichment", "analysis"),
+    ("loader", "enrichment", "analysis", "delivery"),
     ("db",),
     ("settings",),
+    ("interpret",),
+    ("events", "sanitize", "clock", "filesystems"),
     ("errors",),
 )
-"""From the top down; a package imports only itself and what is below it."""
+"""Packages and top modules from the top down; each imports itself and what is below it. Some are still to come."""
 
-VOCABULARY = ("events", "sanitize")
-"""What everybody may use, and what uses nothing but the errors."""
+LAYERS_INSIDE: Mapping[str, Layers] = {
+    "cli": (
+        ("main",),
+        ("demo",),
+        ("db", "dead_letters", "enrich", "enrich_status", "follow", "load", "report", "sessions"),
+        ("db_commands", "files_commands", "dead_letters_text", "enrich_text", "load_text"),
+        ("shared",),
+    ),
+    "jobs": (
+        ("validation",),
+        ("dead_letters", "enrichment", "upgrade", "watch"),
+        ("maintenance",),
+        ("runtime",),
+    ),
+    "reporting": (
+        ("render",),
+        ("enrichment_status", "reports"),
+        ("queries",),
+        ("forecast", "periods", "timeline"),
+    ),
+    "loader": (
+        ("delta",),
+        ("bulk", "follow"),
+        ("log_loading",),
+        ("writer",),
+        ("rows",),
+        ("logs",),
+        ("file_processor", "reading"),
+    ),
+    "enrichment": (
+        ("scheduler",),
+        ("lookup",),
+        ("virustotal", "http", "quota"),
+        ("providers",),
+        ("verdict_repository",),
+        ("expiry",),
+    ),
+    "db": (
+        ("migrations",),
+        ("upgrade", "validation"),
+        ("status", "dead_letters", "enrichment"),
+        ("files", "ingest"),
+        ("jobs", "schema_facts", "table_scan"),
+        ("engine", "models"),
+        ("models_v3",),
+        ("chunks", "columns", "dialects", "revisions"),
+    ),
+}
+"""The same inside the packages that have folders; what stands side by side does not import each other."""
 
 
-def layer(component: str) -> int:
-    """Return how far from the top a component lies."""
-    if component in VOCABULARY:
-        return len(LAYERS) - 2
-    return next(number for number, names in enumerate(LAYERS) if component in names)
-
-
-def component_of(path: Path) -> str:
-    """Return the component that a source file belongs to."""
+def module_of(path: Path) -> str:
+    """Return the dotted name of a source file; a package's own name for its `__init__`."""
     parts = path.relative_to(PROJECT).with_suffix("").parts
-    return parts[0] if parts[0] != "cowrieprocessor" else parts[1]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_components(source: str) -> set[str]:
-    """Return the components of ours that a source file imports, wherever in it."""
-    modules: set[str] = set()
+SOURCES = {
+    module_of(path): path.read_text(encoding="utf-8")
+    for folder in (PACKAGE, PROJECT / "scripts")
+    for path in sorted(folder.rglob("*.py"))
+}
+MODULES = {name: source for name, source in SOURCES.items() if name != "cowrieprocessor"}
+"""All modules but the front door, `cowrieprocessor/__init__.py`, which names what is in the others."""
+
+
+def imports(source: str) -> Iterator[str]:
+    """Yield the dotted name of everything that a source file imports, wherever in it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {module.split(".")[1] for module in modules if module.startswith("cowrieprocessor.")}
-    return {name for name in ours if not name.startswith("__")}
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def upward(component: str, source: str) -> set[str]:
-    """Return what a source file imports though it lies beside it or above it."""
-    imported = imported_components(source) - {component}
-    if component in VOCABULARY:
-        return imported - {"errors"}
-    return {name for name in imported if name not in VOCABULARY and layer(name) <= layer(component)}
+def imported_modules(source: str, modules: Iterable[str] = tuple(MODULES)) -> set[str]:
+    """Return which of `modules` a source file imports, or imports a name of."""
+    known = set(modules)
+    names = set(imports(source))
+    return {name if name in known else name.rpartition(".")[0] for name in names} & known
 
 
-SOURCES = sorted(
-    path
-    for folder in (PACKAGE, PROJECT / "scripts")
-    for path in folder.rglob("*.py")
-    if path != PACKAGE / "__init__.py"
-)
+def child(package: str, module: str) -> str | None:
+    """Return the folder or module directly inside a package that a module belongs to; None if it is not inside."""
+    return module.removeprefix(f"{package}.").split(".")[0] if module.startswith(f"{package}.") else None
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_imports_point_down(path: Path) -> None:
-    """A module imports its own package, packages below it, and the vocabulary; never what is beside or above it."""
-    assert upward(component_of(path), path.read_text(encoding="utf-8")) == set()
+def component(module: str) -> str:
+    """Return the package or top module that a module belongs to."""
+    return child("cowrieprocessor", module) or module.split(".")[0]
+
+
+def not_below(layers: Layers, importer: str, imported: Iterable[str]) -> set[str]:
+    """Return what `importer` imports though it lies beside or above it."""
+    level = {name: number for number, names in enumerate(layers) for name in names}
+    return {name for name in imported if name != importer and level[name] <= level[importer]}
+
+
+def wrong_imports(importer: str, source: str) -> set[str]:
+    """Return what a module imports though it lies beside or above it, among packages and inside its own."""
+    own = component(importer)
+    ours = {name for name in imports(source) if name.startswith("cowrieprocessor.")}
+    components = {component(name) for name in ours if child("cowrieprocessor", name) != "__version__"}
+    wrong = not_below(LAYERS, own, components)
+    package = f"cowrieprocessor.{own}"
+    inside = child(package, importer)
+    if own in LAYERS_INSIDE and inside is not None:
+        wrong |= not_below(LAYERS_INSIDE[own], inside, {part for name in ours if (part := child(package, name))})
+    return wrong
+
+
+def circles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return the circles of a graph, each as the way round; none if it has an order."""
+    done: set[str] = set()
+    found: list[list[str]] = []
+
+    def visit(node: str, way: list[str]) -> None:
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for other in sorted(graph.get(node, ())):
+                visit(other, [*way, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        visit(node, [])
+    return found
+
+
+def folder_graph(package: str) -> dict[str, set[str]]:
+    """Return which folders and modules directly inside a package import which."""
+    graph: dict[str, set[str]] = {}
+    for name, source in MODULES.items():
+        if (own := child(package, name)) is not None:
+            others = {child(package, other) for other in imported_modules(source)}
+            graph.setdefault(own, set()).update(other for other in others if other not in (None, own))
+    return graph
+
+
+PACKAGES = sorted(module_of(path) for path in PACKAGE.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module imports what is below it: among packages, and among the folders of its own package."""
+    assert wrong_imports(module, MODULES[module]) == set()
+
+
+def test_modules_have_an_order() -> None:
+    """No module imports itself by way of others."""
+    assert circles({name: imported_modules(source) - {name} for name, source in MODULES.items()}) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_have_an_order(package: str) -> None:
+    """No folder imports itself by way of its neighbours."""
+    assert circles(folder_graph(package)) == []
 
 
 def test_every_component_has_a_place() -> None:
-    """Each package and module of ours has its place in the picture, so that none escapes the rule."""
-    placed = {name for names in LAYERS for name in names} | set(VOCABULARY)
+    """Each package, folder and module has its place in the picture, so that none escapes the rule."""
+    placed = {name for names in LAYERS for name in names}
+    assert {component(name) for name in MODULES} <= placed
+    for package, layers in LAYERS_INSIDE.items():
+        inside = {child(f"cowrieprocessor.{package}", name) for name in MODULES} - {None}
+        assert inside == {name for names in layers for name in names}
+    with_folders = {name.split(".")[1] for name in PACKAGES if name.count(".") > 1}
+    assert with_folders == set(LAYERS_INSIDE)
 
-    assert {component_of(path) for path in SOURCES} <= placed
+
+def test_folders_can_be_taken_in_at_a_glance() -> None:
+    """No folder of the package, its tests or its benchmarks has more than twenty modules."""
+    folders = [
+        path.parent for tree in ("cowrieprocessor", "tests", "benchmarks") for path in (PROJECT / tree).rglob("*.py")
+    ]
+    crowded = {
+        str(folder.relative_to(PROJECT)): count
+        for folder in set(folders)
+        if (count := sum(1 for path in folder.glob("*.py") if path.name != "__init__.py")) > MAX_MODULES
+    }
+    assert crowded == {}
 
 
 @pytest.mark.parametrize(
-    ("component", "source", "found"),
+    ("importer", "source", "found"),
     [
-        ("db", "from cowrieprocessor.loader.bulk import BulkLoader", {"loader"}),
-        ("db", "from cowrieprocessor import loader", {"loader"}),
-        ("db", "import cowrieprocessor.loader", {"loader"}),
-        ("db", "def f():\n    from cowrieprocessor.cli.main import main", {"cli"}),
-        ("jobs", "from cowrieprocessor.reporting import reports", {"reporting"}),
-        ("settings", "from cowrieprocessor.db.engine import get_engine", {"db"}),
+        ("db.x", "from cowrieprocessor.loader.bulk import BulkLoader", {"loader"}),
+        ("db.x", "from cowrieprocessor import loader", {"loader"}),
+        ("db.x", "import cowrieprocessor.loader", {"loader"}),
+        ("db.x", "def f():\n    from cowrieprocessor.cli.main import main", {"cli"}),
+        ("jobs.watch.x", "from cowrieprocessor.reporting import reports", {"reporting"}),
+        ("settings.x", "from cowrieprocessor.db.engine import get_engine", {"db"}),
         ("errors", "from cowrieprocessor.settings import Settings", {"settings"}),
         ("events", "from cowrieprocessor.sanitize import inert", {"sanitize"}),
-        ("cli", "from cowrieprocessor.db.engine import get_engine", set()),
-        (
-            "loader",
-            "from cowrieprocessor.loader.reading.value_reader import Value\nfrom cowrieprocessor.events import Event",
-            set(),
-        ),
-        ("cli", "from cowrieprocessor import __version__", set()),
+        ("interpret.x", "from cowrieprocessor.settings import Settings", {"settings"}),
+        ("db.ingest.x", "from cowrieprocessor.db.enrichment.queue import QUEUE", {"enrichment"}),
+        ("db.ingest.x", "from cowrieprocessor.db.files import open_files", {"files"}),
+        ("jobs.runtime.x", "from cowrieprocessor.jobs.watch.follow import follow", {"watch"}),
+        ("cli.load", "from cowrieprocessor.cli.report import report", {"report"}),
+        ("cli.x", "from cowrieprocessor.db.engine import get_engine", set()),
+        ("db.ingest.x", "from cowrieprocessor.db.ingest import statements", set()),
+        ("db.upgrade.x", "from cowrieprocessor.db.enrichment.queue import QUEUE", set()),
+        ("loader.rows.x", "from cowrieprocessor.loader.reading.log_stream import Piece", set()),
+        ("cli.x", "from cowrieprocessor import __version__", set()),
     ],
 )
-def test_wrong_imports_are_found(component: str, source: str, found: set[str]) -> None:
+def test_wrong_imports_are_found(importer: str, source: str, found: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An import that points up or sideways is found, however it is spelled, and one that points down is not."""
-    assert upward(component, source) == found
+    monkeypatch.setitem(
+        LAYERS_INSIDE, "cli", (*LAYERS_INSIDE["cli"][:2], (*LAYERS_INSIDE["cli"][2], "x"), *LAYERS_INSIDE["cli"][3:])
+    )  # type: ignore[call-overload]
+    monkeypatch.setitem(LAYERS_INSIDE, "db", (*LAYERS_INSIDE["db"], ("x",)))  # type: ignore[call-overload]
+
+    assert wrong_imports(f"cowrieprocessor.{importer}", source) == found
+
+
+def test_circles_are_found() -> None:
+    """A circle is found whatever its length; two ways to the same place are none."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c", "a"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
 
 
 PUBLIC = {
     "cowrieprocessor.loader.bulk.BulkLoader": ["engine"],
+    "cowrieprocessor.loader.delta.DeltaLoader": ["engine"],
     "cowrieprocessor.loader.file_processor.process_file_download_event": ["payload", "session_id"],
     "cowrieprocessor.db.engine.get_engine": [],
     "cowrieprocessor.db.models.Files": [],
     "cowrieprocessor.db.migrations.apply_migrations": ["engine"],
+    "cowrieprocessor.enrichment.virustotal.VirusTotal": ["url", "key"],
+    "cowrieprocessor.enrichment.virustotal.PUBLIC_LIMITS": None,
     "cowrieprocessor.db.migrations.CURRENT_SCHEMA_VERSION": None,
     "cowrieprocessor.db.migrations.SCHEMA_VERSION_KEY": None,
 }
@@ -140,3 +292,49 @@ def test_constants_that_users_compare_with() -> None:
 
     assert (CURRENT_SCHEMA_VERSION, SCHEMA_VERSION_KEY) == (4, "schema_version")
     assert Files.__tablename__ == "files"
+
+
+API = {
+    "CURRENT_SCHEMA_VERSION",
+    "BulkLoader",
+    "CowrieProcessorError",
+    "DeltaLoader",
+    "FileResult",
+    "Files",
+    "LoadResult",
+    "Settings",
+    "__version__",
+    "apply_migrations",
+    "get_engine",
+    "load_settings",
+    "process_file_download_event",
+    "require_current",
+}
+
+
+def test_the_front_door_names_the_public_api() -> None:
+    """`cowrieprocessor` itself has exactly these names, each of them the thing that its module has."""
+    assert set(cowrieprocessor.__all__) == set(dir(cowrieprocessor)) == API
+    for name in API:
+        assert getattr(cowrieprocessor, name) is not None
+    assert cowrieprocessor.BulkLoader is importlib.import_module("cowrieprocessor.loader.bulk").BulkLoader
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = cowrieprocessor.Nothing
+
+
+def test_loaders_work_with_nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument or a setting, engine and loaders use `cowrieprocessor.sqlite` in the current folder."""
+    for name in ("COWRIEPROC_DB_URL", "COWRIEPROC_DB_PATH", "COWRIEPROC_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "cowrie.json"
+    log.write_text('{"eventid":"cowrie.session.connect","session":"a1","timestamp":"2026-01-01T00:00:00Z"}\n')
+    engine = cowrieprocessor.get_engine()
+
+    result = cowrieprocessor.BulkLoader(engine).load([log])
+    with cowrieprocessor.DeltaLoader(engine) as follower:
+        look = follower.look()
+
+    engine.dispose()
+    assert (result.counters["events"], look.counters["events"]) == (1, 0)
+    assert (tmp_path / "cowrieprocessor.sqlite").stat().st_size > 0

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_DATABASE = "cowrieprocessor.sqlite"
 EXIT_INTERRUPTED = 130
 
 _REMEDIES = {
@@ -45,7 +44,7 @@ def db_option(function: F) -> F:
         "db",
         metavar="PATH|URL",
         help="Database: a path or an SQLAlchemy URL. Default: COWRIEPROC_DB_URL, sensors.toml, "
-        f"then {DEFAULT_DATABASE} here.",
+        "then cowrieprocessor.sqlite here.",
     )(function)
 
 
@@ -67,7 +66,7 @@ def json_option(function: F) -> F:
 
 def database_name(db: str | None) -> str:
     """Return the database to use: the flag, the environment, sensors.toml, or the file in this folder."""
-    from cowrieprocessor.settings import load_settings
+    from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
     return db or load_settings().db_url or DEFAULT_DATABASE
 

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Text, bindparam, cast, delete,
 
 from cowrieprocessor.db.dialects.sql_expressions import writing_of
 from cowrieprocessor.db.ingest.log_files import MAX_SOURCE_CHARS
+from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import DeadLetterEvent, Job, LogFile
-from cowrieprocessor.db.upgrade.v3_digest import MIGRATION_JOB
 from cowrieprocessor.sanitize import inert_cut
 
 NAMED_AT_ONCE = 400

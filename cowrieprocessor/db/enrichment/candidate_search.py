@@ -23,7 +23,7 @@ from cowrieprocessor.db.enrichment.candidates import (
 )
 from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, QUEUE, QueueRow
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = ["Candidate", "Look", "Wanted", "look_for"]
 

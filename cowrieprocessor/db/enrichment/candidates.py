@@ -29,7 +29,7 @@ from cowrieprocessor.db.enrichment.queue import (
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = [
     "WORTHLESS",

@@ -39,7 +39,7 @@ from cowrieprocessor.db.enrichment.queue import (
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy, request_propagation
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
-from cowrieprocessor.db.upgrade.v4_state import FILES, HASHES
+from cowrieprocessor.db.models import FILES, HASHES
 
 __all__ = [
     "LOOKED_AT_AGAIN",

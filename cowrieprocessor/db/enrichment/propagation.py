@@ -17,8 +17,7 @@ from cowrieprocessor.db.chunks import NAMED_AT_ONCE
 from cowrieprocessor.db.chunks import parts as parts_of
 from cowrieprocessor.db.dialects.sql_expressions import writing_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.models import VERDICT_COLUMNS, VerdictPropagation
-from cowrieprocessor.db.upgrade.v4_state import FILES, HASHES
+from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
 __all__ = [
     "MAX_ROWS",

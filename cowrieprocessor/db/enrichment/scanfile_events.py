@@ -13,7 +13,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.ingest.event_scan import events_of_type
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "scanfile_events", "were_taken_in"]
 

@@ -24,7 +24,7 @@ from cowrieprocessor.db.enrichment.clock_skew import CLOCKS_DIFFER
 from cowrieprocessor.db.enrichment.queue import LONGEST_LEASE, QUEUE, REFUSED
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = [
     "ASKING",

@@ -53,7 +53,7 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = [
     "count_replayable",

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, text, update
 
+from cowrieprocessor.db.enrichment.file_status import PENDING, verdict_of
 from cowrieprocessor.db.enrichment.provider_verdict import (
     COWRIE_VIRUSTOTAL,
     MALICIOUS,
@@ -24,8 +25,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
 )
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, queue_rows
 from cowrieprocessor.db.enrichment.verdict_history import SpokenVerdict, latest_verdicts
-from cowrieprocessor.db.models import VERDICT_COLUMNS, VerdictPropagation
-from cowrieprocessor.db.upgrade.v4_state import FILES, HASHES, PENDING, verdict_of
+from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
 __all__ = [
     "ENRICHED",

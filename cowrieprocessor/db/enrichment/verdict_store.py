@@ -23,7 +23,7 @@ from cowrieprocessor.db.enrichment.queue import (
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, judge
 from cowrieprocessor.db.enrichment.verdict_history import remember
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 __all__ = ["lock_hashes", "pass_over", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, select
 
 from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job, LogFile, RawEvent
 
 MAX_PAYLOAD_CHARS = 2 << 20
@@ -17,7 +18,6 @@ MAX_PAYLOAD_CHARS = 2 << 20
 FETCHED_ROWS = 16
 """Rows in memory at a time; each may be as long as MAX_PAYLOAD_CHARS."""
 
-MIGRATION_JOB = "migrate"
 MIGRATION_LAST_ID = "raw_events_max_id"
 
 Place = tuple[str, str | None, int]

@@ -16,15 +16,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, insert, select, update
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.propagation import propagate
-from cowrieprocessor.db.models import VERDICT_COLUMNS, Base, SessionSummary
+from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, SessionSummary
 from cowrieprocessor.db.upgrade.v3_digest import MigrationRecord, read_record
 from cowrieprocessor.db.upgrade.v4_state import (
     FETCHED_ROWS,
-    FILES,
-    HASHES,
     JUDGEMENT_COLUMNS,
-    PENDING,
     STREAMED,
     Row,
     best_of,

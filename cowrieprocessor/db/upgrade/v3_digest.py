@@ -18,11 +18,11 @@ from sqlalchemy import Connection, insert, inspect, select, text
 
 from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import ALEMBIC_TABLE, SchemaFacts
 from cowrieprocessor.db.upgrade.redundant_index import REDUNDANT_INDEX
 
-MIGRATION_JOB = "migrate"
 WHOLE_TABLE_ROWS = 2_000
 """Up to here all rows count."""
 

@@ -28,20 +28,17 @@ from sqlalchemy import (
     select,
 )
 
-from cowrieprocessor.db.models import VERDICT_COLUMNS, Base, UtcDateTime
+from cowrieprocessor.db.enrichment.file_status import PENDING, STATUSES, is_judged, verdict_of
+from cowrieprocessor.db.jobs import MIGRATION_JOB
+from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.db.schema_facts import SchemaFacts
-from cowrieprocessor.db.upgrade.v3_digest import MIGRATION_JOB, read_record
+from cowrieprocessor.db.upgrade.v3_digest import read_record
 
 Row = dict[str, Any]
 """A row by the names of its columns; times are aware."""
 
-HASHES: Table = Base.metadata.tables["file_hashes"]
-FILES: Table = Base.metadata.tables["files"]
-
 JUDGEMENT_COLUMNS = (*VERDICT_COLUMNS, "verdict", "family", "reputation", "reputation_reasons", "next_check_at")
 CONTENT_COLUMNS = ("size_bytes", "md5", "sha1", "tlsh", "mime_type", "file_type", "analysis")
-PENDING = "pending"
-STATUSES = frozenset({PENDING, "enriched", "failed", "skipped"})
 FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
 """Execution options of a statement whose rows do not fit into memory."""
@@ -162,18 +159,6 @@ def judged_more_recently(one: Mapping[str, Any], other: Mapping[str, Any]) -> bo
     if one["vt_scan_date"] is None and other["vt_scan_date"] is None:
         return not is_judged(other) and is_judged(one)
     return one["vt_scan_date"] is not None
-
-
-def is_judged(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of `file_hashes` or `files` says more than that nobody was asked yet."""
-    return row["enrichment_status"] != PENDING or row["vt_scan_date"] is not None or bool(row["vt_malicious"])
-
-
-def verdict_of(row: Mapping[str, Any]) -> str:
-    """Return the verdict that the columns of a `files` row made from the plan amount to."""
-    if row["vt_malicious"]:
-        return "malicious"
-    return "clean" if row["vt_scan_date"] is not None and row["vt_total"] else "unknown"
 
 
 def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:

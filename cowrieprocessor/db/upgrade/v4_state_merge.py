@@ -12,22 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, insert, select, text, tuple_, update
 
+from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import judge_again
 from cowrieprocessor.db.enrichment.verdict_history import take_in
-from cowrieprocessor.db.models import Base
-from cowrieprocessor.db.upgrade.v3_digest import MIGRATION_JOB
-from cowrieprocessor.db.upgrade.v4_state import (
-    CONTENT_COLUMNS,
-    FILES,
-    HASHES,
-    JUDGEMENT_COLUMNS,
-    KNOWLEDGE,
-    PENDING,
-    Row,
-    judged_more_recently,
-)
+from cowrieprocessor.db.jobs import MIGRATION_JOB
+from cowrieprocessor.db.models import FILES, HASHES, Base
+from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, KNOWLEDGE, Row, judged_more_recently
 
 ROWS_AT_ONCE = 400
 """How many rows of one table one call of `merge` may get."""

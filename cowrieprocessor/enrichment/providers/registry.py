@@ -10,7 +10,7 @@ from collections.abc import Callable
 from cowrieprocessor.enrichment.providers.abusech import MalwareBazaar, Urlhaus, UrlhausUrl
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
 from cowrieprocessor.enrichment.providers.hashlookup import Hashlookup
-from cowrieprocessor.enrichment.virustotal import PUBLIC_LIMITS, VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import PUBLIC_LIMITS, VirusTotal
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import SETTINGS_REFERENCE, Secret, Settings
 

@@ -19,8 +19,8 @@ import orjson
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.enrichment.provider_verdict import Finding
 from cowrieprocessor.enrichment.providers.base import Found, Reply, Sample, Unknown
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.verdict_repository import unknown
-from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 
 MAX_ANSWER_BYTES = 8 << 20

@@ -15,7 +15,7 @@ from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.enrichment.providers.base import Failed, Provider, RateLimited, Refused, Reply, Request, Sample
-from cowrieprocessor.enrichment.virustotal import (
+from cowrieprocessor.enrichment.providers.virustotal import (
     SMALL_UPLOAD_BYTES,
     UploadAddress,
     Uploaded,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
 from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, kept_answers
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
 

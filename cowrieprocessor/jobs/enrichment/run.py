@@ -39,11 +39,11 @@ from cowrieprocessor.enrichment.lookup import Bounds, Source
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
 from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.providers.virustotal_upload import Uploads
 from cowrieprocessor.enrichment.quota.ledger import ledger_of
 from cowrieprocessor.enrichment.scheduler import SHORT_WAIT_S, Pause, Scheduler
 from cowrieprocessor.enrichment.verdict_repository import Book, Counters, FullBook, StagedBook
-from cowrieprocessor.enrichment.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
 from cowrieprocessor.jobs.enrichment.answer_writer import AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from cowrieprocessor.clock import pause
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.jobs import (
@@ -38,7 +39,6 @@ from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime import process_identity as holder
 from cowrieprocessor.jobs.runtime.backoff import Patience, passes
 from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFile
-from cowrieprocessor.jobs.watch.watcher import pause
 from cowrieprocessor.sanitize import inert, restore
 
 SAY_EVERY_S = 60.0

@@ -24,8 +24,9 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.propagation import propagate
 from cowrieprocessor.db.migrations import require_current
+from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
-from cowrieprocessor.db.upgrade.v4_state import HASHES, KNOWLEDGE, Row, as_json, from_json, known_rows
+from cowrieprocessor.db.upgrade.v4_state import KNOWLEDGE, Row, as_json, from_json, known_rows
 from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, SaveFailed
 

@@ -18,12 +18,13 @@ from threading import Event
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.clock import pause
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.backoff import Patience
 from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, Hold, hold_when_free, wait_out
-from cowrieprocessor.jobs.watch.watcher import Watcher, pause
+from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
 from cowrieprocessor.loader.reading.discovery import logs_there

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cowrieprocessor.db.dialects.sqlite.files import MOUNTS, NETWORK_FILE_SYSTEMS, file_system_type
+from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, mounts
 
 POLL_S = 1.0
 """How often a folder is looked at of which the kernel does not tell."""
@@ -135,13 +135,10 @@ def _what(path: str) -> tuple[int, ...]:
 
 def untold(places: Iterable[str]) -> Mapping[str, str]:
     """Return the folders of which the kernel does not tell, each with the reason."""
-    try:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        mounts = []  # no Linux: nothing to ask
+    mount_lines = mounts()
     reasons = {}
     for place in places:
-        kind = file_system_type(Path(place).resolve(), mounts)
+        kind = file_system_type(Path(place).resolve(), mount_lines)
         if kind in SILENT_FILE_SYSTEMS:
             reasons[place] = f"a file system ({kind}) that does not tell of every change"
         elif not place.isprintable() and _is_no_text(place):

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+from cowrieprocessor.clock import STOP_CHECK_S, pause
 from cowrieprocessor.jobs.watch.poller import NOT_READABLE, POLL_S, Notices, Polled, Rest, untold
 from cowrieprocessor.sanitize import inert
 
@@ -30,21 +31,8 @@ WATCH_AGAIN_S = 60.0
 GATHER_MS = 200
 QUIET_MS = 50
 TURN_MS = 250
-SLICE_S = 0.25
-"""Waits are cut into such pieces, in each of which it is looked whether to stop."""
 
 _Places = Mapping[str, tuple[int, int]]
-
-
-def pause(seconds: float, stop: Event, *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Return after so many seconds, or soon after `stop` is set.
-
-    It looks at `stop` again and again instead of waiting on it: a handler of a signal that sets an event on which the
-    same thread is about to wait would wait for ever.
-    """
-    until = clock() + seconds
-    while not stop.is_set() and (left_s := until - clock()) > 0:
-        time.sleep(min(SLICE_S, left_s))
 
 
 class Watcher:
@@ -143,7 +131,7 @@ class Watcher:
                 if self._notices is None:
                     return None  # it failed; what happened meanwhile is not known
             else:
-                pause(min(left_s, due_s, poll_due_s, SLICE_S), stop)
+                pause(min(left_s, due_s, poll_due_s, STOP_CHECK_S), stop)
                 continue
             if self._concerns_all(notices):
                 return None

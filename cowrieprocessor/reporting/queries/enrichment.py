@@ -14,8 +14,7 @@ from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost, n
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
-from cowrieprocessor.db.models import EnrichmentQueueItem, FileHash, Job, VerdictPropagation
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, FileHash, Job, VerdictPropagation
 
 ENRICH_JOB = "enrich"
 POLICY_JOB = "enrich-policy"

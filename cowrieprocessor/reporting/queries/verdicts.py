@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 from sqlalchemy.orm import aliased
@@ -19,9 +19,7 @@ from cowrieprocessor.db.models import FileHash, Files, FileVerdict, SessionSumma
 from cowrieprocessor.reporting.queries.files import names_of
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import file_on_sensor
-
-if TYPE_CHECKING:
-    from cowrieprocessor.reporting.queries.windows import Window
+from cowrieprocessor.reporting.queries.window import Window
 
 MANY_ANSWERS = 20_000
 """From so many answers in a window on, those that changed are looked for the other way round."""

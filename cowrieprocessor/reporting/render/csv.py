@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from cowrieprocessor.reporting.queries.windows import Ranking
+from cowrieprocessor.reporting.queries.activity import Ranking
 from cowrieprocessor.reporting.render.json import plain
 from cowrieprocessor.reporting.reports import Report
 from cowrieprocessor.sanitize import csv_safe, defang_all

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cowrieprocessor.reporting.periods import PeriodKind
-from cowrieprocessor.reporting.queries.windows import Ranking
+from cowrieprocessor.reporting.queries.activity import Ranking
 from cowrieprocessor.reporting.render.history import changed_verdicts_section, found_malicious_section
 from cowrieprocessor.reporting.render.terminal import (
     SHORT_HASH_CHARS,

@@ -20,7 +20,7 @@ from benchmarks.measure import CommandFailed, run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
 from cowrieprocessor.db.enrichment.verdict_aggregation import judge
-from cowrieprocessor.db.upgrade.v4_state import HASHES
+from cowrieprocessor.db.models import HASHES
 
 TINY = replace(QUICK, pairs=1, virtual_hours=1, asked_files=20, spread_sessions=300, known_hashes=1_000)
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

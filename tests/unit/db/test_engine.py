@@ -13,8 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
-from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
-from cowrieprocessor.db.dialects.sqlite.files import file_system_type
+from cowrieprocessor import filesystems
 from cowrieprocessor.db.engine import (
     describe,
     dispose,
@@ -31,6 +30,7 @@ from cowrieprocessor.errors import (
     DatabaseReadOnly,
     NotADatabase,
 )
+from cowrieprocessor.filesystems import file_system_type
 from tests.other_connections import sqlite3
 from tests.postgres_server import PostgresServer
 
@@ -118,11 +118,13 @@ def test_bare_call_takes_the_environment(
     assert (tmp_path / "env.sqlite").exists()
 
 
-def test_bare_call_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Called bare with nothing in the environment, the message says how to name a database."""
+def test_bare_call_uses_the_file_in_the_current_folder(
+    tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called bare with nothing in the environment, the database is `cowrieprocessor.sqlite` here, as for commands."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigurationError, match="COWRIEPROC_DB_URL"):
-        get_engine()
+    touch(opened())
+    assert (tmp_path / "cowrieprocessor.sqlite").exists()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_network_file_system_is_refused(
     """On a network file system nothing is opened or made; the message names the alternatives."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / {tmp_path} rw - {kind} x rw\n")
-    monkeypatch.setattr(sqlite_files, "MOUNTS", mounts)
+    monkeypatch.setattr(filesystems, "MOUNTINFO", mounts)
     with pytest.raises(DatabaseError, match=f"network file system .{kind}.*PostgreSQL"):
         touch(opened(tmp_path / "x.sqlite"))
     assert not (tmp_path / "x.sqlite").exists()

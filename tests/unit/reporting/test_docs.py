@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
+from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranked, Ranking, Totals
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts, Spreading
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
@@ -23,7 +24,6 @@ from cowrieprocessor.reporting.queries.sessions import (
     SessionListing,
 )
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
-from cowrieprocessor.reporting.queries.windows import DroppedFile, Ranked, Ranking, Totals
 from cowrieprocessor.reporting.render.csv import COLUMNS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reports.md").read_text(encoding="utf-8")

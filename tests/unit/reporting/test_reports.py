@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
-from cowrieprocessor.reporting.queries.windows import Ranked, Totals
+from cowrieprocessor.reporting.queries.activity import Ranked, Totals
 from cowrieprocessor.reporting.reports import Change, make_report, newest_period
 from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
 

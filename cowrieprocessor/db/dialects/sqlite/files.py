@@ -9,27 +9,17 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
 from cowrieprocessor.db.dialects.base import EngineOptions
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked, DatabaseReadOnly, NotADatabase
+from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, mounts
 
 PRIVATE = 0o600
 COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite appends to a database's name for the files beside it."""
-
-MOUNTS = Path("/proc/self/mountinfo")
-NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        *("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "9p", "vboxsf"),
-        *("ceph", "gfs2", "glusterfs", "lustre", "ocfs2"),
-        *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
-    }
-)
-"""File systems on which WAL's shared memory is not shared by all who open the file, or not at all."""
 
 
 def require_local_disk(path: Path) -> None:
@@ -40,40 +30,12 @@ def require_local_disk(path: Path) -> None:
 
     Source: sqlite.org/wal.html, "WAL does not work over a network filesystem".
     """
-    try:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return  # no Linux: nothing to ask
-    kind = file_system_type(path, mounts.splitlines())
+    kind = file_system_type(path, mounts())
     if kind in NETWORK_FILE_SYSTEMS:
         raise DatabaseError(
             f"{path}: lies on a network file system ({kind}), where SQLite's write-ahead log is not safe; "
             "put the database on a local disk, or use PostgreSQL"
         )
-
-
-def file_system_type(path: Path, mounts: Iterable[str]) -> str:
-    """Return the type of the file system a path lies on; empty if no line of mountinfo fits.
-
-    Source: proc(5), /proc/pid/mountinfo: the fifth field is the mount point, the type follows the hyphen.
-    """
-    best, kind = -1, ""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        fields = left.split(" ")
-        if len(fields) < 5 or not right:
-            continue
-        mount_point = Path(_unescape(fields[4]))
-        if path.is_relative_to(mount_point) and len(mount_point.parts) >= best:
-            best, kind = len(mount_point.parts), right.split(" ")[0]
-    return kind
-
-
-def _unescape(field: str) -> str:
-    """Return a field of mountinfo with its octal escapes (blank, tab, newline, backslash) undone."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
 
 
 def require_existing(path: Path) -> None:

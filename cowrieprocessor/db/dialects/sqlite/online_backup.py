@@ -12,8 +12,9 @@ from sqlalchemy import URL, Connection
 from cowrieprocessor.db.dialects.base import DatabaseFiles, EngineOptions, options_of
 from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
 from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, load_driver, primary_code, wal_reset_bug
-from cowrieprocessor.db.dialects.sqlite.files import COMPANIONS, WriterLock, create_private, file_system_type, uri
+from cowrieprocessor.db.dialects.sqlite.files import COMPANIONS, WriterLock, create_private, uri
 from cowrieprocessor.errors import DatabaseInUse
+from cowrieprocessor.filesystems import file_system_type, mounts
 
 PAGES_AT_ONCE = 1024
 """Pages that one step copies: 4 MiB at the usual size of a page."""
@@ -56,11 +57,7 @@ class SqliteDatabaseFiles(DatabaseFiles):
 
     def file_system(self, path: Path) -> str | None:
         """Return what Linux's list of mounts says."""
-        try:
-            mounts = sqlite_files.MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError:
-            return None
-        return file_system_type(path, mounts.splitlines()) or None
+        return file_system_type(path, mounts()) or None
 
     def require_local_disk(self, path: Path) -> None:
         """Refuse a network file system, where the write-ahead log is not safe."""

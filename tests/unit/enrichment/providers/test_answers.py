@@ -23,7 +23,7 @@ from cowrieprocessor.enrichment.providers.base import (
     Unknown,
 )
 from cowrieprocessor.enrichment.providers.hashlookup import Hashlookup
-from cowrieprocessor.enrichment.virustotal import Uploaded, VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import Uploaded, VirusTotal
 from tests.stand_ins import behaviours, hashlookup, malwarebazaar, urlhaus, virustotal
 from tests.stand_ins.clock import START, ManualClock
 from tests.stand_ins.every_source import OTHER, PATIENT_S, SHA256, SOURCES, Scene, asked, summary

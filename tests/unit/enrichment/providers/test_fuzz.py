@@ -19,7 +19,7 @@ from cowrieprocessor.db.models import EnrichmentCacheEntry, FileVerdict
 from cowrieprocessor.enrichment.providers.abusech import MalwareBazaar, Urlhaus, UrlhausUrl
 from cowrieprocessor.enrichment.providers.base import Found, KeyQuota, Limits, Provider, Reply, Sample
 from cowrieprocessor.enrichment.providers.hashlookup import Hashlookup
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from tests.stand_ins import hashlookup as hashlookups
 from tests.stand_ins import malwarebazaar as bazaar
 from tests.stand_ins import urlhaus as haus

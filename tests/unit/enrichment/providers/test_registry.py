@@ -10,7 +10,7 @@ import pytest
 
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import Settings, load_settings
 from tests.unit.enrichment.asking import KEY

@@ -14,7 +14,7 @@ import pytest
 
 from cowrieprocessor.enrichment.http import MAX_BODY_BYTES, HttpClient
 from cowrieprocessor.enrichment.providers.base import Failed, Found, Request, Sample, Unknown
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from tests.stand_ins import behaviours, virustotal
 from tests.stand_ins.clock import ManualClock
 from tests.stand_ins.every_source import (

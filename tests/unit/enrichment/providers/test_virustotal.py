@@ -23,7 +23,7 @@ from cowrieprocessor.enrichment.providers.base import (
     Request,
     Unknown,
 )
-from cowrieprocessor.enrichment.virustotal import UploadAddress, Uploaded, VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import UploadAddress, Uploaded, VirusTotal
 from tests.stand_ins import virustotal as stand_ins
 from tests.unit.enrichment.asking import HTML, KEY, NOW, OTHER, SHA256, assert_sayable, assert_sound, reply, sample
 

@@ -23,7 +23,7 @@ from cowrieprocessor.enrichment.providers.base import (
     Sample,
     Unknown,
 )
-from cowrieprocessor.enrichment.virustotal import UploadAddress, VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import UploadAddress, VirusTotal
 from tests.stand_ins import behaviours, virustotal
 from tests.stand_ins.clock import ManualClock
 from tests.stand_ins.server import Behaviour

@@ -16,7 +16,7 @@ from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.providers.base import Limits
-from cowrieprocessor.enrichment.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment import cache_replay as enrich_replay
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache

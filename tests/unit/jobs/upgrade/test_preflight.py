@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event
 
-from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
+from cowrieprocessor import filesystems
 from cowrieprocessor.db.dialects.sqlite.dialect import wal_reset_bug
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.files import open_files as file_holders
@@ -226,7 +226,7 @@ def test_network_disk_is_refused(v3: Engine, monkeypatch: pytest.MonkeyPatch, tm
     """A file on a network file system is refused before it is opened."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / {tmp_path} rw - nfs4 server:/x rw\n")
-    monkeypatch.setattr(sqlite_files, "MOUNTS", mounts)
+    monkeypatch.setattr(filesystems, "MOUNTINFO", mounts)
     with pytest.raises(DatabaseError, match="network file system"):
         preflight(v3)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cowrieprocessor import filesystems
 from cowrieprocessor.jobs.watch import poller as polling
 from cowrieprocessor.jobs.watch import watcher as watching
 from cowrieprocessor.jobs.watch.watcher import Watcher, pause
@@ -237,7 +238,7 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (made / "cowrie.json").write_text("one\n", encoding="utf-8")
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / {made} rw - nfs4 server:/logs rw\n", encoding="utf-8")
-    monkeypatch.setattr(polling, "MOUNTS", mounts)
+    monkeypatch.setattr(filesystems, "MOUNTINFO", mounts)
     return made
 
 

@@ -22,7 +22,7 @@ from cowrieprocessor.reporting.queries.verdicts import (
     count_found_malicious,
     found_malicious,
 )
-from cowrieprocessor.reporting.queries.windows import Window
+from cowrieprocessor.reporting.queries.window import Window
 from tests.unit.reporting.scene import add_file, add_hash, add_session, add_verdict, at, sha
 
 DAY = Window(at(0), at(24))

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
-from cowrieprocessor.reporting.queries.windows import Ranked
+from cowrieprocessor.reporting.queries.activity import Ranked
 from cowrieprocessor.reporting.render.json import plain, report_json, to_json
 from cowrieprocessor.reporting.reports import make_report
 from tests.unit.reporting.scene import DAY, add_file, add_hash, add_session, at, sha

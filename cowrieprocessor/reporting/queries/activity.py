@@ -18,17 +18,9 @@ from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttri
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
 from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
+from cowrieprocessor.reporting.queries.window import Window
 
 _BAD = ("malicious", "suspicious")
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """From `start` (included) to `end` (not), of one sensor or all."""
-
-    start: dt.datetime
-    end: dt.datetime
-    sensor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,21 @@
+"""The four values of `enrichment_status`, and what the verdict columns of one row amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PENDING, ENRICHED, FAILED, SKIPPED = "pending", "enriched", "failed", "skipped"
+STATUSES = frozenset({PENDING, ENRICHED, FAILED, SKIPPED})
+
+
+def is_judged(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of `file_hashes` or `files` says more than that nobody was asked yet."""
+    return row["enrichment_status"] != PENDING or row["vt_scan_date"] is not None or bool(row["vt_malicious"])
+
+
+def verdict_of(row: Mapping[str, Any]) -> str:
+    """Return the verdict that the columns of a `files` row made from the plan amount to."""
+    if row["vt_malicious"]:
+        return "malicious"
+    return "clean" if row["vt_scan_date"] is not None and row["vt_total"] else "unknown"

@@ -1,0 +1,48 @@
+"""Which file system a path lies on, as Linux reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        *("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "ncpfs", "afs", "9p", "vboxsf"),
+        *("ceph", "gfs2", "glusterfs", "lustre", "ocfs2"),
+        *("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+    }
+)
+"""File systems on which WAL's shared memory is not shared by all who open the file, or not at all."""
+
+
+def mounts() -> Sequence[str]:
+    """Return the lines of mountinfo; none where the system is not Linux."""
+    try:
+        return MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ()
+
+
+def file_system_type(path: Path, mount_lines: Iterable[str]) -> str:
+    """Return the type of the file system a path lies on; empty if no line of mountinfo fits.
+
+    Source: proc(5), /proc/pid/mountinfo: the fifth field is the mount point, the type follows the hyphen.
+    """
+    best, kind = -1, ""
+    for line in mount_lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) < 5 or not right:
+            continue
+        mount_point = Path(_unescape(fields[4]))
+        if path.is_relative_to(mount_point) and len(mount_point.parts) >= best:
+            best, kind = len(mount_point.parts), right.split(" ")[0]
+    return kind
+
+
+def _unescape(field: str) -> str:
+    """Return a field of mountinfo with its octal escapes (blank, tab, newline, backslash) undone."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field
