@@ -61,7 +61,7 @@ def _beside_a_writer(bench: Bench, source: Path) -> Iterator[Result]:
     db = bench.new_database()
     shutil.copyfile(source, db)
     _command(bench, "migrate", db, "--yes")
-    writing: Command = [sys.executable, "-m", "benchmarks.v3.live_writer", "--db", db]
+    writing: Command = [sys.executable, "-m", "benchmarks.live_writer", "--db", db]
     with subprocess.Popen(writing, cwd=bench.work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()

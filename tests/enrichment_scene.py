@@ -11,7 +11,7 @@ from sqlalchemy import Engine, Table, insert, select
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.propagation import propagate_some
-from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, ProviderVerdict
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer
@@ -50,9 +50,9 @@ def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = 
             statements.close()
 
 
-def finding(positives: int = 12, total: int = 70, **more: Any) -> Finding:
+def finding(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
     """Return what VirusTotal would say: malicious with any positives, else clean."""
-    return Finding(
+    return ProviderVerdict(
         MALICIOUS if positives else CLEAN, positives=positives, total=total, response={"positives": positives}, **more
     )
 
@@ -60,7 +60,7 @@ def finding(positives: int = 12, total: int = 70, **more: Any) -> Finding:
 def answer(
     engine: Engine,
     sha256: str,
-    said: Finding,
+    said: ProviderVerdict,
     *,
     provider: str = VT,
     at: dt.datetime = NOW,

@@ -50,7 +50,8 @@ def allowed_rate(bench: Bench) -> Iterator[Result]:
         db = bench.new_database()
         files_to_ask(db, allowed + 100, 0)
         usage = run(
-            _module("virtual_day", "--db", db, "--hours", str(hours_), "--per-day", str(per_day)), cwd=bench.work
+            _module("enriching.virtual_day", "--db", db, "--hours", str(hours_), "--per-day", str(per_day)),
+            cwd=bench.work,
         )
         seen: dict[str, int] = json.loads(usage.output)
         sent, over = sent + seen["sent"], over + seen["over"]
@@ -106,7 +107,7 @@ def spreading(bench: Bench) -> Iterator[Result]:
             shutil.copyfile(source_db, plain)
             spread = _enrich(bench, ours, source)
             start = _enrich(bench, ours, source)
-            floor = run(_module("enrichment_floor", "spread", "--db", plain), cwd=bench.work)
+            floor = run(_module("enriching.floor", "spread", "--db", plain), cwd=bench.work)
             seconds.append(_without(start, spread))
             floors.append(float(floor.output))
             ratios.append(seconds[-1] / floors[-1])
@@ -191,7 +192,7 @@ def _copy_stand_ins(bench: Bench) -> None:
 def _source(bench: Bench, files: int) -> Iterator[dict[str, str]]:
     """Run a stand-in for VirusTotal in a process of its own, and yield the settings that lead to it."""
     _copy_stand_ins(bench)
-    with _process(bench, _module("verdict_source", "--files", str(files))) as process:
+    with _process(bench, _module("enriching.verdict_source", "--files", str(files))) as process:
         assert process.stdout is not None
         said: dict[str, str] = json.loads(process.stdout.readline())
         yield {"COWRIEPROC_VIRUSTOTAL_URL": said["url"], "COWRIEPROC_VIRUSTOTAL_KEY": said["key"]}
@@ -244,7 +245,7 @@ def _enrich(bench: Bench, db: Path, source: Mapping[str, str], *flags: str) -> U
 def _ask(bench: Bench, source: Mapping[str, str], files: int) -> float:
     """Return the seconds in which the floor asks."""
     key, url = source["COWRIEPROC_VIRUSTOTAL_KEY"], source["COWRIEPROC_VIRUSTOTAL_URL"]
-    command = _module("enrichment_floor", "ask", "--url", url, "--key", key, "--files", str(files))
+    command = _module("enriching.floor", "ask", "--url", url, "--key", key, "--files", str(files))
     known, seconds = run(command, cwd=bench.work).output.split()
     if int(known) != (files + 1) // 2:
         raise CommandFailed(f"the floor found {known} of {files} files known")
@@ -253,7 +254,7 @@ def _ask(bench: Bench, source: Mapping[str, str], files: int) -> float:
 
 def _claims(bench: Bench, db: Path, count: int, *flags: str) -> tuple[list[float], float]:
     """Return how many seconds each of some claims took, and how many the requests of one take."""
-    command = _module("claim_files", "--db", db, "--claims", str(max(count, 1)), *flags)
+    command = _module("enriching.claim_files", "--db", db, "--claims", str(max(count, 1)), *flags)
     timed: dict[str, Any] = json.loads(run(command, cwd=bench.work).output)
     return timed["seconds"], timed["lasts_s"]
 

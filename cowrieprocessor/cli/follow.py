@@ -15,7 +15,7 @@ from cowrieprocessor.cli.shared.stopping import stop_on_signals, stop_waiting
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.watch.follow import FollowResult
-    from cowrieprocessor.loader.delta import Look
+    from cowrieprocessor.loader.delta import PollResult
 
 EXIT_FILES_FAILED = 3
 EXAMPLE_LOG = "/srv/cowrie/var/log/cowrie/cowrie.json"
@@ -77,7 +77,7 @@ def follow(
     )
     lines = FollowLines(len(followed))
 
-    def on_look(look: Look) -> None:
+    def on_look(look: PollResult) -> None:
         lines.looked(look)
         if as_json and not once:
             print_look(look)
@@ -140,7 +140,7 @@ def follow_document(result: FollowResult) -> dict[str, object]:
     }
 
 
-def look_document(look: Look) -> dict[str, object] | None:
+def look_document(look: PollResult) -> dict[str, object] | None:
     """Return what one look found, for scripts; None if it found nothing."""
     import datetime as dt
 
@@ -155,7 +155,7 @@ def look_document(look: Look) -> dict[str, object] | None:
     }
 
 
-def print_look(look: Look) -> None:
+def print_look(look: PollResult) -> None:
     """Print what one look found as one line of JSON, in ASCII; nothing if it found nothing."""
     import json
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.errors import ConfigurationError
 
@@ -29,7 +29,7 @@ FETCHED_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class ScanQuery:
     """A query whose rows are wanted from first to last, in the order of their keys.
 
     Attributes:
@@ -51,7 +51,7 @@ class Walk:
     payload: int | None = None
 
 
-class Reading(ABC):
+class TableScan(ABC):
     """Reads one database while others write to it."""
 
     ids_rise_with_commits: ClassVar[bool]
@@ -65,7 +65,7 @@ class Reading(ABC):
         """Return a connection that sees one state of the database; it is to be held for a moment."""
 
     @abstractmethod
-    def walk(self, query: Walk) -> Iterator[list[Row]]:
+    def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
         """Yield all rows in order, some at a time; no transaction is held while the caller works on SQLite."""
 
     @abstractmethod
@@ -78,16 +78,16 @@ class Reading(ABC):
 
     def json_text(self, connection: Connection, column: str) -> str:
         """Return the text of a JSON column."""
-        return writing_of(connection).json_text(column)
+        return sql_of(connection).json_text(column)
 
     def rows(self, connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         """Return the rows of a query written with `?`, of which there are few."""
         with closing(connection.connection.cursor()) as cursor:
-            cursor.execute(writing_of(connection).statement(sql), tuple(values))
+            cursor.execute(sql_of(connection).statement(sql), tuple(values))
             return [tuple(row) for row in cursor.fetchall()]
 
 
-class SqliteReading(Reading):
+class SqliteTableScan(TableScan):
     """SQLite: short transactions, each page going on behind the last key of the one before."""
 
     ids_rise_with_commits = True
@@ -96,7 +96,7 @@ class SqliteReading(Reading):
         """Return a transaction of its own."""
         return read_transaction(self.engine)
 
-    def walk(self, query: Walk) -> Iterator[list[Row]]:
+    def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
         """Yield pages of a third of a second at most, each read in a transaction of its own."""
         after = query.after
         while True:
@@ -107,7 +107,7 @@ class SqliteReading(Reading):
             if is_last:
                 return
 
-    def _page(self, query: Walk, after: Row | None) -> tuple[list[Row], bool]:
+    def _page(self, query: ScanQuery, after: Row | None) -> tuple[list[Row], bool]:
         page: list[Row] = []
         chars = 0
         keys = ", ".join(query.keys)
@@ -133,7 +133,7 @@ class SqliteReading(Reading):
         return f"({one}) IS NOT ({other})"
 
 
-class PostgresqlReading(Reading):
+class PostgresqlTableScan(TableScan):
     """PostgreSQL: one transaction that sees one state, read through cursors of the server."""
 
     ids_rise_with_commits = False
@@ -148,12 +148,12 @@ class PostgresqlReading(Reading):
         """Yield the one connection."""
         yield self._connection
 
-    def walk(self, query: Walk) -> Iterator[list[Row]]:
+    def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
         """Yield rows from a cursor of the server."""
         collation = ' COLLATE "C"' if query.text_keys else ""
         behind = "" if query.after is None else f" AND ({', '.join(query.keys)}) > ({', '.join('?' * len(query.keys))})"
         order = ", ".join(f"{key}{collation}" for key in query.keys)
-        sql = writing_of(self._connection).statement(
+        sql = sql_of(self._connection).statement(
             f"{query.select} WHERE {query.where}{behind} ORDER BY {order}",
         )
         self._walks += 1
@@ -173,16 +173,16 @@ class PostgresqlReading(Reading):
 
 
 @contextmanager
-def reading_of(engine: Engine) -> Iterator[Reading]:
+def table_scan_of(engine: Engine) -> Iterator[TableScan]:
     """Yield what reads a database from end to end.
 
     Raises:
         ConfigurationError: it is neither SQLite nor PostgreSQL.
     """
     if engine.dialect.name == "sqlite":
-        yield SqliteReading(engine)
+        yield SqliteTableScan(engine)
     elif engine.dialect.name == "postgresql":
         with read_transaction(engine) as connection:
-            yield PostgresqlReading(engine, connection)
+            yield PostgresqlTableScan(engine, connection)
     else:
         raise ConfigurationError(f"{engine.dialect.name}: not supported; give an SQLite file or a postgresql:// URL")

@@ -27,7 +27,7 @@ from cowrieprocessor.enrichment.providers.http_status import retry_after
 from cowrieprocessor.enrichment.providers.virustotal import Uploaded
 from cowrieprocessor.enrichment.providers.virustotal_upload import ANALYSED_AFTER, UPLOAD_TRIES, Uploads
 from cowrieprocessor.enrichment.quota.ledger import Ledger, Wait
-from cowrieprocessor.enrichment.verdict_repository import LEASE_S, Book, Counters, finding_in, unknown
+from cowrieprocessor.enrichment.verdict_repository import LEASE_S, Counters, VerdictRepository, finding_in, unknown
 
 READ_QUOTA_EVERY_S = 6 * 3600.0
 """How often a source is asked what its key may do: it may cost a request."""
@@ -81,7 +81,7 @@ class Bounds:
         return [] if room is None else [one for one in hashes if one not in self.asked][room:]
 
 
-class Source:
+class Lookup:
     """One source with its ledger.
 
     Args:
@@ -100,7 +100,7 @@ class Source:
         provider: Provider,
         ledger: Ledger,
         client: HttpClient,
-        book: Book,
+        book: VerdictRepository,
         clock: Clock,
         bounds: Bounds,
         *,

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cowrieprocessor.enrichment.lookup import Source, Step
+from cowrieprocessor.enrichment.lookup import Lookup, Step
 
 LOOK_AGAIN_S = 30.0
 """How often is looked for new files where there was nothing to do."""
@@ -38,7 +38,7 @@ class Scheduler:
         sources: in the order in which they are to be asked about a file.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Lookup]) -> None:
         self._sources = sources
         self._last: dict[str, Step] = {}
         self._turns = 0
@@ -82,7 +82,7 @@ class Scheduler:
             ends.append(Pause(now + dt.timedelta(seconds=LOOK_AGAIN_S), None))
         return min(ends, key=lambda end: end.until, default=None)
 
-    def blocked(self) -> list[Source]:
+    def blocked(self) -> list[Lookup]:
         """Return the sources that have to wait."""
         return [source for source in self._sources if self._last.get(source.name) is Step.HAS_TO_WAIT]
 

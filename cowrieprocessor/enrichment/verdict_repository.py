@@ -1,8 +1,8 @@
-"""Where claims, answers and failures are kept: in the tables, or in the cache alone while a site stages the change.
+"""Where enrichment keeps claims, answers and failures.
 
-`FullBook` is what USE_NEW_ENRICHMENT=1 does: cache, history, the row of the hash, the queue, and a note that its rows
-in `files` have to follow, in one transaction each. `StagedBook` is USE_NEW_ENRICHMENT=0: the cache alone; every other
-table stays as it is, and back at 1 the cache is replayed without a request.
+`TableVerdictRepository` (USE_NEW_ENRICHMENT=1) writes cache, history, the row of the hash and the queue in one
+transaction, and queues the propagation to `files`. `StagedVerdictRepository` (USE_NEW_ENRICHMENT=0) writes the cache
+alone and changes no other table; back at 1 the cache is replayed without a request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release
-from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import bring_forward
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
 from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
@@ -38,7 +38,7 @@ Counters = dict[str, int]
 """How often something happened, by what."""
 
 
-class Book(ABC):
+class VerdictRepository(ABC):
     """Where a source finds its next files and writes down what it learned.
 
     Args:
@@ -92,11 +92,11 @@ class Book(ABC):
         return {key: entry for key, entry in found.items() if entry.expires_at > now}
 
     @abstractmethod
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
+    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
         """Write down for a file what the cache has."""
 
     @abstractmethod
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
         """Write down what a source said; the verdict `unknown` with its response: it does not know the file."""
 
     @abstractmethod
@@ -123,18 +123,18 @@ class Book(ABC):
         return self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)
 
 
-class FullBook(Book):
+class TableVerdictRepository(VerdictRepository):
     """Keeps everything."""
 
     _claims = staticmethod(claim)
     _releases = staticmethod(release)
 
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
+    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
         """Write the answer of the cache into history, hash and queue, with the times it has there."""
         with write_transaction(self._engine) as connection:
             self._store(connection, provider, one, entry.key, finding, entry.fetched_at, entry.expires_at)
 
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
         """Write down what a source said, everywhere, in one transaction."""
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
@@ -172,7 +172,7 @@ class FullBook(Book):
         provider: str,
         one: Claimed,
         cache_key: str,
-        finding: Finding,
+        finding: ProviderVerdict,
         fetched_at: dt.datetime,
         until: dt.datetime,
     ) -> None:
@@ -189,18 +189,18 @@ class FullBook(Book):
         )
 
 
-class StagedBook(Book):
+class StagedVerdictRepository(VerdictRepository):
     """Keeps answers in the cache and nothing anywhere else."""
 
     _claims = staticmethod(staged_claim)
     _releases = staticmethod(staged_release)
 
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: Finding) -> None:
+    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
         """Write down that the cache has it."""
         with write_transaction(self._engine) as connection:
             staged_answer(connection, provider, one.sha256, entry.expires_at)
 
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: Finding) -> None:
+    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
         """Write down in the cache what a source said."""
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
@@ -232,7 +232,7 @@ class StagedBook(Book):
 
 
 def with_expiry(
-    connection: Connection, provider: str, cache_key: str, finding: Finding, fetched_at: dt.datetime, ttl: Ttl
+    connection: Connection, provider: str, cache_key: str, finding: ProviderVerdict, fetched_at: dt.datetime, ttl: Ttl
 ) -> dt.datetime:
     """Return until when an answer holds; an unknown file's time doubles for each unknown in a row.
 
@@ -250,12 +250,12 @@ def with_expiry(
     return expires_at(finding.verdict, fetched_at, before, ttl)
 
 
-def unknown(response: dict[str, Any]) -> Finding:
+def unknown(response: dict[str, Any]) -> ProviderVerdict:
     """Return the finding of an answer that a file is not known."""
-    return Finding(UNKNOWN, response={NOT_FOUND: True, **response})
+    return ProviderVerdict(UNKNOWN, response={NOT_FOUND: True, **response})
 
 
-def finding_in(entry: CacheEntry, read: Callable[[Mapping[str, Any]], Finding]) -> Finding:
+def finding_in(entry: CacheEntry, read: Callable[[Mapping[str, Any]], ProviderVerdict]) -> ProviderVerdict:
     """Return the finding that the cache kept.
 
     Args:

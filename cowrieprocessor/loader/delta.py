@@ -23,10 +23,10 @@ from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.follow.file_state import FileState, content_key, is_same, settles_in_s, signature_of
-from cowrieprocessor.loader.follow.gap_detector import Gap, LossBook
-from cowrieprocessor.loader.follow.open_logs import HeldLogs
-from cowrieprocessor.loader.follow.poll_result import Look
-from cowrieprocessor.loader.follow.tail_reader import FollowedReading, Outcome, StillWritten, file_id_of
+from cowrieprocessor.loader.follow.gap_detector import Gap, GapDetector
+from cowrieprocessor.loader.follow.open_logs import OpenLogs
+from cowrieprocessor.loader.follow.poll_result import PollResult
+from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, TailReader, file_id_of
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, counted
 from cowrieprocessor.loader.reading.discovery import FollowedLogs, LogsThere, is_followed, is_live_name, is_packed_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
@@ -34,7 +34,7 @@ from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
 
-__all__ = ["DeltaLoader", "Gap", "Look"]
+__all__ = ["DeltaLoader", "Gap", "PollResult"]
 
 GONE_AGAIN_S = 5.0
 OTHERS_AGAIN_S = 1.0
@@ -82,13 +82,13 @@ class DeltaLoader:
         self._by_content: dict[tuple[str, int, int], FileState] = {}
         self._places: dict[str, str] = {}
         self._open: dict[str, Callable[[], LogStream]] = {}
-        self._held = HeldLogs()
-        self._book = LossBook(engine, self._open_seen)
-        self._reading: FollowedReading | None = None
+        self._held = OpenLogs()
+        self._book = GapDetector(engine, self._open_seen)
+        self._reading: TailReader | None = None
         self._folders: tuple[Path, ...] = ()
         self._unreadable: frozenset[str] = frozenset()
         self._files_total = 0
-        self._found = Look()
+        self._found = PollResult()
         self._current: set[str] = set()
         self._glance_at = 0.0
 
@@ -125,7 +125,7 @@ class DeltaLoader:
         """Return whether a file would be read if it were there, going by its name."""
         return self._logs.is_wanted(path)
 
-    def look(self, changed: Collection[Path] | None = None) -> Look:
+    def look(self, changed: Collection[Path] | None = None) -> PollResult:
         """Look at every log once, or at those that changed, and store what is new.
 
         A file that cannot be read is reported once, and again when it has changed; it stops no other. While much is
@@ -138,14 +138,14 @@ class DeltaLoader:
             MigrationNeeded: a v3 database.
             DatabaseError: the database refused; what was committed stays, the loader can be used again.
         """
-        found = self._found = Look()
+        found = self._found = PollResult()
         self._start()
         with rare_collections():
             if changed is None or not self._look_at_some(changed):
                 self._look_at_all()
         return found
 
-    def _start(self) -> FollowedReading:
+    def _start(self) -> TailReader:
         """Make the database ready and read what is known, the first time."""
         if self._reading is None:
             prepare(self._engine)
@@ -158,7 +158,7 @@ class DeltaLoader:
             self._others = {content_key(seen): seen for seen in known if seen.host != self._host and seen.log}
             self._book.begin(ours)
             self._now = {place: FileState(Outcome(seen)) for place, seen in ours.items()}
-            self._reading = FollowedReading(
+            self._reading = TailReader(
                 self._engine,
                 self._settings,
                 job=self._job,

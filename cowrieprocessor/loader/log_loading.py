@@ -11,14 +11,14 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import PATIENCE
-from cowrieprocessor.loader.logs.identity import LogOpener, Resume, Search
+from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
-from cowrieprocessor.loader.rows.batching import LogEnd, Recipe, prepare_batches
+from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
 from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
@@ -130,7 +130,7 @@ class LogLoading:
         self._alone_until = time.monotonic()
         self._uses_other_core = False
         with read_transaction(engine) as connection:
-            self._fills_event_columns = not writing_of(connection).computes_event_columns
+            self._fills_event_columns = not sql_of(connection).computes_event_columns
 
     def load(
         self,
@@ -167,7 +167,7 @@ class LogLoading:
         patience = 0
         self._elsewhere = Counter()
         while True:
-            opener = LogOpener(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
+            opener = LogIdentifier(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
             resume = opener.resume(likely, searched=searched)
             if stream.is_stale:
                 return LogPlace(None, is_whole=False, is_stale=True)
@@ -233,7 +233,7 @@ class LogLoading:
     def _batches(self, resume: Resume, stream: LogStream) -> Generator[BatchRows | LogEnd, None, None]:
         """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""
         cursor, reader = resume.cursor, resume.reader
-        recipe = Recipe(
+        recipe = BatchConfig(
             self._ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
         )
         while not self._is_for_another_core(stream, cursor):
@@ -249,7 +249,7 @@ class LogLoading:
         finally:
             self._uses_other_core = False
 
-    def _is_for_another_core(self, stream: LogStream, cursor: LogCursor) -> bool:
+    def _is_for_another_core(self, stream: LogStream, cursor: Checkpoint) -> bool:
         if self._uses_other_core:
             return False  # of another log, while a look is taken at this one: two would take the memory of two
         return time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import log_files
-from cowrieprocessor.db.ingest.event_locks import wait_for_turn
+from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlaps import overlaps
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import Place, times_stored
@@ -51,7 +51,7 @@ def write_batch(
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
-        wait_for_turn(connection, rows.sensor_days)
+        lock_events(connection, rows.sensor_days)
         if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
             raise LogMoved
         if _may_be_stored(connection, rows):

@@ -12,11 +12,11 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
 from cowrieprocessor.enrichment.quota.ledger import NO_KEY
-from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, ledger_states, standing_at
+from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, ledger_states, quota_state_at
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries
-from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts, Spreading
+from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, PropagationBacklog, QueueCounts
 from cowrieprocessor.reporting.queries.staged_enrichment import replayable_answers, staged_counts, staged_failures
 from cowrieprocessor.settings import Secret, Settings, fingerprint
 
@@ -92,7 +92,7 @@ class EnrichmentStatus:
     sources: tuple[SourceStatus, ...]
     ledgers: tuple[LedgerStatus, ...]
     failures: tuple[FailureKind, ...]
-    spreading: Spreading
+    spreading: PropagationBacklog
     replayable: int | None
     job: EnrichJob | None
 
@@ -173,7 +173,8 @@ def _ledgers(
             if mark is not None:
                 keys[provider.ledger] = mark
     given = [
-        standing_at(connection, ledger, mark, now, *limits[ledger]).state(ledger, mark) for ledger, mark in keys.items()
+        quota_state_at(connection, ledger, mark, now, *limits[ledger]).state(ledger, mark)
+        for ledger, mark in keys.items()
     ]
     others = [
         state

@@ -25,7 +25,7 @@ from sqlalchemy import Engine, delete, event, update
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment.claims import LOOKED_AT_AGAIN, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.enrichment.propagation import propagate_some
-from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, ProviderVerdict
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.migrations import apply_migrations
@@ -58,15 +58,17 @@ class Killed(Exception):
     """Stands for the end of a process inside a transaction."""
 
 
-def finding(provider: str, said: Said) -> Finding:
+def finding(provider: str, said: Said) -> ProviderVerdict:
     """Return what a source says; hashlookup knows good files, the others bad ones."""
     if said is None:
-        return Finding("unknown", response={"found": False})
+        return ProviderVerdict("unknown", response={"found": False})
     positives, total = said
     if provider == "hashlookup":
-        return Finding("known-good" if positives else "clean", description="a file", response={"found": True})
+        return ProviderVerdict("known-good" if positives else "clean", description="a file", response={"found": True})
     verdict = "malicious" if positives else "clean"
-    return Finding(verdict, positives=positives, total=total, family=f"family {positives}", response={"found": True})
+    return ProviderVerdict(
+        verdict, positives=positives, total=total, family=f"family {positives}", response={"found": True}
+    )
 
 
 def holds(said: Said) -> dt.timedelta:
@@ -85,7 +87,7 @@ class Enrichment(RuleBasedStateMachine):
         self.engine: Engine = self._open.__enter__()
         self.now = NOW
         self.leases: dict[tuple[str, str], dt.datetime] = {}
-        self.told: dict[tuple[str, str], dict[dt.datetime, Finding]] = {}
+        self.told: dict[tuple[str, str], dict[dt.datetime, ProviderVerdict]] = {}
         self.v3: set[str] = set()
         self.sessions: set[tuple[str, str]] = set()
 

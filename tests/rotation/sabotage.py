@@ -13,8 +13,8 @@ from cowrieprocessor.db.ingest import followed_files, log_files
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.loader import log_loading, writer
-from cowrieprocessor.loader.follow.open_logs import HeldLogs
-from cowrieprocessor.loader.logs.identity import LogOpener
+from cowrieprocessor.loader.follow.open_logs import OpenLogs
+from cowrieprocessor.loader.logs.identity import LogIdentifier
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import BatchRows
 
@@ -66,18 +66,18 @@ def swallow_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 def trust_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that begins like a known one is taken to go on where that one ended, without a proof."""
 
-    def at_cursor(self: LogOpener, cursor: Any) -> ValueReader | None:
+    def at_cursor(self: LogIdentifier, cursor: Any) -> ValueReader | None:
         self._stream.rewind()
         if self._stream.skip(cursor.byte_pos) < cursor.byte_pos:
             return None
         return ValueReader(self._stream, position=cursor.byte_pos, line=cursor.next_line)
 
-    monkeypatch.setattr(LogOpener, "_at_same_bytes", at_cursor)
+    monkeypatch.setattr(LogIdentifier, "_at_same_bytes", at_cursor)
 
 
 def hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is deleted is not read to its end."""
-    monkeypatch.setattr(HeldLogs, "hold", lambda *_: None)
+    monkeypatch.setattr(OpenLogs, "hold", lambda *_: None)
 
 
 def miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

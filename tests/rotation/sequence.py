@@ -255,7 +255,7 @@ class Run:
     def _listing(self) -> list[tuple[Path, int]]:
         return [(path, path.stat().st_ino) for path in self.world.disk.paths()]
 
-    def _take_in(self, look: delta.Look) -> None:
+    def _take_in(self, look: delta.PollResult) -> None:
         self.gaps_told += sum(gap.bytes_lost for gap in look.gaps)
 
     def _start(self) -> DeltaLoader:

@@ -29,7 +29,7 @@ LAYERS: Layers = (
     ("db",),
     ("settings",),
     ("interpret",),
-    ("events", "sanitize", "clock", "filesystems"),
+    ("events", "sanitize", "clock", "filesystems", "child_process"),
     ("errors",),
 )
 """Packages and top modules from the top down; each imports itself and what is below it. Some are still to come."""

@@ -116,7 +116,7 @@ def test_json_of_follow_is_documented(
     documents = [program("follow", "cowrie.json", "--once", "--json").document]
     log.write_text('{"eventid":"y","session":"s"}\n', encoding="utf-8")
     documents.append(program("follow", "cowrie.json", "--once", "--json").document)
-    look = delta.Look([FileResult("x", "failed", Counter(events=1), error="damaged")], [delta.Gap("x", 1)])
+    look = delta.PollResult([FileResult("x", "failed", Counter(events=1), error="damaged")], [delta.Gap("x", 1)])
     follow.print_look(look)
     line = json.loads(capsys.readouterr().out)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shlex
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -164,6 +166,20 @@ def run(command: click.Command) -> int:
     0 is success, 2 a wrong call or setting, 130 interrupted; errors of ours carry their own code (see
     docs/reference.md). A pipe that the reader closed ends the command quietly.
     """
+    try:
+        return _run(command)
+    finally:
+        atexit.register(ignore_late_signals)
+
+
+def ignore_late_signals() -> None:
+    """Ignore signals while the interpreter shuts down: the command has ended, and its exit code is what counts."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _run(command: click.Command) -> int:
+    """Run a command; turn every expected error into one message and its exit code."""
     try:
         code = command.main(prog_name="cowrieprocessor", standalone_mode=False)
     except click.exceptions.Exit as exit_:

@@ -12,7 +12,7 @@ from cowrieprocessor.cli.shared.common import message
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from cowrieprocessor.loader.delta import Look
+    from cowrieprocessor.loader.delta import PollResult
     from cowrieprocessor.loader.log_loading import LoadProgress
 
 LINE_EVERY_S = 60.0
@@ -62,7 +62,7 @@ class FollowLines:
         self._last_at = dt.datetime.now(dt.UTC)
         self._say()
 
-    def looked(self, look: Look) -> None:
+    def looked(self, look: PollResult) -> None:
         """Take note of a look that is over."""
         new = look.counters["events"] + look.counters["dead_letters"]
         if new:

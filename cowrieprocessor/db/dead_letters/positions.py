@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, select, tuple_, update
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 
@@ -97,7 +97,7 @@ def taken_offsets(connection: Connection, place: Place, first: int, last: int) -
 
 def payload_at(connection: Connection, place: Place, offset: int) -> str | None:
     """Return the payload stored at a place as text; None where there is none."""
-    payload = writing_of(connection).json_text("payload")
+    payload = sql_of(connection).json_text("payload")
     same_inode = "source_inode IS NULL" if place.source_inode is None else "source_inode = ?"
     values: list[Any] = [place.source, place.source_generation, offset]
     values += [] if place.source_inode is None else [place.source_inode]
@@ -105,7 +105,7 @@ def payload_at(connection: Connection, place: Place, offset: int) -> str | None:
         f"SELECT {payload} FROM raw_events WHERE source = ? AND source_generation = ? AND source_offset = ?"
         f" AND {same_inode} ORDER BY id LIMIT 1"
     )
-    found = connection.exec_driver_sql(writing_of(connection).statement(statement), tuple(values)).scalar()
+    found = connection.exec_driver_sql(sql_of(connection).statement(statement), tuple(values)).scalar()
     return None if found is None else str(found)
 
 

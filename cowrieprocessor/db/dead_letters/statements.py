@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Text, bindparam, cast, delete, func, select, text, update
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest.log_files import MAX_SOURCE_CHARS
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import DeadLetterEvent, Job, LogFile
@@ -129,7 +129,7 @@ def payload_chars(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
 
 def read_letters(connection: Connection, ids: Sequence[int]) -> list[StoredLetter]:
     """Return letters with all their bytes, in the order of their ids; those that are gone are left out."""
-    sql = writing_of(connection)
+    sql = sql_of(connection)
     found = []
     for part in _named(ids):
         statement = sql.statement(
@@ -218,7 +218,7 @@ def purged_of_v3(connection: Connection) -> int:
 
 def stored_event(connection: Connection, event_id: int, max_chars: int) -> str | None:
     """Return the payload of a stored event; None where there is no such event, or it is longer than `max_chars`."""
-    payload = writing_of(connection).json_text("payload")
+    payload = sql_of(connection).json_text("payload")
     query = text(f"SELECT {payload} FROM raw_events WHERE id = :id AND length({payload}) <= :chars")
     found = connection.execute(query, {"id": event_id, "chars": max_chars}).scalar()
     return None if found is None else str(found)

@@ -12,7 +12,7 @@ from cowrieprocessor.errors import ConfigurationError
 LOADING_LOCKS = 0x6C6F6164  # "load", the first key of our loaders' advisory locks
 
 
-class WritingSql(ABC):
+class SqlExpressions(ABC):
     """Expressions for merging a new row into the one that is there."""
 
     computes_event_columns: ClassVar[bool]
@@ -54,7 +54,7 @@ class WritingSql(ABC):
         """
 
 
-class SqliteWriting(WritingSql):
+class SqliteExpressions(SqlExpressions):
     """SQLite: the write lock is held from the beginning, text compares by bytes."""
 
     computes_event_columns = True
@@ -96,7 +96,7 @@ class SqliteWriting(WritingSql):
         return
 
 
-class PostgresqlWriting(WritingSql):
+class PostgresqlExpressions(SqlExpressions):
     """PostgreSQL: other loaders write at the same time, and text compares by the database's collation."""
 
     computes_event_columns = False
@@ -138,10 +138,10 @@ class PostgresqlWriting(WritingSql):
         return f"SELECT pg_advisory_xact_lock({LOADING_LOCKS}, number) FROM unnest(?::int[]) AS number"
 
 
-_BY_NAME: dict[str, WritingSql] = {"sqlite": SqliteWriting(), "postgresql": PostgresqlWriting()}
+_BY_NAME: dict[str, SqlExpressions] = {"sqlite": SqliteExpressions(), "postgresql": PostgresqlExpressions()}
 
 
-def writing_of(connection: Connection) -> WritingSql:
+def sql_of(connection: Connection) -> SqlExpressions:
     """Return how a connection's database writes.
 
     Raises:

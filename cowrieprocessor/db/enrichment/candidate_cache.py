@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-__all__ = ["SLOW_S", "LookAhead", "end_rests", "look_ahead_of"]
+__all__ = ["SLOW_S", "CandidateCache", "candidate_cache_of", "end_rests"]
 
 SLOW_S = 0.25
 """From so many seconds on a look is shared by several claims."""
@@ -31,7 +31,7 @@ SHARE_OF_LOOKING = 0.05
 
 
 @dataclass(slots=True)
-class LookAhead:
+class CandidateCache:
     """What one look found that was not handed out yet.
 
     Attributes:
@@ -82,14 +82,14 @@ class LookAhead:
         return list(found[:limit])
 
 
-_OF_ENGINES: WeakKeyDictionary[Engine, dict[Hashable, LookAhead]] = WeakKeyDictionary()
+_OF_ENGINES: WeakKeyDictionary[Engine, dict[Hashable, CandidateCache]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def look_ahead_of(engine: Engine, question: Hashable) -> LookAhead:
+def candidate_cache_of(engine: Engine, question: Hashable) -> CandidateCache:
     """Return what was read ahead through an engine for one question."""
     with _LOCK:
-        return _OF_ENGINES.setdefault(engine, {}).setdefault(question, LookAhead())
+        return _OF_ENGINES.setdefault(engine, {}).setdefault(question, CandidateCache())
 
 
 def end_rests(engine: Engine) -> bool:

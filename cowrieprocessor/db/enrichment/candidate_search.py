@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, select
 
-from cowrieprocessor.db.chunks import parts
-from cowrieprocessor.db.enrichment.candidate_cache import look_ahead_of
+from cowrieprocessor.db.chunks import chunks
+from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import (
     Again,
     Order,
@@ -25,7 +25,7 @@ from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, QUEUE, QueueRow
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["Candidate", "Look", "Wanted", "look_for"]
+__all__ = ["Candidate", "CandidateSearch", "Wanted", "search_candidates"]
 
 DUE_AT_ONCE = 1_000
 """Rows that are due, and may be settled by now, that are looked at in one go."""
@@ -57,7 +57,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Look:
+class CandidateSearch:
     """What was found, in its order, and what was met on the way.
 
     Attributes:
@@ -71,7 +71,7 @@ class Look:
     ahead: list[str] = field(default_factory=list)
 
 
-def look_for(connection: Connection, engine: Engine, wanted: Wanted, *, again_only: bool) -> Look:
+def search_candidates(connection: Connection, engine: Engine, wanted: Wanted, *, again_only: bool) -> CandidateSearch:
     """Look for the next hashes in their order, until there are enough.
 
     Args:
@@ -81,7 +81,7 @@ def look_for(connection: Connection, engine: Engine, wanted: Wanted, *, again_on
         again_only: pass over what was asked for by hand, or never asked about: there was nothing a moment ago.
     """
     provider, policy, now = wanted.provider, wanted.policy, wanted.now
-    look = Look()
+    look = CandidateSearch()
     if not again_only:
         _add(look, _queued(connection, wanted, [("asked-for", asked_for(provider, now))]))
         if len(look.found) < wanted.limit:
@@ -93,7 +93,7 @@ def look_for(connection: Connection, engine: Engine, wanted: Wanted, *, again_on
     return look
 
 
-def _add(look: Look, found: Sequence[Candidate]) -> None:
+def _add(look: CandidateSearch, found: Sequence[Candidate]) -> None:
     for one in found:
         look.found.setdefault(one.sha256, one)
 
@@ -114,14 +114,14 @@ def _new(connection: Connection, engine: Engine, wanted: Wanted) -> list[Candida
         found = read(wanted.limit)
     else:
         question = (wanted.provider, wanted.policy, wanted.earlier, wanted.order)
-        found = look_ahead_of(engine, question).next(wanted.limit, read, still)
+        found = candidate_cache_of(engine, question).next(wanted.limit, read, still)
     claimed_before = select(QUEUE).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
     claimed_before = claimed_before.where(QUEUE.c.provider == wanted.provider)
     rows = {row.sha256: _kept(row) for row in _narrowed(connection, claimed_before, found)}
     return [Candidate(sha256, "new", rows.get(sha256)) for sha256 in found]
 
 
-def _again(connection: Connection, wanted: Wanted, reason: Reason, again: Again, look: Look) -> None:
+def _again(connection: Connection, wanted: Wanted, reason: Reason, again: Again, look: CandidateSearch) -> None:
     """Add rows of the queue that are due again; note those on the way that are not to be asked about."""
     others = [(reason, and_(again.left, again.kept))] if again.left is not None else []
     if wanted.only is not None:
@@ -168,6 +168,6 @@ def _narrowed(connection: Connection, query: Select[Any], only: Sequence[str] | 
         return list(connection.execute(query).all())
     return [
         row
-        for part in parts(sorted(set(only)))
+        for part in chunks(sorted(set(only)))
         for row in connection.execute(query.where(HASHES.c.sha256.in_(part))).all()
     ]

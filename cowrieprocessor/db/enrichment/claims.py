@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, select, update
 
-from cowrieprocessor.db.chunks import parts
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.candidate_search import Candidate, Look, Wanted, look_for
+from cowrieprocessor.db.enrichment.candidate_search import Candidate, CandidateSearch, Wanted, search_candidates
 from cowrieprocessor.db.enrichment.candidates import (
     WORTHLESS,
     Order,
@@ -121,7 +121,7 @@ def claim(
     tries, is_first = TRIES, True
     while tries:
         with read_transaction(engine) as connection:
-            look = look_for(connection, engine, wanted, again_only=not is_first)
+            look = search_candidates(connection, engine, wanted, again_only=not is_first)
         if look.ahead:
             bring_back(engine, provider, look.ahead, now)  # the next look finds them due
             if not look.found:
@@ -135,7 +135,7 @@ def claim(
     return []
 
 
-def _claim_of(engine: Engine, wanted: Wanted, look: Look, until: dt.datetime) -> tuple[list[Claimed], int]:
+def _claim_of(engine: Engine, wanted: Wanted, look: CandidateSearch, until: dt.datetime) -> tuple[list[Claimed], int]:
     """Claim what nobody else has claimed since, and put off what nobody is to ask about; return how many those were."""
     found = list(look.found.values())[: wanted.limit]
     if not found and not look.passed:
@@ -158,7 +158,7 @@ def _put_off(connection: Connection, wanted: Wanted, hashes: Sequence[str]) -> i
     moved = 0
     mine = QUEUE.c.provider == wanted.provider
     columns = (QUEUE.c.sha256, QUEUE.c.status, QUEUE.c.priority, QUEUE.c.next_attempt_at)
-    for part in parts(sorted(hashes)):
+    for part in chunks(sorted(hashes)):
         # What else is asked of them is looked at here: by it the database would find them among all that are due.
         free = select(*columns).where(mine, QUEUE.c.sha256.in_(part)).order_by(QUEUE.c.sha256)
         due = [
@@ -202,7 +202,7 @@ def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence
         hashes: those that are not in `file_hashes`, or are never to be asked about, are passed over.
         providers: the sources.
     """
-    for part in parts(sorted(set(hashes))):
+    for part in chunks(sorted(set(hashes))):
         known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, parts
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, QUEUE
 from cowrieprocessor.db.enrichment.response_cache import CACHE
@@ -58,7 +58,7 @@ def bring_back(engine: Engine, provider: str, hashes: Sequence[str], now: dt.dat
         bring_cache_back(connection, provider, hashes, now)
         for sha256 in sorted(hashes):
             _bring_history_back(connection, provider, sha256, now)
-        for part in parts(sorted(hashes)):
+        for part in chunks(sorted(hashes)):
             far = (QUEUE.c.status.in_((ANSWERED, FAILED)), QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD)
             mine = (QUEUE.c.provider == provider, QUEUE.c.sha256.in_(part))
             connection.execute(update(QUEUE).where(*mine, *far).values(next_attempt_at=now))
@@ -75,7 +75,7 @@ def bring_cache_back(connection: Connection, provider: str, keys: Sequence[str],
     """
     ahead = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + CLOCKS_DIFFER)
     others = connection.scalars(select(CACHE.c.key).where(*ahead).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)).all()
-    for part in parts(sorted({*keys, *others})):
+    for part in chunks(sorted({*keys, *others})):
         back = {"fetched_at": now - _STEP, "expires_at": now}
         connection.execute(update(CACHE).where(*ahead, CACHE.c.key.in_(part)).values(**back))
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
 from cowrieprocessor.db.chunks import NAMED_AT_ONCE
-from cowrieprocessor.db.chunks import parts as parts_of
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.chunks import chunks as parts_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
@@ -241,7 +241,7 @@ def _copy(connection: Connection, known: Mapping[str, Any], rows: Sequence[_Row]
 
 def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
     """Keep sessions from changing, in the order in which loaders lock them."""
-    sql = writing_of(connection)
+    sql = sql_of(connection)
     if not sql.for_update():
         return
     identity = sql.binary("session_id")
@@ -265,7 +265,7 @@ def _flag(connection: Connection, sessions: Collection[str]) -> None:
 
 def _unflag(connection: Connection, sessions: Collection[str]) -> None:
     """Take the flag from sessions that have no malicious file any more; one that v3 set is not ours to take."""
-    enrichment = writing_of(connection).json_text("enrichment")
+    enrichment = sql_of(connection).json_text("enrichment")
     condition = (
         f"vt_flagged AND (enrichment IS NULL OR {enrichment} = 'null') AND NOT EXISTS (SELECT 1 FROM files"
         " WHERE files.session_id = session_summaries.session_id AND files.vt_malicious)"

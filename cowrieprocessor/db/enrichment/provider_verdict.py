@@ -17,7 +17,7 @@ VIRUSTOTAL_SOURCES = (VIRUSTOTAL, COWRIE_VIRUSTOTAL)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProviderVerdict:
     """What one source said about one file. A file that it does not know has the verdict `unknown` and nothing else.
 
     Texts are valid Unicode without NUL and no longer than their columns; times are aware, in UTC.

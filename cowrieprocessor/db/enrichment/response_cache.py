@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, func, select, text, update
 
-from cowrieprocessor.db.chunks import parts
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.models import EnrichmentCacheEntry
 
 __all__ = [
@@ -71,7 +71,7 @@ def cached_answers(connection: Connection, provider: str, keys: Sequence[str]) -
         keys: the questions.
     """
     found: dict[str, CacheEntry] = {}
-    for part in parts(keys):
+    for part in chunks(keys):
         query = select(CACHE).where(CACHE.c.provider == provider, CACHE.c.key.in_(part))
         for row in connection.execute(query).mappings():
             found[row["key"]] = entry_of(row)

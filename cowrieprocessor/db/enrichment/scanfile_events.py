@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from cowrieprocessor.db.chunks import parts
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
@@ -71,7 +71,7 @@ def were_taken_in(connection: Connection, scans: Sequence[LoggedScan], *, staged
     cached: dict[str, dt.datetime] = {}
     known: set[str] = set()
     spans: dict[str, list[Any]] = {}
-    for part in parts(hashes):
+    for part in chunks(hashes):
         answers = select(CACHE.c.key, CACHE.c.fetched_at).where(_is_ours(CACHE.c.provider), CACHE.c.key.in_(part))
         cached.update((row.key, row.fetched_at) for row in connection.execute(answers))
         known.update(connection.scalars(select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part))))

@@ -27,9 +27,9 @@ from sqlalchemy import (
     update,
 )
 
-from cowrieprocessor.db.chunks import parts
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.candidate_cache import look_ahead_of
+from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, worth_asking
 from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, claimed_of
 from cowrieprocessor.db.enrichment.clock_skew import bring_cache_back
@@ -159,12 +159,12 @@ def _ahead(
     def still(hashes: Sequence[str]) -> set[str]:
         return {
             sha256
-            for part in parts(hashes)
+            for part in chunks(hashes)
             for sha256 in connection.scalars(query.where(HASHES.c.sha256.in_(part))).all()
         }
 
     kept = ("staged", which, question.provider, question.policy, question.earlier, question.order)
-    return look_ahead_of(engine, kept).next(limit, read, still)
+    return candidate_cache_of(engine, kept).next(limit, read, still)
 
 
 def _detailed(connection: Connection, question: Question, hashes: Sequence[str]) -> list[_Candidate]:
@@ -176,7 +176,7 @@ def _detailed(connection: Connection, question: Question, hashes: Sequence[str])
             1 if row["reason"] == "expired" else _attempts(row["claim"]) + 1,
             bool(row["is_ahead"]),
         )
-        for part in parts(hashes)
+        for part in chunks(hashes)
         for row in details(connection, question, part)
     ]
     place = {reason: number for number, reason in enumerate(("asked-for", "new", "retry", "expired"))}
@@ -234,7 +234,7 @@ def staged_ask_first(connection: Connection, hashes: Sequence[str], providers: S
         now: the time.
     """
     in_hand = {"asking": ASKING, "again": ASKING_AGAIN, "by_hand": ASKING_BY_HAND}
-    for part in parts(sorted(set(hashes))):
+    for part in chunks(sorted(set(hashes))):
         known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:
@@ -315,7 +315,7 @@ def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
         if not keys:
             return removed
         with write_transaction(engine) as connection:
-            for part in parts(keys):
+            for part in chunks(keys):
                 removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(part))).rowcount
         after = keys[-1]
 

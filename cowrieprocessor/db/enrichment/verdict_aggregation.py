@@ -21,7 +21,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
     UNKNOWN,
     VERDICTS,
     VIRUSTOTAL,
-    Finding,
+    ProviderVerdict,
 )
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, queue_rows
 from cowrieprocessor.db.enrichment.verdict_history import SpokenVerdict, latest_verdicts
@@ -32,9 +32,9 @@ __all__ = [
     "HASH_FAILED",
     "HASH_SKIPPED",
     "Policy",
-    "judge",
-    "judge_again",
-    "judgement_of",
+    "aggregate",
+    "aggregate_again",
+    "aggregate_verdict",
     "request_propagation",
 ]
 
@@ -72,8 +72,8 @@ class Policy:
         return self.providers[: self.providers.index(provider)]
 
 
-def judge(
-    connection: Connection, sha256: str, policy: Policy, now: dt.datetime, finding: Finding | None = None
+def aggregate(
+    connection: Connection, sha256: str, policy: Policy, now: dt.datetime, finding: ProviderVerdict | None = None
 ) -> bool:
     """Bring the row of a hash up to date, and ask for its rows in `files` to follow where they copy what changed.
 
@@ -90,14 +90,14 @@ def judge(
     current = connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
     if current is None:
         return False
-    wanted = judgement_of(current, latest_verdicts(connection, sha256), queue_rows(connection, sha256), policy)
+    wanted = aggregate_verdict(current, latest_verdicts(connection, sha256), queue_rows(connection, sha256), policy)
     if finding is not None:
         told = {name: getattr(finding, name) for name in _CONTENT}
         wanted |= {name: said for name, said in told.items() if current[name] is None and said is not None}
     return _change(connection, current, wanted, now)
 
 
-def judge_again(connection: Connection, sha256: str, now: dt.datetime) -> bool:
+def aggregate_again(connection: Connection, sha256: str, now: dt.datetime) -> bool:
     """Bring the verdict of a hash up to date with its history, whoever is in use; its status stays.
 
     Args:
@@ -111,12 +111,12 @@ def judge_again(connection: Connection, sha256: str, now: dt.datetime) -> bool:
     current = connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
     if current is None:
         return False
-    wanted = judgement_of(current, latest_verdicts(connection, sha256), {}, Policy((), frozenset()))
+    wanted = aggregate_verdict(current, latest_verdicts(connection, sha256), {}, Policy((), frozenset()))
     left = ("enrichment_status", "next_check_at")
     return _change(connection, current, {name: value for name, value in wanted.items() if name not in left}, now)
 
 
-def judgement_of(
+def aggregate_verdict(
     current: Mapping[Any, Any],
     latest: Mapping[str, SpokenVerdict],
     queue: Mapping[str, QueueRow],

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
-from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS, ProviderVerdict
 from cowrieprocessor.db.models import FileVerdict
 
 __all__ = [
@@ -97,7 +97,9 @@ class SpokenVerdict:
         return self.verdict != UNKNOWN or any(one is not None for one in said)
 
 
-def remember(connection: Connection, sha256: str, provider: str, finding: Finding, fetched_at: dt.datetime) -> None:
+def remember(
+    connection: Connection, sha256: str, provider: str, finding: ProviderVerdict, fetched_at: dt.datetime
+) -> None:
     """Write an answer into the history: again is a no-op, and an older one finds its place.
 
     Args:
@@ -181,7 +183,7 @@ def latest_verdicts(connection: Connection, sha256: str) -> dict[str, SpokenVerd
     return {row["provider"]: _spoken(row) for row in found}
 
 
-def content_of(finding: Finding) -> Content:
+def content_of(finding: ProviderVerdict) -> Content:
     """Return what of a finding makes an answer another one."""
     return (finding.verdict, finding.classification, finding.positives, finding.total, finding.first_seen)
 
@@ -189,7 +191,7 @@ def content_of(finding: Finding) -> Content:
 class _Told:
     """Writes rows for one answer."""
 
-    def __init__(self, connection: Connection, sha256: str, provider: str, finding: Finding) -> None:
+    def __init__(self, connection: Connection, sha256: str, provider: str, finding: ProviderVerdict) -> None:
         self._connection = connection
         self._key = {"sha256": sha256, "provider": provider}
         self._finding = finding

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
 
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     FAILED,
@@ -21,7 +21,7 @@ from cowrieprocessor.db.enrichment.queue import (
     queue_row,
 )
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
-from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, judge
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
 from cowrieprocessor.db.enrichment.verdict_history import remember
 from cowrieprocessor.db.models import HASHES
 
@@ -64,7 +64,7 @@ def store_answer(
     sha256: str,
     provider: str,
     cache_key: str,
-    finding: Finding,
+    finding: ProviderVerdict,
     *,
     fetched_at: dt.datetime,
     expires_at: dt.datetime,
@@ -93,7 +93,7 @@ def store_answer(
         return
     remember(connection, sha256, provider, finding, fetched_at)
     _note_answer(connection, sha256, provider, cache_key, fetched_at, now)
-    judge(connection, sha256, policy, now, finding)
+    aggregate(connection, sha256, policy, now, finding)
 
 
 def store_failure(
@@ -222,4 +222,4 @@ def _note_no_answer(
         return
     else:
         change_row(connection, sha256, provider, {**values, "priority": 0, "leased_until": None})
-    judge(connection, sha256, policy, now)
+    aggregate(connection, sha256, policy, now)

@@ -41,7 +41,7 @@ def database_file(engine: Engine, remedy: str) -> tuple[DatabaseFiles, Path]:
     return files, path
 
 
-def looking_engine(engine: Engine, path: Path | None = None) -> Engine:
+def read_only_engine(engine: Engine, path: Path | None = None) -> Engine:
     """Return an engine that looks at the same database, or at another file, and leaves no trace beside it."""
     options = replace(options_of(engine), read_only=True, leave_no_trace=True)
     url = engine.url if path is None else URL.create("sqlite", database=str(path))
@@ -67,7 +67,7 @@ def copy_snapshot(
     """
     engine = connection.engine
     files, _ = database_file(engine, "only a file is copied as one")
-    with translate_errors(looking_engine(engine, target)):
+    with translate_errors(read_only_engine(engine, target)):
         files.copy(connection, target, in_use=in_use, on_progress=lambda done, total: on_step("copying", done, total))
 
 
@@ -130,7 +130,7 @@ def verify_copy(engine: Engine, copied: Path, expected: Census, *, quick: bool, 
         CopyRefused: it differs; the message says in what.
         DatabaseDamaged: it is damaged.
     """
-    copy = looking_engine(engine, copied)
+    copy = read_only_engine(engine, copied)
     try:
         with read_transaction(copy) as connection:
             require_sound(connection, f"{copied}: the copy", quick=quick, on_step=on_step)

@@ -15,14 +15,14 @@ from zlib import crc32
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 
 TURNS = 256
 """How many locks there are; a server has room for some thousands at a time. Source: PostgreSQL's documentation,
 max_locks_per_transaction."""
 
 
-def wait_for_turn(connection: Connection, sensor_days: Iterable[Sequence[str]]) -> None:
+def lock_events(connection: Connection, sensor_days: Iterable[Sequence[str]]) -> None:
     """Wait until nobody else is storing events of the same sensors and days, and keep others from it until the end.
 
     Args:
@@ -32,7 +32,7 @@ def wait_for_turn(connection: Connection, sensor_days: Iterable[Sequence[str]]) 
     _hold(connection, {_number(sensor, day) for sensor, day in sensor_days})
 
 
-def wait_for_every_turn(connection: Connection) -> None:
+def lock_all_events(connection: Connection) -> None:
     """Wait until nobody else is storing any events, and keep others from it until the end of the transaction.
 
     Args:
@@ -46,7 +46,7 @@ def _number(sensor: str, day: str) -> int:
 
 
 def _hold(connection: Connection, numbers: Iterable[int]) -> None:
-    sql = writing_of(connection)
+    sql = sql_of(connection)
     locks = sql.numbered_locks()
     in_order = sorted(numbers)
     if locks is None or not in_order:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job, LogFile, RawEvent
 
@@ -83,7 +83,7 @@ def last_id_of_v3(connection: Connection) -> int:
 
 
 def _events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
-    sql = writing_of(connection)
+    sql = sql_of(connection)
     payload = sql.json_text("payload")
     statement = sql.statement(
         "SELECT id, source, source_inode, source_generation, source_offset, ingest_id,"

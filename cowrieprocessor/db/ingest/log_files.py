@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, inspect, select
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import LogFile, RawEvent
 
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
@@ -37,7 +37,7 @@ def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Se
     """Return what the database says, on the driver's own cursor."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(writing_of(connection).statement(sql), values)
+        cursor.execute(sql_of(connection).statement(sql), values)
         return cursor.fetchall()
     finally:
         cursor.close()
@@ -114,7 +114,7 @@ def store(
         values = (*(more.get(name, row[name]) for name in changed), *place)
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(writing_of(connection).statement(sql), values)
+        cursor.execute(sql_of(connection).statement(sql), values)
         return bool(cursor.rowcount == 1)
     finally:
         cursor.close()

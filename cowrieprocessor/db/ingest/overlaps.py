@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.chunks import parts
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.chunks import chunks
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.events import utc_text
 
@@ -53,7 +53,7 @@ class _Questions:
     """The questions about one batch, on the driver's own cursor: they are asked with every batch."""
 
     def __init__(self, connection: Connection, log: Mapping[str, Any]) -> None:
-        self._sql = writing_of(connection)
+        self._sql = sql_of(connection)
         self._cursor = connection.connection.cursor()
         self._log = (log["source"], log["source_inode"], log["source_generation"])
 
@@ -64,7 +64,7 @@ class _Questions:
         """Return the sessions that are known, and not only from before or after what the batch tells of them."""
         told = {row[0]: (row[1], row[2]) for row in sessions}
         suspicious = []
-        for part in parts(list(told)):
+        for part in chunks(list(told)):
             known = self._ask(
                 "SELECT session_id, first_event_at, last_event_at FROM session_summaries"
                 f" WHERE session_id IN ({_marks(part)})",
@@ -84,7 +84,7 @@ class _Questions:
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [*part, *self._log],
             )
-            for part in parts(session_ids)
+            for part in chunks(session_ids)
         )
 
     def is_stored_elsewhere(self, event: Sequence[Any]) -> bool:

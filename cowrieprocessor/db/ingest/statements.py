@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import VERDICT_COLUMNS
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class LoadingStatements:
     """Writes the rows of one batch through one connection, inside the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._sql = writing_of(connection)
+        self._sql = sql_of(connection)
         self._cursor = connection.connection.cursor()
 
     @property

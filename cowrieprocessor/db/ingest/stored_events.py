@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, Text, and_, bindparam, case, cast, func, null, or_, select
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, parts
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 from cowrieprocessor.events import Event, moment_or_none
 
@@ -150,14 +150,14 @@ def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[A
         else:
             by_time[payload_hash] = timestamp
     for statement, keys in ((_EQUAL_BY_TIME, by_time), (_EQUAL_BY_SESSION, by_session)):
-        for hashes in parts(list(keys), _EVENTS_AT_ONCE):
+        for hashes in chunks(list(keys), _EVENTS_AT_ONCE):
             named = {"hashes": hashes, "keys": sorted({keys[one] for one in hashes})}
             for payload_hash, count in connection.execute(statement, _values(log) | named):
                 found[payload_hash] = count
     return found
 
 
-def rows_behind(connection: Connection, place: Place, offset: int, count: int) -> list[StoredRow]:
+def rows_after(connection: Connection, place: Place, offset: int, count: int) -> list[StoredRow]:
     """Return the next rows of a log behind an offset, in its order, at most `count`."""
     values = {"source": place.source, "generation": place.source_generation, "after": offset, "count": count}
     if place.source_inode is not None:

@@ -50,7 +50,7 @@ Step = Callable[[Connection], "Step | None"]
 """Something to do in a write transaction; it returns what of it is left to do."""
 
 
-def take_over_planned_files(engine: Engine, on_progress: Callable[[int], None] | None = None) -> int:
+def import_pre_release_files(engine: Engine, on_progress: Callable[[int], None] | None = None) -> int:
     """Count the rows of a planned `files` table in `file_hashes`, and give their verdicts to their hashes.
 
     Does nothing where there was no such table at the migration, and nothing again once it is done. It may be killed

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
-from cowrieprocessor.db.table_scan import Reading, Row, Walk
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 
 _EVENT = "SELECT e.session_id, e.id, e.event_type, e.event_timestamp FROM raw_events AS e"
 
@@ -27,7 +27,7 @@ class SessionCounters(NamedTuple):
 class RecountRows:
     """The queries for one database."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: TableScan) -> None:
         self._reading = reading
         self._select = (
             "SELECT s.session_id, s.event_count, s.command_count, s.file_downloads, s.login_attempts,"
@@ -46,16 +46,16 @@ class RecountRows:
 
     def one(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
         """Return one session; `to_write` keeps it from changing until the transaction ends."""
-        lock = writing_of(connection).for_update() if to_write else ""
+        lock = sql_of(connection).for_update() if to_write else ""
         found = self._reading.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
         return SessionCounters._make(found[0]) if found else None
 
-    def events(self, first: str, last: str, until: int) -> Walk:
+    def events(self, first: str, last: str, until: int) -> ScanQuery:
         """Return the walk over the events of the sessions `first` to `last`, up to an id.
 
         Rows: session_id, id, event_type, event_timestamp.
         """
-        return Walk(
+        return ScanQuery(
             _EVENT,
             ("e.session_id", "e.id"),
             "e.session_id >= ? AND e.session_id <= ? AND e.id <= ?",
@@ -80,7 +80,7 @@ def store_counters(connection: Connection, row: SessionCounters, now: str) -> No
     cursor: Any = connection.connection.cursor()
     try:
         cursor.execute(
-            writing_of(connection).statement(
+            sql_of(connection).statement(
                 "UPDATE session_summaries SET event_count = ?, command_count = ?, file_downloads = ?,"
                 " login_attempts = ?, first_event_at = ?, last_event_at = ?, updated_at = ? WHERE session_id = ?"
             ),

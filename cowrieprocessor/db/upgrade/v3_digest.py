@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, inspect, select, text
 
 from cowrieprocessor.db.dialects.definitions import definitions_of
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import ALEMBIC_TABLE, SchemaFacts
@@ -225,7 +225,7 @@ def _spread_texts(connection: Connection, table: str, key: str) -> list[str]:
 def _rows(connection: Connection, table: str, keys: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """Yield the rows with these keys that are there: key and digest."""
     key, names = _IMMUTABLE[table]
-    sql = writing_of(connection)
+    sql = sql_of(connection)
     columns = [sql.json_text(name) if name in _JSON_COLUMNS else name for name in names]
     for part in (keys[start : start + _ASKED_AT_ONCE] for start in range(0, len(keys), _ASKED_AT_ONCE)):
         marks = ", ".join("?" * len(part))

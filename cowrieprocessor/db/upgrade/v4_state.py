@@ -48,7 +48,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class V4Rows:
     """The rows of one table that v4 alone knows.
 
     Attributes:
@@ -72,10 +72,10 @@ class Knowledge:
         return int(connection.execute(rows if self.known is None else rows.where(self.known)).scalar_one())
 
 
-def _knowledge(name: str, known: ColumnElement[bool] | None = None) -> Knowledge:
+def _knowledge(name: str, known: ColumnElement[bool] | None = None) -> V4Rows:
     table = Base.metadata.tables[name]
     columns = tuple(column for column in table.columns if column.name not in _LEFT_OUT.get(name, ()))
-    return Knowledge(table, columns, known)
+    return V4Rows(table, columns, known)
 
 
 _OF_HASHES = or_(
@@ -90,7 +90,7 @@ _OF_HASHES = or_(
     ),
 )
 
-KNOWLEDGE: dict[str, Knowledge] = {
+V4_STATE: dict[str, V4Rows] = {
     "file_hashes": _knowledge("file_hashes", _OF_HASHES),
     "files": _knowledge("files", FILES.c.origin == "artifact"),
     "file_verdicts": _knowledge("file_verdicts"),
@@ -104,14 +104,14 @@ KNOWLEDGE: dict[str, Knowledge] = {
 """By table, in the order in which they are taken in again: hashes before what belongs to them."""
 
 
-def known_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str, Row]]:
+def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str, Row]]:
     """Yield each row that v4 alone knows with its table, in an order that depends on the rows alone.
 
     Args:
         connection: in a transaction.
         facts: what tables there are; one that has only the plan's `files` table may know verdicts, too.
     """
-    for name, knowledge in KNOWLEDGE.items():
+    for name, knowledge in V4_STATE.items():
         if name not in facts.tables or (name == "files" and not facts.complete):
             continue
         result = connection.execute(knowledge.query(), execution_options=STREAMED)
@@ -120,11 +120,11 @@ def known_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str
     yield from (("file_hashes", row) for row in _planned_verdicts(connection, facts))
 
 
-def count_known(connection: Connection, facts: SchemaFacts) -> dict[str, int]:
+def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, int]:
     """Return how many rows of each table v4 alone knows, without those that are 0."""
     counts = {
         name: knowledge.count(connection)
-        for name, knowledge in KNOWLEDGE.items()
+        for name, knowledge in V4_STATE.items()
         if name in facts.tables and (name != "files" or facts.complete)
     }
     if planned := sum(1 for _ in _planned_verdicts(connection, facts)):
@@ -143,7 +143,7 @@ def from_json(name: str, document: object) -> Row:
     Raises:
         ValueError: it is none: the message says why.
     """
-    knowledge = KNOWLEDGE.get(name)
+    knowledge = V4_STATE.get(name)
     if knowledge is None:
         raise ValueError(f"there is no table {name!r}")
     names = {column.name for column in knowledge.columns}
@@ -168,7 +168,7 @@ def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:
         row: VERDICT_COLUMNS and first_seen.
         sha256: its hash in lower case.
     """
-    made: Row = dict.fromkeys(column.name for column in KNOWLEDGE["file_hashes"].columns)
+    made: Row = dict.fromkeys(column.name for column in V4_STATE["file_hashes"].columns)
     made |= {name: row[name] for name in VERDICT_COLUMNS}
     if made["enrichment_status"] not in STATUSES:
         made["enrichment_status"] = PENDING

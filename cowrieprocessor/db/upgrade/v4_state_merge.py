@@ -15,11 +15,11 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, text, tuple
 from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
-from cowrieprocessor.db.enrichment.verdict_aggregation import judge_again
+from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import take_in
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
-from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, KNOWLEDGE, Row, judged_more_recently
+from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, V4_STATE, Row, judged_more_recently
 
 ROWS_AT_ONCE = 400
 """How many rows of one table one call of `merge` may get."""
@@ -89,7 +89,7 @@ def _merge_by_key(connection: Connection, name: str, rows: Sequence[Row], given:
     """Add the rows whose key is not there, and change those of which the given row knows more."""
     if not rows:
         return Merged(known=given)
-    table = KNOWLEDGE[name].table
+    table = V4_STATE[name].table
     keys = [column.name for column in table.primary_key.columns]
     before = _stored(connection, table, keys, rows)
     absent = {_key(row, keys): row for row in rows if _key(row, keys) not in before}
@@ -242,7 +242,7 @@ def _merge_history(connection: Connection, rows: Sequence[Row]) -> Merged:
         take_in(connection, sha256, provider, given)
     here = {sha256 for sha256, _ in begun}
     for sha256 in sorted({row["sha256"] for row in new if row["sha256"] in here} | {key[0] for key in shared}):
-        judge_again(connection, sha256, dt.datetime.now(dt.UTC))
+        aggregate_again(connection, sha256, dt.datetime.now(dt.UTC))
     added = len(new) + sum(map(len, shared.values()))
     return Merged(added, len(later), len(rows) - added - len(later))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.table_scan import Reading, Row, Walk
+from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 
 MAX_PAYLOAD_CHARS = 2 << 20
 """The backfill leaves larger payloads alone; our loaders' are never so large."""
@@ -18,12 +18,12 @@ MAX_PAYLOAD_CHARS = 2 << 20
 ALL_TYPES = ""
 
 
-def largest_event_id(reading: Reading, connection: Connection) -> int:
+def largest_event_id(reading: TableScan, connection: Connection) -> int:
     """Return the largest id of raw_events, 0 where there is none."""
     return int(reading.rows(connection, "SELECT coalesce(max(id), 0) FROM raw_events")[0][0])
 
 
-def job(reading: Reading, connection: Connection, name: str) -> tuple[str, dict[str, Any]] | None:
+def job(reading: TableScan, connection: Connection, name: str) -> tuple[str, dict[str, Any]] | None:
     """Return state and cursor of a job; None where it never ran."""
     found = reading.rows(connection, "SELECT state, cursor FROM jobs WHERE name = ?", (name,))
     if not found:
@@ -32,19 +32,19 @@ def job(reading: Reading, connection: Connection, name: str) -> tuple[str, dict[
     return str(state), dict((json.loads(cursor) if isinstance(cursor, str) else cursor) or {})
 
 
-def last_id_of_v3(reading: Reading, connection: Connection) -> int:
+def last_id_of_v3(reading: TableScan, connection: Connection) -> int:
     """Return the largest id of raw_events when v4 began; 0 where that was not noted."""
     found = job(reading, connection, "migrate")
     return int((found[1].get("raw_events_max_id") if found else 0) or 0)
 
 
-def first_event_is_ours(reading: Reading, connection: Connection, last_v3_id: int) -> bool:
+def first_event_is_ours(reading: TableScan, connection: Connection, last_v3_id: int) -> bool:
     """Return whether the oldest event was written by our own loaders, or there is none."""
     first = reading.rows(connection, f"SELECT {_ours()} FROM raw_events AS e ORDER BY e.id LIMIT 1", (last_v3_id,))
     return not first or bool(first[0][0])
 
 
-def events(reading: Reading, event_type: str, after: int, until: int, last_v3_id: int) -> Walk:
+def events(reading: TableScan, event_type: str, after: int, until: int, last_v3_id: int) -> ScanQuery:
     """Return the walk over the events of one type, or of all, with `after` < id <= `until`.
 
     Rows: id, payload (None where it is too long to be read), whether our own loaders wrote it.
@@ -52,7 +52,7 @@ def events(reading: Reading, event_type: str, after: int, until: int, last_v3_id
     with reading.snapshot() as connection:
         select = _select(reading, connection)
     where, values = _where(event_type)
-    return Walk(
+    return ScanQuery(
         select,
         ("e.id",),
         f"{where}e.id <= ?",
@@ -64,7 +64,7 @@ def events(reading: Reading, event_type: str, after: int, until: int, last_v3_id
 
 
 def events_now(
-    reading: Reading, connection: Connection, event_type: str, after: int, until: int, last_v3_id: int
+    reading: TableScan, connection: Connection, event_type: str, after: int, until: int, last_v3_id: int
 ) -> list[Row]:
     """Return the few events of one type, or of all, with `after` < id <= `until`, as one transaction sees them."""
     where, values = _where(event_type)
@@ -76,7 +76,7 @@ def _where(event_type: str) -> tuple[str, Row]:
     return ("", ()) if event_type == ALL_TYPES else ("e.event_type = ? AND ", (event_type,))
 
 
-def _select(reading: Reading, connection: Connection) -> str:
+def _select(reading: TableScan, connection: Connection) -> str:
     payload = reading.json_text(connection, "e.payload")
     return (
         f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END, {_ours()}"

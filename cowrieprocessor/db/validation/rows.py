@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from cowrieprocessor.db.table_scan import Reading, Row, Walk
+from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 
 ARTIFACT = "artifact"
 
@@ -74,7 +74,7 @@ class CommandRow(NamedTuple):
 class Rows:
     """The queries for one database."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: TableScan) -> None:
         self._reading = reading
         differs, moment = reading.differs, reading.moment
         verdict = " OR ".join(differs(f"f.{column}", f"h.{column}") for column in VERDICT_COLUMNS)
@@ -109,10 +109,10 @@ class Rows:
             ),
         }
 
-    def walk(self, kind: type[Any]) -> Walk:
+    def walk(self, kind: type[Any]) -> ScanQuery:
         """Return the walk over a table in the order of its keys."""
         select, keys = self._queries[kind]
-        return Walk(select, keys)
+        return ScanQuery(select, keys)
 
     def one(self, connection: Connection, kind: type[Any], key: Row) -> Row | None:
         """Return the row of a key, if there is one."""

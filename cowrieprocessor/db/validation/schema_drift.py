@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Inspector, Table, inspect
 
 from cowrieprocessor.db.columns import GENERATED_FROM_PAYLOAD
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import Base
 
 V3_REDUNDANT_INDEX = "uq_raw_events_source_gen"
@@ -65,7 +65,7 @@ def _column(connection: Connection, column: Column[Any], found: Any) -> Iterator
     if bool(found["nullable"]) != bool(column.nullable):
         yield f"the column {column.name} {'may' if found['nullable'] else 'may not'} be NULL, declared is the opposite"
     field = column.info.get(GENERATED_FROM_PAYLOAD)
-    if field is not None and writing_of(connection).computes_event_columns:
+    if field is not None and sql_of(connection).computes_event_columns:
         computed = str((found.get("computed") or {}).get("sqltext") or "")
         if "".join(computed.split()) != f"json_extract(payload,'$.{field}')":
             yield f"the column {column.name} is computed as {computed or 'nothing'}"

@@ -9,33 +9,33 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
-from cowrieprocessor.db.table_scan import Reading
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.table_scan import TableScan
 
 PATIENCE_S = 1.0
 _FETCHED_ROWS = 250
 
 
-def newest_file(reading: Reading, connection: Connection) -> tuple[str, str] | None:
+def newest_file(reading: TableScan, connection: Connection) -> tuple[str, str] | None:
     """Return hash and day of the file that was seen last; None where there are no files."""
     sql = f"SELECT f.shasum, {reading.moment('f.first_seen')} FROM files AS f ORDER BY f.first_seen DESC LIMIT 1"
     found = reading.rows(connection, sql)
     return (str(found[0][0]), str(found[0][1])[:10]) if found else None
 
 
-def time_hash_in_files(reading: Reading, connection: Connection, sha256: str) -> float:
+def time_hash_in_files(reading: TableScan, connection: Connection, sha256: str) -> float:
     """Return the milliseconds that it takes to count the sessions of a hash."""
     return _timed(connection, "SELECT count(*) FROM files WHERE shasum = ?", (sha256,))[0]
 
 
-def time_day_in_files(reading: Reading, connection: Connection, day: str, day_after: str) -> float:
+def time_day_in_files(reading: TableScan, connection: Connection, day: str, day_after: str) -> float:
     """Return the milliseconds that it takes to read the files of a day."""
     sql = "SELECT session_id, shasum FROM files WHERE first_seen >= ? AND first_seen < ?"
     return _timed(connection, sql, (day, day_after))[0]
 
 
 def time_day_in_events(
-    reading: Reading, connection: Connection, event_types: Sequence[str], day: str, day_after: str
+    reading: TableScan, connection: Connection, event_types: Sequence[str], day: str, day_after: str
 ) -> tuple[float, bool]:
     """Return the milliseconds that it takes to read the file events of a day, and whether patience ended before.
 
@@ -52,7 +52,7 @@ def time_day_in_events(
 def _timed(connection: Connection, sql: str, values: tuple[Any, ...]) -> tuple[float, bool]:
     began = time.monotonic()
     with closing(connection.connection.cursor()) as cursor:
-        cursor.execute(writing_of(connection).statement(sql), values)
+        cursor.execute(sql_of(connection).statement(sql), values)
         while cursor.fetchmany(_FETCHED_ROWS):
             if time.monotonic() - began > PATIENCE_S:
                 return (time.monotonic() - began) * 1000, True

@@ -16,10 +16,10 @@ from urllib.parse import unquote, urlsplit
 from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, SUSPICIOUS
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     Outcome,
     Provider,
+    ProviderVerdict,
     Refused,
     Reply,
     Request,
@@ -106,10 +106,10 @@ class MalwareBazaar(AbuseCh):
                 return {name: value for name, value in row.items() if name not in _TOO_MUCH}
         return None
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what a sample's row says; that there is one means malware."""
         signature = text(response.get("signature"), 128)
-        return Finding(
+        return ProviderVerdict(
             MALICIOUS,
             classification=signature,
             description=text(response.get("file_type_mime")) or text(response.get("file_type")),
@@ -140,11 +140,11 @@ class Urlhaus(AbuseCh):
             return None
         return {**document, "urls": items(document.get("urls"))[:_ROWS_KEPT]}
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what a payload's entry says: malware if it has a name or engines said so, else only suspicious."""
         signature = text(response.get("signature"), 128)
         positives, total, is_detected = _detections(mapping(response.get("virustotal")))
-        return Finding(
+        return ProviderVerdict(
             MALICIOUS if signature or is_detected else SUSPICIOUS,
             classification=signature,
             description=text(response.get("file_type")),
@@ -192,10 +192,10 @@ class UrlhausUrl(AbuseCh):
             return None
         return {**document, "payloads": items(document.get("payloads"))[:_ROWS_KEPT]}
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what an address's entry says of the files that came from it."""
         tags = [tag for tag in (text(tag, 64) for tag in items(response.get("tags"))) if tag]
-        return Finding(
+        return ProviderVerdict(
             SUSPICIOUS,
             classification=text(response.get("threat"), 128),
             description=text(", ".join(tags), 1000),

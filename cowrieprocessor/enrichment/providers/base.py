@@ -1,7 +1,7 @@
 """What a source of verdicts is: the question it is asked about a file, and what its answer means.
 
     Outcome
-    ├── Found         the source knows the file: a Finding
+    ├── Found         the source knows the file: a ProviderVerdict
     ├── Unknown       the source answered that it does not know the file
     ├── RateLimited   it wants fewer requests, and perhaps said until when
     ├── Refused       it will not answer this question, or none under this key
@@ -20,16 +20,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 
 __all__ = [
     "Failed",
-    "Finding",
     "Found",
     "KeyQuota",
     "Limits",
     "Outcome",
     "Provider",
+    "ProviderVerdict",
     "RateLimited",
     "Refused",
     "Reply",
@@ -100,7 +100,7 @@ class Reply:
 class Found:
     """The source knows the file."""
 
-    finding: Finding
+    finding: ProviderVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class Provider(ABC):
         """Return what an answer means for each file, by sha256. Never raises: what cannot be read is Failed."""
 
     @abstractmethod
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return the finding of a `response` that Found carried and the cache kept. Never raises."""
 
     def quota_request(self) -> Request | None:

@@ -16,7 +16,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
     MALICIOUS,
     SUSPICIOUS,
     UNKNOWN,
-    Finding,
+    ProviderVerdict,
 )
 from cowrieprocessor.enrichment.providers.json_values import (
     bounded,
@@ -49,7 +49,7 @@ class Scan:
     """
 
     sha256: str
-    finding: Finding
+    finding: ProviderVerdict
     scanned_at: dt.datetime
 
 
@@ -88,7 +88,7 @@ class CowrieLog:
             return None
         return Scan(sha256, finding, scanned_at)
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what the kept fields of an event say. Never raises."""
         positives = integer(response.get("positives"), high=_MAX_ENGINES)
         total = integer(response.get("total"), high=_MAX_ENGINES)
@@ -98,7 +98,7 @@ class CowrieLog:
         if positives:
             verdict = MALICIOUS if positives >= self.malicious_at else SUSPICIOUS
         scan_date = response.get("scan_date")
-        return Finding(
+        return ProviderVerdict(
             verdict,
             positives=positives,
             total=total,

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from cowrieprocessor.db.enrichment.provider_verdict import KNOWN_GOOD, MALICIOUS, UNKNOWN
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     Outcome,
     Provider,
+    ProviderVerdict,
     Reply,
     Request,
     Sample,
@@ -105,14 +105,14 @@ class Hashlookup(Provider):
     def _found(self, entry: Mapping[str, Any]) -> Found:
         return Found(self.finding(bounded({**entry, "parents": items(entry.get("parents"))[:_PARENTS_KEPT]}, self.key)))
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what an entry says; of the file itself only if the entry has its SHA-256."""
         bad_name = _known_malicious(response.get("KnownMalicious"))
         description = text(response.get("FileName"), 1000)
         if hexadecimal(response.get("SHA-256"), 64) is None:
             verdict = UNKNOWN if bad_name is None else MALICIOUS
-            return Finding(verdict, classification=bad_name, description=description, response=dict(response))
-        return Finding(
+            return ProviderVerdict(verdict, classification=bad_name, description=description, response=dict(response))
+        return ProviderVerdict(
             _verdict(response) if bad_name is None else MALICIOUS,
             classification=bad_name,
             description=description,

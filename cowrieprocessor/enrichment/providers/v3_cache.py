@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.enrichment.providers.base import Found, Reply, Sample, Unknown
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.verdict_repository import unknown
@@ -61,7 +61,7 @@ class KeptAnswer:
     """
 
     sha256: str
-    finding: Finding
+    finding: ProviderVerdict
     fetched_at: dt.datetime
 
 

@@ -15,12 +15,12 @@ from urllib.parse import quote, urlsplit
 from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, SUSPICIOUS, UNKNOWN, VIRUSTOTAL
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     KeyQuota,
     Limits,
     Outcome,
     Provider,
+    ProviderVerdict,
     RateLimited,
     Refused,
     Reply,
@@ -151,12 +151,12 @@ class VirusTotal(Provider):
             return Failed("bad-body", "VirusTotal's answer is no report on the file that was asked about")
         return Found(self.finding(bounded(_kept(attributes, sha256), self.key)))
 
-    def finding(self, response: Mapping[str, Any]) -> Finding:
+    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
         """Return what the kept attributes of a report say."""
         threat = mapping(response.get("popular_threat_classification"))
         families = (text(mapping(name).get("value"), 128) for name in items(threat.get("popular_threat_name")))
         positives, total, verdict = self._judge(mapping(response.get("last_analysis_stats")))
-        return Finding(
+        return ProviderVerdict(
             verdict,
             classification=text(threat.get("suggested_threat_label"), 128),
             description=text(response.get("type_description"), 1000),

@@ -34,12 +34,12 @@ from cowrieprocessor.enrichment.quota.ledger_state import (
     LONGEST_REFUSAL,
     TURN_OF_DAY,
     LedgerState,
-    Standing,
+    QuotaState,
     Wait,
     ledger_states,
     next_day,
     next_month,
-    standing_at,
+    quota_state_at,
 )
 from cowrieprocessor.enrichment.quota.rate_limit import MAX_BURST, MAX_PER_MINUTE
 from cowrieprocessor.settings.secrets import fingerprint as fingerprint_of
@@ -191,7 +191,7 @@ class Ledger:
                 row.paused_until = standing.now + dt.timedelta(seconds=circuit_breaker.pause_s(row.used))
 
     @contextmanager
-    def _changing(self) -> Iterator[Standing]:
+    def _changing(self) -> Iterator[QuotaState]:
         """Yield how the ledger stands, and hold its lock; what is changed of it is written at the end."""
         with write_transaction(self._engine) as connection:
             lock_ledger(connection, self.name, self.fingerprint)
@@ -201,8 +201,10 @@ class Ledger:
             changed = [row for window, row in standing.rows.items() if row != before[window]]
             save(connection, self.name, self.fingerprint, changed)
 
-    def _standing(self, connection: Connection) -> Standing:
-        return standing_at(connection, self.name, self.fingerprint, self._clock.now(), self._limits, self._own_limits)
+    def _standing(self, connection: Connection) -> QuotaState:
+        return quota_state_at(
+            connection, self.name, self.fingerprint, self._clock.now(), self._limits, self._own_limits
+        )
 
 
 def ledger_of(engine: Engine, provider: Provider, clock: Clock) -> Ledger:
@@ -211,17 +213,17 @@ def ledger_of(engine: Engine, provider: Provider, clock: Clock) -> Ledger:
     return Ledger(engine, provider.ledger, fingerprint, provider.limits, provider.own_limits, clock)
 
 
-def _has_troubles(standing: Standing) -> bool:
+def _has_troubles(standing: QuotaState) -> bool:
     rows = standing.rows
     return bool(rows[NOW].used or rows[PAUSED].used or rows[REFUSED].paused_until)
 
 
-def _close_breaker(standing: Standing) -> None:
+def _close_breaker(standing: QuotaState) -> None:
     row = standing.rows[NOW]
     row.used, row.paused_until, row.reason = 0, None, None
 
 
-def _learn(standing: Standing, quota: KeyQuota) -> None:
+def _learn(standing: QuotaState, quota: KeyQuota) -> None:
     rows, now = standing.rows, standing.now
     rows[NOW].read_at = now
     if hourly := _stated(quota.hourly_allowed):
@@ -234,7 +236,7 @@ def _learn(standing: Standing, quota: KeyQuota) -> None:
     standing.day.allowed, standing.month.allowed = standing.per_day, standing.per_month
 
 
-def _after_rate_limited(standing: Standing, retry_at: dt.datetime | None) -> Wait:
+def _after_rate_limited(standing: QuotaState, retry_at: dt.datetime | None) -> Wait:
     now, times = standing.now, max(1, standing.rows[PAUSED].used)
     if retry_at is not None and retry_at > now:
         return Wait(min(retry_at, now + LONGEST_PAUSE), "the source asked for a pause until then", "paused")
@@ -246,7 +248,7 @@ def _after_rate_limited(standing: Standing, retry_at: dt.datetime | None) -> Wai
     return Wait(now + dt.timedelta(seconds=circuit_breaker.doubled(times)), reason, "paused")
 
 
-def _pause(standing: Standing, until: dt.datetime, reason: str) -> None:
+def _pause(standing: QuotaState, until: dt.datetime, reason: str) -> None:
     row = standing.rows[PAUSED]
     until = min(until, standing.now + LONGEST_PAUSE + TURN_OF_DAY)
     if standing.is_paused(PAUSED) and row.paused_until is not None and row.paused_until >= until:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.enrichment.quota import DAY, MONTH, NOW, PAUSED, REFUSED, QuotaRow, known_ledgers, quota_rows
 from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.quota import circuit_breaker
-from cowrieprocessor.enrichment.quota.rate_limit import Pace
+from cowrieprocessor.enrichment.quota.rate_limit import RateLimit
 
 LONGEST_REFUSAL = dt.timedelta(hours=24)
 LONGEST_PAUSE = dt.timedelta(days=31)
@@ -107,7 +107,7 @@ class LedgerState:
 
 
 @dataclass(slots=True)
-class Standing:
+class QuotaState:
     """A ledger at a moment.
 
     Attributes:
@@ -148,9 +148,9 @@ class Standing:
         return _effective(self.own_limits.per_month, self.rows[MONTH].allowed, self.limits.per_month)
 
     @property
-    def pace(self) -> Pace | None:
+    def pace(self) -> RateLimit | None:
         """How fast requests may follow each other."""
-        return Pace(self.per_minute) if self.per_minute else None
+        return RateLimit(self.per_minute) if self.per_minute else None
 
     @property
     def day_is_used_up(self) -> bool:
@@ -240,11 +240,11 @@ class Standing:
         return waits
 
 
-def standing_at(
+def quota_state_at(
     connection: Connection, name: str, fingerprint: str, now: dt.datetime, limits: Limits, own_limits: Limits
-) -> Standing:
+) -> QuotaState:
     """Return how one ledger stands."""
-    return Standing(quota_rows(connection, name, fingerprint, windows_at(now)), now, limits, own_limits)
+    return QuotaState(quota_rows(connection, name, fingerprint, windows_at(now)), now, limits, own_limits)
 
 
 def ledger_states(
@@ -260,7 +260,7 @@ def ledger_states(
     states = []
     for name, fingerprint in known_ledgers(connection):
         allowed, own = limits.get(name, (_UNLIMITED, _UNLIMITED))
-        states.append(standing_at(connection, name, fingerprint, now, allowed, own).state(name, fingerprint))
+        states.append(quota_state_at(connection, name, fingerprint, now, allowed, own).state(name, fingerprint))
     return states
 
 

@@ -17,7 +17,7 @@ MARGIN = 1.025
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RateLimit:
     """At most `burst` requests in any `window`, which comes to `per_minute` in any minute.
 
     A bucket of tokens that is refilled at the allowed rate would not do: full, it lets its burst go and then what is

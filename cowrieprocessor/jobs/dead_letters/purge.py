@@ -11,7 +11,7 @@ from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import Choice
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 
 LETTERS_AT_ONCE = 2_000
 
@@ -77,7 +77,7 @@ def purge(
         DatabaseError: the database cannot serve; what was deleted stays deleted.
     """
     require_current(engine)
-    pace = Pace(engine)
+    pace = Throttle(engine)
     with read_transaction(engine) as connection:
         until = table.last_id(connection)
     after = gone = 0

@@ -23,7 +23,7 @@ from cowrieprocessor.jobs.dead_letters.source_bytes import Connect, LetterBytes,
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.reading.log_stream import READ_SIZE, LogStream
 from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
-from cowrieprocessor.loader.rows.file_aggregates import FileTallies
+from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.settings import Settings
 
 NOTHING_KEPT = "version 3 kept nothing of it"
@@ -225,7 +225,7 @@ class LetterReader:
     def _event_to_take_up(self, raw: bytes) -> Event:
         """Return a stored event whose file, if it names one, can be taken up now."""
         event = self._event(raw)
-        refused = FileTallies().add(event) if event.event_type in ORIGINS else None
+        refused = FileAggregates().add(event) if event.event_type in ORIGINS else None
         if refused is not None:
             raise Stays(f"still {refused.reason}", refused.detail)
         return event

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import Choice, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.ingest.event_locks import wait_for_every_turn
+from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
@@ -27,7 +27,7 @@ from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
 from cowrieprocessor.jobs.dead_letters.source_bytes import Stays
 from cowrieprocessor.jobs.dead_letters.writing import RESOLVED, Done, ReplayWriter
 from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.settings import Settings
 
 JOB = "dead-letters-replay"
@@ -121,7 +121,7 @@ class _Replay:
         self._choice = choice
         self._limit = limit
         self._dry = dry
-        self._pace = Pace(engine)
+        self._pace = Throttle(engine)
         self._ingest_id = uuid.uuid4().hex
         self._holder = holder.this_process()
         self._total = 0
@@ -204,7 +204,7 @@ class _Replay:
     def _write_for_a_moment(self, readable: deque[Readable], left: int) -> ReplayWriter:
         self._pace.wait(self._say)
         with self._pace.transaction() as turn:
-            wait_for_every_turn(turn.connection)  # a loader may store the same event from another log
+            lock_all_events(turn.connection)  # a loader may store the same event from another log
             job = shared_job(turn.connection, JOB, RUNNING)  # of two replays the second waits here
             held = table.hold_unresolved(turn.connection, [one.letter for one in readable])
             writer = ReplayWriter(turn.connection, self._settings, self._ingest_id)

@@ -23,10 +23,10 @@ from cowrieprocessor.events import Event, utc_text
 from cowrieprocessor.jobs.dead_letters.reading import NewValues, Readable, StoredAlready
 from cowrieprocessor.jobs.dead_letters.source_bytes import range_of
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.logs.checkpoint import LogCursor, LookedUp
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint, LookedUp
 from cowrieprocessor.loader.rows.batch import Batch
-from cowrieprocessor.loader.rows.file_aggregates import FileTallies
-from cowrieprocessor.loader.rows.session_aggregates import SessionTallies
+from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
+from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 from cowrieprocessor.settings import Settings
 
 RESOLVED = "letters_resolved"
@@ -198,22 +198,22 @@ class ReplayWriter:
         if event is None:
             return Done(stored.letter, 0, 1)
         if event.event_type in ORIGINS:
-            files = FileTallies()
+            files = FileAggregates()
             files.add(event)
             self._hashes += files.hash_rows(self._now)
             self._files += files.file_rows()
         elif stored.by_backfill:
-            tallies = SessionTallies()
+            tallies = SessionAggregates()
             tallies.add(event)
             self._attributes += tallies.attribute_rows()
             self._commands += tallies.command_rows()
         return Done(stored.letter, 0, 0)
 
 
-def _cursor(new: NewValues, elsewhere: _Elsewhere) -> LogCursor:
+def _cursor(new: NewValues, elsewhere: _Elsewhere) -> Checkpoint:
     """Return a cursor at the beginning of a letter, for its values alone."""
     log = new.log
-    return LogCursor(
+    return Checkpoint(
         identity=log.identity if log else "",
         generation=log.generation if log else 0,
         source=new.place.source,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from cowrieprocessor.clock import Clock
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
@@ -35,7 +35,7 @@ class Answer:
 
     provider: str
     sha256: str
-    finding: Finding
+    finding: ProviderVerdict
     fetched_at: dt.datetime
     expires_at: dt.datetime | None = None
 

@@ -10,7 +10,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
 from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, kept_answers
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 
 FILES_AT_ONCE = 100
 """Answers in memory at a time."""
@@ -20,7 +20,7 @@ def import_cache(
     folder: Path,
     provider: VirusTotal,
     writer: AnswerWriter,
-    pace: Pace,
+    pace: Throttle,
     *,
     say: Callable[[str], None] = lambda _text: None,
     on_progress: Callable[[ImportedCache], None] = lambda _result: None,

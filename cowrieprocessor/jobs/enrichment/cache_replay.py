@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
 from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
@@ -21,7 +21,7 @@ from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog
 from cowrieprocessor.enrichment.verdict_repository import Counters, finding_in
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 COWRIE_JOB = "enrich-cowrie-log"
 ROWS_AT_ONCE = 200
@@ -37,7 +37,7 @@ class _Event(NamedTuple):
 
 
 def take_cowries_own(
-    engine: Engine, malicious_at: int, writer: AnswerWriter, pace: Pace, *, stop: threading.Event
+    engine: Engine, malicious_at: int, writer: AnswerWriter, pace: Throttle, *, stop: threading.Event
 ) -> Counters:
     """Take in what Cowrie's own plug-in learned of VirusTotal, from events that were not looked at before.
 
@@ -78,7 +78,7 @@ def replay_cache(
     providers: Sequence[Provider],
     malicious_at: int,
     writer: AnswerWriter,
-    pace: Pace,
+    pace: Throttle,
     *,
     stop: threading.Event,
 ) -> Counters:
@@ -96,7 +96,7 @@ def replay_cache(
         How many answers of each source were taken: `cache`.
     """
     counters: Counters = {}
-    readers: dict[str, Callable[[Mapping[str, Any]], Finding]] = {one.name: one.finding for one in providers}
+    readers: dict[str, Callable[[Mapping[str, Any]], ProviderVerdict]] = {one.name: one.finding for one in providers}
     readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).finding
     for name, finding_of in readers.items():
         after = ""
@@ -139,7 +139,7 @@ def _events(connection: Connection, log: CowrieLog, writer: AnswerWriter, after:
     return [_Event(event_id, answer, answer is not None and not next(known)) for event_id, answer in read]
 
 
-def _store_events(writer: AnswerWriter, pace: Pace, events: Sequence[_Event], seen: int) -> int:
+def _store_events(writer: AnswerWriter, pace: Throttle, events: Sequence[_Event], seen: int) -> int:
     """Store what the first of some events say, and the place behind them; return the place."""
     new = [(event.id, event.answer) for event in events if event.is_new and event.answer is not None]
     last = events[-1].id

@@ -9,13 +9,13 @@ from sqlalchemy import Engine
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 FIRST_ROWS = 500
 """Rows read before it is known how many a transaction writes."""
 
 
-class Spreading:
+class Propagation:
     """Gives rows of `files` the verdict of their hash, as many at a time as can be written in a moment.
 
     Args:
@@ -24,10 +24,10 @@ class Spreading:
         pace: when to write, and for how long; one of its own by default.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, pace: Pace | None = None) -> None:
+    def __init__(self, engine: Engine, clock: Clock, pace: Throttle | None = None) -> None:
         self._engine = engine
         self._clock = clock
-        self._pace = pace or Pace(engine)
+        self._pace = pace or Throttle(engine)
         self._rows = FIRST_ROWS
         self.rows_changed = 0
 

@@ -9,16 +9,16 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, judge
+from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, queued_hashes
 from cowrieprocessor.db.jobs import DONE, RUNNING, load_job, save_job, shared_job
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 JOB = "enrich-policy"
 HASHES_AT_ONCE = 50
 
 
-class Rejudging:
+class Reevaluation:
     """Judges again every hash that was asked about, if the policy is another one than before.
 
     Args:
@@ -28,7 +28,7 @@ class Rejudging:
         pace: when to write, and for how long.
     """
 
-    def __init__(self, engine: Engine, policy: Policy, clock: Clock, pace: Pace) -> None:
+    def __init__(self, engine: Engine, policy: Policy, clock: Clock, pace: Throttle) -> None:
         self._engine = engine
         self._policy = policy
         self._clock = clock
@@ -62,7 +62,7 @@ class Rejudging:
             lock_hashes(turn.connection, hashes)
             last = self._after
             for sha256 in hashes:
-                judge(turn.connection, sha256, self._policy, self._clock.now())
+                aggregate(turn.connection, sha256, self._policy, self._clock.now())
                 self.judged += 1
                 last = sha256
                 if not turn.may_go_on():

@@ -35,7 +35,7 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.lookup import Bounds, Source
+from cowrieprocessor.enrichment.lookup import Bounds, Lookup
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
 from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
@@ -43,14 +43,19 @@ from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.providers.virustotal_upload import Uploads
 from cowrieprocessor.enrichment.quota.ledger import ledger_of
 from cowrieprocessor.enrichment.scheduler import SHORT_WAIT_S, Pause, Scheduler
-from cowrieprocessor.enrichment.verdict_repository import Book, Counters, FullBook, StagedBook
+from cowrieprocessor.enrichment.verdict_repository import (
+    Counters,
+    StagedVerdictRepository,
+    TableVerdictRepository,
+    VerdictRepository,
+)
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
 from cowrieprocessor.jobs.enrichment.answer_writer import AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
 from cowrieprocessor.jobs.enrichment.cache_replay import replay_cache, take_cowries_own
-from cowrieprocessor.jobs.enrichment.propagate import Spreading
-from cowrieprocessor.jobs.enrichment.reevaluate import Rejudging
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.enrichment.propagate import Propagation
+from cowrieprocessor.jobs.enrichment.reevaluate import Reevaluation
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.settings import Settings
 
 JOB = "enrich"
@@ -188,10 +193,10 @@ def import_v3_cache(
     reader = VirusTotal(settings.virustotal_url, None, Limits(), malicious_at=settings.virustotal_malicious_at)
     staged, clock = not settings.use_new_enrichment, clock or SystemClock()
     writer = AnswerWriter(policy_of(settings), ttl_of(settings), clock, staged=staged)
-    pace = Pace(engine)
+    pace = Throttle(engine)
     result = import_cache(folder, reader, writer, pace, say=say, on_progress=on_progress)
     if not staged:
-        Spreading(engine, clock, pace).all(threading.Event())
+        Propagation(engine, clock, pace).all(threading.Event())
     return result
 
 
@@ -223,13 +228,13 @@ class _Run:
         self._providers = self._chosen(configured(settings))
         self._ttl = ttl_of(settings)
         self._bounds = Bounds(options.limit, only=options.only)
-        self._pace = Pace(engine)
-        self._spreading = Spreading(engine, clock, self._pace)
-        self._rejudging = Rejudging(engine, self._policy, clock, self._pace)
+        self._pace = Throttle(engine)
+        self._spreading = Propagation(engine, clock, self._pace)
+        self._rejudging = Reevaluation(engine, self._policy, clock, self._pace)
         self._saved: Counters = {}
         self._said_at = time.monotonic()
         self._replayed_at: dt.datetime | None = None
-        self._sources: list[Source] = []
+        self._sources: list[Lookup] = []
         self.result = EnrichResult(staged=self._staged)
 
     def run(self) -> EnrichResult:
@@ -270,15 +275,15 @@ class _Run:
                 )
         return [one for one in providers if one.name in names]
 
-    def _make_sources(self, client: HttpClient) -> list[Source]:
-        kind = StagedBook if self._staged else FullBook
-        book: Book = kind(self._engine, self._policy, self._ttl, self._clock, self._options.order)
+    def _make_sources(self, client: HttpClient) -> list[Lookup]:
+        kind = StagedVerdictRepository if self._staged else TableVerdictRepository
+        book: VerdictRepository = kind(self._engine, self._policy, self._ttl, self._clock, self._options.order)
         made = []
         for provider in self._providers:
             ledger = ledger_of(self._engine, provider, self._clock)
             uploads = Uploads.of(self._engine, self._settings, provider, self._clock, self.say)
             made.append(
-                Source(provider, ledger, client, book, self._clock, self._bounds, uploads=uploads, say=self.say)
+                Lookup(provider, ledger, client, book, self._clock, self._bounds, uploads=uploads, say=self.say)
             )
         return made
 

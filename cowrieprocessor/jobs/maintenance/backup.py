@@ -17,7 +17,7 @@ from cowrieprocessor.db.files.database_copy import (
     StepReport,
     copy_snapshot,
     database_file,
-    looking_engine,
+    read_only_engine,
     reading_engine,
     take_census,
     usable_version,
@@ -105,7 +105,7 @@ def plan_backup(engine: Engine, destination: Path, *, quick: bool = False) -> Ba
     """
     files, path = database_file(engine, SERVER_REMEDY)
     destination = _destination(files, destination)
-    looking = looking_engine(engine)
+    looking = read_only_engine(engine)
     try:
         with read_transaction(looking) as connection:
             usable_version(connection, describe(engine))

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
-from cowrieprocessor.db.files.database_copy import looking_engine
+from cowrieprocessor.db.files.database_copy import read_only_engine
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.redundant_index import drop_redundant_index, redundant_index
 
@@ -58,7 +58,7 @@ def plan_optimize(engine: Engine) -> OptimizePlan:
         SchemaVersionError: the database is not at our version.
         DatabaseError: it is not there, or cannot be read.
     """
-    looking = looking_engine(engine)
+    looking = read_only_engine(engine)
     try:
         require_current(looking)
         with read_transaction(looking) as connection:

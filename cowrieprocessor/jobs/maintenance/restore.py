@@ -18,7 +18,7 @@ from cowrieprocessor.db.engine import dispose, read_transaction, translate_error
 from cowrieprocessor.db.files.database_copy import (
     copy_snapshot,
     database_file,
-    looking_engine,
+    read_only_engine,
     require_sound,
     take_census,
     usable_version,
@@ -101,7 +101,7 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
     if path.exists() and source.exists() and path.samefile(source):
         raise CopyRefused(f"{source}: is the database itself; name the backup")
     files.require_local_disk(path)
-    backup = looking_engine(engine, source)
+    backup = read_only_engine(engine, source)
     try:
         with read_transaction(backup) as connection:
             version = usable_version(connection, str(source))
@@ -160,7 +160,7 @@ def restore(
         _forget_second_names(files, path)
         done = False
         try:
-            backup = looking_engine(engine, Path(plan.source))
+            backup = read_only_engine(engine, Path(plan.source))
             try:
                 with read_transaction(backup) as connection:
                     require_sound(connection, plan.source, quick=quick, on_step=on_step)
@@ -285,7 +285,7 @@ def _is_readable(engine: Engine, files: DatabaseFiles, path: Path) -> bool:
     Raises:
         NotADatabase: it is another application's.
     """
-    looking = looking_engine(engine)
+    looking = read_only_engine(engine)
     foreign: NotADatabase | None = None
     try:
         with read_transaction(looking) as connection:

@@ -29,7 +29,7 @@ def passes(error: DatabaseError) -> bool:
     return not isinstance(error, LASTING)
 
 
-class Patience:
+class Backoff:
     """How long to wait before the next attempt, and what is said meanwhile.
 
     Args:

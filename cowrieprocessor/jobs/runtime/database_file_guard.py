@@ -12,7 +12,7 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.errors import JobTaken
 
 
-class DatabaseFile:
+class DatabaseFileGuard:
     """The file that a database was in when this was made; where a server keeps it there is none.
 
     Args:

@@ -37,8 +37,8 @@ from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, DatabaseLocked, JobTaken
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.runtime.backoff import Patience, passes
-from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFile
+from cowrieprocessor.jobs.runtime.backoff import Backoff, passes
+from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFileGuard
 from cowrieprocessor.sanitize import inert, restore
 
 SAY_EVERY_S = 60.0
@@ -56,8 +56,8 @@ _HELD: set[str] = set()
 """The runs of this process."""
 
 
-class Hold:
-    """Paths that this process holds, and the row of `jobs` that says so. Made by `hold`.
+class PathLock:
+    """Paths that this process holds, and the row of `jobs` that says so. Made by `lock_paths`.
 
     Attributes:
         name: the row's name: its kind, and a fingerprint of machine and paths.
@@ -72,7 +72,7 @@ class Hold:
         self._holder = holder.this_process()
         self._state: tuple[str, str | None] = (RUNNING, None)
         self._said_at = clock()
-        self._file = DatabaseFile(engine)
+        self._file = DatabaseFileGuard(engine)
         place = (os.fsencode(self._holder[name] or "") for name in ("host", "machine"))
         names = b"\0".join([*place, *map(os.fsencode, self._paths)])
         self.name = f"{kind}:{hashlib.sha256(names).hexdigest()[:12]}"
@@ -214,9 +214,9 @@ class Hold:
 
 
 @contextmanager
-def hold(
+def lock_paths(
     engine: Engine, kind: str, paths: Sequence[Path], *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Hold]:
+) -> Iterator[PathLock]:
     """Hold paths while the block runs; the row of `jobs` says afterwards how it ended.
 
     Args:
@@ -229,7 +229,7 @@ def hold(
         AlreadyFollowed: another process of this machine has one of them, or one above or below; it is named.
         DatabaseError: see `write_transaction`.
     """
-    held = Hold(engine, kind, paths, clock)
+    held = PathLock(engine, kind, paths, clock)
     held.take()
     word: tuple[str, str | None] = (FAILED, "it ended in an unexpected way; the same command goes on from here")
     try:
@@ -245,7 +245,7 @@ def hold(
         held.give_up(*word)
 
 
-def wait_out(error: DatabaseError, held: Hold, patience: Patience, stop: Event) -> None:
+def wait_out(error: DatabaseError, held: PathLock, patience: Backoff, stop: Event) -> None:
     """Wait until a database may serve again, and say so in the holder's row if that can be written.
 
     Args:
@@ -266,7 +266,7 @@ def wait_out(error: DatabaseError, held: Hold, patience: Patience, stop: Event) 
     pause(wait_s, stop)
 
 
-def hold_when_free(
+def lock_paths_when_free(
     stack: ExitStack,
     engine: Engine,
     kind: str,
@@ -275,14 +275,14 @@ def hold_when_free(
     stop: Event,
     say: Callable[[str], None],
     is_patient: bool = True,
-) -> Hold | None:
+) -> PathLock | None:
     """Make a database ready and hold paths for as long as a stack lasts; wait while another process writes.
 
     Args:
         stack: what lets go of them.
         engine: the database; a new one is made.
-        kind: see `hold`.
-        paths: see `hold`.
+        kind: see `lock_paths`.
+        paths: see `lock_paths`.
         stop: once set, nothing is waited for.
         say: told in one line what is waited for.
         is_patient: wait for longer than the engine does.
@@ -292,13 +292,13 @@ def hold_when_free(
 
     Raises:
         DatabaseLocked: another process writes, for longer than the engine waits, and that is all the patience there is.
-        AlreadyFollowed, MigrationNeeded, DatabaseError: see `hold` and `prepare`.
+        AlreadyFollowed, MigrationNeeded, DatabaseError: see `lock_paths` and `prepare`.
     """
-    patience = Patience(say)
+    patience = Backoff(say)
     while not stop.is_set():
         try:
             prepare(engine)
-            held = stack.enter_context(hold(engine, kind, paths))
+            held = stack.enter_context(lock_paths(engine, kind, paths))
         except DatabaseLocked as error:
             if not is_patient and not stop.is_set():
                 raise

@@ -60,7 +60,7 @@ class Turn:
     may_go_on: Callable[[], bool]
 
 
-class Pace:
+class Throttle:
     """Decides when one job writes, for how long, and how long it rests.
 
     Args:

@@ -17,8 +17,8 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest import event_scan as stored
 from cowrieprocessor.db.jobs import PAUSED, JobRecord, delete_job, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.upgrade.pre_release_files import take_over_planned_files
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, BackfillProgress, BackfillRun
 
@@ -77,12 +77,12 @@ def backfill(
         DatabaseError: see `write_transaction`; what was committed is kept.
     """
     require_current(engine)
-    take_over_planned_files(engine)
+    import_pre_release_files(engine)
     done = [
         BackfillRun(
             engine,
             kind,
-            Pace(engine, PAUSE_JOB, paused=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
+            Throttle(engine, PAUSE_JOB, paused=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
             batch_size=batch_size,
             on_progress=on_progress,
         ).run()

@@ -24,8 +24,8 @@ from cowrieprocessor.events import (
     parse_event,
 )
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.rows.file_aggregates import FileTallies
-from cowrieprocessor.loader.rows.session_aggregates import SessionTallies
+from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
+from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
 EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"
@@ -91,7 +91,7 @@ class Slice(ABC):
 class FilesSlice(Slice):
     """File events: rows of `files` and `file_hashes`."""
 
-    files: FileTallies = field(default_factory=FileTallies)
+    files: FileAggregates = field(default_factory=FileAggregates)
 
     job: ClassVar[str] = "backfill-files"
     event_types: ClassVar[tuple[str, ...]] = tuple(sorted(ORIGINS))
@@ -112,7 +112,7 @@ class FilesSlice(Slice):
 class SessionsSlice(Slice):
     """Connections, key exchanges, logins and commands: rows of `session_attributes` and `command_stats`."""
 
-    sessions: SessionTallies = field(default_factory=SessionTallies)
+    sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
     job: ClassVar[str] = "backfill-sessions"
     event_types: ClassVar[tuple[str, ...]] = (

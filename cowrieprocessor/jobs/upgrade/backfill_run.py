@@ -30,7 +30,7 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice, Slice
 
 SLICE_ROWS = 250
@@ -85,7 +85,7 @@ class BackfillRun:
         self,
         engine: Engine,
         kind: type[FilesSlice] | type[SessionsSlice],
-        pace: Pace,
+        pace: Throttle,
         *,
         batch_size: int,
         on_progress: Callable[[BackfillProgress], None] | None = None,

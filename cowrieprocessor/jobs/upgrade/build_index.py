@@ -7,11 +7,11 @@ another process does it: `python -m cowrieprocessor.jobs.upgrade.build_index FIL
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from cowrieprocessor.child_process import module_command, module_environment
 from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.engine import describe, dispose, get_engine, write_transaction
 from cowrieprocessor.db.upgrade.rollback import create_redundant_index
@@ -30,11 +30,9 @@ def build_elsewhere(path: Path, lock_timeout_s: float) -> None:
     Raises:
         DatabaseError: it could not be built; the message says why.
     """
-    package = str(Path(__file__).parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-P", "-m", "cowrieprocessor.jobs.upgrade.build_index", str(path), str(lock_timeout_s)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "COWRIEPROC_SQLITE_DRIVER": "stdlib"},
+        module_command("jobs.upgrade.build_index", str(path), str(lock_timeout_s)),
+        env=module_environment(COWRIEPROC_SQLITE_DRIVER="stdlib"),
         capture_output=True,
         text=True,
         check=False,

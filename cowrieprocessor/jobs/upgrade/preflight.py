@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import DatabaseFiles
 from cowrieprocessor.db.engine import describe, dispose, read_transaction
-from cowrieprocessor.db.files.database_copy import looking_engine
+from cowrieprocessor.db.files.database_copy import read_only_engine
 from cowrieprocessor.db.files.open_files import FileHolders, holders_of, name_holders
 from cowrieprocessor.db.schema_facts import can_be_migrated, read_facts, standing_revision
 from cowrieprocessor.db.upgrade.estimates import ExpectedWork, expected_work, tables_to_add
@@ -150,7 +150,7 @@ def preflight(engine: Engine) -> Preflight:
         NotADatabase: the database is another application's.
         DatabaseError: it is not there, cannot be read, or lies on a network file system.
     """
-    looking = looking_engine(engine)
+    looking = read_only_engine(engine)
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None
     if files is not None and path is not None:

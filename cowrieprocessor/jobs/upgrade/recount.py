@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import DONE, RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.table_scan import Reading, Row, reading_of
+from cowrieprocessor.db.table_scan import Row, TableScan, table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters, store_counters
 from cowrieprocessor.db.validation.events import largest_event_id
 from cowrieprocessor.errors import NotFound
@@ -30,7 +30,7 @@ from cowrieprocessor.events import (
     moment_or_none,
     utc_text,
 )
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 JOB = "recount"
 PAGE_SESSIONS = 500
@@ -126,7 +126,7 @@ class Page:
 class PageReader:
     """Reads sessions and counts their events, in short transactions."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: TableScan) -> None:
         self._reading = reading
         self.rows = RecountRows(reading)
 
@@ -193,7 +193,7 @@ def recount(
         DatabaseError: see `write_transaction`; what was committed is kept.
     """
     require_current(engine)
-    with reading_of(engine) as reading:
+    with table_scan_of(engine) as reading:
         run = _Recount(engine, reading, on_progress, dry_run=dry_run, alone=session_id is not None)
         if session_id is None:
             return run.all_sessions()
@@ -210,7 +210,7 @@ class _Recount:
     def __init__(
         self,
         engine: Engine,
-        reading: Reading,
+        reading: TableScan,
         on_progress: Callable[[RecountProgress], None] | None,
         *,
         dry_run: bool,
@@ -222,7 +222,7 @@ class _Recount:
         self._on_progress = on_progress
         self._dry_run = dry_run
         self._keeps_record = not (dry_run or alone)
-        self._pace = Pace(engine)
+        self._pace = Throttle(engine)
         self._began = self._saved_at = time.monotonic()
         self._done_before = self._total = 0
         self._resumed = False

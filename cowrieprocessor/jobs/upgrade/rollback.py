@@ -18,7 +18,7 @@ from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
 from cowrieprocessor.db.status import RowCount, count_rows
 from cowrieprocessor.db.upgrade.rollback import BackToV3, Forgotten, restore_v3, way_back
-from cowrieprocessor.db.upgrade.v4_state import count_known
+from cowrieprocessor.db.upgrade.v4_state import count_state_rows
 from cowrieprocessor.errors import ConfigurationError, JobTaken
 from cowrieprocessor.jobs.runtime import process_identity as holder
 from cowrieprocessor.jobs.upgrade.build_index import build_elsewhere
@@ -84,7 +84,7 @@ def plan(engine: Engine, save_to: Path | None = None) -> RollbackPlan:
             database=describe(engine),
             needed=way.needed,
             drops={table: count_rows(connection, table) for table in way.tables},
-            saves=count_known(connection, facts) if way.needed else {},
+            saves=count_state_rows(connection, facts) if way.needed else {},
             save_to=None if place is None else str(place),
             empties_command_stats=way.empties_command_stats,
             adds_index=way.adds_index,

@@ -26,7 +26,7 @@ from cowrieprocessor.db.enrichment.propagation import propagate
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
-from cowrieprocessor.db.upgrade.v4_state import KNOWLEDGE, Row, as_json, from_json, known_rows
+from cowrieprocessor.db.upgrade.v4_state import V4_STATE, Row, as_json, from_json, state_rows
 from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, SaveFailed
 
@@ -64,7 +64,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenIn:
+class ImportedState:
     """What taking in a file did.
 
     Attributes:
@@ -155,7 +155,9 @@ def read_saved(path: Path) -> Saved:
     return reader.saved()
 
 
-def take_in(engine: Engine, path: Path, *, on_progress: Callable[[dict[str, Merged]], None] | None = None) -> TakenIn:
+def take_in(
+    engine: Engine, path: Path, *, on_progress: Callable[[dict[str, Merged]], None] | None = None
+) -> ImportedState:
     """Merge a file of saved knowledge into a database at version 4; what is newer there stays.
 
     It may be repeated, and may come before or after the backfill, beside loaders. Nothing is written before the file
@@ -185,7 +187,7 @@ def take_in(engine: Engine, path: Path, *, on_progress: Callable[[dict[str, Merg
             on_progress(dict(merged))
     if reader.saved().rows_sha256 != expected.rows_sha256:
         raise BadSavedFile(f"{path}: was changed while it was taken in; take in the right one")
-    return TakenIn(str(path), merged, files_updated)
+    return ImportedState(str(path), merged, files_updated)
 
 
 def _propagate(engine: Engine, hashes: list[str]) -> int:
@@ -220,7 +222,7 @@ def _grouped(rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]
 
 
 def _lines(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str, bytes]]:
-    for name, row in known_rows(connection, facts):
+    for name, row in state_rows(connection, facts):
         yield name, _line([name, as_json(row)])
 
 
@@ -268,7 +270,7 @@ class _SavedFile:
         """Return what the pass found."""
         return Saved(
             path=str(self._path),
-            rows={name: self._counts[name] for name in KNOWLEDGE if self._counts[name]},
+            rows={name: self._counts[name] for name in V4_STATE if self._counts[name]},
             size_bytes=self._size_bytes,
             rows_sha256=self._rows_digest.hexdigest(),
             database=str(self._header["database"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cowrieprocessor.db.table_scan import Reading
+from cowrieprocessor.db.table_scan import TableScan
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters
 from cowrieprocessor.jobs.upgrade.recount import Count, PageReader
 from cowrieprocessor.jobs.validation.report import CounterCheck
@@ -17,7 +17,7 @@ _PLACES = 0x1000
 _AT_ONCE = 50
 
 
-def check_sample(reading: Reading) -> CounterCheck:
+def check_sample(reading: TableScan) -> CounterCheck:
     """Compare about a thousand sessions, spread over all."""
     pages = PageReader(reading)
     sampled = _sample(reading, pages.rows)
@@ -36,7 +36,7 @@ def check_sample(reading: Reading) -> CounterCheck:
     return CounterCheck(compared, wrong, without_events, is_sample=len(sampled) >= SAMPLED_SESSIONS)
 
 
-def check_all(reading: Reading, on_rows: Callable[[int, float], None]) -> CounterCheck:
+def check_all(reading: TableScan, on_rows: Callable[[int, float], None]) -> CounterCheck:
     """Compare every session."""
     pages = PageReader(reading)
     with reading.snapshot() as connection:
@@ -52,7 +52,7 @@ def check_all(reading: Reading, on_rows: Callable[[int, float], None]) -> Counte
     return CounterCheck(sessions, wrong, without_events, is_sample=False)
 
 
-def _sample(reading: Reading, rows: RecountRows) -> list[str]:
+def _sample(reading: TableScan, rows: RecountRows) -> list[str]:
     """Return all sessions where there are few, else those behind evenly spaced hexadecimal ids, and the first ones."""
     with reading.snapshot() as connection:
         first: list[SessionCounters] = rows.after(connection, None, SAMPLED_SESSIONS)

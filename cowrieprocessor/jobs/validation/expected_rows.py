@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import orjson
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.table_scan import Reading, Row
+from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
 from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
@@ -33,7 +33,7 @@ class EventsRead(ABC):
     job: ClassVar[str]
     streams: ClassVar[tuple[str, ...]]
 
-    def __init__(self, reading: Reading, spill: Spill) -> None:
+    def __init__(self, reading: TableScan, spill: Spill) -> None:
         self._reading = reading
         self._spill = spill
         self.rows = 0
@@ -149,7 +149,7 @@ class FileEventsRead(EventsRead):
     job: ClassVar[str] = "backfill-files"
     streams: ClassVar[tuple[str, ...]] = tuple(rules.ORIGINS)
 
-    def __init__(self, reading: Reading, spill: Spill) -> None:
+    def __init__(self, reading: TableScan, spill: Spill) -> None:
         super().__init__(reading, spill)
         self._parts: list[rules.Part] = []
         self.is_settled = False
@@ -182,7 +182,7 @@ class SessionEventsRead(EventsRead):
     job: ClassVar[str] = "backfill-sessions"
     streams: ClassVar[tuple[str, ...]] = (stored.ALL_TYPES,)
 
-    def __init__(self, reading: Reading, spill: Spill) -> None:
+    def __init__(self, reading: TableScan, spill: Spill) -> None:
         super().__init__(reading, spill)
         self._parts = rules.SessionParts()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from cowrieprocessor.db.table_scan import Reading
+from cowrieprocessor.db.table_scan import TableScan
 from cowrieprocessor.db.validation.rows import Rows
 from cowrieprocessor.db.validation.spill import Row, Spill
 from cowrieprocessor.jobs.validation.expected_rows import EventsRead
@@ -29,7 +29,7 @@ class TableWalk:
         check: how a row is compared.
     """
 
-    def __init__(self, reading: Reading, spill: Spill, check: TableCheck) -> None:
+    def __init__(self, reading: TableScan, spill: Spill, check: TableCheck) -> None:
         self._reading = reading
         self._spill = spill
         self._check = check

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import describe
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.table_scan import Reading, reading_of
+from cowrieprocessor.db.table_scan import TableScan, table_scan_of
 from cowrieprocessor.db.upgrade import v3_digest
 from cowrieprocessor.db.validation import timings as questions
 from cowrieprocessor.db.validation.schema_drift import schema_drift
@@ -86,7 +86,7 @@ def validate(
         DatabaseError: it cannot be read, or the temporary folder is full.
     """
     require_current(engine)
-    with reading_of(engine) as reading, Spill() as spill:
+    with table_scan_of(engine) as reading, Spill() as spill:
         run = _Validation(engine, reading, spill, Differences(limit_differences), on_progress)
         return run.report(files_only=files_only, all_counters=all_counters)
 
@@ -97,7 +97,7 @@ class _Validation:
     def __init__(
         self,
         engine: Engine,
-        reading: Reading,
+        reading: TableScan,
         spill: Spill,
         differences: Differences,
         on_progress: Callable[[ValidateProgress], None] | None,

@@ -22,10 +22,10 @@ from cowrieprocessor.clock import pause
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.runtime.backoff import Patience
-from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, Hold, hold_when_free, wait_out
+from cowrieprocessor.jobs.runtime.backoff import Backoff
+from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, PathLock, lock_paths_when_free, wait_out
 from cowrieprocessor.jobs.watch.watcher import Watcher
-from cowrieprocessor.loader.delta import DeltaLoader, Gap, Look
+from cowrieprocessor.loader.delta import DeltaLoader, Gap, PollResult
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
 from cowrieprocessor.loader.reading.discovery import logs_there
 from cowrieprocessor.loader.rows.batch import EVENTS
@@ -83,7 +83,7 @@ def follow(
     poll_s: float | None = None,
     stop: Event,
     say: Callable[[str], None] = lambda _text: None,
-    on_look: Callable[[Look], None] = lambda _look: None,
+    on_look: Callable[[PollResult], None] = lambda _look: None,
     on_progress: Callable[[LoadProgress], None] | None = None,
 ) -> FollowResult:
     """Store what logs hold that is not stored yet, and then whatever is added to them.
@@ -109,7 +109,7 @@ def follow(
     began = time.monotonic()
     result = FollowResult()
     with ExitStack() as stack:
-        held = hold_when_free(stack, engine, KIND, paths, stop=stop, say=say, is_patient=not once)
+        held = lock_paths_when_free(stack, engine, KIND, paths, stop=stop, say=say, is_patient=not once)
         if held is not None:
             loader = stack.enter_context(
                 DeltaLoader(
@@ -150,10 +150,10 @@ class _Follower:
     def __init__(
         self,
         loader: DeltaLoader,
-        held: Hold,
+        held: PathLock,
         stop: Event,
         say: Callable[[str], None],
-        on_look: Callable[[Look], None],
+        on_look: Callable[[PollResult], None],
         result: FollowResult,
     ) -> None:
         self._loader = loader
@@ -161,7 +161,7 @@ class _Follower:
         self._stop = stop
         self._say = say
         self._on_look = on_look
-        self._patience = Patience(say)
+        self._patience = Backoff(say)
         self._said: dict[str, tuple[str, ...]] = {}
         self._last_event_at: str | None = None
         self._result = result
@@ -218,7 +218,7 @@ class _Follower:
         if look.deferred:
             self._say(f"note: archives that are still being written are left for the next time: {look.deferred:,}")
 
-    def look(self, changed: Collection[Path] | None) -> Look:
+    def look(self, changed: Collection[Path] | None) -> PollResult:
         """Look at all logs, or at those that changed, and tell what came of it.
 
         Raises:
@@ -293,7 +293,7 @@ class Links:
         return changed | {self._links[str(path)] for path in changed if str(path) in self._links}
 
 
-def _while_same(held: Hold, on_progress: Callable[[LoadProgress], None] | None) -> Callable[[LoadProgress], None]:
+def _while_same(held: PathLock, on_progress: Callable[[LoadProgress], None] | None) -> Callable[[LoadProgress], None]:
     """Return what is called after each batch: a long look ends, too, when the database's file is another one."""
 
     def on_batch(now: LoadProgress) -> None:

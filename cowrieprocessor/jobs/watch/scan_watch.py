@@ -25,8 +25,8 @@ from cowrieprocessor.analysis.downloads_scan import ScanResult, scan_downloads
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, InputError
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.runtime.backoff import Patience
-from cowrieprocessor.jobs.runtime.path_lock import Hold, hold_when_free, wait_out
+from cowrieprocessor.jobs.runtime.backoff import Backoff
+from cowrieprocessor.jobs.runtime.path_lock import PathLock, lock_paths_when_free, wait_out
 from cowrieprocessor.jobs.watch.watcher import Watcher
 
 KIND = "scan"
@@ -115,7 +115,7 @@ def watch_downloads(
     began = time.monotonic()
     result = WatchResult()
     with ExitStack() as stack:
-        held = hold_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, say=say)
+        held = lock_paths_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, say=say)
         if held is not None:
             watch = _Watch(engine, folders, rehash, held, stop, say, on_scan, timing or Timing(), result)
             watcher = Watcher(
@@ -205,7 +205,7 @@ class _Watch:
         engine: Engine,
         folders: Sequence[Downloads],
         rehash: bool,
-        held: Hold,
+        held: PathLock,
         stop: Event,
         say: Callable[[str], None],
         on_scan: Callable[[ScanResult], None],
@@ -220,7 +220,7 @@ class _Watch:
         self._say = say
         self._on_scan = on_scan
         self._timing = timing
-        self._patience = Patience(say)
+        self._patience = Backoff(say)
         self._scans = 0
         self._last_scan_at: str | None = None
         self.result = result

@@ -73,7 +73,7 @@ class _Missing:
         return replace(self.olds[0].displaced(), signature=_LOST, bytes_seen=self.bytes_seen, bytes_pending=0)
 
 
-class LossBook:
+class GapDetector:
     """Keeps what was seen of each followed file, and finds what has disappeared unread.
 
     Args:

@@ -24,7 +24,7 @@ FileId = tuple[int, int]
 
 
 @dataclass(slots=True)
-class HeldLog:
+class OpenLog:
     """A log that is open.
 
     Attributes:
@@ -52,7 +52,7 @@ class HeldLog:
         return os.dup(self.descriptor)
 
 
-class HeldLogs:
+class OpenLogs:
     """The logs that are held open, by the paths they were found under.
 
     Args:
@@ -61,8 +61,8 @@ class HeldLogs:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._held: dict[str, HeldLog] = {}
-        self._gone: list[HeldLog] = []
+        self._held: dict[str, OpenLog] = {}
+        self._gone: list[OpenLog] = []
         self._finished: set[FileId] = set()
 
     def hold(self, place: str, stream: LogStream) -> None:
@@ -86,7 +86,7 @@ class HeldLogs:
             descriptor = os.dup(stream.descriptor)
         except OSError:
             return  # no descriptor is left: it is followed under its path alone
-        self._held[place] = HeldLog(place, stream.path, descriptor, file_id)
+        self._held[place] = OpenLog(place, stream.path, descriptor, file_id)
 
     def wants(self, place: str, status: os.stat_result) -> bool:
         """Return whether a file is to be held open that is not."""
@@ -94,11 +94,11 @@ class HeldLogs:
             return False
         return time.time() - status.st_mtime < LIVE_S and len(self._held) + len(self._gone) < MAX_HELD
 
-    def was_read(self, held: HeldLog, size: int) -> None:
+    def was_read(self, held: OpenLog, size: int) -> None:
         """Take note that a log without a path was read as far as it went."""
         held.size, held.quiet_since = size, self._clock()
 
-    def moved(self, there: Mapping[str, FileId]) -> Iterator[tuple[HeldLog, int]]:
+    def moved(self, there: Mapping[str, FileId]) -> Iterator[tuple[OpenLog, int]]:
         """Yield the logs that are open and have something new, but are not to be found under any path; and their sizes.
 
         Args:
@@ -119,7 +119,7 @@ class HeldLogs:
                 yield held, size
 
     @property
-    def gone(self) -> list[HeldLog]:
+    def gone(self) -> list[OpenLog]:
         """The logs that are open without a path."""
         return [held for held in self._gone if not held.is_named]
 
@@ -132,7 +132,7 @@ class HeldLogs:
         """Return whether a log is held open under its path."""
         return place in self._held
 
-    def let_go(self, held: HeldLog) -> None:
+    def let_go(self, held: OpenLog) -> None:
         """Let a log go that has no path any more."""
         self._gone.remove(held)
         os.close(held.descriptor)

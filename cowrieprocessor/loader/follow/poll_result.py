@@ -10,7 +10,7 @@ from cowrieprocessor.loader.log_loading import FileResult, counters_of
 
 
 @dataclass(slots=True)
-class Look:
+class PollResult:
     """What one look found.
 
     Attributes:

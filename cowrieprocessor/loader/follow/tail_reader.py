@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.errors import InputError, InputNotFound
-from cowrieprocessor.loader.follow.gap_detector import LossBook
-from cowrieprocessor.loader.follow.open_logs import HeldLog, HeldLogs
+from cowrieprocessor.loader.follow.gap_detector import GapDetector
+from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
 from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LogLoading, LogPlace
 from cowrieprocessor.loader.logs.identity import Search
 from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
@@ -54,7 +54,7 @@ class Outcome:
     head: str | None = None
 
 
-class FollowedReading:
+class TailReader:
     """Reads followed files, one at a time.
 
     Args:
@@ -73,8 +73,8 @@ class FollowedReading:
         settings: Settings,
         *,
         job: str,
-        book: LossBook,
-        held: HeldLogs,
+        book: GapDetector,
+        held: OpenLogs,
         on_batch: Callable[[FileResult, int, int], None],
         stop: Callable[[], bool],
     ) -> None:
@@ -110,7 +110,7 @@ class FollowedReading:
         """
         return self._read(lambda: self._open_settled(path), place, result, before, hold=True)
 
-    def read_held(self, held: HeldLog, result: FileResult) -> SeenFile:
+    def read_held(self, held: OpenLog, result: FileResult) -> SeenFile:
         """Store what is new in a file that is held open and has no path any more.
 
         Raises:
@@ -135,7 +135,7 @@ class FollowedReading:
         limits = self._settings
         return LogStream(Path(path), max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes)
 
-    def open_held(self, held: HeldLog) -> LogStream:
+    def open_held(self, held: OpenLog) -> LogStream:
         """Open a file that is held."""
         return LogStream(held.path, descriptor=held.opened())
 

@@ -46,7 +46,7 @@ class EventLookup(Protocol):
 
 
 @dataclass(slots=True)
-class LogCursor:
+class Checkpoint:
     """A log and how far it is stored; the fields are the columns of `log_files`.
 
     Attributes:
@@ -93,4 +93,4 @@ class LogCursor:
 
 
 _NOT_STORED = frozenset({"stored_values", "stored_bytes", "stored_events", "other_form"})
-COLUMNS = tuple(one.name for one in fields(LogCursor) if one.name not in _NOT_STORED)
+COLUMNS = tuple(one.name for one in fields(Checkpoint) if one.name not in _NOT_STORED)

@@ -22,7 +22,7 @@ from cowrieprocessor.db.ingest.stored_events import (
     holds_dead_letter,
     is_same,
     logs_like,
-    rows_behind,
+    rows_after,
     times_stored,
 )
 from cowrieprocessor.events import Event
@@ -54,7 +54,7 @@ class V3Log:
     until: int
 
 
-class StoredEvents:
+class DuplicateLookup:
     """Tells which events of one log are stored already.
 
     Of equal events in the log the second is stored already only if other logs hold two.
@@ -238,7 +238,7 @@ class _RowsAhead:
     def _fill(self, connection: Connection) -> None:
         if self.place is None or not self._has_more or len(self._rows) >= _LOOK_AHEAD:
             return
-        rows = rows_behind(connection, self.place, self._last, self._count)
+        rows = rows_after(connection, self.place, self._last, self._count)
         self._has_more = len(rows) == self._count
         self._count = min(2 * self._count, _MOST_ROWS)
         self._rows += rows

@@ -22,8 +22,8 @@ from cowrieprocessor.db.ingest import log_files as table
 from cowrieprocessor.db.ingest.stored_events import Place, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
-from cowrieprocessor.loader.logs.duplicate_lookup import FIRST_LOOK, PATIENCE, StoredEvents, V3Log
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
+from cowrieprocessor.loader.logs.duplicate_lookup import FIRST_LOOK, PATIENCE, DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import TAIL_BYTES, Value, ValueReader
@@ -43,7 +43,7 @@ class Resume:
         is_copy: a log with the same first event is known, and this is another or a damaged or older copy.
     """
 
-    cursor: LogCursor
+    cursor: Checkpoint
     reader: ValueReader
     is_copy: bool = False
 
@@ -76,7 +76,7 @@ def tail_before(stream: LogStream, byte_pos: int, tail_bytes: int) -> bytes | No
     return stream.read_exactly(tail_bytes)
 
 
-class LogOpener:
+class LogIdentifier:
     """Finds in an open file the log that it is, and the place where reading goes on.
 
     Args:
@@ -151,7 +151,7 @@ class LogOpener:
             return None
         return self._going_on(known[0], reader, of_v3)
 
-    def _going_on(self, cursor: LogCursor, reader: ValueReader, of_v3: V3Log | None) -> Resume:
+    def _going_on(self, cursor: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
         cursor.current_path = _name(self._stream.path)
         cursor.stored_events = self._stored_events(cursor, self._patience, of_v3)
         return Resume(cursor, reader)
@@ -168,14 +168,14 @@ class LogOpener:
         return Resume(cursor, self._reader_from_start(), is_copy=bool(known))
 
     @staticmethod
-    def _proven(at_same: Callable[[LogCursor], ValueReader | None], cursor: LogCursor) -> ValueReader | None:
+    def _proven(at_same: Callable[[Checkpoint], ValueReader | None], cursor: Checkpoint) -> ValueReader | None:
         """Return what a proof gives; an archive that was cut before the cursor is a shorter copy of the log."""
         try:
             return at_same(cursor)
         except ArchiveCut:
             return None
 
-    def _at_same_bytes(self, cursor: LogCursor) -> ValueReader | None:
+    def _at_same_bytes(self, cursor: Checkpoint) -> ValueReader | None:
         """Return a reader at the cursor if the bytes before it are the ones that were stored."""
         tail = tail_before(self._stream, cursor.byte_pos, cursor.tail_bytes)
         if tail is None or sha256(tail).hexdigest() != cursor.tail_hash:
@@ -188,7 +188,7 @@ class LogOpener:
             max_value_bytes=self._settings.max_value_bytes,
         )
 
-    def _at_same_values(self, cursor: LogCursor) -> ValueReader | None:
+    def _at_same_values(self, cursor: Checkpoint) -> ValueReader | None:
         """Return a reader behind the last stored value, if the log is the same in another form of writing."""
         reader = self._reader_from_start()
         dead = 0
@@ -211,10 +211,10 @@ class LogOpener:
         event = parse_event(value.raw, value.fields, max_nesting=self._settings.max_nesting)
         return event if isinstance(event, Event) else None
 
-    def _new_log(self, connection: Connection, identity: str, generation: int) -> LogCursor:
+    def _new_log(self, connection: Connection, identity: str, generation: int) -> Checkpoint:
         name = _name(self._stream.path)
         source, source_generation = table.free_place(connection, name, self._stream.inode)
-        return LogCursor(
+        return Checkpoint(
             identity=identity,
             generation=generation,
             source=source,
@@ -223,16 +223,16 @@ class LogOpener:
             current_path=name,
         )
 
-    def _stored_events(self, cursor: LogCursor, patience: int, of_v3: V3Log | None) -> StoredEvents | None:
+    def _stored_events(self, cursor: Checkpoint, patience: int, of_v3: V3Log | None) -> DuplicateLookup | None:
         """Return what looks up events, where some may be stored that the cursor does not know of."""
         if not patience and (of_v3 is None or of_v3.until < cursor.next_offset):
             return None
         patience = patience or FIRST_LOOK
-        return StoredEvents(
+        return DuplicateLookup(
             _place(cursor), cursor.identity, self._connect, patience, start=cursor.next_offset, of_v3=of_v3
         )
 
-    def _log_of_v3(self, connection: Connection, known: Sequence[LogCursor]) -> V3Log | None:
+    def _log_of_v3(self, connection: Connection, known: Sequence[Checkpoint]) -> V3Log | None:
         """Return what version 3 stored of the log, unless it is certain that there is nothing of it."""
         if not table.has_rows_of_v3(connection):
             return None
@@ -244,7 +244,7 @@ class LogOpener:
 
     def _first_values(self) -> list[FirstValue]:
         """Return the first values of the log with their places in it."""
-        places = LogCursor("", 0, "", "", 0, "")
+        places = Checkpoint("", 0, "", "", 0, "")
         values = islice(self._reader_from_start(), FIRST_LOOK)
         return [(places.take_offset(value.line), self._event(value) or value.raw) for value in values]
 
@@ -264,13 +264,13 @@ class LogOpener:
         return ValueReader(self._stream, max_value_bytes=self._settings.max_value_bytes)
 
 
-def _cursor(row: Mapping[str, Any]) -> LogCursor:
-    names = {one.name for one in fields(LogCursor)}
+def _cursor(row: Mapping[str, Any]) -> Checkpoint:
+    names = {one.name for one in fields(Checkpoint)}
     columns = {key: value for key, value in row.items() if key in names}
-    return LogCursor(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
+    return Checkpoint(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
 
 
-def _place(cursor: LogCursor) -> Place:
+def _place(cursor: Checkpoint) -> Place:
     return Place(cursor.source, cursor.source_inode, cursor.source_generation)
 
 

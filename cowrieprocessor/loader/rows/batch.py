@@ -12,15 +12,15 @@ from typing import Any
 
 from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_event
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading.value_reader import (
     DEAD_LETTER_HEAD_BYTES,
     DEAD_LETTER_WHOLE_BYTES,
     Value,
     ValueReader,
 )
-from cowrieprocessor.loader.rows.file_aggregates import FileTallies
-from cowrieprocessor.loader.rows.session_aggregates import SessionTallies
+from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
+from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
 MAX_BATCH_BYTES = 8 << 20
 
@@ -91,7 +91,7 @@ class Batch:
         max_nesting: the deepest nesting allowed.
     """
 
-    cursor: LogCursor
+    cursor: Checkpoint
     ingest_id: str
     now: str
     fills_event_columns: bool
@@ -100,8 +100,8 @@ class Batch:
     size_bytes: int = 0
     _dead_bytes: int = 0
     _events: Rows = field(default_factory=list)
-    _tallies: SessionTallies = field(default_factory=SessionTallies)
-    _files: FileTallies = field(default_factory=FileTallies)
+    _tallies: SessionAggregates = field(default_factory=SessionAggregates)
+    _files: FileAggregates = field(default_factory=FileAggregates)
     _dead_letters: Rows = field(default_factory=list)
     _counters: Counter[str] = field(default_factory=Counter)
     _first_event: list[Any] | None = None
@@ -253,7 +253,7 @@ def raw_payload(value: Value) -> dict[str, Any]:
         return {"base64": base64.b64encode(raw).decode(), **more}
 
 
-def _session_rows(tallies: SessionTallies, source: str, now: str) -> Rows:
+def _session_rows(tallies: SessionAggregates, source: str, now: str) -> Rows:
     sources = json.dumps([source], ensure_ascii=False)
     return [
         [

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import MAX_BATCH_BYTES, Batch, BatchRows
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class BatchConfig:
     """How batches are made.
 
     Attributes:
@@ -51,7 +51,7 @@ class LogEnd:
 
 
 def prepare_batches(
-    cursor: LogCursor, reader: ValueReader, stream: LogStream, recipe: Recipe
+    cursor: Checkpoint, reader: ValueReader, stream: LogStream, recipe: BatchConfig
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield the rest of a log as batches of rows, and what is left at its end.
 
@@ -86,7 +86,7 @@ def prepare_batches(
     yield LogEnd(reader.pending_bytes, reader.line, error, is_cut, stream.is_stale)
 
 
-def _new_batch(cursor: LogCursor, recipe: Recipe) -> Batch:
+def _new_batch(cursor: Checkpoint, recipe: BatchConfig) -> Batch:
     return Batch(cursor, recipe.ingest_id, now_text(), recipe.fills_event_columns, recipe.max_nesting)
 
 

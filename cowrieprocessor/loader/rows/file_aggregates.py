@@ -20,7 +20,7 @@ REASON_SESSION = "file: event without a session"
 
 
 @dataclass(slots=True)
-class HashTally:
+class HashAggregate:
     """When a batch saw a hash."""
 
     first_seen: str
@@ -28,7 +28,7 @@ class HashTally:
 
 
 @dataclass(slots=True)
-class FileTallies:
+class FileAggregates:
     """All that a batch says about files.
 
     Attributes:
@@ -37,7 +37,7 @@ class FileTallies:
 
     counters: Counter[str] = field(default_factory=Counter)
     _files: dict[tuple[str, str], FileSighting] = field(default_factory=dict)
-    _hashes: dict[str, HashTally] = field(default_factory=dict)
+    _hashes: dict[str, HashAggregate] = field(default_factory=dict)
 
     def add(self, event: Event) -> Refused | None:
         """Add the file that a file event names; return why where it names one that cannot be stored."""
@@ -65,7 +65,7 @@ class FileTallies:
         key = (sighting.session_id, sighting.sha256)
         other = self._files.get(key)
         self._files[key] = sighting if other is None else merged(sighting, other)
-        tally = self._hashes.setdefault(sighting.sha256, HashTally(moment, moment))
+        tally = self._hashes.setdefault(sighting.sha256, HashAggregate(moment, moment))
         tally.first_seen = min(tally.first_seen, moment)
         tally.last_seen = max(tally.last_seen, moment)
 

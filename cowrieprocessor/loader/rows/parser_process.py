@@ -24,12 +24,13 @@ from typing import IO, Any
 
 import orjson
 
+from cowrieprocessor.child_process import module_command, module_environment
 from cowrieprocessor.errors import ArchiveCut, InputError
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import BatchRows
-from cowrieprocessor.loader.rows.batching import LogEnd, Recipe, prepare_batches
+from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
@@ -52,7 +53,7 @@ class ParserProcessDied(Exception):
     """
 
 
-def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
+def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
     """Return whether a log has enough left to be parsed on another core, where there is one."""
     if cursor.stored_events is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
         return False
@@ -60,7 +61,7 @@ def is_worthwhile(stream: LogStream, cursor: LogCursor) -> bool:
 
 
 def batches_from_process(
-    stream: LogStream, cursor: LogCursor, reader: ValueReader, recipe: Recipe, settings: Settings
+    stream: LogStream, cursor: Checkpoint, reader: ValueReader, recipe: BatchConfig, settings: Settings
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield what `prepare_batches` would, made by a child process that works ahead.
 
@@ -107,17 +108,14 @@ def batches_from_process(
 
 def _started(stream: LogStream, job: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     """Return the child, which has been told its job."""
-    # -P keeps the current folder, which may be full of strangers' files, off the module path.
-    command = [sys.executable, "-P", "-m", "cowrieprocessor.loader.rows.parser_process"]
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     told = orjson.dumps(job) + b"\n"
     try:
         child = subprocess.Popen(  # noqa: S603 - ourselves
-            command,
+            module_command("loader.rows.parser_process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[stream.descriptor],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=module_environment(),
         )
     except (OSError, MemoryError) as error:
         raise _died(job, f"could not be started ({_reason(error)})") from error
@@ -228,7 +226,7 @@ def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
         reader = ValueReader(
             stream, position=position, line=job["line"], before=before, max_value_bytes=job["max_value_bytes"]
         )
-        for item in prepare_batches(LogCursor(**job["cursor"]), reader, stream, Recipe(**job["recipe"])):
+        for item in prepare_batches(Checkpoint(**job["cursor"]), reader, stream, BatchConfig(**job["recipe"])):
             _write(out, item)
             del item  # so that one batch is in memory while the next is made, not two
 

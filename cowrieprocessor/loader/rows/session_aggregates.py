@@ -29,7 +29,7 @@ MAX_SENSOR_CHARS = 32
 
 
 @dataclass(slots=True)
-class SessionTally:
+class SessionAggregate:
     """What a batch adds to one session. Times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC."""
 
     event_count: int = 0
@@ -42,7 +42,7 @@ class SessionTally:
 
 
 @dataclass(slots=True)
-class AttributeTally:
+class AttributeAggregate:
     """Candidates for a session's attributes, each with what decides between candidates.
 
     connect is (moment, src_ip, protocol), kex (moment, hassh), login (0 for a success or 1, moment, username);
@@ -55,7 +55,7 @@ class AttributeTally:
 
 
 @dataclass(slots=True)
-class CommandTally:
+class CommandAggregate:
     """How often a session gave a command in a batch."""
 
     occurrences: int = 0
@@ -65,12 +65,12 @@ class CommandTally:
 
 
 @dataclass(slots=True)
-class SessionTallies:
+class SessionAggregates:
     """All that a batch says about sessions."""
 
-    sessions: dict[str, SessionTally] = field(default_factory=dict)
-    attributes: dict[str, AttributeTally] = field(default_factory=dict)
-    commands: dict[tuple[str, str], CommandTally] = field(default_factory=dict)
+    sessions: dict[str, SessionAggregate] = field(default_factory=dict)
+    attributes: dict[str, AttributeAggregate] = field(default_factory=dict)
+    commands: dict[tuple[str, str], CommandAggregate] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Count one event; one that names no session is nobody's."""
@@ -79,7 +79,7 @@ class SessionTallies:
             return
         tally = self.sessions.get(session_id)
         if tally is None:
-            tally = self.sessions[session_id] = SessionTally()
+            tally = self.sessions[session_id] = SessionAggregate()
         tally.event_count += 1
         moment = event.moment
         if moment is not None:
@@ -107,31 +107,35 @@ class SessionTallies:
             for key, one in sorted(self.commands.items())
         ]
 
-    def _connect(self, session_id: str, _: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         candidate = (moment or NO_MOMENT, _cut(fields.get("src_ip"), 45), _cut(fields.get("protocol"), 16))
-        attributes = self.attributes.setdefault(session_id, AttributeTally())
+        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
         if attributes.connect is None or candidate < attributes.connect:
             attributes.connect = candidate
 
-    def _kex(self, session_id: str, _: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _kex(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         candidate = (moment or NO_MOMENT, _cut(fields.get("hassh"), 32))
-        attributes = self.attributes.setdefault(session_id, AttributeTally())
+        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
         if attributes.kex is None or candidate < attributes.kex:
             attributes.kex = candidate
 
-    def _login_success(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _login_success(
+        self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None
+    ) -> None:
         self._login(session_id, tally, (0, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
 
-    def _login_failed(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _login_failed(
+        self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None
+    ) -> None:
         self._login(session_id, tally, (1, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
 
-    def _login(self, session_id: str, tally: SessionTally, candidate: tuple[int, str, str]) -> None:
+    def _login(self, session_id: str, tally: SessionAggregate, candidate: tuple[int, str, str]) -> None:
         tally.login_attempts += 1
-        attributes = self.attributes.setdefault(session_id, AttributeTally())
+        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
         if attributes.login is None or candidate < attributes.login:
             attributes.login = candidate
 
-    def _command(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _command(self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         tally.command_count += 1
         text = fields.get("input")
         if type(text) is not str:
@@ -144,18 +148,18 @@ class SessionTallies:
         key = (session_id, normalized)
         command = self.commands.get(key)
         if command is None:
-            command = self.commands[key] = CommandTally()
+            command = self.commands[key] = CommandAggregate()
         command.occurrences += 1
         command.high_risk = command.high_risk or high_risk
         if moment is not None:
             command.first_seen = min(moment, command.first_seen or moment)
             command.last_seen = max(moment, command.last_seen or moment)
 
-    def _download(self, session_id: str, tally: SessionTally, fields: dict[str, Any], moment: str | None) -> None:
+    def _download(self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         tally.file_downloads += 1
 
 
-def _attribute_row(session_id: str, one: AttributeTally) -> list[Any]:
+def _attribute_row(session_id: str, one: AttributeAggregate) -> list[Any]:
     connect_at, src_ip, protocol = one.connect or (None, None, None)
     hassh_at, hassh = one.kex or (None, None)
     failed, login_at, username = one.login or (None, None, None)
@@ -183,10 +187,10 @@ def _cut(value: object, max_chars: int) -> str:
 
 
 _HANDLERS = {
-    SESSION_CONNECT: SessionTallies._connect,
-    CLIENT_KEX: SessionTallies._kex,
-    LOGIN_SUCCESS: SessionTallies._login_success,
-    LOGIN_FAILED: SessionTallies._login_failed,
-    COMMAND_INPUT: SessionTallies._command,
-    FILE_DOWNLOAD: SessionTallies._download,
+    SESSION_CONNECT: SessionAggregates._connect,
+    CLIENT_KEX: SessionAggregates._kex,
+    LOGIN_SUCCESS: SessionAggregates._login_success,
+    LOGIN_FAILED: SessionAggregates._login_failed,
+    COMMAND_INPUT: SessionAggregates._command,
+    FILE_DOWNLOAD: SessionAggregates._download,
 }

@@ -72,7 +72,7 @@ class FailureKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Spreading:
+class PropagationBacklog:
     """Hashes whose new verdict is still to reach their rows in `files`, and since when the oldest of them waits."""
 
     hashes: int
@@ -200,10 +200,10 @@ def skipped(connection: Connection) -> int:
     return connection.scalar(select(func.count()).where(FileHash.enrichment_status == HASH_SKIPPED)) or 0
 
 
-def spreading(connection: Connection) -> Spreading:
+def spreading(connection: Connection) -> PropagationBacklog:
     """Return how many new verdicts are still to reach rows of `files`."""
     row = connection.execute(select(func.count(), func.min(VerdictPropagation.requested_at))).one()
-    return Spreading(row[0], row[1])
+    return PropagationBacklog(row[0], row[1])
 
 
 def last_used(connection: Connection) -> tuple[str, ...]:

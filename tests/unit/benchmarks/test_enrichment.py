@@ -19,7 +19,7 @@ from benchmarks.enriching.inputs import files_to_ask, half_asked, hash_of, one_h
 from benchmarks.measure import CommandFailed, run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
-from cowrieprocessor.db.enrichment.verdict_aggregation import judge
+from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate
 from cowrieprocessor.db.models import HASHES
 
 TINY = replace(QUICK, pairs=1, virtual_hours=1, asked_files=20, spread_sessions=300, known_hashes=1_000)
@@ -136,7 +136,7 @@ def test_half_asked_files_are_as_enrichment_leaves_them(tmp_path: Path) -> None:
     half_asked(path, 400)
     engine = get_engine(path)
     with write_transaction(engine) as connection:
-        changed = [number for number in range(400) if judge(connection, hash_of(number), POLICY, NOW)]
+        changed = [number for number in range(400) if aggregate(connection, hash_of(number), POLICY, NOW)]
     with read_transaction(engine) as connection:
         verdicts = connection.scalars(select(HASHES.c.verdict)).all()
     claimed = claim(

@@ -15,7 +15,7 @@ from cowrieprocessor.cli import follow as command
 from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowLines
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.watch.follow import FollowResult
-from cowrieprocessor.loader.delta import Gap, Look
+from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.follow import tail_reader as followed_reading
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress
 from tests.integration.test_loading import events, write
@@ -117,19 +117,19 @@ def test_the_database_refuses(program: Program, log: Path, tmp_path: Path) -> No
 def test_what_a_look_found_as_json() -> None:
     """A look that found something is one object; one that found nothing is none."""
     found = FileResult("cowrie.json", "loaded", Counter(events=2))
-    document = command.look_document(Look([found], [Gap("cowrie.json", 5)]))
+    document = command.look_document(PollResult([found], [Gap("cowrie.json", 5)]))
 
     assert document is not None
     assert {"events": 2} == document["counters"]
     assert [{"path": "cowrie.json", "bytes_lost": 5}] == document["gaps"]
     assert {"at", "counters", "files", "gaps"} == document.keys()
-    assert command.look_document(Look([FileResult("cowrie.json")])) is None
+    assert command.look_document(PollResult([FileResult("cowrie.json")])) is None
 
 
 def test_lines_of_json_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """What a look found is one line of ASCII; a look that found nothing prints nothing."""
-    command.print_look(Look(gaps=[Gap("a\n\x1b[31m\u2028b", 1)]))
-    command.print_look(Look())
+    command.print_look(PollResult(gaps=[Gap("a\n\x1b[31m\u2028b", 1)]))
+    command.print_look(PollResult())
     (line,) = capsys.readouterr().out.splitlines()
 
     assert line.isascii()
@@ -187,11 +187,11 @@ def test_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
             lines.progress(LoadProgress("x", 0, 1, 100 * number, 1000, number))
         clock.now += LINE_EVERY_S
         lines.progress(LoadProgress("x", 0, 1, 500, 1000, 5))
-        lines.looked(Look([FileResult("x", "loaded", Counter(events=7, dead_letters=1))]))
+        lines.looked(PollResult([FileResult("x", "loaded", Counter(events=7, dead_letters=1))]))
         clock.now += LINE_EVERY_S
-        lines.looked(Look())
+        lines.looked(PollResult())
         clock.now += LINE_EVERY_S
-        lines.looked(Look())
+        lines.looked(PollResult())
     said = capsys.readouterr().err.splitlines()
 
     assert 2 == len(said)
@@ -205,7 +205,7 @@ def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """On a terminal the line is kept anew, and gone at the end."""
     monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda _console: True))
     with FollowLines(1, clock=Clock()) as lines:
-        lines.looked(Look([FileResult("x", "loaded", Counter(events=7))]))
+        lines.looked(PollResult([FileResult("x", "loaded", Counter(events=7))]))
         assert "following 1 path: 7 new events" in lines.text()
     printed = capsys.readouterr().err
     assert "following 1 path" in printed

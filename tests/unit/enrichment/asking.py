@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Mapping
 
-from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS, Finding
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS, ProviderVerdict
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
     Found,
@@ -101,8 +101,8 @@ def assert_sayable(reason: str) -> None:
     reason.encode()
 
 
-def assert_storable(finding: Finding) -> None:
-    """Check that a finding keeps what `Finding` promises of its fields."""
+def assert_storable(finding: ProviderVerdict) -> None:
+    """Check that a finding keeps what `ProviderVerdict` promises of its fields."""
     assert finding.verdict in VERDICTS
     for name, max_chars in MAX_CHARS.items():
         value = getattr(finding, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.jobs.runtime.throttle import Pace
+from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 TICK_S = 0.0075
 LOOKS_ALONE = 10
@@ -28,7 +28,7 @@ class TickingClock:
         self.slept.append(seconds)
 
 
-def ticking(engine: Engine) -> Pace:
+def ticking(engine: Engine) -> Throttle:
     """Return a pace by such a clock."""
     clock = TickingClock()
-    return Pace(engine, clock=clock, sleep=clock.sleep)
+    return Throttle(engine, clock=clock, sleep=clock.sleep)

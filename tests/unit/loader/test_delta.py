@@ -23,7 +23,7 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.follow import file_state as followed_state
 from cowrieprocessor.loader.follow import tail_reader as followed_reading
-from cowrieprocessor.loader.follow.tail_reader import FollowedReading
+from cowrieprocessor.loader.follow.tail_reader import TailReader
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
 from cowrieprocessor.loader.reading import discovery
 from cowrieprocessor.loader.reading import log_stream as compression
@@ -276,7 +276,7 @@ def test_a_look_at_files_with_nothing_new_opens_none(following: Following, monke
     following.look()
     following.restart()
     opened: list[Path] = []
-    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
+    monkeypatch.setattr(TailReader, "open", lambda self, path: opened.append(path))
     following.look()
     assert [] == opened
     following.write(10, 11)
@@ -517,7 +517,7 @@ def test_an_archive_that_is_written_anew_while_all_rests_is_read(
     archive.write_bytes(gzip.compress(f"{LINES[0]}\n{LINES[1]}\n".encode()))
     assert following.loader.look([archive]).counters["events"] == 1
     opened: list[Path] = []
-    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
+    monkeypatch.setattr(TailReader, "open", lambda self, path: opened.append(path))
     assert following.look() == 0
     assert [] == opened
 
@@ -535,7 +535,7 @@ def test_files_that_only_changed_their_names_are_not_opened(
         old.rename(new)
     following.restart()
     opened: list[Path] = []
-    monkeypatch.setattr(FollowedReading, "open", lambda self, path: opened.append(path))
+    monkeypatch.setattr(TailReader, "open", lambda self, path: opened.append(path))
     following.look()
     assert [] == opened
     assert following.lost() == 0
@@ -722,14 +722,14 @@ def test_a_renamed_log_that_may_not_be_read_any_more_is_read_by_its_descriptor(
     following.write(5, 8)
     renamed = following.folder / "cowrie.json.1"
     following.log.rename(renamed)
-    opening = FollowedReading.open
+    opening = TailReader.open
 
-    def refusing(reading: FollowedReading, path: Path) -> LogStream:
+    def refusing(reading: TailReader, path: Path) -> LogStream:
         if path == renamed:
             raise InputNotReadable(f"{path}: Permission denied")
         return opening(reading, path)
 
-    monkeypatch.setattr(FollowedReading, "open", refusing)
+    monkeypatch.setattr(TailReader, "open", refusing)
     assert following.look() == 0
     renamed.unlink()
     assert following.look() == 3

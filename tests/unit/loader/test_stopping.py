@@ -15,12 +15,12 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
-from cowrieprocessor.loader.logs.checkpoint import LogCursor
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading import log_stream as compression
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows import parser_process
-from cowrieprocessor.loader.rows.batching import Recipe, prepare_batches
+from cowrieprocessor.loader.rows.batching import BatchConfig, prepare_batches
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import count, events, write
 from tests.logical_digest import Contents, difference, logical_contents
@@ -159,7 +159,7 @@ class LookedUp:
 def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
     """Whoever is stopped in the middle of a batch that is looked up lets go of the database."""
     events_ = LookedUp()
-    cursor = LogCursor("identity", 0, "source", "1", 0, "path", stored_events=events_)  # type: ignore[arg-type]
+    cursor = Checkpoint("identity", 0, "source", "1", 0, "path", stored_events=events_)  # type: ignore[arg-type]
     was_open: list[bool] = []
     with LogStream(write(tmp_path / "x", OLD)) as stream:
 
@@ -169,7 +169,7 @@ def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: 
 
         stream.stop = stop
         with pytest.raises(ReadingStopped):
-            list(prepare_batches(cursor, ValueReader(stream), stream, Recipe("load", False, 100, 9)))
+            list(prepare_batches(cursor, ValueReader(stream), stream, BatchConfig("load", False, 100, 9)))
 
     assert (was_open[-1], events_.is_open) == (True, False)
 

@@ -11,7 +11,7 @@ import pytest
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
 from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranked, Ranking, Totals
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
-from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, QueueCounts, Spreading
+from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, PropagationBacklog, QueueCounts
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
 from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
 from cowrieprocessor.reporting.queries.file_sessions import FileSession
@@ -36,7 +36,7 @@ DOCUMENTS = {
     "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent),
     "enrich status": (
         *(EnrichmentStatus, SourceStatus, QueueCounts, LedgerStatus),
-        *(FailureKind, Spreading, EnrichJob),
+        *(FailureKind, PropagationBacklog, EnrichJob),
     ),
     "dead-letters list": (DeadLetter, ReasonCount),
     "report …": (DroppedFile, FoundMalicious, ChangedVerdict, Ranking, Ranked, ReasonCount),

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import ask_first, claim, note_skipped
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256
 from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_ask_first, staged_claim, staged_failure
@@ -66,7 +66,7 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
             if rng.random() < 0.7:
                 verdict = rng.choice(("malicious", "known-good", "suspicious", "clean", "unknown", "unknown"))
                 said = {"fetched_at": moment, "expires_at": until, "policy": policy, "now": moment}
-                store_answer(connection, sha256, provider, sha256, Finding(verdict), **said)  # type: ignore[arg-type]
+                store_answer(connection, sha256, provider, sha256, ProviderVerdict(verdict), **said)  # type: ignore[arg-type]
             elif rng.random() < 0.8:
                 store_failure(
                     connection,
@@ -93,7 +93,7 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
             said = {"fetched_at": far, "expires_at": far, **rest}
             failed = {"kind": "timeout", "reason": "no answer", "next_attempt_at": far, **rest}
             if number % 2:
-                store_answer(connection, sha(number), "virustotal", sha(number), Finding("clean"), **said)  # type: ignore[arg-type]
+                store_answer(connection, sha(number), "virustotal", sha(number), ProviderVerdict("clean"), **said)  # type: ignore[arg-type]
             else:
                 store_failure(connection, sha(number), "virustotal", **failed)  # type: ignore[arg-type]
     claim(engine, "malwarebazaar", limit=5, now=far, lease_s=900, policy=policy)
@@ -348,7 +348,7 @@ def _scene(engine: Engine) -> EnrichmentStatus:
         add_hash(connection, EMPTY_FILE_SHA256, at(-9))
         note_skipped(connection)
         said = {"fetched_at": at(1), "expires_at": at(99), "policy": policy, "now": at(1)}
-        store_answer(connection, sha(0), "virustotal", sha(0), Finding("malicious"), **said)  # type: ignore[arg-type]
+        store_answer(connection, sha(0), "virustotal", sha(0), ProviderVerdict("malicious"), **said)  # type: ignore[arg-type]
         store_failure(
             connection,
             *(sha(1), "malwarebazaar"),

@@ -22,7 +22,7 @@ from cowrieprocessor.cli.shared.common import run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.models import Files
 from cowrieprocessor.errors import DatabaseError
-from cowrieprocessor.jobs.runtime.path_lock import hold
+from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 from cowrieprocessor.jobs.watch.scan_watch import KIND
 from tests.command_line import PROGRAM
 
@@ -209,7 +209,7 @@ def test_a_second_watch_of_a_folder_is_refused(tmp_path: Path, call: Call) -> No
     call("--sensor", "pot-2")
     engine = get_engine(tmp_path / "cowrie.sqlite")
     try:
-        with hold(engine, KIND, [tmp_path / "dl-2"]):
+        with lock_paths(engine, KIND, [tmp_path / "dl-2"]):
             code, out, err = call("--watch")
     finally:
         dispose(engine)

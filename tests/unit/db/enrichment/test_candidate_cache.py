@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import create_engine
 
-from cowrieprocessor.db.enrichment.candidate_cache import KEPT_S, SLOW_S, LookAhead, look_ahead_of
+from cowrieprocessor.db.enrichment.candidate_cache import KEPT_S, SLOW_S, CandidateCache, candidate_cache_of
 
 
 class Table:
@@ -17,7 +17,7 @@ class Table:
         self.seconds = seconds
         self.now = 0.0
         self.looks = 0
-        self.ahead = LookAhead(clock=lambda: self.now)
+        self.ahead = CandidateCache(clock=lambda: self.now)
 
     def read(self, limit: int) -> list[str]:
         """Look for the first so many."""
@@ -93,6 +93,6 @@ def test_questions_and_engines_are_kept_apart() -> None:
     """What was read ahead belongs to one engine and one question."""
     one, other = create_engine("sqlite://"), create_engine("sqlite://")
 
-    assert look_ahead_of(one, "a") is look_ahead_of(one, "a")
-    assert look_ahead_of(one, "a") is not look_ahead_of(one, "b")
-    assert look_ahead_of(one, "a") is not look_ahead_of(other, "a")
+    assert candidate_cache_of(one, "a") is candidate_cache_of(one, "a")
+    assert candidate_cache_of(one, "a") is not candidate_cache_of(one, "b")
+    assert candidate_cache_of(one, "a") is not candidate_cache_of(other, "a")

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment import candidate_search as enrichment_look
 from cowrieprocessor.db.enrichment.claims import Claimed, ask_first, claim, note_skipped, release
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_failure, store_refusal
 from tests.enrichment_scene import (
@@ -203,7 +203,7 @@ def test_a_file_that_kills_again_and_again_comes_last(engine: Engine) -> None:
 def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
     """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
     load(engine, [("a", sha(1)), ("b", sha(2))])
-    answer(engine, sha(2), Finding("unknown"), provider=HL, holds=HOUR)
+    answer(engine, sha(2), ProviderVerdict("unknown"), provider=HL, holds=HOUR)
     take(engine, HL, now=NOW)
     take(engine, HL, now=NOW + HOUR)  # the second one's answer is to be renewed
 
@@ -216,7 +216,7 @@ def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
 def test_what_was_asked_for_by_hand_is_not_lost_with_a_process(engine: Engine) -> None:
     """Asked for by hand it comes first again after its process was killed, also where another source settled it."""
     load(engine, [("a", sha(1)), ("b", sha(2))])
-    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(1)], [VT])
     reasons = []
@@ -237,7 +237,7 @@ def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest
     for number in range(1, 9):
         answer(engine, sha(number), finding(0), holds=number * HOUR)
     for number in range(8):
-        answer(engine, sha(number), Finding("malicious"), provider=MB)
+        answer(engine, sha(number), ProviderVerdict("malicious"), provider=MB)
     later = NOW + DAY
 
     assert hashes(take(engine, now=later)) == [sha(8)]
@@ -246,7 +246,7 @@ def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest
     put_off = rows(engine, "enrichment_queue", provider=VT, status="failed")
     assert [one["last_error"] for one in put_off] == ["timeout: no answer within 30 s"]
     for number in (0, 5):
-        answer(engine, sha(number), Finding("unknown"), provider=MB, at=later)
+        answer(engine, sha(number), ProviderVerdict("unknown"), provider=MB, at=later)
     release(engine, VT, [sha(8)])
     claimed = []
     while some := take(engine, now=later + 7 * DAY):
@@ -353,9 +353,9 @@ def test_a_worthless_file_that_somebody_called_pending_is_skipped_everywhere(eng
 def test_what_another_source_settled_is_not_asked(engine: Engine) -> None:
     """Known-good and malicious settle a hash for the other sources; clean does not."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
-    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
     answer(engine, sha(2), finding(0), provider=MB)
-    answer(engine, sha(3), Finding("malicious"), provider=MB)
+    answer(engine, sha(3), ProviderVerdict("malicious"), provider=MB)
 
     assert hashes(take(engine)) == [sha(2)]
     nothing_settles = Policy(POLICY.providers, frozenset())
@@ -365,8 +365,8 @@ def test_what_another_source_settled_is_not_asked(engine: Engine) -> None:
 def test_a_verdict_that_changed_settles_no_longer(engine: Engine) -> None:
     """Only what a source says now settles a hash, not what it once said."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), Finding("malicious"), provider=MB)
-    answer(engine, sha(1), Finding("unknown"), provider=MB, at=NOW + DAY)
+    answer(engine, sha(1), ProviderVerdict("malicious"), provider=MB)
+    answer(engine, sha(1), ProviderVerdict("unknown"), provider=MB, at=NOW + DAY)
 
     assert hashes(take(engine, now=NOW + DAY)) == [sha(1)]
 
@@ -383,7 +383,7 @@ def test_what_cowrie_logged_settles_as_long_as_it_holds(engine: Engine) -> None:
 def test_two_sources_that_settle_each_other_are_both_refreshed(engine: Engine) -> None:
     """Of two that called a file malicious the first is asked again; it does not wait for the second for ever."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), Finding("malicious"), provider=MB)
+    answer(engine, sha(1), ProviderVerdict("malicious"), provider=MB)
     answer(engine, sha(1), finding(9))
     later = NOW + 60 * DAY
 
@@ -397,7 +397,7 @@ def test_a_source_waits_for_those_before_it(engine: Engine) -> None:
     (first,) = take(engine, HL, limit=1)
 
     assert take(engine, earlier=[HL]) == []
-    answer(engine, first.sha256, Finding("unknown"), provider=HL)
+    answer(engine, first.sha256, ProviderVerdict("unknown"), provider=HL)
     assert hashes(take(engine, earlier=[HL])) == [first.sha256]
     (second,) = take(engine, HL, limit=1)
     fail(engine, second.sha256, HL)
@@ -419,7 +419,7 @@ def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> Non
     """What is asked for by hand is asked first, also where an answer holds or another source settled the hash."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("b", sha(3)), ("c", sha(3))])
     answer(engine, sha(1), finding(3))
-    answer(engine, sha(2), Finding("known-good"), provider=HL)
+    answer(engine, sha(2), ProviderVerdict("known-good"), provider=HL)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(1), sha(2), sha(9)], [VT])
 

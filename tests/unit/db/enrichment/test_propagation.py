@@ -19,7 +19,7 @@ from cowrieprocessor.db.enrichment.propagation import (
     spread,
     waiting_parts,
 )
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.models import VERDICT_COLUMNS
 from tests.enrichment_scene import (
     DAY,
@@ -148,7 +148,7 @@ def test_a_flag_goes_with_the_last_malicious_file(engine: Engine) -> None:
     drain(engine)
     assert flags(engine) == {"one": False, "both": True}
 
-    answer(engine, sha(2), Finding("unknown"), at=NOW + DAY)
+    answer(engine, sha(2), ProviderVerdict("unknown"), at=NOW + DAY)
     drain(engine)
     assert flags(engine) == {"one": False, "both": False}
 
@@ -278,7 +278,7 @@ def test_a_changed_size_follows_alone(engine: Engine) -> None:
 def test_settled_elsewhere_does_not_flag_sessions(engine: Engine) -> None:
     """`vt_flagged` is about VirusTotal's verdict: that of another source changes the status alone."""
     load(engine, sessions(2))
-    answer(engine, sha(1), Finding("malicious"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("malicious"), provider=HL)
 
     drain(engine)
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import Claimed
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import Question, staged_backlog
 from cowrieprocessor.db.enrichment.staged_claims import (
@@ -331,7 +331,7 @@ def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
         keep(engine, sha(number), "unknown")
     keep(engine, sha(9), "clean")
     keep(engine, sha(4), "suspicious", key="url:4")
-    answer(engine, sha(0), Finding("unknown"))
+    answer(engine, sha(0), ProviderVerdict("unknown"))
     answer(engine, sha(1), finding(3), at=NOW + HOUR)
     with read_transaction(engine) as connection:
         first = replayable(connection, VT, "", 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.verdict_history import (
     Content,
     Observation,
@@ -122,7 +122,7 @@ def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> N
     assert len(spans_of(answers)) == min(1, len(answers))
 
 
-def store(engine: Engine, said: Finding, moment: dt.datetime, sha256: str = sha(1)) -> None:
+def store(engine: Engine, said: ProviderVerdict, moment: dt.datetime, sha256: str = sha(1)) -> None:
     """Write an answer into the history."""
     with write_transaction(engine) as connection:
         remember(connection, sha256, VT, said, moment)
@@ -138,8 +138,8 @@ def told(engine: Engine) -> list[tuple[Any, ...]]:
 
 def test_only_another_answer_makes_a_row(engine: Engine) -> None:
     """A row more only when something but the time changed; the same again confirms the row that is there."""
-    store(engine, Finding("unknown"), at(0))
-    store(engine, Finding("unknown"), at(1))
+    store(engine, ProviderVerdict("unknown"), at(0))
+    store(engine, ProviderVerdict("unknown"), at(1))
     store(engine, finding(12, 70), at(2))
     store(engine, finding(12, 70), at(3))
     store(engine, finding(40, 71), at(4))
@@ -206,7 +206,7 @@ def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
     store(engine, finding(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
     store(engine, finding(3), at(2))
     with write_transaction(engine) as connection:
-        remember(connection, sha(1), "hashlookup", Finding("unknown"), NOW + DAY)
+        remember(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
         latest = latest_verdicts(connection, sha(1))
         nothing = latest_verdicts(connection, sha(2))
 

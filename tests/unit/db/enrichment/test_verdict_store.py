@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.claims import ask_first, claim
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_failure, store_refusal
@@ -131,7 +131,9 @@ def test_a_file_that_is_not_known_is_an_answer_too(engine: Engine) -> None:
     """Unknown is kept with its time: enriched, not malicious, with the moment we looked and no number at all."""
     load(engine, [("a", sha(1))])
 
-    answer(engine, sha(1), Finding("unknown", response={"error": "NotFoundError"}), holds=HOUR, policy=ONE_SOURCE)
+    answer(
+        engine, sha(1), ProviderVerdict("unknown", response={"error": "NotFoundError"}), holds=HOUR, policy=ONE_SOURCE
+    )
 
     found = hash_row(engine)
     assert (found["verdict"], found["enrichment_status"], found["vt_malicious"]) == ("unknown", "enriched", False)
@@ -274,7 +276,7 @@ def test_a_reason_is_stored_bounded_and_storable(engine: Engine) -> None:
 def test_a_hash_is_enriched_when_every_source_had_its_say(engine: Engine) -> None:
     """Pending until each source in use has answered or refused; failed while one of them has failed."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), Finding("unknown"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("unknown"), provider=HL)
     assert hash_row(engine)["enrichment_status"] == "pending"
     refuse(engine, MB)
     assert hash_row(engine)["enrichment_status"] == "pending"
@@ -291,7 +293,7 @@ def test_a_settled_hash_is_enriched_at_once(engine: Engine) -> None:
     load(engine, [("a", sha(1))])
     take(engine)
     fail(engine)
-    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
 
     found = hash_row(engine)
     assert (found["verdict"], found["enrichment_status"]) == ("known-good", "enriched")
@@ -301,15 +303,15 @@ def test_a_settled_hash_is_enriched_at_once(engine: Engine) -> None:
 def test_a_good_name_never_hides_malware(engine: Engine) -> None:
     """Of several sources the gravest verdict counts, and the family is that of the first who says so."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
     answer(engine, sha(1), finding(30, family="from virustotal"))
-    answer(engine, sha(1), Finding("malicious", family="from malwarebazaar"), provider=MB)
+    answer(engine, sha(1), ProviderVerdict("malicious", family="from malwarebazaar"), provider=MB)
 
     found = hash_row(engine)
     assert (found["verdict"], found["family"], found["vt_malicious"]) == ("malicious", "from malwarebazaar", True)
     answer(engine, sha(1), finding(0), at=NOW + DAY)
     assert (hash_row(engine)["verdict"], hash_row(engine)["vt_malicious"]) == ("malicious", False)
-    answer(engine, sha(1), Finding("unknown"), provider=MB, at=NOW + DAY)
+    answer(engine, sha(1), ProviderVerdict("unknown"), provider=MB, at=NOW + DAY)
     assert (hash_row(engine)["verdict"], hash_row(engine)["family"]) == ("known-good", None)
 
 
@@ -318,7 +320,7 @@ def test_virustotals_own_word_stands_before_what_cowrie_logged(engine: Engine) -
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), finding(5, 60), provider="cowrie-virustotal", at=NOW - DAY)
     assert (hash_row(engine)["vt_positives"], hash_row(engine)["vt_scan_date"]) == (5, NOW - DAY)
-    answer(engine, sha(1), Finding("unknown"))
+    answer(engine, sha(1), ProviderVerdict("unknown"))
     assert (hash_row(engine)["vt_positives"], hash_row(engine)["vt_scan_date"]) == (5, NOW - DAY)
 
     answer(engine, sha(1), finding(0, 70), at=NOW + DAY)
@@ -333,10 +335,10 @@ def test_what_a_table_of_the_plan_knew_stays_until_virustotal_speaks(engine: Eng
         connection.exec_driver_sql(
             "UPDATE file_hashes SET vt_malicious = TRUE, vt_positives = 33, vt_scan_date = '2026-01-01 00:00:00.000000'"
         )
-    answer(engine, sha(1), Finding("known-good"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
     assert (hash_row(engine)["verdict"], hash_row(engine)["vt_positives"]) == ("malicious", 33)
 
-    answer(engine, sha(1), Finding("unknown"))
+    answer(engine, sha(1), ProviderVerdict("unknown"))
 
     assert (hash_row(engine)["verdict"], hash_row(engine)["vt_positives"]) == ("known-good", None)
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.ingest.event_locks import TURNS, wait_for_every_turn, wait_for_turn
+from cowrieprocessor.db.ingest.event_locks import TURNS, lock_all_events, lock_events
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
@@ -37,13 +37,13 @@ def held(connection: Connection) -> int:
 def test_who_shares_a_sensor_and_a_day_waits(engine: Engine, impatient: Engine) -> None:
     """Another loader with one sensor on one day waits, one with another sensor or day does not, until the commit."""
     with write_transaction(engine) as connection:
-        wait_for_turn(connection, [["hp1", "2026-05-01"], ["hp1", "2026-05-02"]])
+        lock_events(connection, [["hp1", "2026-05-01"], ["hp1", "2026-05-02"]])
         with write_transaction(impatient) as other:
-            wait_for_turn(other, [["hp2", "2026-05-01"], ["hp1", "2026-05-03"], ["", ""]])
+            lock_events(other, [["hp2", "2026-05-01"], ["hp1", "2026-05-03"], ["", ""]])
         with pytest.raises(DatabaseLocked), write_transaction(impatient) as other:
-            wait_for_turn(other, [["hp2", "2026-05-01"], ["hp1", "2026-05-02"]])
+            lock_events(other, [["hp2", "2026-05-01"], ["hp1", "2026-05-02"]])
     with write_transaction(impatient) as other:
-        wait_for_turn(other, [["hp1", "2026-05-02"]])
+        lock_events(other, [["hp1", "2026-05-02"]])
 
 
 @pytest.mark.postgres
@@ -52,9 +52,9 @@ def test_the_number_of_locks_is_bounded(engine: Engine) -> None:
     """However many sensors and days a batch has, whatever they are called, there are so many locks at most."""
     days = [[f"hp\ud800{number % 7}", f"{number:010}"] for number in range(5000)]
     with write_transaction(engine) as connection:
-        wait_for_turn(connection, days)
+        lock_events(connection, days)
         several = held(connection)
-        wait_for_every_turn(connection)
+        lock_all_events(connection)
         assert (TURNS, TURNS) == (several, held(connection))
 
 
@@ -67,7 +67,7 @@ def test_turns_in_any_order_never_block_each_other(engine: Engine) -> None:
     def load(order: list[list[str]]) -> int:
         for _ in range(20):
             with write_transaction(engine) as connection:
-                wait_for_turn(connection, order)
+                lock_events(connection, order)
         return len(order)
 
     with ThreadPoolExecutor(3) as loaders:
@@ -78,8 +78,8 @@ def test_turns_in_any_order_never_block_each_other(engine: Engine) -> None:
 def test_where_one_writes_at_a_time_there_is_nothing_to_wait_for(engine: Engine) -> None:
     """SQLite's write lock is the turn."""
     with write_transaction(engine) as connection:
-        wait_for_turn(connection, [["hp1", "2026-05-01"]])
-        wait_for_every_turn(connection)
+        lock_events(connection, [["hp1", "2026-05-01"]])
+        lock_all_events(connection)
 
 
 @pytest.mark.postgres
@@ -92,7 +92,7 @@ def test_a_replay_of_dead_letters_waits_for_loaders(engine: Engine, impatient: E
     BulkLoader(engine, settings=Settings(max_value_bytes=1024)).load([path])
 
     with write_transaction(engine) as connection:
-        wait_for_turn(connection, [["hp1", "2026-05-01"]])
+        lock_events(connection, [["hp1", "2026-05-01"]])
         with pytest.raises(DatabaseLocked):
             replay(impatient, Settings())
     replayed = replay(impatient, Settings())

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select, text
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.upgrade import pre_release_files as planned_files
-from cowrieprocessor.db.upgrade.pre_release_files import take_over_planned_files
+from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -74,13 +74,13 @@ EXPECTED = {
 
 def test_planned_rows_count(of_the_plan: Engine) -> None:
     """Each hash gets its sessions and the verdict that was given last; what is no hash is left to validate."""
-    assert take_over_planned_files(of_the_plan) == 5
+    assert import_pre_release_files(of_the_plan) == 5
     assert EXPECTED == hashes(of_the_plan)
 
 
 def test_verdicts_reach_all_rows_and_sessions(of_the_plan: Engine) -> None:
     """All rows of a hash have its verdict afterwards, and a malicious one's sessions are flagged."""
-    take_over_planned_files(of_the_plan)
+    import_pre_release_files(of_the_plan)
     with read_transaction(of_the_plan) as connection:
         rows = connection.execute(
             text("SELECT session_id, shasum, vt_positives, origin FROM files ORDER BY 2, 1")
@@ -98,10 +98,10 @@ def test_verdicts_reach_all_rows_and_sessions(of_the_plan: Engine) -> None:
 
 def test_once_is_enough(of_the_plan: Engine) -> None:
     """Again, and after the backfill, nothing changes any more."""
-    take_over_planned_files(of_the_plan)
+    import_pre_release_files(of_the_plan)
     backfill(of_the_plan)
     before = logical_contents(of_the_plan)
-    assert take_over_planned_files(of_the_plan) == 0
+    assert import_pre_release_files(of_the_plan) == 0
     assert before == logical_contents(of_the_plan)
 
 
@@ -109,7 +109,7 @@ def test_after_the_backfill_it_is_as_if_made_from_nothing(of_the_plan: Engine, t
     """Taken over and backfilled, what raw_events can tell is what a backfill of an empty table makes."""
     with write_transaction(of_the_plan) as connection:
         connection.execute(text("DELETE FROM files WHERE session_id = 'gone'"))  # raw_events cannot tell of them
-    take_over_planned_files(of_the_plan)
+    import_pre_release_files(of_the_plan)
     backfill(of_the_plan)
     other = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
     apply_migrations(other)
@@ -137,7 +137,7 @@ def test_interrupted_it_goes_on(of_the_plan: Engine, monkeypatch: pytest.MonkeyP
 
     def interrupted() -> bool:
         try:
-            take_over_planned_files(of_the_plan, stop)
+            import_pre_release_files(of_the_plan, stop)
         except KeyboardInterrupt:
             return True
         return False
@@ -153,7 +153,7 @@ def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch
     monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
     rows = [(f"p{number}", SHA_C.upper(), None, None, NOW, 0, None, None, None, "pending") for number in range(40)]
     engine = planned(tmp_path / "planned.sqlite", [*rows[:-1], (*rows[-1][:5], 1, SCANNED, 5, 60, "enriched")])
-    take_over_planned_files(engine)
+    import_pre_release_files(engine)
     assert {SHA_C: (40, True, 5, "enriched", "malicious")} == hashes(engine)
     with read_transaction(engine) as connection:
         query = "SELECT count(*), min(shasum), min(origin), min(vt_positives) FROM files"
@@ -164,7 +164,7 @@ def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch
 def test_loaders_that_were_first_are_counted_with_it(of_the_plan: Engine, tmp_path: Path) -> None:
     """What a loader has stored between migration and taking over is counted once."""
     BulkLoader(of_the_plan).load([scene.write_log(tmp_path / "cowrie.json")])
-    take_over_planned_files(of_the_plan)
+    import_pre_release_files(of_the_plan)
     assert hashes(of_the_plan)[SHA_A] == (2, True, 9, "enriched", "malicious")
 
 
@@ -175,7 +175,7 @@ def test_origins_that_were_there_stay(tmp_path: Path) -> None:
         [("s2", SHA_B, None, None, NOW, 0, None, None, None, "pending")],
         "ALTER TABLE files ADD COLUMN origin VARCHAR(16) NOT NULL DEFAULT 'download'",
     )
-    take_over_planned_files(engine)
+    import_pre_release_files(engine)
     with read_transaction(engine) as connection:
         assert ["download"] == list(connection.scalars(text("SELECT origin FROM files")))
     dispose(engine)
@@ -183,6 +183,6 @@ def test_origins_that_were_there_stay(tmp_path: Path) -> None:
 
 def test_without_a_plan_nothing_is_done(engine: Engine) -> None:
     """A database that had no planned table is left alone."""
-    assert take_over_planned_files(engine) == 0
+    assert import_pre_release_files(engine) == 0
     with read_transaction(engine) as connection:
         assert [] == connection.execute(text("SELECT name FROM jobs")).all()

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
 from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, drain, finding, load, put, row, rows, sha
 
@@ -52,7 +52,7 @@ def test_two_histories_become_one_and_the_hash_is_judged(engine: Engine) -> None
 def test_another_sources_word_counts(engine: Engine) -> None:
     """An answer of a source that was not asked here is part of the verdict; the status stays what this life knows."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), Finding("unknown"), provider=HL)
+    answer(engine, sha(1), ProviderVerdict("unknown"), provider=HL)
 
     take_in(engine, "file_verdicts", verdict(40, NOW))
 

@@ -14,10 +14,10 @@ from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.providers.abusech import AbuseCh, MalwareBazaar, Urlhaus, UrlhausUrl
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     Limits,
     Outcome,
+    ProviderVerdict,
     RateLimited,
     Refused,
     Reply,
@@ -46,7 +46,7 @@ def outcome(provider: AbuseCh, document: object, status: int = 200, asked: Sampl
     return found[asked.sha256]
 
 
-def finding(provider: AbuseCh, document: object) -> Finding:
+def finding(provider: AbuseCh, document: object) -> ProviderVerdict:
     """Return what an answer says, which the kept response has to say again."""
     found = outcome(provider, document)
     assert isinstance(found, Found)
@@ -101,7 +101,7 @@ def test_a_malwarebazaar_entry() -> None:
 
     found = finding(MALWAREBAZAAR, bazaar_entry())
 
-    assert found == Finding(
+    assert found == ProviderVerdict(
         "malicious",
         classification="Mirai",
         description="application/x-executable",
@@ -121,7 +121,7 @@ def test_malware_without_a_name_is_malware() -> None:
     """An entry with every field null but its hash is malicious all the same."""
     row = dict.fromkeys(bazaar.entry(SHA256))
 
-    assert finding(MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}) == Finding(
+    assert finding(MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}) == ProviderVerdict(
         "malicious", response={"sha256_hash": SHA256}
     )
 

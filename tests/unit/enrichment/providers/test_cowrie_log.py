@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowrieprocessor.db.enrichment.provider_verdict import Finding
+from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog, Scan
 from tests.unit.enrichment.asking import SHA256, assert_storable
 
@@ -51,7 +51,7 @@ def test_an_event_is_read() -> None:
     assert found is not None
     assert found.sha256 == SHA256
     assert found.scanned_at == dt.datetime(2026, 3, 1, 2, 3, 4, 567890, tzinfo=dt.UTC)
-    assert found.finding == Finding(
+    assert found.finding == ProviderVerdict(
         "malicious",
         positives=12,
         total=76,

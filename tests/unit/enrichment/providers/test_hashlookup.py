@@ -11,10 +11,10 @@ from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     Limits,
     Outcome,
+    ProviderVerdict,
     RateLimited,
     Refused,
     Reply,
@@ -50,7 +50,7 @@ def outcomes(samples: list[Sample], document: object, status: int = 200) -> list
     return [*found.values()]
 
 
-def finding(document: dict[str, Any]) -> Finding:
+def finding(document: dict[str, Any]) -> ProviderVerdict:
     """Return what an entry says, which the kept response has to say again."""
     (found,) = outcomes([sample()], document)
     assert isinstance(found, Found)
@@ -96,7 +96,7 @@ def test_an_entry_is_read_whole() -> None:
     """Name, hashes, size and type come from their places."""
     found = finding(entry())
 
-    assert found == Finding(
+    assert found == ProviderVerdict(
         "known-good",
         description="/bin/busybox",
         md5=md5_of(SHA256),

@@ -12,11 +12,11 @@ from cowrieprocessor.clock import SystemClock
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
-    Finding,
     Found,
     KeyQuota,
     Limits,
     Outcome,
+    ProviderVerdict,
     RateLimited,
     Refused,
     Reply,
@@ -48,7 +48,7 @@ def outcome(document: object, status: int = 200, **how: Any) -> Outcome:
     return found[1]
 
 
-def finding(attributes: object, **how: Any) -> Finding:
+def finding(attributes: object, **how: Any) -> ProviderVerdict:
     """Return what a report says."""
     found = outcome(body(attributes), **how)
     assert isinstance(found, Found)
@@ -77,7 +77,7 @@ def test_a_report_is_read_whole() -> None:
 
     found = finding(attributes)
 
-    assert found == Finding(
+    assert found == ProviderVerdict(
         "malicious",
         classification="trojan.mirai/gafgyt",
         description="ELF",
@@ -134,8 +134,8 @@ def test_verdicts(stats: object, malicious_at: int, expected: tuple[str, int | N
 def test_a_known_file_without_analysis_is_found() -> None:
     """A report without analysis, label or anything is a found file with the verdict unknown."""
     assert finding(stand_ins.report(SHA256, analysed_at=None)).verdict == "unknown"
-    assert finding({}) == Finding("unknown", response={"sha256": SHA256})
-    assert finding(None) == Finding("unknown", response={"sha256": SHA256})
+    assert finding({}) == ProviderVerdict("unknown", response={"sha256": SHA256})
+    assert finding(None) == ProviderVerdict("unknown", response={"sha256": SHA256})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from cowrieprocessor.enrichment.quota.rate_limit import MAX_BURST, Pace
+from cowrieprocessor.enrichment.quota.rate_limit import MAX_BURST, RateLimit
 from tests.unit.enrichment.sending import MINUTE, most_in_any
 
 START = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -20,12 +20,12 @@ RATES = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 60, 599, 600, 1000, 100_000]
 @pytest.mark.parametrize("per_minute", RATES)
 def test_burst_divides_the_rate(per_minute: int) -> None:
     """A minute is covered by whole windows: the burst is the largest divisor of the rate that is at most 4."""
-    burst = Pace(per_minute).burst
+    burst = RateLimit(per_minute).burst
     assert 0 == per_minute % burst
     assert burst == max(size for size in (1, 2, 3, 4) if per_minute % size == 0)
 
 
-def run(pace: Pace, delays_s: Sequence[float], start: dt.datetime = START) -> list[dt.datetime]:
+def run(pace: RateLimit, delays_s: Sequence[float], start: dt.datetime = START) -> list[dt.datetime]:
     """Send as soon as the pace allows after each delay, and return the times."""
     now, recent, sent = start, [], []
     for delay_s in delays_s:
@@ -44,13 +44,13 @@ def run(pace: Pace, delays_s: Sequence[float], start: dt.datetime = START) -> li
 )
 def test_no_minute_sees_more(per_minute: int, delays_s: list[float]) -> None:
     """Whenever requests are wanted, no 60 seconds, wherever they begin, hold more than are allowed a minute."""
-    assert most_in_any(run(Pace(per_minute), delays_s), MINUTE) <= per_minute
+    assert most_in_any(run(RateLimit(per_minute), delays_s), MINUTE) <= per_minute
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 3, 4, 5, 6, 7, 8, 60, 600])
 def test_little_of_the_rate_is_lost(per_minute: int) -> None:
     """With work all the time at least 95 % of what is allowed is sent, and never more."""
-    sent = run(Pace(per_minute), [0.0] * (per_minute * 20))
+    sent = run(RateLimit(per_minute), [0.0] * (per_minute * 20))
     minutes = (sent[-1] - sent[0]) / MINUTE
     assert most_in_any(sent, MINUTE) <= per_minute
     assert len(sent) / (minutes * per_minute) >= 0.95
@@ -81,7 +81,7 @@ def test_plain_bucket_would_pass_the_limit() -> None:
 
 def test_clock_set_back_costs_one_window() -> None:
     """Times far ahead of the clock count as now, so that the next request waits for a window and not for hours."""
-    pace = Pace(4)
+    pace = RateLimit(4)
     ahead = [START + dt.timedelta(hours=3, seconds=second) for second in range(4)]
     recent = pace.settled(ahead, START)
     assert START + pace.window == pace.next_at(recent)
@@ -89,7 +89,7 @@ def test_clock_set_back_costs_one_window() -> None:
 
 def test_times_a_little_ahead_stay() -> None:
     """Times within a window ahead (another machine's clock) are kept as they are."""
-    pace = Pace(4)
+    pace = RateLimit(4)
     ahead = [START + dt.timedelta(seconds=second) for second in range(4)]
     assert ahead == pace.settled(ahead, START)
 
@@ -97,4 +97,4 @@ def test_times_a_little_ahead_stay() -> None:
 def test_only_the_last_times_are_kept() -> None:
     """Of many times as many are remembered as the largest burst has."""
     many = [START - dt.timedelta(seconds=second) for second in range(10, 0, -1)]
-    assert many[-MAX_BURST:] == Pace(7).settled(many, START)
+    assert many[-MAX_BURST:] == RateLimit(7).settled(many, START)

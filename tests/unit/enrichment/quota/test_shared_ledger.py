@@ -20,7 +20,7 @@ from tests.stand_ins.clock import ManualClock
 from tests.unit.enrichment.quota.reserving import PER_MINUTE
 from tests.unit.enrichment.sending import most_in_any
 
-PROJECT = Path(__file__).parents[3]
+PROJECT = Path(__file__).parents[4]
 WINDOW = dt.timedelta(seconds=60 * 4 / PER_MINUTE)
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.jobs.enrichment import propagate as enrich_spread
-from cowrieprocessor.jobs.enrichment.propagate import FIRST_ROWS, Spreading
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Pace
+from cowrieprocessor.jobs.enrichment.propagate import FIRST_ROWS, Propagation
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from tests.enrichment_scene import answer, finding, flags, load, rows, sha
 from tests.stand_ins.clock import ManualClock
 from tests.unit.jobs.ticking import LOOKS_ALONE, ticking
@@ -19,7 +19,7 @@ FULL = LOOKS_ALONE + 1
 """Parts that one transaction writes by the ticking clock."""
 
 
-def spread_all(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Spreading, list[int]]:
+def spread_all(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Propagation, list[int]]:
     """Spread everything, and return how many rows each transaction looked at."""
     sizes: list[int] = []
     spread = propagation.spread
@@ -30,7 +30,7 @@ def spread_all(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Spreadi
         return step
 
     monkeypatch.setattr(enrich_spread, "spread", counted)
-    spreading = Spreading(engine, ManualClock(), ticking(engine))
+    spreading = Propagation(engine, ManualClock(), ticking(engine))
     spreading.all(threading.Event())
     return spreading, sizes
 
@@ -73,8 +73,8 @@ def test_an_obstacle_keeps_it_from_writing(engine: Engine, monkeypatch: pytest.M
     """While the log is not to grow, nothing is spread; the next run does it."""
     load(engine, [("s1", sha(1))])
     answer(engine, sha(1), finding(9))
-    spreading = Spreading(engine, ManualClock())
-    monkeypatch.setattr(Pace, "obstacle", lambda _self: Obstacle("waiting", "the log is long"))
+    spreading = Propagation(engine, ManualClock())
+    monkeypatch.setattr(Throttle, "obstacle", lambda _self: Obstacle("waiting", "the log is long"))
     assert not spreading.some()
     monkeypatch.undo()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cowrieprocessor import errors
-from cowrieprocessor.jobs.runtime.backoff import LONGEST_WAIT_S, SAY_EVERY_S, Patience, passes
+from cowrieprocessor.jobs.runtime.backoff import LONGEST_WAIT_S, SAY_EVERY_S, Backoff, passes
 
 
 class Clock:
@@ -22,7 +22,7 @@ def test_it_is_said_once_and_each_minute() -> None:
     """The first failure is said with the error, the others only each minute; then how long it took."""
     said: list[str] = []
     clock = Clock()
-    patience = Patience(said.append, clock)
+    patience = Backoff(said.append, clock)
     for _ in range(13):
         patience.met(errors.DatabaseLocked("it is locked"))
         clock.now += SAY_EVERY_S / 6
@@ -37,7 +37,7 @@ def test_it_is_said_once_and_each_minute() -> None:
 def test_another_trouble_is_said_at_once() -> None:
     """When the disk is full after a lock, that is said, too."""
     said: list[str] = []
-    patience = Patience(said.append, Clock())
+    patience = Backoff(said.append, Clock())
     patience.met(errors.DatabaseLocked("it is locked"))
     patience.met(errors.DatabaseFull("the disk is full"))
 
@@ -46,7 +46,7 @@ def test_another_trouble_is_said_at_once() -> None:
 
 def test_waits_grow_to_a_bound_and_begin_anew() -> None:
     """Each wait is twice the last one, up to half a minute; after a success the first one is short again."""
-    patience = Patience(lambda _text: None, Clock())
+    patience = Backoff(lambda _text: None, Clock())
     error = errors.DatabaseError("the connection to the server broke")
     waits = [patience.met(error) for _ in range(9)]
     patience.over()
@@ -58,7 +58,7 @@ def test_waits_grow_to_a_bound_and_begin_anew() -> None:
 def test_nothing_is_said_where_nothing_is_wrong() -> None:
     """Success after success is no news."""
     said: list[str] = []
-    Patience(said.append).over()
+    Backoff(said.append).over()
 
     assert [] == said
 

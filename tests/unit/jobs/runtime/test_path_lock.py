@@ -32,7 +32,7 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
 from cowrieprocessor.jobs.runtime import path_lock as holding
-from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, hold
+from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, lock_paths
 from cowrieprocessor.jobs.runtime.process_identity import _started
 
 _HOLDER = """
@@ -40,11 +40,11 @@ import sys
 from pathlib import Path
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.errors import AlreadyFollowed
-from cowrieprocessor.jobs.runtime.path_lock import hold
+from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    with hold(get_engine(sys.argv[1]), "follow", [Path(sys.argv[2])]):
+    with lock_paths(get_engine(sys.argv[1]), "follow", [Path(sys.argv[2])]):
         print("held", flush=True)
         sys.stdin.readline()
 except AlreadyFollowed as error:
@@ -117,7 +117,7 @@ def change_row(engine: Engine, name: str, **cursor: Any) -> None:
 
 def test_the_row_says_who_holds_what(engine: Engine, tmp_path: Path) -> None:
     """While files are held the row names process, paths and since when; afterwards it is done."""
-    with hold(engine, "follow", [tmp_path / "b.json", tmp_path / "a.json"]) as held:
+    with lock_paths(engine, "follow", [tmp_path / "b.json", tmp_path / "a.json"]) as held:
         job = row(engine, held.name)
         assert (RUNNING, os.getpid()) == (job.state, job.cursor["holder"]["pid"])
         assert [str(tmp_path / "a.json"), str(tmp_path / "b.json")] == job.cursor["paths"]
@@ -150,9 +150,9 @@ def test_the_same_files_are_refused(
     (tmp_path / "logs").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "logs")
     refusal = ""
-    with hold(database, "follow", [tmp_path / first]):
+    with lock_paths(database, "follow", [tmp_path / first]):
         try:
-            with hold(database, "follow", [Path("/nowhere/at/all"), tmp_path / second]):
+            with lock_paths(database, "follow", [Path("/nowhere/at/all"), tmp_path / second]):
                 pass
         except AlreadyFollowed as error:
             refusal = str(error)
@@ -170,12 +170,12 @@ def test_a_process_that_lives_is_named_and_one_that_died_is_not_waited_for(
     first = start_holder(db_url, tmp_path)
     go_on(first)
     assert "held\n" == answer(first)
-    with pytest.raises(AlreadyFollowed, match=f"process {first.pid} on"), hold(engine, "follow", [tmp_path]):
+    with pytest.raises(AlreadyFollowed, match=f"process {first.pid} on"), lock_paths(engine, "follow", [tmp_path]):
         pass
     first.kill()
     end(first)
 
-    with hold(engine, "follow", [tmp_path]) as held:
+    with lock_paths(engine, "follow", [tmp_path]) as held:
         assert RUNNING == row(engine, held.name).state
 
 
@@ -198,12 +198,12 @@ def test_threads_of_one_process_keep_each_other_out(database: Engine, tmp_path: 
 
     def try_it() -> None:
         try:
-            with hold(database, "follow", [tmp_path]):
+            with lock_paths(database, "follow", [tmp_path]):
                 pass
         except AlreadyFollowed as error:
             refused.append(str(error))
 
-    with hold(database, "follow", [tmp_path]):
+    with lock_paths(database, "follow", [tmp_path]):
         thread = threading.Thread(target=try_it)
         thread.start()
         thread.join()
@@ -213,17 +213,17 @@ def test_threads_of_one_process_keep_each_other_out(database: Engine, tmp_path: 
 
 def test_other_kinds_and_other_machines(database: Engine, tmp_path: Path) -> None:
     """What is scanned may be followed; the same path on another machine is another file."""
-    with hold(database, "follow", [tmp_path]) as held:
-        with hold(database, "scan", [tmp_path]):
+    with lock_paths(database, "follow", [tmp_path]) as held:
+        with lock_paths(database, "scan", [tmp_path]):
             pass
         change_row(database, held.name, host="elsewhere")
-        with hold(database, "follow", [tmp_path / "a.json"]):
+        with lock_paths(database, "follow", [tmp_path / "a.json"]):
             pass
         change_row(database, held.name, host=held._holder["host"], machine="another machine of that name")
-        with hold(database, "follow", [tmp_path / "b.json"]):
+        with lock_paths(database, "follow", [tmp_path / "b.json"]):
             pass
         change_row(database, held.name, machine=None)  # it has no identity, or an older version, which did not say
-        with pytest.raises(AlreadyFollowed), hold(database, "follow", [tmp_path / "c.json"]):
+        with pytest.raises(AlreadyFollowed), lock_paths(database, "follow", [tmp_path / "c.json"]):
             pass
         change_row(database, held.name, machine=held._holder["machine"])
 
@@ -238,7 +238,7 @@ def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
             statements.close()
 
     for state in (WAITING, RUNNING):
-        with hold(engine, "follow", [tmp_path]) as held:
+        with lock_paths(engine, "follow", [tmp_path]) as held:
             add()
             held.say(state, "because", {"last_event_at": "then"})
             add()
@@ -262,7 +262,7 @@ def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> No
     """The row of one that ended under another name is taken over with its counters; others go after a month."""
     ours = tmp_path / "ours"
     hour, month = dt.timedelta(hours=1), dt.timedelta(days=31)
-    with hold(engine, "follow", [ours]) as held:
+    with lock_paths(engine, "follow", [ours]) as held:
         pass
     for name, age, state, paths, holder in (
         ("follow:container", hour, STOPPED, [str(ours)], {"host": "5f3c", "machine": None}),
@@ -279,7 +279,7 @@ def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> No
         job.state, job.counters = state, {"events": 1, name: 1}
         job.cursor["paths"] = paths
         put_row(engine, name, age, job, **holder)
-    with hold(engine, "follow", [ours]) as held:
+    with lock_paths(engine, "follow", [ours]) as held:
         counters = row(engine, held.name).counters
     with read_transaction(engine) as connection:
         left = {job.name for kind in ("follow", "scan") for job in jobs_of_kind(connection, kind)}
@@ -292,7 +292,7 @@ def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> No
 def test_it_says_so_each_minute(database: Engine, tmp_path: Path) -> None:
     """Nothing new is written within a minute; after it the row is renewed."""
     clock = Clock()
-    with hold(database, "follow", [tmp_path], clock=clock) as held:
+    with lock_paths(database, "follow", [tmp_path], clock=clock) as held:
         first = row(database, held.name).updated_at
         held.say(RUNNING)
         assert first == row(database, held.name).updated_at
@@ -310,7 +310,10 @@ def test_how_it_ended(database: Engine, tmp_path: Path) -> None:
         (ValueError(), (FAILED, "it ended in an unexpected way; the same command goes on from here")),
     ]
     for error, expected in ends:
-        with suppress(DatabaseLocked, KeyboardInterrupt, ValueError), hold(database, "follow", [tmp_path]) as held:
+        with (
+            suppress(DatabaseLocked, KeyboardInterrupt, ValueError),
+            lock_paths(database, "follow", [tmp_path]) as held,
+        ):
             held.ends_as = STOPPED, "asked to stop"
             if error is not None:
                 raise error
@@ -321,7 +324,7 @@ def test_how_it_ended(database: Engine, tmp_path: Path) -> None:
 def test_who_lost_the_row_stops(database: Engine, tmp_path: Path) -> None:
     """A holder whose row another process has taken goes no further, and leaves that row alone."""
     with ExitStack() as stack:
-        held = stack.enter_context(hold(database, "follow", [tmp_path]))
+        held = stack.enter_context(lock_paths(database, "follow", [tmp_path]))
         change_row(database, held.name, run="another", pid=1)
         with pytest.raises(JobTaken, match="process 1 on"):
             held.say(WAITING)
@@ -333,19 +336,19 @@ def test_who_lost_the_row_stops(database: Engine, tmp_path: Path) -> None:
 def test_a_last_word_that_nobody_hears(database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the database is locked at the end, the holder ends all the same, and is not taken to be alive."""
     monkeypatch.setattr(holding, "LAST_WORD_S", 0.05)
-    with hold(database, "follow", [tmp_path]) as held, write_transaction(database) as connection:
+    with lock_paths(database, "follow", [tmp_path]) as held, write_transaction(database) as connection:
         save_job(connection, JobRecord(held.name, RUNNING, row(database, held.name).cursor))
         held.try_to_say(WAITING, "locked")
         held.give_up(STOPPED, None)
-    with hold(database, "follow", [tmp_path]) as held:
+    with lock_paths(database, "follow", [tmp_path]) as held:
         assert RUNNING == row(database, held.name).state
 
 
 def test_a_path_that_is_no_text(engine: Engine, tmp_path: Path) -> None:
     """A path that is not UTF-8 is held and refused like any other, and is printable in the refusal."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[31m"))
-    with hold(engine, "follow", [path]):
-        with pytest.raises(AlreadyFollowed) as refused, hold(engine, "follow", [path / "below"]):
+    with lock_paths(engine, "follow", [path]):
+        with pytest.raises(AlreadyFollowed) as refused, lock_paths(engine, "follow", [path / "below"]):
             pass
         assert str(refused.value).isprintable()
 
@@ -361,7 +364,7 @@ def test_jobs_of_a_kind(engine: Engine) -> None:
 
 def test_times_are_utc(database: Engine, tmp_path: Path) -> None:
     """Since when it is held is UTC."""
-    with hold(database, "follow", [tmp_path]) as held:
+    with lock_paths(database, "follow", [tmp_path]) as held:
         since = dt.datetime.fromisoformat(row(database, held.name).cursor["since"]).replace(tzinfo=dt.UTC)
 
     assert abs((dt.datetime.now(dt.UTC) - since).total_seconds()) < 3600 / 2

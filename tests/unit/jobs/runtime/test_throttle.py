@@ -19,7 +19,7 @@ from cowrieprocessor.jobs.runtime.throttle import (
     SHARING_S,
     WRITE_S,
     Obstacle,
-    Pace,
+    Throttle,
 )
 from tests.other_connections import OtherProcess
 
@@ -41,9 +41,9 @@ class Clock:
         self.slept.append(seconds)
 
 
-def paced(engine: Engine, clock: Clock, throttle: float = 0.0) -> Pace:
+def paced(engine: Engine, clock: Clock, throttle: float = 0.0) -> Throttle:
     """Return a pace on that clock."""
-    return Pace(engine, "pause", clock=clock, sleep=clock.sleep, throttle=throttle)
+    return Throttle(engine, "pause", clock=clock, sleep=clock.sleep, throttle=throttle)
 
 
 def test_alone_it_writes_long_and_rests_a_moment(engine: Engine) -> None:
@@ -157,9 +157,9 @@ def test_a_job_that_no_command_pauses_asks_for_none(engine: Engine) -> None:
         with write_transaction(engine) as connection:
             save_job(connection, JobRecord(name, "paused"))
 
-    assert Pace(engine).obstacle() is None
-    assert Pace(engine, "nowhere").obstacle() is None
-    assert Pace(engine, "pause", paused="`go on` lets it").obstacle() == Obstacle("paused", "`go on` lets it")
+    assert Throttle(engine).obstacle() is None
+    assert Throttle(engine, "nowhere").obstacle() is None
+    assert Throttle(engine, "pause", paused="`go on` lets it").obstacle() == Obstacle("paused", "`go on` lets it")
 
 
 def test_a_turn_rests_before_and_ends_in_time(engine: Engine) -> None:
@@ -180,4 +180,4 @@ def test_a_turn_rests_before_and_ends_in_time(engine: Engine) -> None:
     with pytest.raises(KeyError):
         fail()
     assert clock.slept == [pytest.approx(MIN_REST_S)]
-    assert Pace(engine, "some job").obstacle() is not None
+    assert Throttle(engine, "some job").obstacle() is not None

@@ -330,7 +330,9 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
             else:
                 job.resume(engine)
 
-    pace = pacing.Pace(engine, job.PAUSE_JOB, paused=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None)
+    pace = pacing.Throttle(
+        engine, job.PAUSE_JOB, paused=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
+    )
     said: list[str] = []
     obstacle = pace.obstacle()
     assert obstacle is not None

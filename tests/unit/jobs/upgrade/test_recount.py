@@ -17,7 +17,7 @@ from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.cli.db_commands.recount import recount as command
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.table_scan import reading_of
+from cowrieprocessor.db.table_scan import table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs.upgrade import recount as job
@@ -166,8 +166,8 @@ def test_a_loader_that_adds_meanwhile_loses_nothing(migrated: Path, tmp_path: Pa
             BulkLoader(other).load([log])
 
     assert isinstance(monkeypatch, pytest.MonkeyPatch)
-    wait = job.Pace.wait
-    monkeypatch.setattr(job.Pace, "wait", lambda pace, say: (load(pace), wait(pace, say))[1])
+    wait = job.Throttle.wait
+    monkeypatch.setattr(job.Throttle, "wait", lambda pace, say: (load(pace), wait(pace, say))[1])
     with opened(migrated) as engine:
         recount(engine)
     expected = ("s1", f"{DAY} 03:04:00.000000", f"{DAY} 04:00:00.000000", 14, 2, 4, 3)
@@ -253,7 +253,7 @@ def test_a_recount_satisfies_the_validation(made: Path, tmp_path: Path) -> None:
 
 def test_events_come_by_the_index_on_the_session(migrated: Path) -> None:
     """The events of a page come from the index on the session, in its order; nothing is sorted."""
-    with opened(migrated, read_only=True) as engine, reading_of(engine) as reading:
+    with opened(migrated, read_only=True) as engine, table_scan_of(engine) as reading:
         walk = RecountRows(reading).events("a", "b", 100)
         order = ", ".join(walk.keys)
         sql = f"EXPLAIN QUERY PLAN {walk.select} WHERE {walk.where} AND ({order}) > (?, ?) ORDER BY {order} LIMIT 10"

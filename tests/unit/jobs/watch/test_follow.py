@@ -24,7 +24,7 @@ from cowrieprocessor.jobs.runtime import backoff as patience
 from cowrieprocessor.jobs.watch import follow as module
 from cowrieprocessor.jobs.watch.follow import FollowResult, follow
 from cowrieprocessor.jobs.watch.watcher import Watcher
-from cowrieprocessor.loader.delta import Gap, Look
+from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.settings import Settings
 from tests.integration.test_loading import events, write
@@ -73,7 +73,7 @@ class Following:
 
     def __init__(self, engine: Engine, paths: Sequence[Path], **options: Any) -> None:
         self.said: list[str] = []
-        self.looks: list[Look] = []
+        self.looks: list[PollResult] = []
         self.result: FollowResult | None = None
         self.error: BaseException | None = None
         self._news = threading.Condition()
@@ -116,7 +116,7 @@ class Following:
             self.said.append(text)
             self._news.notify_all()
 
-    def _looked(self, look: Look) -> None:
+    def _looked(self, look: PollResult) -> None:
         with self._news:
             self.looks.append(look)
             self._news.notify_all()
@@ -126,7 +126,7 @@ class Following:
 class ScriptedLoader:
     """A loader that does what the test says: it raises, or returns, one after the other, and then finds nothing."""
 
-    script: list[Look | errors.DatabaseError]
+    script: list[PollResult | errors.DatabaseError]
     folders: tuple[Path, ...] = ()
     asked: list[Collection[Path] | None] = field(default_factory=list)
     closed: int = 0
@@ -146,9 +146,9 @@ class ScriptedLoader:
     def is_wanted(self, path: str) -> bool:
         return True
 
-    def look(self, changed: Collection[Path] | None = None) -> Look:
+    def look(self, changed: Collection[Path] | None = None) -> PollResult:
         self.asked.append(changed)
-        step = self.script.pop(0) if self.script else Look()
+        step = self.script.pop(0) if self.script else PollResult()
         if isinstance(step, errors.DatabaseError):
             raise step
         return step
@@ -158,7 +158,7 @@ class ScriptedLoader:
 def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScriptedLoader]:
     """Return what puts a scripted loader in the place of the real one."""
 
-    def make(*script: Look | errors.DatabaseError) -> ScriptedLoader:
+    def make(*script: PollResult | errors.DatabaseError) -> ScriptedLoader:
         loader = ScriptedLoader(list(script), (tmp_path,))
         monkeypatch.setattr(module, "DeltaLoader", loader)
         monkeypatch.setattr(module, "logs_there", list)  # what it is given is there
@@ -167,11 +167,13 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., S
     return make
 
 
-def a_look(path: str = "cowrie.json", *, error: str | None = None, warning: str | None = None, **counters: int) -> Look:
+def a_look(
+    path: str = "cowrie.json", *, error: str | None = None, warning: str | None = None, **counters: int
+) -> PollResult:
     """Return what a look found in one file."""
     state = "failed" if error else "loaded"
     found = FileResult(path, state, Counter(counters), warnings=[warning] if warning else [], error=error)
-    return Look([found])
+    return PollResult([found])
 
 
 def test_what_is_appended_is_stored(engine: Engine, log: Path) -> None:
@@ -323,13 +325,13 @@ def test_once_does_not_wait(
 def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
     """Asked to stop while another process writes, --once ends as stopped; without that it is an error."""
     stop = Event()
-    scripted(Look(deferred=1, again_in_s=0.0), errors.DatabaseLocked("asked to stop"))
+    scripted(PollResult(deferred=1, again_in_s=0.0), errors.DatabaseLocked("asked to stop"))
     with pytest.raises(errors.DatabaseLocked):
         follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop)
     loader = scripted(errors.DatabaseLocked("asked to stop"))
     held_look = loader.look
 
-    def look(changed: Collection[Path] | None = None) -> Look:
+    def look(changed: Collection[Path] | None = None) -> PollResult:
         stop.set()
         return held_look(changed)
 
@@ -477,7 +479,7 @@ def test_files_are_complained_of_once(database: Engine, scripted: Callable[..., 
 
 def test_losses_are_said(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
     """Bytes that were destroyed unread are said with their number, each time, and summed up."""
-    scripted(Look(gaps=[Gap("cowrie.json", 1234)]), Look(gaps=[Gap("cowrie.json", 1)]))
+    scripted(PollResult(gaps=[Gap("cowrie.json", 1234)]), PollResult(gaps=[Gap("cowrie.json", 1)]))
     with Following(database, [Path("cowrie.json")], poll_s=0.001) as following:
         following.wait_for(lambda: len(following.looks) > 2)
 
@@ -488,7 +490,7 @@ def test_losses_are_said(database: Engine, scripted: Callable[..., ScriptedLoade
 
 def test_it_looks_again_when_the_loader_wants_to(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
     """A look that asks for another one soon gets it, of everything, although nothing was told."""
-    loader = scripted(Look(again_in_s=0.01), Look(again_in_s=0.01), Look())
+    loader = scripted(PollResult(again_in_s=0.01), PollResult(again_in_s=0.01), PollResult())
     with Following(database, [Path("cowrie.json")], poll_s=3600) as following:
         following.wait_for(lambda: len(following.looks) > 2)
 
@@ -530,7 +532,7 @@ def test_a_log_named_by_a_link(engine: Engine, log: Path, tmp_path: Path) -> Non
 
 def test_once_waits_for_archives(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
     """An archive that is still being written is looked at again, and what all looks found is in the result."""
-    loader = scripted(Look(deferred=1, again_in_s=0.01), a_look(events=3))
+    loader = scripted(PollResult(deferred=1, again_in_s=0.01), a_look(events=3))
     result = follow(database, [Path("logs")], SETTINGS, once=True, stop=Event())
 
     assert [None, None] == loader.asked
@@ -542,7 +544,7 @@ def test_once_does_not_wait_for_ever(
 ) -> None:
     """An archive that does not end is left for the next time, and that is said."""
     monkeypatch.setattr(module, "ARCHIVES_S", 0.0)
-    scripted(Look(deferred=1, again_in_s=0.01))
+    scripted(PollResult(deferred=1, again_in_s=0.01))
     said: list[str] = []
     follow(database, [Path("logs")], SETTINGS, once=True, stop=Event(), say=said.append)
 

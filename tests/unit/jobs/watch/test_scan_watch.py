@@ -22,7 +22,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.jobs import STOPPED, jobs_of_kind
 from cowrieprocessor.db.models import FileHash, Files
 from cowrieprocessor.errors import AlreadyFollowed, JobTaken
-from cowrieprocessor.jobs.runtime.path_lock import hold
+from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 from cowrieprocessor.jobs.watch.scan_watch import KIND, Downloads, Sieve, Timing, WatchResult, watch_downloads
 
 PATIENCE_S = 60.0
@@ -281,7 +281,7 @@ def test_a_scan_that_is_stopped_is_gone_on_with(
 def test_a_second_watch_of_a_folder_is_refused(engine: Engine, folder: Path) -> None:
     """Who watches the folder, or one above it, already, is named; one that has ended is no hindrance."""
     with (
-        hold(engine, KIND, [folder.parent]),
+        lock_paths(engine, KIND, [folder.parent]),
         pytest.raises(AlreadyFollowed, match=rf"overlaps with {folder.parent}.*process {os.getpid()} on "),
     ):
         watch_downloads(engine, [Downloads(folder)], stop=Event())

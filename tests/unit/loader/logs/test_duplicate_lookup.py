@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert, select
 
-from cowrieprocessor.db.dialects.sql_expressions import writing_of
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.stored_events import Place, times_stored
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
 from cowrieprocessor.events import Event, hash_payload, parse_event
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.logs.duplicate_lookup import StoredEvents, V3Log
+from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
 
 V3 = Place("/logs/cowrie.json", "77", 0)
@@ -45,18 +45,18 @@ def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: Plac
         "payload_hash": hash_payload(dict(payload)),
     }
     with write_transaction(engine) as connection:
-        if not writing_of(connection).computes_event_columns:
+        if not sql_of(connection).computes_event_columns:
             names = {"session_id": "session", "event_type": "eventid", "event_timestamp": "timestamp"}
             row |= {column: payload.get(key) for column, key in names.items()}
         connection.execute(insert(RawEvent).values(row | more))
 
 
-def looking(engine: Engine, *, of_v3: V3Log | None = None, patience: int = 50, start: int = 0) -> StoredEvents:
+def looking(engine: Engine, *, of_v3: V3Log | None = None, patience: int = 50, start: int = 0) -> DuplicateLookup:
     """Return what looks up the events of a new log."""
-    return StoredEvents(OURS, "a" * 64, partial(read_transaction, engine), patience, start=start, of_v3=of_v3)
+    return DuplicateLookup(OURS, "a" * 64, partial(read_transaction, engine), patience, start=start, of_v3=of_v3)
 
 
-def answers(stored: StoredEvents, *events: Event, start: int = 0) -> list[bool]:
+def answers(stored: DuplicateLookup, *events: Event, start: int = 0) -> list[bool]:
     """Return which events of a log are held."""
     try:
         return [stored.holds(one, start + number) for number, one in enumerate(events)]

@@ -269,13 +269,13 @@ def test_logs_that_do_not_overlap_are_not_looked_up(
 ) -> None:
     """Sessions that cross from log to log, and sensors that run at the same time, are no reason to look anything up."""
     looked_up: list[int] = []
-    holds = stored_events.StoredEvents.holds
+    holds = stored_events.DuplicateLookup.holds
 
-    def counting(self: stored_events.StoredEvents, event: Event, offset: int) -> bool:
+    def counting(self: stored_events.DuplicateLookup, event: Event, offset: int) -> bool:
         looked_up.append(offset)
         return holds(self, event, offset)
 
-    monkeypatch.setattr(stored_events.StoredEvents, "holds", counting)
+    monkeypatch.setattr(stored_events.DuplicateLookup, "holds", counting)
     lines, others = stream(100), stream(100, sensor="hp2")
     engine = small()
     for number, start in enumerate(range(0, 100, 25)):
@@ -396,7 +396,7 @@ def test_two_that_ask_at_the_same_moment_take_turns(
 
     monkeypatch.setattr(writer, "overlaps", ask)
     if not in_turn:
-        monkeypatch.setattr(writer, "wait_for_turn", lambda *_: None)
+        monkeypatch.setattr(writer, "lock_events", lambda *_: None)
     with ThreadPoolExecutor(2) as loaders:
         results = list(loaders.map(lambda one: load(*one, batch_size=500), zip(engines, paths, strict=True)))
     doubled = {number for number in stored(engines[0]).values() if number > 1}

@@ -26,10 +26,10 @@ from cowrieprocessor.events import (
 )
 from cowrieprocessor.loader.rows.session_aggregates import (
     NO_MOMENT,
-    AttributeTally,
-    CommandTally,
-    SessionTallies,
-    SessionTally,
+    AttributeAggregate,
+    CommandAggregate,
+    SessionAggregate,
+    SessionAggregates,
 )
 
 
@@ -52,21 +52,21 @@ def moment(second: int) -> str:
     return f"2026-11-21 23:48:{second:02}.000000"
 
 
-def tallied(*events: Event) -> SessionTallies:
+def tallied(*events: Event) -> SessionAggregates:
     """Return what events say about their sessions."""
-    tallies = SessionTallies()
+    tallies = SessionAggregates()
     for one in events:
         tallies.add(one)
     return tallies
 
 
-def session(*events: Event) -> SessionTally:
+def session(*events: Event) -> SessionAggregate:
     """Return what events say about the one session that they have."""
     (tally,) = tallied(*events).sessions.values()
     return tally
 
 
-def attributes(*events: Event) -> AttributeTally:
+def attributes(*events: Event) -> AttributeAggregate:
     """Return the attributes of the one session that events have."""
     (tally,) = tallied(*events).attributes.values()
     return tally
@@ -88,7 +88,7 @@ def test_every_event_counts_for_its_session() -> None:
 def test_event_without_a_session_is_nobodys(nobody: str | None) -> None:
     """An event that names no session, or an empty one, counts for none."""
     assert tallied(event(LOGIN_FAILED, session=nobody), event(COMMAND_INPUT, session=nobody, input="w")) == (
-        SessionTallies()
+        SessionAggregates()
     )
 
 
@@ -123,7 +123,7 @@ def test_first_and_last_time() -> None:
 
 def test_session_without_any_time_has_none() -> None:
     """A session whose events have no readable time has no first and last moment, and counts all the same."""
-    assert session(event(timestamp="yesterday"), event()) == SessionTally(event_count=2)
+    assert session(event(timestamp="yesterday"), event()) == SessionAggregate(event_count=2)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_address_and_protocol_are_of_the_earliest_connect() -> None:
         event(SESSION_CONNECT, timestamp=at(3), src_ip="198.51.100.2", protocol="telnet"),
     )
 
-    assert found == AttributeTally(connect=(moment(3), "198.51.100.2", "telnet"))
+    assert found == AttributeAggregate(connect=(moment(3), "198.51.100.2", "telnet"))
 
 
 def test_connect_without_a_time_serves_where_no_other_is() -> None:
@@ -165,7 +165,7 @@ def test_hassh_is_of_the_earliest_key_exchange() -> None:
     """The HASSH is that of the earliest key exchange."""
     found = attributes(event(CLIENT_KEX, timestamp=at(2), hassh="b"), event(CLIENT_KEX, timestamp=at(1), hassh="c"))
 
-    assert found == AttributeTally(kex=(moment(1), "c"))
+    assert found == AttributeAggregate(kex=(moment(1), "c"))
 
 
 def test_user_name_is_of_the_earliest_success() -> None:
@@ -201,8 +201,8 @@ def test_commands_are_counted_by_session_and_normal_form() -> None:
     ).commands
 
     assert found == {
-        ("s", "wget x"): CommandTally(3, moment(4), moment(9), True),
-        ("t", "w"): CommandTally(1, None, None, False),
+        ("s", "wget x"): CommandAggregate(3, moment(4), moment(9), True),
+        ("t", "w"): CommandAggregate(1, None, None, False),
     }
 
 
@@ -228,14 +228,14 @@ def larger(one: Any, other: Any) -> Any:
 
 
 MERGED_BY = {
-    SessionTally: {"first_event_at": smaller, "last_event_at": larger, "sensor": smaller},
-    AttributeTally: {"connect": smaller, "kex": smaller, "login": smaller},
-    CommandTally: {"first_seen": smaller, "last_seen": larger, "high_risk": larger},
+    SessionAggregate: {"first_event_at": smaller, "last_event_at": larger, "sensor": smaller},
+    AttributeAggregate: {"connect": smaller, "kex": smaller, "login": smaller},
+    CommandAggregate: {"first_seen": smaller, "last_seen": larger, "high_risk": larger},
 }
 """How two batches are merged: as the module says; what is not named is a sum."""
 
 
-def merged(batches: list[SessionTallies]) -> dict[str, dict[Any, tuple[Any, ...]]]:
+def merged(batches: list[SessionAggregates]) -> dict[str, dict[Any, tuple[Any, ...]]]:
     """Return all batches as one, as plain values."""
     whole: dict[str, dict[Any, tuple[Any, ...]]] = {"sessions": {}, "attributes": {}, "commands": {}}
     for batch in batches:

@@ -1,6 +1,6 @@
 """A loader at work: writes events at a steady rate, the way v3 did, and measures how long it is kept waiting.
 
-`python -m benchmarks.v3.live_writer --db FILE --rate 500`: until standard input ends; then it prints one JSON object
+`python -m benchmarks.live_writer --db FILE --rate 500`: until standard input ends; then it prints one JSON object
 with the seconds that its transactions took (`stalls`: count, median, p99, max) and the largest write-ahead log it saw.
 It uses Python's own SQLite, in a process of its own, as v3 does.
 """
@@ -21,7 +21,7 @@ EVENTS_AT_ONCE = 50
 
 def main() -> None:
     """Write until standard input ends."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.v3.live_writer", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.live_writer", description=__doc__)
     parser.add_argument("--db", required=True, metavar="FILE")
     parser.add_argument("--rate", type=float, default=500, metavar="N", help="events a second (default: 500)")
     given = parser.parse_args()
