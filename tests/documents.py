@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).parents[1]
 NOT_RUN = ("text", "toml", "json", "sql", "ini")
@@ -146,3 +148,33 @@ def _dialogue(block: Block) -> Iterator[Command]:
         elif printed:
             raise ValueError(f"line {block.line}: a console block begins with a command behind `$ `")
         command, printed = (block.line + offset, line[2:]), []
+
+
+def flattened(document: Any, path: str = "") -> Iterator[tuple[str, str | None]]:
+    """Yield path and type of every value in a document; the type is None where a list or object is empty."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from flattened(value, f"{path}.{key}" if path else key)
+        if not document:
+            yield f"{path}.NAME", None
+    elif isinstance(document, list):
+        for value in document:
+            yield from flattened(value, f"{path}[]")
+        if not document:
+            yield f"{path}[]", None
+    else:
+        yield path, _type_of(document)
+
+
+def _type_of(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, int | float):
+        return "number"
+    try:
+        dt.datetime.fromisoformat(str(value))
+    except ValueError:
+        return "text"
+    return "time"

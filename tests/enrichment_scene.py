@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Engine, Table, insert, select
+from sqlalchemy import Engine, Table, insert, inspect, select
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.propagation import propagate_some
@@ -117,3 +117,11 @@ def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
 def flags(engine: Engine) -> dict[str, bool]:
     """Return the flag of each session."""
     return {one["session_id"]: one["vt_flagged"] for one in rows(engine, "session_summaries")}
+
+
+def everything_else(engine: Engine) -> dict[str, list[str]]:
+    """Return every row of every table but the cache and the ledger, whole."""
+    with read_transaction(engine) as connection:
+        present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}
+        tables = [Base.metadata.tables[name] for name in sorted(present)]
+        return {table.name: sorted(map(str, connection.execute(select(table)))) for table in tables}

@@ -133,3 +133,9 @@ def _insert_what_belongs(connection: Any, *, from_v1: bool) -> None:
         "INSERT INTO dead_letter_events (source, source_offset, reason, payload) VALUES (?, 10, 'validation', ?)",
         (LOG, json.dumps({"malformed": '{"eventid": "cowrie.session.conn'})),
     )
+
+
+SESSIONS = (
+    "SELECT session_id, first_event_at, last_event_at, event_count, command_count, file_downloads, login_attempts"
+    " FROM session_summaries ORDER BY session_id"
+)

@@ -186,3 +186,12 @@ def rows_of_v3(engine: Engine, *, without: tuple[str, ...] = ()) -> dict[str, li
             rows = connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY 1"))
             found[table] = sorted(repr(tuple(row)) for row in rows)
     return found
+
+
+def working(engine: Engine, cursor: object, state: str = "running") -> None:
+    """Write the row of a job that is at work."""
+    with write_transaction(engine) as connection:
+        now = dt.datetime.now(dt.UTC)
+        connection.execute(
+            insert(T["jobs"]).values(name="backfill-files", state=state, cursor=cursor, started_at=now, updated_at=now)
+        )

@@ -11,11 +11,11 @@ from typing import Final
 
 import asyncssh
 
-from . import behaviours, hostile_behaviours
-from .attacker_clients import Source
-from .cowrie_server import CowrieServer
-from .malware_host import MalwareHost
-from .scene import HOSTS, MALWARE_NAME, SERVED, Attack, Behaviour, Scene
+from tests.e2e import behaviours, hostile_behaviours
+from tests.e2e.attacker_clients import Source
+from tests.e2e.cowrie_server import CowrieServer
+from tests.e2e.malware_host import MalwareHost
+from tests.e2e.scene import HOSTS, MALWARE_NAME, SERVED, Attack, Behaviour, Scene
 
 ONE_OF_EACH: Final[dict[str, Behaviour]] = {
     name: behaviour

@@ -11,9 +11,9 @@ from typing import Final
 
 import asyncssh
 
-from .attacker_clients import new_environ, ssh, telnet, window_size
-from .hostile_behaviours import HOSTILE
-from .scene import (
+from tests.e2e.attacker_clients import new_environ, ssh, telnet, window_size
+from tests.e2e.hostile_behaviours import HOSTILE
+from tests.e2e.scene import (
     DEAD_IP,
     DOWNLOAD,
     DOWNLOAD_FAILED,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .attackers import ONE_OF_EACH, Campaign
-from .cowrie_server import CowrieNotInstalledError, CowrieServer, installed_python
-from .scene import HOSTS, Attack
+from tests.e2e.attackers import ONE_OF_EACH, Campaign
+from tests.e2e.cowrie_server import CowrieNotInstalledError, CowrieServer, installed_python
+from tests.e2e.scene import HOSTS, Attack
 
 LONG_COMMAND_BYTES = 100_000
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from .attacker_clients import ssh, telnet
-from .scene import DOWNLOAD, UPLOAD, Behaviour, Scene
+from tests.e2e.attacker_clients import ssh, telnet
+from tests.e2e.scene import DOWNLOAD, UPLOAD, Behaviour, Scene
 
 HOSTILE: Final = {
     "nul": b"a\x00b",

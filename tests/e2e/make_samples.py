@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from .attackers import Campaign
-from .cowrie_server import CowrieServer, venv_path
-from .scene import HOSTS
+from tests.e2e.attackers import Campaign
+from tests.e2e.cowrie_server import CowrieServer, venv_path
+from tests.e2e.scene import HOSTS
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 SAMPLES: Final = PROJECT / "samples"

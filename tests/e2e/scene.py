@@ -12,9 +12,9 @@ from typing import Final
 
 import asyncssh
 
-from .attacker_clients import SSH_SOFTWARE, Source, SshSoftware, ssh, ssh_shell, telnet
-from .cowrie_server import PASSWORDS, CowrieServer
-from .malware_host import MalwareHost
+from tests.e2e.attacker_clients import SSH_SOFTWARE, Source, SshSoftware, ssh, ssh_shell, telnet
+from tests.e2e.cowrie_server import PASSWORDS, CowrieServer
+from tests.e2e.malware_host import MalwareHost
 
 DOWNLOAD: Final = "cowrie.session.file_download"
 DOWNLOAD_FAILED: Final = "cowrie.session.file_download.failed"

@@ -26,13 +26,12 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent, Files, LogFile, RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.command_line import PROGRAM
+from tests.e2e.attackers import ONE_OF_EACH, Campaign
+from tests.e2e.conftest import cowrie_or_skip
+from tests.e2e.cowrie_server import DEFAULT_SENSOR, CowrieServer
+from tests.e2e.scene import HOSTS
 from tests.logical_digest import EVENT_TABLES, Contents, difference, logical_contents
 from tests.postgres_server import PostgresServer
-
-from .attackers import ONE_OF_EACH, Campaign
-from .conftest import cowrie_or_skip
-from .cowrie_server import DEFAULT_SENSOR, CowrieServer
-from .scene import HOSTS
 
 pytestmark = [pytest.mark.cowrie, pytest.mark.postgres, pytest.mark.timeout(300)]
 

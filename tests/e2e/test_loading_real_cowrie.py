@@ -28,10 +28,9 @@ from cowrieprocessor.db.models import (
 )
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.sanitize import inert, restore
-
-from .conftest import Recording
-from .cowrie_server import DEFAULT_SENSOR
-from .scene import DOWNLOAD, FAKE_ELF, UPLOAD
+from tests.e2e.conftest import Recording
+from tests.e2e.cowrie_server import DEFAULT_SENSOR
+from tests.e2e.scene import DOWNLOAD, FAKE_ELF, UPLOAD
 
 pytestmark = [pytest.mark.cowrie, pytest.mark.timeout(180)]
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.events import EVENT_FAMILIES, EVENT_NAMES
-
-from .conftest import Recording
-from .cowrie_server import DEFAULT_SENSOR
-from .hostile_behaviours import HOSTILE
-from .scene import DOWNLOAD, DOWNLOAD_FAILED, FAKE_ELF, SSH_KEY, UPLOAD, Attack, Expected
+from tests.e2e.conftest import Recording
+from tests.e2e.cowrie_server import DEFAULT_SENSOR
+from tests.e2e.hostile_behaviours import HOSTILE
+from tests.e2e.scene import DOWNLOAD, DOWNLOAD_FAILED, FAKE_ELF, SSH_KEY, UPLOAD, Attack, Expected
 
 pytestmark = [pytest.mark.cowrie, pytest.mark.timeout(180)]
 

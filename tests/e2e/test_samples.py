@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from .make_samples import PROJECT, SAMPLES
-from .scene import DOWNLOAD, SSH_KEY, UPLOAD
+from tests.e2e.make_samples import PROJECT, SAMPLES
+from tests.e2e.scene import DOWNLOAD, SSH_KEY, UPLOAD
 
 Event = dict[str, object]
 

@@ -17,8 +17,8 @@ from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests import v3_schema
-from tests.integration.test_loading import events
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import events
 
 TABLES = ("files", "file_hashes", "session_attributes", "command_stats")
 DATABASE = 4

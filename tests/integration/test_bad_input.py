@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import PROGRAM, run, start
-from tests.integration.test_loading import FORMS, events, hostile_lines, write
+from tests.logs import FORMS, events, hostile_lines, write
 from tests.other_connections import OtherProcess
 
 INPUT, DATABASE, VERSION = 3, 4, 5

@@ -14,7 +14,7 @@ from cowrieprocessor.db.models import Job, RawEvent
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, BulkLoader
 from cowrieprocessor.loader.rows import parser_process
 from tests.command_line import run
-from tests.integration.test_loading import FORMS, count, events, write
+from tests.logs import FORMS, count, events, write
 
 PACKED = FORMS | {"bzip2": lambda lines: bz2.compress(FORMS["lines"](lines), 1)}  # in small blocks
 

@@ -19,8 +19,8 @@ from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 from tests.command_line import PROGRAM
-from tests.integration.test_loading import count, events, write
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
+from tests.logs import count, events, write
 
 SMALL, LARGE = Settings(max_value_bytes=2_000, batch_size=20), Settings(max_value_bytes=10_000, batch_size=20)
 TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment import candidate_cache as enrichment_lookahead
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
-from cowrieprocessor.db.models import Base
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
+from tests.enrichment_scene import everything_else
 from tests.stand_ins.behaviours import HTML_502, with_retry_after
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, error
@@ -380,14 +380,6 @@ def test_a_run_that_could_not_begin_leaves_no_job_that_runs(
     with pytest.raises(ConfigurationError):
         here.enrich(engine)
     assert [] == rows(engine, "SELECT * FROM jobs WHERE name = 'enrich'")
-
-
-def everything_else(engine: Engine) -> dict[str, list[str]]:
-    """Return every row of every table but the cache and the ledger, whole."""
-    with read_transaction(engine) as connection:
-        present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}
-        tables = [Base.metadata.tables[name] for name in sorted(present)]
-        return {table.name: sorted(map(str, connection.execute(select(table)))) for table in tables}
 
 
 def answered_429() -> Any:

@@ -23,8 +23,8 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.command_line import PROGRAM, run, start
-from tests.integration.test_loading import events, write
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
+from tests.logs import events, write
 
 PATIENCE_S = 120.0
 LOOK_AGAIN_S = 0.05

@@ -15,7 +15,7 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.errors import InputNotFound
 from cowrieprocessor.jobs.enrichment.run import import_v3_cache
 from cowrieprocessor.settings import Settings
-from tests.integration.test_file_enrichment import everything_else
+from tests.enrichment_scene import everything_else
 from tests.stand_ins.clock import START, ManualClock
 from tests.stand_ins.scene import download, load, services, sha256_of
 from tests.stand_ins.virustotal import report

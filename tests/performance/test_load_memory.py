@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import peak_memory_bytes
-from tests.integration.test_loading import FORMS, events
+from tests.logs import FORMS, events
 
 LIMIT_BYTES = 200 * 1000 * 1000
 MEBIBYTE = 1 << 20

@@ -20,8 +20,8 @@ from cowrieprocessor.db.models import Base, FileVerdict, RawEvent
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
-from tests.integration.test_loading import events
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import events
 from tests.reliability.command_forks import CommandForks, ForkServer
 from tests.stand_ins.scene import Services, download, services, sha256_of
 from tests.stand_ins.virustotal import KeyLimits

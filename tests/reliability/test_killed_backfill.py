@@ -15,8 +15,8 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests import v3_schema
-from tests.integration.test_loading import events
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import events
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 12
 EVENTS = 1500

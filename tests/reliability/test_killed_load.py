@@ -18,8 +18,8 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import count, events, write
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import count, events, write
 
 KILLS = 50
 BATCH_SIZE = 20

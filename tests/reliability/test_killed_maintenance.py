@@ -23,7 +23,7 @@ from cowrieprocessor.jobs.maintenance.backup import backup
 from cowrieprocessor.jobs.maintenance.restore import restore
 from tests import v3_schema
 from tests.other_connections import sqlite3
-from tests.unit.jobs.maintenance.test_backup import dump
+from tests.sqlite_dump import dump
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 8
 SEED = 20251122

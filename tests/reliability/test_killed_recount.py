@@ -15,8 +15,8 @@ import pytest
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.recount import recount
-from tests.unit.jobs.upgrade.test_recount import SESSIONS
 from tests.unit.jobs.upgraded import opened, rows
+from tests.v3_schema import SESSIONS
 
 KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 5
 

@@ -338,3 +338,14 @@ def test_loaders_work_with_nothing_configured(tmp_path: Path, monkeypatch: pytes
     engine.dispose()
     assert (result.counters["events"], look.counters["events"]) == (1, 0)
     assert (tmp_path / "cowrieprocessor.sqlite").stat().st_size > 0
+
+
+def test_tests_share_by_modules_of_their_own() -> None:
+    """No test module imports from another one: what several need lies in a module that is no test."""
+    importers = {
+        str(path.relative_to(PROJECT)): sorted(
+            name for name in imports(path.read_text(encoding="utf-8")) if ".test_" in name and name.startswith("tests.")
+        )
+        for path in sorted((PROJECT / "tests").rglob("*.py"))
+    }
+    assert {path: names for path, names in importers.items() if names} == {}

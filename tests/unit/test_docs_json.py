@@ -5,12 +5,10 @@ Lists and reports have a page of their own, docs/reports.md, and its tests in te
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +23,11 @@ from cowrieprocessor.loader.follow import tail_reader as followed_reading
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.loader.rows import batch
 from cowrieprocessor.loader.rows import file_aggregates as file_tallies
-from tests.documents import PROJECT, quoted, sections, table_rows
+from tests.documents import PROJECT, flattened, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 
 PAGE = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
 SAMPLES = PROJECT / "samples"
-
-
-def flattened(document: Any, path: str = "") -> Iterator[tuple[str, str | None]]:
-    """Yield path and type of every value in a document; the type is None where a list or object is empty."""
-    if isinstance(document, dict):
-        for key, value in document.items():
-            yield from flattened(value, f"{path}.{key}" if path else key)
-        if not document:
-            yield f"{path}.NAME", None
-    elif isinstance(document, list):
-        for value in document:
-            yield from flattened(value, f"{path}[]")
-        if not document:
-            yield f"{path}[]", None
-    else:
-        yield path, _type_of(document)
-
-
-def _type_of(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true/false"
-    if isinstance(value, int | float):
-        return "number"
-    try:
-        dt.datetime.fromisoformat(str(value))
-    except ValueError:
-        return "text"
-    return "time"
 
 
 def differences(documents: list[Any], rows: list[list[str]]) -> list[str]:

@@ -15,11 +15,10 @@ from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
-from tests.documents import PROJECT
-from tests.integration.test_loading import events, write
+from tests.documents import PROJECT, flattened
+from tests.logs import events, write
 from tests.unit.reporting.program import Program
 from tests.unit.reporting.scene import add_dead_letter, at
-from tests.unit.test_docs_json import flattened
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from cowrieprocessor.jobs.watch.follow import FollowResult
 from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.follow import tail_reader as followed_reading
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress
-from tests.integration.test_loading import events, write
+from tests.logs import events, write
 from tests.unit.reporting.program import Program
 
 

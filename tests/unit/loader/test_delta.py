@@ -32,7 +32,7 @@ from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import LogEnd
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import events
+from tests.logs import events
 
 LINES = events(60)
 

@@ -22,8 +22,8 @@ from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batching import BatchConfig, prepare_batches
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import count, events, write
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import count, events, write
 
 OLD, NEW = events(40), events(30, start=40)
 SETTINGS = Settings(batch_size=7)

@@ -21,7 +21,7 @@ from cowrieprocessor.errors import MigrationNeeded
 from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 from tests import v3_schema
 from tests.documents import PROJECT
-from tests.integration.test_loading import events
+from tests.logs import events
 from tests.other_connections import OtherProcess
 
 SCRIPT = PROJECT / "scripts" / "backfill_files_table.py"

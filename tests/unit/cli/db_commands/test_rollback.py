@@ -17,7 +17,7 @@ from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed
 from tests import v4_state_scene as scene
 from tests.command_line import PROGRAM
-from tests.unit.jobs.upgrade.test_rollback import working
+from tests.v4_state_scene import working
 
 
 def call(*args: str | Path) -> Result:

@@ -23,7 +23,7 @@ from cowrieprocessor.jobs.upgrade.rollback import roll_back
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v4_state_scene as scene
-from tests.unit.jobs.dead_letters.test_replay import letters, run
+from tests.unit.jobs.dead_letters.letters import letters, run
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
 RESOLVED, ALL = Choice(resolved=True), Choice(resolved=None)

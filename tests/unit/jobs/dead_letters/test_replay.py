@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, select, text, update
+from sqlalchemy import Engine, insert, select, update
 
 from cowrieprocessor.db.dead_letters.statements import Choice
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
@@ -27,8 +27,9 @@ from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import FORMS, count, events, hostile_lines, write
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
+from tests.logs import FORMS, count, events, hostile_lines, write
+from tests.unit.jobs.dead_letters.letters import letters, run, summary
 
 SMALL, LARGE = Settings(max_value_bytes=2_000), Settings(max_value_bytes=3 << 20)
 COMPARED = tuple(name for name in TABLES if name not in ("jobs", "dead_letter_events"))
@@ -55,24 +56,6 @@ def loaded(path: Path, logs: list[Path], settings: Settings) -> Iterator[Engine]
         yield engine
     finally:
         dispose(engine)
-
-
-def letters(engine: Engine, *where: Any) -> list[Any]:
-    """Return the dead letters in the order of their ids."""
-    with read_transaction(engine) as connection:
-        return list(connection.execute(select(DeadLetterEvent.__table__).where(*where).order_by(DeadLetterEvent.id)))
-
-
-def run(engine: Engine, *statements: str) -> None:
-    """Execute statements in one transaction."""
-    with write_transaction(engine) as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-
-
-def summary(result: ReplayResult) -> tuple[int, int, int, dict[str, int]]:
-    """Return letters read, resolved, events stored, and why letters stay."""
-    return result.letters, result.resolved, result.counters["events"], dict(result.stays)
 
 
 @pytest.fixture

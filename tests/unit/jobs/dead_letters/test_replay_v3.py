@@ -24,9 +24,9 @@ from cowrieprocessor.loader.rows import file_aggregates as file_tallies
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests import v4_state_scene as scene
-from tests.integration.test_loading import count, events
+from tests.logs import count, events
 from tests.other_connections import sqlite3
-from tests.unit.jobs.dead_letters.test_replay import letters, summary
+from tests.unit.jobs.dead_letters.letters import letters, summary
 
 SETTINGS = Settings()
 AT = "2025-01-02T04:00:{:02d}.000000Z".format

@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -29,6 +28,7 @@ from cowrieprocessor.jobs.maintenance import atomic_file as part_file
 from cowrieprocessor.jobs.maintenance.backup import backup, plan_backup
 from tests import v3_schema
 from tests.other_connections import sqlite3
+from tests.sqlite_dump import dump, files_in
 from tests.step_writer import StepWriter
 
 
@@ -45,23 +45,6 @@ def enlarge(path: Path, megabytes: int) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE bulk (content BLOB)")
         connection.executemany("INSERT INTO bulk VALUES (zeroblob(1000000))", [()] * megabytes)
-
-
-def dump(path: Path) -> tuple[list[Any], list[Any]]:
-    """Return a database's schema, computed columns and indexes included, and the rows of each table."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
-        schema = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY 1, 2").fetchall()
-        rows = [
-            connection.execute(f'SELECT rowid, * FROM "{name}" ORDER BY 1').fetchall()
-            for kind, name, _, _ in schema
-            if kind == "table"
-        ]
-    return schema, rows
-
-
-def files_in(folder: Path) -> set[str]:
-    """Return the names of what is in a folder, but for the lock of a library that needs one."""
-    return {path.name for path in folder.iterdir() if not path.name.endswith(".writer-lock")}
 
 
 def test_backup_holds_everything(v3_file: Path, source: Engine, tmp_path: Path) -> None:

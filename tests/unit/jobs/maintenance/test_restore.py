@@ -28,8 +28,8 @@ from cowrieprocessor.jobs.maintenance.backup import backup
 from cowrieprocessor.jobs.maintenance.restore import plan_restore, restore
 from tests import v3_schema
 from tests.other_connections import OtherProcess, sqlite3
+from tests.sqlite_dump import dump, files_in
 from tests.step_writer import StepWriter
-from tests.unit.jobs.maintenance.test_backup import dump, files_in
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
-from tests.integration.test_loading import events, write
 from tests.logical_digest import Contents, difference, logical_contents
+from tests.logs import events, write
 from tests.other_connections import OtherProcess
 
 FILLED = ("files", "file_hashes", "session_attributes", "command_stats")

@@ -26,11 +26,8 @@ from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests.unit.jobs.upgraded import change, opened, rows
+from tests.v3_schema import SESSIONS
 
-SESSIONS = (
-    "SELECT session_id, first_event_at, last_event_at, event_count, command_count, file_downloads, login_attempts"
-    " FROM session_summaries ORDER BY session_id"
-)
 DAY = "2025-01-02"
 RIGHT = [
     ("s1", f"{DAY} 03:04:00.000000", f"{DAY} 03:05:00.000000", 13, 2, 4, 2),

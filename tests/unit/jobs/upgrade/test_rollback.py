@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, insert, inspect, text, update
+from sqlalchemy import Engine, inspect, text, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
@@ -25,7 +25,7 @@ from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
 from tests.schema_shape import sqlite_shape
-from tests.v4_state_scene import T
+from tests.v4_state_scene import T, working
 
 OPENER = Callable[[Path | str], Engine]
 
@@ -267,15 +267,6 @@ def test_an_interrupted_set_of_tables_is_rolled_back(v3_file: Path, opened: OPEN
     assert before == catalogue(v3_file)
     assert done.saved is not None
     assert done.saved.rows["file_verdicts"] == 2
-
-
-def working(engine: Engine, cursor: object, state: str = "running") -> None:
-    """Write the row of a job that is at work."""
-    with write_transaction(engine) as connection:
-        now = scene.dt.datetime.now(scene.dt.UTC)
-        connection.execute(
-            insert(T["jobs"]).values(name="backfill-files", state=state, cursor=cursor, started_at=now, updated_at=now)
-        )
 
 
 @pytest.mark.parametrize("state", ["running", "waiting"])

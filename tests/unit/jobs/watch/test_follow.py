@@ -27,7 +27,7 @@ from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import events, write
+from tests.logs import events, write
 
 PATIENCE_S = 120.0
 SETTINGS = Settings(batch_size=20)

@@ -16,7 +16,7 @@ from cowrieprocessor.loader.reading import log_stream as compression
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import count, events, write
+from tests.logs import count, events, write
 
 OLD = events(900)
 NEW = events(2500, start=1000)

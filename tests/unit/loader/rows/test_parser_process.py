@@ -21,8 +21,8 @@ from cowrieprocessor.loader.bulk import LOADED, BulkLoader, FileResult
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
-from tests.integration.test_loading import count, events, write
 from tests.logical_digest import difference, logical_contents
+from tests.logs import count, events, write
 
 LINES = events(100)
 
