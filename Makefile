@@ -24,8 +24,8 @@ check: $(VENV)/.dev ## ruff and mypy --strict
 bench: $(VENV)/.dev ## ratios against floors and peers
 	$(BIN)/python -m benchmarks.bench
 
-torture: $(VENV)/.dev services ## the slow reliability tests: kill -9 at many points
-	COWRIEPROC_TORTURE=1 $(BIN)/python -m pytest tests/reliability
+torture: $(VENV)/.dev services ## what is marked `torture`, with its full counts: kill -9 at many points, random sequences
+	COWRIEPROC_TORTURE=1 COWRIEPROC_REQUIRE_POSTGRES=1 $(BIN)/python -m pytest -m torture -n 2 --dist loadfile
 
 docs: $(VENV)/.dev ## write docs/reference.md and the picture of the report again
 	$(BIN)/python docs/make_reference.py

@@ -1,14 +1,12 @@
 #!/bin/sh
-# Pin all packages with their hashes, and without any address, from pyproject.toml and requirements/cowrie.in.
+# Pin all packages anew with their hashes, and without any address, from pyproject.toml and requirements/cowrie.in.
 set -eu
 cd "$(dirname "$0")/.."
-.venv/bin/python -m pip install --quiet pip-tools
-compile() {
-    .venv/bin/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-options \
-        --no-header --no-annotate --strip-extras --allow-unsafe "$@"
-}
-compile --build-deps-for editable --build-deps-for wheel --extra analysis --extra postgres \
-    -o requirements/runtime.txt pyproject.toml
-compile --build-deps-for editable --build-deps-for wheel --extra analysis --extra postgres --extra dev \
-    -o requirements/dev.txt pyproject.toml
-compile -o requirements/cowrie.txt requirements/cowrie.in
+uv() { .venv/bin/python -m uv --quiet "$@"; }
+export_group() { uv export --frozen --no-emit-project --no-header --no-annotate --all-extras --group build "$@" >/dev/null; }
+rm -f uv.lock # ignored by git: it records where packages were downloaded from
+uv lock
+export_group --no-dev -o requirements/runtime.txt
+export_group --group dev -o requirements/dev.txt
+uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+    --no-header --no-annotate -o requirements/cowrie.txt requirements/cowrie.in >/dev/null

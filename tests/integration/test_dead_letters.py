@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
@@ -21,10 +22,10 @@ from cowrieprocessor.settings import Settings
 from tests.command_line import PROGRAM
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
 from tests.logs import count, events, write
+from tests.torture import rounds
 
 SMALL, LARGE = Settings(max_value_bytes=2_000, batch_size=20), Settings(max_value_bytes=10_000, batch_size=20)
-TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
-KILLS = 300 if TORTURE else 3
+KILLS = rounds(300, 3)
 COMPARED = tuple(name for name in TABLES if name not in ("jobs", "dead_letter_events"))
 
 _REPLAY = """
@@ -64,6 +65,7 @@ def start_replay(url: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.torture
 def test_after_kills_each_event_is_stored_once(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Killed at random points again and again, the last replay ends as an undisturbed one would have."""
     log = write(tmp_path / "cowrie.json", lines())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
 import random
 import signal
 import subprocess
@@ -24,12 +23,14 @@ from tests.stand_ins.clock import Timepiece
 from tests.stand_ins.enrich_process import start
 from tests.stand_ins.virtual_time import VirtualTimeServer
 from tests.stand_ins.virustotal import KeyLimits, VirusTotal
+from tests.torture import rounds
+
+pytestmark = pytest.mark.torture
 
 PROCESSES = 3
 SESSIONS_PER_FILE = 4
 PATIENCE_S = 120.0
-TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
-KILLS = 40 if TORTURE else 4
+KILLS = rounds(40, 4)
 START = dt.datetime(2026, 3, 2, 3, 0, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
 
@@ -187,11 +188,11 @@ def test_one_request_for_each_file(engine: Engine, db_url: str, tmp_path: Path) 
     assert_all_known(engine, files)
 
 
-@pytest.mark.parametrize("seed", range(5 if TORTURE else 1))
+@pytest.mark.parametrize("seed", range(rounds(5, 1)))
 def test_killed_processes_pass_no_limit(engine: Engine, db_url: str, tmp_path: Path, seed: int) -> None:
     """Whoever is killed when: no limit is passed, each request is in the ledger, and no file is lost."""
     chance = random.Random(seed)
-    files = load(engine, tmp_path, 200 if TORTURE else 44)
+    files = load(engine, tmp_path, rounds(200, 44))
     with (
         VirtualTimeServer(START, expected=PROCESSES) as server,
         VirusTotal(Delayed(server, random.Random(seed))) as virustotal,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,14 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests import v3_schema
 from tests.logical_digest import Contents, difference, logical_contents
 from tests.logs import events
+from tests.torture import rounds
 
-KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 12
+pytestmark = pytest.mark.torture
+
+KILLS = rounds(100, 12)
 EVENTS = 1500
 TABLES = ("files", "file_hashes", "session_attributes", "command_stats", "dead_letter_events", "raw_events")
 

@@ -14,9 +14,11 @@ from cowrieprocessor.db.migrations import apply_migrations
 from tests.reliability.command_forks import CommandForks, Commands, ForkServer, Processes
 from tests.reliability.killing_round import LOCK_TIMEOUT_S, START_S, KillingRound, Kills
 from tests.rotation.sabotage import REQUIRED, skip_one_row, swallow_errors
+from tests.torture import TORTURE, rounds
 
-TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
-KILLS = int(os.environ.get("COWRIEPROC_KILLS", "1000" if TORTURE else "15"))
+pytestmark = pytest.mark.torture
+
+KILLS = int(os.environ.get("COWRIEPROC_KILLS", rounds(1000, 15)))
 POSTGRES_KILLS = max(5, KILLS // 10)
 KILLS_PER_ROUND = 100
 WITHOUT_KILLS = (skip_one_row.__name__, swallow_errors.__name__)

@@ -20,11 +20,13 @@ from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import Contents, difference, logical_contents
 from tests.logs import count, events, write
+from tests.torture import rounds
+
+pytestmark = pytest.mark.torture
 
 KILLS = 50
 BATCH_SIZE = 20
 BATCHES = 900 // BATCH_SIZE - 5
-TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
 
 _LOADER = """
 import sys
@@ -93,7 +95,7 @@ def test_sqlite_after_kills_equals_an_undisturbed_load(logs: list[Path], tmp_pat
     expected = undisturbed(logs, tmp_path)
     random_ = random.Random(20261122)
     killed = 0
-    for number in range(KILLS // 2 * (4 if TORTURE else 1)):
+    for number in range(rounds(2 * KILLS, KILLS // 2)):
         path = tmp_path / f"{number}.sqlite"
         killed += kill_after(
             start_loader(str(path), logs, in_process=in_process), random_.randrange(BATCHES), random_.uniform(0, 0.02)

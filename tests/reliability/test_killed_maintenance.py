@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -24,8 +23,11 @@ from cowrieprocessor.jobs.maintenance.restore import restore
 from tests import v3_schema
 from tests.other_connections import sqlite3
 from tests.sqlite_dump import dump
+from tests.torture import rounds
 
-KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 8
+pytestmark = pytest.mark.torture
+
+KILLS = rounds(100, 8)
 SEED = 20251122
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -15,10 +14,13 @@ import pytest
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.recount import recount
+from tests.torture import rounds
 from tests.unit.jobs.upgraded import opened, rows
 from tests.v3_schema import SESSIONS
 
-KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 5
+pytestmark = pytest.mark.torture
+
+KILLS = rounds(100, 5)
 
 _RECOUNT = """
 import sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -24,9 +23,12 @@ from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
 from tests.schema_shape import Shape, sqlite_shape
+from tests.torture import rounds
 from tests.v4_state_scene import T
 
-KILLS = 100 if os.environ.get("COWRIEPROC_TORTURE") else 8
+pytestmark = pytest.mark.torture
+
+KILLS = rounds(100, 8)
 KNOWN_HASHES = 2_000
 
 _ROLL_BACK = """

@@ -17,14 +17,16 @@ from tests.postgres_server import PostgresServer
 from tests.rotation.lines import read_lines
 from tests.rotation.sabotage import FURTHER, REQUIRED, Sabotage
 from tests.rotation.sequence import Step, random_steps, run_on_sqlite, run_steps, shrink
+from tests.torture import TORTURE, rounds
 
-TORTURE = bool(os.environ.get("COWRIEPROC_TORTURE"))
+pytestmark = pytest.mark.torture
+
 SHORT_RUN = range(120)
-SEQUENCES = int(os.environ.get("COWRIEPROC_ROTATION_SEQUENCES", "10000" if TORTURE else len(SHORT_RUN)))
+SEQUENCES = int(os.environ.get("COWRIEPROC_ROTATION_SEQUENCES", rounds(10_000, len(SHORT_RUN))))
 ONE_SEED = os.environ.get("COWRIEPROC_ROTATION_SEED")
 SEEDS = [int(ONE_SEED)] if ONE_SEED else range(SEQUENCES)
 BLOCK = 500
-SEEDS_ON_POSTGRESQL = range(200 if TORTURE else 4)
+SEEDS_ON_POSTGRESQL = range(rounds(200, 4))
 
 
 def explain(seed: int, template: Path, folder: Path) -> str:

@@ -349,3 +349,15 @@ def test_tests_share_by_modules_of_their_own() -> None:
         for path in sorted((PROJECT / "tests").rglob("*.py"))
     }
     assert {path: names for path, names in importers.items() if names} == {}
+
+
+def test_larger_counts_are_run_by_torture() -> None:
+    """A test file that knows of `make torture` marks what is larger there, so that `make torture` runs it."""
+    knowing = {
+        path
+        for path in (PROJECT / "tests").rglob("test_*.py")
+        if "tests.torture" in (source := path.read_text(encoding="utf-8")) or 'COWRIEPROC_TORTURE"' in source
+    }
+    unmarked = {path for path in knowing if "pytest.mark.torture" not in path.read_text(encoding="utf-8")}
+    assert unmarked - {Path(__file__)} == set()
+    assert len(knowing) > 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
 import threading
 import time
@@ -29,6 +28,7 @@ from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents
+from tests.torture import rounds
 
 FORMS: dict[str, Callable[[list[str]], bytes]] = {
     "lines": lambda lines: "".join(f"{line}\n" for line in lines).encode(),
@@ -286,7 +286,8 @@ def test_logs_that_do_not_overlap_are_not_looked_up(
     assert [] == looked_up
 
 
-@pytest.mark.parametrize("seed", range(300 if os.environ.get("COWRIEPROC_TORTURE") else 8))
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(rounds(300, 8)))
 def test_any_parts_in_any_order_and_form_give_the_whole(small: Callable[[], Engine], tmp_path: Path, seed: int) -> None:
     """Random parts of one log, with twins, growing or not, in random forms, give each event as often as the whole."""
     chance = random.Random(seed)
@@ -411,7 +412,8 @@ def test_two_that_ask_at_the_same_moment_take_turns(
     assert right
 
 
-@pytest.mark.parametrize("seed", range(60 if os.environ.get("COWRIEPROC_TORTURE") else 2))
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(rounds(60, 2)))
 def test_any_parts_at_once_give_the_whole(engine: Engine, tmp_path: Path, seed: int) -> None:
     """Loaders of random parts of one log that all run at the same time, some parts growing, store each event once."""
     chance = random.Random(seed)
