@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parents[1]
-NOT_RUN = ("text", "toml", "json", "sql", "ini")
+NOT_RUN = ("text", "toml", "json", "sql", "ini", "python")
 """Languages of blocks that show something, and are no commands."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -95,6 +95,20 @@ def test_commands_of_a_page_work_as_written(tmp_path: Path, page: str, least: in
     assert len(outcomes) >= least
 
 
+def test_python_of_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python snippet of README runs in a clone with nothing configured, and loads the samples."""
+    (tmp_path / "samples").symlink_to(SAMPLES)
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    printed = [
+        subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=True).stdout
+        for snippet in snippets
+    ]
+
+    assert len(printed) == 1
+    assert re.fullmatch(r"\d{3,} new events in \d+ files\n", printed[0])
+
+
 def test_make_commands_of_all_pages_are_targets() -> None:
     """What the pages tell people to make is in the Makefile."""
     told = {target for page in pages() for target in TOLD_TO_MAKE.findall(page.read_text(encoding="utf-8"))}

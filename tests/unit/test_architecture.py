@@ -5,13 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
+import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 import cowrieprocessor
-from tests.documents import PROJECT
+from tests.documents import PROJECT, blocks, quoted, sections, table_rows
+from tests.logs import events, write
+from tests.stand_ins.scene import download, load, services, sha256_of
 
 PACKAGE = PROJECT / "cowrieprocessor"
 MAX_MODULES = 20
@@ -361,3 +368,86 @@ def test_larger_counts_are_run_by_torture() -> None:
     unmarked = {path for path in knowing if "pytest.mark.torture" not in path.read_text(encoding="utf-8")}
     assert unmarked - {Path(__file__)} == set()
     assert len(knowing) > 5
+
+
+# --- docs/architecture.md ---
+
+PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_the_layers() -> None:
+    """The picture in docs/architecture.md has the layers of the test above; what is in parentheses is not there yet."""
+    (picture,) = [block.text for block in blocks(PAGE) if block.language == "text"]
+    drawn = [line.split() for line in picture.splitlines()]
+    assert tuple(tuple(name.strip("()") for name in line) for line in drawn) == LAYERS
+    there = {component(name) for name in MODULES}
+    assert {name for line in drawn for name in line if not name.startswith("(")} == there
+
+
+def test_the_page_names_every_folder() -> None:
+    """The table of folders has each folder of the package once, and no other."""
+    rows = table_rows(sections(PAGE, 2)["What each folder promises"], "folder", "holds", "promises")
+    folders = [quoted(row[0])[0] for row in rows]
+    there = {name.removeprefix("cowrieprocessor.").replace(".", "/") for name in PACKAGES if name != "cowrieprocessor"}
+    assert sorted(folders) == sorted(there)
+    assert all(row[1] for row in rows)
+
+
+def test_modules_that_the_page_names_are_there() -> None:
+    """Each module and test file that docs/architecture.md names exists."""
+    named = {name for name in quoted(PAGE) if name.endswith(".py")}
+    tests = set(re.findall(r"tests/[\w/]+\.py", PAGE))
+    assert {name for name in named - tests if not (PACKAGE / name).is_file()} == {"cowrieprocessor/__init__.py"}
+    assert {name for name in tests if not (PROJECT / name).is_file()} == set()
+
+
+def modules_of_path(heading: str) -> tuple[set[str], set[str]]:
+    """Return the modules that a path of docs/architecture.md names, and those of them that run for every line."""
+    rows = table_rows(sections(PAGE, 2)[heading], "step", "module")
+    all_of_them = {name for _, modules in rows for name in quoted(modules)}
+    return all_of_them, {name for step, modules in rows if step.endswith("*") for name in quoted(modules)}
+
+
+class Profile:
+    """Counts the calls into each module of the package while it is active, in this thread."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def __enter__(self) -> Counter[str]:
+        sys.setprofile(self._note)
+        return self.calls
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(f"{PACKAGE}{os.sep}"):
+            self.calls[frame.f_code.co_filename.removeprefix(f"{PACKAGE}{os.sep}")] += 1
+
+
+def test_the_path_of_a_line_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load runs through every module that the page names, and through no others for every line."""
+    named, for_each_line = modules_of_path("The path of one log line")
+    lines = 400
+    log = write(tmp_path / "cowrie.json", events(lines))
+    cli = importlib.import_module("cowrieprocessor.cli.main").cli
+
+    with Profile() as calls, pytest.raises(SystemExit):
+        cli.main(["load", str(log), "--db", str(tmp_path / "x.sqlite")])
+
+    assert named - calls.keys() == set()
+    assert {name for name, count in calls.items() if count >= lines} == for_each_line
+
+
+def test_the_path_of_a_hash_is_as_the_page_says(tmp_path: Path) -> None:
+    """A run of enrichment goes through every module that the page names."""
+    named, _ = modules_of_path("The path of one hash")
+    engine = cowrieprocessor.get_engine(tmp_path / "x.sqlite")
+    cowrieprocessor.apply_migrations(engine)
+    with services() as here, Profile() as calls:
+        load(engine, tmp_path, [download("s1", sha256_of(1))])
+        here.enrich(engine)
+    engine.dispose()
+
+    assert named - calls.keys() == {"cli/enrich.py"}
