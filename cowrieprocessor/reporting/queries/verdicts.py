@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, UNKNOWN
 from cowrieprocessor.db.models import FileHash, Files, FileVerdict, SessionSummary
-from cowrieprocessor.reporting.queries.files import names_of
+from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import file_on_sensor
 from cowrieprocessor.reporting.queries.window import Window
@@ -155,7 +155,7 @@ def _with_file(query: Select[*tuple[Any, ...]], *columns: Any) -> Select[*tuple[
 def _with_names(connection: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """Return the rows with a name of each file."""
     seen = {(row["sha256"], row["first_seen"], row["last_seen"]) for row in rows if row["first_seen"] is not None}
-    names = names_of(connection, sorted(seen))
+    names = find_names(connection, sorted(seen))
     return [{**row, "name": names.get(row["sha256"])} for row in rows]
 
 
