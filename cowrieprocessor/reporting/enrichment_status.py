@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -194,15 +194,26 @@ def _ledgers(
     others = [
         state
         for state in ledger_states(connection, now, limits)
-        if keys.get(state.provider) != state.fingerprint and (state.used_month or state.waits is not None)
+        if keys.get(state.provider) != state.fingerprint and _is_active(state)
     ]
-    backlog: Counter[str] = Counter()
-    for source in sources:
-        backlog[source.ledger] += source.queue.backlog
+    backlog = _backlog_by_ledger(sources)
     return (
         *(_ledger_status(state, now, in_use=True, requests=backlog[state.provider]) for state in configured),
         *(_ledger_status(state, now, in_use=False, requests=0) for state in others),
     )
+
+
+def _is_active(state: LedgerState) -> bool:
+    """Return whether a ledger was used this month or may not send now."""
+    return state.used_month != 0 or state.waits is not None
+
+
+def _backlog_by_ledger(sources: Iterable[SourceStatus]) -> Counter[str]:
+    """Return the number of requests that wait for each ledger: one per hash and source."""
+    backlog: Counter[str] = Counter()
+    for source in sources:
+        backlog[source.ledger] += source.queue.backlog
+    return backlog
 
 
 def _ledger_keys(settings: Settings, providers: Mapping[str, Provider], in_use: AbstractSet[str]) -> dict[str, str]:

@@ -61,7 +61,9 @@ class Period:
         try:
             return period_of(self.kind, self.start - dt.timedelta(days=1))
         except OverflowError:
-            raise ConfigurationError(f"{self.name}: too early for a report that compares") from None
+            raise ConfigurationError(
+                f"{self.name}: too early for a report, which compares with the period before"
+            ) from None
 
 
 def _long_date(moment: dt.datetime) -> str:
@@ -85,7 +87,7 @@ def period_of(kind: PeriodKind, moment: dt.datetime) -> Period:
         first = day.replace(day=1)
         return Period(kind, first, (first + dt.timedelta(days=32)).replace(day=1))
     except OverflowError:
-        raise ConfigurationError(f"{day.date()}: beyond the calendar; give a date in between") from None
+        raise ConfigurationError(f"{day.date()}: outside the calendar; give an earlier date") from None
 
 
 def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:

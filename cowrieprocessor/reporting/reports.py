@@ -135,4 +135,4 @@ def _require_sensor(connection: Connection, sensor: str) -> None:
     known = activity.sensor_names(connection)
     if sensor not in known:
         names = ", ".join(known[:20]) or "none yet"
-        raise NotFound(f"no sensor {sensor!r} in this database; it knows: {names}")
+        raise NotFound(f"no sensor {sensor!r} in this database; it has: {names}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, RowMapping, and_, func, select
 
 from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
@@ -139,9 +139,7 @@ def file_details(
     Raises:
         NotFound: the database has no such file.
     """
-    row = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
-    if row is None:
-        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
+    row = _hash_row(connection, sha256)
     sessions = list_file_sessions(connection, sha256, limit=max_sightings).rows
     with_events = [session for session in sessions if session.origin != ARTIFACT][:read_events_of]
     event_names, event_urls = _count_event_values(connection, sha256, with_events)
@@ -168,6 +166,14 @@ _COLUMNS = tuple(
     for name in FileDetails.__dataclass_fields__
     if name in FileHash.__table__.columns and name != "reputation_reasons"
 )
+
+
+def _hash_row(connection: Connection, sha256: str) -> RowMapping:
+    """Return the row of `file_hashes`, or raise NotFound."""
+    row = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
+    if row is None:
+        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
+    return row
 
 
 def _count(values: Iterable[str | None]) -> Counter[str]:
