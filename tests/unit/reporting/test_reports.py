@@ -289,8 +289,8 @@ def test_every_number_equals_a_recount(engine: Engine, seed: int, sensor: str | 
     assert recount.files() == [FileFacts(**{name: getattr(file, name) for name in names}) for file in report.files]
 
 
-def test_lists_are_cut_and_say_how_many_there_are(engine: Engine) -> None:
-    """A ranking holds the most frequent values and the number of all; files likewise, in the totals."""
+def test_lists_are_cut_and_have_their_full_length(engine: Engine) -> None:
+    """A ranking has the most frequent values and the number of all; for files that number is in the totals."""
     with write_transaction(engine) as connection:
         for number in range(12):
             add_session(connection, f"s{number}", at(1), src_ip=f"10.0.0.{number}")
@@ -306,8 +306,8 @@ def test_lists_are_cut_and_say_how_many_there_are(engine: Engine) -> None:
     ) == (3, 12, 5, 12)
 
 
-def test_dead_letters_are_those_that_wait(engine: Engine) -> None:
-    """A report names the dead letters that wait, of any date, because what was not understood has no time."""
+def test_dead_letters_are_the_unresolved_ones(engine: Engine) -> None:
+    """A report counts unresolved dead letters of any date, because an unreadable line has no event time."""
     with write_transaction(engine) as connection:
         add_dead_letter(connection, "not JSON", {}, created_at=at(0, days=300))
         add_dead_letter(connection, "not JSON", {}, resolved=True)
@@ -318,31 +318,31 @@ def test_dead_letters_are_those_that_wait(engine: Engine) -> None:
 
 
 def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
-    """The default is the period of the newest session, else of the newest file, else none; per sensor if asked."""
+    """The newest period is that of the newest session, else of the newest file, else None; also for one sensor."""
     with read_transaction(engine) as connection:
         assert newest_period(connection, PeriodKind.DAILY) is None
     with write_transaction(engine) as connection:
         add_file(connection, "artifact:box", sha(1), at(0, days=-9), origin="artifact")
     with read_transaction(engine) as connection:
-        assert _newest_name(engine, None) == "2026-11-12"
+        assert _newest_period_name(engine, None) == "2026-11-12"
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(3), sensor="lab")
         add_session(connection, "b", at(3, days=-2), sensor="office")
         add_session(connection, "c", None, sensor="office")
-    assert _newest_name(engine, None) == "2026-11-21"
-    assert _newest_name(engine, "office") == "2026-11-19"
-    assert _newest_name(engine, "box") == "2026-11-12"
+    assert _newest_period_name(engine, None) == "2026-11-21"
+    assert _newest_period_name(engine, "office") == "2026-11-19"
+    assert _newest_period_name(engine, "box") == "2026-11-12"
 
 
-def _newest_name(engine: Engine, sensor: str | None) -> str:
+def _newest_period_name(engine: Engine, sensor: str | None) -> str:
     with read_transaction(engine) as connection:
         period = newest_period(connection, PeriodKind.DAILY, sensor)
     assert period is not None
     return period.name
 
 
-def test_a_sensor_that_is_not_there_is_named_with_those_that_are(engine: Engine) -> None:
-    """A misspelt sensor is an error that lists the sensors; one that only saw other days is none."""
+def test_an_unknown_sensor_is_an_error_that_lists_the_known_ones(engine: Engine) -> None:
+    """A misspelt sensor is an error that lists the sensors; a sensor without sessions on that day is not an error."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(3), sensor="lab")
         add_file(connection, "artifact:box", sha(1), at(3), origin="artifact")
@@ -357,6 +357,6 @@ def test_a_sensor_that_is_not_there_is_named_with_those_that_are(engine: Engine)
 @pytest.mark.parametrize(
     ("current", "previous", "percent"), [(3, 2, 50.0), (1, 3, -66.7), (0, 4, -100.0), (5, 0, None), (0, 0, None)]
 )
-def test_change_is_in_percent_of_the_number_before(current: int, previous: int, percent: float | None) -> None:
-    """The change is in percent of the previous number; after nothing there is none."""
+def test_change_is_in_percent_of_the_previous_number(current: int, previous: int, percent: float | None) -> None:
+    """The change is in percent of the previous number, and None if that is 0."""
     assert percent == Change(current, previous).percent
