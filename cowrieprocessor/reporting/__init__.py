@@ -1,1 +1,1 @@
-"""Answers: SQL into dataclasses (`queries`), reports, and their text, CSV and JSON (`render`)."""
+"""Lists and reports: SQL into dataclasses (`queries`), and dataclasses into text, CSV and JSON (`render`)."""

@@ -1,9 +1,11 @@
-"""How enrichment stands: what is asked of whom, what the keys may still do, and when the backlog will be done."""
+"""The state of enrichment: each source's queue, the quota left under each key, and when the backlog will be done."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -23,13 +25,13 @@ from cowrieprocessor.settings import Secret, Settings, fingerprint
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How one source stands.
+    """The state of one source.
 
     Attributes:
-        provider: the source.
-        ledger: where its requests are counted.
-        in_use: it is asked: the settings name it or its key is given, or it needs none.
-        queue: how many hashes it was asked about, or is to be; where it is staged, by the cache alone.
+        provider: the source's name.
+        ledger: the ledger that counts its requests.
+        in_use: whether it is queried: the settings name it or give its key, or it needs no key.
+        queue: its hashes by state; counted from the response cache alone while enrichment is staged.
     """
 
     provider: str
@@ -40,15 +42,15 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """What was sent under one key, what may be, and how long the backlog of its sources takes.
+    """Requests sent and allowed under one key, and how long the backlog of its sources takes.
 
     Attributes:
-        in_use: a source in use counts its requests here.
-        used_day, used_month: requests sent today and this month (UTC), of `allowed_*`; None where there is no bound.
-        paused_until: nothing is sent before then; `reason` says why.
-        read_at: when the source itself last said what the key may do.
-        failures: how often it failed in a row.
-        requests: that the backlog takes, one for each hash and source.
+        in_use: whether a source in use counts its requests here.
+        used_day, used_month: requests sent today and this month (UTC), of `allowed_*`; None means unlimited.
+        paused_until: no request is sent before this time; `reason` says why.
+        read_at: when the source itself last reported the key's quota.
+        failures: consecutive failures.
+        requests: requests that the backlog needs, one per hash and source.
         done_at: when they will have been sent; None if that is more than ten years away.
     """
 
@@ -70,17 +72,19 @@ class LedgerStatus:
 
 @dataclass(frozen=True, slots=True)
 class EnrichmentStatus:
-    """How enrichment stands.
+    """The state of enrichment at one moment.
 
     Attributes:
-        at: when this was so.
-        staged: USE_NEW_ENRICHMENT=0: only the cache and the ledger are written.
-        problem: what is wrong with the settings, if anything is.
-        without_key: sources that are not asked because their key is not given.
-        verdicts: hashes by their verdict.
-        skipped: hashes that no source is ever asked about.
-        sources: in the order of asking; those that are not in use as far as they were once asked.
-        replayable: answers in the cache that history and hashes do not have yet; None where it is not staged.
+        at: the time of this status.
+        staged: USE_NEW_ENRICHMENT=0: only the response cache and the ledger are written.
+        problem: what is wrong with the settings; None if nothing is.
+        without_key: sources that are not queried because their key is missing.
+        verdicts: number of hashes by verdict.
+        skipped: hashes that are never sent to any source.
+        sources: in the order in which they are queried, plus sources no longer in use that were queried before.
+        spreading: new verdicts that have not reached their rows in `files` yet.
+        replayable: cached answers that history and hashes lack; None unless staged.
+        job: the `enrich` job as last reported; None if it never ran.
     """
 
     at: dt.datetime
@@ -98,63 +102,80 @@ class EnrichmentStatus:
 
 
 def enrichment_status(connection: Connection, settings: Settings, now: dt.datetime) -> EnrichmentStatus:
-    """Return how enrichment stands, whether it runs, rests, or never ran.
+    """Return the state of enrichment, whether the job is running, idle, or has never run.
 
     Args:
-        connection: a connection in one read transaction, so that all numbers are of one state.
+        connection: a connection in one read transaction, so that all numbers describe the same state.
         settings: which sources are in use, their keys and limits.
-        now: the present, aware, in UTC.
+        now: the current time, aware, in UTC.
     """
     providers = {name: make(settings, None) for name, (_, make) in SOURCES.items()}
-    in_use, problem = _in_use(settings)
-    elsewhere = [name for name in queries.last_used(connection) if name not in in_use]
-    if problem is None and elsewhere:
-        problem = (
-            f"the last run asked {', '.join(elsewhere)} too, whose key or setting is not given here: what waits for "
-            "it is not counted"
-        )
+    in_use = names_in_use(settings)
     policy = Policy(in_use, frozenset(settings.settled_by))
     staged = not settings.use_new_enrichment
-    counts = staged_counts(connection, policy, now) if staged else queries.queue_counts(connection, policy, now)
-    failed = staged_failures(connection, policy) if staged else queries.failure_kinds(connection, counts)
-    sources = tuple(
+    if staged:
+        counts = staged_counts(connection, policy, now)
+        failures = staged_failures(connection, policy)
+    else:
+        counts = queries.queue_counts(connection, policy, now)
+        failures = queries.failure_kinds(connection, counts)
+    sources = _sources(counts, providers, in_use)
+    return EnrichmentStatus(
+        at=now,
+        staged=staged,
+        problem=_settings_problem(settings) or _missing_provider_problem(connection, in_use),
+        without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
+        verdicts=queries.verdict_counts(connection),
+        skipped=queries.count_skipped(connection),
+        sources=sources,
+        ledgers=_ledgers(connection, settings, providers, sources, now),
+        failures=failures,
+        spreading=queries.propagation_backlog(connection),
+        replayable=replayable_answers(connection) if staged else None,
+        job=queries.enrich_job(connection),
+    )
+
+
+def _settings_problem(settings: Settings) -> str | None:
+    """Return what is wrong with the sources that the settings name, without reading any key; None if nothing is."""
+    named = settings.enrichment_providers
+    if named is None:
+        return None
+    unknown = [name for name in named if name not in SOURCES]
+    if unknown:
+        return f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(unknown)}; known are {', '.join(SOURCES)}"
+    keyless = [name for name in SOURCES if name in named and lacks_key(settings, name)]
+    if keyless:
+        return f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(keyless)}, but the key is not given"
+    return None
+
+
+def _missing_provider_problem(connection: Connection, in_use: tuple[str, ...]) -> str | None:
+    """Return a message if the last run used sources that are not configured here; None otherwise."""
+    missing = [name for name in queries.last_run_providers(connection) if name not in in_use]
+    if not missing:
+        return None
+    return (
+        f"the last run asked {', '.join(missing)} too, whose key or setting is not given here: what waits for "
+        "it is not counted"
+    )
+
+
+def _sources(
+    counts: Mapping[str, QueueCounts], providers: Mapping[str, Provider], in_use: tuple[str, ...]
+) -> tuple[SourceStatus, ...]:
+    """Return the counted sources: names that are not registered first, then the others in the order of queries."""
+    unregistered = sorted(counts.keys() - providers.keys())
+    return tuple(
         SourceStatus(
             provider=name,
             ledger=providers[name].ledger if name in providers else name,
             in_use=name in in_use,
             queue=counts[name],
         )
-        for name in (*sorted(counts.keys() - providers.keys()), *providers)
+        for name in (*unregistered, *providers)
         if name in counts
     )
-    return EnrichmentStatus(
-        at=now,
-        staged=staged,
-        problem=problem,
-        without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
-        verdicts=queries.verdict_counts(connection),
-        skipped=queries.skipped(connection),
-        sources=sources,
-        ledgers=_ledgers(connection, settings, providers, sources, now),
-        failures=failed,
-        spreading=queries.spreading(connection),
-        replayable=replayable_answers(connection) if staged else None,
-        job=queries.enrich_job(connection),
-    )
-
-
-def _in_use(settings: Settings) -> tuple[tuple[str, ...], str | None]:
-    """Return the names of the sources in use in their order, without reading any key; and what is wrong with them."""
-    named = settings.enrichment_providers
-    known = [name for name in SOURCES if named is None or name in named]
-    unknown = [name for name in named or () if name not in SOURCES]
-    keyless = [name for name in known if lacks_key(settings, name)]
-    problem = None
-    if unknown:
-        problem = f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(unknown)}; known are {', '.join(SOURCES)}"
-    elif named is not None and keyless:
-        problem = f"COWRIEPROC_ENRICHMENT_PROVIDERS names {', '.join(keyless)}, but the key is not given"
-    return names_in_use(settings), problem
 
 
 def _ledgers(
@@ -164,34 +185,51 @@ def _ledgers(
     sources: tuple[SourceStatus, ...],
     now: dt.datetime,
 ) -> tuple[LedgerStatus, ...]:
-    """Return the ledgers of the keys that are given, then those of other keys that were used this month."""
-    limits = {one.ledger: (one.limits, one.own_limits) for one in providers.values()}
-    keys: dict[str, str] = {}
-    for name, provider in providers.items():
-        if any(one.provider == name and one.in_use for one in sources) and provider.ledger not in keys:
-            mark = _fingerprint(settings, name)
-            if mark is not None:
-                keys[provider.ledger] = mark
-    given = [
-        quota_state_at(connection, ledger, mark, now, *limits[ledger]).state(ledger, mark)
-        for ledger, mark in keys.items()
+    """Return the ledgers of the configured keys, then those of other keys that were used this month or are paused."""
+    limits = {provider.ledger: (provider.limits, provider.own_limits) for provider in providers.values()}
+    keys = _ledger_keys(settings, providers, {source.provider for source in sources if source.in_use})
+    configured = [
+        quota_state_at(connection, ledger, key, now, *limits[ledger]).state(ledger, key) for ledger, key in keys.items()
     ]
     others = [
         state
         for state in ledger_states(connection, now, limits)
-        if keys.get(state.provider) != state.fingerprint and (state.used_month or state.waits is not None)
+        if keys.get(state.provider) != state.fingerprint and _is_active(state)
     ]
-    backlog: dict[str, int] = {}
-    for source in sources:
-        backlog[source.ledger] = backlog.get(source.ledger, 0) + source.queue.backlog
-    return tuple(
-        _ledger_status(state, place < len(given), backlog.get(state.provider, 0), now)
-        for place, state in enumerate([*given, *others])
+    backlog = _backlog_by_ledger(sources)
+    return (
+        *(_ledger_status(state, now, in_use=True, requests=backlog[state.provider]) for state in configured),
+        *(_ledger_status(state, now, in_use=False, requests=0) for state in others),
     )
 
 
-def _fingerprint(settings: Settings, name: str) -> str | None:
-    """Return what tells the key of a source from others; None if it cannot be read here."""
+def _is_active(state: LedgerState) -> bool:
+    """Return whether a ledger was used this month or may not send now."""
+    return state.used_month != 0 or state.waits is not None
+
+
+def _backlog_by_ledger(sources: Iterable[SourceStatus]) -> Counter[str]:
+    """Return the number of requests that wait for each ledger: one per hash and source."""
+    backlog: Counter[str] = Counter()
+    for source in sources:
+        backlog[source.ledger] += source.queue.backlog
+    return backlog
+
+
+def _ledger_keys(settings: Settings, providers: Mapping[str, Provider], in_use: AbstractSet[str]) -> dict[str, str]:
+    """Return the key fingerprint of each ledger in use; ledgers whose key cannot be read here are left out."""
+    keys: dict[str, str] = {}
+    for name, provider in providers.items():
+        if name not in in_use or provider.ledger in keys:
+            continue
+        key = _key_fingerprint(settings, name)
+        if key is not None:
+            keys[provider.ledger] = key
+    return keys
+
+
+def _key_fingerprint(settings: Settings, name: str) -> str | None:
+    """Return the fingerprint of a source's key; None if the key is missing or cannot be read here."""
     setting = SOURCES[name][0]
     if setting is None:
         return NO_KEY
@@ -202,8 +240,8 @@ def _fingerprint(settings: Settings, name: str) -> str | None:
         return None
 
 
-def _ledger_status(state: LedgerState, in_use: bool, requests: int, now: dt.datetime) -> LedgerStatus:
-    requests = requests if in_use else 0
+def _ledger_status(state: LedgerState, now: dt.datetime, *, in_use: bool, requests: int) -> LedgerStatus:
+    """Return a ledger's state with the forecast for the requests that wait for it."""
     allowance = Allowance(
         per_minute=state.per_minute,
         per_day=state.allowed_day,

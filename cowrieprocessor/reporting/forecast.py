@@ -1,4 +1,4 @@
-"""When a number of requests will have been sent: by what a key may send a minute, a day and a month, from now on."""
+"""Forecast when a backlog of requests will have been sent under a key's limits per minute, day and month."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from cowrieprocessor.enrichment.quota.rate_limit import MARGIN
 
 LONGEST_DAYS = 3660
-"""A forecast that reaches further says nothing that anybody could plan by."""
+"""Days that a forecast looks ahead, about ten years; a later date is of no use for planning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What may be sent under one key; None where there is no bound.
+    """The limits of one key, in requests, and what is used of them; a limit of None means unlimited.
 
     Attributes:
-        used_day: sent today (UTC); `used_month` this month.
-        not_before: nothing may be sent before then.
+        used_day, used_month: requests already sent today and this month (UTC).
+        not_before: no request may be sent before this time.
     """
 
     per_minute: int | None = None
@@ -29,51 +29,54 @@ class Allowance:
 
 
 def done_at(requests: int, allowance: Allowance, now: dt.datetime) -> dt.datetime | None:
-    """Return when so many requests will have been sent, sending whenever it is allowed.
+    """Return when this many requests will have been sent if each is sent as soon as the limits allow.
 
-    What comes in meanwhile, fails or grows too old is not in it.
+    New files, failures and renewals to come are not included.
 
     Args:
-        requests: how many.
-        allowance: what may be sent.
-        now: the present, aware, in UTC.
+        requests: the size of the backlog.
+        allowance: the key's limits and use.
+        now: the current time, aware, in UTC.
 
     Returns:
-        The moment; `now` where there is nothing to send; None if it is more than ten years away.
+        The time of the last request; `now` for an empty backlog; None if it is more than ten years away.
     """
     if requests <= 0:
         return now
     moment = max(now, allowance.not_before or now)
     for _ in range(LONGEST_DAYS):
-        room = _room(allowance, moment, now)
+        remaining = _remaining_quota(allowance, moment, now)
         next_day = _midnight(moment) + dt.timedelta(days=1)
-        seconds_each = 60 * MARGIN / allowance.per_minute if allowance.per_minute else 0.0
-        if seconds_each:
-            in_time = int((next_day - moment).total_seconds() / seconds_each)
-            room = in_time if room is None else min(room, in_time)
-        if room is None or requests <= room:
-            return moment + dt.timedelta(seconds=requests * seconds_each)
-        requests -= room
-        allowance = _after(allowance, room, moment, now)
+        interval_s = 60 * MARGIN / allowance.per_minute if allowance.per_minute else 0.0
+        if interval_s:
+            until_midnight = int((next_day - moment).total_seconds() / interval_s)
+            remaining = until_midnight if remaining is None else min(remaining, until_midnight)
+        if remaining is None or requests <= remaining:
+            return moment + dt.timedelta(seconds=requests * interval_s)
+        requests -= remaining
+        allowance = _spend(allowance, remaining, moment, now)
         moment, now = next_day, moment
     return None
 
 
-def _room(allowance: Allowance, moment: dt.datetime, counted: dt.datetime) -> int | None:
-    """Return how many requests the day of a moment has left; what was sent counts if it was in that day and month."""
-    used_day = allowance.used_day if moment.date() == counted.date() else 0
-    used_month = allowance.used_month if _month(moment) == _month(counted) else 0
-    left = [
+def _remaining_quota(allowance: Allowance, moment: dt.datetime, used_at: dt.datetime) -> int | None:
+    """Return how many requests may still be sent on the day of `moment`; None if there is no limit.
+
+    `allowance.used_*` was counted at `used_at`: it applies only if that lies in the same day or month.
+    """
+    used_day = allowance.used_day if moment.date() == used_at.date() else 0
+    used_month = allowance.used_month if _month(moment) == _month(used_at) else 0
+    remaining = [
         max(0, allowed - used)
         for allowed, used in ((allowance.per_day, used_day), (allowance.per_month, used_month))
         if allowed is not None
     ]
-    return min(left, default=None)
+    return min(remaining, default=None)
 
 
-def _after(allowance: Allowance, sent: int, moment: dt.datetime, counted: dt.datetime) -> Allowance:
-    """Return the allowance with what was sent in the day of a moment counted."""
-    used_month = allowance.used_month if _month(moment) == _month(counted) else 0
+def _spend(allowance: Allowance, sent: int, moment: dt.datetime, used_at: dt.datetime) -> Allowance:
+    """Return the allowance after `sent` requests on the day of `moment`; `used_at` as in `_remaining_quota`."""
+    used_month = allowance.used_month if _month(moment) == _month(used_at) else 0
     return Allowance(allowance.per_minute, allowance.per_day, allowance.per_month, sent, used_month + sent)
 
 

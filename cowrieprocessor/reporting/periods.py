@@ -1,4 +1,4 @@
-"""The windows of time that reports are about: UTC days, ISO weeks (Monday first) and months."""
+"""The periods that reports cover: UTC days, ISO weeks (Monday first) and months."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class PeriodKind(StrEnum):
-    """How long a period is."""
+    """The length of a period."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -25,7 +25,7 @@ class PeriodKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """One window of time, `start` included and `end` not, both UTC midnights."""
+    """A half-open interval: `start` is included, `end` is not; both are UTC midnights."""
 
     kind: PeriodKind
     start: dt.datetime
@@ -43,7 +43,7 @@ class Period:
 
     @property
     def title(self) -> str:
-        """The period for people: `Saturday 21 November 2026`."""
+        """The period in words: `Saturday 21 November 2026`."""
         if self.kind is PeriodKind.DAILY:
             return f"{self.start:%A} {_long_date(self.start)}"
         if self.kind is PeriodKind.WEEKLY:
@@ -56,12 +56,14 @@ class Period:
         """Return the period of the same kind that ends where this one starts.
 
         Raises:
-            ConfigurationError: the calendar has none before.
+            ConfigurationError: the period before is outside the calendar.
         """
         try:
             return period_of(self.kind, self.start - dt.timedelta(days=1))
         except OverflowError:
-            raise ConfigurationError(f"{self.name}: too early for a report that compares") from None
+            raise ConfigurationError(
+                f"{self.name}: too early for a report, which compares with the period before"
+            ) from None
 
 
 def _long_date(moment: dt.datetime) -> str:
@@ -69,10 +71,10 @@ def _long_date(moment: dt.datetime) -> str:
 
 
 def period_of(kind: PeriodKind, moment: dt.datetime) -> Period:
-    """Return the period that holds a moment.
+    """Return the period that contains a moment.
 
     Raises:
-        ConfigurationError: the period reaches beyond what the calendar can say.
+        ConfigurationError: the period ends outside the calendar.
     """
     moment = moment.astimezone(UTC)
     day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -85,20 +87,20 @@ def period_of(kind: PeriodKind, moment: dt.datetime) -> Period:
         first = day.replace(day=1)
         return Period(kind, first, (first + dt.timedelta(days=32)).replace(day=1))
     except OverflowError:
-        raise ConfigurationError(f"{day.date()}: beyond the calendar; give a date in between") from None
+        raise ConfigurationError(f"{day.date()}: outside the calendar; give an earlier date") from None
 
 
 def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
     """Return the period that `--date` names.
 
     Args:
-        kind: how long the period is.
-        text: `YYYY-MM-DD`, `today` or `yesterday` (the period that holds the day); for a week also
+        kind: the length of the period.
+        text: `YYYY-MM-DD`, `today` or `yesterday` (the period that contains the day); for a week also
             `YYYY-Www`, for a month also `YYYY-MM`.
-        now: the present moment, for `today` and `yesterday`.
+        now: the current time, for `today` and `yesterday`.
 
     Raises:
-        ConfigurationError: the text is none of these.
+        ConfigurationError: the text is none of these, or there is no such date.
     """
     word = text.strip().lower()
     if word in ("today", "yesterday"):
@@ -113,19 +115,19 @@ def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
             return period_of(kind, dt.datetime(int(month.group(1)), int(month.group(2)), 1, tzinfo=UTC))
     except ValueError:
         raise ConfigurationError(f"{text!r}: there is no such date") from None
-    wanted = {
+    example = {
         PeriodKind.DAILY: "2026-11-21",
         PeriodKind.WEEKLY: "2026-W47 (or any date in the week)",
         PeriodKind.MONTHLY: "2026-11 (or any date in the month)",
     }[kind]
-    raise ConfigurationError(f"{text!r} is not a date for a {kind} report: give it as {wanted}, today or yesterday")
+    raise ConfigurationError(f"{text!r} is not a date for a {kind} report: give it as {example}, today or yesterday")
 
 
 def parse_moment(text: str) -> dt.datetime:
     """Return the moment that a flag such as `--since` names; without a zone it is UTC.
 
     Raises:
-        ConfigurationError: the text is no ISO-8601 date or time.
+        ConfigurationError: the text is not an ISO 8601 date or time.
     """
     try:
         moment = dt.datetime.fromisoformat(text.strip())

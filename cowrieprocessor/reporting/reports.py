@@ -1,4 +1,4 @@
-"""Reports: what happened on the honeypots in a day, a week or a month, compared with the one before."""
+"""Reports: what happened on the honeypots in a day, a week or a month, compared with the period before."""
 
 from __future__ import annotations
 
@@ -20,18 +20,14 @@ TOP_VALUES = 10
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One number of the report beside that of the period before.
-
-    Attributes:
-        percent: the change, rounded to one decimal; None where there was nothing before.
-    """
+    """A number of the report and the same number in the period before."""
 
     current: int
     previous: int
 
     @property
     def percent(self) -> float | None:
-        """The change in percent of the previous number; None if that is 0."""
+        """The change in percent of the previous number, rounded to one decimal; None if that is 0."""
         if not self.previous:
             return None
         return round(100 * (self.current - self.previous) / self.previous, 1)
@@ -39,13 +35,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report; docs/reports.md says what each number means.
+    """One report; docs/reports.md explains each number.
 
     Attributes:
-        files: the worst and most frequent of `totals.files` files.
-        found_malicious: of `totals.files_found_malicious` files those that most sessions dropped.
-        changed_verdicts: of `totals.answers_changed` answers the gravest and latest.
-        dead_letters: those that wait now, of any date: what could not be read has no time of an event.
+        files: of `totals.files` files, malicious ones and those of most sessions first.
+        found_malicious: of `totals.files_found_malicious` files, those dropped by most sessions first.
+        changed_verdicts: of `totals.answers_changed` answers, the most severe and latest first.
+        dead_letters: all that are unresolved now, of any date: an unreadable line has no event time.
     """
 
     period: Period
@@ -69,7 +65,7 @@ class Report:
         return not self.totals.sessions and not self.totals.files
 
     def changes(self) -> dict[str, Change]:
-        """Return every number of the period beside that of the period before, by its name in `Totals`."""
+        """Return every number with that of the period before, by its name in `Totals`."""
         return {
             field.name: Change(getattr(self.totals, field.name), getattr(self.previous, field.name))
             for field in fields(Totals)
@@ -87,15 +83,15 @@ def make_report(
     """Return the report on a period.
 
     Args:
-        connection: a connection in one read transaction, so that all numbers are of one state.
-        period: the days it is about.
-        sensor: only this sensor.
-        top_files: how many files it lists at most; so many found to be malicious, and so many changed verdicts.
-        top_values: how many addresses, names, commands... it lists at most.
+        connection: a connection in one read transaction, so that all numbers describe the same state.
+        period: the days to report on.
+        sensor: report on this sensor only.
+        top_files: maximum length of each list of files: dropped, found malicious, changed verdicts.
+        top_values: maximum length of each other list: addresses, user names, commands, ...
 
     Raises:
-        ConfigurationError: the calendar has no period before this one.
-        NotFound: the database knows no such sensor.
+        ConfigurationError: the period before this one is outside the calendar.
+        NotFound: the database has no such sensor.
     """
     window = Window(period.start, period.end, sensor)
     before = period.previous()
@@ -124,7 +120,7 @@ def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None =
     """Return the newest period that has anything to report, or None if the database is empty.
 
     Raises:
-        NotFound: the database knows no such sensor.
+        NotFound: the database has no such sensor.
     """
     moment = activity.newest_moment(connection, sensor)
     if moment is None:
@@ -135,7 +131,8 @@ def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None =
 
 
 def _require_sensor(connection: Connection, sensor: str) -> None:
+    """Raise NotFound, naming the sensors that exist, unless the database has this one."""
     known = activity.sensor_names(connection)
     if sensor not in known:
         names = ", ".join(known[:20]) or "none yet"
-        raise NotFound(f"no sensor {sensor!r} in this database; it knows: {names}")
+        raise NotFound(f"no sensor {sensor!r} in this database; it has: {names}")

@@ -1,6 +1,6 @@
-"""One event of a session in words.
+"""One-line descriptions of a session's events.
 
-The words are still the attacker's: nothing here makes them inert, the renderers do.
+A description contains the attacker's text as it is stored: the renderers, not this module, make it safe to show.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ _HASH_CHARS = 12
 
 
 def describe_event(event_type: str | None, fields: Fields) -> str:
-    """Return what happened in one line.
+    """Return one line that describes an event.
 
-    An event name without words of its own is described by the message that Cowrie wrote, else by its fields.
+    An event type without a description of its own is described by Cowrie's message, else by its fields.
 
     Args:
-        event_type: Cowrie's name of the event, None where it has none.
+        event_type: Cowrie's `eventid`; None if the event has none.
         fields: the event as it is stored.
     """
-    describe = _WORDS.get(event_type or "")
+    describe = _DESCRIPTIONS.get(event_type or "")
     return (describe(fields) if describe else "") or _message(fields) or _other_fields(fields)
 
 
 def command_text(fields: Fields) -> str:
     """Return the command line of a command event.
 
-    Version 3 stored a rewritten `input_safe` instead of `input`; the original is gone, so that is shown.
+    Version 3 stored a rewritten `input_safe` instead of `input`; the original is lost, so `input_safe` is returned.
     """
     for key in ("input", "command", "input_safe"):
         text = _text(fields.get(key))
@@ -40,46 +40,48 @@ def command_text(fields: Fields) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a field as text; a field that is missing or null is empty."""
+    """Return a field as text; empty if it is missing or null."""
     if value is None:
         return ""
     return value if isinstance(value, str) else str(value)
 
 
-def _pick(fields: Fields, *keys: str) -> str:
+def _first_text(fields: Fields, *keys: str) -> str:
+    """Return the first of these fields that is not empty, or an empty text."""
     return next((text for key in keys if (text := _text(fields.get(key)))), "")
 
 
-def _address(fields: Fields, host: str, port: str) -> str:
-    name, number = _text(fields.get(host)), _text(fields.get(port))
-    if name and number:
-        return f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
-    return name
+def _address(fields: Fields, host_key: str, port_key: str) -> str:
+    """Return `host:port`, with brackets around an IPv6 address."""
+    host, port = _text(fields.get(host_key)), _text(fields.get(port_key))
+    if host and port:
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host
 
 
-def _connected(fields: Fields) -> str:
+def _describe_connect(fields: Fields) -> str:
     origin = _address(fields, "src_ip", "src_port") or "an unknown address"
     target = _address(fields, "dst_ip", "dst_port")
     protocol = _text(fields.get("protocol"))
     return f"from {origin}" + (f" to {target}" if target else "") + (f" with {protocol}" if protocol else "")
 
 
-def _closed(fields: Fields) -> str:
+def _describe_close(fields: Fields) -> str:
     seconds = duration_s(dict(fields))
     return "connection ended" + (f" after {seconds:.1f} s" if seconds is not None else "")
 
 
-def _login(fields: Fields) -> str:
+def _describe_login(fields: Fields) -> str:
     user = _text(fields.get("username"))
     if fields.get("password") is not None:
         return f"{user} / {_text(fields['password'])}"
-    key = _pick(fields, "fingerprint", "key")
+    key = _first_text(fields, "fingerprint", "key")
     return f"{user} with key {key}" if key else user
 
 
-def _file(fields: Fields) -> str:
-    """Return name, source and the beginning of the hash of a file. Its size is never in the event."""
-    parts = [_pick(fields, "destfile", "filename")]
+def _describe_file(fields: Fields) -> str:
+    """Return a file's name, URL and short hash. Cowrie's event never has its size."""
+    parts = [_first_text(fields, "destfile", "filename")]
     url = _text(fields.get("url"))
     if url and url != parts[0]:
         parts.append(f"from {url}")
@@ -88,46 +90,46 @@ def _file(fields: Fields) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _forward(fields: Fields) -> str:
+def _describe_forwarding(fields: Fields) -> str:
     target = _address(fields, "dst_ip", "dst_port")
     data = _text(fields.get("data"))
     return (f"to {target}" if target else "") + (f": {data}" if data else "")
 
 
-def _named(*keys: str) -> Callable[[Fields], str]:
-    """Return words made of a few fields, one after the other."""
+def _join_fields(*keys: str) -> Callable[[Fields], str]:
+    """Return a description that joins these fields with blanks."""
 
-    def words(fields: Fields) -> str:
+    def describe(fields: Fields) -> str:
         return " ".join(text for key in keys if (text := _text(fields.get(key))))
 
-    return words
+    return describe
 
 
-_WORDS: dict[str, Callable[[Fields], str]] = {
-    "cowrie.session.connect": _connected,
-    "cowrie.session.closed": _closed,
-    "cowrie.session.params": _named("arch"),
-    "cowrie.session.input": _named("input"),
-    "cowrie.session.file_download": _file,
-    "cowrie.session.file_download.failed": _named("url", "error"),
-    "cowrie.session.file_upload": _file,
-    "cowrie.client.version": _named("version"),
-    "cowrie.client.kex": _named("hassh"),
-    "cowrie.client.fingerprint": _named("username", "type", "fingerprint"),
-    "cowrie.client.var": _named("name", "value"),
-    "cowrie.login.success": _login,
-    "cowrie.login.failed": _login,
+_DESCRIPTIONS: dict[str, Callable[[Fields], str]] = {
+    "cowrie.session.connect": _describe_connect,
+    "cowrie.session.closed": _describe_close,
+    "cowrie.session.params": _join_fields("arch"),
+    "cowrie.session.input": _join_fields("input"),
+    "cowrie.session.file_download": _describe_file,
+    "cowrie.session.file_download.failed": _join_fields("url", "error"),
+    "cowrie.session.file_upload": _describe_file,
+    "cowrie.client.version": _join_fields("version"),
+    "cowrie.client.kex": _join_fields("hassh"),
+    "cowrie.client.fingerprint": _join_fields("username", "type", "fingerprint"),
+    "cowrie.client.var": _join_fields("name", "value"),
+    "cowrie.login.success": _describe_login,
+    "cowrie.login.failed": _describe_login,
     "cowrie.command.input": command_text,
     "cowrie.command.failed": command_text,
     "cowrie.command.success": command_text,
-    "cowrie.command.chpasswd": _named("username", "password"),
-    "cowrie.log.closed": _named("ttylog"),
-    "cowrie.direct-tcpip.request": _forward,
-    "cowrie.direct-tcpip.data": _forward,
-    "cowrie.tunnelproxy-tcpip.data": _forward,
+    "cowrie.command.chpasswd": _join_fields("username", "password"),
+    "cowrie.log.closed": _join_fields("ttylog"),
+    "cowrie.direct-tcpip.request": _describe_forwarding,
+    "cowrie.direct-tcpip.data": _describe_forwarding,
+    "cowrie.tunnelproxy-tcpip.data": _describe_forwarding,
 }
 
-_SHARED = frozenset(
+_COMMON_FIELDS = frozenset(
     (
         "eventid",
         "session",
@@ -152,4 +154,4 @@ def _message(fields: Fields) -> str:
 
 
 def _other_fields(fields: Fields) -> str:
-    return " ".join(f"{key}={_text(value)}" for key, value in fields.items() if key not in _SHARED)
+    return " ".join(f"{key}={_text(value)}" for key, value in fields.items() if key not in _COMMON_FIELDS)

@@ -1,4 +1,4 @@
-"""A v3 database whose exact answer is known, migrated and backfilled: it comes to that answer."""
+"""A generated v3 database, migrated and backfilled, has exactly the rows that its generator recorded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cowrieprocessor.jobs.upgrade.backfill import backfill
 EVENTS = 6000
 
 
-def backfilled(path: Path) -> dict[str, Any]:
-    """Migrate and backfill a v3 file, and return what it comes to."""
+def backfill_answer(path: Path) -> dict[str, Any]:
+    """Migrate and backfill a v3 file, and return its resulting answer."""
     with opened(path) as engine:
         apply_migrations(engine)
         backfill(engine)
@@ -30,7 +30,7 @@ def backfilled(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Engine]:
-    """Yield an engine on a file, and close it."""
+    """Yield an engine for a file, and dispose of it."""
     engine = get_engine(path)
     try:
         yield engine
@@ -39,21 +39,23 @@ def opened(path: Path) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize(("seed", "from_v1", "planned_files"), [(1, False, False), (2, True, False), (3, False, True)])
-def test_the_backfill_comes_to_the_answer(tmp_path: Path, seed: int, *, from_v1: bool, planned_files: bool) -> None:
-    """Every pair, hash, attribute, refusal and count is what the maker of the database wrote down."""
+def test_the_backfill_gives_the_recorded_answer(
+    tmp_path: Path, seed: int, *, from_v1: bool, planned_files: bool
+) -> None:
+    """Every pair, hash, attribute, refusal and count is what the generator of the database recorded."""
     path = tmp_path / "v3.sqlite"
     answer = make_v3_db(path, events=EVENTS, seed=seed, from_v1=from_v1, planned_files=planned_files)
 
-    assert differences(answer, backfilled(path)) == []
+    assert differences(answer, backfill_answer(path)) == []
     assert min(answer.files, answer.hashes, answer.command_stats, answer.doubled_sessions) > 0
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, V3Answer]:
-    """A file that was migrated and backfilled, and its answer; tests change copies of it."""
+    """A migrated and backfilled file and its answer; tests change copies of it."""
     path = tmp_path_factory.mktemp("done") / "v4.sqlite"
     answer = make_v3_db(path, events=EVENTS, seed=4)
-    assert differences(answer, backfilled(path)) == []
+    assert differences(answer, backfill_answer(path)) == []
     return path, answer
 
 
@@ -80,18 +82,18 @@ DAMAGES = {
     "UPDATE command_stats SET occurrences = occurrences + 1 WHERE id = 1": {"command_occurrences"},
     "DELETE FROM dead_letter_events WHERE id = (SELECT max(id) FROM dead_letter_events)": {"file_events_refused"},
 }
-"""What is done to one row, and the figures that show it."""
+"""Statements that damage a row, and the figures of the answer that change with it."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_wrong_row_is_noticed(tmp_path: Path, done: tuple[Path, V3Answer], damage: str) -> None:
-    """A row that is missing, changed, or too many makes another answer, in every table that v4 fills."""
+def test_each_wrong_row_is_detected(tmp_path: Path, done: tuple[Path, V3Answer], damage: str) -> None:
+    """A missing, changed or additional row changes the answer, in every table that v4 fills."""
     path, answer = done
     shutil.copy(path, tmp_path / "damaged.sqlite")
 
     with opened(tmp_path / "damaged.sqlite") as engine:
         with write_transaction(engine) as connection:
             connection.execute(text(damage))
-        found = answer_of(engine)
+        actual = answer_of(engine)
 
-    assert {line.split(":")[0] for line in differences(answer, found)} == DAMAGES[damage]
+    assert {line.split(":")[0] for line in differences(answer, actual)} == DAMAGES[damage]

@@ -1,5 +1,5 @@
-"""What the database can be asked: each function takes a connection and returns frozen dataclasses.
+"""Read-only queries: each function takes a connection and returns frozen dataclasses.
 
-Every list has a total order that is the same on SQLite and PostgreSQL. Texts are as they are stored; whoever
-shows them makes them inert (`reporting.render`).
+Every list has a total order that is the same on SQLite and PostgreSQL. Texts are returned as stored;
+`reporting.render` makes them safe to show.
 """

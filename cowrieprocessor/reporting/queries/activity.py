@@ -1,9 +1,9 @@
-"""What happened in a window of time: totals and rankings.
+"""Totals and rankings of a time window.
 
-One clock: the time of the events, never of loading. A session is in the window in which its first event lies,
-a file of a session in the one in which the session first named it, an answer about a file in the one in which its
-source gave it. Everything is read from the normalized
-tables through the indexes on these two times; the events themselves are not read again.
+Everything goes by event time, never by the time of loading. A session belongs to the window of its first event, a
+session's file to the window in which the session first named it, a source's answer to the window in which the source
+first gave it. All numbers are read from the normalized tables through the indexes on these times; the events
+themselves are not read again.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ class Totals:
     """The numbers of a window.
 
     Attributes:
-        sessions: sessions that began in it.
-        sessions_logged_in: those that the honeypot let in.
-        sessions_with_files: sessions, whenever they began, that left a file in it.
-        sessions_without_attributes: sessions whose address is not known (yet): a migrated database where the
-            second backfill has not run.
-        sessions_without_their_files: those of which downloads were counted and no file is recorded: the downloads
-            were empty, or the files of a migrated database are not backfilled (yet).
-        addresses: different source addresses of the sessions; `sensors` likewise.
-        events, commands, login_attempts: counted over the sessions.
-        files: different hashes; `files_new` those never seen before, `files_malicious` and `files_suspicious`
-            by their present verdict.
-        downloads, uploads: (session, hash) pairs; `artifacts` captured files that no log names.
-        files_found_malicious: hashes, whenever they were seen, that a source called malicious in it and none before.
-        answers_changed: answers of a source in it that differ from its answer before about the same hash;
-            `verdicts_changed` those of them that differ in the verdict.
+        sessions: sessions that began in the window.
+        sessions_logged_in: of these, sessions with a successful login.
+        sessions_with_files: sessions, whenever they began, that left a file in the window.
+        sessions_without_attributes: sessions whose address is not known: in a migrated database, those that the
+            second backfill has not reached.
+        sessions_without_their_files: sessions with counted downloads but no recorded file: the downloads were empty,
+            or the files of a migrated database are not backfilled yet.
+        addresses, sensors: distinct source addresses and sensors of the sessions.
+        events, commands, login_attempts: sums over the sessions.
+        files: distinct hashes; `files_new` of these were never seen before the window, `files_malicious` and
+            `files_suspicious` have that verdict now.
+        downloads, uploads: (session, hash) pairs.
+        artifacts: captured files that no log names.
+        files_found_malicious: hashes, whenever seen, that a source called malicious in the window and none before.
+        answers_changed: answers in the window that differ from the same source's previous answer about the hash;
+            in `verdicts_changed` of these the verdict differs.
     """
 
     sessions: int = 0
@@ -72,9 +73,9 @@ class DroppedFile:
     """One hash that was dropped in the window.
 
     Attributes:
-        sessions: sessions of the window that left it; 0 for a captured file that no log names.
-        first_in_window: when the first of them named it; `first_seen` is the first time ever.
-        new: it was never seen before the window.
+        sessions: sessions that left it in the window; 0 for a captured file that no log names.
+        new: whether it was never seen before the window.
+        first_in_window: when it was first seen in the window; `first_seen` is the first time ever.
     """
 
     sha256: str
@@ -96,7 +97,7 @@ class DroppedFile:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A value, in how many sessions it occurred, and how often in all."""
+    """A value, the number of sessions it occurs in, and its total count."""
 
     value: str
     sessions: int
@@ -105,7 +106,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The most frequent values, and how many different ones there are."""
+    """The most frequent values, and the number of distinct values."""
 
     top: tuple[Ranked, ...]
     distinct: int
@@ -115,7 +116,7 @@ def totals(connection: Connection, window: Window) -> Totals:
     """Return the numbers of a window."""
     has_file = select(Files.id).where(Files.session_id == SessionSummary.session_id).exists()
     sessions = connection.execute(
-        _sessions(
+        _select_sessions(
             window,
             func.count().label("sessions"),
             _sum(case((SessionAttribute.login_success.is_(True), 1), else_=0)).label("sessions_logged_in"),
@@ -131,7 +132,7 @@ def totals(connection: Connection, window: Window) -> Totals:
         )
     ).mappings()
     pairs = connection.execute(
-        _files(
+        _select_files(
             window,
             func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label("sessions_with_files"),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
@@ -139,7 +140,7 @@ def totals(connection: Connection, window: Window) -> Totals:
             _sum(case((Files.origin == ARTIFACT, 1), else_=0)).label("artifacts"),
         )
     ).mappings()
-    hashes = _files(window, Files.shasum).distinct().subquery()
+    hashes = _select_files(window, Files.shasum).distinct().subquery()
     files = connection.execute(
         select(
             func.count().label("files"),
@@ -160,9 +161,9 @@ def totals(connection: Connection, window: Window) -> Totals:
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:
-    """Return the files of a window: malicious first, then suspicious, then by number of sessions."""
+    """Return the files of a window: malicious ones first, then suspicious ones, then by number of sessions."""
     dropped = (
-        _files(
+        _select_files(
             window,
             Files.shasum,
             func.min(Bytewise(Files.filename)).label("name"),
@@ -199,13 +200,13 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
             sessions=int(row["sessions"]),
             downloads=int(row["downloads"]),
             uploads=int(row["uploads"]),
-            **{key: row[key] for key in _UNCHANGED},
+            **{key: row[key] for key in _COPIED_COLUMNS},
         )
         for row in connection.execute(query).mappings()
     )
 
 
-_UNCHANGED = (
+_COPIED_COLUMNS = (
     "name",
     "size_bytes",
     "mime_type",
@@ -221,29 +222,29 @@ _UNCHANGED = (
 
 def addresses(connection: Connection, window: Window, limit: int) -> Ranking:
     """Return the source addresses by sessions; `times` counts their events."""
-    return _of_sessions(connection, window, SessionAttribute.src_ip, SessionSummary.event_count, limit)
+    return _rank_sessions(connection, window, SessionAttribute.src_ip, SessionSummary.event_count, limit)
 
 
 def usernames(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the names by sessions: of each session the one that got in, else the first one tried.
+    """Return the user names by sessions: each session's successful one, else the first it tried.
 
-    `times` counts the login attempts of these sessions, under whatever name.
+    `times` counts all login attempts of these sessions, under any name.
     """
-    return _of_sessions(connection, window, SessionAttribute.username, SessionSummary.login_attempts, limit)
+    return _rank_sessions(connection, window, SessionAttribute.username, SessionSummary.login_attempts, limit)
 
 
 def sensors(connection: Connection, window: Window, limit: int) -> Ranking:
     """Return the sensors by sessions; `times` counts their events."""
-    return _of_sessions(connection, window, SessionSummary.matcher, SessionSummary.event_count, limit)
+    return _rank_sessions(connection, window, SessionSummary.matcher, SessionSummary.event_count, limit)
 
 
 def protocols(connection: Connection, window: Window, limit: int) -> Ranking:
     """Return the protocols by sessions; `times` counts their events."""
-    return _of_sessions(connection, window, SessionAttribute.protocol, SessionSummary.event_count, limit)
+    return _rank_sessions(connection, window, SessionAttribute.protocol, SessionSummary.event_count, limit)
 
 
 def commands(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the commands by sessions; `times` counts how often they were given."""
+    """Return the commands by sessions; `times` counts their occurrences."""
     query = (
         select(
             CommandStat.command_normalized.label("value"),
@@ -255,13 +256,13 @@ def commands(connection: Connection, window: Window, limit: int) -> Ranking:
         .where(*_in_window(window))
         .group_by(CommandStat.command_normalized)
     )
-    return _ranking(connection, query, limit)
+    return _rank(connection, query, limit)
 
 
 def download_urls(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the URLs that files came from by sessions; `times` counts the different files."""
+    """Return the download URLs by sessions; `times` counts distinct files."""
     query = (
-        _files(
+        _select_files(
             window,
             Files.download_url.label("value"),
             func.count(distinct(Files.session_id)).label("sessions"),
@@ -270,11 +271,11 @@ def download_urls(connection: Connection, window: Window, limit: int) -> Ranking
         .where(Files.download_url.is_not(None))
         .group_by(Files.download_url)
     )
-    return _ranking(connection, query, limit)
+    return _rank(connection, query, limit)
 
 
 def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | None:
-    """Return when the newest session began, else when the newest file was seen; None without either."""
+    """Return when the newest session began, else when the newest file was seen; None if there is neither."""
     began = SessionSummary.first_event_at
     session = select(began).where(began >= EARLIEST, true() if sensor is None else on_sensor(sensor))
     newest = connection.scalar(session.order_by(began.desc()).limit(1))
@@ -288,10 +289,10 @@ def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | N
 
 
 def sensor_names(connection: Connection) -> tuple[str, ...]:
-    """Return the names of all sensors. Reads every session: meant for an error message."""
-    found = connection.scalars(select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct())
+    """Return the names of all sensors. Reads every session, so it is meant for error messages only."""
+    names = connection.scalars(select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct())
     artifacts = connection.scalars(select(Files.session_id).where(Files.origin == ARTIFACT).distinct())
-    return tuple(sorted({name for name in found if name} | {artifact_sensor(name) for name in artifacts}))
+    return tuple(sorted({name for name in names if name} | {artifact_sensor(session_id) for session_id in artifacts}))
 
 
 def _sum(value: ColumnElement[Any] | Any) -> ColumnElement[int]:
@@ -306,7 +307,7 @@ def _in_window(window: Window) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
+def _select_sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
     return (
         select(*columns)
         .select_from(SessionSummary)
@@ -315,7 +316,7 @@ def _sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _files(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
+def _select_files(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
     query = select(*columns).select_from(Files)
     if window.sensor is not None:
         query = query.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
@@ -323,12 +324,14 @@ def _files(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
     return query.where(Files.first_seen >= window.start, Files.first_seen < window.end)
 
 
-def _of_sessions(connection: Connection, window: Window, value: Any, times: Any, limit: int) -> Ranking:
-    query = _sessions(window, value.label("value"), func.count().label("sessions"), _sum(times).label("times"))
-    return _ranking(connection, query.where(value.is_not(None)).group_by(value), limit)
+def _rank_sessions(connection: Connection, window: Window, value: Any, times: Any, limit: int) -> Ranking:
+    """Rank the values of a column of the window's sessions; `times` is the column to sum."""
+    query = _select_sessions(window, value.label("value"), func.count().label("sessions"), _sum(times).label("times"))
+    return _rank(connection, query.where(value.is_not(None)).group_by(value), limit)
 
 
-def _ranking(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int) -> Ranking:
+def _rank(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int) -> Ranking:
+    """Run a query for `value`, `sessions` and `times`, and return the most frequent values."""
     counted = grouped.subquery()
     ranked = (
         select(counted, func.count().over().label("distinct_values"))

@@ -1,4 +1,4 @@
-"""Whether lists are whole: what version 3 stored is in them only after the backfill."""
+"""Whether lists are complete: data that version 3 stored appears in them only after the backfill."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _DONE = "done"
 
 
 def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
-    """Say whether the database holds events of version 3 and one of these backfills has not come to its end.
+    """Return whether the database has version 3 events and any of these backfills is not done.
 
-    It looks at the rows of the jobs and at the oldest event, so that it takes no time however large the database is.
+    Reads the jobs' rows and the oldest event only, so the cost does not depend on the size of the database.
 
     Args:
         connection: a connection in a transaction.
-        jobs: `FILES_JOB`, `SESSIONS_JOB`.
+        jobs: `FILES_JOB`, `SESSIONS_JOB` or both.
     """
     done = connection.scalar(select(func.count()).where(Job.name.in_(jobs), Job.state == _DONE)) or 0
     return done < len(jobs) and has_rows_of_v3(connection)

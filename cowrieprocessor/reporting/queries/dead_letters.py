@@ -1,4 +1,4 @@
-"""Dead letters: values of logs that could not be stored as events, and why."""
+"""Dead letters: log values that could not be stored as events, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.reporting.queries.paging import Bytewise, Page, page_of
 
 EXCERPT_CHARS = 4096
-"""Characters of the stored payload that are read for a list: dead letters can be large."""
+"""Characters of each stored payload that a list reads: dead letters can be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class DeadLetter:
 
     Attributes:
         source: the log it came from; `source_offset` is the 0-based number of the line it starts on.
-        excerpt: the beginning of the stored payload, as JSON text; `payload_chars` is its whole length.
+        excerpt: the beginning of the stored payload as JSON text, at most `EXCERPT_CHARS`.
+        payload_chars: length of the whole payload as JSON text.
     """
 
     id: int
@@ -41,14 +42,14 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeDeadLetter:
-    """One dead letter with all that is stored of it.
+class DeadLetterDetails:
+    """One dead letter with everything that is stored about it.
 
     Attributes:
-        ingest_id: the load that met it.
+        ingest_id: the load that found it.
         source: the log it came from; `source_offset` is the 0-based number of the line it starts on.
-        details: the place of its bytes, and what became of it.
-        payload: its bytes: `text`, or `base64`; of more than 1 MiB the first 64 KiB, with `length` and `sha256`.
+        details: the position of its bytes in the log, and the result of replaying it.
+        payload: its bytes as `text` or `base64`; above 1 MiB only the first 64 KiB, with `length` and `sha256`.
     """
 
     id: int
@@ -65,7 +66,7 @@ class WholeDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class ReasonCount:
-    """How many dead letters one reason has."""
+    """The number of dead letters with one reason."""
 
     reason: str
     count: int
@@ -84,10 +85,10 @@ def list_dead_letters(
 
     Args:
         connection: a connection in a transaction.
-        reason: only those with this reason.
-        source: only those of this log, by its path or by what the column `source` says.
-        resolved: also those that were replayed or dismissed since.
-        limit: rows on the page, at least 1.
+        reason: list only dead letters with this reason.
+        source: list only those of this log, given by its path or by its value in the column `source`.
+        resolved: also list those that have been replayed or dismissed.
+        limit: rows per page, at least 1.
         after: the cursor of an earlier page: the id of its last row.
 
     Raises:
@@ -124,12 +125,12 @@ def list_dead_letters(
 def count_dead_letters(
     connection: Connection, *, source: str | None = None, resolved: bool = False
 ) -> tuple[ReasonCount, ...]:
-    """Return how many dead letters each reason has, the most frequent first.
+    """Return the number of dead letters by reason, the most frequent reason first.
 
     Args:
         connection: a connection in a transaction.
-        source: only those of this log, as in the list.
-        resolved: count also those that were replayed or dismissed since.
+        source: count only those of this log, as in `list_dead_letters`.
+        resolved: also count those that have been replayed or dismissed.
     """
     query = select(DeadLetterEvent.reason, func.count().label("count")).group_by(DeadLetterEvent.reason)
     if source is not None:
@@ -140,15 +141,15 @@ def count_dead_letters(
     return tuple(ReasonCount(row.reason, row._mapping["count"]) for row in connection.execute(query))
 
 
-def dead_letter(connection: Connection, letter_id: int) -> WholeDeadLetter:
-    """Return one dead letter with all that is stored of it.
+def dead_letter(connection: Connection, letter_id: int) -> DeadLetterDetails:
+    """Return one dead letter with everything that is stored about it.
 
     Args:
         connection: a connection in a transaction.
-        letter_id: as the list shows it.
+        letter_id: the id that the list shows.
 
     Raises:
-        NotFound: there is none with this id.
+        NotFound: no dead letter has this id.
     """
     columns = [
         column for column in DeadLetterEvent.__table__.columns if column.name not in ("payload", "metadata_json")
@@ -161,11 +162,11 @@ def dead_letter(connection: Connection, letter_id: int) -> WholeDeadLetter:
     row = connection.execute(query.where(DeadLetterEvent.id == letter_id)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"dead letter {letter_id}: there is none with this id; `dead-letters list --all` shows all")
-    return WholeDeadLetter(**{**row, "payload": _decoded(row["payload"])})
+    return DeadLetterDetails(**{**row, "payload": _decode_payload(row["payload"])})
 
 
-def _decoded(payload: str | None) -> Any:
-    """Return a stored payload; one that is no JSON as the text that it is."""
+def _decode_payload(payload: str | None) -> Any:
+    """Return a stored payload decoded from JSON, or as it is if it is not valid JSON."""
     try:
         return json.loads(payload or "")
     except json.JSONDecodeError:

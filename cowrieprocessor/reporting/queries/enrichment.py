@@ -1,4 +1,4 @@
-"""How enrichment stands: the queue of each source, what failed, what waits to be spread or replayed, and the job."""
+"""The state of enrichment: each source's queue, failures, verdicts waiting for propagation, and the job."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ ENRICH_JOB = "enrich"
 POLICY_JOB = "enrich-policy"
 OTHER_KIND = "other"
 MAX_KINDS = 200
-"""Kinds of failure that are told apart (a kind is the word before the colon of a reason); what is beyond is `other`."""
+"""Kinds of failure that are counted separately; further ones count as `other`. A kind is a reason's part before the
+colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """How many hashes one source was asked about, or is to be.
+    """One source's hashes by state.
 
     Attributes:
-        waiting: never asked about, and to be; those included that sources before it may settle.
-        asked_for: named by hand, not asked about yet.
-        retries_due: to be asked about again now, after a failure or because whoever asked was killed.
-        expired: whose answer is to be renewed now.
-        leased: being asked about.
-        answered: with an answer, also one that is to be renewed.
-        failed: whose last attempt failed, also those that are not due yet.
-        refused: that the source will not answer about.
+        waiting: hashes never sent to the source and still to be sent, including those for which an earlier source may
+            give a decisive verdict first.
+        asked_for: requested by hand and not sent yet.
+        retries_due: due for a retry after a failure, or because the process that claimed them was killed.
+        expired: answers due for renewal.
+        leased: claimed by a running process.
+        answered: hashes with an answer, expired or not.
+        failed: hashes whose last attempt failed, due for a retry or not.
+        refused: hashes that the source will not answer about.
     """
 
     waiting: int = 0
@@ -49,18 +51,18 @@ class QueueCounts:
 
     @property
     def backlog(self) -> int:
-        """How many hashes the source is to be asked about now."""
+        """The number of hashes to send to the source now."""
         return self.waiting + self.asked_for + self.retries_due + self.expired
 
 
 @dataclass(frozen=True, slots=True)
 class FailureKind:
-    """Hashes that one source failed or refused to answer about, for one kind of reason.
+    """Hashes that one source failed on or refused, for one kind of reason.
 
     Attributes:
-        status: failed (to be asked again) or refused (not asked again).
-        kind: timeout, connection, server-error...; the words before the colon of the reason.
-        example: the whole reason of one of them, `example_sha256`: that which was tried most often.
+        status: `failed` (will be retried) or `refused` (will not).
+        kind: timeout, connection, server-error, ...: the part of the reason before the colon.
+        example: the whole reason for `example_sha256`, the hash that was tried most often.
     """
 
     provider: str
@@ -73,7 +75,7 @@ class FailureKind:
 
 @dataclass(frozen=True, slots=True)
 class PropagationBacklog:
-    """Hashes whose new verdict is still to reach their rows in `files`, and since when the oldest of them waits."""
+    """The number of hashes whose new verdict has not reached all rows of `files`; `since` when the oldest waits."""
 
     hashes: int
     since: dt.datetime | None
@@ -81,11 +83,11 @@ class PropagationBacklog:
 
 @dataclass(frozen=True, slots=True)
 class EnrichJob:
-    """The job as it last reported.
+    """The `enrich` job as last reported.
 
     Attributes:
         state: running, waiting, paused, done, failed or stopped; `reason` says why.
-        counters: of all its runs together.
+        counters: totals over all its runs.
     """
 
     state: str
@@ -97,25 +99,25 @@ class EnrichJob:
 
 
 def queue_counts(connection: Connection, policy: Policy, now: dt.datetime) -> dict[str, QueueCounts]:
-    """Return how each source stands that is in use or was ever asked, by its name.
+    """Return the counts of each source that is in use or was ever queried, by its name.
 
-    What is to be asked is found by the conditions by which it is claimed; of a source that is not in use it is nothing.
+    The backlog is counted by the conditions under which hashes are claimed; a source not in use has no backlog.
 
     Args:
         connection: a connection in a transaction.
-        policy: which sources are in use, and what settles a hash.
-        now: the present.
+        policy: which sources are in use, and which verdicts are decisive.
+        now: the current time.
     """
     item = EnrichmentQueueItem
     query = select(item.provider, item.status, func.count()).group_by(item.provider, item.status)
     statuses: dict[tuple[str, str], int] = {(row[0], row[1]): row[2] for row in connection.execute(query)}
     leased = select(item.provider, func.count()).where(item.status == LEASED, ~lease_is_over(now))
-    asking: dict[str, int] = {row[0]: row[1] for row in connection.execute(leased.group_by(item.provider))}
+    leases: dict[str, int] = {row[0]: row[1] for row in connection.execute(leased.group_by(item.provider))}
     names = {provider for provider, _ in statuses if provider != POLICY}
     return {
         name: QueueCounts(
-            **(_to_be_asked(connection, name, policy, now) if name in policy.providers else {}),
-            leased=asking.get(name, 0),
+            **(_count_backlog(connection, name, policy, now) if name in policy.providers else {}),
+            leased=leases.get(name, 0),
             answered=statuses.get((name, ANSWERED), 0),
             failed=statuses.get((name, FAILED), 0),
             refused=statuses.get((name, REFUSED), 0),
@@ -124,48 +126,50 @@ def queue_counts(connection: Connection, policy: Policy, now: dt.datetime) -> di
     }
 
 
-def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.datetime) -> dict[str, int]:
-    """Return how many hashes a source is to be asked about now, by reason, as claims would find them.
+def _count_backlog(connection: Connection, provider: str, policy: Policy, now: dt.datetime) -> dict[str, int]:
+    """Return the number of hashes that could be claimed for a source now, by reason.
 
-    What is most, hashes never asked about and answers that are old, is counted from indexes; by the whole rule are
-    counted only those that it may except.
+    The large groups, hashes never queried and expired answers, are counted from indexes. The full rule is evaluated
+    only for hashes that it may exclude, and the excluded ones are subtracted.
     """
-    excepted = _may_be_excepted(policy)
+    may_be_excluded = _skipped_or_decided(policy)
     queued = QUEUE.join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
     no_row = ~exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider)
     by_hand = QUEUE.c.priority > 0
-    again = retries(provider, policy, now).conditions()
-    old = expired(provider, policy, now)
+    retry_conditions = retries(provider, policy, now).conditions()
+    renewals = expired(provider, policy, now)
 
     def count(source: FromClause, *conditions: ColumnElement[bool]) -> int:
         return connection.scalar(select(func.count()).select_from(source).where(*conditions)) or 0
 
-    # `sha256 >= ''` speaks of the index on the hash: walked in its order, the queue is found page by page.
-    never = (HASHES.c.sha256 >= "", no_row)
+    # `sha256 >= ''` makes the planner walk the index on the hash, so that lookups in the queue go page by page.
+    never_queried = (HASHES.c.sha256 >= "", no_row)
     return {
-        "waiting": count(HASHES, *never)
-        - count(HASHES, excepted, no_row, ~never_asked(provider, policy, now))
+        "waiting": count(HASHES, *never_queried)
+        - count(HASHES, may_be_excluded, no_row, ~never_asked(provider, policy, now))
         + count(queued, lost(provider, policy, now)),
-        "asked_for": count(queued, asked_for(provider, now)) + sum(count(queued, one, by_hand) for one in again),
-        "retries_due": sum(count(queued, one, ~by_hand) for one in again),
-        "expired": count(QUEUE, old.due)
-        - count(queued, excepted, old.due, ~old.kept)
-        + count(queued, old.ahead, old.kept),
+        "asked_for": count(queued, asked_for(provider, now))
+        + sum(count(queued, condition, by_hand) for condition in retry_conditions),
+        "retries_due": sum(count(queued, condition, ~by_hand) for condition in retry_conditions),
+        "expired": count(QUEUE, renewals.due)
+        - count(queued, may_be_excluded, renewals.due, ~renewals.kept)
+        + count(queued, renewals.ahead, renewals.kept),
     }
 
 
-def _may_be_excepted(policy: Policy) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` for those that may be skipped or settled.
+def _skipped_or_decided(policy: Policy) -> ColumnElement[bool]:
+    """Return the condition on `file_hashes` for hashes that may be skipped or have a decisive verdict.
 
-    The verdict of a hash is the first in VERDICTS that any source gives: behind the last one that settles, none does.
+    A hash's verdict is the first in VERDICTS that any source gives, so a verdict after the last decisive one in that
+    order means that no source gave a decisive one.
     """
-    places = [VERDICTS.index(verdict) for verdict in policy.settled_by if verdict in VERDICTS]
-    settling = VERDICTS[: max(places) + 1] if places else ()
-    return or_(HASHES.c.enrichment_status == HASH_SKIPPED, HASHES.c.verdict.in_(settling))
+    positions = [VERDICTS.index(verdict) for verdict in policy.settled_by if verdict in VERDICTS]
+    up_to_last_decisive = VERDICTS[: max(positions) + 1] if positions else ()
+    return or_(HASHES.c.enrichment_status == HASH_SKIPPED, HASHES.c.verdict.in_(up_to_last_decisive))
 
 
 def failure_kinds(connection: Connection, providers: Iterable[str]) -> tuple[FailureKind, ...]:
-    """Return what these sources failed and refused to answer, by kind of reason: the most frequent first."""
+    """Return the failures and refusals of these sources by kind of reason, the most frequent first."""
     item = EnrichmentQueueItem
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], tuple[int, str, str]] = {}
@@ -175,39 +179,45 @@ def failure_kinds(connection: Connection, providers: Iterable[str]) -> tuple[Fai
                 item.provider == provider, item.status == status
             )
             for sha256, attempts, reason in connection.execute(rows.execution_options(yield_per=1000)):
-                key = provider, status, _kind(reason) if status == FAILED else REFUSED
+                key = provider, status, _failure_kind(reason) if status == FAILED else REFUSED
                 if key not in counts and len(counts) >= MAX_KINDS:
                     key = provider, status, OTHER_KIND
                 counts[key] += 1
                 example = -attempts, sha256, reason or ""
                 examples[key] = min(example, examples.get(key, example))
     kinds = [FailureKind(*key, count, *examples[key][1:]) for key, count in counts.items()]
-    return tuple(sorted(kinds, key=lambda one: (-one.count, one.provider, one.status, one.kind)))
+    return sort_kinds(kinds)
 
 
-def _kind(reason: str | None) -> str:
+def sort_kinds(kinds: Iterable[FailureKind]) -> tuple[FailureKind, ...]:
+    """Return kinds of failure in the order of lists: the most frequent first, then by source, status and kind."""
+    return tuple(sorted(kinds, key=lambda kind: (-kind.count, kind.provider, kind.status, kind.kind)))
+
+
+def _failure_kind(reason: str | None) -> str:
+    """Return the part of a reason before the colon, at most 40 characters."""
     return (reason or "").partition(":")[0].strip()[:40] or OTHER_KIND
 
 
 def verdict_counts(connection: Connection) -> dict[str, int]:
-    """Return how many hashes have each verdict."""
+    """Return the number of hashes by verdict."""
     query = select(FileHash.verdict, func.count()).group_by(FileHash.verdict)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def skipped(connection: Connection) -> int:
-    """Return how many hashes no source is ever asked about."""
+def count_skipped(connection: Connection) -> int:
+    """Return the number of hashes that are never sent to any source."""
     return connection.scalar(select(func.count()).where(FileHash.enrichment_status == HASH_SKIPPED)) or 0
 
 
-def spreading(connection: Connection) -> PropagationBacklog:
-    """Return how many new verdicts are still to reach rows of `files`."""
+def propagation_backlog(connection: Connection) -> PropagationBacklog:
+    """Return the new verdicts that have not reached all their rows in `files`."""
     row = connection.execute(select(func.count(), func.min(VerdictPropagation.requested_at))).one()
     return PropagationBacklog(row[0], row[1])
 
 
-def last_used(connection: Connection) -> tuple[str, ...]:
-    """Return the sources that the last run had in use; none if it never ran."""
+def last_run_providers(connection: Connection) -> tuple[str, ...]:
+    """Return the sources that the last run used; empty if the job never ran."""
     cursor = connection.scalar(select(Job.cursor).where(Job.name == POLICY_JOB)) or {}
     policy = cursor.get("policy") if isinstance(cursor, dict) else None
     names = policy.get("providers", []) if isinstance(policy, dict) else []
@@ -215,7 +225,7 @@ def last_used(connection: Connection) -> tuple[str, ...]:
 
 
 def enrich_job(connection: Connection) -> EnrichJob | None:
-    """Return the job as it last reported, or None if it never ran."""
+    """Return the `enrich` job as last reported, or None if it never ran."""
     names = [name for name in EnrichJob.__dataclass_fields__ if name != "counters"]
     columns = [*(getattr(Job, name) for name in names), Job.counters]
     row = connection.execute(select(*columns).where(Job.name == ENRICH_JOB)).mappings().first()

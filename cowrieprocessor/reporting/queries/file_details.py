@@ -1,14 +1,15 @@
-"""One captured file: found by its hash or the beginning of it, with all its names, sources and sensors."""
+"""One captured file, found by its hash or a prefix of it, with all its names, URLs, sources and sensors."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, RowMapping, and_, func, select
 
 from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
@@ -18,6 +19,9 @@ from cowrieprocessor.reporting.queries.file_sessions import FileSession, list_fi
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT
 
+if TYPE_CHECKING:
+    from cowrieprocessor.loader.file_processor import FileSighting
+
 MIN_PREFIX_CHARS = 6
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
 _SHOWN_CANDIDATES = 5
@@ -25,7 +29,7 @@ _SHOWN_CANDIDATES = 5
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """A value seen with a file (a name, a URL, a sensor), and in how many sessions."""
+    """A value seen with a file (a name, a URL, a sensor), and the number of sessions it was seen in."""
 
     value: str
     sessions: int
@@ -33,15 +37,16 @@ class Sightings:
 
 @dataclass(frozen=True, slots=True)
 class FileDetails:
-    """One file by content, with everything that is known about it.
+    """One file, identified by its content, with everything that is known about it.
 
     Attributes:
-        sources: what each source says of it now, and how it stands in the queue.
-        names: names it had, the most frequent first; `names_total` counts all of them.
-        urls: where it was fetched from, as `names`.
-        addresses: how many different addresses dropped it.
-        sightings_read: of how many sessions (the latest) names, URLs, origins, sensors and addresses are counted.
-        events_read: of how many of these also the events were read, for names and URLs that their rows do not keep.
+        sources: each source's current answer and queue state.
+        names: its names, the most frequent first; `names_total` counts all of them.
+        urls: its download URLs, the most frequent first; `urls_total` counts all of them.
+        addresses: number of distinct source addresses.
+        sightings_read: number of sessions (the latest) over which names, URLs, origins, sensors and addresses are
+            counted.
+        events_read: number of these whose events were read, too, for names and URLs that their rows do not keep.
     """
 
     sha256: str
@@ -80,15 +85,15 @@ class FileDetails:
 
 
 def find_hash(connection: Connection, text: str) -> str:
-    """Return the SHA-256 of the file that a person names.
+    """Return the SHA-256 of the file that the user means.
 
     Args:
         connection: a connection in a transaction.
-        text: a SHA-256, the beginning of one (at least 6 characters), or a whole MD5 or SHA-1; in any case.
+        text: a SHA-256 or a prefix of one (at least 6 characters), or a whole MD5 or SHA-1; case is ignored.
 
     Raises:
-        ConfigurationError: it is too short, too long or not hexadecimal.
-        NotFound: no file of the database is meant, or several are.
+        ConfigurationError: the text is too short, too long or not hexadecimal.
+        NotFound: no file of the database matches, or several do.
     """
     prefix = text.strip().lower()
     if not _HEX.fullmatch(prefix) or not MIN_PREFIX_CHARS <= len(prefix) <= 64:
@@ -101,16 +106,16 @@ def find_hash(connection: Connection, text: str) -> str:
     if not exact:
         matches = and_(FileHash.sha256 >= prefix, FileHash.sha256 < f"{prefix}g")
     ordered = select(FileHash.sha256).order_by(Bytewise(FileHash.sha256)).limit(_SHOWN_CANDIDATES + 1)
-    found = list(connection.scalars(ordered.where(matches)))
-    if not found and len(prefix) in (32, 40):
+    hashes = list(connection.scalars(ordered.where(matches)))
+    if not hashes and len(prefix) in (32, 40):
         column = FileHash.md5 if len(prefix) == 32 else FileHash.sha1
-        found = list(connection.scalars(ordered.where(column == prefix)))
-    if not found:
+        hashes = list(connection.scalars(ordered.where(column == prefix)))
+    if not hashes:
         raise NotFound(f"no file with the hash {prefix} in this database; `cowrieprocessor files list` shows them")
-    if len(found) > 1:
-        candidates = ", ".join(found[:_SHOWN_CANDIDATES]) + (", ..." if len(found) > _SHOWN_CANDIDATES else "")
+    if len(hashes) > 1:
+        candidates = ", ".join(hashes[:_SHOWN_CANDIDATES]) + (", ..." if len(hashes) > _SHOWN_CANDIDATES else "")
         raise NotFound(f"{prefix} is the beginning of several hashes: {candidates}; give more characters")
-    return found[0]
+    return hashes[0]
 
 
 def file_details(
@@ -126,35 +131,33 @@ def file_details(
     Args:
         connection: a connection in a transaction.
         sha256: the whole hash, in lower case.
-        max_sightings: of how many sessions (the latest) names, URLs, sensors and addresses are counted.
-        read_events_of: of how many of these (the latest) the events are read: each row of `files` keeps one name
-            and one URL, but a session can fetch one file under several.
-        max_values: how many names and URLs to return.
+        max_sightings: number of sessions (the latest) over which names, URLs, sensors and addresses are counted.
+        read_events_of: number of these (the latest) whose events are read: a row of `files` keeps one name and one
+            URL, but a session can fetch one file under several.
+        max_values: number of names and of URLs to return.
 
     Raises:
         NotFound: the database has no such file.
     """
-    hashed = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
-    if hashed is None:
-        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
-    sightings = list_file_sessions(connection, sha256, limit=max_sightings).rows
-    read = [sighting for sighting in sightings if sighting.origin != ARTIFACT][:read_events_of]
-    names = Counter(sighting.filename for sighting in sightings if sighting.filename is not None)
-    urls = Counter(sighting.download_url for sighting in sightings if sighting.download_url is not None)
-    _add_beyond_rows(connection, sha256, read, names, urls)
+    row = _hash_row(connection, sha256)
+    sessions = list_file_sessions(connection, sha256, limit=max_sightings).rows
+    with_events = [session for session in sessions if session.origin != ARTIFACT][:read_events_of]
+    event_names, event_urls = _count_event_values(connection, sha256, with_events)
+    names = _count(session.filename for session in sessions) + event_names
+    urls = _count(session.download_url for session in sessions) + event_urls
     return FileDetails(
-        **{key: hashed[key] for key in _COLUMNS},
-        reputation_reasons=tuple(hashed["reputation_reasons"] or ()),
+        **{key: row[key] for key in _COLUMNS},
+        reputation_reasons=tuple(row["reputation_reasons"] or ()),
         sources=source_verdicts(connection, sha256),
-        origins=_ranked(Counter(sighting.origin for sighting in sightings)),
-        sensors=_ranked(Counter(sighting.sensor for sighting in sightings if sighting.sensor is not None)),
-        addresses=len({sighting.src_ip for sighting in sightings if sighting.src_ip is not None}),
+        origins=_ranked(_count(session.origin for session in sessions)),
+        sensors=_ranked(_count(session.sensor for session in sessions)),
+        addresses=len(_count(session.src_ip for session in sessions)),
         names=_ranked(names)[:max_values],
         names_total=len(names),
         urls=_ranked(urls)[:max_values],
         urls_total=len(urls),
-        sightings_read=len(sightings),
-        events_read=len(read),
+        sightings_read=len(sessions),
+        events_read=len(with_events),
     )
 
 
@@ -165,39 +168,57 @@ _COLUMNS = tuple(
 )
 
 
+def _hash_row(connection: Connection, sha256: str) -> RowMapping:
+    """Return the row of `file_hashes`, or raise NotFound."""
+    row = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
+    if row is None:
+        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
+    return row
+
+
+def _count(values: Iterable[str | None]) -> Counter[str]:
+    return Counter(value for value in values if value is not None)
+
+
 def _ranked(counts: Counter[str]) -> tuple[Sightings, ...]:
     return tuple(Sightings(*item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _add_beyond_rows(
-    connection: Connection, sha256: str, read: Sequence[FileSession], names: Counter[str], urls: Counter[str]
-) -> None:
-    """Count the names and URLs that events of sessions give the file and that their rows do not keep."""
+def _count_event_values(
+    connection: Connection, sha256: str, sessions: Sequence[FileSession]
+) -> tuple[Counter[str], Counter[str]]:
+    """Return names and URLs of the file that are in the sessions' events but not in their rows, once per session."""
+    rows = {session.session_id: session for session in sessions}
+    names: set[tuple[str, str]] = set()
+    urls: set[tuple[str, str]] = set()
+    for sighting in _event_sightings(connection, sha256, list(rows)):
+        row = rows[sighting.session_id]
+        if sighting.filename is not None and sighting.filename != row.filename:
+            names.add((sighting.session_id, sighting.filename))
+        if sighting.download_url is not None and sighting.download_url != row.download_url:
+            urls.add((sighting.session_id, sighting.download_url))
+    return Counter(name for _, name in names), Counter(url for _, url in urls)
+
+
+def _event_sightings(connection: Connection, sha256: str, session_ids: Sequence[str]) -> Iterator[FileSighting]:
+    """Yield the sightings of one file in the events of these sessions."""
     from cowrieprocessor.loader.file_processor import file_sighting
 
-    kept = {sighting.session_id: sighting for sighting in read}
+    if not session_ids:
+        return
     # coalesce() keeps the planner from the index on event_type, which would read every file event there is.
     events = (
         select(RawEvent.session_id, RawEvent.payload)
         .where(
-            RawEvent.session_id.in_(list(kept)),
+            RawEvent.session_id.in_(session_ids),
             func.coalesce(RawEvent.event_type, "").in_((FILE_DOWNLOAD, FILE_UPLOAD)),
         )
         .execution_options(yield_per=500)
     )
-    seen: set[tuple[str, str, str]] = set()
-    for session_id, payload in connection.execute(events) if kept else ():
+    for session_id, payload in connection.execute(events):
         try:
             sighting = file_sighting(payload, session_id)
         except InvalidShasum:
             continue
-        if sighting is None or sighting.sha256 != sha256:
-            continue
-        row = kept[session_id]
-        for counts, kind, value, in_row in (
-            (names, "name", sighting.filename, row.filename),
-            (urls, "url", sighting.download_url, row.download_url),
-        ):
-            if value is not None and value != in_row and (kind, value, session_id) not in seen:
-                seen.add((kind, value, session_id))
-                counts[value] += 1
+        if sighting is not None and sighting.sha256 == sha256:
+            yield sighting

@@ -1,4 +1,4 @@
-"""What the sources said about one file over time, and how each of them stands to it now."""
+"""The sources' answers about one file over time, and each source's current state."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from sqlalchemy import Connection, func, select
 from cowrieprocessor.db.models import EnrichmentQueueItem, FileHash, FileVerdict
 from cowrieprocessor.errors import NotFound
 
-_KEPT = ("verdict", "classification", "positives", "total")
+_ANSWER = ("verdict", "classification", "positives", "total")
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictChange:
-    """One answer of a source that differs from its answer before; `previous_*` is that one, None at the first.
+    """A source's answer that differs from its previous one, which `previous_*` holds; None for its first answer.
 
     Attributes:
         provider: the source.
-        fetched_at: when it first answered so.
-        confirmed_at: when it last answered so.
-        classification: what it calls the file.
-        positives: how many engines say malicious, of `total` that said anything.
+        fetched_at: when it first gave this answer.
+        confirmed_at: when it last gave this answer.
+        classification: its name for the file.
+        positives: number of engines that say malicious, of `total` that gave a result.
         first_seen: when the source first saw the file.
-        last_analysis: when it last looked at it itself.
+        last_analysis: when the source last analysed the file.
     """
 
     provider: str
@@ -44,17 +44,17 @@ class VerdictChange:
 
 @dataclass(frozen=True, slots=True)
 class SourceVerdict:
-    """What one source says of a file now, and whether it is to be asked again.
+    """A source's current answer about a file, and whether it will be queried again.
 
     Attributes:
         provider: the source.
-        verdict: of its latest answer, None where it gave none; so are the fields down to `confirmed_at`.
-        fetched_at: when it first answered so; `confirmed_at` when last.
-        status: of the queue: answered, failed (to be asked again), refused (it will not answer), skipped (not to be
-            asked), leased (being asked); None where it is not in the queue.
-        attempts: how often it was asked in a row without an answer.
-        next_attempt_at: when it is to be asked again.
-        last_error: why the last attempt failed, was refused or is not made.
+        verdict: the verdict of its latest answer; None, like the fields down to `confirmed_at`, if it gave none.
+        fetched_at: when it first gave this answer; `confirmed_at` when it last did.
+        status: the queue's state: answered, failed (will be retried), refused (the source will not answer), skipped
+            (not queried), leased (being queried); None if it is not in the queue.
+        attempts: consecutive attempts without an answer.
+        next_attempt_at: when it will be queried again.
+        last_error: why the last attempt failed or was refused, or why there is none.
     """
 
     provider: str
@@ -75,8 +75,8 @@ class FileHistory:
     """One file's verdicts over time.
 
     Attributes:
-        verdict: all sources together, now.
-        changes: the latest changes over all sources, the oldest of them first; `changes_total` counts all there are.
+        verdict: the aggregate of all sources now.
+        changes: the latest changes of all sources, oldest first; `changes_total` counts all changes.
         sources: every source that ever answered or is in the queue, by name.
     """
 
@@ -91,19 +91,19 @@ class FileHistory:
 
 
 def file_history(connection: Connection, sha256: str, *, limit: int = 100) -> FileHistory:
-    """Return what the sources said about a file over time.
+    """Return the sources' answers about a file over time.
 
     Args:
         connection: a connection in a transaction.
         sha256: the whole hash, in lower case.
-        limit: how many changes to return, the latest ones.
+        limit: maximum number of changes; the latest are returned.
 
     Raises:
         NotFound: the database has no such file.
     """
-    judged = (FileHash.verdict, FileHash.family, FileHash.enrichment_status, FileHash.next_check_at)
-    now = connection.execute(select(*judged).where(FileHash.sha256 == sha256)).mappings().first()
-    if now is None:
+    columns = (FileHash.verdict, FileHash.family, FileHash.enrichment_status, FileHash.next_check_at)
+    current = connection.execute(select(*columns).where(FileHash.sha256 == sha256)).mappings().first()
+    if current is None:
         raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
     count = select(func.count()).select_from(FileVerdict).where(FileVerdict.sha256 == sha256)
     return FileHistory(
@@ -111,12 +111,12 @@ def file_history(connection: Connection, sha256: str, *, limit: int = 100) -> Fi
         changes=_changes(connection, sha256, limit),
         changes_total=connection.scalar(count) or 0,
         sources=source_verdicts(connection, sha256),
-        **now,
+        **current,
     )
 
 
 def _changes(connection: Connection, sha256: str, limit: int) -> tuple[VerdictChange, ...]:
-    """Return the latest changes, the oldest of them first, each beside what the same source said before."""
+    """Return the latest changes, oldest first, each with the same source's previous answer."""
     columns = [
         column for name, column in FileVerdict.__table__.columns.items() if name in VerdictChange.__dataclass_fields__
     ]
@@ -124,7 +124,7 @@ def _changes(connection: Connection, sha256: str, limit: int) -> tuple[VerdictCh
         func.lag(getattr(FileVerdict, name))
         .over(partition_by=FileVerdict.provider, order_by=(FileVerdict.fetched_at, FileVerdict.id))
         .label(f"previous_{name}")
-        for name in _KEPT
+        for name in _ANSWER
     ]
     query = (
         select(*columns, *previous)
@@ -136,10 +136,11 @@ def _changes(connection: Connection, sha256: str, limit: int) -> tuple[VerdictCh
 
 
 def source_verdicts(connection: Connection, sha256: str) -> tuple[SourceVerdict, ...]:
-    """Return how each source stands to a file: its latest answer, and its place in the queue; by name."""
+    """Return each source's latest answer about a file and its queue state, by name of the source."""
+    answer_columns = (*_ANSWER, "fetched_at", "confirmed_at")
     latest = select(
         FileVerdict.provider,
-        *(getattr(FileVerdict, name) for name in (*_KEPT, "fetched_at", "confirmed_at")),
+        *(getattr(FileVerdict, name) for name in answer_columns),
         func.row_number()
         .over(
             partition_by=FileVerdict.provider,
@@ -149,18 +150,18 @@ def source_verdicts(connection: Connection, sha256: str) -> tuple[SourceVerdict,
     ).where(FileVerdict.sha256 == sha256)
     numbered = latest.subquery()
     answers = {
-        row["provider"]: {name: row[name] for name in (*_KEPT, "fetched_at", "confirmed_at")}
+        row["provider"]: {name: row[name] for name in answer_columns}
         for row in connection.execute(select(numbered).where(numbered.c.place == 1)).mappings()
     }
-    asked = select(
+    queue = select(
         EnrichmentQueueItem.provider,
         EnrichmentQueueItem.status,
         EnrichmentQueueItem.attempts,
         EnrichmentQueueItem.next_attempt_at,
         EnrichmentQueueItem.last_error,
     ).where(EnrichmentQueueItem.sha256 == sha256)
-    queued = {row["provider"]: dict(row) for row in connection.execute(asked).mappings()}
-    no_answer = dict.fromkeys((*_KEPT, "fetched_at", "confirmed_at"))
+    queued = {row["provider"]: dict(row) for row in connection.execute(queue).mappings()}
+    no_answer = dict.fromkeys(answer_columns)
     not_queued = {"status": None, "attempts": 0, "next_attempt_at": None, "last_error": None}
     return tuple(
         SourceVerdict(**{"provider": provider, **answers.get(provider, no_answer), **queued.get(provider, not_queued)})

@@ -1,4 +1,4 @@
-"""The sessions that had one file."""
+"""The sessions in which one file was seen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from cowrieprocessor.reporting.queries.paging import (
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor
 
 _MANY_SESSIONS = 20_000
+"""Above this number of sessions a page is read in the order of time instead of by hash."""
+
 _ATTRIBUTES = ("src_ip", "protocol", "username")
 
 
 @dataclass(frozen=True, slots=True)
 class FileSession:
-    """One session that had a file. `session_id` is `artifact:<sensor>` where no log names the file."""
+    """A session in which a file was seen; `session_id` is `artifact:<sensor>` if no log names the file."""
 
     session_id: str
     first_seen: dt.datetime
@@ -41,19 +43,19 @@ class FileSession:
 def list_file_sessions(
     connection: Connection, sha256: str, *, limit: int = 50, after: str | None = None
 ) -> Page[FileSession]:
-    """Return one page of the sessions that had a file, the latest first.
+    """Return one page of the sessions in which a file was seen, the latest first.
 
     Args:
         connection: a connection in a transaction.
         sha256: the whole hash, in lower case.
-        limit: rows on the page, at least 1.
+        limit: rows per page, at least 1.
         after: the cursor of an earlier page.
 
     Raises:
         ConfigurationError: `after` is not a cursor of this list.
     """
-    # A planner has to choose: all rows of the hash, sorted, or all rows by time until enough are of the hash. It
-    # cannot know which is less, we do; coalesce() takes the index that shall not be used out of its hands.
+    # The planner either sorts all rows of the hash, or walks all rows by time until enough are of the hash. It cannot
+    # know which is cheaper, but `session_count` tells; coalesce() hides the column whose index must not be used.
     if _is_in_many_sessions(connection, sha256):
         of_file, seen = func.coalesce(Files.shasum, "") == sha256, Files.first_seen.expression
     else:

@@ -1,9 +1,10 @@
-"""Captured files: the list by hash."""
+"""Captured files, listed by hash."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ from cowrieprocessor.reporting.queries.paging import (
 from cowrieprocessor.reporting.queries.sensors import file_on_sensor
 
 FileOrder = Literal["last-seen", "first-seen", "sessions"]
+HashTimes = tuple[str, dt.datetime, dt.datetime]
+"""A SHA-256, and when it was first and last seen."""
+
 VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
 _NAME_SAMPLE_ROWS = 100
 _HASHES_AT_ONCE = 500
@@ -32,14 +36,14 @@ _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 @dataclass(frozen=True, slots=True)
 class FileFilter:
-    """Which files to list; what is None does not filter.
+    """Which files to list; None means no restriction.
 
     Attributes:
         verdict: one of `VERDICTS`.
-        since: last seen then or later.
-        until: first seen before then.
-        sensor: seen by that sensor.
-        name: part of a name it had in some session, in any case of ASCII letters.
+        since: last seen at this time or later.
+        until: first seen before this time.
+        sensor: seen by this sensor.
+        name: part of a name that the file had in any session; the case of ASCII letters is ignored.
     """
 
     verdict: str | None = None
@@ -51,7 +55,7 @@ class FileFilter:
 
 @dataclass(frozen=True, slots=True)
 class FileListing:
-    """One hash in a list. `name` is the one it had when first or last seen, else one of some session."""
+    """One hash in a list; `name` is its name when first seen, else when last seen, else from any session."""
 
     sha256: str
     name: str | None
@@ -79,9 +83,9 @@ def list_files(
 
     Args:
         connection: a connection in a transaction.
-        filters: which files.
-        order: by the last or first time seen, or by the number of sessions; always descending, then by hash.
-        limit: rows on the page, at least 1.
+        filters: which files to list.
+        order: by the time last or first seen, or by the number of sessions; always descending, then by hash.
+        limit: rows per page, at least 1.
         after: the cursor of an earlier page.
 
     Raises:
@@ -115,16 +119,16 @@ def list_files(
             raise ConfigurationError(f"--after {after!r}: not a cursor of this list")
         query = query.where(after_descending(sorted_by, value, Bytewise(FileHash.sha256), sha256))
     query = query.order_by(sorted_by.desc(), Bytewise(FileHash.sha256)).limit(limit + 1)
-    found = connection.execute(query).mappings().all()
-    names = names_of(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in found[:limit]])
-    rows = [FileListing(name=names.get(row["sha256"]), **row) for row in found]
+    rows = connection.execute(query).mappings().all()
+    names = find_names(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in rows[:limit]])
+    files = [FileListing(name=names.get(row["sha256"]), **row) for row in rows]
 
-    def cursor_of(row: FileListing) -> str:
+    def cursor_of(file: FileListing) -> str:
         if order == "sessions":
-            return f"{row.session_count},{row.sha256}"
-        return time_cursor(row.first_seen if order == "first-seen" else row.last_seen, row.sha256)
+            return f"{file.session_count},{file.sha256}"
+        return time_cursor(file.first_seen if order == "first-seen" else file.last_seen, file.sha256)
 
-    return page_of(rows, limit, cursor_of)
+    return page_of(files, limit, cursor_of)
 
 
 def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*tuple[Any, ...]]:
@@ -148,41 +152,52 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*t
     return query
 
 
-def names_of(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, str]:
-    """Return one name for each of these hashes (with the first and the last time it was seen) that has any.
+def find_names(connection: Connection, hashes: Sequence[HashTimes]) -> dict[str, str]:
+    """Return a name for each of these hashes that has one.
 
-    It is the name in the sighting that was first, else in the last; both are found by their time, so that a
-    hash of a hundred thousand sessions costs no more than another. Only without those, some rows are read.
+    It is the name in the first sighting, else in the last. Both are looked up by their time, so that a hash of a
+    hundred thousand sessions costs no more than any other. Only if neither has a name is a sample of rows read.
+
+    Args:
+        connection: a connection in a transaction.
+        hashes: SHA-256 and the times first and last seen.
     """
     names: dict[str, str] = {}
     for start in range(0, len(hashes), _HASHES_AT_ONCE):
-        names.update(_names_of_some(connection, hashes[start : start + _HASHES_AT_ONCE]))
+        chunk = hashes[start : start + _HASHES_AT_ONCE]
+        names.update(_names_by_time(connection, chunk))
+        missing = {sha256 for sha256, _, _ in chunk} - names.keys()
+        if missing:
+            names.update(_sampled_names(connection, missing))
     return names
 
 
-def _names_of_some(connection: Connection, hashes: Sequence[tuple[str, dt.datetime, dt.datetime]]) -> dict[str, str]:
-    wanted = {sha256 for sha256, _, _ in hashes}
+def _names_by_time(connection: Connection, hashes: Sequence[HashTimes]) -> dict[str, str]:
+    """Return the name of each hash in its first sighting, else in its last; of several names the least."""
+    sha256s = {sha256 for sha256, _, _ in hashes}
     moments = {moment for _, first, last in hashes for moment in (first, last)}
     # coalesce() keeps the planner from the index on the hash: the one on the time finds far fewer rows.
     sightings = connection.execute(
         select(Files.shasum, Files.first_seen, Files.filename).where(
             Files.first_seen.in_(moments),
-            func.coalesce(Files.shasum, "").in_(wanted),
+            func.coalesce(Files.shasum, "").in_(sha256s),
             Files.filename.is_not(None),
         )
     )
     by_time: dict[tuple[str, dt.datetime], str] = {}
     for sha256, moment, name in sightings:
         by_time[sha256, moment] = min(str(name), by_time.get((sha256, moment), str(name)))
-    names = {
+    return {
         sha256: name
         for sha256, first, last in hashes
         if (name := by_time.get((sha256, first)) or by_time.get((sha256, last)))
     }
-    if missing := wanted - names.keys():
-        sample = select(Files.filename).where(Files.shasum == FileHash.sha256).limit(_NAME_SAMPLE_ROWS)
-        sampled = sample.correlate(FileHash).subquery()
-        name_of = select(func.min(Bytewise(sampled.c.filename))).scalar_subquery()
-        found = connection.execute(select(FileHash.sha256, name_of).where(FileHash.sha256.in_(missing)))
-        names.update({sha256: name for sha256, name in found if name})
-    return names
+
+
+def _sampled_names(connection: Connection, sha256s: AbstractSet[str]) -> dict[str, str]:
+    """Return the least name of each hash in a sample of its sightings."""
+    sample = select(Files.filename).where(Files.shasum == FileHash.sha256).limit(_NAME_SAMPLE_ROWS)
+    sampled = sample.correlate(FileHash).subquery()
+    least_name = select(func.min(Bytewise(sampled.c.filename))).scalar_subquery()
+    rows = connection.execute(select(FileHash.sha256, least_name).where(FileHash.sha256.in_(sha256s)))
+    return {sha256: name for sha256, name in rows if name}

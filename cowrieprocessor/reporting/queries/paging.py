@@ -1,7 +1,7 @@
-"""Pages of a list that stay right while rows are added, in an order that is total everywhere.
+"""Keyset pagination: pages that stay correct while rows are added, in an order that is total on every database.
 
-A page is continued by a cursor `VALUE,ID` that names the last row shown: the value it was ordered by and its
-identity. Rows that appear or move meanwhile neither shift the next page nor end it.
+A cursor `VALUE,ID` names the last row of a page: the value it is ordered by, and its identity. Rows that appear or
+move in the meantime neither shift nor cut the next page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Row = TypeVar("Row")
 class Bytewise(FunctionElement[str]):
     """Text compared by its bytes, so that every database gives the same order.
 
-    SQLite compares bytes anyway; PostgreSQL would use the language of its cluster and is told `COLLATE "C"`.
+    SQLite compares bytes by default; PostgreSQL would use the cluster's locale, so it gets `COLLATE "C"`.
     """
 
     name = "bytewise"
@@ -33,27 +33,27 @@ class Bytewise(FunctionElement[str]):
 
 
 @compiles(Bytewise)
-def _plain(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
+def _compile_bytewise(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
     return compiler.process(element.clauses, **options)
 
 
 @compiles(Bytewise, "postgresql")
-def _collated(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
+def _compile_bytewise_postgresql(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
     return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Some rows of a list, and the cursor of the next ones (None at the end)."""
+    """Rows of a list, and the cursor of the next page; None on the last page."""
 
     rows: tuple[Row, ...]
     next: str | None
 
 
 def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
-    """Return the page for rows of which one more than `limit` was asked for."""
-    shown = tuple(rows[:limit])
-    return Page(shown, cursor_of(shown[-1]) if len(rows) > limit else None)
+    """Return the page for the rows of a query with `limit + 1`: the extra row tells whether there is a next page."""
+    page = tuple(rows[:limit])
+    return Page(page, cursor_of(page[-1]) if len(rows) > limit else None)
 
 
 def time_cursor(moment: dt.datetime | None, identity: str) -> str:
@@ -63,10 +63,10 @@ def time_cursor(moment: dt.datetime | None, identity: str) -> str:
 
 
 def parse_time_cursor(cursor: str) -> tuple[dt.datetime | None, str]:
-    """Return what `time_cursor` was made of.
+    """Return the time and the identity in a cursor made by `time_cursor`; the time is None for an undated row.
 
     Raises:
-        ConfigurationError: it is no such cursor.
+        ConfigurationError: this is not such a cursor.
     """
     value, comma, identity = cursor.partition(",")
     if not comma:
@@ -86,7 +86,7 @@ def parse_count_cursor(cursor: str) -> tuple[int, str]:
     """Return the count and the identity in a cursor of a list ordered by a count.
 
     Raises:
-        ConfigurationError: it is no such cursor.
+        ConfigurationError: this is not such a cursor.
     """
     value, comma, identity = cursor.partition(",")
     if not comma or not (value.isascii() and value.isdigit()) or len(value) > 18:
@@ -99,15 +99,15 @@ def _not_a_cursor(cursor: str) -> ConfigurationError:
 
 
 EARLIEST = dt.datetime.min.replace(tzinfo=dt.UTC)
-"""A bound below every moment. SQLite's planner would rather sort a whole table for a page of one row than walk an
-index that no condition speaks of; `value >= EARLIEST` speaks of it."""
+"""A lower bound for every time. Without a condition on the indexed column, SQLite's planner sorts the whole table even
+for a page of one row; `value >= EARLIEST` makes it walk the index."""
 
 
 def after_descending(
     value: ColumnElement[Any], last_value: object, identity: ColumnElement[Any], last_identity: str
 ) -> ColumnElement[bool]:
-    """Return the condition for rows after one, in descending order of value and ascending order of identity.
+    """Return the condition for rows after the last one, by descending value and ascending identity.
 
-    Written so that an index on the value alone gives the range.
+    Written so that an index on the value alone is enough for a range scan.
     """
     return and_(value <= last_value, or_(value < last_value, identity > last_identity))

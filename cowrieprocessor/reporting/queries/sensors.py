@@ -1,4 +1,4 @@
-"""Which rows are of a sensor: of its sessions, and of files it captured that no log names."""
+"""Conditions that pick a sensor's rows: its sessions, and the files it captured that no log names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARTIFACT = "artifact"
 
 
 def on_sensor(sensor: str) -> ColumnElement[bool]:
-    """Return the condition that a session is of a sensor, by the name that the log gave it."""
+    """Return the condition that a session is of a sensor, given the sensor's name in the log."""
     from cowrieprocessor.loader.rows.session_aggregates import MAX_SENSOR_CHARS
 
     return SessionSummary.matcher == (
@@ -28,5 +28,5 @@ def file_on_sensor(sensor: str) -> ColumnElement[bool]:
 
 
 def artifact_sensor(session_id: str) -> str:
-    """Return the sensor that captured a file which no log names."""
+    """Return the sensor in the session id `artifact:<sensor>` of a captured file that no log names."""
     return session_id.partition(":")[2]

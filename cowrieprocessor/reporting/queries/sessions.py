@@ -1,4 +1,4 @@
-"""Sessions: the list, and one session with what it did."""
+"""Sessions: the list, and one session with its files, commands and events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, or_, select
 
 from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttribute, SessionSummary
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
@@ -26,19 +26,24 @@ from cowrieprocessor.reporting.queries.sensors import on_sensor
 
 _IDS_AT_ONCE = 500
 _END_OF_TIME = dt.datetime.max.replace(tzinfo=dt.UTC)
+_began = SessionSummary.first_event_at.expression
+_identity = Bytewise(SessionSummary.session_id)
+
+Position = tuple[dt.datetime | None, str]
+"""The time and the id of the last row of a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
-    """Which sessions to list; what is None or False does not filter.
+    """Which sessions to list; None or False means no restriction.
 
     Attributes:
-        since: began then or later.
-        until: began before then.
-        src_ip: came from that address.
-        sensor: on that sensor.
+        since: began at this time or later.
+        until: began before this time.
+        src_ip: came from this address.
+        sensor: on this sensor.
         with_files: left at least one file.
-        flagged: flagged by VirusTotal's verdict on a file, or by DShield's on the address.
+        flagged: flagged by VirusTotal for a file, or by DShield for the address.
     """
 
     since: dt.datetime | None = None
@@ -51,7 +56,7 @@ class SessionFilter:
 
 @dataclass(frozen=True, slots=True)
 class SessionListing:
-    """One session in a list. Its times are of its first and last event, None where none was readable."""
+    """One session in a list; its times are None if no event has a readable time."""
 
     session_id: str
     first_event_at: dt.datetime | None
@@ -86,7 +91,7 @@ class SessionFile:
 
 @dataclass(frozen=True, slots=True)
 class SessionCommand:
-    """One command of a session, and how often it was given."""
+    """One command of a session; `times` is how often it was entered."""
 
     command: str
     times: int
@@ -98,8 +103,8 @@ class SessionEvent:
     """One event of a session.
 
     Attributes:
-        at: when, in UTC; None where the timestamp is missing or unreadable (such events come last).
-        event_type: Cowrie's name of it.
+        at: its time in UTC; None if the timestamp is missing or unreadable (such events come last).
+        event_type: Cowrie's `eventid`.
         fields: the event as it is stored.
         source: the log it was read from; `source_offset` is the 0-based number of its line.
     """
@@ -113,9 +118,9 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class SessionDetails:
-    """One session: its summary, its files and commands, and its events in order.
+    """One session: its summary, files, commands, and events in order of time.
 
-    `events_total`, `files_total` and `commands_total` count all of them, also those beyond the limit.
+    `events_total`, `files_total` and `commands_total` include those beyond the limit.
     """
 
     summary: SessionListing
@@ -158,31 +163,48 @@ def list_sessions(
 
     Args:
         connection: a connection in a transaction.
-        filters: which sessions.
-        limit: rows on the page, at least 1.
+        filters: which sessions to list.
+        limit: rows per page, at least 1.
         after: the cursor of an earlier page.
 
     Raises:
         ConfigurationError: `after` is not a cursor of this list.
     """
-    began = SessionSummary.first_event_at.expression
-    identity = Bytewise(SessionSummary.session_id)
-    moment, last_id = parse_time_cursor(after) if after is not None else (None, "")
-    rows: list[Any] = []
-    if after is None or moment is not None:
-        # Times are not null here, so that both databases can walk the index backwards.
-        dated = _filtered(_summaries(), filters).where(began >= EARLIEST)
-        if moment is not None:
-            dated = dated.where(after_descending(began, moment, identity, last_id))
-        rows += connection.execute(dated.order_by(began.desc(), identity).limit(limit + 1)).mappings()
-    if len(rows) <= limit and filters.since is None and filters.until is None:
-        undated = _filtered(_summaries(), filters).where(began.is_(None))
-        if after is not None and moment is None:
-            undated = undated.where(identity > last_id)
-        rows += connection.execute(undated.order_by(identity).limit(limit + 1 - len(rows))).mappings()
+    position = None if after is None else parse_time_cursor(after)
+    rows = _dated_rows(connection, filters, position, limit + 1)
+    if len(rows) <= limit:
+        rows += _undated_rows(connection, filters, position, limit + 1 - len(rows))
     files = _file_counts(connection, [row["session_id"] for row in rows])
-    listed = [SessionListing(files=files.get(row["session_id"], 0), **row) for row in rows]
-    return page_of(listed, limit, lambda row: time_cursor(row.first_event_at, row.session_id))
+    sessions = [SessionListing(files=files.get(row["session_id"], 0), **row) for row in rows]
+    return page_of(sessions, limit, lambda session: time_cursor(session.first_event_at, session.session_id))
+
+
+def _dated_rows(
+    connection: Connection, filters: SessionFilter, position: Position | None, limit: int
+) -> list[RowMapping]:
+    """Return sessions with a time after a position in the list, the latest first."""
+    # Times are not null here, so that both databases can walk the index backwards.
+    query = _filtered(_summaries(), filters).where(_began >= EARLIEST)
+    if position is not None:
+        moment, session_id = position
+        if moment is None:
+            return []
+        query = query.where(after_descending(_began, moment, _identity, session_id))
+    return list(connection.execute(query.order_by(_began.desc(), _identity).limit(limit)).mappings())
+
+
+def _undated_rows(
+    connection: Connection, filters: SessionFilter, position: Position | None, limit: int
+) -> list[RowMapping]:
+    """Return sessions without a time after a position in the list, by id; none if the filter asks for a time."""
+    if filters.since is not None or filters.until is not None:
+        return []
+    query = _filtered(_summaries(), filters).where(_began.is_(None))
+    if position is not None:
+        moment, session_id = position
+        if moment is None:
+            query = query.where(_identity > session_id)
+    return list(connection.execute(query.order_by(_identity).limit(limit)).mappings())
 
 
 def _filtered(query: Select[*tuple[Any, ...]], filters: SessionFilter) -> Select[*tuple[Any, ...]]:
@@ -204,8 +226,8 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: SessionFilter) -> Select
 def _file_counts(connection: Connection, session_ids: list[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for start in range(0, len(session_ids), _IDS_AT_ONCE):
-        some = session_ids[start : start + _IDS_AT_ONCE]
-        query = select(Files.session_id, func.count()).where(Files.session_id.in_(some)).group_by(Files.session_id)
+        chunk = session_ids[start : start + _IDS_AT_ONCE]
+        query = select(Files.session_id, func.count()).where(Files.session_id.in_(chunk)).group_by(Files.session_id)
         for session_id, count in connection.execute(query):
             counts[session_id] = count
     return counts
@@ -217,7 +239,7 @@ def session_details(connection: Connection, session_id: str, *, limit: int = 200
     Args:
         connection: a connection in a transaction.
         session_id: the whole id, as Cowrie wrote it.
-        limit: how many events, files and commands at most (each).
+        limit: maximum number of events, of files and of commands.
 
     Raises:
         NotFound: the database has no such session.
@@ -279,20 +301,20 @@ def _commands(connection: Connection, of_session: ColumnElement[bool], limit: in
 
 
 def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[SessionEvent, ...], int]:
-    """Return the earliest events of a session in order, and how many it has.
+    """Return the earliest events of a session in order of time, and the number of all its events.
 
-    Timestamps are text in several zones and forms, so the order is found here. Payloads are fetched only for
-    the events that are shown: a session of a million events takes no memory.
+    Timestamps are text in several zones and formats, so the events are sorted here. Payloads are fetched only for the
+    events that are returned, so that a session of a million events needs little memory.
     """
-    seen = 0
+    total = 0
 
-    def keys() -> Iterator[tuple[dt.datetime, int, str, str, int, int]]:
-        nonlocal seen
-        for row in connection.execute(places):
-            seen += 1
-            yield (_moment(row.event_timestamp) or _END_OF_TIME, *_place(row))
+    def sort_keys() -> Iterator[tuple[dt.datetime, int, str, str, int, int]]:
+        nonlocal total
+        for row in connection.execute(positions):
+            total += 1
+            yield (_moment(row.event_timestamp) or _END_OF_TIME, *_log_position(row))
 
-    places = (
+    positions = (
         select(
             RawEvent.id,
             RawEvent.event_timestamp,
@@ -304,10 +326,10 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[
         .where(RawEvent.session_id == session_id)
         .execution_options(yield_per=_IDS_AT_ONCE)
     )
-    first = heapq.nsmallest(limit, keys())
+    earliest = heapq.nsmallest(limit, sort_keys())
     events: dict[int, SessionEvent] = {}
-    for start in range(0, len(first), _IDS_AT_ONCE):
-        moments = {key[-1]: key[0] for key in first[start : start + _IDS_AT_ONCE]}
+    for start in range(0, len(earliest), _IDS_AT_ONCE):
+        moments = {key[-1]: key[0] for key in earliest[start : start + _IDS_AT_ONCE]}
         query = select(
             RawEvent.id, RawEvent.event_type, RawEvent.payload, RawEvent.source, RawEvent.source_offset
         ).where(RawEvent.id.in_(list(moments)))
@@ -317,16 +339,17 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[
             events[row.id] = SessionEvent(
                 None if at == _END_OF_TIME else at, row.event_type, fields, row.source, row.source_offset
             )
-    return tuple(events[key[-1]] for key in first), seen
+    return tuple(events[key[-1]] for key in earliest), total
 
 
-def _place(row: Row[*tuple[Any, ...]]) -> tuple[int, str, str, int, int]:
-    """Return what orders events of one moment: the place in the log, the same whatever was loaded first."""
+def _log_position(row: Row[*tuple[Any, ...]]) -> tuple[int, str, str, int, int]:
+    """Return the position in the log, which orders events of the same time independently of the loading order."""
     offset = -1 if row.source_offset is None else row.source_offset
     return offset, row.source, row.source_inode or "", row.source_generation, row.id
 
 
 def _moment(timestamp: object) -> dt.datetime | None:
+    """Return an event's time in UTC; None if it is missing or unreadable."""
     try:
         return parse_timestamp(timestamp)
     except UnreadableTimestamp:

@@ -1,6 +1,6 @@
-"""What sources came to say in a window of time: files found to be malicious, and verdicts that changed.
+"""New answers of sources in a time window: files found to be malicious, and verdicts that changed.
 
-The clock is that of the answers: when a source first said so (`file_verdicts.fetched_at`). A file can have been
+An answer belongs to the window in which its source first gave it (`file_verdicts.fetched_at`). The file may have been
 dropped long before.
 """
 
@@ -16,13 +16,13 @@ from sqlalchemy.orm import aliased
 
 from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, UNKNOWN
 from cowrieprocessor.db.models import FileHash, Files, FileVerdict, SessionSummary
-from cowrieprocessor.reporting.queries.files import names_of
+from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import file_on_sensor
 from cowrieprocessor.reporting.queries.window import Window
 
 MANY_ANSWERS = 20_000
-"""From so many answers in a window on, those that changed are looked for the other way round."""
+"""With more answers than this in a window, changes are found through the index on the file instead of on the time."""
 
 _NEW = aliased(FileVerdict, name="new_verdict")
 _OLD = aliased(FileVerdict, name="old_verdict")
@@ -31,12 +31,13 @@ _BEFORE = aliased(FileVerdict, name="verdict_before")
 
 @dataclass(frozen=True, slots=True)
 class FoundMalicious:
-    """One file that was first called malicious in the window.
+    """A file that was first called malicious in the window.
 
     Attributes:
-        provider: the source that said so, `found_at` when; `classification`, `positives` and `total` are its words.
-        verdict: of all sources together, as it is now.
-        session_count: sessions that dropped it, of any date; so are `first_seen` and `last_seen`.
+        verdict: the aggregate of all sources now.
+        session_count: sessions of any date that dropped it; `first_seen` and `last_seen` are of any date, too.
+        provider: the source that called it malicious first, at `found_at`.
+        classification, positives, total: that source's answer.
     """
 
     sha256: str
@@ -57,12 +58,12 @@ class FoundMalicious:
 
 @dataclass(frozen=True, slots=True)
 class ChangedVerdict:
-    """One answer of a source in the window that differs from its answer before, which `previous_*` is.
+    """A source's answer in the window that differs from its previous one, which `previous_*` holds.
 
     Attributes:
-        changed_at: when it first answered so.
-        verdict: that of this source, not of all together.
-        session_count: sessions that dropped the file, of any date.
+        session_count: sessions of any date that dropped the file.
+        changed_at: when the source first gave this answer.
+        verdict: this source's verdict, not the aggregate.
     """
 
     sha256: str
@@ -81,22 +82,26 @@ class ChangedVerdict:
 
 
 def count_found_malicious(connection: Connection, window: Window) -> int:
-    """Return how many files were first called malicious in a window."""
+    """Return the number of files that were first called malicious in a window."""
     return connection.scalar(_first_malicious(window, func.count())) or 0
 
 
-def count_changes(connection: Connection, window: Window) -> tuple[int, int]:
-    """Return how many answers of a window differ from the same source's before; and how many of them in the verdict."""
+def count_changes(connection: Connection, window: Window, *, many_answers: int = MANY_ANSWERS) -> tuple[int, int]:
+    """Return the number of changed answers in a window, and the number of these in which the verdict differs.
+
+    Args:
+        connection: a connection in a transaction.
+        window: when the source first gave the answer.
+        many_answers: as `MANY_ANSWERS`; it changes the query plan, not the result.
+    """
     changed = case((_NEW.verdict != _OLD.verdict, 1), else_=0)
-    query = _changes(
-        connection, window, func.count().label("answers"), func.coalesce(func.sum(changed), 0).label("verdicts")
-    )
-    row = connection.execute(query).one()
+    columns = (func.count().label("answers"), func.coalesce(func.sum(changed), 0).label("verdicts"))
+    row = connection.execute(_changes(connection, window, many_answers, *columns)).one()
     return int(row.answers), int(row.verdicts)
 
 
 def found_malicious(connection: Connection, window: Window, limit: int) -> tuple[FoundMalicious, ...]:
-    """Return the files that were first called malicious in a window: by sessions that dropped them, then by hash."""
+    """Return the files that were first called malicious in a window, those dropped by most sessions first."""
     first = _first_malicious(window, *(getattr(_NEW, name) for name in _ANSWER), _NEW.fetched_at.label("found_at"))
     rows = connection.execute(
         _with_file(first, *_FILE)
@@ -106,11 +111,19 @@ def found_malicious(connection: Connection, window: Window, limit: int) -> tuple
     return tuple(FoundMalicious(**row) for row in _with_names(connection, rows.all()))
 
 
-def changed_verdicts(connection: Connection, window: Window, limit: int) -> tuple[ChangedVerdict, ...]:
-    """Return the answers of a window that differ from the same source's before.
+def changed_verdicts(
+    connection: Connection, window: Window, limit: int, *, many_answers: int = MANY_ANSWERS
+) -> tuple[ChangedVerdict, ...]:
+    """Return the answers in a window that differ from the same source's previous answer.
 
-    To malicious and away from it first, then other verdicts, then the same verdict with other numbers or another
-    name; each the latest first.
+    Changes to and from malicious come first, then other changed verdicts, then the same verdict with other numbers or
+    another classification; the latest first within each group.
+
+    Args:
+        connection: a connection in a transaction.
+        window: when the source first gave the answer.
+        limit: maximum number of answers.
+        many_answers: as `MANY_ANSWERS`; it changes the query plan, not the result.
     """
     rank = case(
         (_NEW.verdict == _OLD.verdict, 2),
@@ -120,6 +133,7 @@ def changed_verdicts(connection: Connection, window: Window, limit: int) -> tupl
     changes = _changes(
         connection,
         window,
+        many_answers,
         *(getattr(_NEW, name) for name in (*_ANSWER, "verdict")),
         _NEW.fetched_at.label("changed_at"),
         *(getattr(_OLD, name).label(f"previous_{name}") for name in ("verdict", *_ANSWER[2:])),
@@ -145,7 +159,7 @@ _FILE = (
 
 
 def _with_file(query: Select[*tuple[Any, ...]], *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Return the query with what is known of each file beside its answer."""
+    """Return the query with columns of each answer's file added."""
     counted = func.coalesce(FileHash.session_count, 0).label("session_count")
     return query.add_columns(counted, FileHash.first_seen, FileHash.last_seen, *columns).outerjoin(
         FileHash, FileHash.sha256 == _NEW.sha256
@@ -153,9 +167,9 @@ def _with_file(query: Select[*tuple[Any, ...]], *columns: Any) -> Select[*tuple[
 
 
 def _with_names(connection: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the rows with a name of each file."""
+    """Return the rows with each file's name added."""
     seen = {(row["sha256"], row["first_seen"], row["last_seen"]) for row in rows if row["first_seen"] is not None}
-    names = names_of(connection, sorted(seen))
+    names = find_names(connection, sorted(seen))
     return [{**row, "name": names.get(row["sha256"])} for row in rows]
 
 
@@ -163,35 +177,35 @@ def _in_window(window: Window) -> list[ColumnElement[bool]]:
     return [_NEW.fetched_at >= window.start, _NEW.fetched_at < window.end]
 
 
-def _earlier(row: Any, than: Any) -> ColumnElement[bool]:
-    """Return the condition that a row of the history is before another; written so that the index gives the range."""
-    return and_(row.fetched_at <= than.fetched_at, or_(row.fetched_at < than.fetched_at, row.id < than.id))
+def _is_before(row: Any, other: Any) -> ColumnElement[bool]:
+    """Return the condition that a history row precedes another; written so that the index can be range-scanned."""
+    return and_(row.fetched_at <= other.fetched_at, or_(row.fetched_at < other.fetched_at, row.id < other.id))
 
 
 def _first_malicious(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Return the query for the first answers `malicious` about files, of whatever source, that lie in the window."""
+    """Return the query for each file's first `malicious` answer of any source, if it lies in the window."""
     earlier = select(_BEFORE.id).where(
-        _BEFORE.sha256 == _NEW.sha256, _BEFORE.verdict == MALICIOUS, _earlier(_BEFORE, _NEW)
+        _BEFORE.sha256 == _NEW.sha256, _BEFORE.verdict == MALICIOUS, _is_before(_BEFORE, _NEW)
     )
     query = select(*columns).select_from(_NEW).where(*_in_window(window), _NEW.verdict == MALICIOUS, ~earlier.exists())
     return _on_sensor(query, window)
 
 
-def _changes(connection: Connection, window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
-    """Return the query for the answers in the window, each beside the same source's answer before; none without one."""
+def _changes(connection: Connection, window: Window, many_answers: int, *columns: Any) -> Select[*tuple[Any, ...]]:
+    """Return the query for answers in the window joined with the same source's previous answer, if there is one."""
     before = (
         select(_BEFORE.id)
-        .where(_BEFORE.sha256 == _NEW.sha256, _BEFORE.provider == _NEW.provider, _earlier(_BEFORE, _NEW))
+        .where(_BEFORE.sha256 == _NEW.sha256, _BEFORE.provider == _NEW.provider, _is_before(_BEFORE, _NEW))
         .order_by(_BEFORE.fetched_at.desc(), _BEFORE.id.desc())
         .limit(1)
         .correlate(_NEW)
         .scalar_subquery()
     )
     query = select(*columns).select_from(_NEW).join(_OLD, _OLD.id == before)
-    if not _has_many_answers(connection, window):
+    if not _has_more_answers(connection, window, many_answers):
         return _on_sensor(query.where(*_in_window(window)), window)
-    # Most of very many answers are a source's first about their file. Which are not, the index on the file tells all
-    # at once; coalesce() keeps the planner from the one on the time.
+    # Among very many answers, most are a source's first about their file. One pass over the index on the file finds
+    # the others; coalesce() keeps the planner from the index on the time.
     repeated = (
         select(FileVerdict.sha256, FileVerdict.provider)
         .group_by(FileVerdict.sha256, FileVerdict.provider)
@@ -203,13 +217,14 @@ def _changes(connection: Connection, window: Window, *columns: Any) -> Select[*t
     return _on_sensor(query.where(answered >= window.start, answered < window.end), window)
 
 
-def _has_many_answers(connection: Connection, window: Window) -> bool:
-    beyond = select(_NEW.id).where(*_in_window(window)).order_by(_NEW.fetched_at).offset(MANY_ANSWERS).limit(1)
+def _has_more_answers(connection: Connection, window: Window, count: int) -> bool:
+    """Return whether the window has more than this number of answers."""
+    beyond = select(_NEW.id).where(*_in_window(window)).order_by(_NEW.fetched_at).offset(count).limit(1)
     return connection.scalar(beyond) is not None
 
 
 def _on_sensor(query: Select[*tuple[Any, ...]], window: Window) -> Select[*tuple[Any, ...]]:
-    """Return the query for files that the window's sensor ever saw."""
+    """Return the query restricted to files that the window's sensor ever saw."""
     if window.sensor is None:
         return query
     seen = (

@@ -1,4 +1,4 @@
-"""The window of time that totals, rankings and changed verdicts are asked for."""
+"""The time window of totals, rankings and changed verdicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `start` (included) to `end` (not), of one sensor or all."""
+    """A half-open interval, `start` included and `end` not, for one sensor or all."""
 
     start: dt.datetime
     end: dt.datetime

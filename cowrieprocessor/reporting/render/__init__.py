@@ -1,1 +1,1 @@
-"""Answers as text, CSV and JSON. Everything an attacker chose is made inert here, and only here."""
+"""Query results as text, CSV and JSON; attacker-controlled text is made safe to show here and nowhere else."""

@@ -1,7 +1,7 @@
-"""Reports as CSV, for spreadsheets: one table, whatever the section, made safe to open.
+"""Reports as CSV for spreadsheets: one table for all sections, safe to open.
 
-A text that could be taken for a formula gets an apostrophe before it, control characters become escapes, URLs
-are defanged and lose their credentials. Who wants the exact texts takes JSON.
+A text that a spreadsheet could take for a formula is prefixed with an apostrophe, control characters become escapes,
+and URLs are defanged and lose their credentials. The exact texts are in the JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLUMNS = (
     "previous_classification",
     "previous_total",
 )
-"""The header. `key` is what a row is about, `value` its number; docs/reports.md has them by section."""
+"""The header. `key` identifies what a row is about, `value` is its number; docs/reports.md lists both by section."""
 
 Cell = str | int | float | bool | None
 

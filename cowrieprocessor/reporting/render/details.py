@@ -1,4 +1,4 @@
-"""One thing with everything about it as text: a file, a session."""
+"""One file or one session as text, with everything that is known about it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _EVENT_TEXT_CHARS = 1000
 
 
 def file_text(file: FileDetails, screen: Screen) -> str:
-    """Return one file with everything about it as text."""
+    """Return one file as text, with everything that is known about it."""
     size_bytes = "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({file.size_bytes:,} bytes)"
-    known = [
+    fields = [
         ("SHA-256", cell(file.sha256)),
         ("SHA-1", cell(file.sha1)),
         ("MD5", cell(file.md5)),
@@ -59,23 +59,23 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("first seen here", moment(file.first_seen)),
         ("last seen here", moment(file.last_seen)),
         ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}")),
-        ("how", _counted(file.origins)),
-        ("sensors", _counted(file.sensors)),
+        ("how", _joined(file.origins)),
+        ("sensors", _joined(file.sensors)),
     ]
-    parts: list[RenderableType] = [facts(known)]
+    parts: list[RenderableType] = [facts(fields)]
     parts += _values(screen, "Names", "name", file.names, file.names_total)
     parts += _values(screen, "Fetched from", "URL", file.urls, file.urls_total)
-    return draw(screen, *parts, *_bounds(file))
+    return draw(screen, *parts, *_coverage_note(file))
 
 
 def _sources(file: FileDetails) -> list[tuple[str, Text]]:
-    """Return a line for each source: what it says now, and why it does not say more."""
+    """Return a line for each source: its current answer and queue state."""
     lines = [Text(f"{shown(source.provider, 32)}: ").append_text(source_text(source)) for source in file.sources]
-    return [("" if place else "sources", line) for place, line in enumerate(lines)]
+    return [("" if index else "sources", line) for index, line in enumerate(lines)]
 
 
-def _bounds(file: FileDetails) -> list[RenderableType]:
-    """Return what of the file's sessions was not looked at."""
+def _coverage_note(file: FileDetails) -> list[RenderableType]:
+    """Return a note on sessions and events of the file that were not read; empty if all were."""
     parts = []
     if file.sightings_read < file.session_count:
         parts.append(
@@ -90,7 +90,8 @@ def _bounds(file: FileDetails) -> list[RenderableType]:
     return [sentence("\n" + " ".join(parts), "dim")] if parts else []
 
 
-def _counted(values: Sequence[Sightings]) -> Text:
+def _joined(values: Sequence[Sightings]) -> Text:
+    """Return the values with their numbers of sessions on one line."""
     return Text(", ".join(f"{shown(value.value, 64) or '(no name)'} {value.sessions:,}" for value in values))
 
 
@@ -108,20 +109,20 @@ def _values(screen: Screen, title: str, what: str, values: Sequence[Sightings], 
 
 
 def session_text(session: SessionDetails, screen: Screen) -> str:
-    """Return one session and what it did, in order, as text."""
+    """Return one session as text: its summary, files, and events in order of time, or its commands without events."""
     summary = session.summary
     parts: list[RenderableType] = [facts(_session_facts(session))]
     if session.files:
         parts += [heading("Files"), _session_files(session, screen)]
-        parts += _rest(session.files_total, len(session.files), "files")
+        parts += _more(session.files_total, len(session.files), "files")
     if session.events:
         parts += [heading("What happened (UTC)"), _events(screen, session.events)]
-        parts += _rest(session.events_total, len(session.events), "events")
+        parts += _more(session.events_total, len(session.events), "events")
     elif session.commands:
         rows = [(number(command.times), cell(command.command, 600)) for command in session.commands]
         columns = (Column("times", number=True), Column("command", wraps=True, takes_rest=True))
         parts += [heading("Commands"), table(screen, columns, rows)]
-        parts += _rest(session.commands_total, len(session.commands), "commands")
+        parts += _more(session.commands_total, len(session.commands), "commands")
     if not session.events and summary.event_count:
         parts.append(sentence("\nThe events of this session are no longer in the database.", "dim"))
     return draw(screen, *parts)
@@ -129,9 +130,9 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
 
 def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
     summary = session.summary
-    lasted = ""
+    duration = ""
     if summary.first_event_at and summary.last_event_at:
-        lasted = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
+        duration = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
     login = {True: "  (got in)", False: "  (did not get in)", None: ""}[summary.login_success]
     return [
         ("session", cell(summary.session_id, 64)),
@@ -145,7 +146,7 @@ def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
         ("first event", Text(moment_text(summary.first_event_at))),
         (
             "last event",
-            Text(f"{moment_text(summary.last_event_at)}{lasted}" if summary.last_event_at else ""),
+            Text(f"{moment_text(summary.last_event_at)}{duration}" if summary.last_event_at else ""),
         ),
         (
             "counted",
@@ -216,7 +217,7 @@ def _style(event_type: str | None) -> str:
     return "yellow" if event_type in ("cowrie.session.file_download", "cowrie.session.file_upload") else ""
 
 
-def _rest(total: int, shown_count: int, what: str) -> list[RenderableType]:
+def _more(total: int, shown_count: int, what: str) -> list[RenderableType]:
     if total <= shown_count:
         return []
     return [sentence(f"and {total - shown_count:,} more {what}: --limit {total} shows all", "dim")]

@@ -1,4 +1,4 @@
-"""How enrichment stands, as text: files, sources, quota, what failed, and when the backlog will be done."""
+"""The state of enrichment as text: files, sources, quota, failures, and when the backlog will be done."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENDED = ("done", "stopped", "failed")
 
 
 def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
-    """Return how enrichment stands as text."""
+    """Return the state of enrichment as text."""
     parts: list[RenderableType] = [
         Text(f"Enrichment at {moment_text(status.at)} UTC", style="bold"),
         sentence(_files_line(status)),
@@ -51,8 +51,8 @@ def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
 def _files_line(status: EnrichmentStatus) -> str:
     known = [(name, status.verdicts[name]) for name in VERDICTS if status.verdicts.get(name)]
     others = sum(count for name, count in status.verdicts.items() if name not in VERDICTS)
-    told = [f"{count:,} {name}" for name, count in known] + ([f"{others:,} with other verdicts"] if others else [])
-    line = plural(sum(status.verdicts.values()), "file") + (f": {', '.join(told)}" if told else "")
+    counts = [f"{count:,} {name}" for name, count in known] + ([f"{others:,} with other verdicts"] if others else [])
+    line = plural(sum(status.verdicts.values()), "file") + (f": {', '.join(counts)}" if counts else "")
     return f"{line}; {status.skipped:,} of them never asked about." if status.skipped else f"{line}."
 
 
@@ -120,25 +120,25 @@ def _ledgers(ledgers: Sequence[LedgerStatus], screen: Screen) -> list[Renderable
     )
     rows = [
         (
-            _ledger_name(one, ledgers),
-            _used(one.used_day, one.allowed_day),
-            _used(one.used_month, one.allowed_month),
-            number(one.per_minute),
-            number(one.requests if one.in_use else None),
-            _done(one),
+            _ledger_name(ledger, ledgers),
+            _used(ledger.used_day, ledger.allowed_day),
+            _used(ledger.used_month, ledger.allowed_month),
+            number(ledger.per_minute),
+            number(ledger.requests if ledger.in_use else None),
+            _done(ledger),
         )
-        for one in ledgers
+        for ledger in ledgers
     ]
     parts: list[RenderableType] = [heading("Quota (UTC)"), table(screen, columns, rows)]
-    return parts + [sentence(line, "yellow") for one in ledgers for line in _ledger_notes(one)]
+    return parts + [sentence(line, "yellow") for ledger in ledgers for line in _ledger_notes(ledger)]
 
 
-def _ledger_name(one: LedgerStatus, ledgers: Sequence[LedgerStatus]) -> Text:
-    """Return the ledger's name, with its key's fingerprint where there are several of one name."""
-    name = shown(one.ledger, 32)
-    if sum(other.ledger == one.ledger for other in ledgers) > 1:
-        name += f" (key {shown(one.fingerprint, 16)})"
-    return Text(name) if one.in_use else Text(f"{name} (not asked)", style="dim")
+def _ledger_name(ledger: LedgerStatus, ledgers: Sequence[LedgerStatus]) -> Text:
+    """Return the ledger's name, with its key's fingerprint if several ledgers have this name."""
+    name = shown(ledger.ledger, 32)
+    if sum(other.ledger == ledger.ledger for other in ledgers) > 1:
+        name += f" (key {shown(ledger.fingerprint, 16)})"
+    return Text(name) if ledger.in_use else Text(f"{name} (not asked)", style="dim")
 
 
 def _used(used: int, allowed: int | None) -> Text:
@@ -146,19 +146,19 @@ def _used(used: int, allowed: int | None) -> Text:
     return Text(text, style="yellow" if allowed is not None and used >= allowed else "")
 
 
-def _done(one: LedgerStatus) -> Text:
-    if not one.requests:
+def _done(ledger: LedgerStatus) -> Text:
+    if not ledger.requests:
         return Text("")
-    return Text("in over ten years" if one.done_at is None else moment_text(one.done_at)[:-3])
+    return Text("in over ten years" if ledger.done_at is None else moment_text(ledger.done_at)[:-3])
 
 
-def _ledger_notes(one: LedgerStatus) -> list[str]:
+def _ledger_notes(ledger: LedgerStatus) -> list[str]:
     notes = []
-    name = shown(one.ledger, 32)
-    if one.paused_until is not None:
-        notes.append(f"{name}: nothing is sent until {_utc(one.paused_until)}: {shown(one.reason, 500)}.")
-    if one.failures and one.in_use:
-        notes.append(f"{name}: failed {plural(one.failures, 'time')} in a row.")
+    name = shown(ledger.ledger, 32)
+    if ledger.paused_until is not None:
+        notes.append(f"{name}: nothing is sent until {_utc(ledger.paused_until)}: {shown(ledger.reason, 500)}.")
+    if ledger.failures and ledger.in_use:
+        notes.append(f"{name}: failed {plural(ledger.failures, 'time')} in a row.")
     return notes
 
 
@@ -173,14 +173,21 @@ def _failures(failures: Sequence[FailureKind], screen: Screen) -> list[Renderabl
     )
     rows = [
         (
-            number(one.count),
-            cell(one.provider, 32),
-            cell(one.kind, 40),
-            cell(f"{one.example_sha256[:SHORT_HASH_CHARS]}: {one.example}" if one.example else one.example_sha256, 200),
+            number(failure.count),
+            cell(failure.provider, 32),
+            cell(failure.kind, 40),
+            cell(_example(failure), 200),
         )
-        for one in failures[:_SHOWN_KINDS]
+        for failure in failures[:_SHOWN_KINDS]
     ]
     parts: list[RenderableType] = [heading("Failed and refused"), table(screen, columns, rows)]
     if len(failures) > _SHOWN_KINDS:
         parts.append(sentence(f"and {len(failures) - _SHOWN_KINDS:,} more kinds: --json has all", "dim"))
     return parts
+
+
+def _example(failure: FailureKind) -> str:
+    """Return the short hash of the example with its reason; the whole hash if there is no reason."""
+    if not failure.example:
+        return failure.example_sha256
+    return f"{failure.example_sha256[:SHORT_HASH_CHARS]}: {failure.example}"

@@ -1,8 +1,9 @@
-"""What sources said over time, as text: the history of one file, and the news about files in a report."""
+"""Sources' answers over time as text: the history of one file, and a report's new verdicts."""
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Sequence
 
 from rich.console import RenderableType
@@ -35,18 +36,18 @@ _ARROW = " → "
 
 
 def answer_text(verdict: str, positives: int | None, total: int | None) -> str:
-    """Return a source's answer in a few words: `malicious 12/70`, `unknown`."""
+    """Return a source's answer in short: `malicious 12/70`, `unknown`."""
     engines = engines_text(positives, total)
     return f"{shown(verdict, 16)} {engines}" if engines else shown(verdict, 16)
 
 
 def engines_text(positives: int | None, total: int | None) -> str:
-    """Return how many engines of how many say malicious, empty where nobody counted."""
+    """Return the number of engines that say malicious, of the total: `12/70`; empty if the source gives no numbers."""
     return f"{positives}/{total}" if positives is not None and total else ""
 
 
 def change_text(change: VerdictChange | ChangedVerdict) -> Text:
-    """Return a change in a few words: `unknown → malicious 12/70`, `malicious 12/70 → 40/71`."""
+    """Return a change in short: `unknown → malicious 12/70`, `malicious 12/70 → 40/71`."""
     now = answer_text(change.verdict, change.positives, change.total)
     style = VERDICT_STYLES.get(change.verdict, "")
     if change.previous_verdict is None:
@@ -60,7 +61,7 @@ def change_text(change: VerdictChange | ChangedVerdict) -> Text:
 
 
 def label_text(change: VerdictChange | ChangedVerdict) -> Text:
-    """Return what the source calls the file, and what it called it before where that was something else."""
+    """Return the source's name for the file, after its previous name if that was different."""
     now, before = change.classification, change.previous_classification
     if change.previous_verdict is None or now == before or (before is None and now is not None):
         return cell(now, _LABEL_CHARS)
@@ -68,20 +69,24 @@ def label_text(change: VerdictChange | ChangedVerdict) -> Text:
 
 
 def file_history_text(history: FileHistory, screen: Screen) -> str:
-    """Return the history of one file as text: how each source stands to it, and every change in order of time."""
-    known = [
+    """Return the history of one file as text: each source's state, then every change in order of time."""
+    fields = [
         ("SHA-256", cell(history.sha256)),
         ("verdict", Text(shown(history.verdict, 16), style=VERDICT_STYLES.get(history.verdict, ""))),
         ("family", cell(history.family)),
         ("status", cell(history.enrichment_status, 32)),
         ("asked again", Text(f"{moment_text(history.next_check_at)} UTC" if history.next_check_at else "")),
     ]
-    parts: list[RenderableType] = [facts(known)]
+    parts: list[RenderableType] = [facts(fields)]
     if history.sources:
-        lines = [(source.provider, _chain(source, history)) for source in history.sources]
+        lines = [(source.provider, _source_summary(source, history.changes)) for source in history.sources]
         parts += [heading("Sources"), facts((shown(name, 32), text) for name, text in lines)]
     if not history.changes:
         return draw(screen, *parts, sentence("\nNo source has said anything about this file yet."))
+    return draw(screen, *parts, *_changes_section(history, screen))
+
+
+def _changes_section(history: FileHistory, screen: Screen) -> list[RenderableType]:
     columns = (
         Column("said first (UTC)"),
         Column("said last", needs=80),
@@ -99,45 +104,53 @@ def file_history_text(history: FileHistory, screen: Screen) -> str:
         )
         for change in history.changes
     ]
-    parts += [heading("What they said"), table(screen, columns, rows)]
+    parts: list[RenderableType] = [heading("What they said"), table(screen, columns, rows)]
     if history.changes_total > len(history.changes):
         earlier = history.changes_total - len(history.changes)
         parts.append(
             sentence(f"and {plural(earlier, 'change')} before: --limit {history.changes_total} shows all", "dim")
         )
-    return draw(screen, *parts)
+    return parts
 
 
 def source_text(source: SourceVerdict) -> Text:
-    """Return what a source says of a file now and whether it is to be asked again, on one line."""
+    """Return a source's current answer about a file and its queue state, on one line."""
     if source.verdict is None:
-        return Text(_standing(source))
+        return Text(_queue_state(source))
     text = Text(answer_text(source.verdict, source.positives, source.total), VERDICT_STYLES.get(source.verdict, ""))
     if source.classification:
         text.append(f", {shown(source.classification, _LABEL_CHARS)}", "default")
     text.append(f"; since {_day(source.fetched_at)}, last said {_day(source.confirmed_at)}", "default")
-    standing = _standing(source)
-    return text.append(f"; {standing}", "default") if standing else text
+    state = _queue_state(source)
+    return text.append(f"; {state}", "default") if state else text
 
 
-def _chain(source: SourceVerdict, history: FileHistory) -> Text:
-    """Return the changes of one source one after the other, and how it stands: `unknown → 12/70 → 40/71`."""
-    changes = [change for change in history.changes if change.provider == source.provider]
-    steps: list[str] = []
-    for change in changes[-_CHAIN_LENGTH:]:
-        engines = engines_text(change.positives, change.total)
-        step = engines if change.verdict == "malicious" and engines else answer_text(change.verdict, None, None)
-        if not steps or steps[-1] != step:
-            steps.append(step)
-    if changes and (len(changes) > _CHAIN_LENGTH or changes[0].previous_verdict is not None):
-        steps.insert(0, "…")
-    told = [_ARROW.join(steps)] if steps else []
-    standing = _standing(source)
-    return Text("; ".join([*told, standing] if standing else told) or "answered")
+def _source_summary(source: SourceVerdict, changes: Iterable[VerdictChange]) -> Text:
+    """Return a source's answers in order and its queue state: `unknown → 12/70 → 40/71`."""
+    answers = _answer_chain([change for change in changes if change.provider == source.provider])
+    return Text("; ".join(part for part in (answers, _queue_state(source)) if part) or "answered")
 
 
-def _standing(source: SourceVerdict) -> str:
-    """Return what the queue says about a source that is to be asked, or will not be."""
+def _answer_chain(changes: Sequence[VerdictChange]) -> str:
+    """Return one source's latest answers in order, joined by arrows; empty without any.
+
+    Equal neighbours are shown once, and answers that are left out before them as `…`.
+    """
+    if not changes:
+        return ""
+    steps = [step for step, _ in itertools.groupby(_chain_step(change) for change in changes[-_CHAIN_LENGTH:])]
+    is_cut = len(changes) > _CHAIN_LENGTH or changes[0].previous_verdict is not None
+    return _ARROW.join(["…", *steps] if is_cut else steps)
+
+
+def _chain_step(change: VerdictChange) -> str:
+    """Return `12/70` for a malicious verdict with engine counts, else the verdict alone."""
+    engines = engines_text(change.positives, change.total)
+    return engines if change.verdict == "malicious" and engines else answer_text(change.verdict, None, None)
+
+
+def _queue_state(source: SourceVerdict) -> str:
+    """Return what the queue says about a source: why it has not answered, or when it will be retried."""
     error = shown(source.last_error, _ERROR_CHARS) or "it did not say why"
     if source.status == "failed":
         again = f", asked again {moment_text(source.next_attempt_at)} UTC" if source.next_attempt_at else ""
@@ -155,8 +168,8 @@ def _day(at: dt.datetime | None) -> str:
     return moment_text(at)[:10]
 
 
-def found_malicious_section(found: Sequence[FoundMalicious], total: int, screen: Screen) -> list[RenderableType]:
-    """Return the files of a report that were first called malicious in its period; nothing without any."""
+def found_malicious_section(files: Sequence[FoundMalicious], total: int, screen: Screen) -> list[RenderableType]:
+    """Return a report's section of files first called malicious in its period; empty if there are none."""
     columns = (
         Column("SHA-256"),
         Column("name", wraps=True, takes_rest=True),
@@ -171,23 +184,24 @@ def found_malicious_section(found: Sequence[FoundMalicious], total: int, screen:
             cell(file.name, 80),
             number(file.session_count),
             cell(file.provider, 32),
-            _said(file),
+            _malicious_answer(file),
             minute(file.found_at),
         )
-        for file in found
+        for file in files
     ]
     return _section(screen, "Found to be malicious", columns, rows, total)
 
 
-def _said(file: FoundMalicious) -> Text:
+def _malicious_answer(file: FoundMalicious) -> Text:
+    """Return the answer that called a file malicious, and the aggregate verdict now if that is different."""
     text = Text(answer_text("malicious", file.positives, file.total), VERDICT_STYLES["malicious"])
     if file.classification:
         text.append(f" {shown(file.classification, 60)}", "default")
     return text if file.verdict == "malicious" else text.append(f" (now {shown(file.verdict, 16)})", "default")
 
 
-def changed_verdicts_section(changed: Sequence[ChangedVerdict], total: int, screen: Screen) -> list[RenderableType]:
-    """Return the answers of a report that differ from the same source's before; nothing without any."""
+def changed_verdicts_section(changes: Sequence[ChangedVerdict], total: int, screen: Screen) -> list[RenderableType]:
+    """Return a report's section of answers that changed in its period; empty if there are none."""
     columns = (
         Column("SHA-256"),
         Column("name", wraps=True, takes_rest=True),
@@ -200,15 +214,16 @@ def changed_verdicts_section(changed: Sequence[ChangedVerdict], total: int, scre
             file_hash(change.sha256, screen),
             cell(change.name, 80),
             cell(change.provider, 32),
-            _whole_change(change),
+            _change_with_label(change),
             minute(change.changed_at),
         )
-        for change in changed
+        for change in changes
     ]
     return _section(screen, "Changed verdicts and detections", columns, rows, total)
 
 
-def _whole_change(change: ChangedVerdict) -> Text:
+def _change_with_label(change: ChangedVerdict) -> Text:
+    """Return a change in short, with the source's names for the file if these differ."""
     text = change_text(change)
     if change.classification != change.previous_classification:
         text.append(f", {label_text(change).plain}", "default")

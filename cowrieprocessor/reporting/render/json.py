@@ -1,7 +1,7 @@
-"""Answers as JSON: exact, for scripts.
+"""Query results as JSON: exact, for scripts.
 
-Texts are as they are stored, URLs with everything in them. The document is pure ASCII, so that a terminal
-sees none of an attacker's characters, and a lone surrogate is no error. Times are ISO 8601 in UTC with `Z`.
+Texts are as stored, and URLs keep their credentials. The document is pure ASCII, so that it is harmless on a terminal
+and a lone surrogate is not an error. Times are ISO 8601 in UTC with `Z`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,28 @@ def to_json(document: object) -> str:
 
 
 def plain(value: object) -> Any:
-    """Return a value as what JSON knows: dataclasses become objects, times text, NaN and infinity null."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    """Return a value made of JSON types: dataclasses become objects, times text, NaN and infinity null.
+
+    Raises:
+        TypeError: the value, or a part of it, has no JSON equivalent.
+    """
+    if value is None or isinstance(value, str | int | float | dt.datetime):
+        return _plain_scalar(value)
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} has no JSON equivalent")
+
+
+def _plain_scalar(value: str | float | dt.datetime | None) -> str | float | None:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    return value
 
 
 def report_json(report: Report) -> str:

@@ -36,7 +36,7 @@ _UNFINISHED_ESCAPE = re.compile(r"\\u?[0-9a-f]{0,4}$|\\$", re.IGNORECASE)
 def files_text(page: Page[FileListing], screen: Screen) -> str:
     """Return a page of files as text."""
     if not page.rows:
-        return "No files fit.\n"
+        return "No files match.\n"
     columns = (
         Column("SHA-256"),
         Column("name", wraps=True, takes_rest=True),
@@ -90,7 +90,7 @@ def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
 def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
     """Return a page of sessions as text."""
     if not page.rows:
-        return "No sessions fit.\n"
+        return "No sessions match.\n"
     columns = (
         Column("session"),
         Column("began (UTC)"),
@@ -118,7 +118,7 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
 
 
 def _user(row: SessionListing) -> Text:
-    """Return the user name; a name that did not get in stands in brackets."""
+    """Return the user name, in parentheses unless the login succeeded."""
     if row.username is None:
         return Text("")
     name = shown(row.username, 60)
@@ -126,13 +126,13 @@ def _user(row: SessionListing) -> Text:
 
 
 def flags(row: SessionListing) -> Text:
-    """Return who flagged a session."""
+    """Return what a session is flagged for: its file, its address, or both."""
     names = [name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged]
     return Text(" ".join(names), style="bold red")
 
 
 def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], screen: Screen) -> str:
-    """Return a page of dead letters as text, with the counts by reason above it."""
+    """Return a page of dead letters as text, below the counts by reason."""
     if not page.rows:
         return "No dead letters.\n"
     total = sum(count.count for count in counts)
@@ -160,10 +160,10 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
 
 
 def excerpt_text(excerpt: str) -> str:
-    """Return the line in the beginning of a stored payload, as far as it is there.
+    """Return the log line in an excerpt of a stored payload, as far as the excerpt contains it.
 
-    A dead letter is stored as an object with the line in it (`malformed` in version 3); the line is what
-    people want to see. A payload that is anything else is shown as it is stored.
+    A dead letter is stored as an object that contains the line (`malformed` in version 3). Any other payload is
+    returned as it is stored.
     """
     key = re.match(r'\s*\{\s*"(?:malformed|text|raw|line)"\s*:\s*"', excerpt)
     if not key:

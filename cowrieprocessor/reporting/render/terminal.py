@@ -1,6 +1,7 @@
-"""What text answers are made of: cells in which nothing of an attacker's text is alive, and tables of them.
+"""Building blocks of text output: cells that are safe to print whatever an attacker wrote, and tables of them.
 
-Nothing reaches rich as a `str`: markup is off, links are never made, and every text went through `shown`.
+Nothing reaches rich as a `str`: markup is off, links are never made, and every stored text passes through
+`shown`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ VERDICT_STYLES = {"malicious": "bold red", "suspicious": "yellow", "clean": "gre
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What a text is drawn for: `width` in columns, at least 40; `color` only where a terminal shows it."""
+    """The output device: its width in columns (less than 40 counts as 40), and whether it shows colour."""
 
     width: int = DEFAULT_WIDTH
     color: bool = False
@@ -39,9 +40,13 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and whether it holds numbers, may take more lines, or takes the room left.
+    """A column of a table.
 
-    A screen that is less than `needs` columns wide goes without it.
+    Attributes:
+        number: right-aligned.
+        wraps: long cells continue on the next line instead of being cut.
+        takes_rest: takes the width that the other columns leave.
+        needs: minimum width of the screen; narrower screens omit the column.
     """
 
     heading: str
@@ -52,7 +57,7 @@ class Column:
 
 
 def draw(screen: Screen, *parts: RenderableType) -> str:
-    """Return the parts as text for a screen, one below the other, without trailing blanks."""
+    """Return the parts, one below the other, as text for a screen; without colour also without trailing blanks."""
     out = io.StringIO()
     console = Console(
         file=out,
@@ -72,7 +77,7 @@ def draw(screen: Screen, *parts: RenderableType) -> str:
 
 
 def shown(text: str | None, max_chars: int = 500) -> str:
-    """Return an attacker's text for people: on one line, inert, links defanged, cut where it is too long."""
+    """Return a stored text that is safe to print: on one line, inert, links defanged, cut to `max_chars`."""
     if not text:
         return ""
     safe = defang_all(text[: max_chars + 1])
@@ -80,7 +85,7 @@ def shown(text: str | None, max_chars: int = 500) -> str:
 
 
 def cell(text: str | None, max_chars: int = 500, style: str = "") -> Text:
-    """Return an attacker's text as a cell."""
+    """Return a stored text as a cell that is safe to print."""
     return Text(shown(text, max_chars), style=style)
 
 
@@ -90,37 +95,37 @@ def heading(text: str) -> Text:
 
 
 def sentence(text: str, style: str = "") -> Text:
-    """Return a line of our own words, in which attackers' texts were made inert before."""
+    """Return a line of trusted text: stored texts in it must have passed through `shown`."""
     return Text(text, style=style)
 
 
 def number(count: int | None) -> Text:
-    """Return a count with its thousands apart."""
+    """Return a count with thousands separators; empty for None."""
     return Text("" if count is None else f"{count:,}")
 
 
 def moment(at: dt.datetime | None) -> Text:
-    """Return a moment in UTC to the second."""
+    """Return a time in UTC to the second; empty for None."""
     return Text(moment_text(at))
 
 
 def minute(at: dt.datetime | None) -> Text:
-    """Return a moment in UTC to the minute, for lists."""
+    """Return a time in UTC to the minute, for lists; empty for None."""
     return Text(moment_text(at)[:-3])
 
 
 def moment_text(at: dt.datetime | None) -> str:
-    """Return a moment in UTC to the second, empty where there is none."""
+    """Return a time in UTC to the second; empty for None."""
     return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}" if at else ""
 
 
 def size(size_bytes: int | None) -> Text:
-    """Return a size as people write it: 950 B, 1.2 kB, 3.4 MB."""
+    """Return a size in decimal units: 950 B, 1.2 kB, 3.4 MB; empty for None."""
     return Text(size_text(size_bytes))
 
 
 def size_text(size_bytes: int | None) -> str:
-    """Return a size as people write it; empty where it is not known."""
+    """Return a size in decimal units: 950 B, 1.2 kB, 3.4 MB; empty for None."""
     if size_bytes is None:
         return ""
     if size_bytes < 1000:
@@ -134,7 +139,7 @@ def size_text(size_bytes: int | None) -> str:
 
 
 def verdict(name: str, positives: int | None, total: int | None, enrichment_status: str) -> Text:
-    """Return a verdict with the engines behind it; `not checked` where nobody was asked yet."""
+    """Return a verdict with its engine counts; `not checked` if no source has been queried yet."""
     if name == "unknown" and enrichment_status == "pending":
         return Text("not checked", style="dim")
     engines = f" {positives}/{total}" if positives is not None and total else ""
@@ -142,12 +147,12 @@ def verdict(name: str, positives: int | None, total: int | None, enrichment_stat
 
 
 def file_hash(sha256: str, screen: Screen) -> Text:
-    """Return a hash: whole where there is room, else the beginning, which every command takes as well."""
+    """Return a hash: whole on a wide screen, else its prefix, which every command accepts."""
     return Text(shown(sha256) if screen.width >= FULL_HASH_WIDTH else shown(sha256)[:SHORT_HASH_CHARS])
 
 
 def media_type(mime_type: str | None) -> Text:
-    """Return a media type without the parts that say nothing: `text/x-shellscript` becomes `shellscript`."""
+    """Return a media type without uninformative parts: `text/x-shellscript` becomes `shellscript`."""
     if not mime_type or mime_type in _MEDIA_TYPES:
         return Text(_MEDIA_TYPES.get(mime_type or "", ""))
     for prefix in ("application/", "text/"):
@@ -156,12 +161,12 @@ def media_type(mime_type: str | None) -> Text:
 
 
 def table(screen: Screen, columns: Sequence[Column], rows: Iterable[Sequence[Text]]) -> Table:
-    """Return a table with a heading line and no frame, with the columns that the screen has room for."""
+    """Return a table with a heading line and no frame, with the columns that fit on the screen."""
     fits = [column.needs <= screen.width for column in columns]
     columns = list(itertools.compress(columns, fits))
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column in columns:
-        drawn.add_column(
+        result.add_column(
             Text(column.heading),
             justify="right" if column.number else "left",
             overflow="fold" if column.wraps else "ellipsis",
@@ -169,14 +174,14 @@ def table(screen: Screen, columns: Sequence[Column], rows: Iterable[Sequence[Tex
             ratio=1 if column.takes_rest else None,
             min_width=MIN_REST_CHARS if column.takes_rest else None,
         )
-    drawn.expand = any(column.takes_rest for column in columns)
+    result.expand = any(column.takes_rest for column in columns)
     for row in rows:
-        drawn.add_row(*itertools.compress(row, fits))
-    return drawn
+        result.add_row(*itertools.compress(row, fits))
+    return result
 
 
 def facts(pairs: Iterable[tuple[str, Text]]) -> Table:
-    """Return names and values below each other; a value that is empty is left out."""
+    """Return a two-column list of names and values, without empty values."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -186,6 +191,6 @@ def facts(pairs: Iterable[tuple[str, Text]]) -> Table:
     return grid
 
 
-def plural(count: int, singular: str, many: str | None = None) -> str:
+def plural(count: int, singular: str, plural_form: str | None = None) -> str:
     """Return a count with its noun: `1 session`, `2,000 sessions`."""
-    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
+    return f"{count:,} {singular if count == 1 else plural_form or singular + 's'}"

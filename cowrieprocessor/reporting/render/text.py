@@ -1,4 +1,4 @@
-"""Reports as text: one sentence that says it, what was dropped first, then where from and what was typed."""
+"""Reports as text: a summary sentence, the dropped files, then sources, commands and sensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cowrieprocessor.reporting.periods import PeriodKind
-from cowrieprocessor.reporting.queries.activity import Ranking
+from cowrieprocessor.reporting.queries.activity import Ranking, Totals
 from cowrieprocessor.reporting.render.history import changed_verdicts_section, found_malicious_section
 from cowrieprocessor.reporting.render.terminal import (
     SHORT_HASH_CHARS,
@@ -55,7 +55,7 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
 
     Args:
         report: the report.
-        screen: what to draw it for.
+        screen: the output device.
         db: the database as the user named it, for the commands at the end.
     """
     title = f"Cowrie report: {report.period.title} (UTC)" + (
@@ -84,28 +84,40 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
             _ranking(screen, "Protocols", report.protocols, "protocol", "events", 16),
         )
     parts += [*_dead_letters(report), heading("Next")]
-    # A command is there to be copied: it stays one line, however narrow the screen is.
+    # Commands are meant to be copied: each stays on one line, however narrow the screen is.
     return draw(screen, *parts) + "".join(f"  {line}\n" for line in next_commands(report, db))
 
 
 def headline(report: Report) -> str:
     """Return the report in one or two sentences."""
-    totals = report.totals
     if report.is_empty:
         return f"Nothing happened: no session began and no file was seen ({report.period.name}, UTC)."
-    told = plural(totals.sessions, "session")
+    return f"{_sessions_sentence(report.totals)} {_files_sentence(report.totals)}"
+
+
+def _sessions_sentence(totals: Totals) -> str:
+    text = plural(totals.sessions, "session")
     if totals.addresses:
-        told += f" from {plural(totals.addresses, 'address', 'addresses')}"
+        text += f" from {plural(totals.addresses, 'address', 'addresses')}"
     if totals.sessions_logged_in:
-        told += f", {totals.sessions_logged_in:,} of them let in"
-    told += "."
+        text += f", {totals.sessions_logged_in:,} of them let in"
+    return f"{text}."
+
+
+def _files_sentence(totals: Totals) -> str:
     if not totals.files:
-        return f"{told} No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
+        return f"No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
     if totals.sessions_with_files:
         sessions = plural(totals.sessions_with_files, "session")
         dropped = f"{sessions} dropped {plural(totals.files, 'different file')}"
     else:
         dropped = f"{plural(totals.files, 'captured file')} that no log names"
+    details = _file_details(totals)
+    return f"{dropped}: {', '.join(details)}." if details else f"{dropped}, all seen before."
+
+
+def _file_details(totals: Totals) -> list[str]:
+    """Return how many of the files are malicious, suspicious and new; empty if none is."""
     details = []
     if totals.files_malicious:
         details.append(f"{totals.files_malicious:,} malicious")
@@ -115,11 +127,11 @@ def headline(report: Report) -> str:
         details.append("none of them seen before" if totals.files > 1 else "not seen before")
     elif totals.files_new:
         details.append(f"{totals.files_new:,} never seen before")
-    return f"{told} {dropped}" + (f": {', '.join(details)}." if details else ", all seen before.")
+    return details
 
 
 def _notes(report: Report) -> list[RenderableType]:
-    """Return what the numbers do not say; a few downloads without content are nothing to speak of."""
+    """Return notes on missing data; a few downloads without a file are normal and not worth a note."""
     totals = report.totals
     notes = []
     if totals.sessions_without_attributes:
@@ -216,7 +228,7 @@ def _more(count: int, what: str) -> list[RenderableType]:
 
 
 def _pair(screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]) -> Sequence[RenderableType]:
-    """Return two sections side by side where there is room for them, else one below the other."""
+    """Return two sections side by side if the screen is wide enough, else one below the other."""
     if not left or not right or screen.width < _SIDE_BY_SIDE_WIDTH:
         return [*left, *right]
     grid = Table.grid(expand=True, padding=(0, 4, 0, 0), pad_edge=False)
@@ -236,22 +248,33 @@ def _dead_letters(report: Report) -> list[RenderableType]:
 
 
 def next_commands(report: Report, db: str | None) -> list[str]:
-    """Return what to type to learn more, as it can be pasted into a shell."""
-    where = f" --db {shlex.quote(db)}" if db else ""
-    sensor = f" --sensor {shlex.quote(report.sensor)}" if report.sensor else ""
-    period = report.period
+    """Return the commands that show more, ready to paste into a shell."""
+    db_option = f" --db {shlex.quote(db)}" if db else ""
     lines = []
     if report.files:
-        lines.append(f"cowrieprocessor files show{where} {report.files[0].sha256[:SHORT_HASH_CHARS]}")
-    news = [file.sha256 for file in report.found_malicious] or [change.sha256 for change in report.changed_verdicts]
-    if news:
-        lines.append(f"cowrieprocessor files history{where} {news[0][:SHORT_HASH_CHARS]}")
+        lines.append(f"cowrieprocessor files show{db_option} {report.files[0].sha256[:SHORT_HASH_CHARS]}")
+    for sha256 in _hashes_with_news(report)[:1]:
+        lines.append(f"cowrieprocessor files history{db_option} {sha256[:SHORT_HASH_CHARS]}")
     if report.totals.sessions:
-        files = " --with-files" if report.totals.sessions_with_files else ""
-        since, until = f"{period.start:%Y-%m-%d}", f"{period.end:%Y-%m-%d}"
-        lines.append(f"cowrieprocessor sessions list{where} --since {since} --until {until}{sensor}{files}")
+        lines.append(f"cowrieprocessor sessions list{db_option} {_session_options(report)}")
     if report.dead_letters:
-        lines.append(f"cowrieprocessor dead-letters list{where}")
-    previous = period.previous().name
-    lines.append(f"cowrieprocessor report {period.kind}{where} --date {previous}{sensor}")
+        lines.append(f"cowrieprocessor dead-letters list{db_option}")
+    previous = report.period.previous()
+    lines.append(f"cowrieprocessor report {previous.kind}{db_option} --date {previous.name}{_sensor_option(report)}")
     return [shown(line, 1000) for line in lines]
+
+
+def _hashes_with_news(report: Report) -> list[str]:
+    """Return the hashes of files found malicious, or, if there are none, of changed verdicts."""
+    found = [file.sha256 for file in report.found_malicious]
+    return found or [change.sha256 for change in report.changed_verdicts]
+
+
+def _session_options(report: Report) -> str:
+    """Return the options of `sessions list` that pick the report's sessions."""
+    options = f"--since {report.period.start:%Y-%m-%d} --until {report.period.end:%Y-%m-%d}{_sensor_option(report)}"
+    return f"{options} --with-files" if report.totals.sessions_with_files else options
+
+
+def _sensor_option(report: Report) -> str:
+    return f" --sensor {shlex.quote(report.sensor)}" if report.sensor else ""

@@ -123,4 +123,4 @@ def test_a_session_that_is_not_there_ends_with_1(db: str, program: Program) -> N
 def test_nothing_fits_is_said(db: str, program: Program) -> None:
     """A list in which nothing fits says so and ends with 0."""
     outcome = program("sessions", "list", "--db", db, "--src-ip", "192.0.2.1")
-    assert (outcome.code, outcome.out) == (0, "No sessions fit.\n")
+    assert (outcome.code, outcome.out) == (0, "No sessions match.\n")

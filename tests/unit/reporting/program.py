@@ -1,4 +1,4 @@
-"""The program as a user calls it, in this process."""
+"""The command line program, called in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended and what it printed."""
+    """The exit code and the output of a call."""
 
     code: int
     out: str
@@ -19,7 +19,7 @@ class Outcome:
 
     @property
     def document(self) -> Any:
-        """What was printed, as JSON."""
+        """Standard output parsed as JSON."""
         return json.loads(self.out)
 
 
@@ -31,7 +31,7 @@ class Program:
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> Outcome:
-        """Call the program and return how it ended."""
+        """Call the program and return its exit code and output."""
         from cowrieprocessor.cli.main import cli
         from cowrieprocessor.cli.shared.common import run
 

@@ -1,4 +1,4 @@
-"""Rows for the tests of lists and reports, put in through the models."""
+"""Rows for the tests of lists and reports, inserted through the models."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FORMULA = '=HYPERLINK("http://198.51.100.7/x",1)'
 
 
 def sha(number: int) -> str:
-    """Return a hash that begins with the number, in six hexadecimal digits."""
+    """Return a SHA-256 that begins with the number in six hexadecimal digits."""
     return f"{number:06x}" + "0" * 58
 
 
 def at(hours: float = 0.0, *, days: int = 0) -> dt.datetime:
-    """Return a moment relative to the midnight on which the scene's day begins."""
+    """Return a time relative to the midnight at which the scene's day begins."""
     return DAY + dt.timedelta(days=days, hours=hours)
 
 
@@ -121,7 +121,7 @@ def add_queued(connection: Connection, sha256: str, provider: str, status: str, 
 def add_events(
     connection: Connection, payloads: Iterable[Mapping[str, Any]], *, source: str = "/logs/cowrie.json"
 ) -> None:
-    """Add raw events, one per line of a log of ours; SQLite computes the columns that PostgreSQL is given."""
+    """Add raw events, one per line of a known log; columns that SQLite computes are set on PostgreSQL."""
     identity = hashlib.sha256(source.encode()).hexdigest()
     if not connection.scalar(select(LogFile.identity).where(LogFile.identity == identity)):
         log = {"source": source, "source_inode": "1", "source_generation": 0, "current_path": source}

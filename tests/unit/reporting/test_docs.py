@@ -1,4 +1,4 @@
-"""docs/reports.md lists exactly what the JSON and CSV hold."""
+"""docs/reports.md lists exactly the fields of the JSON and the columns of the CSV."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _names_in(text: str) -> set[str]:
 
 @pytest.mark.parametrize("command", DOCUMENTS)
 def test_json_fields_are_documented(command: str) -> None:
-    """Each command's row names every field of its document, and no other."""
+    """Each command's row names every field of its document, and nothing else."""
     (row,) = re.findall(rf"^\| `{re.escape(command)}` \| (.*) \|$", PAGE, re.MULTILINE)
     actual = {field.name for kind in DOCUMENTS[command] for field in fields(kind)} | ENVELOPE.get(command, set())
     assert actual == _names_in(row)
 
 
 def test_numbers_are_documented() -> None:
-    """The table of numbers names every number of a report, and no other."""
+    """The table of numbers names every number of a report, and nothing else."""
     table = PAGE.split("## What the numbers mean")[1].split("`previous`")[0]
     named = {name for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in _names_in(row)}
     assert {field.name for field in fields(Totals)} == named

@@ -1,4 +1,4 @@
-"""How enrichment stands: numbers are those by which files are claimed, ledgers those that grant requests."""
+"""The state of enrichment: the numbers equal what claims would find, the ledgers are those that grant requests."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _status(engine: Engine, settings: Settings | None = None, now: dt.datetime =
 
 
 def _source(status: EnrichmentStatus, name: str) -> SourceStatus:
-    (found,) = [source for source in status.sources if source.provider == name]
-    return found
+    (result,) = [source for source in status.sources if source.provider == name]
+    return result
 
 
 def _fill(engine: Engine, seed: int, policy: Policy) -> None:
-    """Let random things happen to random files, through the doors that enrichment uses."""
+    """Store random answers, failures and claims for random files, with the functions that enrichment uses."""
     rng = random.Random(seed)
     with write_transaction(engine) as connection:
         for number in range(40):
@@ -65,8 +65,8 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
             until = moment + dt.timedelta(hours=rng.choice((1, 200)))
             if rng.random() < 0.7:
                 verdict = rng.choice(("malicious", "known-good", "suspicious", "clean", "unknown", "unknown"))
-                said = {"fetched_at": moment, "expires_at": until, "policy": policy, "now": moment}
-                store_answer(connection, sha256, provider, sha256, ProviderVerdict(verdict), **said)  # type: ignore[arg-type]
+                answer_args = {"fetched_at": moment, "expires_at": until, "policy": policy, "now": moment}
+                store_answer(connection, sha256, provider, sha256, ProviderVerdict(verdict), **answer_args)  # type: ignore[arg-type]
             elif rng.random() < 0.8:
                 store_failure(
                     connection,
@@ -80,22 +80,24 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
             else:
                 store_refusal(connection, sha256, provider, reason="never", policy=policy, now=moment)
         ask_first(connection, [sha(number) for number in range(7)], ["virustotal", "hashlookup"])
-    for provider, moment in (("virustotal", NOW), ("hashlookup", at(2))):  # the second one was killed
+    for provider, moment in (("virustotal", NOW), ("hashlookup", at(2))):  # the second process was killed
         claim(engine, provider, limit=4, now=moment, lease_s=900, policy=policy)
-    for hours in range(4):  # some were killed over one file again and again, by hand and not
+    for hours in range(4):  # processes killed repeatedly over the same hash, requested by hand and not
         only = [sha(number) for number in range(2 + 2 * hours, 12)]
         claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only)
     far = at(0, days=4000)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(number) for number in range(3)], ["malwarebazaar"])
         rest = {"policy": policy, "now": far}
-        for number in range(20, 30):  # while a clock was wrong
-            said = {"fetched_at": far, "expires_at": far, **rest}
-            failed = {"kind": "timeout", "reason": "no answer", "next_attempt_at": far, **rest}
+        for number in range(20, 30):  # with a clock that was wrong
+            answer_args = {"fetched_at": far, "expires_at": far, **rest}
+            failure_args = {"kind": "timeout", "reason": "no answer", "next_attempt_at": far, **rest}
             if number % 2:
-                store_answer(connection, sha(number), "virustotal", sha(number), ProviderVerdict("clean"), **said)  # type: ignore[arg-type]
+                store_answer(
+                    connection, sha(number), "virustotal", sha(number), ProviderVerdict("clean"), **answer_args
+                )  # type: ignore[arg-type]
             else:
-                store_failure(connection, sha(number), "virustotal", **failed)  # type: ignore[arg-type]
+                store_failure(connection, sha(number), "virustotal", **failure_args)  # type: ignore[arg-type]
     claim(engine, "malwarebazaar", limit=5, now=far, lease_s=900, policy=policy)
     claim(engine, "malwarebazaar", limit=2, now=at(3), lease_s=900, policy=policy)
 
@@ -104,7 +106,7 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
     ("seed", "settled_by"), [(0, "known-good,malicious"), (1, "none"), (2, "known-good"), (3, "unknown,malicious")]
 )
 def test_backlog_is_what_would_be_claimed(engine: Engine, seed: int, settled_by: str) -> None:
-    """For every source the files to be asked about, by reason, are exactly those that a claim of all would get."""
+    """For every source, the backlog by reason equals what claiming all of it returns."""
     settings = _settings(COWRIEPROC_SETTLED_BY=settled_by)
     policy = Policy(NAMES, frozenset(settings.settled_by))
     _fill(engine, seed, policy)
@@ -112,25 +114,25 @@ def test_backlog_is_what_would_be_claimed(engine: Engine, seed: int, settled_by:
     seen: Counter[str] = Counter()
     for name in NAMES:
         queue = _source(status, name).queue
-        found = []
-        while some := claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy):
-            found += some
-        reasons = Counter(one.reason for one in found)
+        claimed = []
+        while batch := claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy):
+            claimed += batch
+        reasons = Counter(claimed_hash.reason for claimed_hash in claimed)
         assert (name, reasons) == (
             name,
             +Counter({"new": queue.waiting, "asked-for": queue.asked_for, "retry": queue.retries_due})
             + Counter({"expired": queue.expired}),
         )
-        assert len(found) == queue.backlog
+        assert len(claimed) == queue.backlog
         seen += reasons
         leased = _source(_status(engine, settings), name).queue
-        assert (0, queue.leased + len(found)) == (leased.backlog, leased.leased)
+        assert (0, queue.leased + len(claimed)) == (leased.backlog, leased.leased)
     assert {"new", "asked-for", "retry", "expired"} - ({"expired"} if "unknown" in settled_by else set()) <= seen.keys()
     assert (41, 1) == (sum(status.verdicts.values()), status.skipped)
 
 
 def test_failures_are_counted_by_kind_with_an_example(engine: Engine) -> None:
-    """Failures are counted by the word before the colon, refusals together, with what was tried most as example."""
+    """Failures count by the word before the colon, refusals together; the example is the hash tried most often."""
     policy = Policy(NAMES, frozenset())
     with write_transaction(engine) as connection:
         for number in range(4):
@@ -157,8 +159,8 @@ def test_failures_are_counted_by_kind_with_an_example(engine: Engine) -> None:
     assert QueueCounts(waiting=1, retries_due=1, failed=3) == _source(status, "virustotal").queue
 
 
-def test_ledgers_tell_what_is_left_and_when_all_is_done(engine: Engine) -> None:
-    """The ledger of each key says what was sent, what may be, why it pauses; and how long the backlog takes."""
+def test_ledgers_show_the_quota_and_when_the_backlog_is_done(engine: Engine) -> None:
+    """Each key's ledger shows requests sent and allowed, why it pauses, and how long the backlog takes."""
     clock = ManualClock(NOW)
     limits = Limits(4, 500, 15_500)
     ledger = Ledger(engine, "virustotal", fingerprint(KEY), limits, Limits(), clock)
@@ -166,28 +168,28 @@ def test_ledgers_tell_what_is_left_and_when_all_is_done(engine: Engine) -> None:
     with write_transaction(engine) as connection:
         for number in range(50):
             add_hash(connection, sha(number), at(-9))
-    for one in (ledger, ledger, ledger, old):
-        one.reserve()
+    for used in (ledger, ledger, ledger, old):
+        used.reserve()
     ledger.learned(KeyQuota(daily_allowed=20, daily_used=3, monthly_allowed=1000, monthly_used=30))
     ledger.pause(at(18), "it said so")
     status = _status(engine, now=clock.now())
-    names = [(one.ledger, one.fingerprint, one.in_use) for one in status.ledgers]
+    names = [(state.ledger, state.fingerprint, state.in_use) for state in status.ledgers]
     assert ("hashlookup", NO_KEY, True) == names[0]
     assert [("virustotal", fingerprint(KEY), True), ("virustotal", "0" * 16, False)] == names[-2:]
-    mine, other = status.ledgers[-2:]
+    own, other = status.ledgers[-2:]
     assert (3, 20, 30, 1000, 4, at(18), "it said so", 50) == (
-        *(mine.used_day, mine.allowed_day, mine.used_month, mine.allowed_month, mine.per_minute),
-        *(mine.paused_until, mine.reason, mine.requests),
+        *(own.used_day, own.allowed_day, own.used_month, own.allowed_month, own.per_minute),
+        *(own.paused_until, own.reason, own.requests),
     )
-    assert clock.now() == mine.read_at
-    assert mine.done_at is not None
-    assert (at(0, days=2).date(), 1, 0) == (mine.done_at.date(), other.used_day, other.requests)  # 17, 20, 13
-    urlhaus = next(one for one in status.ledgers if one.ledger == "urlhaus")
-    assert 100 == urlhaus.requests  # by hash and by address: two questions under one limit
+    assert clock.now() == own.read_at
+    assert own.done_at is not None
+    assert (at(0, days=2).date(), 1, 0) == (own.done_at.date(), other.used_day, other.requests)  # 17, 20, 13
+    urlhaus = next(state for state in status.ledgers if state.ledger == "urlhaus")
+    assert 100 == urlhaus.requests  # by hash and by URL: two requests per file under one limit
 
 
-def test_the_job_and_what_waits_to_be_spread(engine: Engine) -> None:
-    """The job's last report is shown, and how many verdicts have not reached all rows of files."""
+def test_the_job_and_the_propagation_backlog(engine: Engine) -> None:
+    """The status has the job's last report, and the number of verdicts that have not reached all rows of `files`."""
     assert _status(engine).job is None
     with write_transaction(engine) as connection:
         times = {"started_at": at(1), "updated_at": at(2), "finished_at": None}
@@ -231,7 +233,7 @@ def test_the_job_and_what_waits_to_be_spread(engine: Engine) -> None:
 def test_sources_without_a_key_are_named(
     engine: Engine, environment: dict[str, str], in_use: list[str], without_key: list[str], problem: str | None
 ) -> None:
-    """Whatever is wrong with the keys, the status is shown, and says who is not asked and why."""
+    """Whatever is wrong with the keys, the status is shown, and says which sources are not queried and why."""
     status = _status(engine, load_settings(environ=environment))
     assert (in_use, without_key) == (
         [source.provider for source in status.sources if source.in_use],
@@ -244,7 +246,7 @@ def test_sources_without_a_key_are_named(
 
 
 def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
-    """With USE_NEW_ENRICHMENT=0 the numbers come from the cache, and say how many answers wait to be replayed."""
+    """With USE_NEW_ENRICHMENT=0 the numbers come from the cache, including the answers waiting for replay."""
     policy = Policy(NAMES, frozenset({"malicious"}))
     settings = _settings(USE_NEW_ENRICHMENT="0", COWRIEPROC_SETTLED_BY="malicious")
     with write_transaction(engine) as connection:
@@ -257,10 +259,10 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
         if moment == NOW:
             break
         with write_transaction(engine) as connection:
-            for one, verdict in zip(claimed[:2], ("malicious", "unknown"), strict=True):
+            for claimed_hash, verdict in zip(claimed[:2], ("malicious", "unknown"), strict=True):
                 until = at(10 if verdict == "unknown" else 400)
-                store_in_cache(connection, "virustotal", one.sha256, verdict, {}, moment, until)
-                staged_answer(connection, "virustotal", one.sha256, until)
+                store_in_cache(connection, "virustotal", claimed_hash.sha256, verdict, {}, moment, until)
+                staged_answer(connection, "virustotal", claimed_hash.sha256, until)
         failure = {"now": moment, "not_before": at(20)}
         staged_failure(engine, "virustotal", claimed[2].sha256, kind="timeout", **failure)
     status = _status(engine, settings)
@@ -268,18 +270,18 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
     assert (True, 2) == (status.staged, status.replayable)
     assert (2, 1, 2, 1) == (queue.answered, queue.failed, queue.leased, queue.expired)
     assert [("virustotal", "failed", "timeout", 1)] == [
-        (one.provider, one.status, one.kind, one.count) for one in status.failures
+        (failure.provider, failure.status, failure.kind, failure.count) for failure in status.failures
     ]
     left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy)
     assert len(left) == queue.backlog
     others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
-    assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one is settled
+    assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one hash has a decisive verdict
     assert _status(engine).replayable is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) -> None:
-    """By the cache alone, too, the files to be asked about are by reason exactly those that a claim would get."""
+    """Counted from the cache alone, too, the backlog by reason equals what claiming all of it returns."""
     rng = random.Random(seed)
     policy = Policy(NAMES, frozenset({"malicious"}))
     settings = _settings(USE_NEW_ENRICHMENT="0", COWRIEPROC_SETTLED_BY="malicious")
@@ -288,25 +290,25 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
             add_hash(connection, sha(number), at(-9))
     for hour in range(0, 12, 2):
         for name in NAMES:
-            for one in staged_claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
+            for claimed in staged_claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
                 until, chance = at(hour + rng.choice((3, 300))), rng.random()
                 if chance < 0.4:
                     verdict = rng.choice(("malicious", "clean", "unknown"))
                     with write_transaction(engine) as connection:
-                        store_in_cache(connection, name, one.sha256, verdict, {}, at(hour), until)
-                        staged_answer(connection, name, one.sha256, until)
+                        store_in_cache(connection, name, claimed.sha256, verdict, {}, at(hour), until)
+                        staged_answer(connection, name, claimed.sha256, until)
                 elif chance < 0.7:
-                    staged_failure(engine, name, one.sha256, kind="timeout", now=at(hour), not_before=until)
+                    staged_failure(engine, name, claimed.sha256, kind="timeout", now=at(hour), not_before=until)
     with write_transaction(engine) as connection:
         staged_ask_first(connection, [sha(number) for number in range(4)], ["virustotal"], NOW)
     status = _status(engine, settings)
     for name in NAMES:
         queue = _source(status, name).queue
-        found = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
+        left = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
         reasons = Counter({"new": queue.waiting, "retry": queue.retries_due, "expired": queue.expired})
         assert (name, +(reasons + Counter({"asked-for": queue.asked_for}))) == (
             name,
-            Counter(one.reason for one in found),
+            Counter(claimed.reason for claimed in left),
         )
 
 
@@ -347,8 +349,8 @@ def _scene(engine: Engine) -> EnrichmentStatus:
             add_hash(connection, sha(number), at(-9))
         add_hash(connection, EMPTY_FILE_SHA256, at(-9))
         note_skipped(connection)
-        said = {"fetched_at": at(1), "expires_at": at(99), "policy": policy, "now": at(1)}
-        store_answer(connection, sha(0), "virustotal", sha(0), ProviderVerdict("malicious"), **said)  # type: ignore[arg-type]
+        answer_args = {"fetched_at": at(1), "expires_at": at(99), "policy": policy, "now": at(1)}
+        store_answer(connection, sha(0), "virustotal", sha(0), ProviderVerdict("malicious"), **answer_args)  # type: ignore[arg-type]
         store_failure(
             connection,
             *(sha(1), "malwarebazaar"),
@@ -379,7 +381,7 @@ def test_status_fits_any_width(engine: Engine) -> None:
 
 
 def test_no_key_is_in_any_output(engine: Engine) -> None:
-    """Neither text nor JSON holds a key, only what tells keys apart."""
+    """Neither text nor JSON contains a key, only its fingerprint."""
     status = _scene(engine)
     document = to_json(status)
     assert KEY not in document + enrichment_text(status, Screen(200)) + repr(status)

@@ -1,4 +1,4 @@
-"""When a backlog will be done: what is allowed a minute, a day and a month, sent as soon as it may be."""
+"""Forecasts: a backlog sent as fast as the limits per minute, day and month allow."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PUBLIC = Allowance(per_minute=4, per_day=500, per_month=15_500)
 
 
 def _recount(requests: int, allowance: Allowance, now: dt.datetime) -> dt.datetime:
-    """Send one request after the other, each as soon as the minute's pace, the day and the month let it."""
-    each = dt.timedelta(seconds=60 * MARGIN / allowance.per_minute) if allowance.per_minute else dt.timedelta()
+    """Send the requests one by one, each as soon as the limits per minute, day and month allow."""
+    interval = dt.timedelta(seconds=60 * MARGIN / allowance.per_minute) if allowance.per_minute else dt.timedelta()
     moment = max(now, allowance.not_before or now)
     day, used_day = now.date(), allowance.used_day
     month, used_month = (now.year, now.month), allowance.used_month
@@ -28,10 +28,10 @@ def _recount(requests: int, allowance: Allowance, now: dt.datetime) -> dt.dateti
             month, used_month = (moment.year, moment.month), 0
         next_day = (moment + dt.timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
         is_used_up = used_day >= (allowance.per_day or 10**9) or used_month >= (allowance.per_month or 10**9)
-        if is_used_up or moment + each > next_day:
+        if is_used_up or moment + interval > next_day:
             moment = next_day
             continue
-        requests, used_day, used_month, moment = requests - 1, used_day + 1, used_month + 1, moment + each
+        requests, used_day, used_month, moment = requests - 1, used_day + 1, used_month + 1, moment + interval
     return moment
 
 
@@ -56,14 +56,14 @@ def test_forecast_equals_sending_one_by_one(
     wait_h: int,
     hours: int,
 ) -> None:
-    """The moment is the one at which a sender that obeys every limit has sent its last request."""
+    """The forecast is the time at which a sender that obeys every limit has sent its last request."""
     now = NOW + dt.timedelta(hours=hours)
     not_before = now + dt.timedelta(hours=wait_h) if wait_h else None
     allowance = Allowance(per_minute, per_day, per_month, used_day, used_month, not_before)
-    told = done_at(requests, allowance, now)
-    assert told is not None
+    forecast = done_at(requests, allowance, now)
+    assert forecast is not None
     expected = _recount(requests, allowance, now) if requests else now
-    assert abs((expected - told).total_seconds()) < 1
+    assert abs((expected - forecast).total_seconds()) < 1
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_forecast_equals_sending_one_by_one(
     ],
 )
 def test_public_key_in_days(requests: int, allowance: Allowance, days: int) -> None:
-    """50,000 files take a hundred days at 500 a day; a month that is used up goes on the first of the next."""
-    told = done_at(requests, allowance, NOW)
-    assert told is not None
-    assert days == (told.date() - NOW.date()).days + 1
+    """50,000 files take 100 days at 500 a day; a month that is used up ends on the first of the next."""
+    forecast = done_at(requests, allowance, NOW)
+    assert forecast is not None
+    assert days == (forecast.date() - NOW.date()).days + 1
 
 
-def test_what_nobody_lives_to_see_is_not_told() -> None:
-    """A backlog of more than ten years has no date; one without any limit is done at once."""
+def test_a_backlog_of_more_than_ten_years_has_no_date() -> None:
+    """The forecast ends after ten years; without any limit a backlog is done immediately."""
     assert done_at(10**9, PUBLIC, NOW) is None
     assert done_at(10**9, Allowance(), NOW) == NOW

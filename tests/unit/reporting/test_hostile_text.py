@@ -1,4 +1,4 @@
-"""Nothing that an attacker wrote is alive on a terminal: every command, every field, every width."""
+"""No text of an attacker takes effect on a terminal: every command, every field, every width."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.unit.reporting.scene import (
 
 LINK = "http://user:secret@198.51.100.7/x"
 BAD = HOSTILE.replace("\x00", "") + LINK
-"""What version 3 or a foreign loader may have stored as it came; PostgreSQL refuses NUL."""
+"""Hostile text that version 3 or another loader may have stored unchanged; without NUL, which PostgreSQL refuses."""
 
 COMMANDS = (
     ("files", "list"),
@@ -52,7 +52,8 @@ COMMANDS = (
 )
 
 
-def _alive(text: str) -> list[str]:
+def _unsafe_characters(text: str) -> list[str]:
+    """Return the control, bidirectional and invisible characters in a text, newlines excepted."""
     return [
         repr(character)
         for character in text
@@ -66,7 +67,7 @@ def _alive(text: str) -> list[str]:
 
 
 def _fill(connection: Connection) -> None:
-    """Put the hostile text as it is into every column that an attacker can reach."""
+    """Store the hostile text unchanged in every column that an attacker can reach."""
     add_session(
         connection,
         "s1",
@@ -119,13 +120,13 @@ def _fill(connection: Connection) -> None:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """The program as a user calls it."""
+    """The command line program."""
     return Program(monkeypatch, capsys)
 
 
 @pytest.fixture
 def hostile_rows(engine: Engine, db_url: str) -> str:
-    """The URL of a database with the hostile text in every column."""
+    """A database URL with the hostile text in every column."""
     with write_transaction(engine) as connection:
         _fill(connection)
     return db_url
@@ -134,24 +135,24 @@ def hostile_rows(engine: Engine, db_url: str) -> str:
 def _check(command: tuple[str, ...], outcome: Outcome) -> None:
     assert (command, 0) == (command, outcome.code), outcome.err
     assert outcome.out
-    assert (command, []) == (command, _alive(outcome.out + outcome.err))
+    assert (command, []) == (command, _unsafe_characters(outcome.out + outcome.err))
     assert not re.search("http://|ftp://|secret", outcome.out + outcome.err), command
 
 
 def test_hostile_rows_are_shown_inert(hostile_rows: str, program: Program) -> None:
-    """Whatever stands in the database, the text of a command has no escape, control, override or link in it."""
+    """Whatever the database contains, no command prints an escape, control character, override or link."""
     for command in COMMANDS:
         _check(command, program(*command, "--db", hostile_rows))
 
 
 @pytest.mark.parametrize("width", [40, 100, 400])
-def test_a_terminal_gets_our_colours_and_nothing_else(
+def test_the_only_escape_sequences_are_colours(
     hostile_rows: str, program: Program, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    """On a terminal of any width, the only escape sequences are colours; markup and emoji codes stay as typed."""
+    """On a terminal of any width, the only escape sequences are colours; markup and emoji codes stay as they are."""
     for command in COMMANDS:
-        own = {"files": "files_commands.files", "history": "files_commands.history", "status": "enrich_status"}
-        name = own.get(command[1]) or own.get(command[0]) or command[0].replace("-", "_")
+        modules = {"files": "files_commands.files", "history": "files_commands.history", "status": "enrich_status"}
+        name = modules.get(command[1]) or modules.get(command[0]) or command[0].replace("-", "_")
         module = f"cowrieprocessor.cli.{name}"
         monkeypatch.setattr(f"{module}.screen", lambda: Screen(width, color=True))
         monkeypatch.setattr(f"{module}.print_text", lambda text: sys.stdout.write(text))  # click would strip colours
@@ -167,21 +168,21 @@ def test_a_terminal_gets_our_colours_and_nothing_else(
 
 @pytest.mark.parametrize("format_", ["json", "csv"])
 def test_report_formats_are_inert_on_a_terminal_too(hostile_rows: str, program: Program, format_: str) -> None:
-    """JSON and CSV, which people look at in terminals, hold no live character; JSON still has the exact text."""
+    """JSON and CSV, often shown on terminals, have no unsafe character; JSON still has the exact text."""
     for command in COMMANDS[-3:]:
         outcome = program(*command, "--db", hostile_rows, "--format", format_)
         if format_ == "csv":
             _check(command, Outcome(outcome.code, outcome.out.replace("\r\n", "\n"), outcome.err))
         else:
-            assert _alive(outcome.out) == []
+            assert _unsafe_characters(outcome.out) == []
             assert BAD in [ranked["value"] for ranked in outcome.document["commands"]["top"]]
 
 
 def test_json_is_exact_and_ascii(hostile_rows: str, program: Program) -> None:
-    """The JSON of every command is ASCII, has no control character, and gives back the text as stored."""
+    """The JSON of every command is ASCII, has no control character, and decodes to the text as stored."""
     for command in COMMANDS:
         outcome = program(*command, "--db", hostile_rows, "--json")
-        assert (command, 0, True, []) == (command, outcome.code, outcome.out.isascii(), _alive(outcome.out))
+        assert (command, 0, True, []) == (command, outcome.code, outcome.out.isascii(), _unsafe_characters(outcome.out))
         assert any(HOSTILE[:20] in text for text in _texts(outcome.document)), command
 
 
@@ -211,7 +212,7 @@ HOSTILE_EVENTS = [
 
 @pytest.fixture
 def loaded(db_url: str, tmp_path: Path) -> Iterator[str]:
-    """A database into which the loader itself brought a hostile log."""
+    """A database with a hostile log, loaded by the loader itself."""
     log = tmp_path / "cowrie.json"
     lines = [
         json.dumps({"session": "s1", "sensor": HOSTILE, "timestamp": f"2026-11-21T01:00:0{n}.000000Z", **event})
@@ -226,16 +227,16 @@ def loaded(db_url: str, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_hostile_log_is_loaded_and_shown_inert(loaded: str, program: Program) -> None:
-    """The same through the loader: what it stored of a hostile log is shown without a live character."""
+    """A hostile log that the loader stored is shown without an unsafe character."""
     for command in COMMANDS:
         _check(command, program(*command, "--db", loaded))
         outcome = program(*command, "--db", loaded, "--json")
         assert (command, 0, True) == (command, outcome.code, outcome.out.isascii())
 
 
-def test_the_check_finds_what_is_alive() -> None:
-    """Negative control: the hostile text itself is found alive, and rich alone makes a link of its markup."""
-    assert len(set(_alive(HOSTILE))) >= 10
+def test_the_check_finds_unsafe_text() -> None:
+    """Negative control: the hostile text itself is reported, and rich alone makes a link of its markup."""
+    assert len(set(_unsafe_characters(HOSTILE))) >= 10
     console = Console(width=400, force_terminal=True, file=io.StringIO())
     console.print("[link=http://198.51.100.7]x[/link]")
     assert "\x1b]8;" in console.file.getvalue()  # type: ignore[attr-defined]

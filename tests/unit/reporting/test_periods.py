@@ -27,8 +27,8 @@ NOW = dt.datetime(2026, 11, 22, 0, 30, tzinfo=dt.UTC)
         ("monthly", "2024-02-29", "2024-02-01", "2024-03-01", "2024-02"),
     ],
 )
-def test_a_date_names_the_period_that_holds_it(kind: str, text: str, start: str, end: str, name: str) -> None:
-    """A day, a week or a month can be named by itself or by any day of it."""
+def test_a_date_names_the_period_that_contains_it(kind: str, text: str, start: str, end: str, name: str) -> None:
+    """A day, week or month can be given by its own name or by any date in it."""
     period = parse_period(PeriodKind(kind), text, NOW)
     assert (start, end, name) == (f"{period.start:%Y-%m-%d}", f"{period.end:%Y-%m-%d}", period.name)
 
@@ -49,8 +49,8 @@ def test_a_date_names_the_period_that_holds_it(kind: str, text: str, start: str,
         ("monthly", "9999-12"),
     ],
 )
-def test_what_is_no_such_date_is_refused(kind: str, text: str) -> None:
-    """A date that does not exist, or that does not fit the kind of report, is an error that says what is wanted."""
+def test_an_invalid_date_is_refused(kind: str, text: str) -> None:
+    """A date that does not exist, or that does not fit the kind of report, is an error that says what is expected."""
     with pytest.raises(ConfigurationError):
         parse_period(PeriodKind(kind), text, NOW)
 
@@ -60,7 +60,7 @@ def test_what_is_no_such_date_is_refused(kind: str, text: str) -> None:
     st.datetimes(dt.datetime(2, 1, 1), dt.datetime(9998, 1, 1), timezones=st.just(dt.UTC)),
 )
 def test_periods_tile_time(kind: PeriodKind, moment: dt.datetime) -> None:
-    """Every moment is in its period, the one before ends where it starts, and its name leads back to it."""
+    """Every moment is in its period, the previous period ends where it starts, and its name parses back to it."""
     period = period_of(kind, moment)
     assert period.start <= moment < period.end
     assert period.previous().end == period.start
@@ -69,7 +69,7 @@ def test_periods_tile_time(kind: PeriodKind, moment: dt.datetime) -> None:
 
 
 def test_first_period_of_the_calendar_has_none_before() -> None:
-    """The first day of the year 1 is refused with a message, not with an overflow."""
+    """The first day of the year 1 is refused with a message instead of an OverflowError."""
     with pytest.raises(ConfigurationError, match="too early"):
         parse_period(PeriodKind.DAILY, "0001-01-01", NOW).previous()
 
@@ -88,7 +88,7 @@ def test_moments_are_utc_unless_they_say_otherwise(text: str, moment: dt.datetim
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-13-01", "0001-01-01T00:00:00+14:00"])
-def test_what_is_no_moment_is_refused(text: str) -> None:
-    """A text that is no time, or one beyond the calendar, is an error that shows how to write it."""
+def test_an_invalid_time_is_refused(text: str) -> None:
+    """A text that is not a time, or a time outside the calendar, is an error that shows the format."""
     with pytest.raises(ConfigurationError, match="2026-11-21"):
         parse_moment(text)

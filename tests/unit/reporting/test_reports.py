@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 
 import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.errors import NotFound
-from cowrieprocessor.reporting.periods import PeriodKind, period_of
-from cowrieprocessor.reporting.queries.activity import Ranked, Totals
+from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
+from cowrieprocessor.reporting.queries.activity import Ranked, Ranking, Totals
 from cowrieprocessor.reporting.reports import Change, make_report, newest_period
 from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
 
@@ -29,157 +30,241 @@ MOMENTS = (
 )
 SENSORS = ("lab", "Office", None)
 COMMANDS = ("id", "W", "uname -a", "ä")
+SESSION_COUNT = 60
+HASH_COUNT = 6
+FILE_COUNT = 80
+SEVERITY = {"malicious": 0, "suspicious": 1}
 
 
-@dataclass
+@dataclass(frozen=True)
+class SessionRow:
+    """A session in the database; `attributes` is whether its address, user and protocol are stored."""
+
+    session_id: str
+    first: dt.datetime | None
+    sensor: str | None
+    attributes: bool
+    src_ip: str | None
+    username: str | None
+    login_success: bool | None
+    protocol: str
+    commands: dict[str, int]
+    file_downloads: int
+    event_count: int
+    login_attempts: int
+
+
+@dataclass(frozen=True)
+class HashRow:
+    """A row of `file_hashes`."""
+
+    sha256: str
+    verdict: str
+    first: dt.datetime
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A row of `files`."""
+
+    session_id: str
+    sha256: str
+    seen: dt.datetime
+    origin: str
+    filename: str | None
+    download_url: str | None
+
+
+@dataclass(frozen=True)
 class Truth:
-    """What was put into the database, as plain Python."""
+    """The content of the database as plain Python."""
 
-    sessions: list[dict[str, object]] = field(default_factory=list)
-    files: list[dict[str, object]] = field(default_factory=list)
-    hashes: dict[str, dict[str, object]] = field(default_factory=dict)
+    sessions: list[SessionRow]
+    files: list[FileRow]
+    hashes: dict[str, HashRow]
 
 
-def _fill(engine: Engine, seed: int) -> Truth:
-    """Put random sessions and files around the edges of the day into the database, and return them."""
+def _random_session(rng: random.Random, number: int) -> SessionRow:
+    return SessionRow(
+        session_id=f"s{number}",
+        first=rng.choice((*MOMENTS, None)),
+        sensor=rng.choice(SENSORS),
+        attributes=rng.random() < 0.9,
+        src_ip=rng.choice(("10.0.0.1", "10.0.0.2", "2001:db8::1", None)),
+        username=rng.choice(("root", "Admin", "admin", "ä", None)),
+        login_success=rng.choice((True, False, None)),
+        protocol=rng.choice(("ssh", "telnet")),
+        commands={command: rng.randrange(1, 4) for command in rng.sample(COMMANDS, rng.randrange(4))},
+        file_downloads=rng.choice((0, 0, 1, 5)),
+        event_count=rng.randrange(50),
+        login_attempts=rng.randrange(5),
+    )
+
+
+def _random_hash(rng: random.Random, number: int) -> HashRow:
+    return HashRow(
+        sha256=sha(number),
+        verdict=rng.choice(("malicious", "suspicious", "unknown", "clean")),
+        first=rng.choice((at(-300), at(0), at(-1))),
+    )
+
+
+def _random_file(rng: random.Random, session_id: str, sha256: str) -> FileRow:
+    return FileRow(
+        session_id=session_id,
+        sha256=sha256,
+        seen=rng.choice(MOMENTS),
+        origin="artifact" if session_id.startswith("artifact") else rng.choice(("download", "upload")),
+        filename=rng.choice(("x", "Y", "ä", None)),
+        download_url=rng.choice(("http://u/1", "http://u/2", None)),
+    )
+
+
+def _random_truth(seed: int) -> Truth:
+    """Return random sessions and files around the edges of the day."""
     rng = random.Random(seed)
-    truth = Truth()
+    sessions = [_random_session(rng, number) for number in range(SESSION_COUNT)]
+    hashes = [_random_hash(rng, number) for number in range(HASH_COUNT)]
+    session_ids = [*(session.session_id for session in sessions), "artifact:lab"]
+    pairs = [(session_id, row.sha256) for session_id in session_ids for row in hashes]
+    files = [_random_file(rng, session_id, sha256) for session_id, sha256 in rng.sample(pairs, FILE_COUNT)]
+    return Truth(sessions, files, {row.sha256: row for row in hashes})
+
+
+def _store(engine: Engine, truth: Truth) -> None:
     with write_transaction(engine) as connection:
-        for number in range(60):
-            row: dict[str, object] = {
-                "session_id": f"s{number}",
-                "first": rng.choice((*MOMENTS, None)),
-                "sensor": rng.choice(SENSORS),
-                "attributes": rng.random() < 0.9,
-                "src_ip": rng.choice(("10.0.0.1", "10.0.0.2", "2001:db8::1", None)),
-                "username": rng.choice(("root", "Admin", "admin", "ä", None)),
-                "login_success": rng.choice((True, False, None)),
-                "protocol": rng.choice(("ssh", "telnet")),
-                "commands": {
-                    c: rng.randrange(1, 4) for c in rng.sample(("id", "W", "uname -a", "ä"), rng.randrange(4))
-                },
-                "file_downloads": rng.choice((0, 0, 1, 5)),
-                "event_count": rng.randrange(50),
-                "login_attempts": rng.randrange(5),
-            }
-            truth.sessions.append(row)
-            options = {key: value for key, value in row.items() if key not in ("session_id", "first")}
-            add_session(connection, str(row["session_id"]), row["first"], **options)  # type: ignore[arg-type]
-        for number in range(6):
-            truth.hashes[sha(number)] = {
-                "verdict": rng.choice(("malicious", "suspicious", "unknown", "clean")),
-                "first": rng.choice((at(-300), at(0), at(-1))),
-            }
-            hashed = truth.hashes[sha(number)]
-            add_hash(connection, sha(number), hashed["first"], at(30), verdict=hashed["verdict"])  # type: ignore[arg-type]
-        pairs = [(f"s{n}", h) for n in range(60) for h in range(6)] + [("artifact:lab", h) for h in range(6)]
-        for session_id, number in rng.sample(pairs, 80):
-            file: dict[str, object] = {
-                "session_id": session_id,
-                "sha256": sha(number),
-                "seen": rng.choice(MOMENTS),
-                "origin": "artifact" if session_id.startswith("artifact") else rng.choice(("download", "upload")),
-                "filename": rng.choice(("x", "Y", "ä", None)),
-                "download_url": rng.choice(("http://u/1", "http://u/2", None)),
-            }
-            truth.files.append(file)
-            add_file(
-                connection,
-                session_id,
-                sha(number),
-                file["seen"],  # type: ignore[arg-type]
-                origin=file["origin"],
-                filename=file["filename"],
-                download_url=file["download_url"],
-            )
-    return truth
+        for session in truth.sessions:
+            columns = {name: value for name, value in asdict(session).items() if name not in ("session_id", "first")}
+            add_session(connection, session.session_id, session.first, **columns)
+        for row in truth.hashes.values():
+            add_hash(connection, row.sha256, row.first, at(30), verdict=row.verdict)
+        for file in truth.files:
+            columns = {name: getattr(file, name) for name in ("origin", "filename", "download_url")}
+            add_file(connection, file.session_id, file.sha256, file.seen, **columns)
 
 
-def _recount(
-    truth: Truth, start: dt.datetime, end: dt.datetime, sensor: str | None
-) -> tuple[Totals, dict[str, object]]:
-    """Count everything again, from what was put in."""
-    sensors = {row["session_id"]: row["sensor"] for row in truth.sessions} | {"artifact:lab": "lab"}
-    sessions = [
-        row
-        for row in truth.sessions
-        if row["first"] and start <= row["first"] < end and sensor in (None, row["sensor"])  # type: ignore[operator]
-    ]
-    files = [
-        row
-        for row in truth.files
-        if start <= row["seen"] < end and sensor in (None, sensors[row["session_id"]])  # type: ignore[operator]
-    ]
-    known = [row for row in sessions if row["attributes"]]
-    hashes = {row["sha256"] for row in files}
-    verdicts = Counter(truth.hashes[str(sha256)]["verdict"] for sha256 in hashes)
-    origins = Counter(row["origin"] for row in files)
-    totals = Totals(
-        sessions=len(sessions),
-        sessions_logged_in=sum(row["login_success"] is True for row in known),
-        sessions_with_files=len({row["session_id"] for row in files if row["origin"] != "artifact"}),
-        sessions_without_attributes=len(sessions) - len(known),
-        sessions_without_their_files=sum(
-            row["file_downloads"] > 0  # type: ignore[operator]
-            and row["session_id"] not in {file["session_id"] for file in truth.files}
-            for row in sessions
-        ),
-        addresses=len({row["src_ip"] for row in known} - {None}),
-        sensors=len({row["sensor"] for row in sessions} - {None}),
-        events=sum(row["event_count"] for row in sessions),  # type: ignore[misc]
-        commands=sum(sum(row["commands"].values()) for row in sessions),  # type: ignore[attr-defined]
-        login_attempts=sum(row["login_attempts"] for row in sessions),  # type: ignore[misc]
-        files=len(hashes),
-        files_new=sum(truth.hashes[str(sha256)]["first"] >= start for sha256 in hashes),  # type: ignore[operator]
-        files_malicious=verdicts["malicious"],
-        files_suspicious=verdicts["suspicious"],
-        downloads=origins["download"],
-        uploads=origins["upload"],
-        artifacts=origins["artifact"],
-    )
-    commands: defaultdict[str, list[int]] = defaultdict(list)
-    for row in sessions:
-        for command, times in row["commands"].items():  # type: ignore[attr-defined]
-            commands[command].append(times)
-    urls: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
-    for row in files:
-        if row["download_url"]:
-            urls[str(row["download_url"])].append(row)
-    rankings: dict[str, object] = {
-        "addresses": _ranked(_grouped(known, "src_ip", "event_count")),
-        "usernames": _ranked(_grouped(known, "username", "login_attempts")),
-        "protocols": _ranked(_grouped(known, "protocol", "event_count")),
-        "sensors": _ranked(_grouped(sessions, "sensor", "event_count")),
-        "commands": _ranked([Ranked(value, len(times), sum(times)) for value, times in commands.items()]),
-        "urls": _ranked(
-            [
-                Ranked(url, len({row["session_id"] for row in rows}), len({row["sha256"] for row in rows}))
-                for url, rows in urls.items()
-            ]
-        ),
-    }
-    severity = {"malicious": 0, "suspicious": 1}
-    in_sessions = Counter(row["sha256"] for row in files if row["origin"] != "artifact")
-    rankings["files"] = sorted(
-        hashes,
-        key=lambda sha256: (
-            severity.get(str(truth.hashes[str(sha256)]["verdict"]), 2),
-            -in_sessions[sha256],
-            sha256,
-        ),
-    )
-    return totals, rankings
+class Recount:
+    """Everything that a report counts, counted again in plain Python."""
+
+    def __init__(self, truth: Truth, period: Period, sensor: str | None) -> None:
+        """Pick the rows that belong to the period, and to the sensor unless it is None."""
+        self._truth = truth
+        self._start = period.start
+        sensors = {session.session_id: session.sensor for session in truth.sessions} | {"artifact:lab": "lab"}
+        self._sessions = [
+            session
+            for session in truth.sessions
+            if session.first and period.start <= session.first < period.end and sensor in (None, session.sensor)
+        ]
+        self._files = [
+            file
+            for file in truth.files
+            if period.start <= file.seen < period.end and sensor in (None, sensors[file.session_id])
+        ]
+        self._known = [session for session in self._sessions if session.attributes]
+        self._hashes = {file.sha256 for file in self._files}
+
+    def totals(self) -> dict[str, int]:
+        """Return every number of `Totals` that sessions and files make up; those of verdicts are 0."""
+        return asdict(Totals(**self._session_totals(), **self._file_totals()))
+
+    def _session_totals(self) -> dict[str, int]:
+        with_files = {file.session_id for file in self._truth.files}
+        return {
+            "sessions": len(self._sessions),
+            "sessions_logged_in": sum(session.login_success is True for session in self._known),
+            "sessions_without_attributes": len(self._sessions) - len(self._known),
+            "sessions_without_their_files": sum(
+                session.file_downloads > 0 and session.session_id not in with_files for session in self._sessions
+            ),
+            "addresses": len({session.src_ip for session in self._known} - {None}),
+            "sensors": len({session.sensor for session in self._sessions} - {None}),
+            "events": sum(session.event_count for session in self._sessions),
+            "commands": sum(sum(session.commands.values()) for session in self._sessions),
+            "login_attempts": sum(session.login_attempts for session in self._sessions),
+        }
+
+    def _file_totals(self) -> dict[str, int]:
+        verdicts = Counter(self._truth.hashes[sha256].verdict for sha256 in self._hashes)
+        origins = Counter(file.origin for file in self._files)
+        return {
+            "sessions_with_files": len({file.session_id for file in self._files if file.origin != "artifact"}),
+            "files": len(self._hashes),
+            "files_new": sum(self._is_new(sha256) for sha256 in self._hashes),
+            "files_malicious": verdicts["malicious"],
+            "files_suspicious": verdicts["suspicious"],
+            "downloads": origins["download"],
+            "uploads": origins["upload"],
+            "artifacts": origins["artifact"],
+        }
+
+    def rankings(self) -> dict[str, list[Ranked]]:
+        """Return every ranking of a report by its name."""
+        return {
+            "addresses": _ranked((session.src_ip, session.event_count) for session in self._known),
+            "usernames": _ranked((session.username, session.login_attempts) for session in self._known),
+            "protocols": _ranked((session.protocol, session.event_count) for session in self._known),
+            "sensors": _ranked((session.sensor, session.event_count) for session in self._sessions),
+            "commands": _ranked(item for session in self._sessions for item in session.commands.items()),
+            "urls": self._ranked_urls(),
+        }
+
+    def _ranked_urls(self) -> list[Ranked]:
+        files: defaultdict[str, list[FileRow]] = defaultdict(list)
+        for file in self._files:
+            if file.download_url:
+                files[file.download_url].append(file)
+        return _sorted(
+            Ranked(url, len({row.session_id for row in rows}), len({row.sha256 for row in rows}))
+            for url, rows in files.items()
+        )
+
+    def files(self) -> list[FileFacts]:
+        """Return what a report says about each file, in the order of the report."""
+        in_sessions = Counter(file.sha256 for file in self._files if file.origin != "artifact")
+
+        def order(sha256: str) -> tuple[int, int, str]:
+            return SEVERITY.get(self._truth.hashes[sha256].verdict, 2), -in_sessions[sha256], sha256
+
+        return [self._file_facts(sha256) for sha256 in sorted(self._hashes, key=order)]
+
+    def _file_facts(self, sha256: str) -> FileFacts:
+        rows = [file for file in self._files if file.sha256 == sha256]
+        return FileFacts(
+            sha256=sha256,
+            downloads=sum(row.origin == "download" for row in rows),
+            uploads=sum(row.origin == "upload" for row in rows),
+            first_in_window=min(row.seen for row in rows),
+            name=min((row.filename for row in rows if row.filename), key=str.encode, default=None),
+            new=self._is_new(sha256),
+        )
+
+    def _is_new(self, sha256: str) -> bool:
+        return self._truth.hashes[sha256].first >= self._start
 
 
-def _grouped(rows: list[dict[str, object]], key: str, counted: str) -> list[Ranked]:
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        if row[key] is not None:
-            groups[str(row[key])].append(row[counted])  # type: ignore[arg-type]
-    return [Ranked(value, len(counts), sum(counts)) for value, counts in groups.items()]
+@dataclass(frozen=True)
+class FileFacts:
+    """What is checked of each file in a report."""
+
+    sha256: str
+    downloads: int
+    uploads: int
+    first_in_window: dt.datetime
+    name: str | None
+    new: bool
 
 
-def _ranked(rows: list[Ranked]) -> list[Ranked]:
+def _ranked(values: Iterable[tuple[str | None, int]]) -> list[Ranked]:
+    """Return values, each given with a count once per session, in the order of a ranking; None is no value."""
+    counts: defaultdict[str, list[int]] = defaultdict(list)
+    for value, count in values:
+        if value is not None:
+            counts[value].append(count)
+    return _sorted(Ranked(value, len(numbers), sum(numbers)) for value, numbers in counts.items())
+
+
+def _sorted(rows: Iterable[Ranked]) -> list[Ranked]:
     return sorted(rows, key=lambda row: (-row.sessions, -row.times, row.value.encode()))
 
 
@@ -187,40 +272,25 @@ def _ranked(rows: list[Ranked]) -> list[Ranked]:
 @pytest.mark.parametrize("sensor", [None, "lab", "Office"])
 def test_every_number_equals_a_recount(engine: Engine, seed: int, sensor: str | None) -> None:
     """Totals, comparison and rankings are what plain Python counts from the same rows, edges of the day included."""
-    truth = _fill(engine, seed)
+    truth = _random_truth(seed)
+    _store(engine, truth)
     period = period_of(PeriodKind.DAILY, DAY)
+
     with read_transaction(engine) as connection:
         report = make_report(connection, period, sensor=sensor)
-    totals, rankings = _recount(truth, period.start, period.end, sensor)
-    assert asdict(totals) == asdict(report.totals)
-    before = period.previous()
-    assert asdict(_recount(truth, before.start, before.end, sensor)[0]) == asdict(report.previous)
-    for name in ("addresses", "usernames", "protocols", "sensors", "commands", "urls"):
-        ranking = getattr(report, name)
-        assert (rankings[name], len(rankings[name])) == (list(ranking.top), ranking.distinct), name  # type: ignore[arg-type]
-    assert rankings["files"] == [file.sha256 for file in report.files]
-    for file in report.files:
-        rows = [
-            row
-            for row in truth.files
-            if row["sha256"] == file.sha256
-            and period.start <= row["seen"] < period.end  # type: ignore[operator]
-            and (sensor is None or row["session_id"] in _sessions_of(truth, sensor))
-        ]
-        assert file.downloads == sum(row["origin"] == "download" for row in rows)
-        assert file.uploads == sum(row["origin"] == "upload" for row in rows)
-        assert file.first_in_window == min(row["seen"] for row in rows)  # type: ignore[type-var]
-        assert file.name == min((str(row["filename"]) for row in rows if row["filename"]), key=str.encode, default=None)
-        assert file.new == (truth.hashes[file.sha256]["first"] >= period.start)  # type: ignore[operator]
+
+    recount = Recount(truth, period, sensor)
+    assert recount.totals() == asdict(report.totals)
+    assert Recount(truth, period.previous(), sensor).totals() == asdict(report.previous)
+    for name, expected in recount.rankings().items():
+        ranking: Ranking = getattr(report, name)
+        assert (expected, len(expected)) == (list(ranking.top), ranking.distinct), name
+    names = [field.name for field in fields(FileFacts)]
+    assert recount.files() == [FileFacts(**{name: getattr(file, name) for name in names}) for file in report.files]
 
 
-def _sessions_of(truth: Truth, sensor: str) -> set[object]:
-    found = {row["session_id"] for row in truth.sessions if row["sensor"] == sensor}
-    return found | ({"artifact:lab"} if sensor == "lab" else set())
-
-
-def test_lists_are_cut_and_say_how_many_there_are(engine: Engine) -> None:
-    """A ranking holds the most frequent values and the number of all; files likewise, in the totals."""
+def test_lists_are_cut_and_have_their_full_length(engine: Engine) -> None:
+    """A ranking has the most frequent values and the number of all; for files that number is in the totals."""
     with write_transaction(engine) as connection:
         for number in range(12):
             add_session(connection, f"s{number}", at(1), src_ip=f"10.0.0.{number}")
@@ -236,8 +306,8 @@ def test_lists_are_cut_and_say_how_many_there_are(engine: Engine) -> None:
     ) == (3, 12, 5, 12)
 
 
-def test_dead_letters_are_those_that_wait(engine: Engine) -> None:
-    """A report names the dead letters that wait, of any date, because what was not understood has no time."""
+def test_dead_letters_are_the_unresolved_ones(engine: Engine) -> None:
+    """A report counts unresolved dead letters of any date, because an unreadable line has no event time."""
     with write_transaction(engine) as connection:
         add_dead_letter(connection, "not JSON", {}, created_at=at(0, days=300))
         add_dead_letter(connection, "not JSON", {}, resolved=True)
@@ -248,31 +318,31 @@ def test_dead_letters_are_those_that_wait(engine: Engine) -> None:
 
 
 def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
-    """The default is the period of the newest session, else of the newest file, else none; per sensor if asked."""
+    """The newest period is that of the newest session, else of the newest file, else None; also for one sensor."""
     with read_transaction(engine) as connection:
         assert newest_period(connection, PeriodKind.DAILY) is None
     with write_transaction(engine) as connection:
         add_file(connection, "artifact:box", sha(1), at(0, days=-9), origin="artifact")
     with read_transaction(engine) as connection:
-        assert _newest_name(engine, None) == "2026-11-12"
+        assert _newest_period_name(engine, None) == "2026-11-12"
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(3), sensor="lab")
         add_session(connection, "b", at(3, days=-2), sensor="office")
         add_session(connection, "c", None, sensor="office")
-    assert _newest_name(engine, None) == "2026-11-21"
-    assert _newest_name(engine, "office") == "2026-11-19"
-    assert _newest_name(engine, "box") == "2026-11-12"
+    assert _newest_period_name(engine, None) == "2026-11-21"
+    assert _newest_period_name(engine, "office") == "2026-11-19"
+    assert _newest_period_name(engine, "box") == "2026-11-12"
 
 
-def _newest_name(engine: Engine, sensor: str | None) -> str:
+def _newest_period_name(engine: Engine, sensor: str | None) -> str:
     with read_transaction(engine) as connection:
         period = newest_period(connection, PeriodKind.DAILY, sensor)
     assert period is not None
     return period.name
 
 
-def test_a_sensor_that_is_not_there_is_named_with_those_that_are(engine: Engine) -> None:
-    """A misspelt sensor is an error that lists the sensors; one that only saw other days is none."""
+def test_an_unknown_sensor_is_an_error_that_lists_the_known_ones(engine: Engine) -> None:
+    """A misspelt sensor is an error that lists the sensors; a sensor without sessions on that day is not an error."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(3), sensor="lab")
         add_file(connection, "artifact:box", sha(1), at(3), origin="artifact")
@@ -287,6 +357,6 @@ def test_a_sensor_that_is_not_there_is_named_with_those_that_are(engine: Engine)
 @pytest.mark.parametrize(
     ("current", "previous", "percent"), [(3, 2, 50.0), (1, 3, -66.7), (0, 4, -100.0), (5, 0, None), (0, 0, None)]
 )
-def test_change_is_in_percent_of_the_number_before(current: int, previous: int, percent: float | None) -> None:
-    """The change is in percent of the previous number; after nothing there is none."""
+def test_change_is_in_percent_of_the_previous_number(current: int, previous: int, percent: float | None) -> None:
+    """The change is in percent of the previous number, and None if that is 0."""
     assert percent == Change(current, previous).percent

@@ -1,4 +1,4 @@
-"""Events in words."""
+"""One-line descriptions of events."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ from cowrieprocessor.reporting.timeline import describe_event
         (None, {"malformed": "torn"}, "malformed=torn"),
     ],
 )
-def test_an_event_is_told_in_one_line(event_type: str | None, fields: dict[str, Any], words: str) -> None:
-    """Each kind of event says what matters in it; the rest say their message or their fields."""
+def test_an_event_is_described_in_one_line(event_type: str | None, fields: dict[str, Any], words: str) -> None:
+    """Known event types show their important fields; others show their message or all fields."""
     assert words == describe_event(event_type, fields)
 
 
 @pytest.mark.parametrize("name", sorted(EVENT_NAMES))
 @pytest.mark.parametrize("value", [None, "", "x", 5, 1.5, True, ["a"], {"a": 1}])
-def test_a_field_of_any_type_is_told(name: str, value: object) -> None:
-    """No value of a field, whatever its type, keeps an event from being told."""
+def test_a_field_of_any_type_is_described(name: str, value: object) -> None:
+    """An event is described whatever the type of its fields."""
     keys = (
         "src_ip src_port dst_ip dst_port protocol username password key fingerprint input command input_safe url "
         "outfile shasum destfile filename data message duration duration_ms name value hassh version ttylog error arch"
@@ -70,12 +70,12 @@ def test_a_field_of_any_type_is_told(name: str, value: object) -> None:
     assert isinstance(describe_event(name, dict.fromkeys(keys.split(), value)), str)
 
 
-def test_real_events_are_told(corpus: Path) -> None:
-    """Every event of the real logs is told, and none as an empty line but those that hold nothing."""
-    silent = set()
+def test_real_events_are_described(corpus: Path) -> None:
+    """Every event of real logs has a description; it is empty only for events without content."""
+    empty = set()
     for path in corpus.glob("cowrie-*/cowrie.json*"):
         for line in path.read_text(encoding="utf-8").splitlines():
             fields = json.loads(line)
             if not describe_event(fields["eventid"], fields).strip():
-                silent.add(fields["eventid"])
-    assert silent <= {"cowrie.command.input", "cowrie.session.params", "cowrie.session.input"}
+                empty.add(fields["eventid"])
+    assert empty <= {"cowrie.command.input", "cowrie.session.params", "cowrie.session.input"}

@@ -93,7 +93,7 @@ def test_list_takes_its_filters(db: str, program: Program) -> None:
     outcome = program("files", "list", "--db", db, *arguments, "--sensor", "lab", "--json")
     assert [sha(1)] == [file["sha256"] for file in outcome.document["files"]]
     nothing = program("files", "list", "--db", db, "--sensor", "nowhere")
-    assert (nothing.code, nothing.out) == (0, "No files fit.\n")
+    assert (nothing.code, nothing.out) == (0, "No files match.\n")
 
 
 def test_show_tells_everything_about_a_file(db: str, program: Program) -> None:

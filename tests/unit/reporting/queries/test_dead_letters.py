@@ -17,7 +17,7 @@ from tests.unit.reporting.scene import add_dead_letter, at
 
 
 def test_list_filters_counts_and_pages(engine: Engine) -> None:
-    """The latest come first, resolved ones only when asked for, and the pages together are the list."""
+    """The latest come first, resolved ones only on request, and the pages together are the list."""
     with write_transaction(engine) as connection:
         for line in range(5):
             add_dead_letter(connection, "not JSON", {"malformed": f"line {line}"}, source_offset=line, created_at=at(1))
@@ -27,18 +27,18 @@ def test_list_filters_counts_and_pages(engine: Engine) -> None:
         first = list_dead_letters(connection, reason="not JSON", limit=3)
         second = list_dead_letters(connection, reason="not JSON", limit=3, after=first.next)
         everything = list_dead_letters(connection, resolved=True)
-        waiting = count_dead_letters(connection)
-        counted = count_dead_letters(connection, resolved=True)
+        unresolved = count_dead_letters(connection)
+        all_counts = count_dead_letters(connection, resolved=True)
     assert [row.source_offset for row in first.rows + second.rows] == [4, 3, 2, 1, 0]
     assert (second.next, len(everything.rows)) == (None, 7)
     assert (True, at(2)) == (everything.rows[0].resolved, everything.rows[0].resolved_at)
     assert everything.rows[1].details == {"detail": "x"}
-    assert (ReasonCount("not JSON", 5), ReasonCount("Validation", 1)) == waiting
-    assert (ReasonCount("not JSON", 5), ReasonCount("Validation", 1), ReasonCount("validation", 1)) == counted
+    assert (ReasonCount("not JSON", 5), ReasonCount("Validation", 1)) == unresolved
+    assert (ReasonCount("not JSON", 5), ReasonCount("Validation", 1), ReasonCount("validation", 1)) == all_counts
 
 
 def test_only_the_beginning_of_a_payload_is_read(engine: Engine) -> None:
-    """A payload of a megabyte comes as an excerpt with its length."""
+    """Of a payload of a megabyte the list has an excerpt and the length."""
     with write_transaction(engine) as connection:
         add_dead_letter(connection, "not JSON", {"malformed": "x" * 1_000_000})
     with read_transaction(engine) as connection:
@@ -48,7 +48,7 @@ def test_only_the_beginning_of_a_payload_is_read(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1" * 30, "²"])
-def test_what_is_no_cursor_is_refused(engine: Engine, cursor: str) -> None:
-    """A cursor that is no id is an error."""
+def test_an_invalid_cursor_is_refused(engine: Engine, cursor: str) -> None:
+    """A cursor that is not an id is an error."""
     with read_transaction(engine) as connection, pytest.raises(ConfigurationError, match="--after"):
         list_dead_letters(connection, after=cursor)

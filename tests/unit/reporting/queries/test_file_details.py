@@ -1,4 +1,4 @@
-"""One file: found by its hash, with every name and URL."""
+"""One file, found by its hash, with every name and URL."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def test_a_file_is_found_by_any_of_its_hashes(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "abcde", "xyzxyz", "a" * 65, "٠٠٠٠٠٠", "abcdef%"])
-def test_what_cannot_be_a_hash_is_refused(engine: Engine, text: str) -> None:
-    """A text that is too short, too long or not hexadecimal is an error that says what would do."""
+def test_an_invalid_hash_is_refused(engine: Engine, text: str) -> None:
+    """A text that is too short, too long or not hexadecimal is an error that says what is expected."""
     with read_transaction(engine) as connection, pytest.raises(ConfigurationError, match="first 6 or more"):
         find_hash(connection, text)
 
 
-def test_a_hash_that_is_not_there_or_not_unique_is_not_found(engine: Engine) -> None:
+def test_an_unknown_or_ambiguous_hash_is_not_found(engine: Engine) -> None:
     """An unknown hash names the list, an ambiguous beginning names the candidates."""
     with write_transaction(engine) as connection:
         for number in range(8):
@@ -55,7 +55,7 @@ def _download(session: str, name: str, url: str | None = None, *, shasum: str = 
 
 
 def test_every_name_and_url_is_listed(engine: Engine) -> None:
-    """Names and URLs that a session used beside the one of its row are found in its events, once per session."""
+    """Further names and URLs that a session used, besides those of its row, are found in its events, once each."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1), at(3), session_count=3, reputation=80, reputation_reasons=["old", "bad"])
         for name, hours, sensor, address in (
@@ -104,7 +104,7 @@ def test_every_name_and_url_is_listed(engine: Engine) -> None:
 
 
 def test_a_file_in_very_many_sessions_is_counted_over_the_latest(engine: Engine) -> None:
-    """A hash that says it is in very many sessions is walked by time and gives the same answer."""
+    """A hash whose row claims very many sessions is read in order of time, with the same result."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1), session_count=1_000_000)
         for number in range(30):

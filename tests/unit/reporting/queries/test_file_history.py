@@ -1,4 +1,4 @@
-"""The history of one file: every change of every source, in order, and how each source stands now."""
+"""The history of one file: every change of every source in order, and each source's current state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.reporting.scene import add_hash, add_queued, add_verdict, at, sh
 
 
 def test_changes_are_in_order_of_time_over_all_sources(engine: Engine) -> None:
-    """Each change stands beside what the same source said before; other sources and files do not come between."""
+    """Each change has the same source's previous answer, regardless of other sources and files."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(0), verdict="malicious", family="mirai", next_check_at=at(99))
         add_verdict(connection, sha(1), "virustotal", at(1), "unknown", confirmed_at=at(5))
@@ -64,8 +64,8 @@ def test_changes_are_in_order_of_time_over_all_sources(engine: Engine) -> None:
     assert (history.changes[-2:], 4) == (latest.changes, latest.changes_total)
 
 
-def test_sources_that_did_not_answer_are_named_with_the_reason(engine: Engine) -> None:
-    """Sources come from the history and from the queue: the latest answer of each, and why the others have none."""
+def test_sources_without_an_answer_have_the_reason(engine: Engine) -> None:
+    """Sources come from history and queue: each has its latest answer, or the reason why there is none."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(0))
         add_verdict(connection, sha(1), "virustotal", at(1), "clean", 0, 70)
@@ -99,8 +99,8 @@ def test_sources_that_did_not_answer_are_named_with_the_reason(engine: Engine) -
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_change_follows_the_one_before_of_its_source(engine: Engine, seed: int) -> None:
-    """Whatever order rows came in, equal moments included, the changes of each source are a chain."""
+def test_every_change_follows_its_sources_previous_one(engine: Engine, seed: int) -> None:
+    """Whatever the order of insertion, and with equal times, the changes of each source form a chain."""
     rng = random.Random(seed)
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(0))
@@ -111,17 +111,17 @@ def test_every_change_follows_the_one_before_of_its_source(engine: Engine, seed:
         history = file_history(connection, sha(1))
         cut = file_history(connection, sha(1), limit=7)
     assert (history.changes[-7:], 40) == (cut.changes, len(history.changes))
-    assert sorted(change.fetched_at for change in history.changes) == [one.fetched_at for one in history.changes]
+    assert sorted(change.fetched_at for change in history.changes) == [change.fetched_at for change in history.changes]
     for provider in "abc":
         chain = [change for change in history.changes if change.provider == provider]
         assert chain[0].previous_verdict is None
-        assert all(one.positives == two.previous_positives for one, two in pairwise(chain))
+        assert all(before.positives == after.previous_positives for before, after in pairwise(chain))
         (source,) = [source for source in history.sources if source.provider == provider]
         assert (chain[-1].positives, chain[-1].fetched_at) == (source.positives, source.fetched_at)
 
 
-def test_a_file_without_history_and_one_that_is_not_there(engine: Engine) -> None:
-    """A file that nobody was asked about has an empty history; a hash that no file has is an error."""
+def test_a_file_without_history_and_an_unknown_hash(engine: Engine) -> None:
+    """A file that was never sent to a source has an empty history; an unknown hash is an error."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(0))
         add_verdict(connection, sha(2), "virustotal", at(1))

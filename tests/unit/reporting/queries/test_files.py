@@ -46,8 +46,8 @@ def test_pages_together_are_the_whole_list(engine: Engine, order: FileOrder) -> 
     assert expected == walked
 
 
-def test_filters_pick_the_files_they_say(engine: Engine) -> None:
-    """Verdict, times, sensor and part of a name each leave exactly the files that fit."""
+def test_filters_pick_exactly_the_matching_files(engine: Engine) -> None:
+    """Verdict, times, sensor and part of a name each leave exactly the files that match."""
     with write_transaction(engine) as connection:
         add_session(connection, "s1", at(1), sensor="lab")
         add_session(connection, "s2", at(2), sensor="office")
@@ -68,8 +68,8 @@ def test_filters_pick_the_files_they_say(engine: Engine) -> None:
     assert _hashes(engine, FileFilter(name="5_%")) == []
 
 
-def test_name_is_the_first_one_whatever_was_stored_first(engine: Engine) -> None:
-    """A file is listed under the name of its first sighting, else of its last, else under any it had."""
+def test_name_is_from_the_first_sighting_whatever_was_stored_first(engine: Engine) -> None:
+    """A file is listed under the name in its first sighting, else in its last, else in any other."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1), at(3))
         add_file(connection, "c", sha(1), at(3), filename="third")
@@ -89,7 +89,7 @@ def test_name_is_the_first_one_whatever_was_stored_first(engine: Engine) -> None
     assert {sha(1): "first", sha(2): "last", sha(3): "somewhere", sha(4): None} == names
 
 
-def test_listing_carries_what_is_known_of_the_hash(engine: Engine) -> None:
+def test_listing_has_the_properties_of_the_hash(engine: Engine) -> None:
     """A row has size, type, verdict, family and the engines' count of its hash."""
     with write_transaction(engine) as connection:
         add_hash(
@@ -125,7 +125,7 @@ def test_listing_carries_what_is_known_of_the_hash(engine: Engine) -> None:
 
 
 def test_sessions_of_a_file_are_listed_latest_first_and_paged(engine: Engine) -> None:
-    """The sessions of a file come latest first with address, user and sensor; an artifact has its sensor's name."""
+    """The sessions of a file come latest first with address, user and sensor; an artifact has its sensor."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1))
         for name in ("b", "a", "B", "ä"):

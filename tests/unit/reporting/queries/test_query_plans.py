@@ -21,7 +21,7 @@ from cowrieprocessor.reporting.reports import make_report
 from tests.unit.reporting.scene import DAY, add_file, add_hash, add_session, sha
 
 TIME = "2026-11-21T00:00:00Z,x"
-ASKED: dict[str, Callable[[Connection], Any]] = {
+QUERIES: dict[str, Callable[[Connection], Any]] = {
     "files by last seen": lambda c: list_files(c, limit=1),
     "files by last seen, next page": lambda c: list_files(c, after=TIME),
     "files by first seen": lambda c: list_files(c, order="first-seen", limit=1),
@@ -58,7 +58,7 @@ TABLES = (
 
 @pytest.fixture
 def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
-    """An SQLite database with a file of one session, and one that says it is in very many."""
+    """An SQLite database with a file of one session, and a file whose row claims very many sessions."""
     engine = get_engine(str(tmp_path / "plans.sqlite"))
     apply_migrations(engine)
     with write_transaction(engine) as connection:
@@ -70,8 +70,8 @@ def sqlite_engine(tmp_path: Path) -> Iterator[Engine]:
     dispose(engine)
 
 
-def _scans(engine: Engine, ask: Callable[[Connection], Any]) -> list[str]:
-    """Return the steps of all plans that read a whole table."""
+def _scans(engine: Engine, query: Callable[[Connection], Any]) -> list[str]:
+    """Return the plan steps of a query that read a whole table."""
     steps: list[str] = []
 
     def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -81,21 +81,21 @@ def _scans(engine: Engine, ask: Callable[[Connection], Any]) -> list[str]:
     with read_transaction(engine) as connection:
         event.listen(engine, "before_cursor_execute", explain)
         try:
-            ask(connection)
+            query(connection)
         finally:
             event.remove(engine, "before_cursor_execute", explain)
     assert steps
     return [step for step in steps if step.startswith(tuple(f"SCAN {table}" for table in TABLES))]
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_no_question_reads_a_whole_table(sqlite_engine: Engine, name: str) -> None:
+@pytest.mark.parametrize("name", QUERIES)
+def test_no_query_reads_a_whole_table(sqlite_engine: Engine, name: str) -> None:
     """Every list, page and report finds its rows through an index, whatever the size of the page."""
-    scans = _scans(sqlite_engine, ASKED[name])
+    scans = _scans(sqlite_engine, QUERIES[name])
     walks = [step for step in scans if name.endswith("many sessions") and "USING INDEX ix_files_first_seen" in step]
     assert walks == scans, scans
 
 
 def test_the_check_finds_a_scan(sqlite_engine: Engine) -> None:
-    """Negative control: a search for part of a name does read the whole table, and is seen to."""
+    """Negative control: a search for part of a name reads the whole table, and the check reports it."""
     assert _scans(sqlite_engine, lambda c: list_files(c, FileFilter(name="x")))

@@ -1,4 +1,4 @@
-"""Lists of sessions, and one session in order."""
+"""Lists of sessions, and one session with its events in order."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_pages_together_are_the_whole_list(engine: Engine, size: int) -> None:
     assert expected == walked
 
 
-def test_filters_pick_the_sessions_they_say(engine: Engine) -> None:
-    """Time, address, sensor, files and flags each leave exactly the sessions that fit; the end is not included."""
+def test_filters_pick_exactly_the_matching_sessions(engine: Engine) -> None:
+    """Time, address, sensor, files and flags each leave exactly the sessions that match; `until` is not included."""
     long_name = "a-very-long-host-name-of-a-container-0001"
     with write_transaction(engine) as connection:
         add_session(connection, "early", at(0), src_ip="10.0.0.1")
@@ -68,7 +68,7 @@ def test_filters_pick_the_sessions_they_say(engine: Engine) -> None:
 
 
 def test_listing_joins_attributes_and_counts_files(engine: Engine) -> None:
-    """A listed session has its address, user and number of files; one without attributes has none of them."""
+    """A listed session has its address, user and number of files; without attributes these are empty."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(2), username="root", login_success=False, commands={"id": 2, "w": 1})
         add_session(connection, "b", at(1), attributes=False)
@@ -136,15 +136,15 @@ def test_details_have_files_and_commands_up_to_the_limit(engine: Engine) -> None
     assert details.source_files == ("/logs/1.json", "/logs/2.json")
 
 
-def test_json_null_where_a_list_was_meant_is_no_list(engine: Engine) -> None:
-    """A session whose list of logs holds the JSON text null, as in version 3, has no logs."""
+def test_json_null_instead_of_a_list_is_an_empty_list(engine: Engine) -> None:
+    """A session whose list of logs is the JSON text null, as in version 3, has no logs."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(1), source_files=None)
     with read_transaction(engine) as connection:
         assert session_details(connection, "a").source_files == ()
 
 
-def test_a_session_that_is_not_there_is_not_found(engine: Engine) -> None:
+def test_an_unknown_session_is_not_found(engine: Engine) -> None:
     """An unknown session is an error that names it and the list."""
     with read_transaction(engine) as connection, pytest.raises(NotFound, match=r"no session zz.*sessions list"):
         session_details(connection, "zz")

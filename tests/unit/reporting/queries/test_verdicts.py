@@ -1,4 +1,4 @@
-"""What sources came to say in a window: every number and row equals a recount of the history."""
+"""New answers of sources in a window: every number and row equals a recount of the history."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from sqlalchemy import Engine, event
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.reporting.queries import verdicts
 from cowrieprocessor.reporting.queries.verdicts import (
     changed_verdicts,
     count_changes,
@@ -32,9 +31,9 @@ MOMENTS = (at(0) - TICK, at(0), at(1), at(1), at(23), at(24) - TICK, at(24), at(
 
 @dataclass(frozen=True)
 class Answer:
-    """One row that was put in."""
+    """A row of the history; `number` is the order in which the rows are stored."""
 
-    place: int
+    number: int
     sha256: str
     provider: str
     at: dt.datetime
@@ -43,23 +42,23 @@ class Answer:
 
     @property
     def order(self) -> tuple[dt.datetime, int]:
-        """Before and after of two answers."""
-        return self.at, self.place
+        """The sort key of the history."""
+        return self.at, self.number
 
 
 def _fill(engine: Engine, seed: int) -> list[Answer]:
-    """Put random answers around the edges of the day into the database, in any order, and return them."""
+    """Store random answers around the edges of the day, in random order of time, and return them."""
     rng = random.Random(seed)
     answers = [
         Answer(
-            place,
+            number,
             sha(rng.randrange(12)),
             rng.choice(("virustotal", "hashlookup")),
             rng.choice(MOMENTS),
             rng.choice(("malicious", "malicious", "unknown", "clean")),
             rng.choice((None, 1, 2)),
         )
-        for place in range(70)
+        for number in range(70)
     ]
     with write_transaction(engine) as connection:
         for number in range(11):
@@ -67,64 +66,67 @@ def _fill(engine: Engine, seed: int) -> list[Answer]:
         for number in range(6):
             add_session(connection, f"s{number}", at(-99), sensor=("lab", "office")[number % 2])
             add_file(connection, f"s{number}", sha(number), at(-99), filename=f"n{number}")
-        for one in answers:
-            add_verdict(connection, one.sha256, one.provider, one.at, one.verdict, one.positives, 70)
+        for answer in answers:
+            add_verdict(connection, answer.sha256, answer.provider, answer.at, answer.verdict, answer.positives, 70)
     return answers
 
 
-def _found(answers: list[Answer]) -> dict[str, Answer]:
-    """Return the first answer `malicious` about each file, where it lies in the day."""
+def _first_malicious(answers: list[Answer]) -> dict[str, Answer]:
+    """Return each file's first answer `malicious`, if it lies in the day."""
     first: dict[str, Answer] = {}
-    for one in sorted(answers, key=lambda one: one.order):
-        if one.verdict == "malicious":
-            first.setdefault(one.sha256, one)
-    return {sha256: one for sha256, one in first.items() if at(0) <= one.at < at(24)}
+    for answer in sorted(answers, key=lambda answer: answer.order):
+        if answer.verdict == "malicious":
+            first.setdefault(answer.sha256, answer)
+    return {sha256: answer for sha256, answer in first.items() if at(0) <= answer.at < at(24)}
 
 
-def _changed(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
-    """Return each answer of the day beside the same source's before."""
+def _changes(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
+    """Return each answer of the day that has a predecessor, as a pair of the same source's previous answer and it."""
     pairs = []
-    for one in answers:
-        same = [
+    for answer in answers:
+        earlier = [
             other
             for other in answers
-            if (other.sha256, other.provider) == (one.sha256, one.provider) and other.order < one.order
+            if (other.sha256, other.provider) == (answer.sha256, answer.provider) and other.order < answer.order
         ]
-        if same and at(0) <= one.at < at(24):
-            pairs.append((max(same, key=lambda other: other.order), one))
+        if earlier and at(0) <= answer.at < at(24):
+            pairs.append((max(earlier, key=lambda other: other.order), answer))
     return pairs
 
 
 @pytest.mark.parametrize("many_answers", [20_000, 3])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_number_and_row_equals_a_recount(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, seed: int, many_answers: int
-) -> None:
-    """Files found malicious and changed answers are those of plain Python, whichever way they are looked for."""
-    monkeypatch.setattr(verdicts, "MANY_ANSWERS", many_answers)
+def test_every_number_and_row_equals_a_recount(engine: Engine, seed: int, many_answers: int) -> None:
+    """Files found malicious and changed answers equal those counted in plain Python, with either query plan."""
     answers = _fill(engine, seed)
-    found, changed = _found(answers), _changed(answers)
+    malicious, changes = _first_malicious(answers), _changes(answers)
     with read_transaction(engine) as connection:
-        counts = count_found_malicious(connection, DAY), *count_changes(connection, DAY)
-        listed = found_malicious(connection, DAY, 100)
-        rows = changed_verdicts(connection, DAY, 100)
-        first_rows = found_malicious(connection, DAY, 2), changed_verdicts(connection, DAY, 2)
-    assert (len(found), len(changed), sum(old.verdict != new.verdict for old, new in changed)) == counts
-    assert found
-    assert changed
+        counts = (
+            count_found_malicious(connection, DAY),
+            *count_changes(connection, DAY, many_answers=many_answers),
+        )
+        files = found_malicious(connection, DAY, 100)
+        rows = changed_verdicts(connection, DAY, 100, many_answers=many_answers)
+        first_rows = (
+            found_malicious(connection, DAY, 2),
+            changed_verdicts(connection, DAY, 2, many_answers=many_answers),
+        )
+    assert (len(malicious), len(changes), sum(old.verdict != new.verdict for old, new in changes)) == counts
+    assert malicious
+    assert changes
     sessions = {sha(number): number % 3 for number in range(11)}
-    assert sorted(found, key=lambda one: (-sessions.get(one, 0), one)) == [file.sha256 for file in listed]
-    for file in listed:
-        one = found[file.sha256]
-        assert (one.provider, one.at, one.positives) == (file.provider, file.found_at, file.positives)
+    assert sorted(malicious, key=lambda sha256: (-sessions.get(sha256, 0), sha256)) == [file.sha256 for file in files]
+    for file in files:
+        answer = malicious[file.sha256]
+        assert (answer.provider, answer.at, answer.positives) == (file.provider, file.found_at, file.positives)
         assert ("unknown" if file.first_seen is None else "clean") == file.verdict
         assert (f"n{int(file.sha256[:6], 16)}" if file.sha256 < sha(6) else None) == file.name
-    assert _texts([(old.verdict, old.positives, new.verdict, new.positives, new.at) for old, new in changed]) == _texts(
+    assert _texts([(old.verdict, old.positives, new.verdict, new.positives, new.at) for old, new in changes]) == _texts(
         [(row.previous_verdict, row.previous_positives, row.verdict, row.positives, row.changed_at) for row in rows]
     )
     ranks = [(_rank(row), -row.changed_at.timestamp()) for row in rows]
     assert sorted(ranks) == ranks
-    assert (listed[:2], rows[:2]) == first_rows
+    assert (files[:2], rows[:2]) == first_rows
 
 
 def _texts(rows: list[tuple[Any, ...]]) -> list[str]:
@@ -138,9 +140,8 @@ def _rank(row: Any) -> int:
 
 
 @pytest.mark.parametrize("many_answers", [20_000, 0])
-def test_a_sensor_sees_its_own_files(engine: Engine, monkeypatch: pytest.MonkeyPatch, many_answers: int) -> None:
-    """With a sensor only files count that it ever saw, in sessions or captured, each once."""
-    monkeypatch.setattr(verdicts, "MANY_ANSWERS", many_answers)
+def test_a_sensor_sees_its_own_files(engine: Engine, many_answers: int) -> None:
+    """With a sensor, only files that it ever saw count, in sessions or captured, each once."""
     with write_transaction(engine) as connection:
         for name, sensor in (("a", "lab"), ("b", "lab"), ("c", "office")):
             add_session(connection, name, at(-50), sensor=sensor)
@@ -151,14 +152,19 @@ def test_a_sensor_sees_its_own_files(engine: Engine, monkeypatch: pytest.MonkeyP
             add_verdict(connection, sha(number), "virustotal", at(1), "malicious")
     lab = Window(at(0), at(24), "lab")
     with read_transaction(engine) as connection:
-        assert (2, (2, 2)) == (count_found_malicious(connection, lab), count_changes(connection, lab))
+        assert (2, (2, 2)) == (
+            count_found_malicious(connection, lab),
+            count_changes(connection, lab, many_answers=many_answers),
+        )
         assert [sha(1), sha(3)] == [file.sha256 for file in found_malicious(connection, lab, 9)]
-        assert [sha(1), sha(3)] == [change.sha256 for change in changed_verdicts(connection, lab, 9)]
+        assert [sha(1), sha(3)] == [
+            change.sha256 for change in changed_verdicts(connection, lab, 9, many_answers=many_answers)
+        ]
         assert 0 == count_found_malicious(connection, Window(at(0), at(24), "nowhere"))
 
 
 def test_a_file_is_found_malicious_once(engine: Engine) -> None:
-    """Another source that says so later, a change away from it and back, are no second finding."""
+    """A later answer of another source, or a change to clean and back, does not count a second time."""
     with write_transaction(engine) as connection:
         add_verdict(connection, sha(1), "virustotal", at(-1), "malicious")
         add_verdict(connection, sha(1), "malwarebazaar", at(1), "malicious")
@@ -172,7 +178,7 @@ def test_a_file_is_found_malicious_once(engine: Engine) -> None:
 
 @contextmanager
 def _steps(engine: Engine) -> Iterator[list[str]]:
-    """Collect the steps of the plans of what is asked meanwhile (SQLite)."""
+    """Yield a list that collects the plan steps of all queries in the block (SQLite)."""
     steps: list[str] = []
 
     def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -187,17 +193,14 @@ def _steps(engine: Engine) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("many_answers", [20_000, 0])
-def test_very_many_answers_are_read_from_the_index_on_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many_answers: int
-) -> None:
-    """Few answers are found by their time; of many, the index on the file tells which are a source's second."""
-    monkeypatch.setattr(verdicts, "MANY_ANSWERS", many_answers)
+def test_very_many_answers_are_read_from_the_index_on_the_file(tmp_path: Path, many_answers: int) -> None:
+    """Few answers are found by their time; among many, the index on the file finds a source's repeated answers."""
     engine = get_engine(str(tmp_path / "plans.sqlite"))
     apply_migrations(engine)
     with write_transaction(engine) as connection:
         add_verdict(connection, sha(1), "virustotal", at(1))
     with _steps(engine) as steps, read_transaction(engine) as connection:
-        count_changes(connection, DAY)
+        count_changes(connection, DAY, many_answers=many_answers)
     dispose(engine)
     by_time = [step for step in steps if "new_verdict USING INDEX ix_file_verdicts_fetched_at" in step]
     by_file = [step for step in steps if "SCAN file_verdicts USING COVERING INDEX ix_file_verdicts_sha256" in step]

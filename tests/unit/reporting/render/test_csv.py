@@ -1,4 +1,4 @@
-"""CSV: one tidy table that no spreadsheet obeys."""
+"""CSV: one tidy table without anything that a spreadsheet would run as a formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _rows(engine: Engine) -> list[dict[str, str]]:
 
 
 def test_every_section_is_in_one_table(engine: Engine) -> None:
-    """Each row says its section, rank, key and value; totals carry the comparison, files what is known of them."""
+    """Each row has its section, rank, key and value; totals have the comparison, files their properties."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(1), commands={'say "hi", then': 2})
         add_session(connection, "b", at(1, days=-1))
@@ -70,7 +70,7 @@ def test_every_section_is_in_one_table(engine: Engine) -> None:
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_no_cell_is_a_formula(engine: Engine, formula: str) -> None:
-    """Whatever field an attacker puts a formula into, no cell of the table begins like one."""
+    """Whatever field an attacker puts a formula into, no cell begins like a formula."""
     with write_transaction(engine) as connection:
         add_session(
             connection,

@@ -1,4 +1,4 @@
-"""What sources said over time, as people read it: the history of a file, its sources, and the news in a report."""
+"""Sources' answers over time as text: the history of a file, its sources, and the new verdicts in a report."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_history_reads_like_this(filled: Engine) -> None:
         assert file_history_text(file_history(connection, sha(1)), Screen()) == HISTORY
 
 
-def test_a_cut_history_says_how_much_there_is(filled: Engine) -> None:
-    """Of more changes than the limit the latest are shown, with how many there are before and how to see all."""
+def test_a_cut_history_says_how_to_see_all(filled: Engine) -> None:
+    """Beyond the limit only the latest changes are shown, with the number of earlier ones and how to see all."""
     with read_transaction(filled) as connection:
         text = file_history_text(file_history(connection, sha(1), limit=2), Screen())
     assert "and 2 changes before: --limit 4 shows all" in text
@@ -123,8 +123,8 @@ def test_a_cut_history_says_how_much_there_is(filled: Engine) -> None:
     assert "2026-11-21 02:00" not in text
 
 
-def test_nobody_said_anything_yet(engine: Engine) -> None:
-    """A file without history says so, and one that is never asked about says why."""
+def test_a_file_without_answers_says_so(engine: Engine) -> None:
+    """A file without history says so, and a file that is never sent to a source says why."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(0), enrichment_status="skipped")
         add_queued(connection, sha(1), "policy", "skipped", last_error="the empty file")
@@ -137,7 +137,7 @@ def test_nobody_said_anything_yet(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "told"),
+    ("before", "now", "text"),
     [
         (None, ("unknown", None, None), "unknown"),
         (None, ("malicious", 12, 70), "malicious 12/70"),
@@ -149,20 +149,20 @@ def test_nobody_said_anything_yet(engine: Engine) -> None:
         (("suspicious", None, None), ("malicious", 3, 0), "suspicious → malicious"),
     ],
 )
-def test_changes_in_a_few_words(
-    before: tuple[str, int | None, int | None] | None, now: tuple[str, int | None, int | None], told: str
+def test_changes_are_shown_in_short(
+    before: tuple[str, int | None, int | None] | None, now: tuple[str, int | None, int | None], text: str
 ) -> None:
-    """A change names the verdict before only where it is another one, and the engines where somebody counted."""
-    assert told == change_text(_change(before, now, None, None)).plain
+    """A change names the previous verdict only if it differs, and engine counts only if the source gives them."""
+    assert text == change_text(_change(before, now, None, None)).plain
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "told"),
+    ("before", "now", "text"),
     [(None, None, ""), (None, "a", "a"), ("a", "a", "a"), ("a", "b", "a → b"), ("a", None, "a → (none)")],
 )
-def test_labels_that_change_name_both(before: str | None, now: str | None, told: str) -> None:
-    """A label that is another one than before stands behind that one."""
-    assert told == label_text(_change(("malicious", 1, 2), ("malicious", 1, 2), before, now)).plain
+def test_a_changed_label_shows_both(before: str | None, now: str | None, text: str) -> None:
+    """A label that differs from the previous one is shown after it."""
+    assert text == label_text(_change(("malicious", 1, 2), ("malicious", 1, 2), before, now)).plain
 
 
 def _change(
@@ -175,8 +175,8 @@ def _change(
     return VerdictChange("x", DAY, DAY, now[0], label, now[1], now[2], None, None, old[0], label_before, old[1], old[2])
 
 
-def test_report_tells_the_news(filled: Engine) -> None:
-    """Files found to be malicious and changed verdicts stand in the report, with the retraction of one."""
+def test_report_shows_new_verdicts(filled: Engine) -> None:
+    """A report has the files found malicious and the changed verdicts, including a retracted one."""
     text = report_text(_report(filled), Screen())
     assert NEWS == text[text.index("Found to be malicious\n") : text.index("\nWhere from")]
     assert re.search(r"found to be malicious +2\n", text)
@@ -184,8 +184,8 @@ def test_report_tells_the_news(filled: Engine) -> None:
     assert "cowrieprocessor files history 000002000000" in text
 
 
-def test_a_day_on_which_only_sources_had_news(filled: Engine) -> None:
-    """On a day without sessions the news stands all the same; on one without both nothing is said of verdicts."""
+def test_a_day_without_sessions_shows_new_verdicts(filled: Engine) -> None:
+    """A day without sessions still has its new verdicts; a day without either does not mention verdicts."""
     with write_transaction(filled) as connection:
         add_verdict(connection, sha(2), "virustotal", at(30), "malicious", 2, 70)
     text = report_text(_report(filled, days=1), Screen())
@@ -195,8 +195,8 @@ def test_a_day_on_which_only_sources_had_news(filled: Engine) -> None:
     assert "verdicts" not in report_text(_report(filled, days=3), Screen())
 
 
-def test_news_and_history_fit_any_width(filled: Engine) -> None:
-    """No line is wider than the screen, and every number is there."""
+def test_new_verdicts_and_history_fit_any_width(filled: Engine) -> None:
+    """No line is wider than the screen, and no number is cut."""
     report = _report(filled)
     with read_transaction(filled) as connection:
         history = file_history(connection, sha(1))
@@ -208,8 +208,8 @@ def test_news_and_history_fit_any_width(filled: Engine) -> None:
         assert "40/71" in text
 
 
-def test_cut_news_say_how_many_more(filled: Engine) -> None:
-    """Behind lists of news that were cut stands how many there are beyond them."""
+def test_cut_lists_of_verdicts_say_how_many_more(filled: Engine) -> None:
+    """A list of verdicts that is cut is followed by the number of the others."""
     report = _report(filled, top_files=1)
     text = report_text(report, Screen())
     assert (2, 3, 1, 1) == (
@@ -219,8 +219,8 @@ def test_cut_news_say_how_many_more(filled: Engine) -> None:
     assert text.index("and 1 more") < text.index("and 2 more")
 
 
-def test_csv_and_json_tell_the_same_news(filled: Engine) -> None:
-    """Each piece of news is a row of the CSV and an object of the JSON, with what was said before."""
+def test_csv_and_json_have_the_same_verdicts(filled: Engine) -> None:
+    """Each new verdict is a row of the CSV and an object of the JSON, with the previous answer."""
     report = _report(filled)
     rows = list(csv.DictReader(io.StringIO(report_csv(report), newline="")))
     found = [row for row in rows if row["section"] == "found_malicious"]
@@ -238,8 +238,10 @@ def test_csv_and_json_tell_the_same_news(filled: Engine) -> None:
     ] == [tuple(row[name] for name in names) for row in changed]
     assert "trojan.mirai/gafgyt" == changed[2]["previous_classification"]
     document = json.loads(report_json(report))
-    assert [sha(2), sha(1)] == [one["sha256"] for one in document["found_malicious"]]
-    assert ["malicious", "unknown", "malicious"] == [one["previous_verdict"] for one in document["changed_verdicts"]]
+    assert [sha(2), sha(1)] == [file["sha256"] for file in document["found_malicious"]]
+    assert ["malicious", "unknown", "malicious"] == [
+        change["previous_verdict"] for change in document["changed_verdicts"]
+    ]
     assert (2, 3, 2) == tuple(
         document["totals"][name] for name in ("files_found_malicious", "answers_changed", "verdicts_changed")
     )

@@ -19,28 +19,28 @@ from tests.unit.reporting.scene import DAY, add_file, add_hash, add_session, at,
 
 
 @given(st.text(st.characters(codec=None)))
-def test_any_text_comes_through_exactly_and_in_ascii(text: str) -> None:
-    """Every text, lone surrogates and control characters included, is given back by a JSON parser as it was."""
+def test_any_text_round_trips_in_ascii(text: str) -> None:
+    """A JSON parser returns every text unchanged, lone surrogates and control characters included."""
     document = to_json({"text": text})
     assert document.isascii()
     assert not any(ord(character) < 32 and character != "\n" for character in document)
     assert {"text": text} == json.loads(document)
 
 
-def test_values_become_what_json_knows() -> None:
-    """Dataclasses become objects, times ISO 8601 with Z, tuples arrays, and what is no number null."""
+def test_values_become_json_types() -> None:
+    """Dataclasses become objects, times ISO 8601 with Z, tuples arrays, NaN and infinity null."""
     moment = dt.datetime(2026, 11, 21, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
-    given_ = {"at": moment, "rows": (Ranked("a", 1, 2),), 5: [True, None, 1.5, float("nan"), float("inf")]}
+    document = {"at": moment, "rows": (Ranked("a", 1, 2),), 5: [True, None, 1.5, float("nan"), float("inf")]}
     expected = {
         "at": "2026-11-21T00:00:00Z",
         "rows": [{"value": "a", "sessions": 1, "times": 2}],
         "5": [True, None, 1.5, None, None],
     }
-    assert expected == plain(given_)
+    assert expected == plain(document)
 
 
-def test_what_has_no_place_in_json_is_a_mistake() -> None:
-    """A type that JSON cannot say is an error, not its repr."""
+def test_a_type_without_a_json_equivalent_is_an_error() -> None:
+    """A value of a type that JSON lacks is an error instead of its repr."""
     with pytest.raises(TypeError, match="set"):
         to_json({"a": set()})
 

@@ -15,15 +15,15 @@ from cowrieprocessor.reporting.render.terminal import media_type, shown
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(0, 120), st.booleans())
 def test_the_line_of_a_dead_letter_is_shown_as_far_as_it_was_read(line: str, cut: int, ascii_: bool) -> None:
-    """A stored line is shown decoded; where the excerpt ends inside it, what is shown is its beginning."""
+    """A stored line is shown decoded, and its beginning if the excerpt ends inside it."""
     stored = json.dumps({"malformed": line}, ensure_ascii=ascii_)
     excerpt = stored[:cut]
-    told = excerpt_text(excerpt)
+    text = excerpt_text(excerpt)
     if cut >= len(stored):
-        assert line == told
+        assert line == text
     else:
-        assert told == excerpt or line.encode(errors="surrogatepass").startswith(
-            told.rstrip("\ud83d").encode(errors="surrogatepass")[:-3]
+        assert text == excerpt or line.encode(errors="surrogatepass").startswith(
+            text.rstrip("\ud83d").encode(errors="surrogatepass")[:-3]
         )
 
 
@@ -34,13 +34,13 @@ def test_any_other_payload_is_shown_as_stored(payload: object) -> None:
 
 
 def test_an_excerpt_of_escapes_is_quick() -> None:
-    """An excerpt of nothing but backslashes or escaped quotes is told without backtracking."""
+    """An excerpt of nothing but backslashes or escaped quotes is parsed without backtracking."""
     for body in ("\\" * EXCERPT_CHARS, '\\"' * EXCERPT_CHARS):
         assert excerpt_text(('{"malformed": "' + body)[:EXCERPT_CHARS])
 
 
 @pytest.mark.parametrize(
-    ("mime_type", "told"),
+    ("mime_type", "text"),
     [
         (None, ""),
         ("application/x-executable", "executable"),
@@ -52,12 +52,12 @@ def test_an_excerpt_of_escapes_is_quick() -> None:
         ("application/vnd.microsoft.portable-executable", "vnd.microsoft…"),
     ],
 )
-def test_types_are_told_shortly(mime_type: str | None, told: str) -> None:
-    """A media type loses the parts that say nothing, and is cut where it is long."""
-    assert told == media_type(mime_type).plain
+def test_media_types_are_shortened(mime_type: str | None, text: str) -> None:
+    """A media type loses its uninformative parts, and is cut if it is long."""
+    assert text == media_type(mime_type).plain
 
 
 def test_long_text_is_cut_with_a_mark() -> None:
-    """A text beyond its limit ends in a mark at the limit; a shorter one is whole."""
+    """A text beyond its limit is cut there and ends in a mark; a shorter text is unchanged."""
     assert (shown("abcd", 3), shown("abc", 3), shown(None)) == ("ab…", "abc", "")
     assert len(shown("\x1b" * 100, 10)) == 10

@@ -1,4 +1,4 @@
-"""The report as an operator reads it."""
+"""Reports as text."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_report_fits_any_width(engine: Engine, width: int) -> None:
 
 
 def test_colour_is_only_colour(engine: Engine) -> None:
-    """On a terminal the only escape sequences are those of colour, and without them the text is the same."""
+    """On a terminal the only escape sequences are colours, and without them the text is the same."""
     with write_transaction(engine) as connection:
         _fill(connection)
     colored = report_text(_report(engine), Screen(100, color=True), db="my.sqlite")
@@ -154,7 +154,7 @@ def test_colour_is_only_colour(engine: Engine) -> None:
 
 @pytest.mark.parametrize("screen", [Screen(), Screen(40), Screen(100, color=True)])
 def test_next_commands_are_one_line_each(engine: Engine, screen: Screen) -> None:
-    """A command that is longer than the screen is wide is not broken: it can be copied as it stands."""
+    """A command longer than the width of the screen is not wrapped, so that it can be copied."""
     path = "/srv/" + "very-long-folder/" * 12 + "honey pots.sqlite"
     with write_transaction(engine) as connection:
         _fill(connection)
@@ -164,8 +164,8 @@ def test_next_commands_are_one_line_each(engine: Engine, screen: Screen) -> None
     assert all(f"--db '{path}'" in line for line in next_commands(report, path))
 
 
-def test_nothing_happened_is_said(engine: Engine) -> None:
-    """A day without sessions and files says so in one sentence and names the day before."""
+def test_an_empty_day_says_so(engine: Engine) -> None:
+    """A day without sessions and files says so in one sentence, and has the command for the day before."""
     text = report_text(_report(engine), Screen())
     assert "Nothing happened: no session began and no file was seen (2026-11-21, UTC)." in text
     assert "cowrieprocessor report daily --date 2026-11-20" in text
@@ -179,8 +179,8 @@ def test_nothing_happened_is_said(engine: Engine) -> None:
         (PeriodKind.MONTHLY, "November 2026 (UTC)", "month before"),
     ],
 )
-def test_weeks_and_months_are_called_so(engine: Engine, kind: PeriodKind, title: str, column: str) -> None:
-    """A weekly or monthly report names its week or month, and compares with the one before."""
+def test_weeks_and_months_are_named(engine: Engine, kind: PeriodKind, title: str, column: str) -> None:
+    """A weekly or monthly report names its week or month, and compares it with the previous one."""
     with write_transaction(engine) as connection:
         _fill(connection)
         add_session(connection, "w", at(0, days=-30))
@@ -191,7 +191,7 @@ def test_weeks_and_months_are_called_so(engine: Engine, kind: PeriodKind, title:
 
 
 @pytest.mark.parametrize(
-    ("files", "sessions", "said"),
+    ("files", "sessions", "expected"),
     [
         ([], 1, "1 session from 1 address, 1 of them let in. No file was dropped."),
         ([("s0", 1, "download", 5)], 1, "1 session dropped 1 different file: not seen before."),
@@ -199,28 +199,28 @@ def test_weeks_and_months_are_called_so(engine: Engine, kind: PeriodKind, title:
         ([("artifact:lab", 1, "artifact", 5)], 0, "0 sessions. 1 captured file that no log names: not seen before."),
     ],
 )
-def test_headline_says_what_there_is(
-    engine: Engine, files: list[tuple[str, int, str, int]], sessions: int, said: str
+def test_headline_fits_what_happened(
+    engine: Engine, files: list[tuple[str, int, str, int]], sessions: int, expected: str
 ) -> None:
-    """The first sentence fits what happened: no files, one new, one known, or only captured ones."""
+    """The headline has a form for no files, new files, known files, and captured files that no log names."""
     with write_transaction(engine) as connection:
         for number in range(sessions):
             add_session(connection, f"s{number}", at(5))
         for session, number, origin, first in files:
             add_hash(connection, sha(number), at(first))
             add_file(connection, session, sha(number), at(5), origin=origin)
-    assert said in " ".join(report_text(_report(engine), Screen()).split())
+    assert expected in " ".join(report_text(_report(engine), Screen()).split())
 
 
-def test_missing_attributes_are_said(engine: Engine) -> None:
-    """Where addresses are not known, as before a backfill, the report says of how many sessions."""
+def test_missing_attributes_are_noted(engine: Engine) -> None:
+    """If addresses are unknown, as before a backfill, the report notes the number of sessions."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(1), attributes=False)
     assert "Address, user name and protocol of 1 session are not known" in report_text(_report(engine), Screen())
 
 
-def test_missing_files_are_said(engine: Engine) -> None:
-    """Where downloads were counted and no file is recorded, the report does not claim that nothing was dropped."""
+def test_missing_files_are_noted(engine: Engine) -> None:
+    """If downloads were counted but no file is recorded, the report does not claim that nothing was dropped."""
     with write_transaction(engine) as connection:
         add_session(connection, "a", at(1), file_downloads=2)
     text = " ".join(report_text(_report(engine), Screen()).split())
@@ -229,7 +229,7 @@ def test_missing_files_are_said(engine: Engine) -> None:
 
 
 def test_cut_lists_say_how_many_more(engine: Engine) -> None:
-    """Behind a list that was cut stands how many there are beyond it."""
+    """A list that is cut is followed by the number of the others."""
     with write_transaction(engine) as connection:
         for number in range(30):
             add_session(connection, f"s{number}", at(1), src_ip=f"10.0.0.{number}")
@@ -245,8 +245,8 @@ def test_cut_lists_say_how_many_more(engine: Engine) -> None:
     [(None, ""), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_951, "1.0 MB"),
      (5_000_000_000, "5.0 GB"), (5_000_000_000_000, "5,000.0 GB")],
 )  # fmt: skip
-def test_sizes_are_written_for_people(size_bytes: int | None, text: str) -> None:
-    """A size has one decimal and the unit that keeps it short."""
+def test_sizes_have_decimal_units(size_bytes: int | None, text: str) -> None:
+    """A size from 1 kB on has one decimal and the largest fitting unit."""
     assert text == size_text(size_bytes)
 
 
