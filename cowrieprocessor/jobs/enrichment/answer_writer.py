@@ -14,10 +14,10 @@ from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.expiry import Ttl
-from cowrieprocessor.enrichment.verdict_repository import with_expiry
+from cowrieprocessor.enrichment.verdict_repository import answer_expires_at
 from cowrieprocessor.jobs.runtime.throttle import Turn
 
-MOST_ANSWERS = 100
+MAX_ANSWERS = 100
 """Answers that one transaction may store, however fast: their hashes are locked before the first is."""
 
 
@@ -28,14 +28,14 @@ class Answer:
     Attributes:
         provider: the source.
         sha256: the file.
-        finding: what it said.
+        verdict: what it said.
         fetched_at: when.
         expires_at: until when it holds; None: as long as such an answer does.
     """
 
     provider: str
     sha256: str
-    finding: ProviderVerdict
+    verdict: ProviderVerdict
     fetched_at: dt.datetime
     expires_at: dt.datetime | None = None
 
@@ -67,7 +67,7 @@ class AnswerWriter:
             Of each that was stored, until when it holds.
         """
         until: list[dt.datetime] = []
-        some = answers[:MOST_ANSWERS]
+        some = answers[:MAX_ANSWERS]
         lock_hashes(turn.connection, [answer.sha256 for answer in some])
         for answer in some:
             if until and not turn.may_go_on():
@@ -76,19 +76,19 @@ class AnswerWriter:
         return until
 
     def _store(self, connection: Connection, answer: Answer) -> dt.datetime:
-        provider, sha256, finding = answer.provider, answer.sha256, answer.finding
+        provider, sha256, verdict = answer.provider, answer.sha256, answer.verdict
         until = answer.expires_at
         if until is None:
-            until = with_expiry(connection, provider, sha256, finding, answer.fetched_at, self._ttl)
+            until = answer_expires_at(connection, provider, sha256, verdict, answer.fetched_at, self._ttl)
         if self.staged:
-            store_in_cache(connection, provider, sha256, finding.verdict, finding.response, answer.fetched_at, until)
+            store_in_cache(connection, provider, sha256, verdict.verdict, verdict.response, answer.fetched_at, until)
             return until
         store_answer(
             connection,
             sha256,
             provider,
             sha256,
-            finding,
+            verdict,
             fetched_at=answer.fetched_at,
             expires_at=until,
             policy=self._policy,

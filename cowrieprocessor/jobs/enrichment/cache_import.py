@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
-from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, kept_answers
+from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, read_answers
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
@@ -45,10 +45,10 @@ def import_cache(
             say(obstacle.reason)
 
     result = ImportedCache()
-    read = kept_answers(folder, provider, writer.clock, result)
+    read = read_answers(folder, provider, writer.clock, result)
     while some := list(islice(read, FILES_AT_ONCE)):
         some.sort(key=lambda one: (one.sha256, one.fetched_at))
-        answers = [Answer(VIRUSTOTAL, one.sha256, one.finding, one.fetched_at) for one in some]
+        answers = [Answer(VIRUSTOTAL, one.sha256, one.verdict, one.fetched_at) for one in some]
         while answers:
             pace.wait(say_obstacle)
             with pace.transaction() as turn:

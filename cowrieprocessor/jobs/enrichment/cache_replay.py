@@ -19,7 +19,7 @@ from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayabl
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog
-from cowrieprocessor.enrichment.verdict_repository import Counters, finding_in
+from cowrieprocessor.enrichment.verdict_repository import Counters, cached_verdict
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
@@ -36,7 +36,7 @@ class _Event(NamedTuple):
     is_new: bool
 
 
-def take_cowries_own(
+def import_cowrie_verdicts(
     engine: Engine, malicious_at: int, writer: AnswerWriter, pace: Throttle, *, stop: threading.Event
 ) -> Counters:
     """Take in what Cowrie's own plug-in learned of VirusTotal, from events that were not looked at before.
@@ -96,8 +96,8 @@ def replay_cache(
         How many answers of each source were taken: `cache`.
     """
     counters: Counters = {}
-    readers: dict[str, Callable[[Mapping[str, Any]], ProviderVerdict]] = {one.name: one.finding for one in providers}
-    readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).finding
+    readers: dict[str, Callable[[Mapping[str, Any]], ProviderVerdict]] = {one.name: one.verdict for one in providers}
+    readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).verdict
     for name, finding_of in readers.items():
         after = ""
         while not stop.is_set() and pace.obstacle() is None:
@@ -107,7 +107,7 @@ def replay_cache(
                 remove_claims(engine, name, writer.clock.now())
                 break
             answers = [
-                Answer(name, entry.key, finding_in(entry, finding_of), entry.fetched_at, entry.expires_at)
+                Answer(name, entry.key, cached_verdict(entry, finding_of), entry.fetched_at, entry.expires_at)
                 for entry in entries
             ]
             while answers and not stop.is_set():
@@ -128,10 +128,10 @@ def _events(connection: Connection, log: CowrieLog, writer: AnswerWriter, after:
         answer = None
         if said is not None:
             at = min(said.scanned_at, now)  # a sensor's clock may be ahead
-            answer = Answer(COWRIE_VIRUSTOTAL, said.sha256, said.finding, at)
+            answer = Answer(COWRIE_VIRUSTOTAL, said.sha256, said.verdict, at)
         read.append((event.id, answer))
     scans = [
-        LoggedScan(answer.sha256, answer.fetched_at, answer.finding.positives, answer.finding.total)
+        LoggedScan(answer.sha256, answer.fetched_at, answer.verdict.positives, answer.verdict.total)
         for _, answer in read
         if answer is not None
     ]

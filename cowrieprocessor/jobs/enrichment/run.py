@@ -37,7 +37,7 @@ from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.http import HttpClient
 from cowrieprocessor.enrichment.lookup import Bounds, Lookup
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
-from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
+from cowrieprocessor.enrichment.providers.registry import SOURCES, configured_providers
 from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.providers.virustotal_upload import Uploads
@@ -52,7 +52,7 @@ from cowrieprocessor.enrichment.verdict_repository import (
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
 from cowrieprocessor.jobs.enrichment.answer_writer import AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
-from cowrieprocessor.jobs.enrichment.cache_replay import replay_cache, take_cowries_own
+from cowrieprocessor.jobs.enrichment.cache_replay import import_cowrie_verdicts, replay_cache
 from cowrieprocessor.jobs.enrichment.propagate import Propagation
 from cowrieprocessor.jobs.enrichment.reevaluate import Reevaluation
 from cowrieprocessor.jobs.runtime.throttle import Throttle
@@ -202,7 +202,7 @@ def import_v3_cache(
 
 def policy_of(settings: Settings) -> Policy:
     """Return the sources in use and what settles a file, as the settings say."""
-    return Policy(tuple(one.name for one in configured(settings)), frozenset(settings.settled_by))
+    return Policy(tuple(one.name for one in configured_providers(settings)), frozenset(settings.settled_by))
 
 
 def ttl_of(settings: Settings) -> Ttl:
@@ -225,7 +225,7 @@ class _Run:
         self.on_progress: Callable[[EnrichProgress], None] = lambda _progress: None
         self._staged = not settings.use_new_enrichment
         self._policy = policy_of(settings)
-        self._providers = self._chosen(configured(settings))
+        self._providers = self._chosen(configured_providers(settings))
         self._ttl = ttl_of(settings)
         self._bounds = Bounds(options.limit, only=options.only)
         self._pace = Throttle(engine)
@@ -307,7 +307,7 @@ class _Run:
         self._replayed_at = self._clock.now()
         writer = AnswerWriter(self._policy, self._ttl, self._clock, staged=self._staged)
         how = (self._settings.virustotal_malicious_at, writer, self._pace)
-        add_counters(self.result.replayed, take_cowries_own(self._engine, *how, stop=self._stop))
+        add_counters(self.result.replayed, import_cowrie_verdicts(self._engine, *how, stop=self._stop))
         if not self._staged:
             providers = [make(self._settings, None) for _, make in SOURCES.values()]
             add_counters(self.result.replayed, replay_cache(self._engine, providers, *how, stop=self._stop))

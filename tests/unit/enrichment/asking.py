@@ -76,23 +76,23 @@ def sha1_of(sha256: str) -> str:
 def assert_sound(outcome: Outcome) -> None:
     """Check what holds for every outcome: it can be stored anywhere, and holds no key."""
     match outcome:
-        case Found(finding):
-            assert_storable(finding)
+        case Found(verdict):
+            assert_storable(verdict)
         case Unknown(response):
             assert_storable_response(response)
         case Failed(kind, reason, retry_at):
             assert kind in FAILURES
-            assert_sayable(reason)
+            assert_printable(reason)
             assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
         case Refused(reason, scope):
             assert scope in {"file", "source"}
-            assert_sayable(reason)
+            assert_printable(reason)
         case RateLimited(reason, retry_at):
-            assert_sayable(reason)
+            assert_printable(reason)
             assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
 
 
-def assert_sayable(reason: str) -> None:
+def assert_printable(reason: str) -> None:
     """Check that a reason is one bounded line without the key."""
     assert 0 < len(reason) <= 500
     assert "\n" not in reason
@@ -101,11 +101,11 @@ def assert_sayable(reason: str) -> None:
     reason.encode()
 
 
-def assert_storable(finding: ProviderVerdict) -> None:
-    """Check that a finding keeps what `ProviderVerdict` promises of its fields."""
-    assert finding.verdict in VERDICTS
+def assert_storable(verdict: ProviderVerdict) -> None:
+    """Check that a verdict keeps what `ProviderVerdict` promises of its fields."""
+    assert verdict.verdict in VERDICTS
     for name, max_chars in MAX_CHARS.items():
-        value = getattr(finding, name)
+        value = getattr(verdict, name)
         if value is not None:
             assert isinstance(value, str)
             assert 0 < len(value) <= max_chars
@@ -113,15 +113,15 @@ def assert_storable(finding: ProviderVerdict) -> None:
             assert KEY not in value.lower()
             value.encode()
     for name, length in (("md5", 32), ("sha1", 40)):
-        value = getattr(finding, name)
+        value = getattr(verdict, name)
         assert value is None or re.fullmatch(f"[0-9a-f]{{{length}}}", value)
-    for moment in (finding.first_seen, finding.last_analysis):
+    for moment in (verdict.first_seen, verdict.last_analysis):
         assert moment is None or moment.utcoffset() == dt.timedelta(0)
-    assert (finding.positives is None) == (finding.total is None)
-    if finding.positives is not None and finding.total is not None:
-        assert 0 <= finding.positives <= finding.total < 2**31
-    assert finding.size_bytes is None or 0 <= finding.size_bytes < 2**63
-    assert_storable_response(finding.response)
+    assert (verdict.positives is None) == (verdict.total is None)
+    if verdict.positives is not None and verdict.total is not None:
+        assert 0 <= verdict.positives <= verdict.total < 2**31
+    assert verdict.size_bytes is None or 0 <= verdict.size_bytes < 2**63
+    assert_storable_response(verdict.response)
 
 
 def assert_storable_response(response: dict[str, object]) -> None:

@@ -25,7 +25,7 @@ from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.errors import ConfigurationError
 from tests.stand_ins import behaviours
 from tests.stand_ins.server import Answer, Behaviour, Received, StandIn, document
-from tests.unit.enrichment.asking import KEY, NOW, FixedClock, assert_sayable
+from tests.unit.enrichment.asking import KEY, NOW, FixedClock, assert_printable
 
 GET = "GET"
 HEADERS = {"x-apikey": KEY}
@@ -126,7 +126,7 @@ def test_what_goes_wrong_is_told_apart(behaviour: Behaviour, kind: str, client: 
 
         assert isinstance(failed, Failed)
         assert kind == failed.kind
-        assert_sayable(failed.reason)
+        assert_printable(failed.reason)
         assert isinstance(after, Reply)
         assert ["/a", "/b"] == [received.path for received in stand_in.log]
 
@@ -148,7 +148,7 @@ def test_a_redirect_is_not_followed(echo: Echo, client: HttpClient) -> None:
         assert isinstance(failed, Failed)
         assert failed.kind == "redirect"
         assert "http://127.0.0.1," in failed.reason
-        assert_sayable(failed.reason)
+        assert_printable(failed.reason)
         assert other.log == []
 
 
@@ -163,7 +163,7 @@ def test_a_redirect_to_nowhere_is_a_redirect(location: str, echo: Echo, client: 
 
     assert isinstance(failed, Failed)
     assert failed.kind == "redirect"
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_what_cannot_be_sent_fails(request_: Request, kind: str, client: HttpCli
 
     assert isinstance(failed, Failed)
     assert kind == failed.kind
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_a_header_that_cannot_be_sent_fails(echo: Echo, client: HttpClient) -> None:
@@ -192,7 +192,7 @@ def test_a_header_that_cannot_be_sent_fails(echo: Echo, client: HttpClient) -> N
 
     assert isinstance(failed, Failed)
     assert failed.kind == "other"
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_no_cookie_is_kept(echo: Echo, client: HttpClient) -> None:
@@ -253,7 +253,7 @@ def test_a_key_that_is_echoed_is_not_said(answer: bytes, client: HttpClient) -> 
         failed = client.send(Request(GET, f"{url}/users/{KEY}/overall_quotas", HEADERS))
 
     assert isinstance(failed, Failed)
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_nothing_of_a_request_is_logged(

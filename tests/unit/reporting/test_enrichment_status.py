@@ -168,7 +168,7 @@ def test_ledgers_tell_what_is_left_and_when_all_is_done(engine: Engine) -> None:
             add_hash(connection, sha(number), at(-9))
     for one in (ledger, ledger, ledger, old):
         one.reserve()
-    ledger.learned(KeyQuota(daily_allowed=20, daily_used=3, monthly_allowed=1000, monthly_used=30))
+    ledger.record_key_quota(KeyQuota(daily_allowed=20, daily_used=3, monthly_allowed=1000, monthly_used=30))
     ledger.pause(at(18), "it said so")
     status = _status(engine, now=clock.now())
     names = [(one.ledger, one.fingerprint, one.in_use) for one in status.ledgers]

@@ -46,12 +46,12 @@ def outcome(provider: AbuseCh, document: object, status: int = 200, asked: Sampl
     return found[asked.sha256]
 
 
-def finding(provider: AbuseCh, document: object) -> ProviderVerdict:
+def verdict_of(provider: AbuseCh, document: object) -> ProviderVerdict:
     """Return what an answer says, which the kept response has to say again."""
     found = outcome(provider, document)
     assert isinstance(found, Found)
-    assert provider.finding(json.loads(json.dumps(found.finding.response))) == found.finding
-    return found.finding
+    assert provider.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
+    return found.verdict
 
 
 def bazaar_entry(**changes: object) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def test_a_malwarebazaar_entry() -> None:
     """Confirmed malware, with its signature as label and family."""
     entry = bazaar.entry(SHA256)
 
-    found = finding(MALWAREBAZAAR, bazaar_entry())
+    found = verdict_of(MALWAREBAZAAR, bazaar_entry())
 
     assert found == ProviderVerdict(
         "malicious",
@@ -121,9 +121,9 @@ def test_malware_without_a_name_is_malware() -> None:
     """An entry with every field null but its hash is malicious all the same."""
     row = dict.fromkeys(bazaar.entry(SHA256))
 
-    assert finding(MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}) == ProviderVerdict(
-        "malicious", response={"sha256_hash": SHA256}
-    )
+    assert verdict_of(
+        MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}
+    ) == ProviderVerdict("malicious", response={"sha256_hash": SHA256})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_malware_without_a_name_is_malware() -> None:
 )
 def test_urlhaus_payloads(changes: dict[str, Any], verdict: str, positives: int | None, total: int | None) -> None:
     """A payload with a name, or that engines detected, is malicious; another was only seen in bad company."""
-    found = finding(URLHAUS, {**haus.payload(SHA256), **changes})
+    found = verdict_of(URLHAUS, {**haus.payload(SHA256), **changes})
 
     assert (verdict, positives, total) == (found.verdict, found.positives, found.total)
     assert found.size_bytes == 95_268
@@ -152,7 +152,7 @@ def test_urlhaus_payloads(changes: dict[str, Any], verdict: str, positives: int 
 
 def test_an_address_that_urlhaus_knows() -> None:
     """The file is suspicious: the address is known, the file is not."""
-    found = finding(URLHAUS_URL, haus.address(URL, payloads=(OTHER,) * 50))
+    found = verdict_of(URLHAUS_URL, haus.address(URL, payloads=(OTHER,) * 50))
 
     assert (found.verdict, found.classification, found.description) == ("suspicious", "malware_download", "elf, mirai")
     assert found.first_seen == dt.datetime(2025, 11, 4, 6, 7, 8, tzinfo=dt.UTC)
@@ -162,7 +162,7 @@ def test_an_address_that_urlhaus_knows() -> None:
 @pytest.mark.parametrize("tags", [None, [], "elf", [None, 7, ""]])
 def test_an_address_without_tags(tags: object) -> None:
     """Tags may be missing."""
-    assert finding(URLHAUS_URL, {**haus.address(URL), "tags": tags}).description is None
+    assert verdict_of(URLHAUS_URL, {**haus.address(URL), "tags": tags}).description is None
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_statuses(provider: AbuseCh, status: int, document: object, expected: tu
 
 def test_a_key_that_comes_back_is_neither_kept_nor_said() -> None:
     """A key that an answer repeats reaches neither the database nor a message."""
-    found = finding(MALWAREBAZAAR, bazaar_entry(signature=f"Mirai {KEY}", reporter=KEY))
+    found = verdict_of(MALWAREBAZAAR, bazaar_entry(signature=f"Mirai {KEY}", reporter=KEY))
     refused = outcome(URLHAUS, {"query_status": f"unknown_auth_key {KEY}"})
 
     assert found.classification == "Mirai ***"

@@ -170,11 +170,11 @@ def test_every_attribute_may_be_of_a_wrong_type(value: Any, scene: Scene, patien
         scene.virustotal.files[OTHER] = {**virustotal.report(OTHER, malicious=12), name: value}
         outcome = asked(patient, provider, Sample(OTHER))
         assert isinstance(outcome, Found), name
-        finding = outcome.finding
-        assert provider.finding(finding.response) == finding
-        assert finding.positives in (12, None)
-        assert finding.total in (70, None)
-        assert ("\0" in repr(finding), "\ud800" in str(finding.response)) == (False, False)
+        verdict = outcome.verdict
+        assert provider.verdict(verdict.response) == verdict
+        assert verdict.positives in (12, None)
+        assert verdict.total in (70, None)
+        assert ("\0" in repr(verdict), "\ud800" in str(verdict.response)) == (False, False)
     del scene.virustotal.files[OTHER]
 
 
@@ -251,5 +251,5 @@ def test_many_hashes_are_one_request(patient: HttpClient) -> None:
         assert [list(md5.values())] == stand_in.bulk_hashes()
     found = outcomes.pop(good)
     assert isinstance(found, Found)
-    assert "known-good" == found.finding.verdict
+    assert "known-good" == found.verdict.verdict
     assert {other: "Unknown", SHA256: "Unknown"} == {sha256: summary(value) for sha256, value in outcomes.items()}

@@ -39,8 +39,8 @@ def scan(**changes: object) -> Scan | None:
     found = LOG.scan(event)
     assert LOG.scan(json.dumps(event)) == LOG.scan(json.dumps(event).encode()) == found
     if found is not None:
-        assert_storable(found.finding)
-        assert LOG.finding(json.loads(json.dumps(found.finding.response))) == found.finding
+        assert_storable(found.verdict)
+        assert LOG.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
     return found
 
 
@@ -51,7 +51,7 @@ def test_an_event_is_read() -> None:
     assert found is not None
     assert found.sha256 == SHA256
     assert found.scanned_at == dt.datetime(2026, 3, 1, 2, 3, 4, 567890, tzinfo=dt.UTC)
-    assert found.finding == ProviderVerdict(
+    assert found.verdict == ProviderVerdict(
         "malicious",
         positives=12,
         total=76,
@@ -90,7 +90,7 @@ def test_verdicts(changes: dict[str, object], expected: tuple[str, int | None, i
     found = scan(**changes)
 
     assert found is not None
-    assert expected == (found.finding.verdict, found.finding.positives, found.finding.total)
+    assert expected == (found.verdict.verdict, found.verdict.positives, found.verdict.total)
 
 
 def test_the_threshold_is_that_of_virustotal() -> None:
@@ -98,7 +98,7 @@ def test_the_threshold_is_that_of_virustotal() -> None:
     found = CowrieLog(malicious_at=13).scan(KNOWN)
 
     assert found is not None
-    assert found.finding.verdict == "suspicious"
+    assert found.verdict.verdict == "suspicious"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_scan_dates(scan_date: object, expected: dt.datetime | None) -> None:
     found = scan(scan_date=scan_date)
 
     assert found is not None
-    assert expected == found.finding.last_analysis
+    assert expected == found.verdict.last_analysis
 
 
 @pytest.mark.parametrize(
@@ -152,9 +152,9 @@ def test_payloads_that_are_no_events(payload: str | bytes) -> None:
     )
 )
 def test_whatever_an_event_holds_nothing_is_raised(changes: dict[str, object]) -> None:
-    """Any type in any field gives a storable finding or none."""
+    """Any type in any field gives a storable verdict or none."""
     found = LOG.scan({**KNOWN, **changes})
 
     if found is not None:
-        assert_storable(found.finding)
+        assert_storable(found.verdict)
         assert found.sha256 == {**KNOWN, **changes}["sha256"].lower()

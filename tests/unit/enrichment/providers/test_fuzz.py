@@ -122,8 +122,8 @@ def check(name: str, answer: Reply) -> None:
     for outcome in outcomes.values():
         assert_sound(outcome)
         if isinstance(outcome, Found):
-            again = json.loads(json.dumps(outcome.finding.response))
-            assert provider.finding(again) == outcome.finding
+            again = json.loads(json.dumps(outcome.verdict.response))
+            assert provider.verdict(again) == outcome.verdict
     quota = VIRUSTOTAL.quota(answer)
     assert quota is None or all(value is None or 0 <= value < 2**31 for value in asdict(quota).values())
     assert 0 not in (getattr(quota, f"{window}_allowed", None) for window in ("hourly", "daily", "monthly"))
@@ -195,9 +195,9 @@ def test_a_good_answer_is_found_and_another_files_is_not(name: str) -> None:
 @given(response=st.dictionaries(st.text(st.characters(), max_size=10), JSON, max_size=5))
 def test_any_kept_response(name: str, response: dict[str, Any]) -> None:
     """A response that the cache kept, whoever wrote it, is read without an exception; facts in it stay in bounds."""
-    finding = PROVIDERS[name][0].finding(response)
+    verdict = PROVIDERS[name][0].verdict(response)
 
-    stored_fields = {field: value for field, value in asdict(finding).items() if field != "response"}
+    stored_fields = {field: value for field, value in asdict(verdict).items() if field != "response"}
     assert "\x00" not in str(stored_fields)
 
 
@@ -224,8 +224,8 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
         document[0]["MD5"] = GOOD[name](SHA256)[0]["MD5"]
     outcome = provider.outcomes(samples, reply(document))[SHA256]
     assert isinstance(outcome, Found)
-    finding = outcome.finding
-    assert_storable(finding)
+    verdict = outcome.verdict
+    assert_storable(verdict)
 
     with write_transaction(engine) as connection:
         connection.execute(
@@ -234,21 +234,21 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
                 provider=provider.name,
                 fetched_at=NOW,
                 confirmed_at=NOW,
-                verdict=finding.verdict,
-                classification=finding.classification,
-                positives=finding.positives,
-                total=finding.total,
-                first_seen=finding.first_seen,
-                last_analysis=finding.last_analysis,
-                response=finding.response,
+                verdict=verdict.verdict,
+                classification=verdict.classification,
+                positives=verdict.positives,
+                total=verdict.total,
+                first_seen=verdict.first_seen,
+                last_analysis=verdict.last_analysis,
+                response=verdict.response,
             )
         )
         connection.execute(
             insert(EnrichmentCacheEntry).values(
                 provider=provider.name,
                 key=provider.cache_key(samples[0]),
-                status=finding.verdict,
-                response=finding.response,
+                status=verdict.verdict,
+                response=verdict.response,
                 fetched_at=NOW,
                 expires_at=NOW + dt.timedelta(days=1),
             )
@@ -257,5 +257,5 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
         row = connection.execute(select(FileVerdict.__table__)).one()
         kept = connection.execute(select(EnrichmentCacheEntry.response)).scalar_one()
 
-    assert provider.finding(kept) == finding
-    assert (row.classification, row.response) == (finding.classification, finding.response)
+    assert provider.verdict(kept) == verdict
+    assert (row.classification, row.response) == (verdict.classification, verdict.response)

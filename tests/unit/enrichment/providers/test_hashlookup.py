@@ -50,12 +50,12 @@ def outcomes(samples: list[Sample], document: object, status: int = 200) -> list
     return [*found.values()]
 
 
-def finding(document: dict[str, Any]) -> ProviderVerdict:
+def verdict_of(document: dict[str, Any]) -> ProviderVerdict:
     """Return what an entry says, which the kept response has to say again."""
     (found,) = outcomes([sample()], document)
     assert isinstance(found, Found)
-    assert PROVIDER.finding(json.loads(json.dumps(found.finding.response))) == found.finding
-    return found.finding
+    assert PROVIDER.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
+    return found.verdict
 
 
 def test_what_is_asked() -> None:
@@ -89,12 +89,12 @@ def test_answers_of_a_server_are_understood() -> None:
             found += provider.outcomes(samples, answer).values()
 
     assert [Found, Unknown, Found, Unknown] == [type(one) for one in found]
-    assert {"known-good"} == {one.finding.verdict for one in found if isinstance(one, Found)}
+    assert {"known-good"} == {one.verdict.verdict for one in found if isinstance(one, Found)}
 
 
 def test_an_entry_is_read_whole() -> None:
     """Name, hashes, size and type come from their places."""
-    found = finding(entry())
+    found = verdict_of(entry())
 
     assert found == ProviderVerdict(
         "known-good",
@@ -132,12 +132,12 @@ def test_an_entry_is_read_whole() -> None:
 )
 def test_what_vouches_for_a_file(changes: dict[str, Any], verdict: str) -> None:
     """Many sources, or the reference library, vouch for a file; nobody does for one that somebody calls malicious."""
-    assert verdict == finding(entry(**changes)).verdict
+    assert verdict == verdict_of(entry(**changes)).verdict
 
 
 def test_a_file_known_as_malicious_is_called_as_hashlookup_does() -> None:
     """Who says that a file is malicious is its label."""
-    assert finding(entry(KnownMalicious=["vx-one", "vx-two"])).classification == "vx-one, vx-two"
+    assert verdict_of(entry(KnownMalicious=["vx-one", "vx-two"])).classification == "vx-one, vx-two"
 
 
 @pytest.mark.parametrize("given", [OTHER.upper(), None, 7, ""])
@@ -157,7 +157,7 @@ def test_many_are_told_apart_by_their_md5() -> None:
     found = outcomes([*BOTH, sample("f" * 64)], [entry(OTHER), entry(SHA256)])
 
     assert [Found, Found, Unknown] == [type(one) for one in found]
-    assert [md5_of(SHA256), md5_of(OTHER)] == [one.finding.md5 for one in found if isinstance(one, Found)]
+    assert [md5_of(SHA256), md5_of(OTHER)] == [one.verdict.md5 for one in found if isinstance(one, Found)]
 
 
 @pytest.mark.parametrize("changes", [{"SHA-256": OTHER.upper()}, {"SHA-256": 7}, {"SHA-1": sha1_of(OTHER).upper()}])
@@ -173,7 +173,7 @@ def test_of_several_entries_with_one_md5_the_files_own_counts() -> None:
     first, _ = outcomes(BOTH, [entry(**{"SHA-256": OTHER.upper(), "FileName": "another"}), entry()])
 
     assert isinstance(first, Found)
-    assert first.finding.description == "/bin/busybox"
+    assert first.verdict.description == "/bin/busybox"
 
 
 def test_an_md5_alone_vouches_for_nothing() -> None:
@@ -184,8 +184,8 @@ def test_an_md5_alone_vouches_for_nothing() -> None:
 
     assert isinstance(good, Found)
     assert isinstance(bad, Found)
-    assert (good.finding.verdict, good.finding.size_bytes, good.finding.sha1) == ("unknown", None, None)
-    assert (bad.finding.verdict, bad.finding.classification) == ("malicious", "vx")
+    assert (good.verdict.verdict, good.verdict.size_bytes, good.verdict.sha1) == ("unknown", None, None)
+    assert (bad.verdict.verdict, bad.verdict.classification) == ("malicious", "vx")
 
 
 @pytest.mark.parametrize("stray", [None, 7, [], {}, {"MD5": None}, {"MD5": "short"}, stand_ins.entry("e" * 64)])

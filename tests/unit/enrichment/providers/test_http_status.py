@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 
 from cowrieprocessor.enrichment.providers.base import Failed, RateLimited, Refused
-from cowrieprocessor.enrichment.providers.http_status import retry_after, trouble
+from cowrieprocessor.enrichment.providers.http_status import error_outcome, retry_after
 from tests.unit.enrichment.asking import HTML, KEY, NOW, assert_sound, reply
 
 
@@ -49,7 +49,7 @@ def kind_of(outcome: RateLimited | Refused | Failed) -> str:
 )
 def test_statuses(status: int, said: str | None, expected: str) -> None:
     """Refusals count only in the source's own words; a proxy's page never condemns a file or a key."""
-    outcome = trouble(reply(HTML, status), "VirusTotal", said, key=KEY)
+    outcome = error_outcome(reply(HTML, status), "VirusTotal", said, key=KEY)
 
     assert expected == kind_of(outcome)
     assert_sound(outcome)
@@ -58,17 +58,17 @@ def test_statuses(status: int, said: str | None, expected: str) -> None:
 @pytest.mark.parametrize("status", [200, 204])
 def test_an_empty_answer_is_called_so(status: int) -> None:
     """Nothing at all is no answer."""
-    assert kind_of(trouble(reply(b" ", status), "VirusTotal", None, key=None)) == "empty-answer"
+    assert kind_of(error_outcome(reply(b" ", status), "VirusTotal", None, key=None)) == "empty-answer"
 
 
 def test_an_empty_403_is_the_sources_own() -> None:
     """A refusal without words is a refusal."""
-    assert kind_of(trouble(reply(b"", 403), "URLhaus", None, key=None)) == "refused source"
+    assert kind_of(error_outcome(reply(b"", 403), "URLhaus", None, key=None)) == "refused source"
 
 
 def test_reasons_say_who_answered_what_without_the_key() -> None:
     """The source, the status and its own words, on one line, the key hidden."""
-    outcome = trouble(reply(b"{}", 401), "VirusTotal", f"WrongCredentialsError:\nWrong API key {KEY}", key=KEY)
+    outcome = error_outcome(reply(b"{}", 401), "VirusTotal", f"WrongCredentialsError:\nWrong API key {KEY}", key=KEY)
 
     assert outcome == Refused(
         "VirusTotal answers 401: WrongCredentialsError: Wrong API key ***; check the key", "source"
@@ -92,7 +92,7 @@ def test_reasons_say_who_answered_what_without_the_key() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after(header: str, after_s: int, status: int) -> None:
     """Seconds and dates are honoured, within 31 days and not before now."""
-    outcome = trouble(reply(b"{}", status, {"retry-after": header}), "VirusTotal", "busy", key=None)
+    outcome = error_outcome(reply(b"{}", status, {"retry-after": header}), "VirusTotal", "busy", key=None)
 
     assert not isinstance(outcome, Refused)
     assert NOW + dt.timedelta(seconds=after_s) == outcome.retry_at

@@ -15,13 +15,13 @@ from cowrieprocessor.enrichment.providers.json_values import (
     MAX_RESPONSE_BYTES,
     bounded,
     hexadecimal,
-    hide,
     integer,
     integer_in_text,
-    moment_of_epoch,
-    moment_of_text,
     parsed,
+    redact,
     text,
+    time_from_epoch,
+    time_from_text,
 )
 from tests.unit.enrichment.asking import KEY, assert_storable_response
 
@@ -94,7 +94,7 @@ def test_integer_in_text(given_: object, expected: int | None) -> None:
 )
 def test_moment_of_epoch(given_: object, expected: dt.datetime | None) -> None:
     """Whole seconds since 1970 in UTC; milliseconds are out of range and not taken for something else."""
-    assert expected == moment_of_epoch(given_)
+    assert expected == time_from_epoch(given_)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_moment_of_epoch(given_: object, expected: dt.datetime | None) -> None:
 )
 def test_moment_of_text(given_: object, expected: dt.datetime | None) -> None:
     """The forms of abuse.ch and ISO 8601; without a zone it is UTC."""
-    assert expected == moment_of_text(given_)
+    assert expected == time_from_text(given_)
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_deep_and_long_documents_are_cut() -> None:
 @pytest.mark.parametrize("form", [KEY, KEY.upper(), f"https://host/users/{KEY}/overall_quotas", f"{KEY}{KEY}"])
 def test_a_key_is_hidden(form: str) -> None:
     """A key is hidden wherever it stands and in whichever case."""
-    assert KEY not in hide(form, KEY).lower()
-    assert reading.HIDDEN in hide(form, KEY)
+    assert KEY not in redact(form, KEY).lower()
+    assert reading.REDACTED in redact(form, KEY)
 
 
 def test_a_key_with_other_characters_is_hidden_in_addresses() -> None:
     """A key with characters that an address writes otherwise is hidden there as well."""
-    assert hide("https://host/users/a%2Fb%3Dc%2B/x and a/b=c+", "a/b=c+") == "https://host/users/***/x and ***"
+    assert redact("https://host/users/a%2Fb%3Dc%2B/x and a/b=c+", "a/b=c+") == "https://host/users/***/x and ***"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
-from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
+from cowrieprocessor.enrichment.providers.registry import SOURCES, configured_providers
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import Settings, load_settings
@@ -26,7 +26,7 @@ def settings(**given: object) -> Settings:
 
 def named(**given: object) -> list[str]:
     """Return the names of the sources that settings lead to."""
-    return [provider.name for provider in configured(settings(**given))]
+    return [provider.name for provider in configured_providers(settings(**given))]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_sources_in_use(given: dict[str, Any], expected: list[str]) -> None:
 def test_what_is_missing_is_named(given: dict[str, Any], variable: str) -> None:
     """A source that is named without its key, or is not known, is an error that says which setting to change."""
     with pytest.raises(ConfigurationError, match=variable):
-        configured(settings(**given))
+        configured_providers(settings(**given))
 
 
 def test_settings_reach_the_sources(tmp_path: Path) -> None:
     """Address, key, limits, user and threshold are those of the settings; a user's own limits are told apart."""
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
-    made = configured(
+    made = configured_providers(
         settings(
             virustotal_key=f"file:{file}",
             virustotal_url="http://127.0.0.1:8/api/v3",

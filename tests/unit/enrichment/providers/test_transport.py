@@ -98,7 +98,7 @@ def test_a_source_in_good_health_is_understood(source: str, scene: Scene, patien
     _, provider = scene.providers[source]
     found = asked(patient, provider)
     assert isinstance(found, Found)
-    assert provider.finding(found.finding.response) == found.finding
+    assert provider.verdict(found.verdict.response) == found.verdict
     assert isinstance(asked(patient, provider, Sample(OTHER, download_url="http://192.0.2.8/")), Unknown)
 
 
@@ -226,7 +226,7 @@ def test_no_key_in_logs_and_reasons(
     )
     found = asked(patient, provider)
     assert isinstance(found, Found)
-    assert_no_key(repr(found.finding.response).lower())
+    assert_no_key(repr(found.verdict.response).lower())
     request = provider.quota_request()
     assert request is not None
     assert key in request.url
@@ -257,7 +257,7 @@ def test_threads_do_not_disturb_each_other(scene: Scene) -> None:
             for sha256 in some:
                 outcome = asked(client, provider, Sample(sha256))
                 if isinstance(outcome, Found):
-                    seen[sha256] = outcome.finding.positives
+                    seen[sha256] = outcome.verdict.positives
 
     threads = [threading.Thread(target=work, args=(hashes[start::4],)) for start in range(4)]
     for thread in threads:

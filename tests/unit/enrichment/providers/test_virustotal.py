@@ -25,7 +25,7 @@ from cowrieprocessor.enrichment.providers.base import (
 )
 from cowrieprocessor.enrichment.providers.virustotal import UploadAddress, Uploaded, VirusTotal
 from tests.stand_ins import virustotal as stand_ins
-from tests.unit.enrichment.asking import HTML, KEY, NOW, OTHER, SHA256, assert_sayable, assert_sound, reply, sample
+from tests.unit.enrichment.asking import HTML, KEY, NOW, OTHER, SHA256, assert_printable, assert_sound, reply, sample
 
 URL = "https://www.virustotal.com/api/v3"
 
@@ -48,11 +48,11 @@ def outcome(document: object, status: int = 200, **how: Any) -> Outcome:
     return found[1]
 
 
-def finding(attributes: object, **how: Any) -> ProviderVerdict:
+def verdict_of(attributes: object, **how: Any) -> ProviderVerdict:
     """Return what a report says."""
     found = outcome(body(attributes), **how)
     assert isinstance(found, Found)
-    return found.finding
+    return found.verdict
 
 
 def error(code: str, message: str = "a message") -> dict[str, Any]:
@@ -72,10 +72,10 @@ def test_what_is_asked() -> None:
 
 
 def test_a_report_is_read_whole() -> None:
-    """Everything that a finding has comes from its place in the report."""
+    """Everything that a verdict has comes from its place in the report."""
     attributes = stand_ins.report(SHA256, malicious=12, total=70)
 
-    found = finding(attributes)
+    found = verdict_of(attributes)
 
     assert found == ProviderVerdict(
         "malicious",
@@ -96,10 +96,10 @@ def test_a_report_is_read_whole() -> None:
 
 
 def test_what_is_kept_of_a_report_is_enough_to_read_it_again() -> None:
-    """The kept response leads to the same finding, also after a way through JSON; silent engines are not kept."""
-    found = finding(stand_ins.report(SHA256, malicious=12, total=70, names=tuple(f"name {n}" for n in range(50))))
+    """The kept response leads to the same verdict, also after a way through JSON; silent engines are not kept."""
+    found = verdict_of(stand_ins.report(SHA256, malicious=12, total=70, names=tuple(f"name {n}" for n in range(50))))
 
-    assert virustotal().finding(json.loads(json.dumps(found.response))) == found
+    assert virustotal().verdict(json.loads(json.dumps(found.response))) == found
     assert len(found.response["names"]) == 20
     assert len(found.response["last_analysis_results"]) == 12
 
@@ -126,16 +126,16 @@ def test_what_is_kept_of_a_report_is_enough_to_read_it_again() -> None:
 )
 def test_verdicts(stats: object, malicious_at: int, expected: tuple[str, int | None, int | None]) -> None:
     """The verdict follows the engines that had an opinion; figures that are not there are not made up."""
-    found = finding({"last_analysis_stats": stats}, malicious_at=malicious_at)
+    found = verdict_of({"last_analysis_stats": stats}, malicious_at=malicious_at)
 
     assert expected == (found.verdict, found.positives, found.total)
 
 
 def test_a_known_file_without_analysis_is_found() -> None:
     """A report without analysis, label or anything is a found file with the verdict unknown."""
-    assert finding(stand_ins.report(SHA256, analysed_at=None)).verdict == "unknown"
-    assert finding({}) == ProviderVerdict("unknown", response={"sha256": SHA256})
-    assert finding(None) == ProviderVerdict("unknown", response={"sha256": SHA256})
+    assert verdict_of(stand_ins.report(SHA256, analysed_at=None)).verdict == "unknown"
+    assert verdict_of({}) == ProviderVerdict("unknown", response={"sha256": SHA256})
+    assert verdict_of(None) == ProviderVerdict("unknown", response={"sha256": SHA256})
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_a_known_file_without_analysis_is_found() -> None:
 def test_attributes_of_wrong_types_count_as_missing(replacement: object) -> None:
     """Null or a wrong type in any one attribute is never a failure, and costs no other attribute."""
     attributes = stand_ins.report(SHA256, malicious=12, total=70)
-    complete = finding(attributes)
+    complete = verdict_of(attributes)
 
     for name in attributes.keys() - {"sha256", "last_analysis_stats", "popular_threat_classification"}:
-        found = finding({**attributes, name: replacement})
+        found = verdict_of({**attributes, name: replacement})
         assert (found.verdict, found.positives, found.classification) == ("malicious", 12, complete.classification)
     for name in ("last_analysis_stats", "popular_threat_classification"):
-        assert finding({**attributes, name: replacement}).size_bytes == 95_268
+        assert verdict_of({**attributes, name: replacement}).size_bytes == 95_268
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_attributes_of_wrong_types_count_as_missing(replacement: object) -> None
 )
 def test_labels(threat: object, expected: tuple[str | None, str | None]) -> None:
     """Label and family are taken where they stand, and nothing else is taken for them."""
-    found = finding({"popular_threat_classification": threat})
+    found = verdict_of({"popular_threat_classification": threat})
 
     assert expected == (found.classification, found.family)
 
@@ -249,12 +249,12 @@ def test_a_key_that_comes_back_is_neither_kept_nor_said() -> None:
     attributes["type_description"] = f"ELF {KEY.upper()}"
     attributes["total_votes"] = {KEY: 1}
 
-    found = finding(attributes)
+    found = verdict_of(attributes)
     refused = outcome(error("WrongCredentialsError", f"Wrong API key {KEY}"), 401)
 
     assert found.description == "ELF ***"
     assert isinstance(refused, Refused)
-    assert_sayable(refused.reason)
+    assert_printable(refused.reason)
 
 
 # --- what the key may do ---
@@ -404,7 +404,7 @@ def test_what_comes_of_an_upload(status: int, document: object, expected: Upload
         assert expected == found
     else:
         assert isinstance(found, (Failed, Refused, RateLimited))
-        assert_sayable(found.reason)
+        assert_printable(found.reason)
     if status == 413:
         assert found == Refused(getattr(found, "reason", ""), "file")
 

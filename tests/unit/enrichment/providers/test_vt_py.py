@@ -79,23 +79,23 @@ def test_both_read_the_same_report(name: str, stand_in: virustotal.VirusTotal, o
     read = theirs(stand_in, lambda client: client.get_object_async(f"/files/{SHA256}"))
     outcome = asked(ours, stand_in)
     assert isinstance(outcome, Found)
-    finding = outcome.finding
+    verdict = outcome.verdict
     assert SHA256 == read.id == read.sha256
     assert "file" == read.type
     stats = read.get("last_analysis_stats")
     counted = ("malicious", "suspicious", "undetected", "harmless")
-    assert finding.positives == (None if stats is None else stats["malicious"])
-    assert finding.total == (None if stats is None else sum(stats[name] for name in counted))
+    assert verdict.positives == (None if stats is None else stats["malicious"])
+    assert verdict.total == (None if stats is None else sum(stats[name] for name in counted))
     threat = read.get("popular_threat_classification") or {}
-    assert finding.classification == threat.get("suggested_threat_label")
+    assert verdict.classification == threat.get("suggested_threat_label")
     families = threat.get("popular_threat_name") or [{"value": None}]
-    assert finding.family == families[0]["value"]
-    assert (finding.md5, finding.sha1, finding.size_bytes) == (read.md5, read.sha1, read.size)
-    assert (finding.file_type, finding.description, finding.tlsh) == (read.type_tag, read.type_description, read.tlsh)
-    assert finding.first_seen == read.first_submission_date
-    assert finding.last_analysis == getattr(read, "last_analysis_date", None)
-    assert finding.first_seen is not None
-    assert dt.timedelta(0) == finding.first_seen.utcoffset()
+    assert verdict.family == families[0]["value"]
+    assert (verdict.md5, verdict.sha1, verdict.size_bytes) == (read.md5, read.sha1, read.size)
+    assert (verdict.file_type, verdict.description, verdict.tlsh) == (read.type_tag, read.type_description, read.tlsh)
+    assert verdict.first_seen == read.first_submission_date
+    assert verdict.last_analysis == getattr(read, "last_analysis_date", None)
+    assert verdict.first_seen is not None
+    assert dt.timedelta(0) == verdict.first_seen.utcoffset()
 
 
 def test_both_find_no_analysis_date_that_is_not_there(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
@@ -103,7 +103,7 @@ def test_both_find_no_analysis_date_that_is_not_there(stand_in: virustotal.Virus
     stand_in.add(SHA256, **REPORTS["malicious"])
     outcome = asked(ours, stand_in)
     assert isinstance(outcome, Found)
-    assert dt.datetime(2026, 2, 27, 9, 30, tzinfo=dt.UTC) == outcome.finding.last_analysis
+    assert dt.datetime(2026, 2, 27, 9, 30, tzinfo=dt.UTC) == outcome.verdict.last_analysis
 
 
 CLIENT_ERRORS = sorted(code for code, status in virustotal.STATUS.items() if status < 500)

@@ -73,9 +73,9 @@ def test_the_example_works(team_list: type[Provider]) -> None:
         wrong_key = ask(team_list(server.url, "a wrong key", Limits()), SHA256)
 
     assert isinstance(known, Found)
-    finding = known.finding
-    assert (finding.verdict, finding.classification, finding.positives, finding.total) == ("malicious", "Mirai", 3, 5)
-    assert made.finding(json.loads(json.dumps(finding.response))) == finding
+    verdict = known.verdict
+    assert (verdict.verdict, verdict.classification, verdict.positives, verdict.total) == ("malicious", "Mirai", 3, 5)
+    assert made.verdict(json.loads(json.dumps(verdict.response))) == verdict
     assert unknown == Unknown({"error": "not on the list"})
     assert isinstance(wrong_key, Refused)
     assert wrong_key.scope == "source"

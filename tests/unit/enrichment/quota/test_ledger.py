@@ -201,7 +201,7 @@ def test_limits_that_hold(engine: Engine, ledger_of: MakeLedger) -> None:
     for number, (own, read, expected) in enumerate(KEYS):
         limits = Limits(own.per_minute or 4, own.per_day or 500, own.per_month or 15_500)
         ledger = ledger_of(limits, own, key=f"key {number}")
-        ledger.learned(read)
+        ledger.record_key_quota(read)
         shown = state(ledger, engine)
         assert expected == (shown.per_minute, shown.allowed_day, shown.allowed_month), (own, read)
         granted(ledger)
@@ -209,7 +209,7 @@ def test_limits_that_hold(engine: Engine, ledger_of: MakeLedger) -> None:
 
 def test_limit_that_was_read_holds_on_later_days(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
     """What the source said of the key holds for the following days and months, in later processes, too."""
-    ledger_of().learned(KeyQuota(600, 0, 2000, 0, 40_000, 0))
+    ledger_of().record_key_quota(KeyQuota(600, 0, 2000, 0, 40_000, 0))
     clock.advance(days=40)
     shown = state(ledger_of(), engine)
     assert (10, 2000, 40_000) == (shown.per_minute, shown.allowed_day, shown.allowed_month)
@@ -219,22 +219,22 @@ def test_limit_that_was_read_holds_on_later_days(engine: Engine, ledger_of: Make
 def test_requests_of_others_count(engine: Engine, ledger: Ledger) -> None:
     """Where the source counted more than we did, its number holds; where it counted less, ours does."""
     granted(ledger, 2)
-    ledger.learned(KeyQuota(240, 1, 500, 1, 15_500, 7))
+    ledger.record_key_quota(KeyQuota(240, 1, 500, 1, 15_500, 7))
     assert (2, 7) == (state(ledger, engine).used_day, state(ledger, engine).used_month)
-    ledger.learned(KeyQuota(240, 1, 500, 500, 15_500, 507))
+    ledger.record_key_quota(KeyQuota(240, 1, 500, 500, 15_500, 507))
     assert "day" == waits(ledger.reserve()).kind
     assert (500, 507) == (state(ledger, engine).used_day, state(ledger, engine).used_month)
 
 
 def test_quota_is_read_when_it_is_old(ledger: Ledger, clock: ManualClock) -> None:
     """The source is asked at first, and again when what it said is old; also where it said nothing."""
-    assert ledger.needs_reading(3600)
-    ledger.learned(KeyQuota())
-    assert not ledger.needs_reading(3600)
+    assert ledger.quota_is_stale(3600)
+    ledger.record_key_quota(KeyQuota())
+    assert not ledger.quota_is_stale(3600)
     clock.advance(3599)
-    assert not ledger.needs_reading(3600)
+    assert not ledger.quota_is_stale(3600)
     clock.advance(1)
-    assert ledger.needs_reading(3600)
+    assert ledger.quota_is_stale(3600)
 
 
 RATE_LIMITS = [
@@ -257,7 +257,7 @@ def test_rate_limited(ledger_of: MakeLedger, clock: ManualClock) -> None:
         ledger = ledger_of(key=f"key {number}")
         granted(ledger)
         retry_at = None if retry_after_s is None else START + dt.timedelta(seconds=retry_after_s)
-        wait = ledger.after_rate_limited(quota, retry_at)
+        wait = ledger.record_rate_limited(quota, retry_at)
         assert (until, kind) == (wait.until, wait.kind), (quota, retry_after_s)
         assert wait.reason
         assert wait.until == waits(ledger.peek()).until == waits(ledger.reserve()).until
@@ -269,7 +269,7 @@ def test_rate_limited_at_our_own_limit(ledger_of: MakeLedger) -> None:
     """Where our own count says that the day is used up, a bare 429 pauses until the next day."""
     ledger = ledger_of(Limits(4, 2, 100))
     granted(ledger, 2)
-    assert NEXT_DAY == ledger.after_rate_limited(None, None).until
+    assert NEXT_DAY == ledger.record_rate_limited(None, None).until
 
 
 def test_rate_limits_in_a_row_double_the_pause(ledger: Ledger, clock: ManualClock) -> None:
@@ -277,14 +277,14 @@ def test_rate_limits_in_a_row_double_the_pause(ledger: Ledger, clock: ManualCloc
     pauses = []
     for _ in range(9):
         granted(ledger)
-        wait = ledger.after_rate_limited(None, None)
+        wait = ledger.record_rate_limited(None, None)
         pauses.append((wait.until - clock.now()).total_seconds())
         clock.set(wait.until)
     assert [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600] == pauses
     granted(ledger)
-    ledger.succeeded()
+    ledger.record_success()
     granted(ledger)
-    assert 60 == (ledger.after_rate_limited(None, None).until - clock.now()).total_seconds()
+    assert 60 == (ledger.record_rate_limited(None, None).until - clock.now()).total_seconds()
 
 
 def test_rate_limits_of_requests_under_way_count_once(ledger_of: MakeLedger, clock: ManualClock) -> None:
@@ -292,7 +292,7 @@ def test_rate_limits_of_requests_under_way_count_once(ledger_of: MakeLedger, clo
     processes = [ledger_of() for _ in range(3)]
     for one in processes:
         granted(one)
-    untils = {one.after_rate_limited(None, None).until for one in processes}
+    untils = {one.record_rate_limited(None, None).until for one in processes}
     assert {START + dt.timedelta(seconds=60)} == untils
 
 
@@ -301,8 +301,8 @@ def test_answer_under_way_does_not_end_a_pause(ledger_of: MakeLedger) -> None:
     one, other = ledger_of(), ledger_of()
     granted(one)
     granted(other)
-    one.after_rate_limited(None, START + dt.timedelta(seconds=300))
-    other.succeeded()
+    one.record_rate_limited(None, START + dt.timedelta(seconds=300))
+    other.record_success()
     assert START + dt.timedelta(seconds=300) == waits(other.reserve()).until
 
 
@@ -318,10 +318,10 @@ def test_failures_open_the_breaker(engine: Engine, ledger: Ledger, clock: Manual
     """After five failures in a row nothing is sent for a minute; then one request is let through at a time."""
     for _ in range(4):
         granted(ledger)
-        ledger.failed("timeout: no answer within 30 seconds")
+        ledger.record_failure("timeout: no answer within 30 seconds")
         clock.advance(100)
     granted(ledger)
-    ledger.failed("timeout: no answer within 30 seconds")
+    ledger.record_failure("timeout: no answer within 30 seconds")
     wait = waits(ledger.reserve())
     assert (clock.now() + dt.timedelta(seconds=60), "failures") == (wait.until, wait.kind)
     assert "5 failures in a row, the last one: timeout: no answer within 30 seconds" == wait.reason
@@ -337,14 +337,14 @@ def test_breaker_stays_open_longer_each_time(ledger: Ledger, clock: ManualClock)
     pauses = []
     for _ in range(13):
         granted(ledger)
-        ledger.failed("connection: refused")
+        ledger.record_failure("connection: refused")
         wait = ledger.peek()
         if wait is not None and wait.kind == "failures":
             pauses.append((wait.until - clock.now()).total_seconds())
         clock.advance(3700)
     assert [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600] == pauses
     granted(ledger)
-    ledger.succeeded()
+    ledger.record_success()
     granted(ledger, 3)
 
 
@@ -353,7 +353,7 @@ def test_trial_that_was_killed_is_followed_by_another(ledger_of: MakeLedger, clo
     first = ledger_of()
     for _ in range(5):
         granted(first)
-        first.failed("connection: reset")
+        first.record_failure("connection: reset")
         clock.advance(61)
     granted(first)
     other = ledger_of()
@@ -371,8 +371,8 @@ def test_failures_under_way_count_once(engine: Engine, ledger_of: MakeLedger, cl
         clock.advance(10)
     granted(other)
     for _ in range(5):
-        one.failed("server-error: 503")
-    other.failed("server-error: 503")
+        one.record_failure("server-error: 503")
+    other.record_failure("server-error: 503")
     assert 5 == state(one, engine).failures
 
 
@@ -382,11 +382,11 @@ def test_answer_ends_a_row_of_failures(engine: Engine, ledger_of: MakeLedger, cl
         for _ in range(4):
             one = ledger_of()
             granted(one)
-            one.failed("server-error: 503")
+            one.record_failure("server-error: 503")
             clock.advance(61.5)
         other = ledger_of()
         granted(other)
-        other.succeeded()
+        other.record_success()
         clock.advance(61.5)
     assert 0 == state(ledger_of(), engine).failures
 
@@ -395,28 +395,28 @@ def test_refused_key(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) 
     """A key that is not accepted is not used for a day, in every process; one that starts may try it once."""
     ledger = ledger_of()
     granted(ledger)
-    ledger.refused("401 WrongCredentialsError")
+    ledger.record_rejected_key("401 WrongCredentialsError")
     for one in (ledger, ledger_of()):
         wait = waits(one.reserve())
         assert (START + dt.timedelta(hours=24), "paused") == (wait.until, wait.kind)
         assert "WrongCredentialsError" in wait.reason
     granted(ledger_of(key="c" * 16))
     started = ledger_of()
-    started.retry_refused()
+    started.retry_rejected_key()
     granted(started)
-    started.refused("401 WrongCredentialsError")
+    started.record_rejected_key("401 WrongCredentialsError")
     assert "paused" == waits(started.reserve()).kind
     clock.advance(hours=24)
     granted(started)
-    started.succeeded()
+    started.record_success()
     assert None is state(started, engine).paused_until
 
 
 def test_starting_lifts_no_other_pause(ledger: Ledger, clock: ManualClock) -> None:
     """A process that starts does not end a pause that the source asked for."""
     granted(ledger)
-    ledger.after_rate_limited(None, START + dt.timedelta(hours=3))
-    ledger.retry_refused()
+    ledger.record_rate_limited(None, START + dt.timedelta(hours=3))
+    ledger.retry_rejected_key()
     assert START + dt.timedelta(hours=3) == waits(ledger.reserve()).until
 
 
@@ -424,8 +424,8 @@ def test_pause_of_a_wrong_clock_does_not_last(ledger: Ledger, clock: ManualClock
     """What a clock that was years ahead wrote holds nothing up for longer than a moment once it is right."""
     clock.set(START + dt.timedelta(days=5000))
     granted(ledger)
-    ledger.refused("401")
-    ledger.after_rate_limited(None, clock.now() + dt.timedelta(hours=1))
+    ledger.record_rejected_key("401")
+    ledger.record_rate_limited(None, clock.now() + dt.timedelta(hours=1))
     clock.set(START)
     assert None is ledger.peek()
     granted(ledger)
@@ -446,7 +446,7 @@ def test_clock_that_is_set_back_holds_nothing_up_for_long(ledger: Ledger, clock:
 
 def test_reasons_are_stored_whatever_they_hold(ledger: Ledger) -> None:
     """A reason with a NUL, half a surrogate pair or a million characters is kept, bounded."""
-    ledger.refused("a\x00b\ud800c" + "d" * 1_000_000)
+    ledger.record_rejected_key("a\x00b\ud800c" + "d" * 1_000_000)
     reason = waits(ledger.reserve()).reason
     assert reason.startswith("a\N{REPLACEMENT CHARACTER}b?cd")
     assert 500 == len(reason)
@@ -464,7 +464,7 @@ def test_rows_that_make_no_sense_hold_nothing_up(engine: Engine, ledger: Ledger)
 def test_all_ledgers_are_listed(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
     """Every ledger in the database is shown, those of keys that are not at hand included."""
     granted(ledger_of(), 2)
-    ledger_of(key="b" * 16).refused("401")
+    ledger_of(key="b" * 16).record_rejected_key("401")
     granted(ledger_of(Limits(60), name="urlhaus"))
     with read_transaction(engine) as connection:
         assert [("urlhaus", "a" * 16), ("virustotal", "a" * 16), ("virustotal", "b" * 16)] == known_ledgers(connection)
@@ -480,7 +480,7 @@ def test_healthy_source_costs_no_further_transaction(engine: Engine, ledger: Led
     granted(ledger)
     with write_transaction(engine) as connection:
         connection.execute(update(ApiQuota).where(ApiQuota.window == "now").values(reason="left alone"))
-    ledger.succeeded()
+    ledger.record_success()
     now = stored(engine, "now")
     assert now is not None
     assert "left alone" == now["reason"]

@@ -25,13 +25,13 @@ def test_burst_divides_the_rate(per_minute: int) -> None:
     assert burst == max(size for size in (1, 2, 3, 4) if per_minute % size == 0)
 
 
-def run(pace: RateLimit, delays_s: Sequence[float], start: dt.datetime = START) -> list[dt.datetime]:
+def run(rate_limit: RateLimit, delays_s: Sequence[float], start: dt.datetime = START) -> list[dt.datetime]:
     """Send as soon as the pace allows after each delay, and return the times."""
     now, recent, sent = start, [], []
     for delay_s in delays_s:
         now += dt.timedelta(seconds=delay_s)
-        recent = pace.settled(recent, now)
-        now = max(now, pace.next_at(recent) or now)
+        recent = rate_limit.normalized(recent, now)
+        now = max(now, rate_limit.next_at(recent) or now)
         recent = [*recent, now][-MAX_BURST:]
         sent.append(now)
     return sent
@@ -81,20 +81,20 @@ def test_plain_bucket_would_pass_the_limit() -> None:
 
 def test_clock_set_back_costs_one_window() -> None:
     """Times far ahead of the clock count as now, so that the next request waits for a window and not for hours."""
-    pace = RateLimit(4)
+    rate_limit = RateLimit(4)
     ahead = [START + dt.timedelta(hours=3, seconds=second) for second in range(4)]
-    recent = pace.settled(ahead, START)
-    assert START + pace.window == pace.next_at(recent)
+    recent = rate_limit.normalized(ahead, START)
+    assert START + rate_limit.window == rate_limit.next_at(recent)
 
 
 def test_times_a_little_ahead_stay() -> None:
     """Times within a window ahead (another machine's clock) are kept as they are."""
-    pace = RateLimit(4)
+    rate_limit = RateLimit(4)
     ahead = [START + dt.timedelta(seconds=second) for second in range(4)]
-    assert ahead == pace.settled(ahead, START)
+    assert ahead == rate_limit.normalized(ahead, START)
 
 
 def test_only_the_last_times_are_kept() -> None:
     """Of many times as many are remembered as the largest burst has."""
     many = [START - dt.timedelta(seconds=second) for second in range(10, 0, -1)]
-    assert many[-MAX_BURST:] == RateLimit(7).settled(many, START)
+    assert many[-MAX_BURST:] == RateLimit(7).normalized(many, START)

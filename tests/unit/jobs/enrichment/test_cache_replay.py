@@ -20,7 +20,7 @@ from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment import cache_replay as enrich_replay
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
-from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, replay_cache, take_cowries_own
+from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, import_cowrie_verdicts, replay_cache
 from cowrieprocessor.jobs.runtime.throttle import Turn
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.enrichment_scene import DAY, NOW, POLICY, VT, load, row, rows, sha
@@ -82,7 +82,7 @@ def files(engine: Engine, count: int) -> None:
 
 def take(engine: Engine, writer: Writer, malicious_at: int = 1) -> dict[str, int]:
     """Take Cowrie's own."""
-    return take_cowries_own(engine, malicious_at, writer, ticking(engine), stop=writer.stop)
+    return import_cowrie_verdicts(engine, malicious_at, writer, ticking(engine), stop=writer.stop)
 
 
 def replay(engine: Engine, writer: Writer) -> dict[str, int]:
