@@ -79,9 +79,7 @@ class Hashlookup(Provider):
         # An entry with no MD5 of ours may be about any file without an entry: those are then not known to be unknown.
         is_sound = entries.keys() <= {_md5(sample) for sample in samples}
         missing: Outcome = Unknown() if is_sound else Failed("bad-body", f"{_TITLE}'s answer has an unreadable entry")
-        return {
-            sample.sha256: self._bulk_outcome(sample, entries.get(_md5(sample), []), missing) for sample in samples
-        }
+        return {sample.sha256: self._bulk_outcome(sample, entries.get(_md5(sample), []), missing) for sample in samples}
 
     def _single_outcome(self, sample: Sample, reply: Reply) -> Outcome:
         document = parsed(reply.body)

@@ -160,12 +160,11 @@ def _copy(value: object, depth: int, keys: tuple[str | None, ...]) -> object:
         return text(redact(value, *keys), _MAX_TEXT_CHARS) or ""
     if isinstance(value, (bool, int, float)):
         return value if _is_storable(value) else _ABSENT
-    if depth < _MAX_DEPTH and isinstance(value, Mapping):
+    if depth >= _MAX_DEPTH:
+        return _ABSENT
+    if isinstance(value, Mapping):
         return _copy_object(value, depth, keys)
-    if depth < _MAX_DEPTH and isinstance(value, list):
-        copies = (_copy(inner, depth + 1, keys) for inner in value[:_MAX_ITEMS])
-        return [copied for copied in copies if copied is not _ABSENT]
-    return _ABSENT
+    return _copy_list(value, depth, keys) if isinstance(value, list) else _ABSENT
 
 
 def _copy_object(value: Mapping[Any, Any], depth: int, keys: tuple[str | None, ...]) -> dict[str, Any]:
@@ -175,6 +174,12 @@ def _copy_object(value: Mapping[Any, Any], depth: int, keys: tuple[str | None, .
         if (copied := _copy(inner, depth + 1, keys)) is not _ABSENT:
             copy.setdefault(text(redact(str(name), *keys), _MAX_NAME_CHARS) or "", copied)
     return copy
+
+
+def _copy_list(value: list[Any], depth: int, keys: tuple[str | None, ...]) -> list[object]:
+    """Return a bounded copy of a JSON list at a depth."""
+    copies = (_copy(inner, depth + 1, keys) for inner in value[:_MAX_ITEMS])
+    return [copied for copied in copies if copied is not _ABSENT]
 
 
 def _is_storable(number: float) -> bool:

@@ -17,8 +17,8 @@ from cowrieprocessor.enrichment.quota.rate_limit import RateLimit
 KEY_REJECTED_PAUSE = dt.timedelta(hours=24)
 MAX_PAUSE = dt.timedelta(days=31)
 MIDNIGHT_MARGIN = dt.timedelta(seconds=30)
-"""Before and after midnight nothing is sent for this long under a limit by day or month: a request in flight, or a clock
-that is slightly off, cannot count in a day that is already used up."""
+"""Under a limit by day or month nothing is sent for this long before and after midnight: a request in flight, or a
+clock that is slightly off, cannot count in a day that is already used up."""
 
 CLOCK_SKEW = dt.timedelta(hours=1)
 """How much longer than its maximum a pause may appear because the clocks of two machines differ."""

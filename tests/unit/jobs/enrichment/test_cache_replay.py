@@ -17,10 +17,9 @@ from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
-from cowrieprocessor.jobs.enrichment import cache_replay as enrich_replay
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
-from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, import_cowrie_verdicts, replay_cache
+from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, ROWS_AT_ONCE, import_cowrie_verdicts, replay_cache
 from cowrieprocessor.jobs.runtime.throttle import Turn
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.enrichment_scene import DAY, NOW, POLICY, VT, load, row, rows, sha
@@ -85,9 +84,9 @@ def take(engine: Engine, writer: Writer, malicious_at: int = 1) -> dict[str, int
     return import_cowrie_verdicts(engine, malicious_at, writer, ticking(engine), stop=writer.stop)
 
 
-def replay(engine: Engine, writer: Writer) -> dict[str, int]:
+def replay(engine: Engine, writer: Writer, rows_at_once: int = ROWS_AT_ONCE) -> dict[str, int]:
     """Replay the cache."""
-    return replay_cache(engine, [VIRUSTOTAL], 1, writer, ticking(engine), stop=writer.stop)
+    return replay_cache(engine, [VIRUSTOTAL], 1, writer, ticking(engine), stop=writer.stop, rows_at_once=rows_at_once)
 
 
 def cache(engine: Engine, count: int) -> None:
@@ -231,19 +230,18 @@ def test_the_cache_is_replayed_in_short_transactions(engine: Engine) -> None:
     assert replay(engine, writer) == {}
 
 
-def test_an_interrupted_replay_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_replay_goes_on(engine: Engine) -> None:
     """After Ctrl-C, or a stop, the next replay takes what is left and no more."""
-    monkeypatch.setattr(enrich_replay, "ROWS_AT_ONCE", 15)
     files(engine, 30)
     cache(engine, 30)
     first, second, third = Writer(), Writer(), Writer()
     first.fail_in = 2
     with pytest.raises(KeyboardInterrupt):
-        replay(engine, first)
+        replay(engine, first, rows_at_once=15)
     second.stop_after = 1
 
-    assert replay(engine, second) == {"cache": FULL}
-    assert replay(engine, third) == {"cache": 30 - 2 * FULL}
+    assert replay(engine, second, rows_at_once=15) == {"cache": FULL}
+    assert replay(engine, third, rows_at_once=15) == {"cache": 30 - 2 * FULL}
     assert len(rows(engine, "file_verdicts")) == 30
 
 
