@@ -123,7 +123,7 @@ class FileEnrichment:
 
     @property
     def counters(self) -> Counters:
-        """How many requests were sent and what came of them: found, unknown, cached, failed: KIND, refused, …."""
+        """How many requests were sent and what came of them: found, unknown, cached, refused and so on."""
         return self._lookup.counters
 
     @property

@@ -97,7 +97,7 @@ class EnrichResult:
 
     Attributes:
         files: files that requests were sent about; without a limit those of the source that was asked most.
-        counters: what came of the requests, by source: requests, found, unknown, cached, failed, ….
+        counters: what came of the requests, by source: requests, found, unknown, cached, failed: KIND and so on.
         replayed: answers stored without a request: from the cache, and from Cowrie's own events.
         rows_updated: rows of `files` that got a new verdict.
         staged: whether only the cache was written.

@@ -1,4 +1,4 @@
-"""What the tests of sources share: samples, replies, and what holds for every outcome."""
+"""Samples, replies and checks of outcomes that the tests of sources share."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ HTML = b"<html><head><title>Sign in</title></head><body>to the hotel's network</
 
 
 class FixedClock:
-    """A clock that stands still: how long a request may take does not depend on it."""
+    """A clock that stands still: the timeout of a request does not depend on it."""
 
     def now(self) -> dt.datetime:
-        """Return always the same time."""
+        """Return the fixed time."""
         return NOW
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Fail: sending never waits by the clock."""
+        """Fail: sending never waits on the clock."""
         raise AssertionError("sending never waits by the clock")
 
 
 def reply(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return an answer with a JSON body, or with the bytes given."""
+    """Return a reply with a JSON body, or with the given bytes."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return Reply(status, headers or {}, body, NOW)
 
@@ -74,7 +74,7 @@ def sha1_of(sha256: str) -> str:
 
 
 def assert_sound(outcome: Outcome) -> None:
-    """Check what holds for every outcome: it can be stored anywhere, and holds no key."""
+    """Check that an outcome can be stored in every database and contains no key."""
     match outcome:
         case Found(verdict):
             assert_storable(verdict)
@@ -102,7 +102,7 @@ def assert_printable(reason: str) -> None:
 
 
 def assert_storable(verdict: ProviderVerdict) -> None:
-    """Check that a verdict keeps what `ProviderVerdict` promises of its fields."""
+    """Check that a verdict has what `ProviderVerdict` guarantees of its fields."""
     assert verdict.verdict in VERDICTS
     for name, max_chars in MAX_CHARS.items():
         value = getattr(verdict, name)
@@ -125,7 +125,7 @@ def assert_storable(verdict: ProviderVerdict) -> None:
 
 
 def assert_storable_response(response: dict[str, object]) -> None:
-    """Check that a response is JSON that every database keeps, bounded, without the key."""
+    """Check that a response is bounded JSON that every database stores, without the key."""
     stored = json.dumps(response, allow_nan=False)
     assert len(stored) <= 64 * 1024
     assert "\\u0000" not in stored.replace("\\\\", "")

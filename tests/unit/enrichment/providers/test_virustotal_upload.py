@@ -1,4 +1,4 @@
-"""Uploads: only where a site said so, only what VirusTotal does not know, each file once and as it is."""
+"""Uploads: only if a site enabled them, only files that VirusTotal does not know, each once and unchanged."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_unknown_file_is_uploaded_once_and_asked_about_again(engine: Engine, 
 
 
 def test_a_file_still_unknown_is_not_uploaded_again(engine: Engine, folder: Path, here: Services) -> None:
-    """As long as the upload is remembered, a file that is still unknown is only asked about."""
+    """As long as its upload is recorded, a file that is still unknown is only asked about."""
     upload = {"enrichment_providers": ONLY, "virustotal_upload_from": str(folder)}
     for days in (0, 1, 3, 6):
         here.clock.advance(days=days)
@@ -79,7 +79,7 @@ def test_a_file_still_unknown_is_not_uploaded_again(engine: Engine, folder: Path
 def test_uploads_wait_for_the_quota_like_questions(
     engine: Engine, folder: Path, tmp_path: Path, here: Services
 ) -> None:
-    """Many unknown files at four requests a minute: each is uploaded in its turn, and no limit is passed."""
+    """Many unknown files at four requests a minute are uploaded in turn, and no limit is exceeded."""
     others = [CONTENT + bytes([number]) for number in range(6)]
     hashes = [hashlib.sha256(content).hexdigest() for content in others]
     for sha256, content in zip(hashes, others, strict=True):
