@@ -104,6 +104,18 @@ def assert_printable(reason: str) -> None:
 def assert_storable(verdict: ProviderVerdict) -> None:
     """Check that a verdict has what `ProviderVerdict` guarantees of its fields."""
     assert verdict.verdict in VERDICTS
+    assert_storable_texts(verdict)
+    for moment in (verdict.first_seen, verdict.last_analysis):
+        assert moment is None or moment.utcoffset() == dt.timedelta(0)
+    assert (verdict.positives is None) == (verdict.total is None)
+    if verdict.positives is not None and verdict.total is not None:
+        assert 0 <= verdict.positives <= verdict.total < 2**31
+    assert verdict.size_bytes is None or 0 <= verdict.size_bytes < 2**63
+    assert_storable_response(verdict.response)
+
+
+def assert_storable_texts(verdict: ProviderVerdict) -> None:
+    """Check that the strings of a verdict fit their columns, and contain neither NUL nor the key."""
     for name, max_chars in MAX_CHARS.items():
         value = getattr(verdict, name)
         if value is not None:
@@ -115,13 +127,6 @@ def assert_storable(verdict: ProviderVerdict) -> None:
     for name, length in (("md5", 32), ("sha1", 40)):
         value = getattr(verdict, name)
         assert value is None or re.fullmatch(f"[0-9a-f]{{{length}}}", value)
-    for moment in (verdict.first_seen, verdict.last_analysis):
-        assert moment is None or moment.utcoffset() == dt.timedelta(0)
-    assert (verdict.positives is None) == (verdict.total is None)
-    if verdict.positives is not None and verdict.total is not None:
-        assert 0 <= verdict.positives <= verdict.total < 2**31
-    assert verdict.size_bytes is None or 0 <= verdict.size_bytes < 2**63
-    assert_storable_response(verdict.response)
 
 
 def assert_storable_response(response: dict[str, object]) -> None:
