@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.enrichment.lookup import CLAIMED_AT_ONCE
+from cowrieprocessor.enrichment.file_enrichment import CLAIMED_AT_ONCE
 from cowrieprocessor.enrichment.providers.virustotal import PUBLIC_LIMITS
 from cowrieprocessor.enrichment.verdict_repository import LEASE_S
 

@@ -142,7 +142,7 @@ def import_cache(folder: Path, db: str | None, as_json: bool) -> None:
 
     engine = get_engine(database_name(db), on_wait=say_waiting)
     try:
-        result = import_v3_cache(engine, folder, load_settings(), say=message, on_progress=_say_imported)
+        result = import_v3_cache(engine, folder, load_settings(), notify=message, on_progress=_say_imported)
     finally:
         dispose(engine)
     if as_json:
@@ -174,7 +174,7 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     lines = ProgressLines()
     engine = get_engine(db, on_wait=say_waiting)
     try:
-        result = run(engine, settings, options, stop=stop, say=message, on_progress=lines.update)
+        result = run(engine, settings, options, stop=stop, notify=message, on_progress=lines.update)
     finally:
         dispose(engine)
     if as_json:

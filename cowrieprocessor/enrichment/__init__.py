@@ -1,1 +1,1 @@
-"""What other people know about captured files: asked within quota, kept, and followed over time."""
+"""Verdicts of external sources on captured files: looked up within quota, stored, and kept current."""

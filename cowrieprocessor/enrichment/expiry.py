@@ -1,4 +1,4 @@
-"""How long an answer holds, and when a question that got none is asked again."""
+"""How long an answer is valid, and when a question without an answer is asked again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 FIRST_RETRY_S = 60.0
 LAST_RETRY_S = 6 * 3600.0
 JITTER = 0.1
-"""Retries come up to this share later, each hash by its own, so that what failed together is not asked together."""
+"""A retry is delayed by up to this share more, depending on the hash, so that retries do not come all at once."""
 
 _MOST_DOUBLINGS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Ttl:
-    """How many seconds answers hold.
+    """How many seconds an answer is valid (time to live).
 
     Attributes:
         malicious_s: malicious and known-good.
         clean_s: clean and suspicious.
-        unknown_s: a file that the source does not know, the first time.
-        unknown_max_s: the longest for such a file: the time doubles for each such answer in a row.
+        unknown_s: unknown, the first time; it doubles for each `unknown` in a row.
+        unknown_max_s: the maximum for unknown.
     """
 
     malicious_s: float
@@ -35,13 +35,13 @@ class Ttl:
 
 
 def expires_at(verdict: str, fetched_at: dt.datetime, previous: CacheEntry | None, ttl: Ttl) -> dt.datetime:
-    """Return until when an answer holds.
+    """Return when an answer expires.
 
     Args:
-        verdict: what it says.
-        fetched_at: when it was given.
-        previous: the source's answer before it to the same question, if there was one.
-        ttl: how long answers hold.
+        verdict: one of `VERDICTS`.
+        fetched_at: when the source gave it.
+        previous: the source's previous answer to the same question, if there is one.
+        ttl: how long answers are valid.
     """
     if verdict in (MALICIOUS, KNOWN_GOOD):
         seconds = ttl.malicious_s
@@ -50,19 +50,19 @@ def expires_at(verdict: str, fetched_at: dt.datetime, previous: CacheEntry | Non
     else:
         seconds = ttl.unknown_s
         if previous is not None and previous.status == UNKNOWN:
-            held_s = (previous.expires_at - previous.fetched_at).total_seconds()
-            seconds = max(seconds, 2 * held_s)
+            previous_s = (previous.expires_at - previous.fetched_at).total_seconds()
+            seconds = max(seconds, 2 * previous_s)
         seconds = max(ttl.unknown_s, min(seconds, ttl.unknown_max_s))
     return fetched_at + dt.timedelta(seconds=seconds)
 
 
 def retry_at(attempts: int, now: dt.datetime, sha256: str) -> dt.datetime:
-    """Return when a question is asked again that got no usable answer: after a minute, doubling to six hours.
+    """Return when to ask again after an attempt without a usable answer: a minute later, doubling up to six hours.
 
     Args:
-        attempts: how often in a row it was asked by now, from 1.
-        now: the time.
-        sha256: the file; of it depends by how much the time is longer than that, up to a tenth.
+        attempts: attempts in a row without an answer, from 1.
+        now: the current time.
+        sha256: the file; its hash decides on the jitter, up to a tenth of the delay.
     """
     doublings = min(max(attempts - 1, 0), _MOST_DOUBLINGS)
     seconds = min(FIRST_RETRY_S * 2**doublings, LAST_RETRY_S)

@@ -1,6 +1,6 @@
-"""Sends one request and waits for its answer: bounded in time and size, no redirects, no repeats, no keys in any text.
+"""Sends one request and waits for its answer: bounded in time and size, no redirects, no retries, no keys in messages.
 
-Nothing is sent twice: a request costs quota whether its answer arrives or not, so only the ledger decides on the next.
+Nothing is sent twice: a request costs quota whether or not its answer arrives, so only the ledger decides on the next.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ import httpx
 from cowrieprocessor import __version__
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
-from cowrieprocessor.enrichment.providers.http_status import sayable
+from cowrieprocessor.enrichment.providers.http_status import printable
 from cowrieprocessor.errors import ConfigurationError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-"""A longer answer is not taken in. VirusTotal's reports on files have some 100 KB."""
+"""The longest answer that is accepted. VirusTotal's reports on files have some 100 KB."""
 
 UPLOAD_BYTES_PER_S = 64 * 1024
-"""An upload may take longer than another request: a second more for so many bytes."""
+"""The slowest upload that is waited for: the timeout grows by a second for each 64 KiB."""
 
 CONNECT_TIMEOUT_S = 10.0
-"""For each address of a host; shorter if the whole request has less time."""
+"""For each address of a host; shorter if the whole request has less."""
 
-THIS_MACHINE = ("all://localhost", "all://127.0.0.1", "all://[::1]")
-"""Never reached through a proxy: a key may be sent there unencrypted."""
+LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+"""Never reached through a proxy: keys may be sent there unencrypted."""
 
 _LOGGERS = ("httpx", "httpcore", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
-_OUR_FAULT = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+_REQUEST_ERRORS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 _CONNECTED = (".connect_tcp.complete", ".start_tls.complete")
 
 
-class _Unusable(Exception):
-    """Carries an outcome out of an exchange."""
+class _UnusableAnswer(Exception):
+    """Ends an exchange with a failure."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind)
-        self.outcome = Failed(kind, reason)
+        self.failure = Failed(kind, reason)
 
 
-class _Silence(logging.Filter):
-    """Lets nothing through: httpx and httpcore log whole addresses and headers, and a key can stand in them."""
+class _DropAll(logging.Filter):
+    """Drops every record: httpx and httpcore log addresses and headers, which can contain a key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return False
 
 
-_SILENCE = _Silence()
+_DROP_ALL = _DropAll()
 
 
 class HttpClient:
-    """Sends requests, one at a time; to be closed, or used in a `with` statement.
+    """Sends requests, one at a time; close it, or use it in a `with` statement.
 
-    Proxies and certificates are those of the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and the like).
+    Proxies and certificates come from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and the like).
 
     Args:
-        timeout_s: how long one request may take in all, in real seconds, uploads longer. Looking up the name of a
-            host is not in it: the system bounds that.
-        clock: tells when an answer arrived.
+        timeout_s: timeout of a whole request in real seconds; longer for uploads. It does not include the look-up of
+            a host's name, which the system bounds.
+        clock: the current time, for `Reply.received_at`.
         max_body_bytes: a longer answer is Failed.
 
     Raises:
@@ -74,7 +74,7 @@ class HttpClient:
     """
 
     def __init__(self, timeout_s: float, clock: Clock, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        _silence_loggers()
+        _drop_log_records()
         self._timeout_s = timeout_s
         self._clock = clock
         self._max_body_bytes = max_body_bytes
@@ -85,7 +85,7 @@ class HttpClient:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 limits=httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=5.0),
                 follow_redirects=False,
-                mounts=dict.fromkeys(THIS_MACHINE),
+                mounts=dict.fromkeys(LOOPBACK),
                 event_hooks={"response": [_refuse_redirect]},
             )
         except (ValueError, ImportError, OSError, httpx.InvalidURL):
@@ -108,24 +108,24 @@ class HttpClient:
         self._sockets.clear()
 
     def send(self, request: Request) -> Reply | Failed:
-        """Send a request once and return the answer whole, or why there is none. Never raises for what others do."""
+        """Send a request once and return the whole answer, or why there is none. Never raises for network errors."""
         keys = list(request.headers.values())
-        host = sayable(_host(request.url) or "the address", *keys)
-        deadline = _Deadline(self._timeout_for(request), self._cut_connections)
+        host = printable(_host(request.url) or "the address", *keys)
+        deadline = _Deadline(self._timeout_for(request), self._shut_down_connections)
         try:
             with deadline:
                 return self._exchange(request, deadline)
-        except _Unusable as unusable:
-            outcome = unusable.outcome
-            return Failed(outcome.kind, f"{host}: {sayable(outcome.reason, request.url, *keys)}")
+        except _UnusableAnswer as unusable:
+            failure = unusable.failure
+            return Failed(failure.kind, f"{host}: {printable(failure.reason, request.url, *keys)}")
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError) as error:
             if deadline.has_passed or isinstance(error, (httpx.TimeoutException, TimeoutError)):
                 return Failed("timeout", f"{host}: no whole answer within {deadline.seconds:g} s")
-            if isinstance(error, _OUR_FAULT) or not isinstance(error, (httpx.TransportError, OSError)):
+            if isinstance(error, _REQUEST_ERRORS) or not isinstance(error, (httpx.TransportError, OSError)):
                 return Failed("other", f"{host}: the request cannot be sent ({type(error).__name__})")
-            # What follows a colon there is what the other side wrote, in a form of Python's.
-            said = str(error).partition(":")[0] if isinstance(error, httpx.RemoteProtocolError) else str(error)
-            return Failed("connection", f"{host}: {sayable(said or type(error).__name__, request.url, *keys)}")
+            # After the colon of a RemoteProtocolError stands the repr of what the server sent.
+            message = str(error).partition(":")[0] if isinstance(error, httpx.RemoteProtocolError) else str(error)
+            return Failed("connection", f"{host}: {printable(message or type(error).__name__, request.url, *keys)}")
 
     def _exchange(self, request: Request, deadline: _Deadline) -> Reply:
         content: dict[str, Any] = {}
@@ -135,15 +135,15 @@ class HttpClient:
             content["data"] = dict(request.form)
         elif request.document is not None:
             content["json"] = request.document
-        made = self._client.build_request(
+        httpx_request = self._client.build_request(
             request.method,
             request.url,
             headers=dict(request.headers),
             timeout=httpx.Timeout(deadline.seconds, connect=min(deadline.seconds, CONNECT_TIMEOUT_S)),
-            extensions={"trace": self._note_connection},
+            extensions={"trace": self._record_connection},
             **content,
         )
-        response = self._client.send(made, stream=True)
+        response = self._client.send(httpx_request, stream=True)
         try:
             body = self._read_body(response, deadline)
         finally:
@@ -154,8 +154,8 @@ class HttpClient:
     def _read_body(self, response: httpx.Response, deadline: _Deadline) -> bytes:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
-            raise _Unusable("bad-body", f"the answer is compressed ({encoding}), though that was not asked for")
-        too_large = _Unusable("too-large", f"the answer has more than {self._max_body_bytes} bytes")
+            raise _UnusableAnswer("bad-body", f"the answer is compressed ({encoding}), though that was not asked for")
+        too_large = _UnusableAnswer("too-large", f"the answer has more than {self._max_body_bytes} bytes")
         announced = response.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced[:18]) > self._max_body_bytes:
             raise too_large
@@ -174,27 +174,27 @@ class HttpClient:
         upload_bytes = 0 if request.upload is None else len(request.upload[1])
         return self._timeout_s + upload_bytes / UPLOAD_BYTES_PER_S
 
-    def _note_connection(self, event: str, info: Mapping[str, Any]) -> None:
-        """Remember a connection that httpcore made, so that it can be cut from outside."""
+    def _record_connection(self, event: str, info: Mapping[str, Any]) -> None:
+        """Record the socket of a connection that httpcore opened, so that another thread can shut it down."""
         if event.endswith(_CONNECTED):
-            made = info["return_value"].get_extra_info("socket")
-            open_ones = [known for known in self._sockets if known.fileno() != -1]
-            self._sockets = [*open_ones, made] if isinstance(made, socket.socket) else open_ones
+            opened = info["return_value"].get_extra_info("socket")
+            open_sockets = [known for known in self._sockets if known.fileno() != -1]
+            self._sockets = [*open_sockets, opened] if isinstance(opened, socket.socket) else open_sockets
 
-    def _cut_connections(self) -> None:
-        """Make whoever waits for a byte stop waiting: a time-out for each read is no bound on all reads together."""
+    def _shut_down_connections(self) -> None:
+        """Wake the thread that waits for a byte: a timeout for each read does not bound all reads together."""
         for known in self._sockets:
             with suppress(OSError):
                 socket.socket.shutdown(known, socket.SHUT_RDWR)
 
 
 class _Deadline:
-    """Calls `cut` from a thread of its own if the block takes longer than `seconds`."""
+    """Calls `on_passed` from a thread of its own if the block takes longer than `seconds`."""
 
-    def __init__(self, seconds: float, cut: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, on_passed: Callable[[], None]) -> None:
         self.seconds = seconds
         self.has_passed = False
-        self._cut = cut
+        self._on_passed = on_passed
         self._timer = threading.Timer(seconds, self._pass)
         self._timer.daemon = True
 
@@ -206,23 +206,23 @@ class _Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        self._timer.join()  # so that a late cut cannot hit the next request
+        self._timer.join()  # so that a late call cannot hit the next request
 
     def _pass(self) -> None:
         self.has_passed = True
-        self._cut()
+        self._on_passed()
 
 
 def _refuse_redirect(response: httpx.Response) -> None:
-    """Stop at a redirect: a key must not follow it, and where it leads is not what the settings name."""
+    """Refuse a redirect: a key must not follow it, and its target is not in the settings."""
     if 300 <= response.status_code < 400:
         target = _origin(response.headers.get("location", "")) or "an unreadable address"
         reason = f"it answers {response.status_code} and sends us to {target}, which is not followed"
-        raise _Unusable("redirect", f"{reason}; correct the address")
+        raise _UnusableAnswer("redirect", f"{reason}; correct the address")
 
 
 def _origin(address: str) -> str:
-    """Return the scheme and the host of an address, or an empty text if it names none."""
+    """Return the scheme and the host of a URL, or an empty text if it has none."""
     host = _host(address)
     try:
         return f"{urlsplit(address).scheme}://{host}" if host else ""
@@ -237,6 +237,6 @@ def _host(address: str) -> str:
         return ""
 
 
-def _silence_loggers() -> None:
+def _drop_log_records() -> None:
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_SILENCE)
+        logging.getLogger(name).addFilter(_DROP_ALL)

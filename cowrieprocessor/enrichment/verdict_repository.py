@@ -1,4 +1,4 @@
-"""Where enrichment keeps claims, answers and failures.
+"""The repository of verdicts: claims files, and stores answers and failures.
 
 `TableVerdictRepository` (USE_NEW_ENRICHMENT=1) writes cache, history, the row of the hash and the queue in one
 transaction, and queues the propagation to `files`. `StagedVerdictRepository` (USE_NEW_ENRICHMENT=0) writes the cache
@@ -26,31 +26,31 @@ from cowrieprocessor.db.enrichment.verdict_store import pass_over, store_answer,
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0
-"""How long a claimed file is kept for who claimed it: one that was killed does not keep it longer."""
+"""How long a file stays claimed at most, in case the process that claimed it is killed."""
 
-LONGEST_WAIT = dt.timedelta(days=1)
-"""How long at most one file waits for its next attempt because a source said so."""
+MAX_RETRY_DELAY = dt.timedelta(days=1)
+"""The longest that a file waits for its next attempt because a source asked for it."""
 
 NOT_FOUND = "not_found"
-"""Marks a kept response as one of a source that does not know the file."""
+"""Marks a stored response as that of a source that does not know the file."""
 
 Counters = dict[str, int]
-"""How often something happened, by what."""
+"""How often something happened, by event."""
 
 
 class VerdictRepository(ABC):
-    """Where a source finds its next files and writes down what it learned.
+    """Claims the next files for a source, and stores what the source answers.
 
     Args:
-        engine: the database, at our version.
-        policy: the sources in use, and what settles a file.
-        ttl: how long answers hold.
-        clock: the time.
+        engine: the database, at the current schema version.
+        policy: the sources in use, and the decisive verdicts.
+        ttl: how long answers are valid.
+        clock: the current time.
         order: which files come first among those that were never asked about.
     """
 
-    _claims: ClassVar[Callable[..., list[Claimed]]]
-    _releases: ClassVar[Callable[..., None]]
+    _claim_files: ClassVar[Callable[..., list[Claimed]]]
+    _release_files: ClassVar[Callable[..., None]]
 
     def __init__(self, engine: Engine, policy: Policy, ttl: Ttl, clock: Clock, order: Order = "turn") -> None:
         self._engine = engine
@@ -60,15 +60,15 @@ class VerdictRepository(ABC):
         self._order = order
 
     def claim(self, provider: str, *, limit: int, earlier: Sequence[str], only: Sequence[str] | None) -> list[Claimed]:
-        """Claim the next files that a source is to be asked about; two processes never get the same.
+        """Claim the next files to ask a source about; no two processes claim the same one.
 
         Args:
             provider: the source.
-            limit: how many at most.
-            earlier: sources that have to be asked about a file before.
-            only: these files and no others, if any are named.
+            limit: the most files.
+            earlier: sources that have to be asked about a file first.
+            only: the SHA-256 of the only files to consider; None for all.
         """
-        return type(self)._claims(
+        return type(self)._claim_files(
             self._engine,
             provider,
             limit=limit,
@@ -81,107 +81,127 @@ class VerdictRepository(ABC):
         )
 
     def release(self, provider: str, hashes: Sequence[str]) -> None:
-        """Give back files that the source was not asked about, as they were before they were claimed."""
-        type(self)._releases(self._engine, provider, hashes)
+        """Release claimed files that the source was not asked about; they are as they were before the claim."""
+        type(self)._release_files(self._engine, provider, hashes)
 
     def cached(self, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
-        """Return the answers in the cache that still hold, by key."""
+        """Return the valid answers in the cache, by key."""
         with read_transaction(self._engine) as connection:
-            found = cached_answers(connection, provider, keys)
+            entries = cached_answers(connection, provider, keys)
         now = self._clock.now()
-        return {key: entry for key, entry in found.items() if entry.expires_at > now}
+        return {key: entry for key, entry in entries.items() if entry.expires_at > now}
 
     @abstractmethod
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
-        """Write down for a file what the cache has."""
+    def store_cached(self, provider: str, file: Claimed, entry: CacheEntry, verdict: ProviderVerdict) -> None:
+        """Store for a file the answer that the cache has."""
 
     @abstractmethod
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
-        """Write down what a source said; the verdict `unknown` with its response: it does not know the file."""
+    def store_answer(self, provider: str, file: Claimed, cache_key: str, verdict: ProviderVerdict) -> None:
+        """Store the verdict of a source; `unknown_verdict` of its response if it does not know the file."""
 
     @abstractmethod
-    def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
-        """Write down that no usable answer came; each in a row doubles the time until the source is asked again."""
+    def store_failure(
+        self, provider: str, file: Claimed, kind: str, reason: str, not_before: dt.datetime | None
+    ) -> None:
+        """Store that no usable answer came; each failure in a row doubles the time to the next attempt.
+
+        Args:
+            provider: the source.
+            file: the file.
+            kind: as `Failed.kind`.
+            reason: for people, without any key.
+            not_before: when the source wants to be asked again, a day ahead at most; None if it did not say.
+        """
 
     @abstractmethod
-    def refuse(self, provider: str, one: Claimed, reason: str) -> None:
-        """Write down that the source will not answer about this file."""
+    def store_refusal(self, provider: str, file: Claimed, reason: str) -> None:
+        """Store that the source will not answer about this file."""
 
     @abstractmethod
-    def pass_over(self, provider: str, one: Claimed) -> None:
-        """Look again whether there is something to ask when an unknown file would be asked about at the latest."""
+    def defer(self, provider: str, file: Claimed) -> None:
+        """Defer a file that the source cannot be asked about, for the longest time that `unknown` is valid."""
 
     @abstractmethod
-    def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
-        """Let an answer hold no longer than until a moment, when the source will know more."""
+    def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
+        """Let an answer expire at a moment, when the source will know more, unless it expires earlier."""
 
-    def _retry_at(self, one: Claimed, not_before: dt.datetime | None) -> dt.datetime:
-        next_attempt = retry_at(one.attempts, self._clock.now(), one.sha256)
-        return max(next_attempt, min(not_before or next_attempt, self._clock.now() + LONGEST_WAIT))
+    def _retry_at(self, file: Claimed, not_before: dt.datetime | None) -> dt.datetime:
+        next_attempt = retry_at(file.attempts, self._clock.now(), file.sha256)
+        return max(next_attempt, min(not_before or next_attempt, self._clock.now() + MAX_RETRY_DELAY))
 
-    def _look_again_at(self) -> dt.datetime:
+    def _deferred_until(self) -> dt.datetime:
         return self._clock.now() + dt.timedelta(seconds=self._ttl.unknown_max_s)
 
 
 class TableVerdictRepository(VerdictRepository):
-    """Keeps everything."""
+    """Writes all tables of enrichment."""
 
-    _claims = staticmethod(claim)
-    _releases = staticmethod(release)
+    _claim_files = staticmethod(claim)
+    _release_files = staticmethod(release)
 
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
-        """Write the answer of the cache into history, hash and queue, with the times it has there."""
+    def store_cached(self, provider: str, file: Claimed, entry: CacheEntry, verdict: ProviderVerdict) -> None:
+        """Write the cached answer into history, hash and queue, with the times of the cache."""
         with write_transaction(self._engine) as connection:
-            self._store(connection, provider, one, entry.key, finding, entry.fetched_at, entry.expires_at)
+            self._store(connection, provider, file, entry.key, verdict, entry.fetched_at, entry.expires_at)
 
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
-        """Write down what a source said, everywhere, in one transaction."""
+    def store_answer(self, provider: str, file: Claimed, cache_key: str, verdict: ProviderVerdict) -> None:
+        """Write the verdict of a source into cache, history, hash and queue, in one transaction."""
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            until = with_expiry(connection, provider, cache_key, finding, now, self._ttl)
-            self._store(connection, provider, one, cache_key, finding, now, until)
+            until = answer_expires_at(connection, provider, cache_key, verdict, now, self._ttl)
+            self._store(connection, provider, file, cache_key, verdict, now, until)
 
-    def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
-        """Write down a failure in the queue, and in the status of the hash."""
-        again = self._retry_at(one, not_before)
-        rest: dict[str, Any] = {"kind": kind, "reason": reason, "next_attempt_at": again}
+    def store_failure(
+        self, provider: str, file: Claimed, kind: str, reason: str, not_before: dt.datetime | None
+    ) -> None:
+        """Write a failure into the queue, and into the status of the hash."""
+        again = self._retry_at(file, not_before)
         with write_transaction(self._engine) as connection:
-            store_failure(connection, one.sha256, provider, **rest, policy=self._policy, now=self._clock.now())
+            store_failure(
+                connection,
+                file.sha256,
+                provider,
+                kind=kind,
+                reason=reason,
+                next_attempt_at=again,
+                policy=self._policy,
+                now=self._clock.now(),
+            )
 
-    def refuse(self, provider: str, one: Claimed, reason: str) -> None:
-        """Write down in the queue that the source will not answer about this file."""
+    def store_refusal(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write into the queue that the source will not answer about this file."""
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            store_refusal(connection, one.sha256, provider, reason=reason, policy=self._policy, now=now)
+            store_refusal(connection, file.sha256, provider, reason=reason, policy=self._policy, now=now)
 
-    def pass_over(self, provider: str, one: Claimed) -> None:
-        """Write down in the queue when there may be something to ask."""
-        again, now = self._look_again_at(), self._clock.now()
+    def defer(self, provider: str, file: Claimed) -> None:
+        """Write into the queue when to consider the file again."""
+        again, now = self._deferred_until(), self._clock.now()
         with write_transaction(self._engine) as connection:
-            pass_over(connection, one.sha256, provider, look_again_at=again, policy=self._policy, now=now)
+            pass_over(connection, file.sha256, provider, look_again_at=again, policy=self._policy, now=now)
 
-    def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
-        """Let the answer hold no longer than until a moment, in cache and queue."""
+    def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
+        """Let the answer expire in cache and queue."""
         with write_transaction(self._engine) as connection:
             expire_answer(connection, provider, cache_key, moment)
-            bring_forward(connection, one.sha256, provider, moment)
+            bring_forward(connection, file.sha256, provider, moment)
 
     def _store(
         self,
         connection: Connection,
         provider: str,
-        one: Claimed,
+        file: Claimed,
         cache_key: str,
-        finding: ProviderVerdict,
+        verdict: ProviderVerdict,
         fetched_at: dt.datetime,
         until: dt.datetime,
     ) -> None:
         store_answer(
             connection,
-            one.sha256,
+            file.sha256,
             provider,
             cache_key,
-            finding,
+            verdict,
             fetched_at=fetched_at,
             expires_at=until,
             policy=self._policy,
@@ -190,77 +210,79 @@ class TableVerdictRepository(VerdictRepository):
 
 
 class StagedVerdictRepository(VerdictRepository):
-    """Keeps answers in the cache and nothing anywhere else."""
+    """Writes the cache alone."""
 
-    _claims = staticmethod(staged_claim)
-    _releases = staticmethod(staged_release)
+    _claim_files = staticmethod(staged_claim)
+    _release_files = staticmethod(staged_release)
 
-    def keep_cached(self, provider: str, one: Claimed, entry: CacheEntry, finding: ProviderVerdict) -> None:
-        """Write down that the cache has it."""
+    def store_cached(self, provider: str, file: Claimed, entry: CacheEntry, verdict: ProviderVerdict) -> None:
+        """Mark the claim as answered by the cache."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, one.sha256, entry.expires_at)
+            staged_answer(connection, provider, file.sha256, entry.expires_at)
 
-    def answer(self, provider: str, one: Claimed, cache_key: str, finding: ProviderVerdict) -> None:
-        """Write down in the cache what a source said."""
+    def store_answer(self, provider: str, file: Claimed, cache_key: str, verdict: ProviderVerdict) -> None:
+        """Write the verdict of a source into the cache."""
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            until = with_expiry(connection, provider, cache_key, finding, now, self._ttl)
-            store_in_cache(connection, provider, cache_key, finding.verdict, finding.response, now, until)
-            staged_answer(connection, provider, one.sha256, until)
+            until = answer_expires_at(connection, provider, cache_key, verdict, now, self._ttl)
+            store_in_cache(connection, provider, cache_key, verdict.verdict, verdict.response, now, until)
+            staged_answer(connection, provider, file.sha256, until)
 
-    def fail(self, provider: str, one: Claimed, kind: str, reason: str, not_before: dt.datetime | None) -> None:
-        """Write down in the cache when the source is asked again."""
-        again = self._retry_at(one, not_before)
-        staged_failure(self._engine, provider, one.sha256, kind=kind, now=self._clock.now(), not_before=again)
+    def store_failure(
+        self, provider: str, file: Claimed, kind: str, reason: str, not_before: dt.datetime | None
+    ) -> None:
+        """Write into the cache when the source is asked again."""
+        again = self._retry_at(file, not_before)
+        staged_failure(self._engine, provider, file.sha256, kind=kind, now=self._clock.now(), not_before=again)
 
-    def refuse(self, provider: str, one: Claimed, reason: str) -> None:
-        """Write down in the cache that the source is not asked about this file for long."""
+    def store_refusal(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write into the cache that the source is not asked about this file as long as a malicious verdict is valid."""
         now = self._clock.now()
         until = now + dt.timedelta(seconds=self._ttl.malicious_s)
-        staged_failure(self._engine, provider, one.sha256, kind="refused", now=now, not_before=until)
+        staged_failure(self._engine, provider, file.sha256, kind="refused", now=now, not_before=until)
 
-    def pass_over(self, provider: str, one: Claimed) -> None:
-        """Write down in the cache when there may be something to ask."""
+    def defer(self, provider: str, file: Claimed) -> None:
+        """Write into the cache when to consider the file again."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, one.sha256, self._look_again_at())
+            staged_answer(connection, provider, file.sha256, self._deferred_until())
 
-    def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
-        """Let the answer in the cache hold no longer than until a moment."""
+    def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
+        """Let the answer expire in the cache."""
         with write_transaction(self._engine) as connection:
             expire_answer(connection, provider, cache_key, moment)
-            staged_answer(connection, provider, one.sha256, moment)
+            staged_answer(connection, provider, file.sha256, moment)
 
 
-def with_expiry(
-    connection: Connection, provider: str, cache_key: str, finding: ProviderVerdict, fetched_at: dt.datetime, ttl: Ttl
+def answer_expires_at(
+    connection: Connection, provider: str, cache_key: str, verdict: ProviderVerdict, fetched_at: dt.datetime, ttl: Ttl
 ) -> dt.datetime:
-    """Return until when an answer holds; an unknown file's time doubles for each unknown in a row.
+    """Return when an answer expires; each `unknown` in a row doubles the time.
 
     Args:
         connection: in a transaction.
-        provider: who answered.
+        provider: the source that answered.
         cache_key: the question.
-        finding: the answer.
+        verdict: the answer.
         fetched_at: when it was given.
-        ttl: how long answers hold.
+        ttl: how long answers are valid.
     """
-    before = cached_answers(connection, provider, [cache_key]).get(cache_key)
-    if before is not None and before.fetched_at >= fetched_at:
-        before = None
-    return expires_at(finding.verdict, fetched_at, before, ttl)
+    previous = cached_answers(connection, provider, [cache_key]).get(cache_key)
+    if previous is not None and previous.fetched_at >= fetched_at:
+        previous = None
+    return expires_at(verdict.verdict, fetched_at, previous, ttl)
 
 
-def unknown(response: dict[str, Any]) -> ProviderVerdict:
-    """Return the finding of an answer that a file is not known."""
+def unknown_verdict(response: dict[str, Any]) -> ProviderVerdict:
+    """Return the verdict of a source that answers that it does not know a file."""
     return ProviderVerdict(UNKNOWN, response={NOT_FOUND: True, **response})
 
 
-def finding_in(entry: CacheEntry, read: Callable[[Mapping[str, Any]], ProviderVerdict]) -> ProviderVerdict:
-    """Return the finding that the cache kept.
+def cached_verdict(entry: CacheEntry, read: Callable[[Mapping[str, Any]], ProviderVerdict]) -> ProviderVerdict:
+    """Return the verdict in a cache entry.
 
     Args:
-        entry: what it kept.
-        read: reads a response of its source that knows the file.
+        entry: the entry.
+        read: reads a response of its source that knows the file, as `Provider.verdict` does.
     """
     response = entry.response or {}
-    return unknown(response) if response.get(NOT_FOUND) is True else read(response)
+    return unknown_verdict(response) if response.get(NOT_FOUND) is True else read(response)

@@ -1,4 +1,4 @@
-"""The VirusTotal source under the path that users import; it lives in `enrichment/providers`."""
+"""The VirusTotal provider under its public path; it is defined in `enrichment/providers/virustotal.py`."""
 
 from __future__ import annotations
 

@@ -230,9 +230,9 @@ def test_a_traceback_has_no_key(here: Services) -> None:
     code = (
         "import traceback\n"
         "from cowrieprocessor.settings import load_settings\n"
-        "from cowrieprocessor.enrichment.providers.registry import configured\n"
+        "from cowrieprocessor.enrichment.providers.registry import configured_providers\n"
         "settings = load_settings()\n"
-        "providers = configured(settings)\n"
+        "providers = configured_providers(settings)\n"
         "from cowrieprocessor.enrichment.providers.base import Sample\n"
         "request = providers[-1].request([Sample('0' * 64)])\n"
         "try:\n    raise RuntimeError(repr((settings, request)))\n"

@@ -90,7 +90,7 @@ class Crew:
     def end(self) -> list[int]:
         """Tell all to stop; return their exit codes, and show what those that failed printed."""
         assert self._server.wait_for_clients(PROCESSES), "one did not start"
-        with self._server.standing_still():
+        with self._server.frozen():
             for process in self.processes:
                 process.send_signal(signal.SIGTERM)
             outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in self.processes]

@@ -1,4 +1,4 @@
-"""How servers, proxies and networks misbehave, whatever service is behind them."""
+"""How servers, proxies and networks misbehave, for any service."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 from tests.stand_ins.server import HTML_TYPE, Answer, Behaviour, Exchange, answering
 
 HUGE_BYTES = 32 * 1024 * 1024
-"""Longer than any answer that a client may take in."""
+"""Longer than any answer that a client accepts."""
 
 BOMB_BYTES = 256 * 1024 * 1024
-"""What the few bytes of a compressed answer unpack to."""
+"""The unpacked size of a small compressed answer."""
 
 DRIP_S = 0.02
-"""Between two bytes of a slow answer."""
+"""Seconds between two bytes of a slow answer."""
 
 
 def _drip(exchange: Exchange) -> None:
-    """Send the proper answer a byte at a time: each arrives in time, the whole does not."""
+    """Send the proper answer a byte at a time: each byte arrives in time, the whole answer does not."""
     answer = exchange.proper()
     exchange.send_raw(answer.head + f"Content-Length: {len(answer.body)}\r\n\r\n".encode())
     for place in range(len(answer.body)):
@@ -68,7 +68,7 @@ def _close(exchange: Exchange) -> None:
 
 
 def _short(exchange: Exchange) -> None:
-    """Announce more than is sent."""
+    """Announce a longer body than is sent."""
     answer = exchange.proper()
     exchange.send_raw(answer.head + f"Content-Length: {len(answer.body) + 100}\r\n\r\n".encode() + answer.body)
 
@@ -126,7 +126,7 @@ def _gzip_bomb(exchange: Exchange) -> None:
 
 
 def _encoded(exchange: Exchange) -> None:
-    """Send the proper answer compressed, though nobody asked for that."""
+    """Send the proper answer compressed, against the request's Accept-Encoding."""
     answer = exchange.proper()
     packed = gzip.compress(answer.body)
     exchange.send(Answer(answer.status, packed, answer.content_type, {"Content-Encoding": "gzip"}))
@@ -150,7 +150,7 @@ def html(status: int, title: str) -> Answer:
 
 
 def redirect(location: str, status: int = 302) -> Behaviour:
-    """Return the behaviour that sends a client elsewhere."""
+    """Return the behaviour that redirects a client."""
     answer = Answer(status, b"", HTML_TYPE, {"Location": location})
     return answering(f"{status} to another place", answer)
 

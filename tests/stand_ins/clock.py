@@ -1,4 +1,4 @@
-"""Times that tests own: one that moves when told, and one that threads and processes share.
+"""A clock that tests control, and the protocol of all of them.
 
 Nothing here sleeps: a year of waiting takes as long as the work in it.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 START = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
-"""When tests take place that do not care."""
+"""The time at which tests begin by default."""
 
 
 class Timepiece(Protocol):
@@ -24,11 +24,11 @@ class Timepiece(Protocol):
 
 
 class ManualClock:
-    """A clock that stands still, but for what it is told to advance and what is waited on it.
+    """A clock that only tests and waits advance.
 
     Attributes:
-        waits: the seconds of every wait there was.
-        on_wait: called after each wait (to stop a loop after some, say).
+        waits: the seconds of each wait.
+        on_wait: called after each wait, for example to stop a loop.
     """
 
     def __init__(self, now: dt.datetime = START, on_wait: Callable[[], None] | None = None) -> None:
@@ -45,12 +45,12 @@ class ManualClock:
             return self._now
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Let so many seconds pass at once, unless `stop` is set; a negative time is none."""
+        """Advance the clock by `seconds` at once, unless `stop` is set; a negative time does not change it."""
         if stop.is_set():
             return
         with self._lock:
             self.waits.append(seconds)
-            # Rounded up, so that whoever waits until a moment is there afterwards.
+            # Rounded up, so that a wait until a moment ends at that moment or after it.
             self._now += dt.timedelta(microseconds=math.ceil(max(0.0, seconds) * 1_000_000))
         if self.on_wait is not None:
             self.on_wait()
@@ -62,6 +62,6 @@ class ManualClock:
             return self._now
 
     def set(self, now: dt.datetime) -> None:
-        """Make it a certain time, earlier or later."""
+        """Set the clock to a time, earlier or later."""
         with self._lock:
             self._now = now.astimezone(dt.UTC)

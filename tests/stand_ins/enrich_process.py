@@ -1,8 +1,8 @@
-"""One process that enriches by virtual time until it is told to stop: for tests that kill it.
+"""A process that enriches in virtual time until it is stopped: for tests that kill it.
 
     python -m tests.stand_ins.enrich_process DATABASE-URL TIME-ADDRESS VIRUSTOTAL-URL
 
-Its key is VirusTotal's of the tests. SIGTERM ends it after the request in flight.
+It uses the tests' key for VirusTotal. SIGTERM ends it after the request in flight.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def main(db_url: str, time_address: str, virustotal_url: str) -> None:
-    """Enrich, watching for more, until a signal comes."""
+    """Enrich with `watch` until a signal arrives."""
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
     from cowrieprocessor.settings import Secret, Settings
@@ -42,7 +42,7 @@ def main(db_url: str, time_address: str, virustotal_url: str) -> None:
 
 
 def start(db_url: str, time_address: str, virustotal_url: str) -> subprocess.Popen[str]:
-    """Start such a process; what it prints can be read when it ended."""
+    """Start such a process; its output can be read once it has ended."""
     command = [sys.executable, "-m", "tests.stand_ins.enrich_process", db_url, time_address, virustotal_url]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT)
 

@@ -21,7 +21,7 @@ KEYS = (virustotal.KEY, malwarebazaar.AUTH_KEY)
 UNLIMITED = virustotal.KeyLimits(None, None, None)
 SOURCES = ("hashlookup", "malwarebazaar", "urlhaus", "urlhaus-url", "virustotal")
 PATIENT_S = 60.0
-"""How long a client waits where an answer comes."""
+"""The timeout of a client where an answer comes."""
 
 
 class Scene:
@@ -49,7 +49,7 @@ class Scene:
 
 
 def asked(client: HttpClient, provider: Provider, sample: Sample = SAMPLE) -> Outcome:
-    """Ask one source about one file, as the program does; return the outcome, in which no key may stand."""
+    """Ask one source about one file; return the outcome, which must not contain a key."""
     reply = client.send(provider.request([sample]))
     outcomes = {sample.sha256: reply} if isinstance(reply, Failed) else provider.outcomes([sample], reply)
     assert {sample.sha256} == outcomes.keys()
@@ -59,7 +59,7 @@ def asked(client: HttpClient, provider: Provider, sample: Sample = SAMPLE) -> Ou
 
 
 def assert_no_key(*texts: str) -> None:
-    """No key stands in any of these texts, nor a part of one that would be of use."""
+    """Check that no key, and no useful part of a key, appears in any of these texts."""
     for key in KEYS:
         for said in texts:
             assert key not in said
@@ -67,7 +67,7 @@ def assert_no_key(*texts: str) -> None:
 
 
 def summary(outcome: Outcome) -> str:
-    """Return the type of an outcome and what tells it from others of its type."""
+    """Return the type of an outcome and its kind or scope."""
     match outcome:
         case Failed(kind=kind):
             return f"Failed {kind}"

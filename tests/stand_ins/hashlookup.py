@@ -24,15 +24,15 @@ def entry(
     malicious: str | None = None,
     name: str = "/bin/busybox",
 ) -> dict[str, Any]:
-    """Return what is known about a file.
+    """Return the entry of a file.
 
     Args:
         sha256: of the file.
-        md5: likewise; made up where it is not given.
-        trust: 0 to 100, of which 50 is no opinion; None where there is none.
-        source: who has it.
-        malicious: who knows it as malicious, if somebody does.
-        name: what it is called.
+        md5: of the file; derived from the SHA-256 by default.
+        trust: 0 to 100, with 50 for no opinion; None for an entry without a trust.
+        source: the collection that contains it.
+        malicious: the collection that calls it malicious, if any.
+        name: its file name.
     """
     digest = sha256.encode()
     known: dict[str, Any] = {
@@ -74,19 +74,19 @@ class Hashlookup(StandIn):
         self.files: dict[str, dict[str, Any]] = {}
 
     def add(self, sha256: str, **how: Any) -> dict[str, Any]:
-        """Know a file from now on, with an entry as `entry` makes it."""
+        """Add a file, with an entry as `entry` makes it."""
         self.files[sha256] = entry(sha256, **how)
         return self.files[sha256]
 
     def subject(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> str:
-        """Return the hash that is asked for, or `bulk`."""
+        """Return the hash that is asked about, or `bulk`."""
         parts = path.split("?")[0].strip("/").split("/")
         if parts[0] == "bulk":
             return "bulk"
         return parts[2].lower() if len(parts) == 3 and parts[0] == "lookup" else path
 
     def bulk_hashes(self) -> list[list[str]]:
-        """Return the hashes of each bulk request there was, in lower case."""
+        """Return the hashes of each bulk request, in lower case."""
         with self._lock:
             bodies = [received.body for received in self.log if received.subject == "bulk"]
         return [[value.lower() for value in json.loads(body)["hashes"]] for body in bodies]
@@ -111,11 +111,11 @@ class Hashlookup(StandIn):
         return next((known for known in self.files.values() if known.get(NAMES[kind]) == value.upper()), None)
 
     def _bulk(self, kind: str, body: bytes) -> Answer:
-        """Return those that are known, in the order of asking; nothing is said about the others.
+        """Return the known files in the order of the request; unknown ones are left out.
 
-        As the service does, without what it works out for single hashes only: the trust and the parents.
+        Like the service, without what it computes for single hashes only: the trust and the parents.
 
-        Source: the service's published code, and answers shown by those who use it.
+        Source: the service's published code, and answers that its users have published.
         """
         try:
             hashes = json.loads(body)["hashes"]

@@ -1,4 +1,4 @@
-"""All stand-ins together, the settings that lead to them, and databases with files to ask about."""
+"""All stand-ins together, the settings for them, and databases with files to ask about."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Services:
     hashlookup: Hashlookup
 
     def settings(self, **changes: Any) -> Settings:
-        """Return settings under which exactly these services are asked."""
+        """Return settings that name exactly these services."""
         base = Settings(
             virustotal_key=Secret(KEY, "COWRIEPROC_VIRUSTOTAL_KEY"),
             virustotal_user=USER,
@@ -47,7 +47,7 @@ class Services:
         return replace(base, **changes)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment under which the program asks exactly these services."""
+        """Return environment variables that name exactly these services."""
         return {
             "COWRIEPROC_VIRUSTOTAL_KEY": KEY,
             "COWRIEPROC_VIRUSTOTAL_URL": self.virustotal.url,
@@ -58,11 +58,11 @@ class Services:
         }
 
     def enrich(self, engine: Engine, options: EnrichOptions | None = None, **changes: Any) -> EnrichResult:
-        """Run enrichment on a database by the clock of the services."""
+        """Run enrichment on a database, with the clock of the services."""
         return enrich(engine, self.settings(**changes), options, clock=self.clock)
 
     def requests(self) -> dict[str, int]:
-        """Return how many requests each service has seen."""
+        """Return how many requests each service has received."""
         named = {
             "virustotal": self.virustotal,
             "malwarebazaar": self.malwarebazaar,
@@ -74,7 +74,7 @@ class Services:
 
 @contextlib.contextmanager
 def services(limits: KeyLimits | None = None, clock: ManualClock | None = None) -> Iterator[Services]:
-    """Yield all services, listening."""
+    """Run all services and yield them."""
     clock = clock or ManualClock()
     with (
         VirusTotal(clock, limits=limits) as virustotal,
@@ -86,7 +86,7 @@ def services(limits: KeyLimits | None = None, clock: ManualClock | None = None) 
 
 
 def sha256_of(name: object) -> str:
-    """Return the hash of a file that a test calls by a name."""
+    """Return the hash of a file from the name that a test gives it."""
     return hashlib.sha256(str(name).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What all stand-ins for services are: real HTTP servers on loopback that count, log and misbehave on demand."""
+"""The base of the stand-ins: real HTTP servers on loopback that count, log and misbehave on demand."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Received:
 
     Attributes:
         method: GET, POST and so on.
-        path: from the first slash, with what follows a question mark.
+        path: from the first slash, with the query string.
         headers: by lower-case name.
         body: whole.
-        at: when, by the stand-in's clock.
-        subject: what it asks about: a hash, an address, `overall_quotas`; the path where nothing better is known.
+        at: the time of the stand-in's clock.
+        subject: what it asks about: a hash, a URL, `overall_quotas`; otherwise the path.
     """
 
     method: str
@@ -54,7 +54,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent back."""
+    """An HTTP response."""
 
     status: int = 200
     body: bytes = field(default=b"", repr=False)
@@ -63,7 +63,7 @@ class Answer:
 
     @property
     def head(self) -> bytes:
-        """The status line and headers but for the one that says how long the body is."""
+        """The status line and the headers, without Content-Length."""
         try:
             phrase = HTTPStatus(self.status).phrase
         except ValueError:
@@ -83,12 +83,12 @@ def document(content: object, status: int = 200, **headers: str) -> Answer:
 
 @dataclass
 class Exchange:
-    """One request, and the connection on which something is sent back, or nothing.
+    """One request and its connection.
 
     Attributes:
         received: the request.
-        proper: makes the answer that a service in good health gives.
-        closing: set when the stand-in ends: whoever keeps a client waiting returns then.
+        proper: returns the answer of a healthy service.
+        closing: set when the stand-in ends; a behaviour that keeps a client waiting returns then.
         keep_alive: whether the connection serves another request afterwards.
     """
 
@@ -104,18 +104,18 @@ class Exchange:
         self.connection.sendall(answer.head + length + b"\r\n" + answer.body)
 
     def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are, after which the connection is of no more use."""
+        """Send bytes as they are; the connection is closed afterwards."""
         self.keep_alive = False
         self.connection.sendall(data)
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One way to treat a request; `act` sends whatever it likes on the connection.
+    """One way to answer a request, or not to.
 
     Attributes:
-        name: as tests show it.
-        act: what it does.
+        name: shown by tests.
+        act: sends anything on the connection of an exchange.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Behaviour:
 
 
 def answering(name: str, answer: Answer) -> Behaviour:
-    """Return a behaviour that sends one answer whatever it was asked."""
+    """Return a behaviour that sends the same answer to every request."""
     return Behaviour(name, lambda exchange: exchange.send(answer))
 
 
@@ -135,12 +135,12 @@ class StandIn:
 
     Attributes:
         log: every request, in the order they arrived.
-        errors: what went wrong inside the stand-in itself; must stay empty.
-        outage: how every request is treated, while it is set.
+        errors: errors of the stand-in itself; must stay empty.
+        outage: the behaviour towards every request while it is set.
     """
 
     base_path = ""
-    """What the base address has behind its port."""
+    """The path of the base address."""
 
     def __init__(self, clock: Timepiece | None = None) -> None:
         self.clock: Timepiece = clock or SystemClock()
@@ -160,7 +160,7 @@ class StandIn:
 
     @property
     def url(self) -> str:
-        """The base address, in the form of the setting for it."""
+        """The base address, as its setting expects it."""
         return self.host + self.base_path
 
     def __enter__(self) -> Self:
@@ -180,12 +180,12 @@ class StandIn:
             assert self.errors == [], "the stand-in itself failed"
 
     def script(self, subject: str, behaviours: Iterable[Behaviour]) -> None:
-        """Treat the next requests about one subject so, one after the other; then properly again."""
+        """Apply behaviours to the next requests about a subject, in order; later ones are answered properly."""
         with self._lock:
             self._scripts.setdefault(self.canonical(subject), deque()).extend(behaviours)
 
     def fail_next(self, count: int, behaviour: Behaviour) -> None:
-        """Treat the next so many requests so, whatever they ask about."""
+        """Apply a behaviour to the next `count` requests, whatever they ask about."""
         with self._lock:
             self._next.extend([behaviour] * count)
 
@@ -195,7 +195,7 @@ class StandIn:
             return Counter(received.subject for received in self.log)
 
     def canonical(self, subject: str) -> str:
-        """Return the one name of a subject that has several."""
+        """Return the canonical name of a subject that has several."""
         return subject
 
     def subject(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> str:
@@ -207,7 +207,7 @@ class StandIn:
         raise NotImplementedError
 
     def before(self, received: Received) -> Answer | None:
-        """Return the answer of a service that does not even look at the request (no key, no quota), or None."""
+        """Return the answer to a request that is refused before it is read (no key, no quota), or None."""
         return None
 
     def receive(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[Received, Behaviour]:
@@ -235,7 +235,7 @@ class StandIn:
 
 
 PROPERLY = Behaviour("properly", lambda exchange: exchange.send(exchange.proper()))
-"""As a service in good health does."""
+"""Answers as a healthy service does."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -252,7 +252,7 @@ class _Server(ThreadingHTTPServer):
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="stand-in")
 
     def end(self) -> None:
-        """Stop listening, wake whoever hangs, end the connections, and wait for their threads."""
+        """Stop listening, wake behaviours that hang, end the connections, and wait for their threads."""
         self.closing.set()
         self.shutdown()
         with self.lock:
@@ -263,7 +263,7 @@ class _Server(ThreadingHTTPServer):
         self.thread.join()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Remember an error of ours; a client that went away is none."""
+        """Record an error of the stand-in; a client that disconnected is not an error."""
         error = sys.exception()
         if error is not None and not isinstance(error, OSError):
             self.stand_in.errors.append(error)

@@ -25,13 +25,13 @@ def payload(
     first_seen: dt.datetime = _SEEN,
     last_seen: dt.datetime | None = None,
 ) -> dict[str, Any]:
-    """Return what /payload/ says about a file.
+    """Return the entry of /payload/ about a file.
 
     Args:
         sha256: of the file.
         signature: the family, if URLhaus knows one.
-        detected: how many of VirusTotal's engines, as URLhaus has it; None where it has nothing.
-        engines: of how many.
+        detected: how many of VirusTotal's engines detect it; None if URLhaus has no figures.
+        engines: how many engines there are.
         first_seen: when it was first served.
         last_seen: when it last was.
     """
@@ -82,7 +82,7 @@ def address(
     payloads: tuple[str, ...] = (),
     added_at: dt.datetime = _SEEN,
 ) -> dict[str, Any]:
-    """Return what /url/ says about an address; `payloads` are the sha256 of what was served there."""
+    """Return the entry of /url/ about a URL; `payloads` are the SHA-256 of the files that it served."""
     return {
         "query_status": "ok",
         "id": "3456789",
@@ -120,7 +120,7 @@ class Urlhaus(AbuseCh):
 
     Attributes:
         files: payloads by sha256.
-        addresses: by address, as it was written.
+        addresses: entries by URL, as it was written.
     """
 
     base_path = "/v1"
@@ -131,17 +131,17 @@ class Urlhaus(AbuseCh):
         self.addresses: dict[str, dict[str, Any]] = {}
 
     def add(self, sha256: str, **how: Any) -> dict[str, Any]:
-        """Know a file from now on, with a payload as `payload` makes it."""
+        """Add a file, with a payload as `payload` makes it."""
         self.files[sha256] = payload(sha256, **how)
         return self.files[sha256]
 
     def add_address(self, url: str, **how: Any) -> dict[str, Any]:
-        """Know an address from now on, as `address` makes it."""
+        """Add a URL, with an entry as `address` makes it."""
         self.addresses[url] = address(url, **how)
         return self.addresses[url]
 
     def subject(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> str:
-        """Return the sha256 or the address that is asked for."""
+        """Return the SHA-256 or the URL that is asked about."""
         form = fields(body)
         if "md5_hash" in form:
             md5 = form["md5_hash"].lower()

@@ -3,10 +3,10 @@
     server (in the test)                 clients (in threads or processes)
     time stands still  ◀── wait 15 s ──  one waits, another still works
     time stands still  ◀── wait 12 s ──  now all of them wait:
-    it is 12 s later   ── the time ───▶  whoever waited for that works on; the other goes on waiting
+    it is 12 s later   ── the time ───▶  the client that waited for it works on; the other still waits
 
-A day of a program's waiting takes as long as its work takes. Which of several clients gets to a database first is as
-open as ever; what time it then is, is not.
+A day of waiting takes as long as the work in it. Which of several clients reaches a database first is still
+undetermined; what time it then is, is determined.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _FOREVER = 2**62
 STOP_CHECK_S = 0.01
-"""How often, in real time, a waiting client looks whether it is told to stop."""
+"""How often, in real time, a waiting client checks whether it should stop."""
 
 
 def _number(moment: dt.datetime) -> int:
@@ -49,13 +49,14 @@ class _Client:
 class VirtualTimeServer:
     """Keeps the time for its clients, in a thread, as long as the `with` block lasts.
 
-    Time passes only when every connected client waits, and only up to the earliest moment that one of them waits for.
-    A client whose connection is closed, killed processes included, is none any more. Nobody connected: no time passes.
+    Time passes only when every connected client waits, and only up to the earliest moment that any of them waits for.
+    A client whose connection is closed, for example that of a killed process, no longer counts. Without clients no time
+    passes.
 
     Args:
         now: the time at the beginning.
         expected: how many clients must be connected at once before any time passes.
-        until: time never passes beyond this; None: it may for ever.
+        until: the last time; None for no end.
 
     Attributes:
         ended: set once all clients wait for a time after `until`, or for ever.
@@ -66,7 +67,7 @@ class VirtualTimeServer:
         self._now = _number(now)
         self._until = _FOREVER if until is None else _number(until)
         self._expected = expected
-        self._held = 0
+        self._freezes = 0
         self._clients: dict[socket.socket, _Client] = {}
         self._closing = False
         self._lock = threading.Lock()
@@ -81,7 +82,7 @@ class VirtualTimeServer:
 
     @property
     def address(self) -> str:
-        """Where clients connect to, as HOST:PORT."""
+        """The address for clients, as HOST:PORT."""
         host, port = self._listener.getsockname()
         return f"{host}:{port}"
 
@@ -91,31 +92,31 @@ class VirtualTimeServer:
             return _moment(self._now)
 
     @contextlib.contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Let no time pass inside the block: for whoever kills a client and starts another, or looks around."""
+    def frozen(self) -> Iterator[None]:
+        """Let no time pass inside the block: for replacing a client, or inspecting the state."""
         with self._lock:
-            self._held += 1
+            self._freezes += 1
         try:
             yield
         finally:
             with self._lock:
-                self._held -= 1
+                self._freezes -= 1
             self._wake.send(b"!")
 
     def wait_until_quiet(self, timeout_s: float = 60.0) -> bool:
-        """Return when every client waits (while time stands still), or with False after so much real time."""
+        """Return True once every client waits while time is stopped, or False after a real-time timeout."""
         with self._lock:
             return self._changed.wait_for(
                 lambda: all(client.deadline is not None for client in self._clients.values()), timeout_s
             )
 
     def wait_for_clients(self, count: int, timeout_s: float = 60.0) -> bool:
-        """Return when exactly so many clients are connected, or with False after so much real time."""
+        """Return True once exactly this number of clients is connected, or False after a real-time timeout."""
         with self._lock:
             return self._changed.wait_for(lambda: len(self._clients) == count, timeout_s)
 
     def wait_until(self, moment: dt.datetime, timeout_s: float = 60.0) -> bool:
-        """Return when it is a certain time or later, or with False after so much real time."""
+        """Return True once it is a certain time or later, or False after a real-time timeout."""
         with self._lock:
             return self._changed.wait_for(lambda: self._now >= _number(moment), timeout_s)
 
@@ -127,7 +128,7 @@ class VirtualTimeServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End: clients that wait see their connection closed."""
+        """Stop: waiting clients see their connection closed."""
         with self._lock:
             self._closing = True
         self._wake.send(b"!")
@@ -175,25 +176,25 @@ class VirtualTimeServer:
             *lines, client.received = (client.received + data).split(b"\n")
             for line in lines:
                 if line == b"cancel":
-                    # Whoever is not waiting any more has its answer on the way already.
+                    # A client that no longer waits has been sent its answer already.
                     if client.deadline is not None:
                         self._tell(client)
                 else:
                     client.deadline = min(self._now + max(0, int(line)), _FOREVER)
 
     def _tell(self, client: _Client) -> None:
-        """Tell a client the time; it works from then on."""
+        """Send a client the time; from then on it is working."""
         client.deadline = None
         with contextlib.suppress(OSError):
             client.connection.sendall(b"%d\n" % self._now)
 
     def _let_time_pass(self) -> None:
-        """If everybody waits, make it the earliest time that somebody waits for."""
+        """If all clients wait, advance to the earliest time that any waits for."""
         if len(self._clients) < self._expected or not self._clients:
             return
         self._expected = 0
         deadlines = [client.deadline for client in self._clients.values() if client.deadline is not None]
-        if self._held or len(deadlines) < len(self._clients):
+        if self._freezes or len(deadlines) < len(self._clients):
             return
         earliest = min(deadlines)
         if earliest > self._until or earliest == _FOREVER:
@@ -207,9 +208,9 @@ class VirtualTimeServer:
 
 
 class VirtualClock:
-    """The clock of one thread or one process: one client of a server. To be closed.
+    """The clock of one thread or process: a client of a server. Close it after use.
 
-    Between two waits the time stands still, so it need not be asked for.
+    Between two waits the time stands still, so the clock does not ask the server for it.
     """
 
     def __init__(self, address: str) -> None:
@@ -224,7 +225,7 @@ class VirtualClock:
         return self._now
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Return when so many seconds have passed for everybody, or as soon as `stop` is set."""
+        """Return once the seconds have passed for all clients, or as soon as `stop` is set."""
         if stop.is_set():
             return
         microseconds = _FOREVER if math.isinf(seconds) else math.ceil(max(0.0, seconds) * 1_000_000)
@@ -232,7 +233,7 @@ class VirtualClock:
         self._now = self._answer(stop)
 
     def close(self) -> None:
-        """Leave: time passes for the others without this one."""
+        """Disconnect: time passes for the other clients without this one."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -244,7 +245,7 @@ class VirtualClock:
         self.close()
 
     def _answer(self, stop: threading.Event | None) -> dt.datetime:
-        """Return the time that the server tells next; have it told at once when `stop` is set."""
+        """Return the next time that the server sends; ask for it at once when `stop` is set."""
         cancelled = False
         self._connection.settimeout(None if stop is None else STOP_CHECK_S)
         while b"\n" not in self._received:

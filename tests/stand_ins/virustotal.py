@@ -1,6 +1,6 @@
-"""A stand-in for VirusTotal's API v3: its shapes, its errors, its limits, by a clock of the test's own.
+"""A stand-in for VirusTotal's API v3: its responses, errors and limits, by a clock that the test controls.
 
-It shows that a client keeps the limits and understands the shapes as documented; it cannot show what VirusTotal does.
+It shows that a client keeps the limits and understands responses as documented, not what VirusTotal really does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENGINES = ("ClamAV", "Kaspersky", "Microsoft", "Sophos", "ESET-NOD32", "BitDefe
 
 @dataclass(frozen=True)
 class KeyLimits:
-    """What a key may do; None is no limit."""
+    """The limits of a key; None for no limit."""
 
     per_minute: int | None = 4
     per_day: int | None = 500
@@ -36,7 +36,7 @@ class KeyLimits:
 
     @property
     def per_hour(self) -> int | None:
-        """What the quotas call hourly."""
+        """The hourly limit in the quotas."""
         return None if self.per_minute is None else self.per_minute * 60
 
 
@@ -65,12 +65,12 @@ def report(
 
     Args:
         sha256: of the file; its md5 and sha1 are made up from it.
-        malicious: how many engines say so.
-        total: engines that said anything: malicious, suspicious, undetected and harmless.
-        suspicious: how many say so.
+        malicious: how many engines say malicious.
+        total: engines that gave a result: malicious, suspicious, undetected and harmless.
+        suspicious: how many engines say suspicious.
         label: the suggested threat label, given when any engine says malicious.
         family: the first popular threat name, likewise.
-        names: as uploaders called it.
+        names: file names that uploaders gave it.
         analysed_at: the last analysis, or None for a file that has none yet.
         first_seen: the first submission.
     """
@@ -160,7 +160,7 @@ def _results(malicious: int, suspicious: int, total: int, label: str | None) -> 
 
 
 def error(status: int, code: str, message: str = "as asked for by the test") -> Answer:
-    """Return an error as VirusTotal words it."""
+    """Return an error in VirusTotal's format."""
     return document({"error": {"code": code, "message": message}}, status)
 
 
@@ -189,23 +189,23 @@ STATUS: Mapping[str, int] = {code: status for status, code in _TABLE}
 
 
 def limited(retry_after: str, code: str = "QuotaExceededError") -> Behaviour:
-    """Return the behaviour of a 429 that says when to come back."""
+    """Return the behaviour of a 429 with Retry-After."""
     return with_retry_after(f"429 {code}, Retry-After: {retry_after}", error(429, code), retry_after)
 
 
 class VirusTotal(StandIn):
     """VirusTotal: GET /files/{hash}, uploads, quotas; every request to any path counts.
 
-    A request is over the minute limit when more than that many fall into the 60 s that end with it: which holds for
-    every minute, of the clock and other.
+    A request exceeds the minute limit if more than that many requests fall into the 60 s that end with it: a sliding
+    window, not the minutes of the clock.
 
     Attributes:
         files: attributes by sha256.
-        keys: what each key may do.
+        keys: the limits of each key.
         users: the key of each user, for their quotas.
         violations: requests over a limit; each was answered with a 429, and a good client never causes one.
         uploads: names and contents that were uploaded.
-        quotas_as: who the figures of overall_quotas are given for; `none`: figures are null.
+        quotas_as: the level of the figures in overall_quotas; `none`: the figures are null.
     """
 
     base_path = "/api/v3"
@@ -227,7 +227,7 @@ class VirusTotal(StandIn):
         self._sent: dict[str, list[dt.datetime]] = {key: [] for key in self.keys}
 
     def add(self, sha256: str, **how: Any) -> dict[str, Any]:
-        """Know a file from now on, with a report as `report` makes it."""
+        """Add a file, with a report as `report` makes it."""
         self.files[sha256] = report(sha256, **how)
         return self.files[sha256]
 
@@ -259,7 +259,7 @@ class VirusTotal(StandIn):
         return len(self._sent[key]) - bisect.bisect_left(self._sent[key], start)
 
     def before(self, received: Received) -> Answer | None:
-        """Refuse a wrong key; count the request, and refuse it when it is over a limit."""
+        """Refuse a wrong key; count the request, and refuse it if it exceeds a limit."""
         key = received.headers.get("x-apikey")
         if key is None:
             return error(401, "AuthenticationRequiredError", "X-Apikey header is missing")

@@ -72,6 +72,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     ),
     "enrichment": (
         ("scheduler",),
+        ("file_enrichment",),
         ("lookup",),
         ("virustotal", "http", "quota"),
         ("providers",),
@@ -271,6 +272,7 @@ PUBLIC = {
     "cowrieprocessor.db.engine.get_engine": [],
     "cowrieprocessor.db.models.Files": [],
     "cowrieprocessor.db.migrations.apply_migrations": ["engine"],
+    "cowrieprocessor.enrichment.file_enrichment.FileEnrichment": ["lookup", "repository", "clock"],
     "cowrieprocessor.enrichment.virustotal.VirusTotal": ["url", "key"],
     "cowrieprocessor.enrichment.virustotal.PUBLIC_LIMITS": None,
     "cowrieprocessor.db.migrations.CURRENT_SCHEMA_VERSION": None,

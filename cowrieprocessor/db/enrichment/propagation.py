@@ -131,12 +131,13 @@ def propagate_some(engine: Engine, *, now: dt.datetime, max_rows: int = 2_000) -
         return spread(connection, parts, now=now)
 
 
-def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
+def waiting_parts(connection: Connection, max_rows: int, *, slice_rows: int = SLICE_ROWS) -> list[Part]:
     """Return the next rows of the next hashes that wait; none if no hash waits.
 
     Args:
         connection: in a transaction; one that only reads is enough, and keeps no writer waiting.
         max_rows: how many rows of `files` at most, up to MAX_ROWS.
+        slice_rows: how many rows of one part at most.
     """
     room = min(max(max_rows, 1), MAX_ROWS)
     waiting = select(PENDING_HASHES).order_by(PENDING_HASHES.c.sha256).limit(HASHES_AT_ONCE)
@@ -144,9 +145,9 @@ def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
     for note in connection.execute(waiting).mappings().all():
         rows = _rows(connection, note["sha256"], note["cursor"], room)
         is_whole, cursor = len(rows) < room, note["cursor"]
-        for start in range(0, max(len(rows), 1), SLICE_ROWS):
-            some = rows[start : start + SLICE_ROWS]
-            is_last = is_whole and start + SLICE_ROWS >= len(rows)
+        for start in range(0, max(len(rows), 1), slice_rows):
+            some = rows[start : start + slice_rows]
+            is_last = is_whole and start + slice_rows >= len(rows)
             parts.append(Part(note["sha256"], note["requested_at"], cursor, some, is_last))
             cursor = some[-1].id if some else cursor
         room -= len(rows)

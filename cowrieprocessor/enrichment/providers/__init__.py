@@ -1,1 +1,1 @@
-"""One module a source, behind one interface (`base`); `registry` knows them all."""
+"""One module per source, behind one interface (`base`); `registry` lists them all."""

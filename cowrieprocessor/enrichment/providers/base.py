@@ -1,15 +1,15 @@
-"""What a source of verdicts is: the question it is asked about a file, and what its answer means.
+"""The interface to a source of verdicts: the request about a file, and the outcome of the reply.
 
     Outcome
     ├── Found         the source knows the file: a ProviderVerdict
     ├── Unknown       the source answered that it does not know the file
-    ├── RateLimited   it wants fewer requests, and perhaps said until when
+    ├── RateLimited   it wants fewer requests, and may say until when
     ├── Refused       it will not answer this question, or none under this key
     └── Failed        no usable answer came; to be tried again
 
-A source is one module with one class derived from `Provider`; docs/write_a_provider.md leads through one. A provider
-only says what to send and what an answer means. Sending, time-outs, bounds, quotas, the queue and storage are done
-for it.
+A source is the service; its provider is a class derived from `Provider` in a module of its own, see
+docs/write_a_provider.md. A provider only builds requests and interprets replies. Sending, timeouts, bounds, quotas, the
+queue and storage are done for it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A file to be asked about.
+    """A file to ask about.
 
     Attributes:
         sha256: lower case.
-        md5: if it is known.
-        sha1: if it is known.
-        size_bytes: if it is known.
-        download_url: one address that it was downloaded from, if it was.
+        md5: None if unknown.
+        sha1: None if unknown.
+        size_bytes: None if unknown.
+        download_url: one URL that it was downloaded from, if it was.
     """
 
     sha256: str
@@ -60,15 +60,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. Its headers may carry a key: they are never shown.
+    """One HTTP request. URL and headers may contain a key and are never shown.
 
     Attributes:
         method: GET or POST.
-        url: the whole address.
-        headers: beside those that every request has.
-        form: fields of a form, sent url-encoded.
+        url: the whole URL.
+        headers: in addition to those of every request.
+        form: fields of a form, sent URL-encoded.
         document: sent as JSON.
-        upload: a file sent as the multipart field `file`: its name and its content.
+        upload: name and content of a file, sent as the multipart field `file`.
     """
 
     method: Literal["GET", "POST"]
@@ -81,13 +81,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer that arrived whole.
+    """A reply that arrived whole.
 
     Attributes:
         status: the HTTP status.
         headers: by lower-case name.
         body: at most as long as the client allows.
-        received_at: when.
+        received_at: when it arrived.
     """
 
     status: int
@@ -100,7 +100,7 @@ class Reply:
 class Found:
     """The source knows the file."""
 
-    finding: ProviderVerdict
+    verdict: ProviderVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,9 @@ class Refused:
     """The source will not answer, however often it is asked.
 
     Attributes:
-        reason: what it said, for people, without any key.
-        scope: `file`: this question is not answered; `source`: none is (the key is wrong or not allowed to ask).
+        reason: its message, for people, without any key.
+        scope: `file`: it does not answer this question; `source`: it answers none (the key is wrong, or not allowed to
+            ask).
     """
 
     reason: str
@@ -133,13 +134,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No usable answer came; the question is to be asked again later.
+    """No usable answer came; the question will be asked again.
 
     Attributes:
         kind: one word for counting: timeout, connection, server-error, redirect, empty-answer, bad-body, too-large,
             not-yet, other.
         reason: what happened, for people, without any key.
-        retry_at: not before then, if the source said so.
+        retry_at: the earliest time to ask again, if the source gave one.
     """
 
     kind: str
@@ -152,7 +153,7 @@ Outcome = Found | Unknown | RateLimited | Refused | Failed
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many requests may be sent under one key; None where there is no bound."""
+    """How many requests may be sent under one key; None for no limit."""
 
     per_minute: int | None = None
     per_day: int | None = None
@@ -161,7 +162,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class KeyQuota:
-    """What a source itself says about a key: allowed and used requests, None where it does not say."""
+    """What a source reports about a key: allowed and used requests, None where it does not say."""
 
     hourly_allowed: int | None = None
     hourly_used: int | None = None
@@ -172,15 +173,16 @@ class KeyQuota:
 
 
 class Provider(ABC):
-    """One source of verdicts.
+    """The interface to one source of verdicts.
 
     Attributes:
-        name: as the database, the settings and people call it; at most 32 characters.
-        ledger: under which name its requests are counted; sources that share a limit share it.
+        name: the source's name in the database and the settings; at most 32 characters.
+        ledger: the name that its requests are counted under; sources that share a limit share it.
         max_samples: how many files one request may ask about.
+        url: the base URL.
+        key: the API key, or None for a source that needs none.
         limits: what the settings, or the source's public terms, allow.
-        own_limits: of these, what the user set: never raised by what the source says of the key.
-        key: the key, or None for a source that needs none.
+        own_limits: those of them that the user set: what the source reports of the key never raises them.
     """
 
     name: ClassVar[str]
@@ -194,15 +196,15 @@ class Provider(ABC):
         self.own_limits = own_limits or Limits()
 
     def can_ask(self, sample: Sample) -> bool:
-        """Return whether the source can be asked about a file at all (some need an address it came from)."""
+        """Return whether the source can be asked about a file at all (some need the URL that it came from)."""
         return True
 
     def cache_key(self, sample: Sample) -> str:
-        """Return the key that the answer is kept under, at most 128 characters; one key is one question."""
+        """Return the key of the answer in the cache, at most 128 characters; one key is one question."""
         return sample.sha256
 
     def batch(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Return which of these files, the first always among them, one request asks about."""
+        """Return those of the files that one request asks about; the first is always among them."""
         return samples[:1]
 
     @abstractmethod
@@ -211,16 +213,16 @@ class Provider(ABC):
 
     @abstractmethod
     def outcomes(self, samples: Sequence[Sample], reply: Reply) -> dict[str, Outcome]:
-        """Return what an answer means for each file, by sha256. Never raises: what cannot be read is Failed."""
+        """Return the outcome of a reply for each file, by SHA-256. Never raises: an unreadable reply is Failed."""
 
     @abstractmethod
-    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
-        """Return the finding of a `response` that Found carried and the cache kept. Never raises."""
+    def verdict(self, response: Mapping[str, Any]) -> ProviderVerdict:
+        """Return the verdict that a stored `ProviderVerdict.response` gives. Never raises."""
 
     def quota_request(self) -> Request | None:
-        """Return the request that asks what the key may do, or None if the source tells nobody."""
+        """Return the request for the quota of the key, or None if the source does not report it."""
         return None
 
     def quota(self, reply: Reply) -> KeyQuota | None:
-        """Return what the answer to `quota_request` says, or None if it says nothing usable."""
+        """Return the quota in the reply to `quota_request`, or None if it has none that is usable."""
         return None

@@ -1,4 +1,4 @@
-"""What Cowrie itself asked VirusTotal and wrote into its log: verdicts that cost no quota.
+"""VirusTotal's verdicts that Cowrie's own plug-in logged: they cost no quota.
 
 Source: Cowrie, src/cowrie/output/virustotal.py and docs/OUTPUT.rst, `cowrie.virustotal.scanfile`.
 """
@@ -23,11 +23,11 @@ from cowrieprocessor.enrichment.providers.json_values import (
     hexadecimal,
     integer,
     mapping,
-    moment_of_epoch,
-    moment_of_text,
     parsed,
+    plausible_time,
     text,
-    within_reason,
+    time_from_epoch,
+    time_from_text,
 )
 from cowrieprocessor.errors import UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
@@ -35,32 +35,32 @@ from cowrieprocessor.events import parse_timestamp
 EVENT_TYPE = "cowrie.virustotal.scanfile"
 
 _MAX_ENGINES = 10_000
-_KEPT = ("sha256", "is_new", "positives", "total", "scan_date")
+_STORED = ("sha256", "is_new", "positives", "total", "scan_date")
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one event says.
+    """The content of one event.
 
     Attributes:
-        sha256: the file that VirusTotal was asked about.
-        finding: what VirusTotal said; a file that it did not know has the verdict `unknown`.
+        sha256: the file that Cowrie asked VirusTotal about.
+        verdict: VirusTotal's verdict; `unknown` if it did not know the file.
         scanned_at: when Cowrie asked.
     """
 
     sha256: str
-    finding: ProviderVerdict
+    verdict: ProviderVerdict
     scanned_at: dt.datetime
 
 
 class CowrieLog:
-    """Reads events; nothing is asked, and nobody.
+    """Reads `cowrie.virustotal.scanfile` events; it sends no requests.
 
-    `total` counts every engine, also those that gave no verdict: it is larger than the total that VirusTotal's own
-    report leads to, and not to be compared with it.
+    `total` counts every engine, including those without a verdict: it is larger than the total of VirusTotal's own
+    report and must not be compared with it.
 
     Args:
-        malicious_at: how many engines have to say malicious for the file to count as malicious.
+        malicious_at: how many engines must say malicious for a file to count as malicious, 1 or more.
     """
 
     name: ClassVar[str] = COWRIE_VIRUSTOTAL
@@ -69,7 +69,7 @@ class CowrieLog:
         self.malicious_at = malicious_at
 
     def scan(self, payload: Mapping[str, Any] | str | bytes) -> Scan | None:
-        """Return what an event says, or None if it says nothing about a file. Never raises.
+        """Return the content of an event, or None if it says nothing about a file. Never raises.
 
         Args:
             payload: one log line, decoded or not.
@@ -79,17 +79,17 @@ class CowrieLog:
         if sha256 is None or event.get("eventid") != EVENT_TYPE:
             return None
         try:
-            scanned_at = within_reason(parse_timestamp(event.get("timestamp")))
+            scanned_at = plausible_time(parse_timestamp(event.get("timestamp")))
         except UnreadableTimestamp:
             return None
-        finding = self.finding(bounded(_kept(event)))
-        said_whether_new = (text(event.get("is_new")) or "").lower() in ("true", "false")
-        if scanned_at is None or (finding.total is None and not said_whether_new):
+        verdict = self.verdict(bounded(_relevant(event)))
+        has_is_new = (text(event.get("is_new")) or "").lower() in ("true", "false")
+        if scanned_at is None or (verdict.total is None and not has_is_new):
             return None
-        return Scan(sha256, finding, scanned_at)
+        return Scan(sha256, verdict, scanned_at)
 
-    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
-        """Return what the kept fields of an event say. Never raises."""
+    def verdict(self, response: Mapping[str, Any]) -> ProviderVerdict:
+        """Return the verdict of the stored fields of an event. Never raises."""
         positives = integer(response.get("positives"), high=_MAX_ENGINES)
         total = integer(response.get("total"), high=_MAX_ENGINES)
         if positives is None or total is None or positives > total:
@@ -102,18 +102,18 @@ class CowrieLog:
             verdict,
             positives=positives,
             total=total,
-            last_analysis=moment_of_epoch(scan_date) or moment_of_text(scan_date),
+            last_analysis=time_from_epoch(scan_date) or time_from_text(scan_date),
             response=dict(response),
         )
 
 
-def _kept(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an event is worth keeping: of the engines those that detected something."""
-    kept = {name: event[name] for name in _KEPT if event.get(name) is not None}
+def _relevant(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an event that are stored, and of the engines those that detected something."""
+    relevant = {name: event[name] for name in _STORED if event.get(name) is not None}
     scans = mapping(event.get("scans")).items()
     detected = {
         engine: mapping(scan).get("result")
         for engine, scan in scans
         if (text(mapping(scan).get("detected")) or "").lower() == "true"
     }
-    return {**kept, "detected": detected} if detected else kept
+    return {**relevant, "detected": detected} if detected else relevant

@@ -1,6 +1,6 @@
-"""CIRCL hashlookup: files that everybody has, so that no quota is spent on them.
+"""CIRCL hashlookup: known files, such as those of operating systems, so that no quota is spent on them.
 
-Source: circl.lu/services/hashlookup. No key; by MD5 up to a hundred at once, by SHA-256 one at a time.
+Source: circl.lu/services/hashlookup. It needs no key; it takes up to a hundred MD5 at once, or one SHA-256.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cowrieprocessor.enrichment.providers.base import (
     Sample,
     Unknown,
 )
-from cowrieprocessor.enrichment.providers.http_status import trouble
+from cowrieprocessor.enrichment.providers.http_status import error_outcome
 from cowrieprocessor.enrichment.providers.json_values import (
     bounded,
     hexadecimal,
@@ -34,10 +34,10 @@ from cowrieprocessor.enrichment.providers.json_values import (
 )
 
 NO_OPINION = 50
-"""The trust, from 0 to 100, at which hashlookup says nothing for or against a file; more means many sources have it."""
+"""The trust, from 0 to 100, that says nothing for or against a file; a higher one means that many sources have it."""
 
 REFERENCE_LIBRARY = "nsrl"
-"""The National Software Reference Library: known software. Its entries often have no more than NO_OPINION."""
+"""The National Software Reference Library: known software. Its entries often have no more trust than NO_OPINION."""
 
 _PARENTS_KEPT = 5
 _NOT_KNOWN = re.compile("non existing", re.IGNORECASE)
@@ -45,55 +45,55 @@ _TITLE = "CIRCL hashlookup"
 
 
 class Hashlookup(Provider):
-    """Files of operating systems, distributions and well-known software."""
+    """CIRCL hashlookup: files of operating systems, distributions and well-known software."""
 
     name: ClassVar[str] = "hashlookup"
     ledger: ClassVar[str] = "hashlookup"
     max_samples: ClassVar[int] = 100
 
     def batch(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the first files as far as their MD5 is known, at most a hundred; else the first alone."""
+        """Return the files up to the first without an MD5, at most a hundred; the first alone if it has none."""
         known = list(takewhile(lambda sample: _md5(sample) is not None, samples[: self.max_samples]))
         return known or samples[:1]
 
     def request(self, samples: Sequence[Sample]) -> Request:
-        """Return the request about several files by their MD5, or about one by its SHA-256."""
+        """Return the request about several files by MD5, or about one by SHA-256."""
         if len(samples) == 1:
             return Request("GET", f"{self.url}/lookup/sha256/{samples[0].sha256}")
         hashes = [(_md5(sample) or "").upper() for sample in samples]
         return Request("POST", f"{self.url}/bulk/md5", document={"hashes": hashes})
 
     def outcomes(self, samples: Sequence[Sample], reply: Reply) -> dict[str, Outcome]:
-        """Return what an answer means for each file that was asked about."""
+        """Return the outcome of a reply for each file that was asked about."""
         if len(samples) == 1:
-            return {samples[0].sha256: self._one(samples[0], reply)}
+            return {samples[0].sha256: self._single_outcome(samples[0], reply)}
         document = parsed(reply.body)
         if reply.status != 200 or not isinstance(document, list):
-            outcome = trouble(reply, _TITLE, _said(document), key=self.key)
-            if getattr(outcome, "scope", None) == "file":  # which of the hundred it refuses it does not say
+            outcome = error_outcome(reply, _TITLE, _error_message(document), key=self.key)
+            if getattr(outcome, "scope", None) == "file":  # it does not say which of the hundred it refuses
                 outcome = Failed("other", outcome.reason)
             return {sample.sha256: outcome for sample in samples}
         entries: dict[str | None, list[Mapping[str, Any]]] = {}
         for entry in document:
             entries.setdefault(hexadecimal(mapping(entry).get("MD5"), 32), []).append(mapping(entry))
-        # An entry that cannot be told to belong to anybody may be about any of those that have none.
+        # An entry with no MD5 of ours may be about any file without an entry: those are then not known to be unknown.
         is_sound = entries.keys() <= {_md5(sample) for sample in samples}
         missing: Outcome = Unknown() if is_sound else Failed("bad-body", f"{_TITLE}'s answer has an unreadable entry")
-        return {sample.sha256: self._of_many(sample, entries.get(_md5(sample), []), missing) for sample in samples}
+        return {sample.sha256: self._bulk_outcome(sample, entries.get(_md5(sample), []), missing) for sample in samples}
 
-    def _one(self, sample: Sample, reply: Reply) -> Outcome:
+    def _single_outcome(self, sample: Sample, reply: Reply) -> Outcome:
         document = parsed(reply.body)
         entry = mapping(document)
         if reply.status == 404 and _NOT_KNOWN.match(text(entry.get("message")) or ""):
             return Unknown(bounded(entry, self.key))
         if reply.status != 200 or not entry:
-            return trouble(reply, _TITLE, _said(document), key=self.key)
+            return error_outcome(reply, _TITLE, _error_message(document), key=self.key)
         if hexadecimal(entry.get("SHA-256"), 64) != sample.sha256:
             return Failed("bad-body", f"{_TITLE}'s answer is not about the file that was asked about")
         return self._found(entry)
 
-    def _of_many(self, sample: Sample, entries: Sequence[Mapping[str, Any]], missing: Outcome) -> Outcome:
-        """Return the entry of a file among those with its MD5: files with the MD5 of a harmless one can be made."""
+    def _bulk_outcome(self, sample: Sample, entries: Sequence[Mapping[str, Any]], missing: Outcome) -> Outcome:
+        """Return the outcome for a file from the entries with its MD5, which a forged collision may share."""
         for entry in entries:
             sha1 = hexadecimal(entry.get("SHA-1"), 40)
             if sample.sha1 and sha1 and sha1 != sample.sha1.lower():
@@ -103,10 +103,10 @@ class Hashlookup(Provider):
         return missing if not entries else Unknown()
 
     def _found(self, entry: Mapping[str, Any]) -> Found:
-        return Found(self.finding(bounded({**entry, "parents": items(entry.get("parents"))[:_PARENTS_KEPT]}, self.key)))
+        return Found(self.verdict(bounded({**entry, "parents": items(entry.get("parents"))[:_PARENTS_KEPT]}, self.key)))
 
-    def finding(self, response: Mapping[str, Any]) -> ProviderVerdict:
-        """Return what an entry says; of the file itself only if the entry has its SHA-256."""
+    def verdict(self, response: Mapping[str, Any]) -> ProviderVerdict:
+        """Return the verdict of an entry; an entry without a SHA-256 only counts against the file."""
         bad_name = _known_malicious(response.get("KnownMalicious"))
         description = text(response.get("FileName"), 1000)
         if hexadecimal(response.get("SHA-256"), 64) is None:
@@ -128,8 +128,8 @@ class Hashlookup(Provider):
 def _verdict(response: Mapping[str, Any]) -> str:
     """Return known-good if hashlookup vouches for a file that it does not call malicious, else unknown.
 
-    It vouches with a trust above NO_OPINION. An entry of the reference library is enough as well, unless its trust is
-    below. What cannot be read never speaks for a file.
+    It vouches with a trust above NO_OPINION, or with an entry of the reference library whose trust is not below
+    NO_OPINION. An unreadable value never speaks for a file.
     """
     given = response.get("hashlookup:trust")
     trust = NO_OPINION if given is None else integer_in_text(given, high=100)
@@ -144,12 +144,13 @@ def _md5(sample: Sample) -> str | None:
 
 
 def _known_malicious(value: object) -> str | None:
-    """Return who says that a file is malicious; hashlookup writes a name, or several."""
+    """Return who says that a file is malicious; hashlookup gives one name or a list."""
     names = [text(name, 128) for name in (value if isinstance(value, list) else [value])]
     return text(", ".join(name for name in names if name), 128)
 
 
-def _said(document: object) -> str | None:
+def _error_message(document: object) -> str | None:
+    """Return the service's own message in a JSON object; None if the reply is no object and so not its own."""
     if not isinstance(document, dict):
         return None
     return text(document.get("message"), 1000) or text(document.get("error"), 1000) or "an object that says nothing"

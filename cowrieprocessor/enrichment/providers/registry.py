@@ -1,6 +1,6 @@
-"""The sources that can be asked, in the order in which they are: cheap and certain ones first.
+"""The sources in the order of asking: cheap and certain ones first.
 
-A new source is a module, one line in `SOURCES`, its settings, and a line in docs/enrichment.md.
+A new source is a module, one entry in `SOURCES`, its settings, and a line in docs/enrichment.md.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ SOURCES: dict[str, tuple[str | None, Callable[[Settings, str | None], Provider]]
     UrlhausUrl.name: ("abusech_key", _urlhaus_url),
     VirusTotal.name: ("virustotal_key", _virustotal),
 }
-"""By name: the setting of its key, if it needs one, and what makes it. The order is that of asking."""
+"""By the source's name: the setting of its key (None if it needs none), and the factory of its provider."""
 
 
 def names_in_use(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the sources to ask, in order, without reading any key; those that lack theirs left out."""
+    """Return the names of the sources to ask, in order, without those that lack their key; no key is read."""
     named = SOURCES if settings.enrichment_providers is None else settings.enrichment_providers
     return tuple(name for name in named if name in SOURCES and not lacks_key(settings, name))
 
@@ -72,8 +72,8 @@ def lacks_key(settings: Settings, name: str) -> bool:
     return setting is not None and getattr(settings, setting) is None
 
 
-def configured(settings: Settings) -> list[Provider]:
-    """Return the sources to ask, in order: those that the settings name, else all whose key is given.
+def configured_providers(settings: Settings) -> list[Provider]:
+    """Return the providers of the sources to ask, in order: those that the settings name, else all whose key is given.
 
     Raises:
         ConfigurationError: a named source is not known or its key is not given, or a key cannot be read.

@@ -1,7 +1,7 @@
-"""The warmed cache of v3, a folder of VirusTotal's answers: taken in, so that history costs no quota.
+"""Reads the cache of v3, a folder of VirusTotal's answers, so that importing history costs no quota.
 
-Three layouts were written: `<sha256>`, `vt_<sha256>.json` and `virustotal/<2 hex>/<64 hex>.json`, whose name says
-nothing about the file. Each holds the JSON of GET /files/{hash}; its age is the file's modification time.
+v3 wrote three layouts: `<sha256>`, `vt_<sha256>.json` and `virustotal/<2 hex>/<64 hex>.json`, whose name is not the
+hash of the file. Each contains the JSON of GET /files/{hash}; the file's modification time is the time of the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.enrichment.providers.base import Found, Reply, Sample, Unknown
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
-from cowrieprocessor.enrichment.verdict_repository import unknown
+from cowrieprocessor.enrichment.verdict_repository import unknown_verdict
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 
 MAX_ANSWER_BYTES = 8 << 20
@@ -31,15 +31,15 @@ _KEYED_FOLDER = re.compile(r"[0-9a-fA-F]{2}")
 
 @dataclass(slots=True)
 class ImportedCache:
-    """What came of a folder.
+    """The result of importing a folder.
 
     Attributes:
-        files: how many files looked like answers.
+        files: files named like an answer.
         found: answers that know the file.
         unknown: answers that do not.
-        expired: of both, those that no longer hold: kept as history, and asked again when their turn comes.
-        passed_over: files whose names are none of the three layouts.
-        unreadable: paths that hold no answer, with why.
+        expired: answers of both kinds that have expired: stored as history, and asked again in their turn.
+        passed_over: files whose names match none of the three layouts.
+        unreadable: paths without an answer, each with the reason.
     """
 
     files: int = 0
@@ -51,28 +51,28 @@ class ImportedCache:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """What one file of the cache says.
+class CachedAnswer:
+    """An answer in the cache.
 
     Attributes:
         sha256: the file that it is about.
-        finding: what VirusTotal said; `unknown` with its response: it does not know the file.
-        fetched_at: when.
+        verdict: VirusTotal's verdict; `unknown` if it does not know the file.
+        fetched_at: when it was given.
     """
 
     sha256: str
-    finding: ProviderVerdict
+    verdict: ProviderVerdict
     fetched_at: dt.datetime
 
 
-def kept_answers(folder: Path, provider: VirusTotal, clock: Clock, result: ImportedCache) -> Iterator[KeptAnswer]:
-    """Yield the answers in a folder, and count them as they are read.
+def read_answers(folder: Path, provider: VirusTotal, clock: Clock, result: ImportedCache) -> Iterator[CachedAnswer]:
+    """Yield the answers in a folder and count them as they are read.
 
     Args:
         folder: the cache; symbolic links in it are not followed.
-        provider: reads the answers.
-        clock: the time; no answer is younger.
-        result: where they are counted, all but `expired`; what holds no answer is listed there.
+        provider: interprets the answers.
+        clock: the current time; a later modification time counts as now.
+        result: where answers are counted (all but `expired`) and files without an answer are listed.
 
     Raises:
         InputNotFound, InputNotReadable: there is no such folder, or it cannot be read.
@@ -81,18 +81,18 @@ def kept_answers(folder: Path, provider: VirusTotal, clock: Clock, result: Impor
         raise InputNotFound(f"{folder}: no such folder; give the folder of the cache that v3 wrote")
     for path, named in _answers(folder, result):
         result.files += 1
-        read = _read(path, named, provider, clock.now())
-        if isinstance(read, str):
-            result.unreadable.append((str(path), read))
+        answer = _read(path, named, provider, clock.now())
+        if isinstance(answer, str):
+            result.unreadable.append((str(path), answer))
             continue
-        is_unknown = "error" in read.finding.response
+        is_unknown = "error" in answer.verdict.response
         result.unknown += is_unknown
         result.found += not is_unknown
-        yield read
+        yield answer
 
 
 def _answers(folder: Path, result: ImportedCache) -> Iterator[tuple[Path, str | None]]:
-    """Yield each file that is an answer by its name, in order, and the hash that the name says, if it says one."""
+    """Yield each file named like an answer, in order, and the hash in its name, if that is the hash of the file."""
 
     def refuse(error: OSError) -> None:
         raise InputNotReadable(f"{error.filename}: cannot be read: {error.strerror}; correct its permissions")
@@ -108,8 +108,8 @@ def _answers(folder: Path, result: ImportedCache) -> Iterator[tuple[Path, str | 
                 yield Path(parent) / name, None if keyed else match[1].lower()
 
 
-def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime) -> KeptAnswer | str:
-    """Return the answer in a file, or why it is none."""
+def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime) -> CachedAnswer | str:
+    """Return the answer in a file, or the reason why there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -129,15 +129,15 @@ def _read(path: Path, named: str | None, provider: VirusTotal, now: dt.datetime)
     reply = Reply(200 if known else 404, {"content-type": "application/json"}, content, fetched_at)
     outcome = provider.outcomes([Sample(sha256)], reply).get(sha256)
     match outcome:
-        case Found(finding):
-            return KeptAnswer(sha256, finding, fetched_at)
+        case Found(verdict):
+            return CachedAnswer(sha256, verdict, fetched_at)
         case Unknown(response):
-            return KeptAnswer(sha256, unknown(response), fetched_at)
+            return CachedAnswer(sha256, unknown_verdict(response), fetched_at)
     return "no answer of VirusTotal about a file"
 
 
 def _hash_in(content: bytes) -> str | None:
-    """Return the SHA-256 that an answer is about."""
+    """Return the SHA-256 of the file that an answer is about; None if it does not say."""
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,1 +1,1 @@
-"""How many requests a key may send: the ledger, its state, pace and pauses."""
+"""How many requests a key may send: the ledger, its state, the rate limit and the circuit breaker."""

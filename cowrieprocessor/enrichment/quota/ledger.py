@@ -1,7 +1,7 @@
-"""The ledger of a key: every request is granted here, and written down, before it is sent.
+"""The ledger of a key grants every request and counts it in the database before it is sent.
 
-Processes that share a key share its ledger through `api_quota`; a process that starts again finds it as it was. What
-is written is never less than what was sent, so that no limit is passed, whoever is killed when.
+Processes that share a key share its ledger through `api_quota`, and a restarted process finds it unchanged. The ledger
+never counts less than was sent, so no limit is exceeded, whichever process is killed when.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from cowrieprocessor.db.enrichment.quota import (
 from cowrieprocessor.enrichment.providers.base import KeyQuota, Limits, Provider
 from cowrieprocessor.enrichment.quota import circuit_breaker
 from cowrieprocessor.enrichment.quota.ledger_state import (
-    LONGEST_PAUSE,
-    LONGEST_REFUSAL,
-    TURN_OF_DAY,
+    KEY_REJECTED_PAUSE,
+    MAX_PAUSE,
+    MIDNIGHT_MARGIN,
     LedgerState,
     QuotaState,
     Wait,
@@ -47,15 +47,15 @@ from cowrieprocessor.settings.secrets import fingerprint as fingerprint_of
 __all__ = ["NO_KEY", "Granted", "Ledger", "LedgerState", "Wait", "ledger_of", "ledger_states"]
 
 NO_KEY = "no-key"
-"""What stands for the fingerprint of a source that needs no key."""
+"""The fingerprint of a source that needs no key."""
 
 MAX_REASON_CHARS = 500
-_LARGEST = 2**31 - 1
+_MAX_INTEGER = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """One request may be sent now; it is counted already."""
+    """One request may be sent now; it is already counted."""
 
     at: dt.datetime
 
@@ -64,12 +64,12 @@ class Ledger:
     """What may be sent under one key, shared by every process that uses it.
 
     Args:
-        engine: on the database that the processes share.
-        name: the ledger's name; sources under one limit have one name.
-        fingerprint: tells the key from others, and does not lead back to it.
+        engine: the database that the processes share.
+        name: the ledger's name; sources that share a limit share it.
+        fingerprint: identifies the key without disclosing it.
         limits: what the settings, or the source's public terms, allow.
-        own_limits: of these, what the user set: what the source says of the key can lower it, never raise it.
-        clock: the time.
+        own_limits: those of them that the user set; what the source reports of the key can lower them, never raise.
+        clock: the current time.
     """
 
     def __init__(
@@ -81,26 +81,26 @@ class Ledger:
         self._limits = limits
         self._own_limits = own_limits
         self._clock = clock
-        self._has_troubles = True
-        self._is_trial = False
+        self._has_failures = True
+        self._is_probing = False
 
     def reserve(self) -> Granted | Wait:
-        """Grant one request and count it, in one transaction; or say why not.
+        """Grant one request and count it in one transaction, or return why none may be sent.
 
-        What it grants is spent, whether the request is then sent or not.
+        A granted request is spent, whether or not it is then sent.
         """
-        with self._changing() as standing:
-            now, row = standing.now, standing.rows[NOW]
-            row.recent = standing.pace.settled(row.recent, now) if standing.pace else row.recent[-MAX_BURST:]
-            self._has_troubles = _has_troubles(standing)
-            wait = standing.wait()
+        with self._transaction() as state:
+            now, row = state.now, state.rows[NOW]
+            row.recent = state.rate_limit.normalized(row.recent, now) if state.rate_limit else row.recent[-MAX_BURST:]
+            self._has_failures = _has_failures(state)
+            wait = state.wait()
             if wait is not None:
                 return wait
-            self._is_trial = standing.is_on_trial
-            if self._is_trial:
+            self._is_probing = state.is_half_open
+            if self._is_probing:
                 row.paused_until = now + dt.timedelta(seconds=circuit_breaker.pause_s(row.used))
             row.recent = sorted([*row.recent, now])[-MAX_BURST:]
-            for window, allowed in ((standing.day, standing.per_day), (standing.month, standing.per_month)):
+            for window, allowed in ((state.day, state.per_day), (state.month, state.per_month)):
                 window.used += 1
                 window.allowed = allowed
             return Granted(now)
@@ -108,160 +108,161 @@ class Ledger:
     def peek(self) -> Wait | None:
         """Return why nothing may be sent now, without counting anything; None if `reserve` is likely to grant."""
         with read_transaction(self._engine) as connection:
-            return self._standing(connection).peek()
+            return self._quota_state(connection).peek()
 
     def state(self, connection: Connection) -> LedgerState:
-        """Return how the ledger stands, for people."""
-        return self._standing(connection).state(self.name, self.fingerprint)
+        """Return the state of the ledger for people."""
+        return self._quota_state(connection).state(self.name, self.fingerprint)
 
-    def needs_reading(self, max_age_s: float) -> bool:
-        """Return whether the source was not asked for so many seconds what the key may do."""
+    def quota_is_stale(self, max_age_s: float) -> bool:
+        """Return whether the source was not asked for the quota of the key within the last `max_age_s` seconds."""
         with read_transaction(self._engine) as connection:
-            standing = self._standing(connection)
-        read_at = standing.rows[NOW].read_at
-        return read_at is None or abs(standing.now - read_at) >= dt.timedelta(seconds=max_age_s)
+            state = self._quota_state(connection)
+        read_at = state.rows[NOW].read_at
+        return read_at is None or abs(state.now - read_at) >= dt.timedelta(seconds=max_age_s)
 
-    def learned(self, quota: KeyQuota) -> None:
-        """Write down what the source says of the key. What it does not say, or says to be 0, is not stated."""
-        with self._changing() as standing:
-            _learn(standing, quota)
-            _close_breaker(standing)
-            self._is_trial = False
+    def record_key_quota(self, quota: KeyQuota) -> None:
+        """Record the quota that the source reports; a limit that is missing or 0 counts as not stated."""
+        with self._transaction() as state:
+            _record_key_quota(state, quota)
+            _close_breaker(state)
+            self._is_probing = False
 
-    def after_rate_limited(self, quota: KeyQuota | None, retry_at: dt.datetime | None) -> Wait:
-        """Pause, because the source wants fewer requests, and return for how long and why.
+    def record_rate_limited(self, quota: KeyQuota | None, retry_at: dt.datetime | None) -> Wait:
+        """Pause because the source wants fewer requests; return until when and why.
 
         Args:
-            quota: what it says of the key, if it was asked.
+            quota: what it reports of the key, if it was asked.
             retry_at: when it may be asked again, if it said so.
         """
-        with self._changing() as standing:
+        with self._transaction() as state:
             if quota is not None:
-                _learn(standing, quota)
-            row = standing.rows[PAUSED]
-            if not standing.is_paused(PAUSED):  # else this answers a request that was sent before the pause
+                _record_key_quota(state, quota)
+            row = state.rows[PAUSED]
+            if not state.is_paused(PAUSED):  # else this answers a request that was sent before the pause
                 row.used += 1
-            wait = _after_rate_limited(standing, retry_at)
-            _pause(standing, wait.until, wait.reason)
-            _close_breaker(standing)
-            self._has_troubles, self._is_trial = True, False
-            return standing.wait() or wait
+            wait = _rate_limit_pause(state, retry_at)
+            _pause(state, wait.until, wait.reason)
+            _close_breaker(state)
+            self._has_failures, self._is_probing = True, False
+            return state.wait() or wait
 
     def pause(self, until: dt.datetime, reason: str) -> None:
-        """Let nothing be sent before a moment, at most 31 days ahead; a pause that lasts longer stays."""
-        with self._changing() as standing:
-            _pause(standing, until, reason)
+        """Send nothing before `until`, at most 31 days ahead; a pause that lasts longer stays."""
+        with self._transaction() as state:
+            _pause(state, until, reason)
 
-    def refused(self, reason: str) -> None:
-        """Send nothing more for a day: the source does not accept the key."""
-        with self._changing() as standing:
-            row = standing.rows[REFUSED]
-            row.paused_until, row.reason = standing.now + LONGEST_REFUSAL, _bounded(reason)
-            _close_breaker(standing)
-            self._has_troubles, self._is_trial = True, False
+    def record_rejected_key(self, reason: str) -> None:
+        """Send nothing for a day: the source does not accept the key."""
+        with self._transaction() as state:
+            row = state.rows[REFUSED]
+            row.paused_until, row.reason = state.now + KEY_REJECTED_PAUSE, _bounded(reason)
+            _close_breaker(state)
+            self._has_failures, self._is_probing = True, False
 
-    def retry_refused(self) -> None:
-        """Let a key that was refused be tried again: called once when a process starts."""
+    def retry_rejected_key(self) -> None:
+        """Allow another try with a rejected key; called once when a process starts."""
         with read_transaction(self._engine) as connection:
             row = quota_rows(connection, self.name, self.fingerprint, (REFUSED,))[REFUSED]
         if row.paused_until is not None:
-            with self._changing() as standing:
-                standing.rows[REFUSED] = QuotaRow(REFUSED)
+            with self._transaction() as state:
+                state.rows[REFUSED] = QuotaRow(REFUSED)
 
-    def succeeded(self) -> None:
-        """Note that the source answered as it should; this ends what was noted against it, but no pause it wanted."""
-        if not self._has_troubles:
+    def record_success(self) -> None:
+        """Record that the source answered as it should: clears recorded failures, but no pause that it asked for."""
+        if not self._has_failures:
             return
-        with self._changing() as standing:
-            _close_breaker(standing)
-            standing.rows[PAUSED].used = 0
-            standing.rows[REFUSED] = QuotaRow(REFUSED)
-            self._has_troubles = self._is_trial = False
+        with self._transaction() as state:
+            _close_breaker(state)
+            state.rows[PAUSED].used = 0
+            state.rows[REFUSED] = QuotaRow(REFUSED)
+            self._has_failures = self._is_probing = False
 
-    def failed(self, reason: str) -> None:
-        """Note that no usable answer came; after five in a row nothing is sent for a while."""
-        with self._changing() as standing:
-            row = standing.rows[NOW]
-            if standing.is_paused(NOW) and not self._is_trial:
+    def record_failure(self, reason: str) -> None:
+        """Record that no usable answer came; after five in a row nothing is sent for a while."""
+        with self._transaction() as state:
+            row = state.rows[NOW]
+            if state.is_paused(NOW) and not self._is_probing:
                 return  # it answers a request that was sent before the pause
-            self._has_troubles, self._is_trial = True, False
+            self._has_failures, self._is_probing = True, False
             row.used += 1
             row.reason = _bounded(f"{row.used} failures in a row, the last one: {reason}")
             if circuit_breaker.is_open(row.used):
-                row.paused_until = standing.now + dt.timedelta(seconds=circuit_breaker.pause_s(row.used))
+                row.paused_until = state.now + dt.timedelta(seconds=circuit_breaker.pause_s(row.used))
 
     @contextmanager
-    def _changing(self) -> Iterator[QuotaState]:
-        """Yield how the ledger stands, and hold its lock; what is changed of it is written at the end."""
+    def _transaction(self) -> Iterator[QuotaState]:
+        """Lock the ledger and yield its state; rows that changed are saved at the end."""
         with write_transaction(self._engine) as connection:
             lock_ledger(connection, self.name, self.fingerprint)
-            standing = self._standing(connection)
-            before = copy.deepcopy(standing.rows)
-            yield standing
-            changed = [row for window, row in standing.rows.items() if row != before[window]]
+            state = self._quota_state(connection)
+            before = copy.deepcopy(state.rows)
+            yield state
+            changed = [row for window, row in state.rows.items() if row != before[window]]
             save(connection, self.name, self.fingerprint, changed)
 
-    def _standing(self, connection: Connection) -> QuotaState:
+    def _quota_state(self, connection: Connection) -> QuotaState:
         return quota_state_at(
             connection, self.name, self.fingerprint, self._clock.now(), self._limits, self._own_limits
         )
 
 
 def ledger_of(engine: Engine, provider: Provider, clock: Clock) -> Ledger:
-    """Return the ledger of a source under its key."""
+    """Return the ledger of a provider and its key."""
     fingerprint = NO_KEY if provider.key is None else fingerprint_of(provider.key)
     return Ledger(engine, provider.ledger, fingerprint, provider.limits, provider.own_limits, clock)
 
 
-def _has_troubles(standing: QuotaState) -> bool:
-    rows = standing.rows
+def _has_failures(state: QuotaState) -> bool:
+    rows = state.rows
     return bool(rows[NOW].used or rows[PAUSED].used or rows[REFUSED].paused_until)
 
 
-def _close_breaker(standing: QuotaState) -> None:
-    row = standing.rows[NOW]
+def _close_breaker(state: QuotaState) -> None:
+    row = state.rows[NOW]
     row.used, row.paused_until, row.reason = 0, None, None
 
 
-def _learn(standing: QuotaState, quota: KeyQuota) -> None:
-    rows, now = standing.rows, standing.now
+def _record_key_quota(state: QuotaState, quota: KeyQuota) -> None:
+    rows, now = state.rows, state.now
     rows[NOW].read_at = now
     if hourly := _stated(quota.hourly_allowed):
         rows[NOW].allowed = min(max(1, hourly // 60), MAX_PER_MINUTE)
     for limit, allowed in ((rows[DAY], quota.daily_allowed), (rows[MONTH], quota.monthly_allowed)):
         if _stated(allowed):
             limit.allowed, limit.read_at = _stated(allowed), now
-    for window, used in ((standing.day, quota.daily_used), (standing.month, quota.monthly_used)):
+    for window, used in ((state.day, quota.daily_used), (state.month, quota.monthly_used)):
         window.used, window.read_at = max(window.used, _stated(used) or 0), now
-    standing.day.allowed, standing.month.allowed = standing.per_day, standing.per_month
+    state.day.allowed, state.month.allowed = state.per_day, state.per_month
 
 
-def _after_rate_limited(standing: QuotaState, retry_at: dt.datetime | None) -> Wait:
-    now, times = standing.now, max(1, standing.rows[PAUSED].used)
+def _rate_limit_pause(state: QuotaState, retry_at: dt.datetime | None) -> Wait:
+    """Return the pause after a 429: until `retry_at`, else until the exhausted window ends, else a backoff."""
+    now, times = state.now, max(1, state.rows[PAUSED].used)
     if retry_at is not None and retry_at > now:
-        return Wait(min(retry_at, now + LONGEST_PAUSE), "the source asked for a pause until then", "paused")
-    if standing.month_is_used_up:
-        return Wait(next_month(now) + TURN_OF_DAY, "the source says that the month's requests are used up", "month")
-    if standing.day_is_used_up:
-        return Wait(next_day(now) + TURN_OF_DAY, "the source says that the day's requests are used up", "day")
+        return Wait(min(retry_at, now + MAX_PAUSE), "the source asked for a pause until then", "paused")
+    if state.month_is_used_up:
+        return Wait(next_month(now) + MIDNIGHT_MARGIN, "the source says that the month's requests are used up", "month")
+    if state.day_is_used_up:
+        return Wait(next_day(now) + MIDNIGHT_MARGIN, "the source says that the day's requests are used up", "day")
     reason = "the source wants fewer requests" + (f", {times} times in a row" if times > 1 else "")
-    return Wait(now + dt.timedelta(seconds=circuit_breaker.doubled(times)), reason, "paused")
+    return Wait(now + dt.timedelta(seconds=circuit_breaker.backoff_s(times)), reason, "paused")
 
 
-def _pause(standing: QuotaState, until: dt.datetime, reason: str) -> None:
-    row = standing.rows[PAUSED]
-    until = min(until, standing.now + LONGEST_PAUSE + TURN_OF_DAY)
-    if standing.is_paused(PAUSED) and row.paused_until is not None and row.paused_until >= until:
+def _pause(state: QuotaState, until: dt.datetime, reason: str) -> None:
+    row = state.rows[PAUSED]
+    until = min(until, state.now + MAX_PAUSE + MIDNIGHT_MARGIN)
+    if state.is_paused(PAUSED) and row.paused_until is not None and row.paused_until >= until:
         return
     row.paused_until, row.reason = until, _bounded(reason)
 
 
 def _stated(figure: int | None) -> int | None:
-    """Return a figure that the source gave, within what a column holds; 0 and less is none."""
-    return min(figure, _LARGEST) if figure is not None and figure > 0 else None
+    """Return a figure that the source reported, cut to what a column stores; None if it is 0 or less."""
+    return min(figure, _MAX_INTEGER) if figure is not None and figure > 0 else None
 
 
 def _bounded(reason: str) -> str:
-    """Return a reason as every database can keep it."""
+    """Return a reason that every database can store."""
     storable = reason[:MAX_REASON_CHARS].replace("\x00", "\N{REPLACEMENT CHARACTER}")
     return storable.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""How a ledger stands at a moment: what may be sent, what was, and until when nothing may be."""
+"""The state of a ledger at a moment: what was sent, what may be sent, and until when nothing may be."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.quota import circuit_breaker
 from cowrieprocessor.enrichment.quota.rate_limit import RateLimit
 
-LONGEST_REFUSAL = dt.timedelta(hours=24)
-LONGEST_PAUSE = dt.timedelta(days=31)
-TURN_OF_DAY = dt.timedelta(seconds=30)
-"""So long before and after midnight nothing is sent under a limit by the day: a request on its way, or a clock that is
-a little wrong, cannot move it into a day that is used up already."""
+KEY_REJECTED_PAUSE = dt.timedelta(hours=24)
+MAX_PAUSE = dt.timedelta(days=31)
+MIDNIGHT_MARGIN = dt.timedelta(seconds=30)
+"""Under a limit by day or month nothing is sent for this long before and after midnight: a request in flight, or a
+clock that is slightly off, cannot count in a day that is already used up."""
 
-SLACK = dt.timedelta(hours=1)
-"""So much longer than the longest a pause may seem, where the clocks of two machines differ."""
+CLOCK_SKEW = dt.timedelta(hours=1)
+"""How much longer than its maximum a pause may appear because the clocks of two machines differ."""
 
 _UNLIMITED = Limits()
 
@@ -31,10 +31,10 @@ class Wait:
     """No request may be sent now.
 
     Attributes:
-        until: when one may be, as far as is known.
-        reason: why not, for people.
-        kind: minute (the pace of the key), day or month (used up), paused (the source asked for it, or does not
-            accept the key), failures (it keeps failing).
+        until: the earliest time for the next request, as far as is known.
+        reason: why, for people.
+        kind: minute (the rate limit), day or month (used up), paused (the source asked for it, or does not accept the
+            key), failures (it keeps failing).
     """
 
     until: dt.datetime
@@ -43,12 +43,12 @@ class Wait:
 
 
 def day_of(now: dt.datetime) -> str:
-    """Return the window of a moment's day in UTC."""
+    """Return the name of the day's window, in UTC."""
     return now.strftime("%Y-%m-%d")
 
 
 def month_of(now: dt.datetime) -> str:
-    """Return the window of a moment's month in UTC."""
+    """Return the name of the month's window, in UTC."""
     return now.strftime("%Y-%m")
 
 
@@ -63,25 +63,25 @@ def next_month(now: dt.datetime) -> dt.datetime:
 
 
 def windows_at(now: dt.datetime) -> tuple[str, ...]:
-    """Return every window that counts at a moment."""
+    """Return the name of every window that counts at a moment."""
     return NOW, DAY, MONTH, PAUSED, REFUSED, day_of(now), month_of(now)
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """A ledger, for people.
+    """The state of a ledger, for people.
 
     Attributes:
         provider: the ledger's name.
-        fingerprint: tells its key from others.
+        fingerprint: identifies its key without disclosing it.
         used_day: requests sent today, in UTC.
-        allowed_day: how many may be; None for no bound.
-        used_month: requests sent this month.
-        allowed_month: how many may be.
-        per_minute: how many may be sent a minute.
-        waits: why nothing may be sent now; None if it may, or in a moment.
-        read_at: when the source said what the key may do; None if it never did.
-        failures: how often the source failed in a row.
+        allowed_day: requests allowed a day; None for no limit.
+        used_month: requests sent this month, in UTC.
+        allowed_month: requests allowed a month; None for no limit.
+        per_minute: requests allowed a minute; None for no limit.
+        waits: why nothing may be sent now; None if something may, or may within the minute.
+        read_at: when the source last reported the quota of the key; None if it never did.
+        failures: failures in a row.
     """
 
     provider: str
@@ -97,24 +97,24 @@ class LedgerState:
 
     @property
     def paused_until(self) -> dt.datetime | None:
-        """Until when nothing may be sent; None if it may, or in a moment."""
+        """Until when nothing may be sent; None if something may, or may within the minute."""
         return None if self.waits is None else self.waits.until
 
     @property
     def reason(self) -> str | None:
-        """Why nothing may be sent until then."""
+        """Why nothing may be sent until `paused_until`."""
         return None if self.waits is None else self.waits.reason
 
 
 @dataclass(slots=True)
 class QuotaState:
-    """A ledger at a moment.
+    """What a ledger has counted and what it allows, at a moment.
 
     Attributes:
-        rows: its windows, all of `windows_at(now)`.
+        rows: its windows by name, all of `windows_at(now)`.
         now: the moment.
         limits: what the settings, or the source's public terms, allow.
-        own_limits: of these, what the user set.
+        own_limits: those of them that the user set.
     """
 
     rows: dict[str, QuotaRow]
@@ -124,74 +124,74 @@ class QuotaState:
 
     @property
     def day(self) -> QuotaRow:
-        """What was sent today."""
+        """Today's window, in UTC."""
         return self.rows[day_of(self.now)]
 
     @property
     def month(self) -> QuotaRow:
-        """What was sent this month."""
+        """This month's window, in UTC."""
         return self.rows[month_of(self.now)]
 
     @property
     def per_minute(self) -> int | None:
-        """How many may be sent a minute."""
+        """Requests allowed a minute; None for no limit."""
         return _effective(self.own_limits.per_minute, self.rows[NOW].allowed, self.limits.per_minute)
 
     @property
     def per_day(self) -> int | None:
-        """How many may be sent a day."""
+        """Requests allowed a day; None for no limit."""
         return _effective(self.own_limits.per_day, self.rows[DAY].allowed, self.limits.per_day)
 
     @property
     def per_month(self) -> int | None:
-        """How many may be sent a month."""
+        """Requests allowed a month; None for no limit."""
         return _effective(self.own_limits.per_month, self.rows[MONTH].allowed, self.limits.per_month)
 
     @property
-    def pace(self) -> RateLimit | None:
-        """How fast requests may follow each other."""
+    def rate_limit(self) -> RateLimit | None:
+        """The rate limit; None for no limit."""
         return RateLimit(self.per_minute) if self.per_minute else None
 
     @property
     def day_is_used_up(self) -> bool:
-        """Whether as many were sent today as may be."""
+        """Whether the day's limit is reached."""
         return self.per_day is not None and self.day.used >= self.per_day
 
     @property
     def month_is_used_up(self) -> bool:
-        """Whether as many were sent this month as may be."""
+        """Whether the month's limit is reached."""
         return self.per_month is not None and self.month.used >= self.per_month
 
     @property
-    def is_on_trial(self) -> bool:
-        """Whether the source kept failing: one request goes out to see if it works again."""
+    def is_half_open(self) -> bool:
+        """Whether the source kept failing, so that the next request only probes whether it works again."""
         return circuit_breaker.is_open(self.rows[NOW].used)
 
     def is_paused(self, window: str) -> bool:
-        """Return whether NOW (for failures), PAUSED or REFUSED says that nothing may be sent.
+        """Return whether the window NOW (failures), PAUSED or REFUSED pauses the source.
 
-        A pause that is longer than any we make was written by a clock that was wrong: it does not count.
+        A pause longer than its maximum was written by a wrong clock and does not count.
         """
         until = self.rows[window].paused_until
-        return until is not None and self.now < until <= self.now + _LONGEST[window] + SLACK
+        return until is not None and self.now < until <= self.now + _MAX_PAUSES[window] + CLOCK_SKEW
 
     def wait(self) -> Wait | None:
-        """Return why nothing may be sent now, of several reasons the one that lasts longest; None if it may."""
-        waits = [*self._used_up(), *self._pauses(), *self._soon()]
-        return max(waits, key=lambda one: one.until, default=None)
+        """Return why nothing may be sent now, the reason that lasts longest; None if something may."""
+        waits = [*self._exhausted_windows(), *self._pauses(), *self._short_waits()]
+        return max(waits, key=lambda wait: wait.until, default=None)
 
     def peek(self) -> Wait | None:
         """Return why nothing may be sent now, if that is certain.
 
-        Requests that were sent by a clock that was set back since do not count: `Ledger.reserve` settles them.
+        Requests sent before the clock was set back do not count: `Ledger.reserve` corrects their times.
         """
-        if self.pace is not None:
-            row, latest = self.rows[NOW], self.now + self.pace.window
+        if self.rate_limit is not None:
+            row, latest = self.rows[NOW], self.now + self.rate_limit.window
             row.recent = [moment for moment in row.recent if moment <= latest]
         return self.wait()
 
     def state(self, name: str, fingerprint: str) -> LedgerState:
-        """Return it for people."""
+        """Return the state for people, under the ledger's name and the fingerprint of its key."""
         wait = self.peek()
         return LedgerState(
             provider=name,
@@ -206,14 +206,14 @@ class QuotaState:
             failures=self.rows[NOW].used,
         )
 
-    def _used_up(self) -> list[Wait]:
+    def _exhausted_windows(self) -> list[Wait]:
         waits: list[Wait] = []
         if self.month_is_used_up:
             until = next_month(self.now)
-            waits.append(Wait(until + TURN_OF_DAY, _used_up_text("month", self.per_month, until), "month"))
+            waits.append(Wait(until + MIDNIGHT_MARGIN, _used_up_text("month", self.per_month, until), "month"))
         if self.day_is_used_up:
             until = next_day(self.now)
-            waits.append(Wait(until + TURN_OF_DAY, _used_up_text("day", self.per_day, until), "day"))
+            waits.append(Wait(until + MIDNIGHT_MARGIN, _used_up_text("day", self.per_day, until), "day"))
         return waits
 
     def _pauses(self) -> list[Wait]:
@@ -227,14 +227,14 @@ class QuotaState:
             waits.append(Wait(row.paused_until, row.reason or "it keeps failing", "failures"))
         return waits
 
-    def _soon(self) -> list[Wait]:
+    def _short_waits(self) -> list[Wait]:
         waits: list[Wait] = []
         if self.per_day is not None or self.per_month is not None:
-            midnight = _midnight(self.now + TURN_OF_DAY)
-            if self.now < midnight + TURN_OF_DAY:
+            midnight = _midnight(self.now + MIDNIGHT_MARGIN)
+            if self.now < midnight + MIDNIGHT_MARGIN:
                 reason = "the day turns in UTC: nothing is sent for half a minute before and after midnight"
-                waits.append(Wait(midnight + TURN_OF_DAY, reason, "minute"))
-        next_at = self.pace.next_at(self.rows[NOW].recent) if self.pace else None
+                waits.append(Wait(midnight + MIDNIGHT_MARGIN, reason, "minute"))
+        next_at = self.rate_limit.next_at(self.rows[NOW].recent) if self.rate_limit else None
         if next_at is not None and next_at > self.now:
             waits.append(Wait(next_at, f"{self.per_minute} requests a minute are allowed", "minute"))
         return waits
@@ -243,19 +243,19 @@ class QuotaState:
 def quota_state_at(
     connection: Connection, name: str, fingerprint: str, now: dt.datetime, limits: Limits, own_limits: Limits
 ) -> QuotaState:
-    """Return how one ledger stands."""
+    """Read the state of one ledger at `now`."""
     return QuotaState(quota_rows(connection, name, fingerprint, windows_at(now)), now, limits, own_limits)
 
 
 def ledger_states(
     connection: Connection, now: dt.datetime, limits: Mapping[str, tuple[Limits, Limits]]
 ) -> list[LedgerState]:
-    """Return how every ledger in the database stands, those of keys that are not at hand included.
+    """Return the state of every ledger in the database, including those of keys that the settings do not give.
 
     Args:
         connection: any.
-        now: the time.
-        limits: by name of ledger what is allowed, and of it what the user set.
+        now: the current time.
+        limits: what is allowed, and what of it the user set, by the ledger's name.
     """
     states = []
     for name, fingerprint in known_ledgers(connection):
@@ -264,10 +264,10 @@ def ledger_states(
     return states
 
 
-_LONGEST = {
-    NOW: dt.timedelta(seconds=circuit_breaker.LONGEST_PAUSE_S),
-    PAUSED: LONGEST_PAUSE + TURN_OF_DAY,
-    REFUSED: LONGEST_REFUSAL,
+_MAX_PAUSES = {
+    NOW: dt.timedelta(seconds=circuit_breaker.MAX_PAUSE_S),
+    PAUSED: MAX_PAUSE + MIDNIGHT_MARGIN,
+    REFUSED: KEY_REJECTED_PAUSE,
 }
 
 
@@ -276,7 +276,7 @@ def _used_up_text(window: str, allowed: int | None, until: dt.datetime) -> str:
 
 
 def _effective(own: int | None, read: int | None, default: int | None) -> int | None:
-    """Return a limit: the user's own is never raised, a default gives way to what the source says of the key."""
+    """Return the effective limit: what the source reports lowers the user's own limit and replaces a default."""
     if read is None:
         return own if own is not None else default
     return read if own is None else min(own, read)

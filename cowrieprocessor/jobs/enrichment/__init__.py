@@ -1,1 +1,1 @@
-"""Enrichment as a job: the loop, and what stores answers, replays and propagates them."""
+"""Enrichment as a job: the loop, and what stores, replays and propagates answers."""

@@ -1,4 +1,4 @@
-"""Answers that were had without a request are stored: as many at a time as can be written in a moment."""
+"""Stores answers that cost no request, as many at a time as one short transaction can write."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.expiry import Ttl
-from cowrieprocessor.enrichment.verdict_repository import with_expiry
+from cowrieprocessor.enrichment.verdict_repository import answer_expires_at
 from cowrieprocessor.jobs.runtime.throttle import Turn
 
-MOST_ANSWERS = 100
-"""Answers that one transaction may store, however fast: their hashes are locked before the first is."""
+MAX_ANSWERS = 100
+"""The most answers that one transaction stores: their hashes are all locked before the first is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a source said about a file, some time ago.
+    """An earlier answer of a source about a file.
 
     Attributes:
         provider: the source.
         sha256: the file.
-        finding: what it said.
-        fetched_at: when.
-        expires_at: until when it holds; None: as long as such an answer does.
+        verdict: the answer.
+        fetched_at: when it was given.
+        expires_at: when it expires; None to calculate that from the verdict.
     """
 
     provider: str
     sha256: str
-    finding: ProviderVerdict
+    verdict: ProviderVerdict
     fetched_at: dt.datetime
     expires_at: dt.datetime | None = None
 
 
 class AnswerWriter:
-    """Stores answers; again is a no-op.
+    """Stores answers; storing one again changes nothing.
 
     Args:
-        policy: the sources in use, and what settles a file.
-        ttl: how long answers hold.
-        clock: the time.
+        policy: the sources in use, and the decisive verdicts.
+        ttl: how long answers are valid.
+        clock: the current time.
         staged: write the cache alone (USE_NEW_ENRICHMENT=0).
     """
 
@@ -57,38 +57,38 @@ class AnswerWriter:
         self.staged = staged
 
     def store(self, turn: Turn, answers: Sequence[Answer]) -> list[dt.datetime]:
-        """Store answers in their order, the first in any case, until the transaction has lasted long enough.
+        """Store answers in order, at least the first, until the transaction has lasted long enough.
 
         Args:
             turn: a write transaction that has locked no hash yet.
-            answers: what is to be stored.
+            answers: the answers to store.
 
         Returns:
-            Of each that was stored, until when it holds.
+            When each stored answer expires; fewer than `answers` if the transaction ended before the last.
         """
-        until: list[dt.datetime] = []
-        some = answers[:MOST_ANSWERS]
-        lock_hashes(turn.connection, [answer.sha256 for answer in some])
-        for answer in some:
-            if until and not turn.may_go_on():
+        expiries: list[dt.datetime] = []
+        batch = answers[:MAX_ANSWERS]
+        lock_hashes(turn.connection, [answer.sha256 for answer in batch])
+        for answer in batch:
+            if expiries and not turn.may_go_on():
                 break
-            until.append(self._store(turn.connection, answer))
-        return until
+            expiries.append(self._store(turn.connection, answer))
+        return expiries
 
     def _store(self, connection: Connection, answer: Answer) -> dt.datetime:
-        provider, sha256, finding = answer.provider, answer.sha256, answer.finding
+        provider, sha256, verdict = answer.provider, answer.sha256, answer.verdict
         until = answer.expires_at
         if until is None:
-            until = with_expiry(connection, provider, sha256, finding, answer.fetched_at, self._ttl)
+            until = answer_expires_at(connection, provider, sha256, verdict, answer.fetched_at, self._ttl)
         if self.staged:
-            store_in_cache(connection, provider, sha256, finding.verdict, finding.response, answer.fetched_at, until)
+            store_in_cache(connection, provider, sha256, verdict.verdict, verdict.response, answer.fetched_at, until)
             return until
         store_answer(
             connection,
             sha256,
             provider,
             sha256,
-            finding,
+            verdict,
             fetched_at=answer.fetched_at,
             expires_at=until,
             policy=self._policy,

@@ -1,4 +1,4 @@
-"""The import of v3's cache folder: files are read while others write, answers are stored in short transactions."""
+"""Imports v3's cache folder: files are read without a transaction, answers are stored in short ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from cowrieprocessor.db.enrichment.provider_verdict import VIRUSTOTAL
-from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, kept_answers
+from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache, read_answers
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
@@ -20,41 +20,43 @@ def import_cache(
     folder: Path,
     provider: VirusTotal,
     writer: AnswerWriter,
-    pace: Throttle,
+    throttle: Throttle,
     *,
-    say: Callable[[str], None] = lambda _text: None,
+    notify: Callable[[str], None] = lambda _text: None,
     on_progress: Callable[[ImportedCache], None] = lambda _result: None,
 ) -> ImportedCache:
-    """Take in a folder of answers. Again is a no-op; an answer older than what is known only adds to the history.
+    """Import a folder of answers.
+
+    Importing it again changes nothing; an answer older than the stored one is only added to the history.
 
     Args:
         folder: the cache; symbolic links in it are not followed.
-        provider: reads the answers.
+        provider: interprets the answers.
         writer: stores them.
-        pace: when to write, and for how long.
-        say: told why it waits.
-        on_progress: told after each hundred answers.
+        throttle: decides when to write, and for how long.
+        notify: called with the reason of each wait.
+        on_progress: called with the result so far after each hundred answers.
 
     Raises:
         InputNotFound, InputNotReadable: there is no such folder, or it cannot be read.
         DatabaseError: the database cannot serve; what was committed is kept.
     """
 
-    def say_obstacle(obstacle: Obstacle | None) -> None:
+    def notify_obstacle(obstacle: Obstacle | None) -> None:
         if obstacle is not None:
-            say(obstacle.reason)
+            notify(obstacle.reason)
 
     result = ImportedCache()
-    read = kept_answers(folder, provider, writer.clock, result)
-    while some := list(islice(read, FILES_AT_ONCE)):
-        some.sort(key=lambda one: (one.sha256, one.fetched_at))
-        answers = [Answer(VIRUSTOTAL, one.sha256, one.finding, one.fetched_at) for one in some]
+    cached = read_answers(folder, provider, writer.clock, result)
+    while batch := list(islice(cached, FILES_AT_ONCE)):
+        batch.sort(key=lambda answer: (answer.sha256, answer.fetched_at))
+        answers = [Answer(VIRUSTOTAL, answer.sha256, answer.verdict, answer.fetched_at) for answer in batch]
         while answers:
-            pace.wait(say_obstacle)
-            with pace.transaction() as turn:
-                until = writer.store(turn, answers)
+            throttle.wait(notify_obstacle)
+            with throttle.transaction() as turn:
+                expiries = writer.store(turn, answers)
             now = writer.clock.now()
-            result.expired += sum(one <= now for one in until)
-            answers = answers[len(until) :]
+            result.expired += sum(expires_at <= now for expires_at in expiries)
+            answers = answers[len(expiries) :]
         on_progress(result)
     return result

@@ -1,11 +1,12 @@
-"""What costs no request: verdicts that Cowrie logged itself, and answers in the cache that the history lacks.
+"""Imports what costs no request: verdicts that Cowrie logged, and cached answers that the history lacks.
 
-Both are read while others write, and stored in short transactions. Where the write-ahead log is not to grow, both end
-early; what is left is taken the next time.
+Both are read without blocking writers, and stored in short transactions. Where the write-ahead log must not grow, both
+end early; the next run stores the rest.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,12 +15,13 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
+from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog
-from cowrieprocessor.enrichment.verdict_repository import Counters, finding_in
+from cowrieprocessor.enrichment.verdict_repository import Counters, cached_verdict
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
@@ -27,50 +29,32 @@ COWRIE_JOB = "enrich-cowrie-log"
 ROWS_AT_ONCE = 200
 """Events or answers in memory at a time."""
 
-
-class _Event(NamedTuple):
-    """One event of Cowrie's; no answer where it says nothing, and not `is_new` where that was stored before."""
-
-    id: int
-    answer: Answer | None
-    is_new: bool
+ReadVerdict = Callable[[Mapping[str, Any]], ProviderVerdict]
 
 
-def take_cowries_own(
-    engine: Engine, malicious_at: int, writer: AnswerWriter, pace: Throttle, *, stop: threading.Event
+def import_cowrie_verdicts(
+    engine: Engine,
+    malicious_at: int,
+    writer: AnswerWriter,
+    throttle: Throttle,
+    *,
+    stop: threading.Event,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Counters:
-    """Take in what Cowrie's own plug-in learned of VirusTotal, from events that were not looked at before.
+    """Import VirusTotal's verdicts that Cowrie's own plug-in logged, from the events since the last import.
 
     Args:
         engine: the database.
         malicious_at: how many engines make a file malicious.
-        writer: stores the answers; where it writes the cache alone, every event is looked at each time.
-        pace: when to write, and for how long.
-        stop: once set, it ends after the transaction.
+        writer: stores the answers; if it writes the cache alone, every event is read each time.
+        throttle: decides when to write, and for how long.
+        stop: once set, the import ends after the current transaction.
+        rows_at_once: events in memory at a time.
 
     Returns:
         How many events there were: `cowrie-virustotal`, and `cowrie-virustotal unreadable`.
     """
-    counters: Counters = {}
-    log = CowrieLog(malicious_at)
-    with read_transaction(engine) as connection:
-        job = None if writer.staged else load_job(connection, COWRIE_JOB)
-    # Ids of concurrent transactions come out of order on PostgreSQL: some are looked at again.
-    seen = int(job.cursor.get("last_id", 0)) if job is not None else 0
-    after = max(0, seen - ID_SLACK)
-    while not stop.is_set() and pace.obstacle() is None:
-        with read_transaction(engine) as connection:
-            events = _events(connection, log, writer, after)
-        if not events:
-            break
-        while events and not stop.is_set():
-            before, after = after, _store_events(writer, pace, events, seen)
-            for event in events:
-                if max(before, seen) < event.id <= after:
-                    what = COWRIE_VIRUSTOTAL if event.answer is not None else f"{COWRIE_VIRUSTOTAL} unreadable"
-                    counters[what] = counters.get(what, 0) + 1
-            events = [event for event in events if event.id > after]
-    return counters
+    return _CowrieImport(engine, CowrieLog(malicious_at), writer, throttle, rows_at_once).run(stop)
 
 
 def replay_cache(
@@ -78,40 +62,39 @@ def replay_cache(
     providers: Sequence[Provider],
     malicious_at: int,
     writer: AnswerWriter,
-    pace: Throttle,
+    throttle: Throttle,
     *,
     stop: threading.Event,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> Counters:
-    """Write down what the cache knows and the history does not: after USE_NEW_ENRICHMENT=0, or of hashes new since.
+    """Store cached answers that the history lacks: after USE_NEW_ENRICHMENT=0, or about hashes that are new since.
 
     Args:
         engine: the database.
-        providers: who can read the answers, in use or not.
+        providers: interpret the answers of their sources, in use or not.
         malicious_at: how many engines make a file malicious.
         writer: stores the answers.
-        pace: when to write, and for how long.
-        stop: once set, it ends after the transaction.
+        throttle: decides when to write, and for how long.
+        stop: once set, the replay ends after the current transaction.
+        rows_at_once: answers in memory at a time.
 
     Returns:
-        How many answers of each source were taken: `cache`.
+        How many answers were stored: `cache`.
     """
     counters: Counters = {}
-    readers: dict[str, Callable[[Mapping[str, Any]], ProviderVerdict]] = {one.name: one.finding for one in providers}
-    readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).finding
-    for name, finding_of in readers.items():
+    readers: dict[str, ReadVerdict] = {provider.name: provider.verdict for provider in providers}
+    readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).verdict
+    for name, read_verdict in readers.items():
         after = ""
-        while not stop.is_set() and pace.obstacle() is None:
+        while not stop.is_set() and throttle.obstacle() is None:
             with read_transaction(engine) as connection:
-                entries = replayable(connection, name, after, ROWS_AT_ONCE)
+                entries = replayable(connection, name, after, rows_at_once)
             if not entries:
                 remove_claims(engine, name, writer.clock.now())
                 break
-            answers = [
-                Answer(name, entry.key, finding_in(entry, finding_of), entry.fetched_at, entry.expires_at)
-                for entry in entries
-            ]
+            answers = [_cached_answer(name, entry, read_verdict) for entry in entries]
             while answers and not stop.is_set():
-                with pace.transaction() as turn:
+                with throttle.transaction() as turn:
                     stored = len(writer.store(turn, answers))
                 counters["cache"] = counters.get("cache", 0) + stored
                 answers = answers[stored:]
@@ -119,43 +102,120 @@ def replay_cache(
     return counters
 
 
-def _events(connection: Connection, log: CowrieLog, writer: AnswerWriter, after: int) -> list[_Event]:
-    """Return the next events, and which of them say what is not known yet."""
-    now = writer.clock.now()
-    read: list[tuple[int, Answer | None]] = []
-    for event in scanfile_events(connection, after, ROWS_AT_ONCE):
-        said = log.scan(event.payload or "")
-        answer = None
-        if said is not None:
-            at = min(said.scanned_at, now)  # a sensor's clock may be ahead
-            answer = Answer(COWRIE_VIRUSTOTAL, said.sha256, said.finding, at)
-        read.append((event.id, answer))
-    scans = [
-        LoggedScan(answer.sha256, answer.fetched_at, answer.finding.positives, answer.finding.total)
-        for _, answer in read
-        if answer is not None
-    ]
-    known = iter(were_taken_in(connection, scans, staged=writer.staged))
-    return [_Event(event_id, answer, answer is not None and not next(known)) for event_id, answer in read]
+def _cached_answer(provider: str, entry: CacheEntry, read_verdict: ReadVerdict) -> Answer:
+    return Answer(provider, entry.key, cached_verdict(entry, read_verdict), entry.fetched_at, entry.expires_at)
 
 
-def _store_events(writer: AnswerWriter, pace: Throttle, events: Sequence[_Event], seen: int) -> int:
-    """Store what the first of some events say, and the place behind them; return the place."""
-    new = [(event.id, event.answer) for event in events if event.is_new and event.answer is not None]
-    last = events[-1].id
-    if not new and (writer.staged or last <= seen):
-        return last
-    with pace.transaction() as turn:
-        # One process at a time has the place: two that store the same files in other orders never meet.
-        job = None if writer.staged else shared_job(turn.connection, COWRIE_JOB, DONE)
-        stored = len(writer.store(turn, [answer for _, answer in new]))
-        place = last if stored == len(new) else new[stored][0] - 1
-        if job is not None and place > seen:
-            _save_place(turn.connection, job, place)
-    return place
+class _Event(NamedTuple):
+    """One event of Cowrie's plug-in.
+
+    Attributes:
+        id: its id in `raw_events`.
+        answer: what it says; None if that is unreadable.
+        is_new: it has an answer, which is not yet stored.
+    """
+
+    id: int
+    answer: Answer | None
+    is_new: bool
 
 
-def _save_place(connection: Connection, job: JobRecord, last_id: int) -> None:
+class _CowrieImport:
+    """Imports events from the checkpoint of the last import.
+
+    Args:
+        engine: the database.
+        log: reads events.
+        writer: stores answers; if it writes the cache alone, there is no checkpoint.
+        throttle: decides when to write, and for how long.
+        rows_at_once: events in memory at a time.
+    """
+
+    def __init__(
+        self, engine: Engine, log: CowrieLog, writer: AnswerWriter, throttle: Throttle, rows_at_once: int
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._writer = writer
+        self._throttle = throttle
+        self._rows_at_once = rows_at_once
+        self._counters: Counters = {}
+        self._checkpoint = 0 if writer.staged else _load_checkpoint(engine)
+
+    def run(self, stop: threading.Event) -> Counters:
+        """Import until no event is left or `stop` is set; return how many events there were."""
+        # Ids of concurrent transactions are committed out of order on PostgreSQL: the last ones are read again.
+        after = max(0, self._checkpoint - ID_SLACK)
+        while not stop.is_set() and self._throttle.obstacle() is None:
+            with read_transaction(self._engine) as connection:
+                events = self._read(connection, after)
+            if not events:
+                break
+            while events and not stop.is_set():
+                previous, after = after, self._store(events)
+                self._count([event for event in events if previous < event.id <= after])
+                events = [event for event in events if event.id > after]
+        return self._counters
+
+    def _read(self, connection: Connection, after: int) -> list[_Event]:
+        """Return the next events after an id."""
+        now = self._writer.clock.now()
+        read = [
+            (event.id, self._answer(event.payload or "", now))
+            for event in scanfile_events(connection, after, self._rows_at_once)
+        ]
+        scans = [
+            LoggedScan(answer.sha256, answer.fetched_at, answer.verdict.positives, answer.verdict.total)
+            for _, answer in read
+            if answer is not None
+        ]
+        stored = iter(were_taken_in(connection, scans, staged=self._writer.staged))
+        return [_Event(event_id, answer, answer is not None and not next(stored)) for event_id, answer in read]
+
+    def _answer(self, payload: Mapping[str, Any] | str, now: dt.datetime) -> Answer | None:
+        scan = self._log.scan(payload)
+        if scan is None:
+            return None
+        fetched_at = min(scan.scanned_at, now)  # a sensor's clock may be ahead
+        return Answer(COWRIE_VIRUSTOTAL, scan.sha256, scan.verdict, fetched_at)
+
+    def _store(self, events: Sequence[_Event]) -> int:
+        """Store the answers of the first events, with the checkpoint; return the id up to which events are done."""
+        new = [(event.id, event.answer) for event in events if event.is_new and event.answer is not None]
+        if new or self._is_ahead(events[-1].id):
+            return self._store_new(new, events[-1].id)
+        return events[-1].id
+
+    def _store_new(self, new: Sequence[tuple[int, Answer]], last_id: int) -> int:
+        with self._throttle.transaction() as turn:
+            # The checkpoint is locked first: two processes never lock the same hashes in different orders.
+            job = None if self._writer.staged else shared_job(turn.connection, COWRIE_JOB, DONE)
+            stored = len(self._writer.store(turn, [answer for _, answer in new]))
+            done_id = last_id if stored == len(new) else new[stored][0] - 1
+            if job is not None and self._is_ahead(done_id):
+                _save_checkpoint(turn.connection, job, done_id)
+        return done_id
+
+    def _is_ahead(self, event_id: int) -> bool:
+        """Return whether an id is after the checkpoint that this import started from, and so moves it."""
+        return not self._writer.staged and event_id > self._checkpoint
+
+    def _count(self, events: Sequence[_Event]) -> None:
+        """Count events, but for those up to the checkpoint, which an earlier import has counted."""
+        for event in events:
+            if event.id > self._checkpoint:
+                kind = COWRIE_VIRUSTOTAL if event.answer is not None else f"{COWRIE_VIRUSTOTAL} unreadable"
+                self._counters[kind] = self._counters.get(kind, 0) + 1
+
+
+def _load_checkpoint(engine: Engine) -> int:
+    """Return the id of the last imported event; 0 if there is none."""
+    with read_transaction(engine) as connection:
+        job = load_job(connection, COWRIE_JOB)
+    return int(job.cursor.get("last_id", 0)) if job is not None else 0
+
+
+def _save_checkpoint(connection: Connection, job: JobRecord, last_id: int) -> None:
     job.state = DONE
     job.cursor["last_id"] = max(last_id, int(job.cursor.get("last_id", 0)))
     save_job(connection, job)

@@ -1,4 +1,4 @@
-"""Spreading: new verdicts reach the rows of `files` and the flags of sessions in short transactions beside loaders."""
+"""Propagates new verdicts to the rows of `files` and the flags of sessions, in short transactions alongside loaders."""
 
 from __future__ import annotations
 
@@ -12,40 +12,51 @@ from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, spre
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 FIRST_ROWS = 500
-"""Rows read before it is known how many a transaction writes."""
+"""Rows read for the first transaction, before it is known how many one can write."""
 
 
 class Propagation:
-    """Gives rows of `files` the verdict of their hash, as many at a time as can be written in a moment.
+    """Copies the verdict of each hash to its rows of `files`, as many at a time as one short transaction can write.
 
     Args:
         engine: the database.
-        clock: the time.
-        pace: when to write, and for how long; one of its own by default.
+        clock: the current time.
+        throttle: decides when to write, and for how long; by default a new one.
+        first_rows: rows to read for the first transaction, 1 or more.
+        slice_rows: rows of one hash after which a transaction may end, 1 or more.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, pace: Throttle | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        throttle: Throttle | None = None,
+        *,
+        first_rows: int = FIRST_ROWS,
+        slice_rows: int = SLICE_ROWS,
+    ) -> None:
         self._engine = engine
         self._clock = clock
-        self._pace = pace or Throttle(engine)
-        self._rows = FIRST_ROWS
+        self._throttle = throttle or Throttle(engine)
+        self._rows = first_rows
+        self._slice_rows = slice_rows
         self.rows_changed = 0
 
-    def some(self) -> bool:
-        """Write one transaction's worth; False if nothing waits, or if another writer should not be hindered now."""
-        if self._pace.obstacle() is not None:
+    def propagate_some(self) -> bool:
+        """Write in one transaction; return False if nothing is pending, or the throttle does not allow writing now."""
+        if self._throttle.obstacle() is not None:
             return False
         with read_transaction(self._engine) as connection:
-            parts = waiting_parts(connection, self._rows)
+            parts = waiting_parts(connection, self._rows, slice_rows=self._slice_rows)
         if not parts:
             return False
-        with self._pace.transaction() as turn:
+        with self._throttle.transaction() as turn:
             step = spread(turn.connection, parts, now=self._clock.now(), may_go_on=turn.may_go_on)
         self.rows_changed += step.changed
-        self._rows = min(MAX_ROWS, step.rows + SLICE_ROWS)
+        self._rows = min(MAX_ROWS, step.rows + self._slice_rows)
         return True
 
-    def all(self, stop: threading.Event) -> None:
-        """Write until nothing waits any more, or `stop` is set; what is left the next run writes."""
-        while not stop.is_set() and self.some():
+    def propagate_all(self, stop: threading.Event) -> None:
+        """Write until nothing is pending or `stop` is set; the next run writes the rest."""
+        while not stop.is_set() and self.propagate_some():
             pass

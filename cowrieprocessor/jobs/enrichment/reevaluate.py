@@ -1,6 +1,6 @@
-"""Judging again: when other sources are in use, or other verdicts settle a file, what was judged is judged by that.
+"""Re-evaluates verdicts when the sources in use or the decisive verdicts change.
 
-Nothing is asked. It goes on in short transactions beside whatever else is done, and where it was after a crash.
+No source is asked. The work is done in short transactions between other work, and continues after a crash.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ HASHES_AT_ONCE = 50
 
 
 class Reevaluation:
-    """Judges again every hash that was asked about, if the policy is another one than before.
+    """Aggregates the verdicts of every queued hash again if the policy differs from that of the last evaluation.
 
     Args:
         engine: the database.
-        policy: the sources in use, and what settles a file.
-        clock: the time.
-        pace: when to write, and for how long.
+        policy: the sources in use, and the decisive verdicts.
+        clock: the current time.
+        throttle: decides when to write, and for how long.
     """
 
-    def __init__(self, engine: Engine, policy: Policy, clock: Clock, pace: Throttle) -> None:
+    def __init__(self, engine: Engine, policy: Policy, clock: Clock, throttle: Throttle) -> None:
         self._engine = engine
         self._policy = policy
         self._clock = clock
-        self._pace = pace
+        self._throttle = throttle
         self._after: str | None = None
-        self.judged = 0
+        self.evaluated = 0
 
     def start(self) -> None:
-        """Compare the policy with the one that hashes were judged by, and begin anew or go on if it is another one."""
-        current = described(self._policy)
+        """Start over if the policy differs from that of the last evaluation; else continue it if it is unfinished."""
+        current = policy_document(self._policy)
         with read_transaction(self._engine) as connection:
             job = load_job(connection, JOB)
         if job is not None and job.cursor.get("policy") == current:
@@ -52,35 +52,35 @@ class Reevaluation:
             save_job(connection, job)
         self._after = job.cursor["after"]
 
-    def some(self) -> bool:
-        """Judge some hashes in one transaction; False if there is nothing to judge, or not now."""
-        if self._after is None or self._pace.obstacle() is not None:
+    def reevaluate_some(self) -> bool:
+        """Evaluate hashes in one transaction; return False if none are left, or the throttle does not allow it now."""
+        if self._after is None or self._throttle.obstacle() is not None:
             return False
         with read_transaction(self._engine) as connection:
             hashes = queued_hashes(connection, self._after, HASHES_AT_ONCE)
-        with self._pace.transaction() as turn:
+        with self._throttle.transaction() as turn:
             lock_hashes(turn.connection, hashes)
             last = self._after
             for sha256 in hashes:
                 aggregate(turn.connection, sha256, self._policy, self._clock.now())
-                self.judged += 1
+                self.evaluated += 1
                 last = sha256
                 if not turn.may_go_on():
                     break
             self._after = last if hashes else None
-            self._save_place(turn.connection)
+            self._save_checkpoint(turn.connection)
         return True
 
-    def _save_place(self, connection: Connection) -> None:
+    def _save_checkpoint(self, connection: Connection) -> None:
         job = shared_job(connection, JOB, RUNNING)
-        if job.cursor.get("policy") != described(self._policy):
-            self._after = None  # another run has begun with another policy: it judges by that
+        if job.cursor.get("policy") != policy_document(self._policy):
+            self._after = None  # another run has started an evaluation with another policy
             return
         job.cursor = {**job.cursor, "after": self._after}
         job.state = RUNNING if self._after is not None else DONE
         save_job(connection, job)
 
 
-def described(policy: Policy) -> dict[str, list[str]]:
+def policy_document(policy: Policy) -> dict[str, list[str]]:
     """Return a policy as plain JSON."""
     return {"providers": list(policy.providers), "settled_by": sorted(policy.settled_by)}

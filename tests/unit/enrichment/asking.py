@@ -1,4 +1,4 @@
-"""What the tests of sources share: samples, replies, and what holds for every outcome."""
+"""Samples, replies and checks of outcomes that the tests of sources share."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ HTML = b"<html><head><title>Sign in</title></head><body>to the hotel's network</
 
 
 class FixedClock:
-    """A clock that stands still: how long a request may take does not depend on it."""
+    """A clock that stands still: the timeout of a request does not depend on it."""
 
     def now(self) -> dt.datetime:
-        """Return always the same time."""
+        """Return the fixed time."""
         return NOW
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Fail: sending never waits by the clock."""
+        """Fail: sending never waits on the clock."""
         raise AssertionError("sending never waits by the clock")
 
 
 def reply(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return an answer with a JSON body, or with the bytes given."""
+    """Return a reply with a JSON body, or with the given bytes."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     return Reply(status, headers or {}, body, NOW)
 
@@ -74,25 +74,25 @@ def sha1_of(sha256: str) -> str:
 
 
 def assert_sound(outcome: Outcome) -> None:
-    """Check what holds for every outcome: it can be stored anywhere, and holds no key."""
+    """Check that an outcome can be stored in every database and contains no key."""
     match outcome:
-        case Found(finding):
-            assert_storable(finding)
+        case Found(verdict):
+            assert_storable(verdict)
         case Unknown(response):
             assert_storable_response(response)
         case Failed(kind, reason, retry_at):
             assert kind in FAILURES
-            assert_sayable(reason)
+            assert_printable(reason)
             assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
         case Refused(reason, scope):
             assert scope in {"file", "source"}
-            assert_sayable(reason)
+            assert_printable(reason)
         case RateLimited(reason, retry_at):
-            assert_sayable(reason)
+            assert_printable(reason)
             assert retry_at is None or NOW <= retry_at <= NOW + dt.timedelta(days=31)
 
 
-def assert_sayable(reason: str) -> None:
+def assert_printable(reason: str) -> None:
     """Check that a reason is one bounded line without the key."""
     assert 0 < len(reason) <= 500
     assert "\n" not in reason
@@ -101,11 +101,23 @@ def assert_sayable(reason: str) -> None:
     reason.encode()
 
 
-def assert_storable(finding: ProviderVerdict) -> None:
-    """Check that a finding keeps what `ProviderVerdict` promises of its fields."""
-    assert finding.verdict in VERDICTS
+def assert_storable(verdict: ProviderVerdict) -> None:
+    """Check that a verdict has what `ProviderVerdict` guarantees of its fields."""
+    assert verdict.verdict in VERDICTS
+    assert_storable_texts(verdict)
+    for moment in (verdict.first_seen, verdict.last_analysis):
+        assert moment is None or moment.utcoffset() == dt.timedelta(0)
+    assert (verdict.positives is None) == (verdict.total is None)
+    if verdict.positives is not None and verdict.total is not None:
+        assert 0 <= verdict.positives <= verdict.total < 2**31
+    assert verdict.size_bytes is None or 0 <= verdict.size_bytes < 2**63
+    assert_storable_response(verdict.response)
+
+
+def assert_storable_texts(verdict: ProviderVerdict) -> None:
+    """Check that the strings of a verdict fit their columns, and contain neither NUL nor the key."""
     for name, max_chars in MAX_CHARS.items():
-        value = getattr(finding, name)
+        value = getattr(verdict, name)
         if value is not None:
             assert isinstance(value, str)
             assert 0 < len(value) <= max_chars
@@ -113,19 +125,12 @@ def assert_storable(finding: ProviderVerdict) -> None:
             assert KEY not in value.lower()
             value.encode()
     for name, length in (("md5", 32), ("sha1", 40)):
-        value = getattr(finding, name)
+        value = getattr(verdict, name)
         assert value is None or re.fullmatch(f"[0-9a-f]{{{length}}}", value)
-    for moment in (finding.first_seen, finding.last_analysis):
-        assert moment is None or moment.utcoffset() == dt.timedelta(0)
-    assert (finding.positives is None) == (finding.total is None)
-    if finding.positives is not None and finding.total is not None:
-        assert 0 <= finding.positives <= finding.total < 2**31
-    assert finding.size_bytes is None or 0 <= finding.size_bytes < 2**63
-    assert_storable_response(finding.response)
 
 
 def assert_storable_response(response: dict[str, object]) -> None:
-    """Check that a response is JSON that every database keeps, bounded, without the key."""
+    """Check that a response is bounded JSON that every database stores, without the key."""
     stored = json.dumps(response, allow_nan=False)
     assert len(stored) <= 64 * 1024
     assert "\\u0000" not in stored.replace("\\\\", "")

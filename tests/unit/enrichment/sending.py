@@ -1,4 +1,4 @@
-"""Checks of when requests were sent, made without the code that allowed them."""
+"""Counts of requests in time windows, independent of the code that granted them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MINUTE = dt.timedelta(seconds=60)
 
 
 def most_in_any(times: Sequence[dt.datetime], length: dt.timedelta) -> int:
-    """Return the most requests that any stretch of this length holds, both its ends included."""
+    """Return the most requests in any window of this length, both its ends included."""
     ordered = sorted(times)
     most, first = 0, 0
     for last, moment in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""How long answers hold, and when a question is asked again."""
+"""How long answers are valid, and when a question is asked again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TTL = Ttl(30 * DAY_S, 7 * DAY_S, 12 * HOUR_S, 7 * DAY_S)
     ("verdict", "days"), [("malicious", 30), ("known-good", 30), ("clean", 7), ("suspicious", 7), ("unknown", 0.5)]
 )
 def test_an_answer_holds_by_what_it_says(verdict: str, days: float) -> None:
-    """Malicious and known-good hold for long, clean and suspicious for a week, unknown for half a day."""
+    """Malicious and known-good are valid for a month, clean and suspicious for a week, unknown for half a day."""
     assert NOW + dt.timedelta(days=days) == expires_at(verdict, NOW, None, TTL)
 
 
 def test_each_unknown_in_a_row_doubles_the_time() -> None:
-    """What a source does not know it is asked about ever more rarely, up to the maximum."""
+    """A source is asked less and less often about a file that it does not know, up to the maximum."""
     held: list[float] = []
     before: CacheEntry | None = None
     moment = NOW
@@ -40,14 +40,14 @@ def test_each_unknown_in_a_row_doubles_the_time() -> None:
 
 
 def test_another_answer_ends_the_row() -> None:
-    """After an answer that knew the file the row of unknown ones begins anew."""
+    """After an answer that knows the file, the first unknown is valid for the first time again."""
     known = CacheEntry("virustotal", "k", "clean", NOW - dt.timedelta(days=7), NOW)
 
     assert NOW + dt.timedelta(hours=12) == expires_at("unknown", NOW, known, TTL)
 
 
 def test_a_maximum_below_the_first_time_does_not_shorten_it() -> None:
-    """Settings that contradict each other give the longer of both."""
+    """Of settings that contradict each other the longer time counts."""
     odd = Ttl(1, 1, 100, 10)
 
     assert NOW + dt.timedelta(seconds=100) == expires_at("unknown", NOW, None, odd)
@@ -65,7 +65,7 @@ def test_retries_double_up_to_six_hours() -> None:
 @given(st.integers(-5, 10**9), st.text(max_size=64))
 @settings(max_examples=50)
 def test_a_retry_is_always_bounded(attempts: int, sha256: str) -> None:
-    """However often something failed, it is tried again, and the same way each time."""
+    """A retry comes after any number of failures, and always at the same time for the same hash."""
     at = retry_at(attempts, NOW, sha256)
 
     assert NOW + dt.timedelta(seconds=60) <= at <= NOW + dt.timedelta(hours=6.6)
@@ -73,7 +73,7 @@ def test_a_retry_is_always_bounded(attempts: int, sha256: str) -> None:
 
 
 def test_what_failed_together_is_not_tried_together() -> None:
-    """Hashes that failed in one moment come back spread over a tenth of the time."""
+    """Retries of hashes that failed together are distributed over a tenth of the delay."""
     moments = {retry_at(8, NOW, f"{number:064x}") for number in range(50)}
 
     assert len(moments) == 50

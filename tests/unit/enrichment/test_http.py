@@ -1,4 +1,4 @@
-"""Sending: one request, one answer, bounded in time and size, and no key in anything that is said."""
+"""Sending: one request, one answer, bounded in time and size, and no key in any message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.errors import ConfigurationError
 from tests.stand_ins import behaviours
 from tests.stand_ins.server import Answer, Behaviour, Received, StandIn, document
-from tests.unit.enrichment.asking import KEY, NOW, FixedClock, assert_sayable
+from tests.unit.enrichment.asking import KEY, NOW, FixedClock, assert_printable
 
 GET = "GET"
 HEADERS = {"x-apikey": KEY}
@@ -35,7 +35,7 @@ PROXY_VARIABLES = [
 
 
 class Echo(StandIn):
-    """Answers what it received."""
+    """Answers with the path that it received."""
 
     def answer(self, received: Received) -> Answer:
         return document({"path": received.path}, X_Mixed_Case="Yes")
@@ -56,13 +56,13 @@ def echo() -> Iterator[Echo]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    """A client that waits half a second."""
+    """A client with a timeout of half a second."""
     with HttpClient(0.5, FixedClock(), max_body_bytes=64 * 1024) as made:
         yield made
 
 
 def test_an_answer_arrives_whole(echo: Echo, client: HttpClient) -> None:
-    """Status, headers by lower-case name, body, and when it came by the clock."""
+    """A reply has status, headers by lower-case name, body, and the clock's time of its arrival."""
     reply = client.send(Request(GET, f"{echo.url}/a?b=c", HEADERS))
 
     assert isinstance(reply, Reply)
@@ -71,7 +71,7 @@ def test_an_answer_arrives_whole(echo: Echo, client: HttpClient) -> None:
 
 
 def test_what_every_request_says(echo: Echo, client: HttpClient) -> None:
-    """Who asks, that nothing may be compressed, and the key where the source wants it."""
+    """Every request names the program, asks for no compression, and has the key in its header."""
     client.send(Request(GET, f"{echo.url}/a", HEADERS))
 
     said = echo.log[0].headers
@@ -113,7 +113,7 @@ def test_forms_documents_and_files_are_sent(echo: Echo, client: HttpClient) -> N
     ids=str,
 )
 def test_what_goes_wrong_is_told_apart(behaviour: Behaviour, kind: str, client: HttpClient) -> None:
-    """Each kind of trouble has its word; the request is sent once, and the client serves the next one."""
+    """Each kind of error has its name; the request is sent once, and the client can send the next one."""
 
     class Long(Echo):
         def answer(self, received: Received) -> Answer:
@@ -126,13 +126,13 @@ def test_what_goes_wrong_is_told_apart(behaviour: Behaviour, kind: str, client: 
 
         assert isinstance(failed, Failed)
         assert kind == failed.kind
-        assert_sayable(failed.reason)
+        assert_printable(failed.reason)
         assert isinstance(after, Reply)
         assert ["/a", "/b"] == [received.path for received in stand_in.log]
 
 
 def test_a_body_of_the_greatest_length_is_taken(echo: Echo) -> None:
-    """The bound is the longest body that arrives; one byte more does not."""
+    """A body of exactly the maximum length is accepted; a byte more is not."""
     length = len(b'{"path": "/a"}')
     for max_body_bytes, expected in ((length, Reply), (length - 1, Failed)):
         with HttpClient(5, FixedClock(), max_body_bytes) as client:
@@ -140,7 +140,7 @@ def test_a_body_of_the_greatest_length_is_taken(echo: Echo) -> None:
 
 
 def test_a_redirect_is_not_followed(echo: Echo, client: HttpClient) -> None:
-    """The key never goes where a redirect leads; of that only scheme and host are said."""
+    """The key never follows a redirect; of its target only scheme and host are named."""
     with Echo() as other:
         echo.fail_next(1, behaviours.redirect(f"{other.url}/users/{KEY}?k={KEY}"))
         failed = client.send(Request(GET, f"{echo.url}/a", HEADERS))
@@ -148,7 +148,7 @@ def test_a_redirect_is_not_followed(echo: Echo, client: HttpClient) -> None:
         assert isinstance(failed, Failed)
         assert failed.kind == "redirect"
         assert "http://127.0.0.1," in failed.reason
-        assert_sayable(failed.reason)
+        assert_printable(failed.reason)
         assert other.log == []
 
 
@@ -156,14 +156,14 @@ def test_a_redirect_is_not_followed(echo: Echo, client: HttpClient) -> None:
     "location", ["http://[bad", "/elsewhere", "", f"https://{KEY}.example/", "https://host.example:x/"]
 )
 def test_a_redirect_to_nowhere_is_a_redirect(location: str, echo: Echo, client: HttpClient) -> None:
-    """Whatever Location holds, the answer is told as a redirect, without the key."""
+    """Whatever Location contains, the failure is a redirect, without the key."""
     echo.fail_next(1, behaviours.redirect(location, 307))
 
     failed = client.send(Request(GET, f"{echo.url}/a", HEADERS))
 
     assert isinstance(failed, Failed)
     assert failed.kind == "redirect"
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 @pytest.mark.parametrize(
@@ -178,25 +178,25 @@ def test_a_redirect_to_nowhere_is_a_redirect(location: str, echo: Echo, client: 
     ],
 )
 def test_what_cannot_be_sent_fails(request_: Request, kind: str, client: HttpClient) -> None:
-    """A host that is not there, and a request that is none, are failures without the key in them."""
+    """An unreachable host and an invalid request are failures whose reason contains no key."""
     failed = client.send(request_)
 
     assert isinstance(failed, Failed)
     assert kind == failed.kind
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_a_header_that_cannot_be_sent_fails(echo: Echo, client: HttpClient) -> None:
-    """A key of two lines cannot smuggle in a header; neither line is said."""
+    """A key of two lines cannot inject a header; neither line appears in the reason."""
     failed = client.send(Request(GET, f"{echo.url}/a", {"x-apikey": f"{KEY}\nX-Other: {KEY}"}))
 
     assert isinstance(failed, Failed)
     assert failed.kind == "other"
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_no_cookie_is_kept(echo: Echo, client: HttpClient) -> None:
-    """A source cannot mark us."""
+    """A source cannot track the client by cookies."""
     echo.fail_next(1, behaviours.answering("cookie", Answer(200, b"{}", headers={"Set-Cookie": "a=b; Path=/"})))
 
     for path in ("/a", "/b"):
@@ -248,18 +248,18 @@ def raw_server(answer: bytes) -> contextlib.AbstractContextManager[str]:
     ],
 )
 def test_a_key_that_is_echoed_is_not_said(answer: bytes, client: HttpClient) -> None:
-    """Whatever a server does with the key, no text of ours shows it."""
+    """Whatever a server does with the key, no message contains it."""
     with raw_server(answer % (KEY.encode(), KEY.upper().encode())) as url:
         failed = client.send(Request(GET, f"{url}/users/{KEY}/overall_quotas", HEADERS))
 
     assert isinstance(failed, Failed)
-    assert_sayable(failed.reason)
+    assert_printable(failed.reason)
 
 
 def test_nothing_of_a_request_is_logged(
     echo: Echo, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loggers of httpx and httpcore, which show addresses and headers, are silent: a key can stand in both."""
+    """The loggers of httpx and httpcore, which log URLs and headers, are silent: both can contain a key."""
     request = Request(GET, f"{echo.url}/users/{KEY}/overall_quotas", HEADERS)
     with caplog.at_level(logging.DEBUG):
         with HttpClient(5, FixedClock()) as client:
@@ -274,7 +274,7 @@ def test_nothing_of_a_request_is_logged(
 
 
 def test_no_repr_shows_a_key() -> None:
-    """A request shows neither its address nor its headers."""
+    """The repr of a request shows neither its URL nor its headers."""
     request = Request(GET, f"https://host.example/{KEY}", HEADERS)
 
     assert KEY not in repr(request)
@@ -284,7 +284,7 @@ def test_no_repr_shows_a_key() -> None:
 
 
 def test_proxies_of_the_environment_serve_but_not_for_this_machine(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request to elsewhere goes through the proxy; one to this machine, where keys may go unencrypted, does not."""
+    """A request to another machine uses the proxy; one to loopback, where keys may be sent unencrypted, does not."""
     with Echo() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.host)
         with HttpClient(5, FixedClock()) as client:
@@ -338,7 +338,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def tls_server(certificate: Path, act: Callable[[ssl.SSLSocket, threading.Event], None]) -> Iterator[str]:
-    """Serve one encrypted connection."""
+    """Serve one TLS connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     closing = threading.Event()
@@ -375,7 +375,7 @@ def hang(connection: ssl.SSLSocket, closing: threading.Event) -> None:
 def test_an_encrypted_answer_is_bounded_in_time(
     act: Callable[[ssl.SSLSocket, threading.Event], None], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline holds for encrypted connections too, headers that never end included."""
+    """The deadline also bounds TLS connections, including headers that never end."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with tls_server(certificate, act) as url, HttpClient(0.5, FixedClock()) as client:
         failed = client.send(Request(GET, f"{url}/a", HEADERS))
@@ -385,7 +385,7 @@ def test_an_encrypted_answer_is_bounded_in_time(
 
 
 def test_certificates_are_checked(certificate: Path) -> None:
-    """A certificate that nobody vouches for is a failure that says so."""
+    """An untrusted certificate is a failure whose reason says so."""
     with tls_server(certificate, hang) as url, HttpClient(5, FixedClock()) as client:
         failed = client.send(Request(GET, f"{url}/a", HEADERS))
 

@@ -170,7 +170,7 @@ def test_ledgers_show_the_quota_and_when_the_backlog_is_done(engine: Engine) -> 
             add_hash(connection, sha(number), at(-9))
     for used in (ledger, ledger, ledger, old):
         used.reserve()
-    ledger.learned(KeyQuota(daily_allowed=20, daily_used=3, monthly_allowed=1000, monthly_used=30))
+    ledger.record_key_quota(KeyQuota(daily_allowed=20, daily_used=3, monthly_allowed=1000, monthly_used=30))
     ledger.pause(at(18), "it said so")
     status = _status(engine, now=clock.now())
     names = [(state.ledger, state.fingerprint, state.in_use) for state in status.ledgers]

@@ -1,4 +1,4 @@
-"""The stand-ins themselves: what they are trusted with in other tests, they do."""
+"""The stand-ins do what other tests rely on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def virustotal(clock: ManualClock) -> Iterator[VirusTotal]:
-    """VirusTotal with the limits of a public key."""
+    """VirusTotal with the limits of a free key."""
     with VirusTotal(clock) as stand_in:
         yield stand_in
 
@@ -55,7 +55,7 @@ def ask(client: httpx.Client, stand_in: VirusTotal, sha256: str = SHA256) -> int
 
 
 def raw(stand_in: StandIn, sha256: str = SHA256) -> bytes:
-    """Ask for one file by a bare connection and return every byte that comes until its end, at most some."""
+    """Ask for one file over a plain socket and return the bytes until its end, up to a maximum."""
     port = int(stand_in.host.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         head = f"GET /api/v3/files/{sha256} HTTP/1.1\r\nHost: x\r\nx-apikey: {KEY}\r\nConnection: close\r\n\r\n"
@@ -90,7 +90,7 @@ def test_reports_agree_with_their_engine_rows() -> None:
 
 
 def test_a_file_without_analysis_has_no_statistics() -> None:
-    """What was never analysed has neither date nor figures of an analysis."""
+    """A file that was never analysed has neither date nor figures of an analysis."""
     from tests.stand_ins.virustotal import report
 
     attributes = report(SHA256, analysed_at=None)
@@ -98,7 +98,7 @@ def test_a_file_without_analysis_has_no_statistics() -> None:
 
 
 def test_a_key_is_needed(virustotal: VirusTotal, client: httpx.Client) -> None:
-    """No key and a wrong key are told apart, and neither costs the right one anything."""
+    """A missing and a wrong key have different errors, and neither counts against the right one."""
     for headers, code in (({}, "AuthenticationRequiredError"), ({"x-apikey": "wrong"}, "WrongCredentialsError")):
         answer = client.get(f"{virustotal.url}/files/{SHA256}", headers=headers)
         assert (401, code) == (answer.status_code, answer.json()["error"]["code"])
@@ -107,7 +107,7 @@ def test_a_key_is_needed(virustotal: VirusTotal, client: httpx.Client) -> None:
 
 
 def test_the_minute_limit_holds_in_any_minute(virustotal: VirusTotal, client: httpx.Client, clock: ManualClock) -> None:
-    """Four requests around the turn of a minute leave no room for a fifth until 60 s after the first."""
+    """Four requests around the turn of a minute allow no fifth until 60 s after the first."""
     clock.set(START.replace(second=58))
     assert [404] * 2 == [ask(client, virustotal) for _ in range(2)]
     clock.advance(4)
@@ -132,7 +132,7 @@ def test_every_path_costs(virustotal: VirusTotal, client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(("window", "limits"), [("day", KeyLimits(None, 3, None)), ("month", KeyLimits(None, None, 3))])
 def test_days_and_months_end_in_utc(window: str, limits: KeyLimits, client: httpx.Client) -> None:
-    """The last second of a day or month is still inside it, and midnight in UTC begins another."""
+    """The last second of a day or month belongs to it, and midnight in UTC begins the next."""
     clock = ManualClock(dt.datetime(2026, 2, 28, 23, 59, 59, tzinfo=dt.UTC))
     with VirusTotal(clock, limits=limits) as virustotal:
         assert [404, 404, 404, 429] == [ask(client, virustotal) for _ in range(4)]
@@ -144,7 +144,7 @@ def test_days_and_months_end_in_utc(window: str, limits: KeyLimits, client: http
 @settings(max_examples=25)
 @given(st.lists(st.sampled_from([0.0, 1.0, 14.9, 15.0, 20.0, 59.0, 60.0, 3600.0, 43200.0]), max_size=40))
 def test_violations_are_those_of_an_independent_count(pauses: list[float]) -> None:
-    """A request is a violation exactly if it is one too many in its minute, day or month."""
+    """A request is a violation exactly if it exceeds the limit of its minute, day or month."""
     clock = ManualClock(dt.datetime(2026, 1, 30, 12, tzinfo=dt.UTC))
     virustotal = VirusTotal(clock, limits=KeyLimits(2, 5, 12))
     sent: list[dt.datetime] = []
@@ -163,7 +163,7 @@ def test_violations_are_those_of_an_independent_count(pauses: list[float]) -> No
 
 
 def test_quotas_have_no_attributes_level(virustotal: VirusTotal, client: httpx.Client) -> None:
-    """The quotas stand right below `data`, by user or key, and count the request that reads them."""
+    """The quotas are directly below `data`, by user or key, and count the request that reads them."""
 
     def quotas(who: str) -> dict[str, Any]:
         answer = client.get(f"{virustotal.url}/users/{who}/overall_quotas", headers=ASKING).json()
@@ -208,7 +208,7 @@ def test_each_error_of_the_table_can_be_had(code: str, virustotal: VirusTotal, c
 
 
 def test_a_limit_can_say_when_to_come_back(virustotal: VirusTotal, client: httpx.Client) -> None:
-    """A 429 carries a Retry-After if a test wants one, and is no violation by itself."""
+    """A 429 has a Retry-After if a test wants one, and is not itself a violation."""
     virustotal.fail_next(1, limited("120"))
     answer = client.get(f"{virustotal.url}/files/{SHA256}", headers=ASKING)
     assert (429, "120") == (answer.status_code, answer.headers["Retry-After"])
@@ -216,7 +216,7 @@ def test_a_limit_can_say_when_to_come_back(virustotal: VirusTotal, client: httpx
 
 
 def test_an_outage_goes_before_scripts_and_limits_before_both(client: httpx.Client, clock: ManualClock) -> None:
-    """An outage treats every request alike until it ends, and does not use up what was scripted."""
+    """An outage treats every request alike until it ends, and uses up no scripted behaviour."""
     with VirusTotal(clock, limits=KeyLimits(3, None, None)) as virustotal:
         virustotal.add(SHA256)
         virustotal.script(SHA256, [ERRORS["TransientError"]])
@@ -247,7 +247,7 @@ WIRE = (
 def test_bad_behaviours_are_on_the_wire(
     behaviour: Behaviour, start: bytes, inside: bytes, virustotal: VirusTotal
 ) -> None:
-    """What a behaviour is called is what a bare connection sees of it."""
+    """A plain socket sees of each behaviour what its name says."""
     virustotal.add(SHA256)
     virustotal.script(SHA256, [behaviour])
     received = raw(virustotal)
@@ -256,7 +256,7 @@ def test_bad_behaviours_are_on_the_wire(
 
 
 def test_answers_can_be_cut(virustotal: VirusTotal) -> None:
-    """A truncated document has a length that fits, a short one has not, and both have a head."""
+    """A truncated document announces its own length, a short one a longer length, and both have a head."""
     virustotal.add(SHA256)
     virustotal.script(SHA256, [behaviours.TRUNCATED, behaviours.SHORT])
     for difference in (0, 100):
@@ -269,7 +269,7 @@ def test_answers_can_be_cut(virustotal: VirusTotal) -> None:
 
 @pytest.mark.parametrize("behaviour", [behaviours.RESET, behaviours.RESET_IN_BODY], ids=str)
 def test_a_reset_is_a_reset(behaviour: Behaviour, virustotal: VirusTotal) -> None:
-    """A connection that is reset does not end in peace."""
+    """A connection that is reset does not end normally."""
     virustotal.add(SHA256)
     virustotal.script(SHA256, [behaviour])
     with pytest.raises(ConnectionResetError):
@@ -280,7 +280,7 @@ def test_a_reset_is_a_reset(behaviour: Behaviour, virustotal: VirusTotal) -> Non
     "behaviour", [behaviours.HANG, behaviours.HANG_IN_BODY, behaviours.SLOW_DRIP, behaviours.DRIPPING_HEADERS], ids=str
 )
 def test_who_hangs_keeps_no_stand_in_from_ending(behaviour: Behaviour, clock: ManualClock) -> None:
-    """A client that waits longer than the stand-in lives sees the connection end."""
+    """A client that is still waiting when the stand-in ends sees the connection close."""
     with VirusTotal(clock) as virustotal:
         virustotal.add(SHA256)
         virustotal.script(SHA256, [behaviour])
@@ -310,7 +310,7 @@ def test_a_fault_of_the_stand_in_itself_is_no_secret() -> None:
 
 
 def test_malwarebazaar_knows_files_by_each_hash(client: httpx.Client) -> None:
-    """A known file is `ok` under each of its hashes, an unknown one is not found, and both with status 200."""
+    """A known file is `ok` by each of its hashes, an unknown one is not found, both with status 200."""
     with MalwareBazaar() as bazaar:
         known = bazaar.add(SHA256, signature="Gafgyt")
         for value in (SHA256, SHA256.upper(), known["md5_hash"], known["sha1_hash"]):
@@ -324,7 +324,7 @@ def test_malwarebazaar_knows_files_by_each_hash(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("service", [MalwareBazaar, Urlhaus])
 def test_abuse_ch_wants_a_key_and_a_form(service: type[MalwareBazaar | Urlhaus], client: httpx.Client) -> None:
-    """A wrong key is a 403 that says so in JSON; a GET and a JSON body are told to post a form."""
+    """A wrong key is a 403 with a message in JSON; a GET and a JSON body are answered `http_post_expected`."""
     with service() as stand_in:
         refused = client.post(stand_in.url, headers={"Auth-Key": "wrong"}, data={"query": "get_info"})
         assert (403, {"query_status": "unknown_auth_key"}) == (refused.status_code, refused.json())
@@ -334,7 +334,7 @@ def test_abuse_ch_wants_a_key_and_a_form(service: type[MalwareBazaar | Urlhaus],
 
 
 def test_abuse_ch_statuses_can_be_scripted(client: httpx.Client) -> None:
-    """Each status of abuse.ch can be had once."""
+    """Each status of abuse.ch can be scripted once."""
     with MalwareBazaar() as bazaar:
         bazaar.add(SHA256)
         bazaar.script(SHA256, QUERY_STATUSES.values())
@@ -344,7 +344,7 @@ def test_abuse_ch_statuses_can_be_scripted(client: httpx.Client) -> None:
 
 
 def test_urlhaus_knows_payloads_and_addresses(client: httpx.Client) -> None:
-    """Payloads are found by both hashes, addresses as they are written; the rest has its status."""
+    """Payloads are found by both hashes, URLs as they are written; any other request has its status."""
     with Urlhaus() as urlhaus:
         known = urlhaus.add(SHA256, detected=None)
         urlhaus.add_address(ADDRESS, tags=("mozi",))
@@ -365,7 +365,7 @@ def test_urlhaus_knows_payloads_and_addresses(client: httpx.Client) -> None:
 
 
 def test_hashlookup_answers_one_and_many(client: httpx.Client) -> None:
-    """One hash is found, unknown or malformed; of many, only those that are known are answered, without trust."""
+    """A single hash is found, unknown or malformed; of many, only the known ones are answered, without trust."""
     with Hashlookup() as hashlookup:
         known = hashlookup.add(SHA256)
         found = client.get(f"{hashlookup.url}/lookup/sha256/{SHA256}")

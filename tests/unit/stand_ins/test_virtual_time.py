@@ -1,4 +1,4 @@
-"""The times that tests own."""
+"""Clocks that tests control."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ clock.close()
 
 
 def after(seconds: float) -> dt.datetime:
-    """Return the time so long after the start."""
+    """Return the time a number of seconds after the start."""
     return START + dt.timedelta(seconds=seconds)
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:
-    """Start work beside the test."""
+    """Start work in a thread."""
     thread = threading.Thread(target=work)
     thread.start()
     return thread
@@ -44,13 +44,13 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
 def start_process(
     server: VirtualTimeServer, step_s: float, times: int, stdout: int = subprocess.DEVNULL
 ) -> subprocess.Popen[str]:
-    """Start a process that waits so often for so long."""
+    """Start a process that waits a number of times."""
     arguments = [sys.executable, "-c", _PROCESS, server.address, str(step_s), str(times)]
     return subprocess.Popen(arguments, stdout=stdout, text=True)
 
 
 def test_a_manual_clock_moves_by_being_waited_on() -> None:
-    """A wait takes its time at once and is remembered; a negative one takes none; one that is stopped is none."""
+    """A wait advances the clock at once and is recorded; a negative one takes no time, a stopped one is ignored."""
     stopped = threading.Event()
     stopped.set()
     clock: Clock = ManualClock()
@@ -74,7 +74,7 @@ def test_a_manual_clock_reaches_the_moment_it_is_waited_until() -> None:
 
 
 def test_a_loop_can_be_stopped_from_its_waits() -> None:
-    """What a test hangs on the waits is called after each."""
+    """The callback for waits is called after each wait."""
     stop = threading.Event()
     clock = ManualClock(on_wait=lambda: stop.set() if len(clock.waits) == 3 else None)
     while not stop.is_set():
@@ -90,7 +90,7 @@ def test_a_single_client_never_waits_long() -> None:
 
 
 def test_time_passes_to_the_earliest_of_all_waits() -> None:
-    """Two that wait for different times each work on exactly at theirs."""
+    """Two clients that wait for different times each continue exactly at their own."""
     seen: list[tuple[str, float]] = []
 
     def work(name: str, clock: VirtualClock, step_s: float, times: int) -> None:
@@ -113,7 +113,7 @@ def test_time_passes_to_the_earliest_of_all_waits() -> None:
 
 
 def test_time_stands_still_while_one_client_works() -> None:
-    """As long as one client does not wait, no other gets on."""
+    """As long as a client does not wait, no other continues."""
     with VirtualTimeServer(expected=2) as server, VirtualClock(server.address) as busy:
         waiting = VirtualClock(server.address)
         thread = in_thread(lambda: waiting.wait(5, NEVER))
@@ -125,7 +125,7 @@ def test_time_stands_still_while_one_client_works() -> None:
 
 
 def test_time_waits_for_those_who_are_expected() -> None:
-    """No time passes before so many clients were connected at once."""
+    """No time passes before the expected number of clients are connected at once."""
     with VirtualTimeServer(expected=2) as server:
         first = VirtualClock(server.address)
         thread = in_thread(lambda: first.wait(5, NEVER))
@@ -138,12 +138,12 @@ def test_time_waits_for_those_who_are_expected() -> None:
 
 
 def test_a_killed_process_holds_nobody_up() -> None:
-    """Time goes on without a process that was killed, and stands still for its successor if it is told to."""
+    """Time passes without a process that was killed, and can be stopped until its successor is connected."""
     with VirtualTimeServer(expected=2) as server:
         processes = [start_process(server, 10, 1_000_000) for _ in range(2)]
         try:
             assert server.wait_until(after(1000))
-            with server.standing_still():
+            with server.frozen():
                 assert server.wait_until_quiet()
                 stood_at = server.now()
                 processes[0].send_signal(signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_a_killed_process_holds_nobody_up() -> None:
 
 
 def test_processes_share_one_time() -> None:
-    """Two processes each see their own moments, to the microsecond, and leave in peace."""
+    """Two processes each see their own moments, to the microsecond, and end normally."""
     with VirtualTimeServer(expected=2) as server:
         processes = [start_process(server, step_s, times, subprocess.PIPE) for step_s, times in ((15.0, 40), (7.5, 40))]
         outputs = [process.communicate(timeout=60)[0].split() for process in processes]
@@ -171,7 +171,7 @@ def test_processes_share_one_time() -> None:
 
 
 def test_a_wait_ends_when_told_to_stop() -> None:
-    """Who is told to stop does not wait to the end, and no time passes by it."""
+    """A client that is told to stop does not wait until the end, and no time passes for it."""
     stop = threading.Event()
     with VirtualTimeServer(expected=2) as server, VirtualClock(server.address), VirtualClock(server.address) as clock:
         thread = in_thread(lambda: clock.wait(1e9, stop))
@@ -184,7 +184,7 @@ def test_a_wait_ends_when_told_to_stop() -> None:
 
 @pytest.mark.parametrize("seconds", [float("inf"), 10_000.0])
 def test_time_can_have_an_end(seconds: float) -> None:
-    """Time stops at its end, and a test learns that everybody waits for later."""
+    """Time stops at `until`, and a test is notified that all clients wait for later."""
     stop = threading.Event()
     with VirtualTimeServer(until=after(3600)) as server, VirtualClock(server.address) as clock:
         clock.wait(3599, NEVER)
@@ -197,7 +197,7 @@ def test_time_can_have_an_end(seconds: float) -> None:
 
 
 def test_nothing_here_sleeps() -> None:
-    """Ten thousand waits of an hour need no hour."""
+    """Ten thousand waits of an hour take far less than an hour."""
     begun = time.monotonic()
     with VirtualTimeServer() as server, VirtualClock(server.address) as clock:
         for _ in range(10_000):

@@ -296,14 +296,13 @@ def test_the_json_null_of_v3_is_stored_as_such(engine: Engine) -> None:
         assert connection.exec_driver_sql(sql).scalar_one() == json.dumps(None)
 
 
-def test_a_hash_is_written_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_is_written_in_parts(engine: Engine) -> None:
     """A transaction can end behind each part; the note says how far it came, and the rest is written later."""
-    monkeypatch.setattr(propagation, "SLICE_ROWS", 4)
     load(engine, [*sessions(10), *sessions(1, of=2, prefix="t")])
     answer(engine, sha(1), finding(9))
     answer(engine, sha(2), finding(9))
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, 100)
+        parts = waiting_parts(connection, 100, slice_rows=4)
     answers = iter([True, False])
     with write_transaction(engine) as connection:
         step = spread(connection, parts, now=NOW, may_go_on=lambda: next(answers))

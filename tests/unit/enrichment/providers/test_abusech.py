@@ -39,19 +39,19 @@ ALL = (MALWAREBAZAAR, URLHAUS, URLHAUS_URL)
 
 
 def outcome(provider: AbuseCh, document: object, status: int = 200, asked: Sample = SAMPLE) -> Outcome:
-    """Return what an answer about a file means."""
+    """Return the outcome of a reply about a file."""
     found = provider.outcomes([asked], reply(document, status))
     assert found.keys() == {asked.sha256}
     assert_sound(found[asked.sha256])
     return found[asked.sha256]
 
 
-def finding(provider: AbuseCh, document: object) -> ProviderVerdict:
-    """Return what an answer says, which the kept response has to say again."""
+def verdict_of(provider: AbuseCh, document: object) -> ProviderVerdict:
+    """Return the verdict of an answer; its stored response must give the same verdict."""
     found = outcome(provider, document)
     assert isinstance(found, Found)
-    assert provider.finding(json.loads(json.dumps(found.finding.response))) == found.finding
-    return found.finding
+    assert provider.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
+    return found.verdict
 
 
 def bazaar_entry(**changes: object) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_what_is_asked() -> None:
 
 
 def test_answers_of_servers_are_understood() -> None:
-    """All three questions work against servers that check the key and the form."""
+    """All three requests work against servers that check the key and the form."""
     with bazaar.MalwareBazaar() as first, haus.Urlhaus() as second, HttpClient(5, SystemClock()) as client:
         first.add(SHA256)
         second.add(SHA256)
@@ -96,10 +96,10 @@ def test_answers_of_servers_are_understood() -> None:
 
 
 def test_a_malwarebazaar_entry() -> None:
-    """Confirmed malware, with its signature as label and family."""
+    """An entry is confirmed malware, with its signature as label and family."""
     entry = bazaar.entry(SHA256)
 
-    found = finding(MALWAREBAZAAR, bazaar_entry())
+    found = verdict_of(MALWAREBAZAAR, bazaar_entry())
 
     assert found == ProviderVerdict(
         "malicious",
@@ -118,12 +118,12 @@ def test_a_malwarebazaar_entry() -> None:
 
 
 def test_malware_without_a_name_is_malware() -> None:
-    """An entry with every field null but its hash is malicious all the same."""
+    """An entry whose fields are all null but its hash is still malicious."""
     row = dict.fromkeys(bazaar.entry(SHA256))
 
-    assert finding(MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}) == ProviderVerdict(
-        "malicious", response={"sha256_hash": SHA256}
-    )
+    assert verdict_of(
+        MALWAREBAZAAR, {"query_status": "ok", "data": [{**row, "sha256_hash": SHA256}]}
+    ) == ProviderVerdict("malicious", response={"sha256_hash": SHA256})
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_malware_without_a_name_is_malware() -> None:
     ],
 )
 def test_urlhaus_payloads(changes: dict[str, Any], verdict: str, positives: int | None, total: int | None) -> None:
-    """A payload with a name, or that engines detected, is malicious; another was only seen in bad company."""
-    found = finding(URLHAUS, {**haus.payload(SHA256), **changes})
+    """A payload with a signature or detections is malicious; without both it is suspicious for where it was served."""
+    found = verdict_of(URLHAUS, {**haus.payload(SHA256), **changes})
 
     assert (verdict, positives, total) == (found.verdict, found.positives, found.total)
     assert found.size_bytes == 95_268
@@ -151,8 +151,8 @@ def test_urlhaus_payloads(changes: dict[str, Any], verdict: str, positives: int 
 
 
 def test_an_address_that_urlhaus_knows() -> None:
-    """The file is suspicious: the address is known, the file is not."""
-    found = finding(URLHAUS_URL, haus.address(URL, payloads=(OTHER,) * 50))
+    """The file is suspicious: URLhaus knows its URL, but not the file."""
+    found = verdict_of(URLHAUS_URL, haus.address(URL, payloads=(OTHER,) * 50))
 
     assert (found.verdict, found.classification, found.description) == ("suspicious", "malware_download", "elf, mirai")
     assert found.first_seen == dt.datetime(2025, 11, 4, 6, 7, 8, tzinfo=dt.UTC)
@@ -162,7 +162,7 @@ def test_an_address_that_urlhaus_knows() -> None:
 @pytest.mark.parametrize("tags", [None, [], "elf", [None, 7, ""]])
 def test_an_address_without_tags(tags: object) -> None:
     """Tags may be missing."""
-    assert finding(URLHAUS_URL, {**haus.address(URL), "tags": tags}).description is None
+    assert verdict_of(URLHAUS_URL, {**haus.address(URL), "tags": tags}).description is None
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_an_address_without_tags(tags: object) -> None:
     ],
 )
 def test_only_addresses_can_be_asked_about(url: str | None, can: bool) -> None:
-    """URLhaus keeps addresses of the web and FTP; other texts are not sent."""
+    """URLhaus lists HTTP and FTP URLs; other texts are not sent."""
     assert can == URLHAUS_URL.can_ask(sample(download_url=url))
 
 
 def test_files_of_one_address_share_its_answer() -> None:
-    """The answer is kept by address, under a key that holds no attacker's text."""
+    """The answer is cached by URL, under a key that contains no text of an attacker."""
     first, second = sample(download_url=URL), sample(OTHER, download_url=URL)
 
     assert URLHAUS_URL.cache_key(first) == URLHAUS_URL.cache_key(second)
@@ -211,7 +211,7 @@ def test_files_of_one_address_share_its_answer() -> None:
     ],
 )
 def test_an_answer_has_to_be_about_the_address(answered: object, same: bool) -> None:
-    """Another spelling of the address is the address; another address is not."""
+    """Another spelling of the URL counts as the URL; another URL does not."""
     found = outcome(URLHAUS_URL, {**haus.address(URL), "url": answered})
 
     assert same == isinstance(found, Found)
@@ -221,7 +221,7 @@ def test_an_answer_has_to_be_about_the_address(answered: object, same: bool) -> 
 @pytest.mark.parametrize("provider", [MALWAREBAZAAR, URLHAUS])
 @pytest.mark.parametrize("given", [OTHER, None, 7, [], SHA256[:32]])
 def test_an_answer_has_to_be_about_the_file(provider: AbuseCh, given: object) -> None:
-    """An entry of another file, or of none, is no answer."""
+    """An entry of another file, or of no file, is not an answer."""
     entry = {**haus.payload(SHA256), "sha256_hash": given, "data": [{**bazaar.entry(SHA256), "sha256_hash": given}]}
 
     found = outcome(provider, entry)
@@ -232,7 +232,7 @@ def test_an_answer_has_to_be_about_the_file(provider: AbuseCh, given: object) ->
 
 @pytest.mark.parametrize("data", [None, [], {}, "x", [None], [[]], [7]])
 def test_an_ok_without_data_is_no_answer(data: object) -> None:
-    """MalwareBazaar's `ok` counts only with the entry."""
+    """MalwareBazaar's `ok` counts only together with an entry."""
     assert isinstance(outcome(MALWAREBAZAAR, {"query_status": "ok", "data": data}), Failed)
 
 
@@ -267,15 +267,15 @@ def test_an_ok_without_data_is_no_answer(data: object) -> None:
     ],
 )
 def test_statuses(provider: AbuseCh, status: int, document: object, expected: tuple[type, str | None]) -> None:
-    """What abuse.ch says in `query_status`, and what HTTP says, is told apart."""
+    """Each `query_status` and each HTTP status has its outcome."""
     found = outcome(provider, document, status)
 
     assert expected == (type(found), getattr(found, "scope", getattr(found, "kind", None)))
 
 
 def test_a_key_that_comes_back_is_neither_kept_nor_said() -> None:
-    """A key that an answer repeats reaches neither the database nor a message."""
-    found = finding(MALWAREBAZAAR, bazaar_entry(signature=f"Mirai {KEY}", reporter=KEY))
+    """A key that a reply repeats reaches neither the database nor a message."""
+    found = verdict_of(MALWAREBAZAAR, bazaar_entry(signature=f"Mirai {KEY}", reporter=KEY))
     refused = outcome(URLHAUS, {"query_status": f"unknown_auth_key {KEY}"})
 
     assert found.classification == "Mirai ***"

@@ -1,4 +1,4 @@
-"""What every source makes of every kind of answer, over real connections."""
+"""The outcome of every kind of reply for every source, over real connections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scene() -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[HttpClient]:
-    """A client that waits long."""
+    """A client with a long timeout."""
     with HttpClient(PATIENT_S, ManualClock()) as client:
         yield client
 
@@ -90,7 +90,7 @@ ABUSECH_STATUSES = {
 
 @pytest.mark.parametrize("source", ["malwarebazaar", "urlhaus", "urlhaus-url"])
 def test_each_status_of_abuse_ch_is_told_apart(source: str, scene: Scene, patient: HttpClient) -> None:
-    """Every query_status has its outcome, and one that nobody knows yet is Failed."""
+    """Every query_status has its outcome, and an undocumented one is Failed."""
     stand_in, provider = scene.providers[source]
     seen = {}
     for name, behaviour in malwarebazaar.QUERY_STATUSES.items():
@@ -100,7 +100,7 @@ def test_each_status_of_abuse_ch_is_told_apart(source: str, scene: Scene, patien
 
 
 def test_a_wrong_key_is_refused_for_the_whole_source(scene: Scene, patient: HttpClient) -> None:
-    """With a wrong key no file is asked about in vain: the source as a whole is refused."""
+    """A wrong key refuses the whole source, so that no further request is wasted on a file."""
     for source in ("virustotal", "malwarebazaar", "urlhaus", "urlhaus-url"):
         stand_in, provider = scene.providers[source]
         wrong = cast("Callable[..., Provider]", type(provider))(stand_in.url, "wrong-key-of-mine", Limits())
@@ -123,7 +123,7 @@ RETRY_AFTERS = {
 
 @pytest.mark.parametrize("given", RETRY_AFTERS)
 def test_retry_after_is_heard(given: str, scene: Scene, patient: HttpClient) -> None:
-    """When to come back is taken from a 429 and a 503, in both forms of it; what makes no sense counts as not said."""
+    """The Retry-After of a 429 and a 503 is read in both its forms; an invalid one counts as missing."""
     stand_in, provider = scene.providers["virustotal"]
     stand_in.fail_next(1, virustotal.limited(given))
     limited = asked(patient, provider)
@@ -137,7 +137,7 @@ def test_retry_after_is_heard(given: str, scene: Scene, patient: HttpClient) -> 
 
 
 def test_retry_after_is_believed_for_a_month_at_most(scene: Scene, patient: HttpClient) -> None:
-    """A source that wants to be left alone for a year is asked again after a month."""
+    """A source that asks for a pause of a year is asked again after a month."""
     stand_in, provider = scene.providers["virustotal"]
     for given in ("31536000", "Mon, 01 Mar 2027 12:00:00 GMT"):
         stand_in.fail_next(1, virustotal.limited(given))
@@ -148,7 +148,7 @@ def test_retry_after_is_believed_for_a_month_at_most(scene: Scene, patient: Http
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_an_answer_about_another_file_is_no_answer(source: str, scene: Scene, patient: HttpClient) -> None:
-    """A report that is not about what was asked for is Failed, however good it is."""
+    """A valid report that is not about what was asked for is Failed."""
     stand_in, provider = scene.providers[source]
     other = {
         "virustotal": {"data": {"id": OTHER, "type": "file", "attributes": virustotal.report(OTHER, malicious=5)}},
@@ -163,24 +163,24 @@ def test_an_answer_about_another_file_is_no_answer(source: str, scene: Scene, pa
 
 @pytest.mark.parametrize("value", [None, 7, -1, 2**70, 0.5, True, "seven", "\ud800\0", [], [None], {}, {"value": {}}])
 def test_every_attribute_may_be_of_a_wrong_type(value: Any, scene: Scene, patient: HttpClient) -> None:
-    """A report in which one attribute after the other is null or of a wrong type is found without it."""
+    """A report with any single attribute null or of a wrong type is still found, without that attribute."""
     _, provider = scene.providers["virustotal"]
     names = [name for name in virustotal.report(OTHER, malicious=12) if name != "sha256"]
     for name in names:
         scene.virustotal.files[OTHER] = {**virustotal.report(OTHER, malicious=12), name: value}
         outcome = asked(patient, provider, Sample(OTHER))
         assert isinstance(outcome, Found), name
-        finding = outcome.finding
-        assert provider.finding(finding.response) == finding
-        assert finding.positives in (12, None)
-        assert finding.total in (70, None)
-        assert ("\0" in repr(finding), "\ud800" in str(finding.response)) == (False, False)
+        verdict = outcome.verdict
+        assert provider.verdict(verdict.response) == verdict
+        assert verdict.positives in (12, None)
+        assert verdict.total in (70, None)
+        assert ("\0" in repr(verdict), "\ud800" in str(verdict.response)) == (False, False)
     del scene.virustotal.files[OTHER]
 
 
 @pytest.mark.parametrize("said", ["user", "group", "both"])
 def test_quotas_are_read(said: Any, scene: Scene, patient: HttpClient) -> None:
-    """The quota of a key is what VirusTotal says of its user, else of the user's group."""
+    """The quota of a key is that of its user, else that of the user's group."""
     with virustotal.VirusTotal(ManualClock()) as stand_in:
         stand_in.quotas_as = said
         provider = VirusTotal(stand_in.url, virustotal.KEY, user=virustotal.USER)
@@ -207,7 +207,7 @@ def test_quotas_are_read(said: Any, scene: Scene, patient: HttpClient) -> None:
     ids=str,
 )
 def test_a_quota_that_is_not_stated_is_no_limit_of_zero(answer: Answer, scene: Scene, patient: HttpClient) -> None:
-    """A figure that is missing, null, 0 or elsewhere than documented is not known: never a limit of 0."""
+    """A figure that is missing, null, 0 or in an undocumented place is unknown: never a limit of 0."""
     stand_in, provider = scene.providers["virustotal"]
     stand_in.fail_next(1, answering("quota", answer))
     request = provider.quota_request()
@@ -251,5 +251,5 @@ def test_many_hashes_are_one_request(patient: HttpClient) -> None:
         assert [list(md5.values())] == stand_in.bulk_hashes()
     found = outcomes.pop(good)
     assert isinstance(found, Found)
-    assert "known-good" == found.finding.verdict
+    assert "known-good" == found.verdict.verdict
     assert {other: "Unknown", SHA256: "Unknown"} == {sha256: summary(value) for sha256, value in outcomes.items()}

@@ -1,4 +1,4 @@
-"""What Cowrie's own VirusTotal plug-in logged: verdicts without a request."""
+"""Verdicts that Cowrie's own VirusTotal plug-in logged, without a request."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ KNOWN: dict[str, Any] = {
 
 
 def scan(**changes: object) -> Scan | None:
-    """Return what the event says when changed; a field set to `...` is left out."""
+    """Return the content of the event with changes; a field set to `...` is left out."""
     event = {name: value for name, value in {**KNOWN, **changes}.items() if value is not ...}
     found = LOG.scan(event)
     assert LOG.scan(json.dumps(event)) == LOG.scan(json.dumps(event).encode()) == found
     if found is not None:
-        assert_storable(found.finding)
-        assert LOG.finding(json.loads(json.dumps(found.finding.response))) == found.finding
+        assert_storable(found.verdict)
+        assert LOG.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
     return found
 
 
 def test_an_event_is_read() -> None:
-    """The file, the engines, the day of the analysis, and when Cowrie asked; silent engines are not kept."""
+    """File, engines, date and time of the request are read; engines without a detection are dropped."""
     found = scan()
 
     assert found is not None
     assert found.sha256 == SHA256
     assert found.scanned_at == dt.datetime(2026, 3, 1, 2, 3, 4, 567890, tzinfo=dt.UTC)
-    assert found.finding == ProviderVerdict(
+    assert found.verdict == ProviderVerdict(
         "malicious",
         positives=12,
         total=76,
@@ -86,19 +86,19 @@ def test_an_event_is_read() -> None:
     ],
 )
 def test_verdicts(changes: dict[str, object], expected: tuple[str, int | None, int | None]) -> None:
-    """A file that was new to VirusTotal is unknown; figures that make no sense are not there."""
+    """A file that was new to VirusTotal is unknown; figures that contradict each other count as missing."""
     found = scan(**changes)
 
     assert found is not None
-    assert expected == (found.finding.verdict, found.finding.positives, found.finding.total)
+    assert expected == (found.verdict.verdict, found.verdict.positives, found.verdict.total)
 
 
 def test_the_threshold_is_that_of_virustotal() -> None:
-    """Fewer engines than the setting wants make a file suspicious."""
+    """Fewer detections than the setting requires make a file suspicious."""
     found = CowrieLog(malicious_at=13).scan(KNOWN)
 
     assert found is not None
-    assert found.finding.verdict == "suspicious"
+    assert found.verdict.verdict == "suspicious"
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_the_threshold_is_that_of_virustotal() -> None:
     ],
 )
 def test_scan_dates(scan_date: object, expected: dt.datetime | None) -> None:
-    """The date is a number, a text, or the word unknown."""
+    """The date is a number, a string, or the word unknown."""
     found = scan(scan_date=scan_date)
 
     assert found is not None
-    assert expected == found.finding.last_analysis
+    assert expected == found.verdict.last_analysis
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_scan_dates(scan_date: object, expected: dt.datetime | None) -> None:
     ],
 )
 def test_events_that_say_nothing(changes: dict[str, object]) -> None:
-    """Without a file, a time, or anything that VirusTotal said there is no verdict."""
+    """Without a file, a time, or any answer of VirusTotal there is no verdict."""
     assert scan(**changes) is None
 
 
 @pytest.mark.parametrize("payload", ["", "null", "[]", "7", "{", b"\xff", "[" * 100_000])
 def test_payloads_that_are_no_events(payload: str | bytes) -> None:
-    """A payload that is no object says nothing."""
+    """A payload that is not an object has no content."""
     assert LOG.scan(payload) is None
 
 
@@ -152,9 +152,9 @@ def test_payloads_that_are_no_events(payload: str | bytes) -> None:
     )
 )
 def test_whatever_an_event_holds_nothing_is_raised(changes: dict[str, object]) -> None:
-    """Any type in any field gives a storable finding or none."""
+    """Any type in any field gives a storable verdict, or none at all."""
     found = LOG.scan({**KNOWN, **changes})
 
     if found is not None:
-        assert_storable(found.finding)
+        assert_storable(found.verdict)
         assert found.sha256 == {**KNOWN, **changes}["sha256"].lower()

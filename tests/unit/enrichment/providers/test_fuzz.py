@@ -1,4 +1,4 @@
-"""Whatever a source answers: no exception, nothing that cannot be stored, nothing about another file."""
+"""Whatever a source answers, nothing raises, every outcome can be stored, and none is about another file."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ HEADERS = st.dictionaries(st.just("retry-after"), st.sampled_from(["5", "x", "9"
 
 
 def paths(document: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the way to every value inside a document."""
+    """Return the path to every value inside a document."""
     inner = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )
@@ -115,15 +115,15 @@ def changed(document: Any, path: Sequence[Any], value: Any) -> Any:
 
 
 def check(name: str, answer: Reply) -> None:
-    """Check every outcome of an answer."""
+    """Check every outcome of a reply."""
     provider, samples = PROVIDERS[name]
     outcomes = provider.outcomes(samples, answer)
-    assert [*outcomes] == [one.sha256 for one in samples]
+    assert [*outcomes] == [asked.sha256 for asked in samples]
     for outcome in outcomes.values():
         assert_sound(outcome)
         if isinstance(outcome, Found):
-            again = json.loads(json.dumps(outcome.finding.response))
-            assert provider.finding(again) == outcome.finding
+            again = json.loads(json.dumps(outcome.verdict.response))
+            assert provider.verdict(again) == outcome.verdict
     quota = VIRUSTOTAL.quota(answer)
     assert quota is None or all(value is None or 0 <= value < 2**31 for value in asdict(quota).values())
     assert 0 not in (getattr(quota, f"{window}_allowed", None) for window in ("hourly", "daily", "monthly"))
@@ -135,7 +135,7 @@ def check(name: str, answer: Reply) -> None:
 @settings(max_examples=60)
 @given(document=JSON, status=STATUSES, headers=HEADERS)
 def test_any_document(name: str, document: object, status: int, headers: dict[str, str]) -> None:
-    """Any JSON under any status is an outcome."""
+    """Any JSON under any status gives an outcome."""
     check(name, reply(document, status, headers))
 
 
@@ -143,7 +143,7 @@ def test_any_document(name: str, document: object, status: int, headers: dict[st
 @settings(max_examples=100)
 @given(data=st.data())
 def test_any_change_to_a_good_answer(name: str, data: st.DataObject) -> None:
-    """A good answer with values exchanged for hostile ones is an outcome."""
+    """A good answer with values replaced by hostile ones gives an outcome."""
     document = GOOD[name](SHA256)
     for _ in range(data.draw(st.integers(1, 4))):
         path = data.draw(st.sampled_from(paths(document)))
@@ -157,7 +157,7 @@ def test_any_change_to_a_good_answer(name: str, data: st.DataObject) -> None:
 @settings(max_examples=50)
 @given(data=st.data())
 def test_any_bytes(name: str, data: st.DataObject) -> None:
-    """Any bytes, and a good answer cut or altered anywhere, are an outcome."""
+    """Any bytes, and a good answer cut or altered anywhere, give an outcome."""
     whole = json.dumps(GOOD[name](SHA256)).encode()
     place = data.draw(st.integers(0, len(whole)))
     body = data.draw(
@@ -168,10 +168,12 @@ def test_any_bytes(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_single_change(name: str) -> None:
-    """Each value of a good answer, exchanged for hostile ones in turn, gives an outcome."""
+    """Each value of a good answer, replaced by hostile ones in turn, gives an outcome."""
     document = GOOD[name](SHA256)
     every = paths(document)
-    some = 3 if len(every) > 60 else 1  # of a long answer each place has a third, the next place another
+    some = (
+        3 if len(every) > 60 else 1
+    )  # each place of a long answer gets a third of the values, the next place another third
     for number, path in enumerate(every):
         for value in HOSTILE[number % some :: some]:
             check(name, reply(changed(document, path, value)))
@@ -179,7 +181,7 @@ def test_every_single_change(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_good_answer_is_found_and_another_files_is_not(name: str) -> None:
-    """The file's own answer is found, so that the checks above are not of failures alone; another file's never is."""
+    """Negative control: the file's own answer is Found, another file's never is."""
     provider, (asked, *_) = PROVIDERS[name]
     samples = PROVIDERS[name][1]
 
@@ -194,15 +196,15 @@ def test_a_good_answer_is_found_and_another_files_is_not(name: str) -> None:
 @settings(max_examples=60)
 @given(response=st.dictionaries(st.text(st.characters(), max_size=10), JSON, max_size=5))
 def test_any_kept_response(name: str, response: dict[str, Any]) -> None:
-    """A response that the cache kept, whoever wrote it, is read without an exception; facts in it stay in bounds."""
-    finding = PROVIDERS[name][0].finding(response)
+    """Any response in the cache is read without an exception, and its facts stay within bounds."""
+    verdict = PROVIDERS[name][0].verdict(response)
 
-    stored_fields = {field: value for field, value in asdict(finding).items() if field != "response"}
+    stored_fields = {field: value for field, value in asdict(verdict).items() if field != "response"}
     assert "\x00" not in str(stored_fields)
 
 
 def test_nothing_is_read_from_an_empty_quota() -> None:
-    """A quota without figures is no quota: the check above would see a limit of 0."""
+    """Negative control: a quota without figures is None, so the check above would notice a limit of 0."""
     answer = {"data": {"api_requests_daily": {"user": {"allowed": 0, "used": 9}, "group": {"allowed": 7, "used": 1}}}}
 
     assert VIRUSTOTAL.quota(reply(answer)) == KeyQuota(daily_allowed=7, daily_used=1)
@@ -210,7 +212,7 @@ def test_nothing_is_read_from_an_empty_quota() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> None:
-    """Findings of answers full of hostile texts come back from the database as they went in."""
+    """Verdicts of answers full of hostile texts are read from the database as they were stored."""
     provider, samples = PROVIDERS[name]
     text = f"a\x00b\ud800c\U0001f600\u202e{KEY}" + "é" * 3000
     document = GOOD[name](SHA256)
@@ -224,8 +226,8 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
         document[0]["MD5"] = GOOD[name](SHA256)[0]["MD5"]
     outcome = provider.outcomes(samples, reply(document))[SHA256]
     assert isinstance(outcome, Found)
-    finding = outcome.finding
-    assert_storable(finding)
+    verdict = outcome.verdict
+    assert_storable(verdict)
 
     with write_transaction(engine) as connection:
         connection.execute(
@@ -234,21 +236,21 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
                 provider=provider.name,
                 fetched_at=NOW,
                 confirmed_at=NOW,
-                verdict=finding.verdict,
-                classification=finding.classification,
-                positives=finding.positives,
-                total=finding.total,
-                first_seen=finding.first_seen,
-                last_analysis=finding.last_analysis,
-                response=finding.response,
+                verdict=verdict.verdict,
+                classification=verdict.classification,
+                positives=verdict.positives,
+                total=verdict.total,
+                first_seen=verdict.first_seen,
+                last_analysis=verdict.last_analysis,
+                response=verdict.response,
             )
         )
         connection.execute(
             insert(EnrichmentCacheEntry).values(
                 provider=provider.name,
                 key=provider.cache_key(samples[0]),
-                status=finding.verdict,
-                response=finding.response,
+                status=verdict.verdict,
+                response=verdict.response,
                 fetched_at=NOW,
                 expires_at=NOW + dt.timedelta(days=1),
             )
@@ -257,5 +259,5 @@ def test_what_hostile_answers_leave_can_be_stored(name: str, engine: Engine) -> 
         row = connection.execute(select(FileVerdict.__table__)).one()
         kept = connection.execute(select(EnrichmentCacheEntry.response)).scalar_one()
 
-    assert provider.finding(kept) == finding
-    assert (row.classification, row.response) == (finding.classification, finding.response)
+    assert provider.verdict(kept) == verdict
+    assert (row.classification, row.response) == (verdict.classification, verdict.response)

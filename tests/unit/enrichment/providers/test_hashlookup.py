@@ -1,4 +1,4 @@
-"""CIRCL hashlookup: one file by SHA-256 or many by MD5, and what vouches for a file."""
+"""CIRCL hashlookup: one file by SHA-256 or many by MD5, and which entries vouch for a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BOTH = [sample(), sample(OTHER)]
 
 
 def entry(sha256: str = SHA256, **changes: Any) -> dict[str, Any]:
-    """Return what hashlookup knows about a file."""
+    """Return hashlookup's entry of a file."""
     return {**stand_ins.entry(sha256), **changes}
 
 
@@ -42,24 +42,24 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def outcomes(samples: list[Sample], document: object, status: int = 200) -> list[Outcome]:
-    """Return what an answer means for each file, in order."""
+    """Return the outcome of a reply for each file, in order."""
     found = PROVIDER.outcomes(samples, reply(document, status))
-    assert [*found] == [one.sha256 for one in samples]
-    for one in found.values():
-        assert_sound(one)
+    assert [*found] == [asked.sha256 for asked in samples]
+    for outcome in found.values():
+        assert_sound(outcome)
     return [*found.values()]
 
 
-def finding(document: dict[str, Any]) -> ProviderVerdict:
-    """Return what an entry says, which the kept response has to say again."""
+def verdict_of(document: dict[str, Any]) -> ProviderVerdict:
+    """Return the verdict of an entry; its stored response must give the same verdict."""
     (found,) = outcomes([sample()], document)
     assert isinstance(found, Found)
-    assert PROVIDER.finding(json.loads(json.dumps(found.finding.response))) == found.finding
-    return found.finding
+    assert PROVIDER.verdict(json.loads(json.dumps(found.verdict.response))) == found.verdict
+    return found.verdict
 
 
 def test_what_is_asked() -> None:
-    """One file by its SHA-256; several by their MD5 in upper case, in one request without a key."""
+    """One file is asked about by SHA-256, several by MD5 in upper case in one request; neither has a key."""
     assert PROVIDER.request([sample()]) == Request("GET", f"{URL}/lookup/sha256/{SHA256}")
     assert PROVIDER.request(BOTH) == Request(
         "POST", f"{URL}/bulk/md5", document={"hashes": [md5_of(SHA256).upper(), md5_of(OTHER).upper()]}
@@ -67,18 +67,18 @@ def test_what_is_asked() -> None:
 
 
 def test_batches() -> None:
-    """Files go together as far as their MD5 is known, at most a hundred; one without goes alone."""
+    """Files with an MD5 share a request, at most a hundred; a file without one is asked about alone."""
     known = [sample(f"{number:064x}") for number in range(150)]
     unknown = [Sample(f"{number:064x}", md5=md5) for number, md5 in enumerate([None, "", "short", "x" * 32])]
 
     assert PROVIDER.batch(known) == known[:100]
     assert PROVIDER.batch(known[:3] + unknown + known) == known[:3]
-    for one in unknown:
-        assert PROVIDER.batch([one, *known]) == [one]
+    for without_md5 in unknown:
+        assert PROVIDER.batch([without_md5, *known]) == [without_md5]
 
 
 def test_answers_of_a_server_are_understood() -> None:
-    """Both questions work against a server: what it knows, and what it does not."""
+    """Both requests work against a server, for known files and for unknown ones."""
     with stand_ins.Hashlookup() as stand_in, HttpClient(5, SystemClock()) as client:
         stand_in.add(SHA256)
         provider = Hashlookup(stand_in.url, None, Limits())
@@ -88,13 +88,13 @@ def test_answers_of_a_server_are_understood() -> None:
             assert isinstance(answer, Reply)
             found += provider.outcomes(samples, answer).values()
 
-    assert [Found, Unknown, Found, Unknown] == [type(one) for one in found]
-    assert {"known-good"} == {one.finding.verdict for one in found if isinstance(one, Found)}
+    assert [Found, Unknown, Found, Unknown] == [type(outcome) for outcome in found]
+    assert {"known-good"} == {outcome.verdict.verdict for outcome in found if isinstance(outcome, Found)}
 
 
 def test_an_entry_is_read_whole() -> None:
-    """Name, hashes, size and type come from their places."""
-    found = finding(entry())
+    """Name, hashes, size and type come from their fields."""
+    found = verdict_of(entry())
 
     assert found == ProviderVerdict(
         "known-good",
@@ -131,18 +131,18 @@ def test_an_entry_is_read_whole() -> None:
     ],
 )
 def test_what_vouches_for_a_file(changes: dict[str, Any], verdict: str) -> None:
-    """Many sources, or the reference library, vouch for a file; nobody does for one that somebody calls malicious."""
-    assert verdict == finding(entry(**changes)).verdict
+    """Many sources, or the reference library, vouch for a file, unless any source calls it malicious."""
+    assert verdict == verdict_of(entry(**changes)).verdict
 
 
 def test_a_file_known_as_malicious_is_called_as_hashlookup_does() -> None:
-    """Who says that a file is malicious is its label."""
-    assert finding(entry(KnownMalicious=["vx-one", "vx-two"])).classification == "vx-one, vx-two"
+    """The label of a malicious file names who calls it malicious."""
+    assert verdict_of(entry(KnownMalicious=["vx-one", "vx-two"])).classification == "vx-one, vx-two"
 
 
 @pytest.mark.parametrize("given", [OTHER.upper(), None, 7, ""])
 def test_an_entry_of_another_file_is_no_answer(given: object) -> None:
-    """What was asked for by SHA-256 has to have it."""
+    """An answer to a question by SHA-256 must contain that SHA-256."""
     (found,) = outcomes([sample()], entry(**{"SHA-256": given}))
 
     assert isinstance(found, Failed)
@@ -153,16 +153,16 @@ def test_an_entry_of_another_file_is_no_answer(given: object) -> None:
 
 
 def test_many_are_told_apart_by_their_md5() -> None:
-    """Those that are listed are known, in any order, the others are not."""
+    """Files that are listed, in any order, are known; the rest are unknown."""
     found = outcomes([*BOTH, sample("f" * 64)], [entry(OTHER), entry(SHA256)])
 
-    assert [Found, Found, Unknown] == [type(one) for one in found]
-    assert [md5_of(SHA256), md5_of(OTHER)] == [one.finding.md5 for one in found if isinstance(one, Found)]
+    assert [Found, Found, Unknown] == [type(outcome) for outcome in found]
+    assert [md5_of(SHA256), md5_of(OTHER)] == [outcome.verdict.md5 for outcome in found if isinstance(outcome, Found)]
 
 
 @pytest.mark.parametrize("changes", [{"SHA-256": OTHER.upper()}, {"SHA-256": 7}, {"SHA-1": sha1_of(OTHER).upper()}])
 def test_a_file_with_the_md5_of_a_harmless_one_is_not_that_file(changes: dict[str, Any]) -> None:
-    """A file made to have a known file's MD5 does not get its good name."""
+    """A file forged to collide with a known file's MD5 does not become known-good."""
     first, _ = outcomes(BOTH, [entry(**changes)])
 
     assert isinstance(first, Unknown)
@@ -173,24 +173,24 @@ def test_of_several_entries_with_one_md5_the_files_own_counts() -> None:
     first, _ = outcomes(BOTH, [entry(**{"SHA-256": OTHER.upper(), "FileName": "another"}), entry()])
 
     assert isinstance(first, Found)
-    assert first.finding.description == "/bin/busybox"
+    assert first.verdict.description == "/bin/busybox"
 
 
 def test_an_md5_alone_vouches_for_nothing() -> None:
-    """An entry without SHA-256 says little: no good name, and nothing about the file itself; a bad name counts."""
+    """An entry without SHA-256 counts only against a file: it gives neither known-good nor facts about the file."""
     bare = without(entry(), "SHA-256")
     good, _ = outcomes(BOTH, [bare])
     bad, _ = outcomes(BOTH, [{**bare, "KnownMalicious": "vx"}])
 
     assert isinstance(good, Found)
     assert isinstance(bad, Found)
-    assert (good.finding.verdict, good.finding.size_bytes, good.finding.sha1) == ("unknown", None, None)
-    assert (bad.finding.verdict, bad.finding.classification) == ("malicious", "vx")
+    assert (good.verdict.verdict, good.verdict.size_bytes, good.verdict.sha1) == ("unknown", None, None)
+    assert (bad.verdict.verdict, bad.verdict.classification) == ("malicious", "vx")
 
 
 @pytest.mark.parametrize("stray", [None, 7, [], {}, {"MD5": None}, {"MD5": "short"}, stand_ins.entry("e" * 64)])
 def test_an_entry_that_belongs_to_nobody_makes_nobody_unknown(stray: object) -> None:
-    """Where an entry cannot be read, those without one are asked about again; the others have their answer."""
+    """If an entry is unreadable, files without an entry are asked about again; the rest have their answer."""
     first, second = outcomes(BOTH, [stray, entry()])
 
     assert isinstance(first, Found)
@@ -213,7 +213,7 @@ def test_an_entry_that_belongs_to_nobody_makes_nobody_unknown(stray: object) -> 
     ],
 )
 def test_many_share_what_went_wrong(status: int, document: object, expected: tuple[type, str | None]) -> None:
-    """Trouble with a request is trouble for each file in it; none of a hundred is given up for it."""
+    """An error of a request is a failure of each file in it; no file is refused for it."""
     for found in outcomes(BOTH, document, status):
         assert expected == (type(found), getattr(found, "scope", getattr(found, "kind", None)))
 
@@ -235,7 +235,7 @@ def test_many_share_what_went_wrong(status: int, document: object, expected: tup
     ],
 )
 def test_one_that_is_not_known(status: int, document: object, expected: tuple[type, str | None]) -> None:
-    """Only hashlookup's own words make a file unknown or refused."""
+    """Only hashlookup's own message makes a file unknown or refused."""
     (found,) = outcomes([sample()], document, status)
 
     assert expected == (type(found), getattr(found, "scope", getattr(found, "kind", None)))

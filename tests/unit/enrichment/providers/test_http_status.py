@@ -1,4 +1,4 @@
-"""What answers mean that are no report: by HTTP status, by whose words they are, and when to come back."""
+"""Outcomes of replies that are no report: by HTTP status, by the origin of the body, and by Retry-After."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import datetime as dt
 import pytest
 
 from cowrieprocessor.enrichment.providers.base import Failed, RateLimited, Refused
-from cowrieprocessor.enrichment.providers.http_status import retry_after, trouble
+from cowrieprocessor.enrichment.providers.http_status import error_outcome, retry_after
 from tests.unit.enrichment.asking import HTML, KEY, NOW, assert_sound, reply
 
 
 def kind_of(outcome: RateLimited | Refused | Failed) -> str:
-    """Return an outcome in one word."""
+    """Return an outcome as a short text."""
     match outcome:
         case RateLimited():
             return "rate limited"
@@ -48,8 +48,8 @@ def kind_of(outcome: RateLimited | Refused | Failed) -> str:
     ],
 )
 def test_statuses(status: int, said: str | None, expected: str) -> None:
-    """Refusals count only in the source's own words; a proxy's page never condemns a file or a key."""
-    outcome = trouble(reply(HTML, status), "VirusTotal", said, key=KEY)
+    """A refusal counts only with the source's own message; a proxy's page never refuses a file or a key."""
+    outcome = error_outcome(reply(HTML, status), "VirusTotal", said, key=KEY)
 
     assert expected == kind_of(outcome)
     assert_sound(outcome)
@@ -57,18 +57,18 @@ def test_statuses(status: int, said: str | None, expected: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 204])
 def test_an_empty_answer_is_called_so(status: int) -> None:
-    """Nothing at all is no answer."""
-    assert kind_of(trouble(reply(b" ", status), "VirusTotal", None, key=None)) == "empty-answer"
+    """An empty body is not an answer."""
+    assert kind_of(error_outcome(reply(b" ", status), "VirusTotal", None, key=None)) == "empty-answer"
 
 
 def test_an_empty_403_is_the_sources_own() -> None:
-    """A refusal without words is a refusal."""
-    assert kind_of(trouble(reply(b"", 403), "URLhaus", None, key=None)) == "refused source"
+    """A 403 without a body is a refusal."""
+    assert kind_of(error_outcome(reply(b"", 403), "URLhaus", None, key=None)) == "refused source"
 
 
 def test_reasons_say_who_answered_what_without_the_key() -> None:
-    """The source, the status and its own words, on one line, the key hidden."""
-    outcome = trouble(reply(b"{}", 401), "VirusTotal", f"WrongCredentialsError:\nWrong API key {KEY}", key=KEY)
+    """The description has the source, the status and its message on one line, with the key redacted."""
+    outcome = error_outcome(reply(b"{}", 401), "VirusTotal", f"WrongCredentialsError:\nWrong API key {KEY}", key=KEY)
 
     assert outcome == Refused(
         "VirusTotal answers 401: WrongCredentialsError: Wrong API key ***; check the key", "source"
@@ -91,8 +91,8 @@ def test_reasons_say_who_answered_what_without_the_key() -> None:
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after(header: str, after_s: int, status: int) -> None:
-    """Seconds and dates are honoured, within 31 days and not before now."""
-    outcome = trouble(reply(b"{}", status, {"retry-after": header}), "VirusTotal", "busy", key=None)
+    """Seconds and dates are honoured, up to 31 days ahead and never in the past."""
+    outcome = error_outcome(reply(b"{}", status, {"retry-after": header}), "VirusTotal", "busy", key=None)
 
     assert not isinstance(outcome, Refused)
     assert NOW + dt.timedelta(seconds=after_s) == outcome.retry_at
@@ -100,5 +100,5 @@ def test_retry_after(header: str, after_s: int, status: int) -> None:
 
 @pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "1e3", "Sun, 99 Nov 2026 99:99:99 GMT", "\x00", "١٢"])
 def test_a_retry_after_that_says_nothing_is_passed_over(header: str) -> None:
-    """What cannot be read counts as not said."""
+    """An invalid header counts as missing."""
     assert retry_after(reply(b"", 429, {"retry-after": header})) is None

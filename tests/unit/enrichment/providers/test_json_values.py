@@ -1,4 +1,4 @@
-"""Reading what a source wrote: what is not what it should be counts as missing, and nothing grows without end."""
+"""Typed reading of untrusted JSON: wrong values count as missing, and nothing grows without bounds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cowrieprocessor.enrichment.providers.json_values import (
     MAX_RESPONSE_BYTES,
     bounded,
     hexadecimal,
-    hide,
     integer,
     integer_in_text,
-    moment_of_epoch,
-    moment_of_text,
     parsed,
+    redact,
     text,
+    time_from_epoch,
+    time_from_text,
 )
 from tests.unit.enrichment.asking import KEY, assert_storable_response
 
@@ -46,7 +46,7 @@ def utc(*parts: int) -> dt.datetime:
     ],
 )
 def test_text(given_: object, expected: str | None) -> None:
-    """Texts are storable and bounded; blank ones and what is no text are none."""
+    """Strings are storable and bounded; blank ones and other types are None."""
     assert expected == text(given_)
 
 
@@ -65,7 +65,7 @@ def test_text(given_: object, expected: str | None) -> None:
     ],
 )
 def test_integer(given_: object, expected: int | None) -> None:
-    """Whole numbers that every database keeps; true, 7.0 and "7" are none."""
+    """Only integers that every database stores are read; true, 7.0 and "7" are None."""
     assert expected == integer(given_)
 
 
@@ -74,7 +74,7 @@ def test_integer(given_: object, expected: int | None) -> None:
     [("95268", 95268), (" 7 ", 7), (7, 7), ("-1", None), ("7.5", None), ("٧", None), ("9" * 19, None)],
 )
 def test_integer_in_text(given_: object, expected: int | None) -> None:
-    """Where a source writes numbers as texts, digits are a number."""
+    """A string of digits is read where a source writes numbers as strings."""
     assert expected == integer_in_text(given_)
 
 
@@ -93,8 +93,8 @@ def test_integer_in_text(given_: object, expected: int | None) -> None:
     ],
 )
 def test_moment_of_epoch(given_: object, expected: dt.datetime | None) -> None:
-    """Whole seconds since 1970 in UTC; milliseconds are out of range and not taken for something else."""
-    assert expected == moment_of_epoch(given_)
+    """Integer seconds since 1970 are read in UTC; milliseconds are out of range and not misread."""
+    assert expected == time_from_epoch(given_)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_moment_of_epoch(given_: object, expected: dt.datetime | None) -> None:
     ],
 )
 def test_moment_of_text(given_: object, expected: dt.datetime | None) -> None:
-    """The forms of abuse.ch and ISO 8601; without a zone it is UTC."""
-    assert expected == moment_of_text(given_)
+    """The formats of abuse.ch and ISO 8601 are read; without a zone in UTC."""
+    assert expected == time_from_text(given_)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_hexadecimal(given_: object, expected: str | None) -> None:
     ],
 )
 def test_parsed(body: bytes, expected: object) -> None:
-    """What is JSON is read, whatever else comes is None, and nothing raises."""
+    """JSON is read, any other body is None, and nothing raises."""
     assert expected == parsed(body)
 
 
@@ -165,7 +165,7 @@ JSON = st.recursive(
 @settings(max_examples=150)
 @given(st.dictionaries(st.text(st.characters(), max_size=10) | st.just(KEY), JSON, max_size=6))
 def test_what_is_kept_can_be_stored_and_read_again(document: dict[str, Any]) -> None:
-    """Whatever came: what is kept is bounded JSON without the key, and keeping it once more changes nothing."""
+    """The copy of any value is bounded JSON without the key, and copying it again changes nothing."""
     kept = bounded(document, KEY)
 
     assert_storable_response(kept)
@@ -173,7 +173,7 @@ def test_what_is_kept_can_be_stored_and_read_again(document: dict[str, Any]) -> 
 
 
 def test_the_largest_entries_give_way() -> None:
-    """Where all is too much the largest entries at the top are left out, and the rest stays as it is."""
+    """Of a document that is too large the largest top-level entries are dropped, and the rest is unchanged."""
     document = {"verdict": "malicious", "rows": [{"text": "x" * 900}] * 90, "few": [1, 2]}
 
     kept = bounded(document)
@@ -183,7 +183,7 @@ def test_the_largest_entries_give_way() -> None:
 
 
 def test_deep_and_long_documents_are_cut() -> None:
-    """What lies too deep is left out, long lists and texts are cut."""
+    """Values nested too deeply are dropped, long lists and strings are cut."""
     deep: Any = "bottom"
     for _ in range(50):
         deep = [deep]
@@ -197,11 +197,11 @@ def test_deep_and_long_documents_are_cut() -> None:
 
 @pytest.mark.parametrize("form", [KEY, KEY.upper(), f"https://host/users/{KEY}/overall_quotas", f"{KEY}{KEY}"])
 def test_a_key_is_hidden(form: str) -> None:
-    """A key is hidden wherever it stands and in whichever case."""
-    assert KEY not in hide(form, KEY).lower()
-    assert reading.HIDDEN in hide(form, KEY)
+    """A key is redacted in every place and in any case."""
+    assert KEY not in redact(form, KEY).lower()
+    assert reading.REDACTED in redact(form, KEY)
 
 
 def test_a_key_with_other_characters_is_hidden_in_addresses() -> None:
-    """A key with characters that an address writes otherwise is hidden there as well."""
-    assert hide("https://host/users/a%2Fb%3Dc%2B/x and a/b=c+", "a/b=c+") == "https://host/users/***/x and ***"
+    """A key is also redacted where it is URL-encoded."""
+    assert redact("https://host/users/a%2Fb%3Dc%2B/x and a/b=c+", "a/b=c+") == "https://host/users/***/x and ***"

@@ -1,4 +1,4 @@
-"""Which sources are asked, in which order, and what is missing for one that is wanted."""
+"""Which sources are asked, in which order, and what a source that is named may lack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cowrieprocessor.enrichment.providers.base import Limits, Provider
-from cowrieprocessor.enrichment.providers.registry import SOURCES, configured
+from cowrieprocessor.enrichment.providers.registry import SOURCES, configured_providers
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import Settings, load_settings
@@ -20,13 +20,13 @@ BOTH_KEYS = {"virustotal_key": KEY, "abusech_key": "an-auth-key"}
 
 
 def settings(**given: object) -> Settings:
-    """Return settings as flags would give them."""
+    """Return settings as flags would set them."""
     return load_settings(overrides=given, environ={}, toml_path=None)
 
 
 def named(**given: object) -> list[str]:
-    """Return the names of the sources that settings lead to."""
-    return [provider.name for provider in configured(settings(**given))]
+    """Return the names of the sources that the settings configure."""
+    return [provider.name for provider in configured_providers(settings(**given))]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def named(**given: object) -> list[str]:
     ],
 )
 def test_sources_in_use(given: dict[str, Any], expected: list[str]) -> None:
-    """Those that are named, in that order; else every one that has its key, the cheap ones first."""
+    """Sources are asked in the order that the settings name; by default all that have their key, cheap ones first."""
     assert expected == named(**given)
 
 
@@ -56,16 +56,16 @@ def test_sources_in_use(given: dict[str, Any], expected: list[str]) -> None:
     ],
 )
 def test_what_is_missing_is_named(given: dict[str, Any], variable: str) -> None:
-    """A source that is named without its key, or is not known, is an error that says which setting to change."""
+    """A named source without its key, or an unknown one, is an error that names the setting to change."""
     with pytest.raises(ConfigurationError, match=variable):
-        configured(settings(**given))
+        configured_providers(settings(**given))
 
 
 def test_settings_reach_the_sources(tmp_path: Path) -> None:
-    """Address, key, limits, user and threshold are those of the settings; a user's own limits are told apart."""
+    """URL, key, limits, user and threshold come from the settings; the user's own limits are kept apart."""
     file = tmp_path / "key"
     file.write_text(f"{KEY}\n")
-    made = configured(
+    made = configured_providers(
         settings(
             virustotal_key=f"file:{file}",
             virustotal_url="http://127.0.0.1:8/api/v3",
@@ -87,7 +87,7 @@ def test_settings_reach_the_sources(tmp_path: Path) -> None:
 
 
 def test_a_source_is_called_as_it_calls_itself() -> None:
-    """The name in the list is the name of what it makes, and fits the database."""
+    """Each provider has the name under which it is listed, and that fits its column."""
     for name, (_, make) in SOURCES.items():
         made = make(settings(), None)
         assert isinstance(made, Provider)

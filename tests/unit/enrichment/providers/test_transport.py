@@ -1,4 +1,4 @@
-"""Every source over a real connection to a server that misbehaves: the right outcome, bounded, without any key."""
+"""Every source over a real connection to a server that misbehaves: the right outcome, bounded, without a key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.stand_ins.every_source import (
 from tests.stand_ins.server import Answer, Behaviour, answering, document
 
 IMPATIENT_S = 0.5
-"""How long a client waits where no answer comes."""
+"""The timeout of a client where no answer comes."""
 
 MEMORY_BYTES = MAX_BODY_BYTES + 24 * 1024 * 1024
 
@@ -46,14 +46,14 @@ def scene() -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[HttpClient]:
-    """A client that waits long."""
+    """A client with a long timeout."""
     with HttpClient(PATIENT_S, ManualClock()) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[HttpClient]:
-    """A client that does not wait long."""
+    """A client with a short timeout."""
     with HttpClient(IMPATIENT_S, ManualClock()) as client:
         yield client
 
@@ -86,7 +86,7 @@ BROKEN: dict[Behaviour, str] = {
     behaviours.HUGE: "too-large",
     behaviours.ENDLESS: "too-large",
 }
-"""What a broken answer is called, for every source."""
+"""The kind of failure of each broken answer, for every source."""
 
 SILENT = (behaviours.HANG, behaviours.HANG_IN_BODY, behaviours.SLOW_DRIP, behaviours.DRIPPING_HEADERS)
 """Answers that never arrive whole."""
@@ -94,18 +94,18 @@ SILENT = (behaviours.HANG, behaviours.HANG_IN_BODY, behaviours.SLOW_DRIP, behavi
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_in_good_health_is_understood(source: str, scene: Scene, patient: HttpClient) -> None:
-    """A known file is found and an unknown one is not: what the broken answers below are compared with."""
+    """Negative control for the broken answers below: a known file is Found and an unknown one is Unknown."""
     _, provider = scene.providers[source]
     found = asked(patient, provider)
     assert isinstance(found, Found)
-    assert provider.finding(found.finding.response) == found.finding
+    assert provider.verdict(found.verdict.response) == found.verdict
     assert isinstance(asked(patient, provider, Sample(OTHER, download_url="http://192.0.2.8/")), Unknown)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("behaviour", BROKEN, ids=str)
 def test_a_broken_answer_is_failed(source: str, behaviour: Behaviour, scene: Scene, patient: HttpClient) -> None:
-    """Whatever arrives instead of an answer is Failed with a kind that says what; one request is sent, not two."""
+    """Whatever arrives in place of an answer is Failed with its kind; one request is sent, not two."""
     stand_in, provider = scene.providers[source]
     before = len(stand_in.log)
     stand_in.fail_next(1, behaviour)
@@ -116,7 +116,7 @@ def test_a_broken_answer_is_failed(source: str, behaviour: Behaviour, scene: Sce
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_other_texts_everywhere_are_failed(source: str, scene: Scene, patient: HttpClient) -> None:
-    """A document whose every value is some other text is Failed: no file is found in it, and none unknown."""
+    """A document whose every value is another string is Failed: the file is neither found nor unknown."""
     stand_in, provider = scene.providers[source]
     stand_in.fail_next(1, behaviours.ALL_TEXTS)
     assert summary(asked(patient, provider)) in ("Failed bad-body", "Failed other")
@@ -124,7 +124,7 @@ def test_other_texts_everywhere_are_failed(source: str, scene: Scene, patient: H
 
 @pytest.mark.parametrize("behaviour", SILENT, ids=str)
 def test_a_silent_server_is_a_timeout(behaviour: Behaviour, scene: Scene, impatient: HttpClient) -> None:
-    """A server that says nothing, or says it a byte at a time, has as long as one request may take in all."""
+    """A server that sends nothing, or a byte at a time, times out after the timeout of a whole request."""
     stand_in, provider = scene.providers["virustotal"]
     stand_in.fail_next(1, behaviour)
     assert "Failed timeout" == summary(asked(impatient, provider))
@@ -134,7 +134,7 @@ def test_a_silent_server_is_a_timeout(behaviour: Behaviour, scene: Scene, impati
     "behaviour", [behaviours.HUGE, behaviours.ENDLESS, behaviours.GZIP_BOMB, behaviours.MANY_HEADERS], ids=str
 )
 def test_no_answer_takes_much_memory(behaviour: Behaviour, scene: Scene, patient: HttpClient) -> None:
-    """An answer that is too large, or unpacks to it, takes no more memory than the longest one allowed."""
+    """An answer that is too large, or unpacks to a large one, takes no more memory than the longest one allowed."""
     stand_in, provider = scene.providers["virustotal"]
     asked(patient, provider)
     stand_in.fail_next(1, behaviour)
@@ -149,7 +149,7 @@ def test_no_answer_takes_much_memory(behaviour: Behaviour, scene: Scene, patient
 
 
 def test_the_measure_of_memory_sees_a_large_answer(scene: Scene) -> None:
-    """A client without a bound takes more memory than that: the measure above can fail."""
+    """Negative control: a client without a bound takes more memory than that."""
     stand_in, provider = scene.providers["virustotal"]
     with HttpClient(PATIENT_S, ManualClock(), max_body_bytes=2 * behaviours.HUGE_BYTES) as unbounded:
         stand_in.fail_next(1, behaviours.HUGE)
@@ -164,7 +164,7 @@ def test_the_measure_of_memory_sees_a_large_answer(scene: Scene) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int, scene: Scene, patient: HttpClient) -> None:
-    """Nothing, least of all a key, goes where a redirect leads, and only its host is named."""
+    """No request, and so no key, follows a redirect; only the host of its target is named."""
     with virustotal.VirusTotal(ManualClock(), limits=UNLIMITED) as elsewhere:
         elsewhere.add(SHA256)
         for stand_in, provider in scene.providers.values():
@@ -177,7 +177,7 @@ def test_a_redirect_is_not_followed(status: int, scene: Scene, patient: HttpClie
 
 
 def test_a_connection_that_died_costs_no_second_request(scene: Scene, patient: HttpClient) -> None:
-    """A connection that is in use again and is dropped then is no reason to send a request twice."""
+    """A reused connection that is dropped does not cause a second request."""
     stand_in, provider = scene.providers["virustotal"]
     assert isinstance(asked(patient, provider), Found)
     before = len(stand_in.log)
@@ -188,7 +188,7 @@ def test_a_connection_that_died_costs_no_second_request(scene: Scene, patient: H
 
 
 def test_nobody_listening_is_a_failed_connection(patient: HttpClient) -> None:
-    """A service that is not there is Failed."""
+    """A service that does not listen is Failed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     outcome = asked(patient, VirusTotal(f"http://127.0.0.1:{port}/api/v3", virustotal.KEY))
@@ -196,7 +196,7 @@ def test_nobody_listening_is_a_failed_connection(patient: HttpClient) -> None:
 
 
 def test_plain_http_where_tls_is_expected_is_failed(scene: Scene, patient: HttpClient) -> None:
-    """A server that speaks no TLS is Failed under an https address."""
+    """A server without TLS is Failed under an https URL."""
     stand_in, _ = scene.providers["virustotal"]
     outcome = asked(patient, VirusTotal(stand_in.url.replace("http:", "https:"), virustotal.KEY))
     assert "Failed connection" == summary(outcome)
@@ -205,7 +205,7 @@ def test_plain_http_where_tls_is_expected_is_failed(scene: Scene, patient: HttpC
 def test_no_key_in_logs_and_reasons(
     scene: Scene, patient: HttpClient, impatient: HttpClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key that is in an address, or that a server repeats, stands in no log, reason, repr or stored answer."""
+    """A key that is in a URL, or that a server repeats, appears in no log, reason, repr or stored answer."""
     caplog.set_level(logging.DEBUG)
     stand_in, provider = scene.providers["virustotal"]
     key = virustotal.KEY
@@ -226,7 +226,7 @@ def test_no_key_in_logs_and_reasons(
     )
     found = asked(patient, provider)
     assert isinstance(found, Found)
-    assert_no_key(repr(found.finding.response).lower())
+    assert_no_key(repr(found.verdict.response).lower())
     request = provider.quota_request()
     assert request is not None
     assert key in request.url
@@ -257,7 +257,7 @@ def test_threads_do_not_disturb_each_other(scene: Scene) -> None:
             for sha256 in some:
                 outcome = asked(client, provider, Sample(sha256))
                 if isinstance(outcome, Found):
-                    seen[sha256] = outcome.finding.positives
+                    seen[sha256] = outcome.verdict.positives
 
     threads = [threading.Thread(target=work, args=(hashes[start::4],)) for start in range(4)]
     for thread in threads:
@@ -280,7 +280,7 @@ def test_a_request_says_who_sends_it(scene: Scene, patient: HttpClient) -> None:
 
 
 def test_no_cookie_is_sent_back(scene: Scene, patient: HttpClient) -> None:
-    """What a server sets as a cookie is not sent to it again."""
+    """A cookie that a server sets is not sent back."""
     stand_in, provider = scene.providers["virustotal"]
     answer = virustotal.error(404, "NotFoundError")
     cookie = Answer(answer.status, answer.body, headers={"Set-Cookie": "track=1; Path=/"})
@@ -291,7 +291,7 @@ def test_no_cookie_is_sent_back(scene: Scene, patient: HttpClient) -> None:
 
 
 def test_a_method_that_is_neither_is_not_sent(patient: HttpClient, scene: Scene) -> None:
-    """A request that cannot be made is Failed as well, not an exception."""
+    """A request that cannot be built is Failed, not an exception."""
     stand_in, _ = scene.providers["virustotal"]
     before = len(stand_in.log)
     for request in (

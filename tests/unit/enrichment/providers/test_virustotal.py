@@ -25,13 +25,13 @@ from cowrieprocessor.enrichment.providers.base import (
 )
 from cowrieprocessor.enrichment.providers.virustotal import UploadAddress, Uploaded, VirusTotal
 from tests.stand_ins import virustotal as stand_ins
-from tests.unit.enrichment.asking import HTML, KEY, NOW, OTHER, SHA256, assert_sayable, assert_sound, reply, sample
+from tests.unit.enrichment.asking import HTML, KEY, NOW, OTHER, SHA256, assert_printable, assert_sound, reply, sample
 
 URL = "https://www.virustotal.com/api/v3"
 
 
 def virustotal(**how: Any) -> VirusTotal:
-    """Return the source."""
+    """Return the provider."""
     return VirusTotal(URL, KEY, **how)
 
 
@@ -41,18 +41,18 @@ def body(attributes: object, id_: object = SHA256, kind: object = "file") -> dic
 
 
 def outcome(document: object, status: int = 200, **how: Any) -> Outcome:
-    """Return what an answer about SHA256 means."""
+    """Return the outcome of a reply about SHA256."""
     (found,) = virustotal(**how).outcomes([sample()], reply(document, status)).items()
     assert found[0] == SHA256
     assert_sound(found[1])
     return found[1]
 
 
-def finding(attributes: object, **how: Any) -> ProviderVerdict:
-    """Return what a report says."""
+def verdict_of(attributes: object, **how: Any) -> ProviderVerdict:
+    """Return the verdict of a report."""
     found = outcome(body(attributes), **how)
     assert isinstance(found, Found)
-    return found.finding
+    return found.verdict
 
 
 def error(code: str, message: str = "a message") -> dict[str, Any]:
@@ -61,7 +61,7 @@ def error(code: str, message: str = "a message") -> dict[str, Any]:
 
 
 def test_what_is_asked() -> None:
-    """The report by SHA-256, the key in its header, and one unit for each file."""
+    """The report is requested by SHA-256, with the key in its header, one request for each file."""
     provider = virustotal()
     request = provider.request([sample()])
 
@@ -72,10 +72,10 @@ def test_what_is_asked() -> None:
 
 
 def test_a_report_is_read_whole() -> None:
-    """Everything that a finding has comes from its place in the report."""
+    """Every field of a verdict comes from its place in the report."""
     attributes = stand_ins.report(SHA256, malicious=12, total=70)
 
-    found = finding(attributes)
+    found = verdict_of(attributes)
 
     assert found == ProviderVerdict(
         "malicious",
@@ -96,10 +96,10 @@ def test_a_report_is_read_whole() -> None:
 
 
 def test_what_is_kept_of_a_report_is_enough_to_read_it_again() -> None:
-    """The kept response leads to the same finding, also after a way through JSON; silent engines are not kept."""
-    found = finding(stand_ins.report(SHA256, malicious=12, total=70, names=tuple(f"name {n}" for n in range(50))))
+    """The stored response, also after JSON, gives the same verdict; engines without a detection are dropped."""
+    found = verdict_of(stand_ins.report(SHA256, malicious=12, total=70, names=tuple(f"name {n}" for n in range(50))))
 
-    assert virustotal().finding(json.loads(json.dumps(found.response))) == found
+    assert virustotal().verdict(json.loads(json.dumps(found.response))) == found
     assert len(found.response["names"]) == 20
     assert len(found.response["last_analysis_results"]) == 12
 
@@ -125,32 +125,32 @@ def test_what_is_kept_of_a_report_is_enough_to_read_it_again() -> None:
     ],
 )
 def test_verdicts(stats: object, malicious_at: int, expected: tuple[str, int | None, int | None]) -> None:
-    """The verdict follows the engines that had an opinion; figures that are not there are not made up."""
-    found = finding({"last_analysis_stats": stats}, malicious_at=malicious_at)
+    """The verdict follows the engines that gave a result; missing figures are not made up."""
+    found = verdict_of({"last_analysis_stats": stats}, malicious_at=malicious_at)
 
     assert expected == (found.verdict, found.positives, found.total)
 
 
 def test_a_known_file_without_analysis_is_found() -> None:
-    """A report without analysis, label or anything is a found file with the verdict unknown."""
-    assert finding(stand_ins.report(SHA256, analysed_at=None)).verdict == "unknown"
-    assert finding({}) == ProviderVerdict("unknown", response={"sha256": SHA256})
-    assert finding(None) == ProviderVerdict("unknown", response={"sha256": SHA256})
+    """A report without an analysis or a label is a found file with the verdict unknown."""
+    assert verdict_of(stand_ins.report(SHA256, analysed_at=None)).verdict == "unknown"
+    assert verdict_of({}) == ProviderVerdict("unknown", response={"sha256": SHA256})
+    assert verdict_of(None) == ProviderVerdict("unknown", response={"sha256": SHA256})
 
 
 @pytest.mark.parametrize(
     "replacement", [None, [], {}, "a text", 7, True, -1, 1.5, [None], {"value": None}, [{"value": 7}]]
 )
 def test_attributes_of_wrong_types_count_as_missing(replacement: object) -> None:
-    """Null or a wrong type in any one attribute is never a failure, and costs no other attribute."""
+    """Null or a wrong type in any single attribute is no failure, and affects no other attribute."""
     attributes = stand_ins.report(SHA256, malicious=12, total=70)
-    complete = finding(attributes)
+    complete = verdict_of(attributes)
 
     for name in attributes.keys() - {"sha256", "last_analysis_stats", "popular_threat_classification"}:
-        found = finding({**attributes, name: replacement})
+        found = verdict_of({**attributes, name: replacement})
         assert (found.verdict, found.positives, found.classification) == ("malicious", 12, complete.classification)
     for name in ("last_analysis_stats", "popular_threat_classification"):
-        assert finding({**attributes, name: replacement}).size_bytes == 95_268
+        assert verdict_of({**attributes, name: replacement}).size_bytes == 95_268
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_attributes_of_wrong_types_count_as_missing(replacement: object) -> None
     ],
 )
 def test_labels(threat: object, expected: tuple[str | None, str | None]) -> None:
-    """Label and family are taken where they stand, and nothing else is taken for them."""
-    found = finding({"popular_threat_classification": threat})
+    """Label and family are read from their places, and nothing else is read as them."""
+    found = verdict_of({"popular_threat_classification": threat})
 
     assert expected == (found.classification, found.family)
 
@@ -187,7 +187,7 @@ def test_labels(threat: object, expected: tuple[str | None, str | None]) -> None
     ],
 )
 def test_an_answer_about_something_else_is_no_answer(document: object) -> None:
-    """Another file's report, a page of a proxy, half a document: the question is asked again later."""
+    """Another file's report, a proxy's page or half a document is Failed: the question is asked again later."""
     failed = outcome(document)
 
     assert isinstance(failed, Failed)
@@ -236,37 +236,37 @@ def test_not_found_is_an_answer() -> None:
     ],
 )
 def test_errors(status: int, document: object, expected: tuple[type, str | None]) -> None:
-    """Every row of VirusTotal's table of errors, and what stands between it and us."""
+    """Every row of VirusTotal's table of errors, and the replies of proxies, have their outcome."""
     found = outcome(document, status)
 
     assert expected == (type(found), getattr(found, "scope", getattr(found, "kind", None)))
 
 
 def test_a_key_that_comes_back_is_neither_kept_nor_said() -> None:
-    """A key that an answer repeats reaches neither the database nor a message."""
+    """A key that a reply repeats reaches neither the database nor a message."""
     attributes = stand_ins.report(SHA256, malicious=1)
     attributes["names"] = [f"{KEY}.bin"]
     attributes["type_description"] = f"ELF {KEY.upper()}"
     attributes["total_votes"] = {KEY: 1}
 
-    found = finding(attributes)
+    found = verdict_of(attributes)
     refused = outcome(error("WrongCredentialsError", f"Wrong API key {KEY}"), 401)
 
     assert found.description == "ELF ***"
     assert isinstance(refused, Refused)
-    assert_sayable(refused.reason)
+    assert_printable(refused.reason)
 
 
-# --- what the key may do ---
+# --- the quota of a key ---
 
 
 def quota(data: object, status: int = 200) -> KeyQuota | None:
-    """Return what an answer to the question for the quota says."""
+    """Return the quota in a reply to the quota request."""
     return virustotal().quota(reply({"data": data}, status))
 
 
 def test_the_quota_is_asked_for_by_user_or_key() -> None:
-    """With the user's name there is no key in the address; a name is quoted."""
+    """With the user's name the URL contains no key; the name is quoted."""
     by_key, by_user = virustotal().quota_request(), virustotal(user="a/b").quota_request()
 
     assert by_key == Request("GET", f"{URL}/users/{KEY}/overall_quotas", {"x-apikey": KEY})
@@ -275,7 +275,7 @@ def test_the_quota_is_asked_for_by_user_or_key() -> None:
 
 @pytest.mark.parametrize("level", ["user", "group"])
 def test_the_quota_is_read_at_the_user_or_the_group(level: str) -> None:
-    """Allowed and used stand below `user`, else below `group`; there is no level `attributes`."""
+    """Allowed and used are below `user`, else below `group`; there is no level `attributes`."""
     data = {
         "api_requests_hourly": {level: {"allowed": 240, "used": 3}},
         "api_requests_daily": {level: {"allowed": 500, "used": 4}},
@@ -300,7 +300,7 @@ def test_a_limit_that_is_not_stated_is_none(figures: object) -> None:
 
 
 def test_the_group_serves_where_the_user_has_no_figure() -> None:
-    """The user's own limit goes first; without one it is the group's."""
+    """The user's own limit takes precedence over the group's."""
     group = {"allowed": 9000, "used": 10, "inherited_from": "group"}
 
     assert quota({"api_requests_daily": {"user": {"allowed": 0, "used": 0}, "group": group}}) == KeyQuota(
@@ -312,7 +312,7 @@ def test_the_group_serves_where_the_user_has_no_figure() -> None:
     ("status", "document"), [(401, error("x")), (404, error("x")), (200, HTML), (200, []), (200, {})]
 )
 def test_no_quota_is_read_from_an_error(status: int, document: object) -> None:
-    """An answer that says nothing usable says nothing."""
+    """A reply without a usable quota is None."""
     assert virustotal().quota(reply(document, status)) is None
 
 
@@ -320,7 +320,7 @@ def test_no_quota_is_read_from_an_error(status: int, document: object) -> None:
 
 
 def test_uploads_arrive() -> None:
-    """Small files go to /files, larger ones to an address that is asked for; both answers name an analysis."""
+    """Small files go to /files, larger ones to an address that is requested first; both replies name an analysis."""
     with stand_ins.VirusTotal() as stand_in, HttpClient(5, SystemClock()) as client:
         provider = VirusTotal(stand_in.url, stand_ins.KEY)
         small = client.send(provider.upload_request("small.bin", b"small\x00"))
@@ -348,7 +348,7 @@ def test_uploads_arrive() -> None:
     ],
 )
 def test_the_key_goes_to_its_own_domain_only(address: str, has_key: bool) -> None:
-    """A file may go to any https address that VirusTotal names, the key only to a host of its domain."""
+    """A file may be sent to any https URL that VirusTotal names, the key only to a host in its domain."""
     provider = virustotal()
     given = provider.upload_address(reply({"data": address}))
     assert isinstance(given, UploadAddress)
@@ -378,7 +378,7 @@ def test_the_key_goes_to_its_own_domain_only(address: str, has_key: bool) -> Non
     ],
 )
 def test_other_addresses_are_not_uploaded_to(data: object) -> None:
-    """Nothing is sent unencrypted, nor to what is no address."""
+    """Nothing is sent unencrypted, or to an invalid URL."""
     failed = virustotal().upload_address(reply({"data": data}))
 
     assert isinstance(failed, Failed)
@@ -397,20 +397,20 @@ def test_other_addresses_are_not_uploaded_to(data: object) -> None:
     ],
 )
 def test_what_comes_of_an_upload(status: int, document: object, expected: Uploaded | None) -> None:
-    """An analysis, or what went wrong; a file that is too large is refused for good."""
+    """The outcome of an upload is an analysis or an error; a file that is too large is refused."""
     found = virustotal().uploaded(reply(document, status))
 
     if expected is not None:
         assert expected == found
     else:
         assert isinstance(found, (Failed, Refused, RateLimited))
-        assert_sayable(found.reason)
+        assert_printable(found.reason)
     if status == 413:
         assert found == Refused(getattr(found, "reason", ""), "file")
 
 
 def test_retry_after_is_honoured() -> None:
-    """A 429 that says when to come back is believed."""
+    """The Retry-After of a 429 is honoured."""
     answer = Reply(429, {"retry-after": "61"}, b"", NOW)
 
     found = virustotal().outcomes([sample()], answer)[SHA256]

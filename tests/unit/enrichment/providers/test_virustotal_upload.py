@@ -1,4 +1,4 @@
-"""Uploads: only where a site said so, only what VirusTotal does not know, each file once and as it is."""
+"""Uploads: only if a site enabled them, only files that VirusTotal does not know, each once and unchanged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.enrichment.providers import virustotal_upload as uploads
+from cowrieprocessor.enrichment.http import HttpClient
+from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
+from cowrieprocessor.enrichment.providers.virustotal_upload import UPLOAD_TRIES, Uploads
 from tests.stand_ins.scene import Services, download, load, services
-from tests.stand_ins.virustotal import error, report
+from tests.stand_ins.server import answering
+from tests.stand_ins.virustotal import KEY, USER, error, limited, report
+from tests.unit.enrichment.one_source import enrichment_by, steps_until_done
 
 CONTENT = b"#!/bin/sh\necho dropped\n"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -63,7 +67,7 @@ def test_an_unknown_file_is_uploaded_once_and_asked_about_again(engine: Engine, 
 
 
 def test_a_file_still_unknown_is_not_uploaded_again(engine: Engine, folder: Path, here: Services) -> None:
-    """As long as the upload is remembered, a file that is still unknown is only asked about."""
+    """As long as its upload is recorded, a file that is still unknown is only asked about."""
     upload = {"enrichment_providers": ONLY, "virustotal_upload_from": str(folder)}
     for days in (0, 1, 3, 6):
         here.clock.advance(days=days)
@@ -75,7 +79,7 @@ def test_a_file_still_unknown_is_not_uploaded_again(engine: Engine, folder: Path
 def test_uploads_wait_for_the_quota_like_questions(
     engine: Engine, folder: Path, tmp_path: Path, here: Services
 ) -> None:
-    """Many unknown files at four requests a minute: each is uploaded in its turn, and no limit is passed."""
+    """Many unknown files at four requests a minute are uploaded in turn, and no limit is exceeded."""
     others = [CONTENT + bytes([number]) for number in range(6)]
     hashes = [hashlib.sha256(content).hexdigest() for content in others]
     for sha256, content in zip(hashes, others, strict=True):
@@ -110,13 +114,11 @@ def test_an_upload_that_is_refused_is_said_and_tried_again_another_time(
     engine: Engine, folder: Path, here: Services
 ) -> None:
     """A failed upload loses nothing: the file stays unknown, and is uploaded when it is asked about again."""
-    from tests.stand_ins.server import answering
-
     upload = {"enrichment_providers": ONLY, "virustotal_upload_from": str(folder)}
-    here.virustotal.script("upload", [answering("busy", error(503, "TransientError"))] * uploads.UPLOAD_TRIES)
+    here.virustotal.script("upload", [answering("busy", error(503, "TransientError"))] * UPLOAD_TRIES)
     here.enrich(engine, **upload)
     assert [] == here.virustotal.uploads
-    assert uploads.UPLOAD_TRIES == here.virustotal.asked()["upload"]
+    assert UPLOAD_TRIES == here.virustotal.asked()["upload"]
     here.clock.advance(dt.timedelta(days=1).total_seconds())
     here.enrich(engine, **upload)
     assert 1 == len(here.virustotal.uploads)
@@ -124,8 +126,6 @@ def test_an_upload_that_is_refused_is_said_and_tried_again_another_time(
 
 def test_an_upload_that_is_told_to_wait_waits(engine: Engine, folder: Path, here: Services) -> None:
     """A 429 to an upload pauses the source as long as it says, and the upload is made afterwards."""
-    from tests.stand_ins.virustotal import limited
-
     here.virustotal.script("upload", [limited("60")])
     here.enrich(engine, enrichment_providers=ONLY, virustotal_upload_from=str(folder))
     assert [(SHA256, CONTENT)] == here.virustotal.uploads
@@ -133,12 +133,12 @@ def test_an_upload_that_is_told_to_wait_waits(engine: Engine, folder: Path, here
     assert [] == here.virustotal.violations
 
 
-def test_a_large_file_goes_to_an_address_of_its_own(
-    engine: Engine, folder: Path, here: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From 32 MB on the address is asked for first; each of the requests is in the ledger."""
-    monkeypatch.setattr(uploads, "SMALL_UPLOAD_BYTES", 10)
-    here.enrich(engine, enrichment_providers=ONLY, virustotal_upload_from=str(folder))
+def test_a_large_file_goes_to_an_address_of_its_own(engine: Engine, folder: Path, here: Services) -> None:
+    """From 32 MB on the address is requested first; each of the requests is in the ledger."""
+    provider = VirusTotal(here.virustotal.url, KEY, user=USER)
+    uploads = Uploads(engine, folder, provider, here.clock, print, small_bytes=10)
+    with HttpClient(10.0, here.clock) as client:
+        steps_until_done(enrichment_by(provider, engine, client, here.clock, uploads=uploads), here.clock)
     assert [(SHA256, CONTENT)] == here.virustotal.uploads
     assert any("big_upload" in received.path for received in here.virustotal.log)
     with read_transaction(engine) as connection:

@@ -1,4 +1,4 @@
-"""VirusTotal's own client reads our stand-in, and reads the same as we do: its shapes are not our invention alone."""
+"""VirusTotal's official client reads the stand-in as our provider does, so its responses are not only our own idea."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ours() -> Iterator[HttpClient]:
 
 
 def theirs(stand_in: virustotal.VirusTotal, work: Callable[[Any], Awaitable[Read]], key: str = virustotal.KEY) -> Read:
-    """Do something with VirusTotal's client and return what came of it."""
+    """Call VirusTotal's official client and return the result."""
 
     async def run() -> Read:
         async with vt.Client(key, host=stand_in.host, timeout=60) as client:
@@ -66,7 +66,7 @@ def theirs(stand_in: virustotal.VirusTotal, work: Callable[[Any], Awaitable[Read
 
 
 def asked(ours: HttpClient, stand_in: virustotal.VirusTotal, key: str = virustotal.KEY) -> Outcome:
-    """Return what our source makes of the answer about the file."""
+    """Return our provider's outcome of the answer about the file."""
     provider = VirusTotal(stand_in.url, key)
     reply = ours.send(provider.request([Sample(SHA256)]))
     return reply if isinstance(reply, Failed) else provider.outcomes([Sample(SHA256)], reply)[SHA256]
@@ -74,36 +74,36 @@ def asked(ours: HttpClient, stand_in: virustotal.VirusTotal, key: str = virustot
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_both_read_the_same_report(name: str, stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """Of one report both clients read the same hashes, counts, dates and labels."""
+    """Both clients read the same hashes, counts, dates and labels from a report."""
     stand_in.add(SHA256, **REPORTS[name])
     read = theirs(stand_in, lambda client: client.get_object_async(f"/files/{SHA256}"))
     outcome = asked(ours, stand_in)
     assert isinstance(outcome, Found)
-    finding = outcome.finding
+    verdict = outcome.verdict
     assert SHA256 == read.id == read.sha256
     assert "file" == read.type
     stats = read.get("last_analysis_stats")
     counted = ("malicious", "suspicious", "undetected", "harmless")
-    assert finding.positives == (None if stats is None else stats["malicious"])
-    assert finding.total == (None if stats is None else sum(stats[name] for name in counted))
+    assert verdict.positives == (None if stats is None else stats["malicious"])
+    assert verdict.total == (None if stats is None else sum(stats[name] for name in counted))
     threat = read.get("popular_threat_classification") or {}
-    assert finding.classification == threat.get("suggested_threat_label")
+    assert verdict.classification == threat.get("suggested_threat_label")
     families = threat.get("popular_threat_name") or [{"value": None}]
-    assert finding.family == families[0]["value"]
-    assert (finding.md5, finding.sha1, finding.size_bytes) == (read.md5, read.sha1, read.size)
-    assert (finding.file_type, finding.description, finding.tlsh) == (read.type_tag, read.type_description, read.tlsh)
-    assert finding.first_seen == read.first_submission_date
-    assert finding.last_analysis == getattr(read, "last_analysis_date", None)
-    assert finding.first_seen is not None
-    assert dt.timedelta(0) == finding.first_seen.utcoffset()
+    assert verdict.family == families[0]["value"]
+    assert (verdict.md5, verdict.sha1, verdict.size_bytes) == (read.md5, read.sha1, read.size)
+    assert (verdict.file_type, verdict.description, verdict.tlsh) == (read.type_tag, read.type_description, read.tlsh)
+    assert verdict.first_seen == read.first_submission_date
+    assert verdict.last_analysis == getattr(read, "last_analysis_date", None)
+    assert verdict.first_seen is not None
+    assert dt.timedelta(0) == verdict.first_seen.utcoffset()
 
 
 def test_both_find_no_analysis_date_that_is_not_there(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """A comparison of two missing values proves nothing: elsewhere the date is there."""
+    """Negative control: the date is missing only here, so the comparisons elsewhere compare values."""
     stand_in.add(SHA256, **REPORTS["malicious"])
     outcome = asked(ours, stand_in)
     assert isinstance(outcome, Found)
-    assert dt.datetime(2026, 2, 27, 9, 30, tzinfo=dt.UTC) == outcome.finding.last_analysis
+    assert dt.datetime(2026, 2, 27, 9, 30, tzinfo=dt.UTC) == outcome.verdict.last_analysis
 
 
 CLIENT_ERRORS = sorted(code for code, status in virustotal.STATUS.items() if status < 500)
@@ -111,7 +111,7 @@ CLIENT_ERRORS = sorted(code for code, status in virustotal.STATUS.items() if sta
 
 @pytest.mark.parametrize("code", CLIENT_ERRORS)
 def test_both_name_the_same_error(code: str, stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """The code of an error that one client raises is the code that the other gives as its reason."""
+    """The error code that the official client raises is the code in our reason."""
     stand_in.add(SHA256)
     stand_in.script(SHA256, [virustotal.ERRORS[code]] * 2)
     with pytest.raises(vt.APIError) as raised:
@@ -127,7 +127,7 @@ def test_both_name_the_same_error(code: str, stand_in: virustotal.VirusTotal, ou
 
 @pytest.mark.parametrize("code", ["TransientError", "DeadlineExceededError"])
 def test_only_ours_tells_server_errors_apart(code: str, stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """The other client calls every 5xx a ServerError, whose text has the code; ours names it."""
+    """The official client raises ServerError for every 5xx, with the code in its text; our reason names the code."""
     stand_in.script(SHA256, [virustotal.ERRORS[code]] * 2)
     with pytest.raises(vt.APIError) as raised:
         theirs(stand_in, lambda client: client.get_object_async(f"/files/{SHA256}"))
@@ -139,7 +139,7 @@ def test_only_ours_tells_server_errors_apart(code: str, stand_in: virustotal.Vir
 
 
 def test_both_learn_that_a_key_is_wrong(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """A wrong key has the same name for both."""
+    """Both clients report a wrong key under the same name."""
     with pytest.raises(vt.APIError) as raised:
         theirs(stand_in, lambda client: client.get_object_async(f"/files/{SHA256}"), key="nobody-has-this-one")
     outcome = asked(ours, stand_in, key="nobody-has-this-one")
@@ -149,7 +149,7 @@ def test_both_learn_that_a_key_is_wrong(stand_in: virustotal.VirusTotal, ours: H
 
 
 def test_both_do_not_know_a_file(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """A file that is not known is the same error for both, and for us an answer."""
+    """An unknown file is an error of the official client, and the outcome Unknown of ours."""
     stand_in.files.pop(SHA256, None)
     with pytest.raises(vt.APIError) as raised:
         theirs(stand_in, lambda client: client.get_object_async(f"/files/{SHA256}"))
@@ -160,7 +160,7 @@ def test_both_do_not_know_a_file(stand_in: virustotal.VirusTotal, ours: HttpClie
 
 @pytest.mark.parametrize("behaviour", [behaviours.HTML_502, behaviours.TRUNCATED, behaviours.EMPTY_204], ids=str)
 def test_both_refuse_what_is_no_answer(behaviour: Behaviour, stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """What is no answer is an error for the other client and Failed for ours."""
+    """A broken answer is an error of the official client, and Failed for ours."""
     stand_in.add(SHA256)
     stand_in.script(SHA256, [behaviour] * 2)
     with pytest.raises((vt.APIError, ValueError)):
@@ -169,7 +169,7 @@ def test_both_refuse_what_is_no_answer(behaviour: Behaviour, stand_in: virustota
 
 
 def test_both_read_the_same_quotas(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """The quotas that the other client gets as JSON are those that ours reads."""
+    """The quotas that the official client returns as JSON are those that ours reads."""
     with virustotal.VirusTotal(ManualClock()) as limited:
         path = f"/users/{virustotal.USER}/overall_quotas"
         data = theirs(limited, lambda client: client.get_json_async(path))["data"]
@@ -184,11 +184,11 @@ def test_both_read_the_same_quotas(stand_in: virustotal.VirusTotal, ours: HttpCl
     assert [240, 500, 15_500] == allowed
     assert allowed == [quota.hourly_allowed, quota.daily_allowed, quota.monthly_allowed]
     used = [data[f"api_requests_{name}"]["user"]["used"] for name in ("hourly", "daily", "monthly")]
-    assert [one + 1 for one in used] == [quota.hourly_used, quota.daily_used, quota.monthly_used]
+    assert [count + 1 for count in used] == [quota.hourly_used, quota.daily_used, quota.monthly_used]
 
 
 def test_both_upload_the_same(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """A file that either client uploads arrives alike, and both are told an analysis."""
+    """A file that either client uploads arrives unchanged, and both get an analysis."""
     content = bytes(range(256)) * 20
     stand_in.uploads.clear()
     analysis = theirs(stand_in, lambda client: client.scan_file_async(io.BytesIO(content)))
@@ -202,7 +202,7 @@ def test_both_upload_the_same(stand_in: virustotal.VirusTotal, ours: HttpClient)
 
 
 def test_both_are_told_where_large_files_go(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """The address for large files is a bare text, for both the same."""
+    """The address for large files is a plain string, the same for both."""
     address = theirs(stand_in, lambda client: client.get_data_async("/files/upload_url"))
     provider = VirusTotal(stand_in.url, virustotal.KEY)
     reply = ours.send(provider.upload_address_request())
@@ -211,7 +211,7 @@ def test_both_are_told_where_large_files_go(stand_in: virustotal.VirusTotal, our
 
 
 def test_only_theirs_sends_a_request_twice(stand_in: virustotal.VirusTotal, ours: HttpClient) -> None:
-    """A connection that is dropped on reuse makes the other client ask again unasked; ours never does."""
+    """The official client retries by itself when a reused connection is dropped; ours never does."""
     stand_in.add(SHA256)
 
     async def twice(client: Any) -> Any:

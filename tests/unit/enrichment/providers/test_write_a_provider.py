@@ -1,4 +1,4 @@
-"""The worked example in docs/write_a_provider.md is whole, works, and keeps what it says about itself."""
+"""The worked example in docs/write_a_provider.md is complete, works, and does what the page says."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def team_list() -> Iterator[type[Provider]]:
 
 
 def ask(made: Provider, sha256: str) -> Outcome:
-    """Ask about a file as the program does."""
+    """Ask about a file, as a look-up does."""
     with HttpClient(0.5, FixedClock()) as client:
         answer = client.send(made.request([sample(sha256)]))
     found = answer if isinstance(answer, Failed) else made.outcomes([sample(sha256)], answer)[sha256]
@@ -66,16 +66,16 @@ def ask(made: Provider, sha256: str) -> Outcome:
 
 
 def test_the_example_works(team_list: type[Provider]) -> None:
-    """It finds the file that the server knows, and reads what was kept of the answer to the same end."""
+    """It finds the file that the server knows, and the stored response gives the same verdict."""
     with TeamServer() as server:
         made = team_list(server.url, KEY, Limits(per_minute=60))
         known, unknown = ask(made, SHA256), ask(made, OTHER)
         wrong_key = ask(team_list(server.url, "a wrong key", Limits()), SHA256)
 
     assert isinstance(known, Found)
-    finding = known.finding
-    assert (finding.verdict, finding.classification, finding.positives, finding.total) == ("malicious", "Mirai", 3, 5)
-    assert made.finding(json.loads(json.dumps(finding.response))) == finding
+    verdict = known.verdict
+    assert (verdict.verdict, verdict.classification, verdict.positives, verdict.total) == ("malicious", "Mirai", 3, 5)
+    assert made.verdict(json.loads(json.dumps(verdict.response))) == verdict
     assert unknown == Unknown({"error": "not on the list"})
     assert isinstance(wrong_key, Refused)
     assert wrong_key.scope == "source"
@@ -96,7 +96,7 @@ def test_the_example_works(team_list: type[Provider]) -> None:
     ids=str,
 )
 def test_the_example_survives(behaviour: Behaviour, expected: type, team_list: type[Provider]) -> None:
-    """Trouble of every kind is told for what it is."""
+    """Every kind of error has its outcome."""
     with TeamServer() as server:
         server.fail_next(1, behaviour)
 
@@ -108,7 +108,7 @@ def test_the_example_survives(behaviour: Behaviour, expected: type, team_list: t
     "value", [None, "x", -1, 2**70, True, [], {}, "\x00\ud800" + "x" * 5000, [[[[[[[[[1]]]]]]]]], KEY]
 )
 def test_the_example_makes_nothing_up(name: str, value: Any, team_list: type[Provider]) -> None:
-    """A wrong value in any place counts as missing, and without its hash an entry is no answer."""
+    """A wrong value in any field counts as missing, and an entry without its hash is not an answer."""
     made = team_list("https://host.example", KEY, Limits())
 
     found = made.outcomes([sample()], reply({"sha256": SHA256, **ENTRY, name: value}))[SHA256]
@@ -118,7 +118,7 @@ def test_the_example_makes_nothing_up(name: str, value: Any, team_list: type[Pro
 
 
 def test_the_page_names_every_outcome() -> None:
-    """The table of answers is the list of outcomes."""
+    """The table of answers lists exactly the outcomes."""
     named = {row[0].strip("`") for row in table_rows(PAGE, "type", "when", "what happens then")}
 
     assert named == {outcome.__name__ for outcome in interface.Outcome.__args__}
@@ -133,5 +133,5 @@ def test_the_page_names_everything_that_can_be_overridden() -> None:
 
 
 def test_an_answer_is_a_reply() -> None:
-    """What the example is given is what the client returns."""
+    """The example takes the type that the client returns."""
     assert inspect.signature(Provider.outcomes, eval_str=True).parameters["reply"].annotation is Reply

@@ -1,6 +1,6 @@
-"""Reserves requests until told to stop: `python -m tests.unit.enrichment.quota.reserving DB REQUESTS`.
+"""Reserves a number of requests and ends: `python -m tests.unit.enrichment.quota.reserving DB REQUESTS`.
 
-It prints the time of each request that was granted, as a process would send it, and ends after so many.
+It prints the time of each granted request, when a process would send it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.quota.ledger import Granted, Ledger
 
 PER_MINUTE = 3000
-"""Four in 82 milliseconds."""
+"""Which is four in 82 milliseconds."""
 
 
 def main(database: str, requests: int) -> None:
-    """Reserve so many requests, waiting as long as the ledger says."""
+    """Reserve a number of requests, waiting as long as the ledger says."""
     engine = get_engine(database)
     clock = SystemClock()
     ledger = Ledger(engine, "virustotal", "a" * 16, Limits(PER_MINUTE, None, None), Limits(), clock)

@@ -1,4 +1,4 @@
-"""The ledger of a key: what it grants, what it learns, and when it lets nothing be sent."""
+"""The ledger of a key: what it grants, what it records, and when it grants nothing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def ledger(ledger_of: MakeLedger) -> Ledger:
 
 
 def state(ledger: Ledger, engine: Engine) -> LedgerState:
-    """Return how a ledger stands."""
+    """Return the state of a ledger."""
     with read_transaction(engine) as connection:
         return ledger.state(connection)
 
@@ -84,13 +84,13 @@ def stored(engine: Engine, window: str) -> dict[str, object] | None:
 
 
 def waits(answer: Granted | Wait | None) -> Wait:
-    """Return an answer that has to be a wait."""
+    """Return an answer, which must be a wait."""
     assert isinstance(answer, Wait), answer
     return answer
 
 
 def granted(ledger: Ledger, times: int = 1) -> None:
-    """Reserve so many requests, which have to be granted."""
+    """Reserve a number of requests, which must be granted."""
     for _ in range(times):
         answer = ledger.reserve()
         assert isinstance(answer, Granted), answer
@@ -122,14 +122,14 @@ def test_burst_and_then_a_wait(ledger: Ledger, clock: ManualClock) -> None:
 
 
 def test_looking_counts_nothing(engine: Engine, ledger: Ledger) -> None:
-    """Looking whether a request may be sent, or how the ledger stands, writes nothing."""
+    """Peeking at the ledger, or reading its state, writes nothing."""
     assert None is ledger.peek()
     assert 0 == state(ledger, engine).used_day
     assert None is stored(engine, "now")
 
 
 def test_process_that_starts_again_finds_its_ledger(ledger_of: MakeLedger) -> None:
-    """What one process sent counts in the next one; another key has its own ledger."""
+    """What one process sent counts in the next; another key has its own ledger."""
     granted(ledger_of(), 4)
     assert "minute" == waits(ledger_of().reserve()).kind
     granted(ledger_of(key="b" * 16))
@@ -137,7 +137,7 @@ def test_process_that_starts_again_finds_its_ledger(ledger_of: MakeLedger) -> No
 
 
 def test_day_is_used_up(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """After the day's requests the next one waits until the next day in UTC has begun, and people are told so."""
+    """After the day's requests the next one waits until the next day in UTC has begun, and the reason says so."""
     ledger = ledger_of(Limits(None, 3, 100))
     granted(ledger, 3)
     wait = waits(ledger.reserve())
@@ -164,13 +164,13 @@ def test_month_is_used_up(ledger_of: MakeLedger, clock: ManualClock) -> None:
 
 
 def test_source_without_limits_is_never_held_up(ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """Without limits every request is granted, at midnight too, and counted."""
+    """Without limits every request is granted, also at midnight, and counted."""
     clock.set(NEXT_DAY - dt.timedelta(seconds=30))
     granted(ledger_of(NONE), 20)
 
 
 def test_nothing_is_sent_while_the_day_turns(ledger: Ledger, clock: ManualClock) -> None:
-    """Around midnight nothing is sent, so that no request is counted in another day than ours."""
+    """Around midnight nothing is sent, so that source and ledger count every request on the same day."""
     midnight = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
     for seconds in (-30, -1, 0, 29):
         clock.set(midnight + dt.timedelta(seconds=seconds))
@@ -193,23 +193,23 @@ KEYS = [
     (NONE, KeyQuota(hourly_allowed=30), (1, 500, 15_500)),
     (NONE, KeyQuota(10**18, 0, 10**18, 10**9, 10**18, 0), (100_000, 2**31 - 1, 2**31 - 1)),
 ]
-"""What the user set, what the source says of the key, and what holds then."""
+"""What the user set, what the source reports of the key, and the effective limits."""
 
 
 def test_limits_that_hold(engine: Engine, ledger_of: MakeLedger) -> None:
-    """The user's own limits are never raised, the defaults give way to the key's, and 0 or nothing is not stated."""
+    """The key's limits lower the user's own and replace the defaults; 0 or nothing counts as not stated."""
     for number, (own, read, expected) in enumerate(KEYS):
         limits = Limits(own.per_minute or 4, own.per_day or 500, own.per_month or 15_500)
         ledger = ledger_of(limits, own, key=f"key {number}")
-        ledger.learned(read)
+        ledger.record_key_quota(read)
         shown = state(ledger, engine)
         assert expected == (shown.per_minute, shown.allowed_day, shown.allowed_month), (own, read)
         granted(ledger)
 
 
 def test_limit_that_was_read_holds_on_later_days(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """What the source said of the key holds for the following days and months, in later processes, too."""
-    ledger_of().learned(KeyQuota(600, 0, 2000, 0, 40_000, 0))
+    """The reported limits of the key also apply on later days and months, and in later processes."""
+    ledger_of().record_key_quota(KeyQuota(600, 0, 2000, 0, 40_000, 0))
     clock.advance(days=40)
     shown = state(ledger_of(), engine)
     assert (10, 2000, 40_000) == (shown.per_minute, shown.allowed_day, shown.allowed_month)
@@ -217,24 +217,24 @@ def test_limit_that_was_read_holds_on_later_days(engine: Engine, ledger_of: Make
 
 
 def test_requests_of_others_count(engine: Engine, ledger: Ledger) -> None:
-    """Where the source counted more than we did, its number holds; where it counted less, ours does."""
+    """Of the source's count and ours the higher one counts."""
     granted(ledger, 2)
-    ledger.learned(KeyQuota(240, 1, 500, 1, 15_500, 7))
+    ledger.record_key_quota(KeyQuota(240, 1, 500, 1, 15_500, 7))
     assert (2, 7) == (state(ledger, engine).used_day, state(ledger, engine).used_month)
-    ledger.learned(KeyQuota(240, 1, 500, 500, 15_500, 507))
+    ledger.record_key_quota(KeyQuota(240, 1, 500, 500, 15_500, 507))
     assert "day" == waits(ledger.reserve()).kind
     assert (500, 507) == (state(ledger, engine).used_day, state(ledger, engine).used_month)
 
 
 def test_quota_is_read_when_it_is_old(ledger: Ledger, clock: ManualClock) -> None:
-    """The source is asked at first, and again when what it said is old; also where it said nothing."""
-    assert ledger.needs_reading(3600)
-    ledger.learned(KeyQuota())
-    assert not ledger.needs_reading(3600)
+    """The source is asked first, and again when its report is old, even if it reported nothing."""
+    assert ledger.quota_is_stale(3600)
+    ledger.record_key_quota(KeyQuota())
+    assert not ledger.quota_is_stale(3600)
     clock.advance(3599)
-    assert not ledger.needs_reading(3600)
+    assert not ledger.quota_is_stale(3600)
     clock.advance(1)
-    assert ledger.needs_reading(3600)
+    assert ledger.quota_is_stale(3600)
 
 
 RATE_LIMITS = [
@@ -247,17 +247,17 @@ RATE_LIMITS = [
     (KeyQuota(240, 9, 500, 500, 15_500, 15_500), None, NEXT_MONTH, "month"),
     (KeyQuota(240, 9, 500, 9, 15_500, 15_501), None, NEXT_MONTH, "month"),
 ]
-"""What the source says of the key, after how many seconds it wants to be asked again, until when the pause lasts."""
+"""What the source reports of the key, its Retry-After in seconds, and the end and kind of the pause."""
 
 
 def test_rate_limited(ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """After a 429 the pause lasts as long as the source said, or until the limit it must have meant is reset."""
+    """After a 429 the pause lasts as long as the source asks for, or until the exhausted limit is reset."""
     for number, (quota, retry_after_s, until, kind) in enumerate(RATE_LIMITS):
         clock.set(START)
         ledger = ledger_of(key=f"key {number}")
         granted(ledger)
         retry_at = None if retry_after_s is None else START + dt.timedelta(seconds=retry_after_s)
-        wait = ledger.after_rate_limited(quota, retry_at)
+        wait = ledger.record_rate_limited(quota, retry_at)
         assert (until, kind) == (wait.until, wait.kind), (quota, retry_after_s)
         assert wait.reason
         assert wait.until == waits(ledger.peek()).until == waits(ledger.reserve()).until
@@ -266,43 +266,43 @@ def test_rate_limited(ledger_of: MakeLedger, clock: ManualClock) -> None:
 
 
 def test_rate_limited_at_our_own_limit(ledger_of: MakeLedger) -> None:
-    """Where our own count says that the day is used up, a bare 429 pauses until the next day."""
+    """If our own count has used up the day, a 429 without Retry-After pauses until the next day."""
     ledger = ledger_of(Limits(4, 2, 100))
     granted(ledger, 2)
-    assert NEXT_DAY == ledger.after_rate_limited(None, None).until
+    assert NEXT_DAY == ledger.record_rate_limited(None, None).until
 
 
 def test_rate_limits_in_a_row_double_the_pause(ledger: Ledger, clock: ManualClock) -> None:
-    """Each further 429 doubles the pause, up to an hour; an answer sets it back to a minute."""
+    """Each further 429 doubles the pause, up to an hour; an answer resets it to a minute."""
     pauses = []
     for _ in range(9):
         granted(ledger)
-        wait = ledger.after_rate_limited(None, None)
+        wait = ledger.record_rate_limited(None, None)
         pauses.append((wait.until - clock.now()).total_seconds())
         clock.set(wait.until)
     assert [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600] == pauses
     granted(ledger)
-    ledger.succeeded()
+    ledger.record_success()
     granted(ledger)
-    assert 60 == (ledger.after_rate_limited(None, None).until - clock.now()).total_seconds()
+    assert 60 == (ledger.record_rate_limited(None, None).until - clock.now()).total_seconds()
 
 
 def test_rate_limits_of_requests_under_way_count_once(ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """Three processes whose requests were under way together make one pause of a minute, not one of four."""
+    """Three processes with requests in flight at once cause one pause of a minute, not one of four."""
     processes = [ledger_of() for _ in range(3)]
-    for one in processes:
-        granted(one)
-    untils = {one.after_rate_limited(None, None).until for one in processes}
+    for process in processes:
+        granted(process)
+    untils = {process.record_rate_limited(None, None).until for process in processes}
     assert {START + dt.timedelta(seconds=60)} == untils
 
 
 def test_answer_under_way_does_not_end_a_pause(ledger_of: MakeLedger) -> None:
     """An answer to a request that was sent before a 429 does not lift the pause that the 429 began."""
-    one, other = ledger_of(), ledger_of()
-    granted(one)
+    first, other = ledger_of(), ledger_of()
+    granted(first)
     granted(other)
-    one.after_rate_limited(None, START + dt.timedelta(seconds=300))
-    other.succeeded()
+    first.record_rate_limited(None, START + dt.timedelta(seconds=300))
+    other.record_success()
     assert START + dt.timedelta(seconds=300) == waits(other.reserve()).until
 
 
@@ -315,13 +315,13 @@ def test_pause_is_never_shortened(ledger: Ledger, clock: ManualClock) -> None:
 
 
 def test_failures_open_the_breaker(engine: Engine, ledger: Ledger, clock: ManualClock) -> None:
-    """After five failures in a row nothing is sent for a minute; then one request is let through at a time."""
+    """After five failures in a row nothing is sent for a minute; then single requests probe the source."""
     for _ in range(4):
         granted(ledger)
-        ledger.failed("timeout: no answer within 30 seconds")
+        ledger.record_failure("timeout: no answer within 30 seconds")
         clock.advance(100)
     granted(ledger)
-    ledger.failed("timeout: no answer within 30 seconds")
+    ledger.record_failure("timeout: no answer within 30 seconds")
     wait = waits(ledger.reserve())
     assert (clock.now() + dt.timedelta(seconds=60), "failures") == (wait.until, wait.kind)
     assert "5 failures in a row, the last one: timeout: no answer within 30 seconds" == wait.reason
@@ -333,27 +333,27 @@ def test_failures_open_the_breaker(engine: Engine, ledger: Ledger, clock: Manual
 
 
 def test_breaker_stays_open_longer_each_time(ledger: Ledger, clock: ManualClock) -> None:
-    """Each failure of the single request doubles the pause up to an hour; an answer closes the breaker."""
+    """Each failed probe doubles the pause, up to an hour; an answer closes the breaker."""
     pauses = []
     for _ in range(13):
         granted(ledger)
-        ledger.failed("connection: refused")
+        ledger.record_failure("connection: refused")
         wait = ledger.peek()
         if wait is not None and wait.kind == "failures":
             pauses.append((wait.until - clock.now()).total_seconds())
         clock.advance(3700)
     assert [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600] == pauses
     granted(ledger)
-    ledger.succeeded()
+    ledger.record_success()
     granted(ledger, 3)
 
 
 def test_trial_that_was_killed_is_followed_by_another(ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """When the process dies that sent the single request, another one may send one after the same pause."""
+    """If the process that sent the probe dies, another process may send one after the same pause."""
     first = ledger_of()
     for _ in range(5):
         granted(first)
-        first.failed("connection: reset")
+        first.record_failure("connection: reset")
         clock.advance(61)
     granted(first)
     other = ledger_of()
@@ -365,74 +365,74 @@ def test_trial_that_was_killed_is_followed_by_another(ledger_of: MakeLedger, clo
 
 def test_failures_under_way_count_once(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
     """A failure of a request that was sent before the breaker opened does not make the pause longer."""
-    one, other = ledger_of(Limits(600)), ledger_of(Limits(600))
+    first, other = ledger_of(Limits(600)), ledger_of(Limits(600))
     for _ in range(5):
-        granted(one)
+        granted(first)
         clock.advance(10)
     granted(other)
     for _ in range(5):
-        one.failed("server-error: 503")
-    other.failed("server-error: 503")
-    assert 5 == state(one, engine).failures
+        first.record_failure("server-error: 503")
+    other.record_failure("server-error: 503")
+    assert 5 == state(first, engine).failures
 
 
 def test_answer_ends_a_row_of_failures(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """Failures count in a row over all processes: an answer that any of them gets begins the count again."""
+    """Failures in a row are counted over all processes: an answer to any of them resets the count."""
     for _ in range(6):
         for _ in range(4):
-            one = ledger_of()
-            granted(one)
-            one.failed("server-error: 503")
+            failing = ledger_of()
+            granted(failing)
+            failing.record_failure("server-error: 503")
             clock.advance(61.5)
         other = ledger_of()
         granted(other)
-        other.succeeded()
+        other.record_success()
         clock.advance(61.5)
     assert 0 == state(ledger_of(), engine).failures
 
 
 def test_refused_key(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """A key that is not accepted is not used for a day, in every process; one that starts may try it once."""
+    """A rejected key is not used for a day in any process; a process that starts may try it once."""
     ledger = ledger_of()
     granted(ledger)
-    ledger.refused("401 WrongCredentialsError")
-    for one in (ledger, ledger_of()):
-        wait = waits(one.reserve())
+    ledger.record_rejected_key("401 WrongCredentialsError")
+    for process in (ledger, ledger_of()):
+        wait = waits(process.reserve())
         assert (START + dt.timedelta(hours=24), "paused") == (wait.until, wait.kind)
         assert "WrongCredentialsError" in wait.reason
     granted(ledger_of(key="c" * 16))
     started = ledger_of()
-    started.retry_refused()
+    started.retry_rejected_key()
     granted(started)
-    started.refused("401 WrongCredentialsError")
+    started.record_rejected_key("401 WrongCredentialsError")
     assert "paused" == waits(started.reserve()).kind
     clock.advance(hours=24)
     granted(started)
-    started.succeeded()
+    started.record_success()
     assert None is state(started, engine).paused_until
 
 
 def test_starting_lifts_no_other_pause(ledger: Ledger, clock: ManualClock) -> None:
     """A process that starts does not end a pause that the source asked for."""
     granted(ledger)
-    ledger.after_rate_limited(None, START + dt.timedelta(hours=3))
-    ledger.retry_refused()
+    ledger.record_rate_limited(None, START + dt.timedelta(hours=3))
+    ledger.retry_rejected_key()
     assert START + dt.timedelta(hours=3) == waits(ledger.reserve()).until
 
 
 def test_pause_of_a_wrong_clock_does_not_last(ledger: Ledger, clock: ManualClock) -> None:
-    """What a clock that was years ahead wrote holds nothing up for longer than a moment once it is right."""
+    """A pause that a clock years ahead wrote no longer counts once the clock is right."""
     clock.set(START + dt.timedelta(days=5000))
     granted(ledger)
-    ledger.refused("401")
-    ledger.after_rate_limited(None, clock.now() + dt.timedelta(hours=1))
+    ledger.record_rejected_key("401")
+    ledger.record_rate_limited(None, clock.now() + dt.timedelta(hours=1))
     clock.set(START)
     assert None is ledger.peek()
     granted(ledger)
 
 
 def test_clock_that_is_set_back_holds_nothing_up_for_long(ledger: Ledger, clock: ManualClock) -> None:
-    """After a clock was set back by hours requests go on after one window, and the day's count stays."""
+    """After the clock was set back by hours requests continue after one window, and the day's count stays."""
     clock.set(START + dt.timedelta(hours=5))
     granted(ledger, 4)
     clock.set(START)
@@ -445,15 +445,15 @@ def test_clock_that_is_set_back_holds_nothing_up_for_long(ledger: Ledger, clock:
 
 
 def test_reasons_are_stored_whatever_they_hold(ledger: Ledger) -> None:
-    """A reason with a NUL, half a surrogate pair or a million characters is kept, bounded."""
-    ledger.refused("a\x00b\ud800c" + "d" * 1_000_000)
+    """A reason with a NUL, a lone surrogate or a million characters is stored, bounded."""
+    ledger.record_rejected_key("a\x00b\ud800c" + "d" * 1_000_000)
     reason = waits(ledger.reserve()).reason
     assert reason.startswith("a\N{REPLACEMENT CHARACTER}b?cd")
     assert 500 == len(reason)
 
 
 def test_rows_that_make_no_sense_hold_nothing_up(engine: Engine, ledger: Ledger) -> None:
-    """Times that are none in the list of last requests are passed over."""
+    """Invalid times in the list of last requests are ignored."""
     with write_transaction(engine) as connection:
         row = {"provider": "virustotal", "key_fingerprint": "a" * 16, "window": "now", "used": 0}
         connection.execute(insert(ApiQuota).values(row | {"recent": ["yesterday", 7, None, "2026-03-01T11:59:59"]}))
@@ -462,25 +462,25 @@ def test_rows_that_make_no_sense_hold_nothing_up(engine: Engine, ledger: Ledger)
 
 
 def test_all_ledgers_are_listed(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) -> None:
-    """Every ledger in the database is shown, those of keys that are not at hand included."""
+    """Every ledger in the database is listed, including those of keys that the settings do not give."""
     granted(ledger_of(), 2)
-    ledger_of(key="b" * 16).refused("401")
+    ledger_of(key="b" * 16).record_rejected_key("401")
     granted(ledger_of(Limits(60), name="urlhaus"))
     with read_transaction(engine) as connection:
         assert [("urlhaus", "a" * 16), ("virustotal", "a" * 16), ("virustotal", "b" * 16)] == known_ledgers(connection)
         shown = ledger_states(connection, clock.now(), {"virustotal": (PUBLIC, NONE)})
     assert [("urlhaus", 1, None), ("virustotal", 2, 500), ("virustotal", 0, 500)] == [
-        (one.provider, one.used_day, one.allowed_day) for one in shown
+        (entry.provider, entry.used_day, entry.allowed_day) for entry in shown
     ]
-    assert [None, None, "401"] == [one.reason for one in shown]
+    assert [None, None, "401"] == [entry.reason for entry in shown]
 
 
 def test_healthy_source_costs_no_further_transaction(engine: Engine, ledger: Ledger) -> None:
-    """Noting a success writes only where something was noted against the source."""
+    """Recording a success writes only if a failure is recorded."""
     granted(ledger)
     with write_transaction(engine) as connection:
         connection.execute(update(ApiQuota).where(ApiQuota.window == "now").values(reason="left alone"))
-    ledger.succeeded()
+    ledger.record_success()
     now = stored(engine, "now")
     assert now is not None
     assert "left alone" == now["reason"]

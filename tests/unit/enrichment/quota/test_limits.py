@@ -1,4 +1,4 @@
-"""No minute, day or month sees more requests than are allowed, whatever happens; and little is left unused."""
+"""Whatever happens, no minute, day or month has more requests than allowed, and little of the quota is unused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STEPS = st.lists(
 
 
 def perform(ledger_of: Callable[[], Ledger], clock: ManualClock, steps: list[Step]) -> list[dt.datetime]:
-    """Do the steps and return when requests were granted."""
+    """Perform the steps and return the times of granted requests."""
     ledger = ledger_of()
     times = []
     for what, number in steps:
@@ -72,7 +72,7 @@ def perform(ledger_of: Callable[[], Ledger], clock: ManualClock, steps: list[Ste
 @example(MOMENTS[4], [("reserve", 12), ("wait", 0)] * 12)
 @example(MOMENTS[0], [("reserve", 3), ("advance", 86_400)] * 12)
 def test_no_limit_is_passed(engine: Engine, start: dt.datetime, steps: list[Step]) -> None:
-    """Whatever is asked when, by whichever process: an independent count of each limit finds it kept."""
+    """Whichever process reserves when, an independent count finds each limit kept."""
     clock = ManualClock(start.replace(tzinfo=dt.UTC))
     key = f"{next(NUMBERS):016x}"
     times = perform(lambda: Ledger(engine, "virustotal", key, LIMITS, Limits(), clock), clock, steps)
@@ -87,7 +87,7 @@ def test_no_limit_is_passed(engine: Engine, start: dt.datetime, steps: list[Step
 
 
 def busy(ledger: Ledger, clock: ManualClock, until: dt.datetime) -> list[dt.datetime]:
-    """Send whatever may be sent until a moment."""
+    """Send as much as may be sent until a moment."""
     times = []
     while True:
         answer = ledger.reserve()
@@ -100,7 +100,7 @@ def busy(ledger: Ledger, clock: ManualClock, until: dt.datetime) -> list[dt.date
 
 
 def test_public_key_uses_its_day(engine: Engine) -> None:
-    """With 4 a minute and 500 a day all 500 are sent on each day, in little more than the 125 minutes they take."""
+    """With 4 a minute and 500 a day all 500 are sent each day, in little more than the 125 minutes that they take."""
     start = dt.datetime(2026, 3, 1, 0, 0, tzinfo=dt.UTC)
     clock = ManualClock(start)
     ledger = Ledger(engine, "virustotal", "a" * 16, Limits(4, 500, 15_500), Limits(), clock)
@@ -112,7 +112,7 @@ def test_public_key_uses_its_day(engine: Engine) -> None:
 
 @pytest.mark.parametrize(("year", "month", "days"), [(2026, 12, 31), (2028, 2, 29), (2027, 2, 28)])
 def test_month_is_used_whole(engine: Engine, year: int, month: int, days: int) -> None:
-    """With work all the time each day uses its whole limit until the month's is used up, and so does the next month."""
+    """With continuous work each day uses its whole limit until the month's is used up, and so does the next month."""
     start = dt.datetime(year, month, 1, tzinfo=dt.UTC)
     end = start + dt.timedelta(days=days)
     clock = ManualClock(start)
@@ -126,13 +126,13 @@ def test_month_is_used_whole(engine: Engine, year: int, month: int, days: int) -
 
 
 def test_quota_that_changes_on_the_way(engine: Engine) -> None:
-    """When the source says that a key may do less, the lower limits hold from then on."""
+    """When the source reports lower limits of a key, they apply from then on."""
     start = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
     clock = ManualClock(start)
     ledger = Ledger(engine, "virustotal", "a" * 16, Limits(4, 500, 15_500), Limits(), clock)
-    ledger.learned(KeyQuota(60 * 60, 0, 50, 0, 1000, 0))
+    ledger.record_key_quota(KeyQuota(60 * 60, 0, 50, 0, 1000, 0))
     assert 50 == len(busy(ledger, clock, start + dt.timedelta(hours=12)))
     clock.set(start + dt.timedelta(days=1))
-    ledger.learned(KeyQuota(60 * 2, 0, 20, 0, 1000, 50))
+    ledger.record_key_quota(KeyQuota(60 * 2, 0, 20, 0, 1000, 50))
     later = busy(ledger, clock, start + dt.timedelta(days=1, hours=12))
     assert (20, 2) == (len(later), most_in_any(later, MINUTE))

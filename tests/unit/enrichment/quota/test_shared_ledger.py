@@ -25,9 +25,9 @@ WINDOW = dt.timedelta(seconds=60 * 4 / PER_MINUTE)
 
 
 def test_threads_at_once(engine: Engine, db_url: str) -> None:
-    """Of many threads that begin a new ledger at once as many get a request as the burst allows, and all are counted.
+    """Of many threads that create a ledger at once as many get a request as the burst allows, and all are counted.
 
-    Each has connections of its own, as a process would.
+    Each has its own connections, as a process would.
     """
     clock = ManualClock()
     barrier = threading.Barrier(8)
@@ -44,8 +44,8 @@ def test_threads_at_once(engine: Engine, db_url: str) -> None:
             clock.advance(minutes=2)
             second = [answer for answers in pool.map(reserve, engines) for answer in answers]
         finally:
-            for one in engines:
-                dispose(one)
+            for opened in engines:
+                dispose(opened)
     assert (4, 2) == (sum(first), sum(second))
     assert 6 == used(engine, clock.now())
 
@@ -58,7 +58,7 @@ def used(engine: Engine, now: dt.datetime) -> int:
 
 
 def counted(engine: Engine, times: Sequence[dt.datetime]) -> int:
-    """Return how many requests the ledger counted on the days of these times, today included."""
+    """Return how many requests the ledger counted on the days of these times and today."""
     days = {moment.date(): moment for moment in [*times, SystemClock().now()]}
     return sum(used(engine, moment) for moment in days.values())
 
@@ -70,7 +70,7 @@ def start(db_url: str, requests: int) -> subprocess.Popen[str]:
 
 
 def times_of(process: subprocess.Popen[str]) -> list[dt.datetime]:
-    """Return what a process that ends was granted; a last line that was cut off does not count."""
+    """Return the times that a process was granted until its end; a last line that was cut off does not count."""
     assert process.stdout is not None
     with process.stdout as output:
         lines = list(output)
@@ -79,7 +79,7 @@ def times_of(process: subprocess.Popen[str]) -> list[dt.datetime]:
 
 
 def test_processes_at_once(engine: Engine, db_url: str) -> None:
-    """Three processes together keep one pace, and what they were granted is what the ledger counted."""
+    """Three processes together keep one rate limit, and the ledger counts what they were granted."""
     processes = [start(db_url, 15) for _ in range(3)]
     times = [moment for process in processes for moment in times_of(process)]
     assert [0, 0, 0] == [process.returncode for process in processes]
@@ -88,7 +88,7 @@ def test_processes_at_once(engine: Engine, db_url: str) -> None:
 
 
 def test_processes_that_are_killed(engine: Engine, db_url: str) -> None:
-    """When processes are killed at any point, the ledger never has fewer requests than were granted."""
+    """Whenever processes are killed, the ledger has never counted fewer requests than were granted."""
     times: list[dt.datetime] = []
     for requests_before_kill in (1, 4, 7):
         killed, other = start(db_url, 10_000), start(db_url, 4)
@@ -97,6 +97,6 @@ def test_processes_that_are_killed(engine: Engine, db_url: str) -> None:
         killed.kill()
         times += [dt.datetime.fromisoformat(line.strip()) for line in lines]
         times += [*times_of(killed), *times_of(other)]
-    # Of each process that was killed one request may be counted that it had not the time to send.
+    # For each killed process one request may be counted that it had no time to send.
     assert len(times) <= counted(engine, times) <= len(times) + 3
     assert most_in_any(times, WINDOW) <= 4
