@@ -16,7 +16,7 @@ from types import FrameType
 import pytest
 
 import cowrieprocessor
-from tests.documents import PROJECT, blocks, quoted, sections, table_rows
+from tests.documents import PROJECT, blocks, quoted, sections, table_rows, without_blocks
 from tests.logs import events, write
 from tests.stand_ins.scene import download, load, services, sha256_of
 
@@ -397,10 +397,11 @@ def test_the_page_names_every_folder() -> None:
 
 def test_modules_that_the_page_names_are_there() -> None:
     """Each module and test file that docs/architecture.md names exists."""
-    named = {name for name in quoted(PAGE) if name.endswith(".py")}
-    tests = set(re.findall(r"tests/[\w/]+\.py", PAGE))
-    assert {name for name in named - tests if not (PACKAGE / name).is_file()} == {"cowrieprocessor/__init__.py"}
-    assert {name for name in tests if not (PROJECT / name).is_file()} == set()
+    named = {name for name in quoted(without_blocks(PAGE)) if name.endswith(".py")}
+    named |= set(re.findall(r"tests/[\w/]+\.py", PAGE))
+    missing = {name for name in named if not ((PACKAGE / name).is_file() or (PROJECT / name).is_file())}
+    assert len(named) > 40
+    assert missing == set()
 
 
 def modules_of_path(heading: str) -> tuple[set[str], set[str]]:
