@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, select, tuple_, update
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 
 _LETTER = DeadLetterEvent.__table__
@@ -18,17 +18,17 @@ _EVENT = RawEvent.__table__
 
 
 @dataclass(frozen=True, slots=True)
-class LogOfLetter:
+class SourceLog:
     """A log that a dead letter may have come from, as `log_files` has it."""
 
     identity: str
     generation: int
-    place: Place
+    source_key: SourceKey
     current_path: str
 
 
 @dataclass(frozen=True, slots=True)
-class MovedBytes:
+class ByteCountChange:
     """What a replay changes in a log's row: bytes by what became of them, and values.
 
     Attributes:
@@ -46,9 +46,7 @@ class MovedBytes:
     next_offset: int | None = None
 
 
-def logs_of_letter(
-    connection: Connection, source: str, generation: int, offset: int, byte_end: int
-) -> list[LogOfLetter]:
+def candidate_logs(connection: Connection, source: str, generation: int, offset: int, byte_end: int) -> list[SourceLog]:
     """Return the logs that a letter with this source, generation, offset and range may have come from."""
     rows = connection.execute(
         select(_LOG)
@@ -61,10 +59,10 @@ def logs_of_letter(
         .order_by(_LOG.c.source_inode)
     ).mappings()
     return [
-        LogOfLetter(
+        SourceLog(
             row["identity"],
             row["generation"],
-            Place(row["source"], row["source_inode"], row["source_generation"]),
+            SourceKey(row["source"], row["source_inode"], row["source_generation"]),
             row["current_path"],
         )
         for row in rows
@@ -89,18 +87,18 @@ def inodes_of_batch(connection: Connection, letter_id: int) -> set[str]:
     return {inode for (inode,) in rows if inode is not None}
 
 
-def taken_offsets(connection: Connection, place: Place, first: int, last: int) -> set[int]:
+def taken_offsets(connection: Connection, source_key: SourceKey, first: int, last: int) -> set[int]:
     """Return which offsets of a log, from `first` to `last`, hold an event."""
-    query = select(_EVENT.c.source_offset).where(*_at(place), _EVENT.c.source_offset.between(first, last))
+    query = select(_EVENT.c.source_offset).where(*_rows_of(source_key), _EVENT.c.source_offset.between(first, last))
     return set(connection.execute(query).scalars())
 
 
-def payload_at(connection: Connection, place: Place, offset: int) -> str | None:
+def payload_at(connection: Connection, source_key: SourceKey, offset: int) -> str | None:
     """Return the payload stored at a place as text; None where there is none."""
     payload = sql_of(connection).json_text("payload")
-    same_inode = "source_inode IS NULL" if place.source_inode is None else "source_inode = ?"
-    values: list[Any] = [place.source, place.source_generation, offset]
-    values += [] if place.source_inode is None else [place.source_inode]
+    same_inode = "source_inode IS NULL" if source_key.source_inode is None else "source_inode = ?"
+    values: list[Any] = [source_key.source, source_key.source_generation, offset]
+    values += [] if source_key.source_inode is None else [source_key.source_inode]
     statement = (
         f"SELECT {payload} FROM raw_events WHERE source = ? AND source_generation = ? AND source_offset = ?"
         f" AND {same_inode} ORDER BY id LIMIT 1"
@@ -109,23 +107,23 @@ def payload_at(connection: Connection, place: Place, offset: int) -> str | None:
     return None if found is None else str(found)
 
 
-def places_of(connection: Connection, source: str) -> list[Place]:
+def source_keys_of(connection: Connection, source: str) -> list[SourceKey]:
     """Return the places that the rows of a source have, by jumping through the index: there are few of them."""
     found = []
     query = select(_EVENT.c.source_inode, _EVENT.c.source_generation).where(_EVENT.c.source == source)
     inode, generation = _EVENT.c.source_inode, _EVENT.c.source_generation
     behind: ColumnElement[bool] = inode.is_not(None)
     while row := connection.execute(query.where(behind).order_by(inode, generation).limit(1)).first():
-        found.append(Place(source, *row))
+        found.append(SourceKey(source, *row))
         behind = tuple_(inode, generation) > tuple_(*row)
     behind = inode.is_(None)
     while row := connection.execute(query.where(behind).order_by(generation).limit(1)).first():
-        found.append(Place(source, *row))
+        found.append(SourceKey(source, *row))
         behind = and_(inode.is_(None), generation > row.source_generation)
     return found
 
 
-def is_last_value(connection: Connection, log: LogOfLetter, offset: int, *, hold: bool) -> bool:
+def is_last_value(connection: Connection, log: SourceLog, offset: int, *, hold: bool) -> bool:
     """Return whether the value at a place is the last one that was read of a log.
 
     Args:
@@ -138,7 +136,7 @@ def is_last_value(connection: Connection, log: LogOfLetter, offset: int, *, hold
     return connection.execute(query.with_for_update() if hold else query).scalar() == offset + 1
 
 
-def move_bytes(connection: Connection, moved: Sequence[MovedBytes]) -> None:
+def update_byte_counts(connection: Connection, moved: Sequence[ByteCountChange]) -> None:
     """Say in `log_files` that bytes are stored that were dead.
 
     Where the number of values changes, a loader that is at work on the log sees that its cursor was moved.
@@ -156,13 +154,13 @@ def move_bytes(connection: Connection, moved: Sequence[MovedBytes]) -> None:
         connection.execute(update(LogFile).where(this).values(**changes))
 
 
-def _at(place: Place) -> list[ColumnElement[bool]]:
+def _rows_of(source_key: SourceKey) -> list[ColumnElement[bool]]:
     return [
-        _EVENT.c.source == place.source,
-        _is(_EVENT.c.source_inode, place.source_inode),
-        _EVENT.c.source_generation == place.source_generation,
+        _EVENT.c.source == source_key.source,
+        _equals(_EVENT.c.source_inode, source_key.source_inode),
+        _EVENT.c.source_generation == source_key.source_generation,
     ]
 
 
-def _is(column: ColumnElement[Any], value: object) -> ColumnElement[bool]:
+def _equals(column: ColumnElement[Any], value: object) -> ColumnElement[bool]:
     return column.is_(None) if value is None else column == value

@@ -27,7 +27,7 @@ _PURGED = "dead_letters_purged"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LetterFilter:
     """Which dead letters are meant; what is None chooses nothing away.
 
     Attributes:
@@ -88,30 +88,30 @@ def last_id(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(_LETTER.c.id), 0))).scalar_one())
 
 
-def count(connection: Connection, choice: Choice) -> dict[str, int]:
+def count(connection: Connection, letter_filter: LetterFilter) -> dict[str, int]:
     """Return how many letters are chosen, by reason."""
     found: dict[str, int] = {}
-    for part in _parts(choice):
-        query = select(_LETTER.c.reason, func.count().label("rows")).where(*choice.conditions(), *part)
+    for part in _id_conditions(letter_filter):
+        query = select(_LETTER.c.reason, func.count().label("rows")).where(*letter_filter.conditions(), *part)
         for reason, rows in connection.execute(query.group_by(_LETTER.c.reason)):
             found[reason] = found.get(reason, 0) + int(rows)
     return dict(sorted(found.items()))
 
 
-def next_ids(connection: Connection, choice: Choice, after: int, until: int, limit: int) -> list[int]:
+def next_ids(connection: Connection, letter_filter: LetterFilter, after: int, until: int, limit: int) -> list[int]:
     """Return the ids of the next chosen letters, in their order.
 
     Args:
         connection: any.
-        choice: which.
+        letter_filter: which.
         after: only larger ids.
         until: no larger ids.
         limit: how many at most.
     """
     behind = _LETTER.c.id.between(after + 1, until)
     found: list[int] = []
-    for part in _parts(choice):
-        query = select(_LETTER.c.id).where(*choice.conditions(), behind, *part).order_by(_LETTER.c.id)
+    for part in _id_conditions(letter_filter):
+        query = select(_LETTER.c.id).where(*letter_filter.conditions(), behind, *part).order_by(_LETTER.c.id)
         found += connection.execute(query.limit(limit - len(found))).scalars()
         if len(found) >= limit:
             break
@@ -141,7 +141,7 @@ def read_letters(connection: Connection, ids: Sequence[int]) -> list[StoredLette
     return found
 
 
-def hold_unresolved(connection: Connection, letters: Sequence[StoredLetter]) -> set[int]:
+def lock_unresolved(connection: Connection, letters: Sequence[StoredLetter]) -> set[int]:
     """Return which letters still wait, and keep them from changing until the transaction ends.
 
     The id alone is not enough: SQLite gives that of a deleted last row to the next one.
@@ -169,14 +169,14 @@ def resolve(connection: Connection, letters: Sequence[tuple[int, Mapping[str, An
     connection.execute(statement, [{"letter": one, "metadata": dict(metadata)} for one, metadata in letters])
 
 
-def purge(connection: Connection, choice: Choice, ids: Sequence[int]) -> int:
+def purge(connection: Connection, letter_filter: LetterFilter, ids: Sequence[int]) -> int:
     """Delete the letters among some that are still chosen, and return how many there were.
 
     Letters that v3 wrote are taken out of what the migration noted about v3's rows, and counted there.
     """
     gone = 0
     for part in _named(sorted(ids)):
-        query = select(_LETTER.c.id).where(*choice.conditions(), _LETTER.c.id.in_(part)).order_by(_LETTER.c.id)
+        query = select(_LETTER.c.id).where(*letter_filter.conditions(), _LETTER.c.id.in_(part)).order_by(_LETTER.c.id)
         there = list(connection.execute(query.with_for_update()).scalars())
         if not there:
             continue
@@ -210,13 +210,13 @@ def _note_purged(connection: Connection, ids: Sequence[int]) -> None:
     connection.execute(update(Job).where(Job.name == MIGRATION_JOB).values(cursor={**cursor, **changes}))
 
 
-def purged_of_v3(connection: Connection) -> int:
+def count_purged_v3_letters(connection: Connection) -> int:
     """Return how many letters that v3 wrote were purged since the migration."""
     cursor = connection.execute(select(Job.cursor).where(Job.name == MIGRATION_JOB)).scalar() or {}
     return int(cursor.get(_PURGED) or 0)
 
 
-def stored_event(connection: Connection, event_id: int, max_chars: int) -> str | None:
+def event_payload(connection: Connection, event_id: int, max_chars: int) -> str | None:
     """Return the payload of a stored event; None where there is no such event, or it is longer than `max_chars`."""
     payload = sql_of(connection).json_text("payload")
     query = text(f"SELECT {payload} FROM raw_events WHERE id = :id AND length({payload}) <= :chars")
@@ -224,11 +224,11 @@ def stored_event(connection: Connection, event_id: int, max_chars: int) -> str |
     return None if found is None else str(found)
 
 
-def _parts(choice: Choice) -> list[list[ColumnElement[bool]]]:
+def _id_conditions(letter_filter: LetterFilter) -> list[list[ColumnElement[bool]]]:
     """Return the conditions about ids, as many as statements are needed."""
-    if choice.ids is None:
+    if letter_filter.ids is None:
         return [[]]
-    return [[_LETTER.c.id.in_(part)] for part in _named(sorted(choice.ids))]
+    return [[_LETTER.c.id.in_(part)] for part in _named(sorted(letter_filter.ids))]
 
 
 def _named(values: Sequence[int]) -> list[Sequence[int]]:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 
-TURNS = 256
+LOCK_COUNT = 256
 """How many locks there are; a server has room for some thousands at a time. Source: PostgreSQL's documentation,
 max_locks_per_transaction."""
 
@@ -29,7 +29,7 @@ def lock_events(connection: Connection, sensor_days: Iterable[Sequence[str]]) ->
         connection: inside a write transaction, before anything else.
         sensor_days: (sensor, day) of what is to be stored.
     """
-    _hold(connection, {_number(sensor, day) for sensor, day in sensor_days})
+    _acquire(connection, {_lock_number(sensor, day) for sensor, day in sensor_days})
 
 
 def lock_all_events(connection: Connection) -> None:
@@ -38,14 +38,14 @@ def lock_all_events(connection: Connection) -> None:
     Args:
         connection: inside a write transaction, before anything else.
     """
-    _hold(connection, range(TURNS))
+    _acquire(connection, range(LOCK_COUNT))
 
 
-def _number(sensor: str, day: str) -> int:
-    return crc32(f"{sensor}\0{day}".encode(errors="surrogatepass")) % TURNS
+def _lock_number(sensor: str, day: str) -> int:
+    return crc32(f"{sensor}\0{day}".encode(errors="surrogatepass")) % LOCK_COUNT
 
 
-def _hold(connection: Connection, numbers: Iterable[int]) -> None:
+def _acquire(connection: Connection, numbers: Iterable[int]) -> None:
     sql = sql_of(connection)
     locks = sql.numbered_locks()
     in_order = sorted(numbers)

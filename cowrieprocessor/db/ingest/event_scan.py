@@ -20,7 +20,7 @@ FETCHED_ROWS = 16
 
 MIGRATION_LAST_ID = "raw_events_max_id"
 
-Place = tuple[str, str | None, int]
+SourceKey = tuple[str, str | None, int]
 """source, source_inode and source_generation: the log that a row came from."""
 
 
@@ -37,7 +37,7 @@ class StoredEvent(NamedTuple):
     long_type: str | None
 
     @property
-    def place(self) -> Place:
+    def source_key(self) -> SourceKey:
         """The log that it came from."""
         return self.source, self.source_inode, self.source_generation
 
@@ -62,27 +62,27 @@ def events_of_type(
     the database would sort all that is left for each batch.
     """
     where = "event_type = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
-    return _events(connection, where, (event_type, after, until, limit))
+    return _select_events(connection, where, (event_type, after, until, limit))
 
 
 def events_in_order(connection: Connection, after: int, until: int, limit: int) -> Iterator[StoredEvent]:
     """Yield the next events of all types in the order of their ids, `after` < id <= `until`."""
-    return _events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
+    return _select_events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
 
 
-def own_places(connection: Connection) -> Collection[Place]:
+def own_source_keys(connection: Connection) -> Collection[SourceKey]:
     """Return the logs that our own loaders stored: the rest came from v3."""
     rows = connection.execute(select(LogFile.source, LogFile.source_inode, LogFile.source_generation))
     return {(source, inode, generation) for source, inode, generation in rows}
 
 
-def last_id_of_v3(connection: Connection) -> int:
+def last_v3_event_id(connection: Connection) -> int:
     """Return the largest id of raw_events when v4 began; 0 where it is not known. Up to there every row counts."""
     cursor = connection.execute(select(Job.cursor).where(Job.name == MIGRATION_JOB)).scalar() or {}
     return int(cursor.get(MIGRATION_LAST_ID) or 0)
 
 
-def _events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
+def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
     sql = sql_of(connection)
     payload = sql.json_text("payload")
     statement = sql.statement(

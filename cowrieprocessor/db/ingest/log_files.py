@@ -25,15 +25,15 @@ MAX_SOURCE_CHARS = 512
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
     """Return the logs with this first object, the longest first."""
-    return [dict(zip(COLUMNS, row, strict=True)) for row in _ask(connection, _GENERATIONS, (identity,))]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _query(connection, _GENERATIONS, (identity,))]
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
     """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
-    return bool(_ask(connection, _OLDEST_IS_OF_V3, ()))
+    return bool(_query(connection, _OLDEST_IS_OF_V3, ()))
 
 
-def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+def _query(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """Return what the database says, on the driver's own cursor."""
     cursor = connection.connection.cursor()
     try:
@@ -43,7 +43,7 @@ def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Se
         cursor.close()
 
 
-def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:
+def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int]:
     """Return source and source_generation for a new log: a pair that no log and no event has with this inode.
 
     Where raw_events keeps v1's constraint that a source has each offset only once, a further log under one path

@@ -35,13 +35,13 @@ def overlaps(
         sessions: the sessions of the batch, each with the times of its first and last event in the batch.
         ends: (line, session_id, event_type, timestamp, payload_hash) of the batch's first and last event.
     """
-    questions = _Questions(connection, log)
+    questions = _OverlapQueries(connection, log)
     try:
         if has_rows_of_v3(connection):
             # What version 3 says of the times of a session is not reliable.
             suspicious = [row[0] for row in sessions]
         else:
-            suspicious = questions.told_of_at_the_same_time(sessions)
+            suspicious = questions.overlapping_in_time(sessions)
         if suspicious and questions.is_in_another_log(suspicious):
             return True
         return any(questions.is_stored_elsewhere(end) for end in ends if end and not end[1] and end[3] is not None)
@@ -49,7 +49,7 @@ def overlaps(
         questions.close()
 
 
-class _Questions:
+class _OverlapQueries:
     """The questions about one batch, on the driver's own cursor: they are asked with every batch."""
 
     def __init__(self, connection: Connection, log: Mapping[str, Any]) -> None:
@@ -60,27 +60,27 @@ class _Questions:
     def close(self) -> None:
         self._cursor.close()
 
-    def told_of_at_the_same_time(self, sessions: Iterable[SessionTimes]) -> list[str]:
+    def overlapping_in_time(self, sessions: Iterable[SessionTimes]) -> list[str]:
         """Return the sessions that are known, and not only from before or after what the batch tells of them."""
         told = {row[0]: (row[1], row[2]) for row in sessions}
         suspicious = []
         for part in chunks(list(told)):
-            known = self._ask(
+            known = self._query(
                 "SELECT session_id, first_event_at, last_event_at FROM session_summaries"
-                f" WHERE session_id IN ({_marks(part)})",
+                f" WHERE session_id IN ({_placeholders(part)})",
                 part,
             )
             for session_id, first, last in known:
                 here = told[session_id]
-                if None in (first, last, *here) or (_text(first) <= here[1] and here[0] <= _text(last)):
+                if None in (first, last, *here) or (_as_text(first) <= here[1] and here[0] <= _as_text(last)):
                     suspicious.append(session_id)
         return suspicious
 
     def is_in_another_log(self, session_ids: Sequence[str]) -> bool:
         """Return whether an event of one of these sessions is stored from another log."""
         return any(
-            self._ask(
-                f"SELECT 1 FROM raw_events WHERE session_id IN ({_marks(part)}) AND (source <> ?"
+            self._query(
+                f"SELECT 1 FROM raw_events WHERE session_id IN ({_placeholders(part)}) AND (source <> ?"
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [*part, *self._log],
             )
@@ -90,22 +90,22 @@ class _Questions:
     def is_stored_elsewhere(self, event: Sequence[Any]) -> bool:
         """Return whether an event without a session is stored from another log."""
         return bool(
-            self._ask(
+            self._query(
                 "SELECT 1 FROM raw_events WHERE event_timestamp = ? AND payload_hash = ? AND (source <> ?"
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [event[3], event[4], *self._log],
             )
         )
 
-    def _ask(self, sql: str, values: Sequence[Any]) -> list[Any]:
+    def _query(self, sql: str, values: Sequence[Any]) -> list[Any]:
         self._cursor.execute(self._sql.statement(sql), values)
         return list(self._cursor.fetchall())
 
 
-def _text(moment: Any) -> str:
+def _as_text(moment: Any) -> str:
     """Return a moment as text: SQLite gives it so, PostgreSQL as a datetime."""
     return utc_text(moment) if isinstance(moment, dt.datetime) else str(moment)
 
 
-def _marks(values: Sequence[Any]) -> str:
+def _placeholders(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))

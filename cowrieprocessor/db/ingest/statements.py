@@ -35,7 +35,7 @@ RAW_EVENT_COLUMNS = (
 EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
 
 
-class _KnownHash(NamedTuple):
+class _HashRow(NamedTuple):
     """What `file_hashes` says of a hash; `copied` is its size and its verdict, as `files` copies them."""
 
     session_count: int
@@ -62,7 +62,7 @@ class LoadingStatements:
     def insert_raw_events(self, rows: Sequence[Row]) -> None:
         """Insert events; rows carry EVENT_COLUMNS too where the database does not compute them."""
         columns = RAW_EVENT_COLUMNS if self.computes_event_columns else RAW_EVENT_COLUMNS + EVENT_COLUMNS
-        self._many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_marks(columns)})", rows)
+        self._execute_many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_placeholders(columns)})", rows)
 
     def merge_sessions(self, rows: Sequence[Row]) -> None:
         """Add counters and widen the times of sessions.
@@ -71,7 +71,7 @@ class LoadingStatements:
         login_attempts, matcher, source_files, created_at, updated_at.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO session_summaries AS s (session_id, first_event_at, last_event_at, event_count,
                 command_count, file_downloads, login_attempts, matcher, source_files, created_at, updated_at)
@@ -112,7 +112,7 @@ class LoadingStatements:
             f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END"
             for column, test in columns.items()
         )
-        self._many(
+        self._execute_many(
             "INSERT INTO session_attributes AS a (session_id, connect_at, src_ip, protocol, hassh_at, hassh,"
             " login_success, login_at, username) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             f" ON CONFLICT (session_id) DO UPDATE SET {updates}",
@@ -125,7 +125,7 @@ class LoadingStatements:
         Rows: session_id, command_normalized, occurrences, first_seen, last_seen, high_risk.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO command_stats AS c (session_id, command_normalized, occurrences, first_seen, last_seen,
                 high_risk) VALUES (?, ?, ?, ?, ?, ?)
@@ -144,7 +144,7 @@ class LoadingStatements:
         Rows: sha256, first_seen, last_seen, enrichment_status, updated_at.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO file_hashes AS h (sha256, first_seen, last_seen, enrichment_status, updated_at)
             VALUES (?, ?, ?, ?, ?)
@@ -163,7 +163,7 @@ class LoadingStatements:
 
         Rows: session_id, shasum, filename, download_url, origin, first_seen.
         """
-        known = self._known_hashes({row[1] for row in rows})
+        known = self._hash_rows({row[1] for row in rows})
         # Who writes a pair holds the row of its hash since `merge_hashes`: nobody else adds it meanwhile.
         stored = self._stored_files(rows)
         added = [row for row in rows if (row[0], row[1]) not in stored]
@@ -178,15 +178,15 @@ class LoadingStatements:
             "file_size",
             *VERDICT_COLUMNS,
         )
-        self._many(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})",
+        self._execute_many(
+            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_placeholders(columns)})",
             [(*row, now, *known[row[1]].copied) for row in added],
         )
-        self._merge_known_files(
+        self._update_stored_files(
             [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
         )
         new = [(row[0], row[1]) for row in added]
-        self._account_for_new_files(new, known)
+        self._count_new_files(new, known)
         return new
 
     def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
@@ -194,19 +194,19 @@ class LoadingStatements:
         stored: set[tuple[str, str]] = set()
         for part in _parts([(row[0], row[1]) for row in rows]):
             pairs = ", ".join(["(?, ?)"] * len(part))
-            self._one(
+            self._execute(
                 f"SELECT session_id, shasum FROM files WHERE (session_id, shasum) IN (VALUES {pairs})",
                 [text for pair in part for text in pair],
             )
             stored.update((session_id, sha256) for session_id, sha256 in self._cursor.fetchall())
         return stored
 
-    def _merge_known_files(self, rows: Sequence[Row]) -> None:
+    def _update_stored_files(self, rows: Sequence[Row]) -> None:
         least, binary = self._sql.earliest, self._sql.binary
         given = "CAST(? AS VARCHAR)"
         when = "CAST(? AS TIMESTAMP WITH TIME ZONE)" if not self.computes_event_columns else "?"
         # The values are named once in a sub-select, because `earliest` repeats its arguments.
-        self._many(
+        self._execute_many(
             f"""
             UPDATE files SET
                 filename = {least(binary("files.filename"), binary("g.filename"))},
@@ -221,38 +221,40 @@ class LoadingStatements:
             rows,
         )
 
-    def _account_for_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, _KnownHash]) -> None:
+    def _count_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, _HashRow]) -> None:
         """Count the sessions of each hash, remove artifact rows that a log now explains, and flag sessions."""
         if not new:
             return
         counts: dict[str, int] = {}
         for _, sha256 in new:
             counts[sha256] = counts.get(sha256, 0) + 1
-        self._many(
+        self._execute_many(
             "UPDATE file_hashes SET session_count = session_count + ? WHERE sha256 = ?",
             [(count, sha256) for sha256, count in sorted(counts.items())],
         )
         # Artifact rows are only there as long as no log names the hash; looking for them reads all of its rows.
         unexplained = [(sha256,) for sha256 in sorted(counts) if not known[sha256].session_count]
-        self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
+        self._execute_many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
         flagged = sorted({session_id for session_id, sha256 in new if known[sha256].vt_malicious})
-        self._many("UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged])
+        self._execute_many(
+            "UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged]
+        )
 
-    def _known_hashes(self, hashes: Collection[str]) -> dict[str, _KnownHash]:
+    def _hash_rows(self, hashes: Collection[str]) -> dict[str, _HashRow]:
         """Return what each hash's row says."""
-        known: dict[str, _KnownHash] = {}
+        known: dict[str, _HashRow] = {}
         for part in _parts(sorted(hashes)):
-            self._one(
+            self._execute(
                 f"SELECT sha256, session_count, vt_malicious, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
-                f" WHERE sha256 IN ({_marks(part)})",
+                f" WHERE sha256 IN ({_placeholders(part)})",
                 part,
             )
-            known.update((row[0], _KnownHash(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
+            known.update((row[0], _HashRow(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
         return known
 
     def insert_dead_letters(self, rows: Sequence[Row]) -> None:
         """Insert dead letters: ingest_id, source, source_offset, reason, payload, metadata_json, created_at."""
-        self._many(
+        self._execute_many(
             "INSERT INTO dead_letter_events (ingest_id, source, source_offset, reason, payload, metadata_json,"
             " created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
             rows,
@@ -260,12 +262,12 @@ class LoadingStatements:
 
     def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
         """Add to a job's counters and say where it stands; without a cursor that stays as it is."""
-        self._one(
+        self._execute(
             "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
             (name, now, now),
         )
-        self._one(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
+        self._execute(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
         (stored,) = self._fetch_one()
         total = _decoded(stored)
         for reason, count in counters.items():
@@ -274,13 +276,13 @@ class LoadingStatements:
         if cursor is not None:
             changed["cursor"] = json.dumps(cursor)
         names = ", ".join(f"{column} = ?" for column in changed)
-        self._one(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
+        self._execute(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
 
     def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
         """Say that a job runs, is done, or failed and why."""
         started = ", started_at = excluded.started_at" if state == "running" else ""
         finished = None if state == "running" else now
-        self._one(
+        self._execute(
             "INSERT INTO jobs (name, state, started_at, updated_at, finished_at, reason) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,"
             f" finished_at = excluded.finished_at, reason = excluded.reason{started}",
@@ -302,7 +304,7 @@ class LoadingStatements:
 
         return f"excluded.{present} IS NOT NULL AND (a.{present} IS NULL OR ({side('excluded')}) < ({side('a')}))"
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+    def _execute_many(self, sql: str, rows: Sequence[Row]) -> None:
         if rows:
             self._cursor.executemany(self._sql.statement(sql), rows)
 
@@ -312,11 +314,11 @@ class LoadingStatements:
             raise LookupError("a row that this transaction wrote is gone")
         return list(row)
 
-    def _one(self, sql: str, row: Row) -> None:
+    def _execute(self, sql: str, row: Row) -> None:
         self._cursor.execute(self._sql.statement(sql), row)
 
 
-def _marks(columns: Sequence[object]) -> str:
+def _placeholders(columns: Sequence[object]) -> str:
     return ", ".join("?" * len(columns))
 
 

@@ -55,7 +55,7 @@ _ROW = select(
 ).select_from(_EVENT_AND_LOG)
 
 
-class Place(NamedTuple):
+class SourceKey(NamedTuple):
     """Which log a row of raw_events was read from, as the row says it; version 3 left inodes out at times."""
 
     source: str
@@ -67,7 +67,7 @@ class StoredRow(NamedTuple):
     """One row of raw_events; `identity` is None where version 3 wrote it, `payload` is only given then."""
 
     row_id: int
-    place: Place
+    source_key: SourceKey
     offset: int
     session_id: str | None
     event_type: str | None
@@ -113,7 +113,7 @@ _IN_ORDER = {
 _BY_ID = select(_TEXT).where(_EVENT.c.id == bindparam("row_id"))
 
 
-def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRow]:
+def copies_of(connection: Connection, event: Event, log: SourceKey) -> list[StoredRow]:
     """Return the rows of other logs that hold the same event.
 
     An event without a time is looked up among those of its session; one that has neither cannot be looked up.
@@ -133,7 +133,7 @@ def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRo
     return [row for row in rows if is_same(connection, row, event)]
 
 
-def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[Any]]) -> Counter[str]:
+def times_stored(connection: Connection, log: SourceKey, events: Iterable[Sequence[Any]]) -> Counter[str]:
     """Return how many rows of other logs hold events with the same payload_hash.
 
     Args:
@@ -157,38 +157,39 @@ def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[A
     return found
 
 
-def rows_after(connection: Connection, place: Place, offset: int, count: int) -> list[StoredRow]:
+def rows_after(connection: Connection, source_key: SourceKey, offset: int, count: int) -> list[StoredRow]:
     """Return the next rows of a log behind an offset, in its order, at most `count`."""
-    values = {"source": place.source, "generation": place.source_generation, "after": offset, "count": count}
-    if place.source_inode is not None:
-        values["inode"] = place.source_inode
-    return _rows(connection, _IN_ORDER[place.source_inode is not None], values)
+    values = {"source": source_key.source, "generation": source_key.source_generation, "after": offset, "count": count}
+    if source_key.source_inode is not None:
+        values["inode"] = source_key.source_inode
+    return _rows(connection, _IN_ORDER[source_key.source_inode is not None], values)
 
 
-def logs_like(connection: Connection, identity: str) -> list[Place]:
+def logs_like(connection: Connection, identity: str) -> list[SourceKey]:
     """Return the logs that begin with the same object, as their rows say them."""
     query = select(_LOG.c.source, _LOG.c.source_inode, _LOG.c.source_generation).where(_LOG.c.identity == identity)
-    return [Place(*row) for row in connection.execute(query)]
+    return [SourceKey(*row) for row in connection.execute(query)]
 
 
-def holds_dead_letter(connection: Connection, place: Place, offset: int, payload: Mapping[str, Any]) -> bool:
+def holds_dead_letter(connection: Connection, source_key: SourceKey, offset: int, payload: Mapping[str, Any]) -> bool:
     """Return whether a log has a dead letter at an offset that holds the same bytes."""
     query = select(DeadLetterEvent.payload, DeadLetterEvent.metadata_json).where(
-        DeadLetterEvent.source == place.source, DeadLetterEvent.source_offset == offset
+        DeadLetterEvent.source == source_key.source, DeadLetterEvent.source_offset == offset
     )
     return any(
-        stored == payload and (metadata or {}).get("generation", place.source_generation) == place.source_generation
+        stored == payload
+        and (metadata or {}).get("generation", source_key.source_generation) == source_key.source_generation
         for stored, metadata in connection.execute(query)
     )
 
 
-def offsets(connection: Connection, place: Place) -> tuple[int, int] | None:
+def offsets(connection: Connection, source_key: SourceKey) -> tuple[int, int] | None:
     """Return the lowest and the highest source_offset that is stored of a log, None where nothing is."""
-    inode = place.source_inode
+    inode = source_key.source_inode
     of_log = (
-        _EVENT.c.source == place.source,
+        _EVENT.c.source == source_key.source,
         _EVENT.c.source_inode.is_(None) if inode is None else _EVENT.c.source_inode == inode,
-        _EVENT.c.source_generation == place.source_generation,
+        _EVENT.c.source_generation == source_key.source_generation,
         _EVENT.c.source_offset.is_not(None),
     )
     # One at a time, because SQLite goes straight to either end of an index, but not to both.
@@ -219,7 +220,7 @@ def _compared(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in _NOT_COMPARED}
 
 
-def _values(log: Place) -> dict[str, Any]:
+def _values(log: SourceKey) -> dict[str, Any]:
     """Return what a statement has to know to leave a log's own rows out."""
     return {"source": log.source, "inode": log.source_inode or "", "generation": log.source_generation}
 
@@ -230,4 +231,4 @@ def _rows(connection: Connection, statement: Select[Any], values: dict[str, Any]
 
 def _row(row: Sequence[Any]) -> StoredRow:
     row_id, source, inode, generation, offset, *rest = row
-    return StoredRow(row_id, Place(source, inode, generation), -1 if offset is None else offset, *rest)
+    return StoredRow(row_id, SourceKey(source, inode, generation), -1 if offset is None else offset, *rest)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Text, cast, select
 
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import IngestCursor
 
 _CURSOR = IngestCursor.__table__
@@ -20,7 +20,7 @@ _CURSOR = IngestCursor.__table__
 class V3Cursor(NamedTuple):
     """Where version 3 stood in a log: the number of the last line it read, and the payload_hash of line 0."""
 
-    place: Place
+    source_key: SourceKey
     last_offset: int
     first_hash: str | None
 
@@ -43,7 +43,7 @@ def _cursor(row: Sequence[Any]) -> V3Cursor:
         metadata = {}
     generation, first_hash = metadata.get("generation"), metadata.get("first_hash")
     return V3Cursor(
-        Place(source, inode, generation if type(generation) is int else 0),
+        SourceKey(source, inode, generation if type(generation) is int else 0),
         -1 if offset is None else int(offset),
         first_hash if isinstance(first_hash, str) else None,
     )

@@ -15,10 +15,10 @@ from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts
 FILE_EVENTS = ("cowrie.session.file_download", "cowrie.session.file_upload")
 COMMAND_EVENTS = ("cowrie.command.input",)
 SAMPLES = 500
-ROWS_A_SAMPLE = 40
+ROWS_PER_SAMPLE = 40
 """So many places of raw_events are looked at, each so many rows long."""
 
-COUNTED_OF_A_TYPE = 500_000
+MAX_COUNTED_PER_TYPE = 500_000
 """Up to here the events of a type are counted, through their index."""
 
 FILE_ROW_BYTES = 700
@@ -78,20 +78,22 @@ def expected_work(connection: Connection, facts: SchemaFacts) -> ExpectedWork:
     if first is None:
         return ExpectedWork(0, dict.fromkeys(names, 0), sessions)
     span = last - first + 1
-    seen, events = _counted(connection) if span <= SAMPLES * ROWS_A_SAMPLE else _sampled(connection, first, span)
+    seen, events = (
+        _count_by_type(connection) if span <= SAMPLES * ROWS_PER_SAMPLE else _sample_by_type(connection, first, span)
+    )
     share = events / max(1, seen.total())
-    by_type = {name: _of_a_type(connection, name, about=round(seen[name] * share)) for name in names}
+    by_type = {name: _count_of_type(connection, name, about=round(seen[name] * share)) for name in names}
     return ExpectedWork(events, by_type, sessions)
 
 
-def _of_a_type(connection: Connection, name: str, about: int) -> int:
+def _count_of_type(connection: Connection, name: str, about: int) -> int:
     """Return how many events have a type: exactly where they are few, else what the sample says."""
-    some = select(RawEvent.id).where(RawEvent.event_type == name).limit(COUNTED_OF_A_TYPE + 1).subquery()
+    some = select(RawEvent.id).where(RawEvent.event_type == name).limit(MAX_COUNTED_PER_TYPE + 1).subquery()
     counted = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
-    return counted if counted <= COUNTED_OF_A_TYPE else max(counted, about)
+    return counted if counted <= MAX_COUNTED_PER_TYPE else max(counted, about)
 
 
-def _counted(connection: Connection) -> tuple[Counter[str | None], int]:
+def _count_by_type(connection: Connection) -> tuple[Counter[str | None], int]:
     rows = connection.execute(select(RawEvent.event_type, func.count()).group_by(RawEvent.event_type))
     seen: Counter[str | None] = Counter()
     for name, count in rows:
@@ -99,11 +101,11 @@ def _counted(connection: Connection) -> tuple[Counter[str | None], int]:
     return seen, seen.total()
 
 
-def _sampled(connection: Connection, first: int, span: int) -> tuple[Counter[str | None], int]:
+def _sample_by_type(connection: Connection, first: int, span: int) -> tuple[Counter[str | None], int]:
     """Return the types of the rows looked at, and about how many rows there are."""
     seen: Counter[str | None] = Counter()
     for number in range(SAMPLES):
         begin = first + span * number // SAMPLES
-        window = select(RawEvent.event_type).where(RawEvent.id >= begin, RawEvent.id < begin + ROWS_A_SAMPLE)
+        window = select(RawEvent.event_type).where(RawEvent.id >= begin, RawEvent.id < begin + ROWS_PER_SAMPLE)
         seen.update(connection.execute(window).scalars())
-    return seen, round(span * seen.total() / (SAMPLES * ROWS_A_SAMPLE))
+    return seen, round(span * seen.total() / (SAMPLES * ROWS_PER_SAMPLE))

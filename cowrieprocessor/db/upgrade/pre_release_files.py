@@ -22,14 +22,14 @@ from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, Sess
 from cowrieprocessor.db.upgrade.v3_digest import MigrationRecord, read_record
 from cowrieprocessor.db.upgrade.v4_state import (
     FETCHED_ROWS,
-    JUDGEMENT_COLUMNS,
+    HASH_VERDICT_COLUMNS,
     STREAMED,
     Row,
-    best_of,
-    judged_more_recently,
+    has_newer_verdict,
+    has_pre_release_verdict,
+    hash_row_of_pre_release,
+    latest_verdict,
     lower_sha256,
-    planned_judgement,
-    planned_verdict,
 )
 
 JOB_NAME = "planned-files"
@@ -73,10 +73,10 @@ def import_pre_release_files(engine: Engine, on_progress: Callable[[int], None] 
         steps = [step for shasum in hashes for step in _steps(engine, shasum, record)]
         taken += len(hashes)
         after = hashes[-1]
-        _run(engine, [*steps, _note(after, taken, ended=False)])
+        _run(engine, [*steps, _progress_step(after, taken, ended=False)])
         if on_progress is not None:
             on_progress(taken)
-    _run(engine, [_note(after, taken, ended=True)])
+    _run(engine, [_progress_step(after, taken, ended=True)])
     return taken
 
 
@@ -117,14 +117,14 @@ def _steps(engine: Engine, shasum: str, record: MigrationRecord) -> list[Step]:
     if sha256 is None:
         return []
     with read_transaction(engine) as connection:
-        known = _what_is_known(connection, shasum, sha256, record)
+        known = _hash_row(connection, shasum, sha256, record)
     if known is None:
         return []
-    rows = [] if shasum == sha256 else [_lower_case(shasum, sha256)]
-    return [*rows, _count(sha256, known), _correct_rows(sha256, record, 0)]
+    rows = [] if shasum == sha256 else [_lower_case_step(shasum, sha256)]
+    return [*rows, _count_step(sha256, known), _correct_rows_step(sha256, record, 0)]
 
 
-def _what_is_known(connection: Connection, shasum: str, sha256: str, record: MigrationRecord) -> Row | None:
+def _hash_row(connection: Connection, shasum: str, sha256: str, record: MigrationRecord) -> Row | None:
     """Return the row of `file_hashes` that the planned rows of a hash amount to; None if it has none.
 
     The backfill lowers first_seen and raises last_seen to what the events say. So last_seen begins before the last of
@@ -139,15 +139,15 @@ def _what_is_known(connection: Connection, shasum: str, sha256: str, record: Mig
     if first_seen is None:
         return None
     columns = (FILES.c.first_seen, *(FILES.c[name] for name in VERDICT_COLUMNS))
-    judged = select(*columns).where(mine, planned_judgement()).order_by(FILES.c.id)
+    judged = select(*columns).where(mine, has_pre_release_verdict()).order_by(FILES.c.id)
     rows = connection.execute(judged, execution_options=STREAMED).mappings()
-    best = best_of(map(dict, rows))
+    best = latest_verdict(map(dict, rows))
     blank = dict.fromkeys(VERDICT_COLUMNS) | {"vt_malicious": False, "enrichment_status": PENDING}
-    verdict = planned_verdict(best or blank | {"first_seen": first_seen}, sha256)
+    verdict = hash_row_of_pre_release(best or blank | {"first_seen": first_seen}, sha256)
     return verdict | {"first_seen": first_seen, "last_seen": began - LARGEST_OFFSET if began else first_seen}
 
 
-def _lower_case(shasum: str, sha256: str) -> Step:
+def _lower_case_step(shasum: str, sha256: str) -> Step:
     """Return the step that writes a hash in lower case; rows whose pair is there in lower case go."""
 
     def step(connection: Connection) -> Step | None:
@@ -165,7 +165,7 @@ def _lower_case(shasum: str, sha256: str) -> Step:
     return step
 
 
-def _count(sha256: str, known: Row) -> Step:
+def _count_step(sha256: str, known: Row) -> Step:
     """Return the step that adds a hash or merges what is known of it, and counts its sessions."""
 
     def step(connection: Connection) -> None:
@@ -173,7 +173,7 @@ def _count(sha256: str, known: Row) -> Step:
         current = connection.execute(select(HASHES).where(mine).with_for_update()).mappings().one_or_none()
         if current is None:
             connection.execute(insert(HASHES), [known | {"session_count": 0, "updated_at": dt.datetime.now(dt.UTC)}])
-        elif changed := _merged(dict(current), known):
+        elif changed := _changed_columns(dict(current), known):
             connection.execute(update(HASHES).where(mine).values(changed))
         # Whoever adds a row of this hash holds the row in file_hashes: none comes between counting and writing.
         first, behind = _ARTIFACTS
@@ -185,17 +185,17 @@ def _count(sha256: str, known: Row) -> Step:
     return step
 
 
-def _merged(current: Row, known: Row) -> Row:
+def _changed_columns(current: Row, known: Row) -> Row:
     of_a_scan = current["session_count"] == 0
     first_seen = known["first_seen"] if of_a_scan else min(current["first_seen"], known["first_seen"])
     last_seen = known["last_seen"] if of_a_scan else max(current["last_seen"], known["last_seen"])
     changed: Row = {"first_seen": first_seen, "last_seen": last_seen}
-    if judged_more_recently(known, current):
-        changed |= {name: known[name] for name in JUDGEMENT_COLUMNS}
+    if has_newer_verdict(known, current):
+        changed |= {name: known[name] for name in HASH_VERDICT_COLUMNS}
     return {name: value for name, value in changed.items() if current[name] != value}
 
 
-def _correct_rows(sha256: str, record: MigrationRecord, after_id: int) -> Step:
+def _correct_rows_step(sha256: str, record: MigrationRecord, after_id: int) -> Step:
     """Return the step that gives rows their hash's verdict, and planned rows the origin that merging begins with."""
 
     def step(connection: Connection) -> Step | None:
@@ -204,12 +204,12 @@ def _correct_rows(sha256: str, record: MigrationRecord, after_id: int) -> Step:
             last_id = record.planned_files_max_id if next_id is None else min(next_id, record.planned_files_max_id)
             of_the_plan = and_(FILES.c.shasum == sha256, FILES.c.id > after_id, FILES.c.id <= last_id)
             connection.execute(update(FILES).where(of_the_plan).values(origin="upload"))
-        return None if next_id is None else _correct_rows(sha256, record, next_id)
+        return None if next_id is None else _correct_rows_step(sha256, record, next_id)
 
     return step
 
 
-def _note(after: str, taken: int, *, ended: bool) -> Step:
+def _progress_step(after: str, taken: int, *, ended: bool) -> Step:
     """Return the step that writes how far it came."""
 
     def step(connection: Connection) -> None:

@@ -27,27 +27,27 @@ class SessionCounters(NamedTuple):
 class RecountRows:
     """The queries for one database."""
 
-    def __init__(self, reading: TableScan) -> None:
-        self._reading = reading
+    def __init__(self, scan: TableScan) -> None:
+        self._scan = scan
         self._select = (
             "SELECT s.session_id, s.event_count, s.command_count, s.file_downloads, s.login_attempts,"
-            f" {reading.moment('s.first_event_at')}, {reading.moment('s.last_event_at')} FROM session_summaries AS s"
+            f" {scan.moment('s.first_event_at')}, {scan.moment('s.last_event_at')} FROM session_summaries AS s"
         )
 
     def count_sessions(self, connection: Connection) -> int:
         """Return how many sessions there are; reads an index alone."""
-        return int(self._reading.rows(connection, "SELECT count(*) FROM session_summaries")[0][0])
+        return int(self._scan.rows(connection, "SELECT count(*) FROM session_summaries")[0][0])
 
     def after(self, connection: Connection, session_id: str | None, limit: int) -> list[SessionCounters]:
         """Return the next sessions in the order of their ids."""
         where, values = ("", ()) if session_id is None else (" WHERE s.session_id > ?", (session_id,))
         sql = f"{self._select}{where} ORDER BY s.session_id LIMIT ?"
-        return [SessionCounters._make(row) for row in self._reading.rows(connection, sql, (*values, limit))]
+        return [SessionCounters._make(row) for row in self._scan.rows(connection, sql, (*values, limit))]
 
     def one(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
         """Return one session; `to_write` keeps it from changing until the transaction ends."""
         lock = sql_of(connection).for_update() if to_write else ""
-        found = self._reading.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
+        found = self._scan.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
         return SessionCounters._make(found[0]) if found else None
 
     def events(self, first: str, last: str, until: int) -> ScanQuery:
@@ -65,13 +65,13 @@ class RecountRows:
 
     def events_now(self, connection: Connection, session_id: str, after: int) -> list[Row]:
         """Return the events of a session with larger ids, as one transaction sees them."""
-        return self._reading.rows(connection, f"{_EVENT} WHERE e.session_id = ? AND e.id > ?", (session_id, after))
+        return self._scan.rows(connection, f"{_EVENT} WHERE e.session_id = ? AND e.id > ?", (session_id, after))
 
     def payload(self, connection: Connection, event_id: int) -> str:
         """Return the payload of an event whose timestamp is a number that the column rounds."""
-        payload = self._reading.json_text(connection, "e.payload")
+        payload = self._scan.json_text(connection, "e.payload")
         return str(
-            self._reading.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
+            self._scan.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
         )
 
 

@@ -31,12 +31,12 @@ V4_TABLES = OUR_TABLES - set(V3_TABLES)
 _CREATE_REDUNDANT_INDEX = (
     f"CREATE UNIQUE INDEX {REDUNDANT_INDEX} ON raw_events(source, source_inode, source_generation, source_offset)"
 )
-_LOOKED_AT_ONCE = 1_000
+_LETTERS_AT_ONCE = 1_000
 _MAY_LACK = {"files": {"origin"}}
 
 
 @dataclass(frozen=True, slots=True)
-class BackToV3:
+class SchemaRollback:
     """What rolling back a database does.
 
     Attributes:
@@ -58,7 +58,7 @@ class BackToV3:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
+class RemovedRows:
     """What was taken out of v3's tables: it was v4's, and a later backfill makes it again.
 
     Attributes:
@@ -70,7 +70,7 @@ class Forgotten:
     file_dead_letters: int
 
 
-def way_back(connection: Connection, facts: SchemaFacts, database: str) -> BackToV3:
+def plan_schema_rollback(connection: Connection, facts: SchemaFacts, database: str) -> SchemaRollback:
     """Return what rolling back would do.
 
     Args:
@@ -86,14 +86,14 @@ def way_back(connection: Connection, facts: SchemaFacts, database: str) -> BackT
         raise SchemaVersionError(f"{database}: is empty; there is nothing to roll back")
     refuse_unsupported(facts.version, database)
     if missing := set(V3_TABLES) - facts.tables:
-        raise _refused(database, f"the tables {', '.join(sorted(missing))} are missing")
+        raise _refusal(database, f"the tables {', '.join(sorted(missing))} are missing")
     tables = tuple(sorted(V4_TABLES & facts.tables))
     if facts.version == OLDEST_VERSION and not tables:
-        return BackToV3((), empties_command_stats=False, adds_index=False, dead_letters_after=0)
+        return SchemaRollback((), empties_command_stats=False, adds_index=False, dead_letters_after=0)
     _require_our_columns(connection, tables, database)
     record = read_record(connection) if "jobs" in tables else None
     indexes = definitions_of(connection).index_names(connection, "raw_events")
-    return BackToV3(
+    return SchemaRollback(
         tables=tables,
         empties_command_stats=facts.complete and (record is None or record.command_stats_max_id == 0),
         adds_index=REDUNDANT_INDEX not in indexes and (record is None or record.redundant_index),
@@ -101,18 +101,18 @@ def way_back(connection: Connection, facts: SchemaFacts, database: str) -> BackT
     )
 
 
-def restore_v3(connection: Connection, facts: SchemaFacts, way: BackToV3) -> Forgotten:
+def restore_v3(connection: Connection, facts: SchemaFacts, way: SchemaRollback) -> RemovedRows:
     """Drop v4's tables and write version 3, in the caller's transaction.
 
     Args:
         connection: holds the write lock.
         facts: what tables there are, read in this transaction.
-        way: what `way_back` said in this transaction.
+        way: what `plan_schema_rollback` said in this transaction.
     """
     record = read_record(connection) if "jobs" in way.tables else None
-    forgotten = Forgotten(
+    forgotten = RemovedRows(
         command_stats=_empty_command_stats(connection) if way.empties_command_stats else 0,
-        file_dead_letters=_forget_file_dead_letters(connection, way.dead_letters_after) if facts.complete else 0,
+        file_dead_letters=_delete_file_dead_letters(connection, way.dead_letters_after) if facts.complete else 0,
     )
     for table in way.tables:
         Base.metadata.tables[table].drop(connection)
@@ -131,7 +131,7 @@ def restore_v3(connection: Connection, facts: SchemaFacts, way: BackToV3) -> For
 
 def create_redundant_index(connection: Connection, database: str) -> None:
     """Make v3's second unique index, if rolling back would make it."""
-    if way_back(connection, read_facts(connection, database), database).adds_index:
+    if plan_schema_rollback(connection, read_facts(connection, database), database).adds_index:
         connection.execute(text(_CREATE_REDUNDANT_INDEX))
 
 
@@ -142,7 +142,7 @@ def _empty_command_stats(connection: Connection) -> int:
     return rows
 
 
-def _forget_file_dead_letters(connection: Connection, after: int) -> int:
+def _delete_file_dead_letters(connection: Connection, after: int) -> int:
     """Delete the dead letters of v4 whose event is stored: they are about `files`, which v3 does not have."""
     gone = 0
     while True:
@@ -150,13 +150,13 @@ def _forget_file_dead_letters(connection: Connection, after: int) -> int:
             select(DeadLetterEvent.id, DeadLetterEvent.metadata_json)
             .where(DeadLetterEvent.id > after)
             .order_by(DeadLetterEvent.id)
-            .limit(_LOOKED_AT_ONCE)
+            .limit(_LETTERS_AT_ONCE)
         ).all()
         ids = [{"gone": row.id} for row in rows if _event_is_stored(row.metadata_json)]
         if ids:
             connection.execute(delete(DeadLetterEvent).where(DeadLetterEvent.id == bindparam("gone")), ids)
         gone += len(ids)
-        if len(rows) < _LOOKED_AT_ONCE:
+        if len(rows) < _LETTERS_AT_ONCE:
             return gone
         after = rows[-1].id
 
@@ -185,8 +185,8 @@ def _require_our_columns(connection: Connection, tables: tuple[str, ...], databa
     for table in tables:
         ours = set(Base.metadata.tables[table].columns.keys()) - _MAY_LACK.get(table, set())
         if missing := ours - set(dialect.column_names(connection, table)):
-            raise _refused(database, f"its table {table} lacks the columns {', '.join(sorted(missing))}")
+            raise _refusal(database, f"its table {table} lacks the columns {', '.join(sorted(missing))}")
 
 
-def _refused(database: str, what: str) -> SchemaVersionError:
+def _refusal(database: str, what: str) -> SchemaVersionError:
     return SchemaVersionError(f"{database}: {what}; nothing was changed; restore a backup instead")

@@ -28,7 +28,7 @@ WHOLE_TABLE_ROWS = 2_000
 
 SAMPLED_ROWS = 1_000
 _END_ROWS = 100
-_ASKED_AT_ONCE = 100
+_KEYS_AT_ONCE = 100
 _HEX_DIGITS = 16
 
 _IMMUTABLE: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -181,7 +181,7 @@ def _plain_key(key: str, value: str) -> int | str:
 
 def _digest(connection: Connection, table: str) -> dict[str, Any]:
     key, _ = _IMMUTABLE[table]
-    keys = _spread_ids(connection, table) if key == "id" else _spread_texts(connection, table, key)
+    keys = _sample_ids(connection, table) if key == "id" else _sample_text_keys(connection, table, key)
     rows = {str(one): digest for one, digest in _rows(connection, table, keys)}
     return {"definition": _definition(connection, table), "rows": rows}
 
@@ -191,7 +191,7 @@ def _definition(connection: Connection, table: str) -> str:
     return _hash(definitions_of(connection).of_table(connection, table, without_index=REDUNDANT_INDEX))
 
 
-def _spread_ids(connection: Connection, table: str) -> list[int]:
+def _sample_ids(connection: Connection, table: str) -> list[int]:
     """Return all ids of a small table; of a large one the first behind each of evenly spaced places, and the last."""
     highest = _max_id(connection, table)
     if highest <= WHOLE_TABLE_ROWS:
@@ -205,7 +205,7 @@ def _spread_ids(connection: Connection, table: str) -> list[int]:
     return chosen if chosen[-1] == highest else [*chosen, highest]
 
 
-def _spread_texts(connection: Connection, table: str, key: str) -> list[str]:
+def _sample_text_keys(connection: Connection, table: str, key: str) -> list[str]:
     """Return all keys of a small table; of a large one those behind evenly spaced hexadecimal ones, and both ends.
 
     Sessions are named by hexadecimal digits; whatever else they are, both ends are covered.
@@ -227,7 +227,7 @@ def _rows(connection: Connection, table: str, keys: Sequence[Any]) -> Iterator[t
     key, names = _IMMUTABLE[table]
     sql = sql_of(connection)
     columns = [sql.json_text(name) if name in _JSON_COLUMNS else name for name in names]
-    for part in (keys[start : start + _ASKED_AT_ONCE] for start in range(0, len(keys), _ASKED_AT_ONCE)):
+    for part in (keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE)):
         marks = ", ".join("?" * len(part))
         statement = sql.statement(f"SELECT {', '.join([key, *columns])} FROM {table} WHERE {key} IN ({marks})")
         for one, *values in connection.exec_driver_sql(statement, tuple(part)):

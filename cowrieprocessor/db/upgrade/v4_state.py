@@ -37,7 +37,7 @@ from cowrieprocessor.db.upgrade.v3_digest import read_record
 Row = dict[str, Any]
 """A row by the names of its columns; times are aware."""
 
-JUDGEMENT_COLUMNS = (*VERDICT_COLUMNS, "verdict", "family", "reputation", "reputation_reasons", "next_check_at")
+HASH_VERDICT_COLUMNS = (*VERDICT_COLUMNS, "verdict", "family", "reputation", "reputation_reasons", "next_check_at")
 CONTENT_COLUMNS = ("size_bytes", "md5", "sha1", "tlsh", "mime_type", "file_type", "analysis")
 FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
@@ -72,34 +72,34 @@ class V4Rows:
         return int(connection.execute(rows if self.known is None else rows.where(self.known)).scalar_one())
 
 
-def _knowledge(name: str, known: ColumnElement[bool] | None = None) -> V4Rows:
+def _rows_to_keep(name: str, known: ColumnElement[bool] | None = None) -> V4Rows:
     table = Base.metadata.tables[name]
     columns = tuple(column for column in table.columns if column.name not in _LEFT_OUT.get(name, ()))
     return V4Rows(table, columns, known)
 
 
-_OF_HASHES = or_(
+_HASHES_TO_KEEP = or_(
     HASHES.c.session_count == 0,
     HASHES.c.enrichment_status != PENDING,
     HASHES.c.vt_malicious,
     HASHES.c.verdict != "unknown",
     *(
         HASHES.c[name].is_not(None)
-        for name in (*CONTENT_COLUMNS, *JUDGEMENT_COLUMNS)
+        for name in (*CONTENT_COLUMNS, *HASH_VERDICT_COLUMNS)
         if name not in ("enrichment_status", "vt_malicious", "verdict")
     ),
 )
 
 V4_STATE: dict[str, V4Rows] = {
-    "file_hashes": _knowledge("file_hashes", _OF_HASHES),
-    "files": _knowledge("files", FILES.c.origin == "artifact"),
-    "file_verdicts": _knowledge("file_verdicts"),
-    "enrichment_cache": _knowledge("enrichment_cache"),
-    "enrichment_queue": _knowledge("enrichment_queue"),
-    "api_quota": _knowledge("api_quota"),
-    "verdict_propagation": _knowledge("verdict_propagation"),
-    "log_files": _knowledge("log_files"),
-    "jobs": _knowledge("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
+    "file_hashes": _rows_to_keep("file_hashes", _HASHES_TO_KEEP),
+    "files": _rows_to_keep("files", FILES.c.origin == "artifact"),
+    "file_verdicts": _rows_to_keep("file_verdicts"),
+    "enrichment_cache": _rows_to_keep("enrichment_cache"),
+    "enrichment_queue": _rows_to_keep("enrichment_queue"),
+    "api_quota": _rows_to_keep("api_quota"),
+    "verdict_propagation": _rows_to_keep("verdict_propagation"),
+    "log_files": _rows_to_keep("log_files"),
+    "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order in which they are taken in again: hashes before what belongs to them."""
 
@@ -117,7 +117,7 @@ def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str
         result = connection.execute(knowledge.query(), execution_options=STREAMED)
         for row in result.mappings():
             yield name, dict(row)
-    yield from (("file_hashes", row) for row in _planned_verdicts(connection, facts))
+    yield from (("file_hashes", row) for row in _pre_release_verdicts(connection, facts))
 
 
 def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, int]:
@@ -127,7 +127,7 @@ def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, in
         for name, knowledge in V4_STATE.items()
         if name in facts.tables and (name != "files" or facts.complete)
     }
-    if planned := sum(1 for _ in _planned_verdicts(connection, facts)):
+    if planned := sum(1 for _ in _pre_release_verdicts(connection, facts)):
         counts["file_hashes"] = counts.get("file_hashes", 0) + planned
     return {name: count for name, count in counts.items() if count}
 
@@ -152,7 +152,7 @@ def from_json(name: str, document: object) -> Row:
     return {column.name: _value(column, document[column.name]) for column in knowledge.columns}
 
 
-def judged_more_recently(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def has_newer_verdict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether the verdict of one row of `file_hashes` is to stand in the place of another's."""
     if one["vt_scan_date"] is not None and other["vt_scan_date"] is not None:
         return bool(one["vt_scan_date"] > other["vt_scan_date"])
@@ -161,7 +161,7 @@ def judged_more_recently(one: Mapping[str, Any], other: Mapping[str, Any]) -> bo
     return one["vt_scan_date"] is not None
 
 
-def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:
+def hash_row_of_pre_release(row: Mapping[str, Any], sha256: str) -> Row:
     """Return the row of `file_hashes` that a row of a planned `files` table amounts to.
 
     Args:
@@ -182,20 +182,20 @@ def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:
     }
 
 
-def best_of(rows: Iterable[Mapping[str, Any]]) -> Row:
+def latest_verdict(rows: Iterable[Mapping[str, Any]]) -> Row:
     """Return the row of several of one hash that was judged last, with the earliest time; they may be many."""
     best: Row = {}
     for row in rows:
         if not best:
             best = dict(row)
-        elif judged_more_recently(row, best):
+        elif has_newer_verdict(row, best):
             best = dict(row) | {"first_seen": min(best["first_seen"], row["first_seen"])}
         else:
             best["first_seen"] = min(best["first_seen"], row["first_seen"])
     return best
 
 
-def planned_judgement() -> ColumnElement[bool]:
+def has_pre_release_verdict() -> ColumnElement[bool]:
     """Return what is true of rows of a planned `files` table that say more than that nobody was asked yet."""
     return or_(FILES.c.enrichment_status != PENDING, FILES.c.vt_scan_date.is_not(None), FILES.c.vt_malicious)
 
@@ -206,12 +206,12 @@ def lower_sha256(shasum: str) -> str | None:
     return lower if _SHA256.fullmatch(lower) else None
 
 
-def _planned_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Row]:
+def _pre_release_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Row]:
     """Yield what only a planned `files` table says about hashes, because nothing has taken it over yet."""
     if "files" not in facts.tables:
         return
     columns = (FILES.c.shasum, FILES.c.first_seen, *(FILES.c[name] for name in VERDICT_COLUMNS))
-    query = select(*columns).where(planned_judgement()).order_by(FILES.c.shasum, FILES.c.id)
+    query = select(*columns).where(has_pre_release_verdict()).order_by(FILES.c.shasum, FILES.c.id)
     if facts.complete:
         record = read_record(connection)
         if record is None or not record.planned_files_max_id:
@@ -224,7 +224,7 @@ def _planned_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Ro
     result = connection.execute(query, execution_options=STREAMED).mappings()
     for shasum, rows in groupby(map(dict, result), key=lambda row: str(row["shasum"])):
         if sha256 := lower_sha256(shasum):
-            yield planned_verdict(best_of(rows), sha256)
+            yield hash_row_of_pre_release(latest_verdict(rows), sha256)
 
 
 def _value(column: Column[Any], value: object) -> Any:

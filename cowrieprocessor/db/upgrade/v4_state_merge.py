@@ -19,7 +19,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import take_in
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
-from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, V4_STATE, Row, judged_more_recently
+from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, HASH_VERDICT_COLUMNS, V4_STATE, Row, has_newer_verdict
 
 ROWS_AT_ONCE = 400
 """How many rows of one table one call of `merge` may get."""
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 400
 VERDICTS: Table = Base.metadata.tables["file_verdicts"]
 EVENTS: Table = Base.metadata.tables["raw_events"]
 DEAD: Table = Base.metadata.tables["dead_letter_events"]
-_OF_THIS_DATABASE = (MIGRATION_JOB, "backfill", "planned-files")
+_JOBS_OF_ONE_DATABASE = (MIGRATION_JOB, "backfill", "planned-files")
 """Jobs, by the beginning of their names, that say where a database stands: another's say nothing about this one."""
 _ENDED = frozenset({"done", "failed", "stopped"})
 
@@ -58,16 +58,16 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
     if name == "file_verdicts":
         return _merge_history(connection, rows)
     if name == "jobs":
-        return _merge_by_key(connection, name, _jobs_of_others(rows), len(rows))
+        return _merge_by_key(connection, name, _transferable_jobs(rows), len(rows))
     if name == "verdict_propagation":
         return _merge_by_key(connection, name, [row | {"cursor": 0} for row in rows], len(rows))
     if name == "log_files":
-        rows_there = [row for row in rows if _its_last_value_is_stored(connection, row)]
+        rows_there = [row for row in rows if _is_last_value_stored(connection, row)]
         return _merge_by_key(connection, name, rows_there, len(rows))
     return _merge_by_key(connection, name, rows, len(rows))
 
 
-def _its_last_value_is_stored(connection: Connection, log: Row) -> bool:
+def _is_last_value_stored(connection: Connection, log: Row) -> bool:
     """Return whether the last value that a log's cursor has passed is in this database, as an event or a dead letter.
 
     After a backup was restored it may not be: with the cursor, loaders would pass over events that nobody has. Without
@@ -97,7 +97,7 @@ def _merge_by_key(connection: Connection, name: str, rows: Sequence[Row], given:
     changes: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = _key(row, keys)
-        if key in before and (changed := _RULES.get(name, _keep)(before[key], row)):
+        if key in before and (changed := _RULES.get(name, _change_nothing)(before[key], row)):
             before[key] |= changed
             changes[key] = changes.get(key, {}) | changed
     for key, change in changes.items():
@@ -132,16 +132,16 @@ def _add(connection: Connection, table: Table, rows: Sequence[Row]) -> int:
     return sum(connection.execute(statement, row).rowcount for row in rows)
 
 
-def _keep(current: Row, given: Row) -> Row:
+def _change_nothing(current: Row, given: Row) -> Row:
     return {}
 
 
 def _merge_hash(current: Row, given: Row) -> Row:
     """Return what of a hash changes: its content where it is not known, its verdict where the given one is newer."""
     changed = {name: given[name] for name in CONTENT_COLUMNS if current[name] is None and given[name] is not None}
-    if judged_more_recently(given, current):
-        changed |= {name: given[name] for name in JUDGEMENT_COLUMNS if current[name] != given[name]}
-    elif not judged_more_recently(current, given):
+    if has_newer_verdict(given, current):
+        changed |= {name: given[name] for name in HASH_VERDICT_COLUMNS if current[name] != given[name]}
+    elif not has_newer_verdict(current, given):
         changed |= {
             name: given[name]
             for name in ("family", "reputation", "reputation_reasons", "next_check_at")
@@ -200,11 +200,11 @@ _RULES: dict[str, Callable[[Row, Row], Row]] = {
 """By table, what of a row that is there changes; of the others it stays as it is."""
 
 
-def _jobs_of_others(rows: Sequence[Row]) -> list[Row]:
+def _transferable_jobs(rows: Sequence[Row]) -> list[Row]:
     """Return the jobs that are no business of one database alone; one that had not ended has stopped by now."""
     kept = []
     for row in rows:
-        if row["name"].startswith(_OF_THIS_DATABASE):
+        if row["name"].startswith(_JOBS_OF_ONE_DATABASE):
             continue
         stopped = {"state": "stopped", "reason": "the database was rolled back to version 3"}
         kept.append(row if row["state"] in _ENDED else row | stopped)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import Choice
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
@@ -42,7 +42,7 @@ class Purged:
     of_v3: int
 
 
-def plan(engine: Engine, choice: Choice) -> PurgePlan:
+def plan(engine: Engine, letter_filter: LetterFilter) -> PurgePlan:
     """Return what a purge would delete.
 
     Raises:
@@ -50,17 +50,19 @@ def plan(engine: Engine, choice: Choice) -> PurgePlan:
     """
     require_current(engine)
     with read_transaction(engine) as connection:
-        by_reason = table.count(connection, choice)
+        by_reason = table.count(connection, letter_filter)
         unresolved = 0
-        if choice.resolved is not True:
-            waiting = Choice(False, choice.reason, choice.ids, choice.sources, choice.before)
+        if letter_filter.resolved is not True:
+            waiting = LetterFilter(
+                False, letter_filter.reason, letter_filter.ids, letter_filter.sources, letter_filter.before
+            )
             unresolved = sum(table.count(connection, waiting).values())
         return PurgePlan(by_reason, unresolved)
 
 
 def purge(
     engine: Engine,
-    choice: Choice,
+    letter_filter: LetterFilter,
     *,
     on_progress: Callable[[int], None] = lambda _letters: None,
     say: Callable[[str], None] = lambda _text: None,
@@ -69,7 +71,7 @@ def purge(
 
     Args:
         engine: a database at our version.
-        choice: which letters.
+        letter_filter: which letters.
         on_progress: told after each transaction how many are deleted.
         say: told why it waits.
 
@@ -83,7 +85,7 @@ def purge(
     after = gone = 0
     while True:
         with read_transaction(engine) as connection:
-            ids = table.next_ids(connection, choice, after, until, LETTERS_AT_ONCE)
+            ids = table.next_ids(connection, letter_filter, after, until, LETTERS_AT_ONCE)
         if not ids:
             break
         after = ids[-1]
@@ -93,11 +95,11 @@ def purge(
                 done = 0
                 while ids and (not done or turn.may_go_on()):
                     part, ids = ids[: table.NAMED_AT_ONCE], ids[table.NAMED_AT_ONCE :]
-                    done += table.purge(turn.connection, choice, part)
+                    done += table.purge(turn.connection, letter_filter, part)
             gone += done
             on_progress(gone)
     with read_transaction(engine) as connection:
-        return Purged(gone, table.purged_of_v3(connection))
+        return Purged(gone, table.count_purged_v3_letters(connection))
 
 
 def _words(obstacle: Obstacle | None) -> str:

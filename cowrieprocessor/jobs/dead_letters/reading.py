@@ -14,10 +14,10 @@ from typing import cast
 import orjson
 
 from cowrieprocessor.db.dead_letters import positions as places
-from cowrieprocessor.db.dead_letters.positions import LogOfLetter
-from cowrieprocessor.db.dead_letters.statements import StoredLetter, stored_event
+from cowrieprocessor.db.dead_letters.positions import SourceLog
+from cowrieprocessor.db.dead_letters.statements import StoredLetter, event_payload
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
 from cowrieprocessor.jobs.dead_letters.source_bytes import Connect, LetterBytes, Stays, is_cut, payload_of, range_of
 from cowrieprocessor.loader.file_processor import ORIGINS
@@ -32,7 +32,7 @@ TOO_LONG = "still backfill: the stored payload is over 2 MiB"
 
 _SEPARATORS = b" \t\r,[]"
 _ANY_LENGTH = 1 << 62
-_BEHIND = b"\n{"
+_TERMINATOR = b"\n{"
 """The next line and the next object: where whatever is damaged ends at the latest."""
 
 
@@ -43,7 +43,7 @@ class NewValues:
     Attributes:
         letter: the dead letter.
         log: the log it came from; None where v3 loaded it.
-        place: what rows of the log carry.
+        source_key: what rows of the log carry.
         values: what the reader makes of the bytes.
         reader: the reader, at their end.
         end_line: 0-based number of the line on which they end.
@@ -51,8 +51,8 @@ class NewValues:
     """
 
     letter: StoredLetter
-    log: LogOfLetter | None
-    place: Place
+    log: SourceLog | None
+    source_key: SourceKey
     values: list[Value]
     reader: ValueReader
     end_line: int
@@ -99,7 +99,7 @@ class LetterReader:
         self._connect = connect
         self._settings = settings
         self._bytes = LetterBytes(connect, settings)
-        self._places: dict[str, list[Place]] = {}
+        self._places: dict[str, list[SourceKey]] = {}
 
     def __enter__(self) -> LetterReader:
         """Return the reader itself."""
@@ -132,7 +132,7 @@ class LetterReader:
         line = int(letter.metadata.get("line", 1)) - 1
         values, reader = self._values(raw, start - brackets, line)
         log = log or self._bytes.log_of(letter, raw)
-        return NewValues(letter, log, log.place, values, reader, line + raw.count(b"\n"))
+        return NewValues(letter, log, log.source_key, values, reader, line + raw.count(b"\n"))
 
     def _without_file(self, letter: StoredLetter) -> StoredAlready:
         """Return the event of which our loaders stored everything but its file."""
@@ -141,15 +141,15 @@ class LetterReader:
             return StoredAlready(letter, self._event_to_take_up(raw))
         log = self._bytes.log_of(letter, None, holds_event=True)
         with self._connect() as connection:
-            stored = places.payload_at(connection, log.place, letter.source_offset or 0)
+            stored = places.payload_at(connection, log.source_key, letter.source_offset or 0)
         return StoredAlready(letter, self._event_to_take_up(_utf8(stored or "")))
 
     def _refused_by_backfill(self, letter: StoredLetter) -> StoredAlready:
         event_id = int(letter.metadata["raw_event_id"])
         with self._connect() as connection:
-            payload = stored_event(connection, event_id, MAX_PAYLOAD_CHARS)
+            payload = event_payload(connection, event_id, MAX_PAYLOAD_CHARS)
             if payload is None:
-                is_there = stored_event(connection, event_id, _ANY_LENGTH) is not None
+                is_there = event_payload(connection, event_id, _ANY_LENGTH) is not None
                 raise Stays(TOO_LONG if is_there else NO_EVENT, f"raw_events {event_id}")
         return StoredAlready(letter, self._event_to_take_up(_utf8(payload)), by_backfill=True)
 
@@ -175,18 +175,18 @@ class LetterReader:
         value = Value(_utf8(event.payload), event.fields, line, 0, 0)
         return NewValues(letter, None, place, [value], _reader(b"", 0, line, 1), line, keeps_place)
 
-    def _stored_by_v3(self, letter: StoredLetter) -> tuple[Place, str | None]:
+    def _stored_by_v3(self, letter: StoredLetter) -> tuple[SourceKey, str | None]:
         """Return what rows of a letter's log carry, and the payload that v3 stored for its line."""
         source, offset = letter.source or "", letter.source_offset
         with self._connect() as connection:
             if source not in self._places:
-                self._places[source] = places.places_of(connection, source)
+                self._places[source] = places.source_keys_of(connection, source)
             known = self._places[source]
             for place in known if offset is not None else ():
                 payload = places.payload_at(connection, place, offset or 0)
                 if payload is not None:
                     return place, payload
-        return (known[0] if known else Place(source, None, 0)), None
+        return (known[0] if known else SourceKey(source, None, 0)), None
 
     def _values(self, raw: bytes, start: int, line: int) -> tuple[list[Value], ValueReader]:
         """Return the values of some bytes, and the reader behind them.
@@ -196,7 +196,7 @@ class LetterReader:
         """
         reader = _reader(raw, start, line, self._settings.max_value_bytes)
         values = list(reader)
-        pending_bytes = reader.pending_bytes - len(_BEHIND.lstrip())
+        pending_bytes = reader.pending_bytes - len(_TERMINATOR.lstrip())
         if pending_bytes > 0:
             rest = raw[len(raw) - pending_bytes :]
             unfinished = Refused(REFUSED_NOT_JSON, "its end is missing")
@@ -231,14 +231,14 @@ class LetterReader:
         return event
 
 
-class _Stretch:
+class _ByteRange:
     """Bytes that are read as they were in their log: something that ends them stands behind."""
 
     is_complete = True
 
     def __init__(self, raw: bytes) -> None:
         pieces = [raw[at : at + READ_SIZE] for at in range(0, len(raw), READ_SIZE)]
-        self._pieces: Iterator[bytes] = iter([*pieces, _BEHIND])
+        self._pieces: Iterator[bytes] = iter([*pieces, _TERMINATOR])
 
     def read(self) -> bytes:
         """Return the next piece, empty at the end."""
@@ -246,7 +246,7 @@ class _Stretch:
 
 
 def _reader(raw: bytes, start: int, line: int, max_value_bytes: int) -> ValueReader:
-    stream = cast(LogStream, _Stretch(raw))  # the reader asks for no more than a stretch has
+    stream = cast(LogStream, _ByteRange(raw))  # the reader asks for no more than a stretch has
     return ValueReader(stream, position=start, line=line, max_value_bytes=max_value_bytes)
 
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import Choice, StoredLetter
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
@@ -38,7 +38,7 @@ CHARS_AT_ONCE = 4 << 20
 """Characters of payloads in memory at most, unless one alone is larger."""
 
 KEPT_OUTCOMES = 200
-LAST_WORD_S = 0.2
+FINAL_STATE_TIMEOUT_S = 0.2
 
 REPLAYED, STORED_ALREADY, STAYS = "replayed", "stored already", "stays"
 
@@ -115,13 +115,15 @@ class _Enough(Exception):
 class _Replay:
     """One run."""
 
-    def __init__(self, engine: Engine, settings: Settings, choice: Choice, limit: int | None, *, dry: bool) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, letter_filter: LetterFilter, limit: int | None, *, dry: bool
+    ) -> None:
         self._engine = engine
         self._settings = settings
-        self._choice = choice
+        self._choice = letter_filter
         self._limit = limit
         self._dry = dry
-        self._pace = Throttle(engine)
+        self._throttle = Throttle(engine)
         self._ingest_id = uuid.uuid4().hex
         self._holder = holder.this_process()
         self._total = 0
@@ -145,10 +147,10 @@ class _Replay:
         except _Enough:
             pass
         except KeyboardInterrupt:
-            self._leave_word(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
             raise
         except DatabaseError as error:
-            self._leave_word(FAILED, str(error))
+            self._try_to_record_end(FAILED, str(error))
             raise
         if self._has_job:
             self._end(self._engine, DONE, None)
@@ -202,11 +204,11 @@ class _Replay:
             self.result.note(_outcome_of(done))
 
     def _write_for_a_moment(self, readable: deque[Readable], left: int) -> ReplayWriter:
-        self._pace.wait(self._say)
-        with self._pace.transaction() as turn:
+        self._throttle.wait(self._say)
+        with self._throttle.transaction() as turn:
             lock_all_events(turn.connection)  # a loader may store the same event from another log
             job = shared_job(turn.connection, JOB, RUNNING)  # of two replays the second waits here
-            held = table.hold_unresolved(turn.connection, [one.letter for one in readable])
+            held = table.lock_unresolved(turn.connection, [one.letter for one in readable])
             writer = ReplayWriter(turn.connection, self._settings, self._ingest_id)
             while readable and (not writer.done or turn.may_go_on()) and len(writer.done) < left:
                 one = readable.popleft()
@@ -231,11 +233,13 @@ class _Replay:
             job.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             save_job(connection, job)
 
-    def _leave_word(self, state: str, reason: str) -> None:
+    def _try_to_record_end(self, state: str, reason: str) -> None:
         """Say in `jobs` why it stopped, if the database listens at once."""
         if not self._has_job:
             return
-        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=LAST_WORD_S)
+        engine = get_engine(
+            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
+        )
         try:
             self._end(engine, state, reason)
         except DatabaseError:
@@ -247,7 +251,7 @@ class _Replay:
 def replay(
     engine: Engine,
     settings: Settings,
-    choice: Choice | None = None,
+    letter_filter: LetterFilter | None = None,
     *,
     limit: int | None = None,
     dry_run: bool = False,
@@ -259,7 +263,7 @@ def replay(
     Args:
         engine: a database at our version; for a dry run one for reading is enough.
         settings: the limits of today.
-        choice: which letters; all that wait by default.
+        letter_filter: which letters; all that wait by default.
         limit: resolve so many at most; letters that stay do not count.
         dry_run: write nothing, and say what would be.
         on_progress: told after each few hundred letters.
@@ -269,7 +273,7 @@ def replay(
         DatabaseError: the database cannot serve; what was committed is kept, the next replay goes on from there.
     """
     require_current(engine)
-    run = _Replay(engine, settings, replace(choice or Choice(), resolved=False), limit, dry=dry_run)
+    run = _Replay(engine, settings, replace(letter_filter or LetterFilter(), resolved=False), limit, dry=dry_run)
     run.on_progress, run.say = on_progress, say
     run.run()
     return run.result

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.dead_letters import positions as places
-from cowrieprocessor.db.dead_letters.positions import LogOfLetter
+from cowrieprocessor.db.dead_letters.positions import SourceLog
 from cowrieprocessor.db.dead_letters.statements import StoredLetter
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.logs.identity import identity_of
 from cowrieprocessor.loader.reading.discovery import logs_there
@@ -27,7 +27,7 @@ from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.sanitize import inert_cut, restore
 from cowrieprocessor.settings import Settings
 
-MAX_STRETCH_BYTES = 8 << 20
+MAX_RANGE_BYTES = 8 << 20
 """What one dead letter may cover at most, unless a single event may be larger: memory is bounded."""
 
 _SHOWN_CHARS = 300
@@ -36,7 +36,7 @@ _FIRST_OBJECTS = 20
 NOT_THERE = "its log cannot be read any more"
 CHANGED = "its log holds other bytes there now"
 NO_LOG = "it cannot be told which log it came from"
-TOO_MUCH = "it covers more than a replay takes in at once"
+TOO_LARGE = "it covers more than a replay takes in at once"
 NO_BYTES = "it holds no bytes"
 
 Connect = Callable[[], AbstractContextManager[Connection]]
@@ -68,7 +68,7 @@ class LetterBytes:
         self._connect = connect
         self._settings = settings
         self._open: LogStream | None = None
-        self._files: dict[Place, list[Path]] = {}
+        self._files: dict[SourceKey, list[Path]] = {}
         self._identities: dict[Path, set[str]] = {}
 
     def __enter__(self) -> LetterBytes:
@@ -81,7 +81,7 @@ class LetterBytes:
         """Close the log that is open."""
         self._close()
 
-    def of(self, letter: StoredLetter) -> tuple[bytes, LogOfLetter | None]:
+    def of(self, letter: StoredLetter) -> tuple[bytes, SourceLog | None]:
         """Return the bytes of a letter of ours, and the log if it was needed to get them.
 
         Raises:
@@ -91,11 +91,11 @@ class LetterBytes:
         if not is_cut(payload):
             return _kept(payload), None
         start, end = range_of(letter)
-        most = max(MAX_STRETCH_BYTES, self._settings.max_value_bytes)
+        most = max(MAX_RANGE_BYTES, self._settings.max_value_bytes)
         if end - start > most:
-            raise Stays(TOO_MUCH, f"{end - start} bytes, at most are {most}; raise max_value_bytes")
+            raise Stays(TOO_LARGE, f"{end - start} bytes, at most are {most}; raise max_value_bytes")
         stays = _no_log(letter)
-        found: list[LogOfLetter] = []
+        found: list[SourceLog] = []
         for log in self._candidates(letter, holds_event=False):
             try:
                 raw = self._proven(letter, log, payload)
@@ -107,7 +107,7 @@ class LetterBytes:
             raise stays
         return raw, self._one_of(letter, found, None)
 
-    def log_of(self, letter: StoredLetter, raw: bytes | None, *, holds_event: bool = False) -> LogOfLetter:
+    def log_of(self, letter: StoredLetter, raw: bytes | None, *, holds_event: bool = False) -> SourceLog:
         """Return the log that a letter of ours came from.
 
         Args:
@@ -120,7 +120,7 @@ class LetterBytes:
         """
         return self._one_of(letter, self._candidates(letter, holds_event=holds_event), raw)
 
-    def _candidates(self, letter: StoredLetter, *, holds_event: bool) -> list[LogOfLetter]:
+    def _candidates(self, letter: StoredLetter, *, holds_event: bool) -> list[SourceLog]:
         """Return the logs that went by the letter's name and have its place; one, if events were stored with it."""
         generation, offset = letter.metadata.get("generation"), letter.source_offset
         if letter.source is None or offset is None or not isinstance(generation, int):
@@ -129,13 +129,13 @@ class LetterBytes:
         with self._connect() as connection:
             logs = [
                 log
-                for log in places.logs_of_letter(connection, letter.source, generation, offset, end)
-                if bool(places.taken_offsets(connection, log.place, offset, offset)) is holds_event
+                for log in places.candidate_logs(connection, letter.source, generation, offset, end)
+                if bool(places.taken_offsets(connection, log.source_key, offset, offset)) is holds_event
             ]
             inodes = places.inodes_of_batch(connection, letter.id) if len(logs) > 1 else set()
-        return [log for log in logs if log.place.source_inode in inodes] or logs
+        return [log for log in logs if log.source_key.source_inode in inodes] or logs
 
-    def _one_of(self, letter: StoredLetter, logs: list[LogOfLetter], raw: bytes | None) -> LogOfLetter:
+    def _one_of(self, letter: StoredLetter, logs: list[SourceLog], raw: bytes | None) -> SourceLog:
         """Return the one log of several that has the letter's bytes in their place."""
         if len(logs) > 1 and raw is not None:
             logs = [log for log in logs if self._is_in(letter, log, raw)]
@@ -143,7 +143,7 @@ class LetterBytes:
             raise _no_log(letter)
         return logs[0]
 
-    def _is_in(self, letter: StoredLetter, log: LogOfLetter, raw: bytes) -> bool:
+    def _is_in(self, letter: StoredLetter, log: SourceLog, raw: bytes) -> bool:
         start, end = range_of(letter)
         kept = raw.strip()
 
@@ -152,7 +152,7 @@ class LetterBytes:
 
         return self._find(log, start, end, fits)[0] is not None
 
-    def _proven(self, letter: StoredLetter, log: LogOfLetter, payload: Mapping[str, Any]) -> bytes:
+    def _proven(self, letter: StoredLetter, log: SourceLog, payload: Mapping[str, Any]) -> bytes:
         """Return a letter's bytes as a log has them, proven to be the ones that were refused."""
         start, end = range_of(letter)
 
@@ -167,7 +167,7 @@ class LetterBytes:
         return raw
 
     def _find(
-        self, log: LogOfLetter, start: int, end: int, fits: Callable[[bytes], bool]
+        self, log: SourceLog, start: int, end: int, fits: Callable[[bytes], bool]
     ) -> tuple[bytes | None, InputError | None]:
         """Return decompressed bytes of a log that fit, and why no file could be read that holds it.
 
@@ -184,19 +184,19 @@ class LetterBytes:
                 error = unreadable
                 continue
             if fits(raw):
-                self._files[log.place] = [path]
+                self._files[log.source_key] = [path]
                 return raw, None
             error = None
         return None, error
 
-    def _files_of(self, log: LogOfLetter) -> list[Path]:
-        if log.place not in self._files:
-            names = [Path(restore(name)) for name in (log.current_path, log.place.source)]
+    def _files_of(self, log: SourceLog) -> list[Path]:
+        if log.source_key not in self._files:
+            names = [Path(restore(name)) for name in (log.current_path, log.source_key.source)]
             beside = logs_there(names)
-            self._files[log.place] = list(dict.fromkeys([*names, *beside]))
-        return self._files[log.place]
+            self._files[log.source_key] = list(dict.fromkeys([*names, *beside]))
+        return self._files[log.source_key]
 
-    def _is_log(self, path: Path, log: LogOfLetter) -> bool:
+    def _is_log(self, path: Path, log: SourceLog) -> bool:
         """Return whether a file holds a log, by its first object; before it may stand what was refused once."""
         if path not in self._identities:
             self._identities[path] = set()

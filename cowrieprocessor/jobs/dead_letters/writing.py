@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.dead_letters import positions as places
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.positions import LogOfLetter, MovedBytes
+from cowrieprocessor.db.dead_letters.positions import ByteCountChange, SourceLog
 from cowrieprocessor.db.dead_letters.statements import StoredLetter
 from cowrieprocessor.db.ingest.statements import LoadingStatements
-from cowrieprocessor.db.ingest.stored_events import Place, copies_of
+from cowrieprocessor.db.ingest.stored_events import SourceKey, copies_of
 from cowrieprocessor.events import Event, utc_text
 from cowrieprocessor.jobs.dead_letters.reading import NewValues, Readable, StoredAlready
 from cowrieprocessor.jobs.dead_letters.source_bytes import range_of
@@ -37,7 +37,7 @@ FOR_BACKFILL = "events_for_the_backfill"
 _OFFSET, _INODE = 3, 4
 """Where a row for raw_events has its place."""
 
-_NOWHERE = Place("", None, -1)
+_NO_LOG = SourceKey("", None, -1)
 """Stands for the log of a letter of v3: the rows of each log count, also those of its own."""
 
 
@@ -49,14 +49,14 @@ class Done(NamedTuple):
     known: int
 
 
-class _Elsewhere:
+class _OtherLogsLookup:
     """Tells which events of a letter are stored already, other than from its own log."""
 
     is_looking = True
 
-    def __init__(self, connection: Connection, log: LogOfLetter | None) -> None:
+    def __init__(self, connection: Connection, log: SourceLog | None) -> None:
         self._connection = connection
-        self._place = log.place if log else _NOWHERE
+        self._place = log.source_key if log else _NO_LOG
         self.found = 0
 
     def holds(self, event: Event, offset: int) -> bool:
@@ -101,7 +101,7 @@ class ReplayWriter:
     _hashes: list[list[Any]] = field(default_factory=list)
     _files: list[list[Any]] = field(default_factory=list)
     _dead_letters: list[list[Any]] = field(default_factory=list)
-    _moved: list[MovedBytes] = field(default_factory=list)
+    _byte_count_changes: list[ByteCountChange] = field(default_factory=list)
 
     @property
     def _now(self) -> str:
@@ -121,26 +121,26 @@ class ReplayWriter:
             return
         statements = LoadingStatements(self.connection)
         try:
-            places.move_bytes(self.connection, self._moved)
+            places.update_byte_counts(self.connection, self._byte_count_changes)
             statements.merge_sessions(_by_key(self._sessions, 1))
             statements.merge_attributes(_by_key(self._attributes, 1))
             statements.merge_commands(_by_key(self._commands, 2))
-            statements.merge_hashes(_widened(self._hashes))
-            for rows in _apart(self._files):
+            statements.merge_hashes(_merged_hashes(self._hashes))
+            for rows in _without_repeated_files(self._files):
                 self.counters[FILES] += len(statements.merge_files(rows, self._now))
             statements.insert_dead_letters(self._dead_letters)
         finally:
             statements.close()
-        resolved = [(one.letter.id, {**one.letter.metadata} | {"replayed": _words(one)}) for one in self.done]
+        resolved = [(one.letter.id, {**one.letter.metadata} | {"replayed": _replay_note(one)}) for one in self.done]
         table.resolve(self.connection, resolved, self._moment)
 
     def _add_values(self, new: NewValues) -> Done:
         """Store the events among values; what is still refused gets a letter of its own."""
-        elsewhere = _Elsewhere(self.connection, new.log)
+        elsewhere = _OtherLogsLookup(self.connection, new.log)
         statements = LoadingStatements(self.connection)
         try:
             batch = Batch(
-                _cursor(new, elsewhere),
+                _checkpoint(new, elsewhere),
                 self.ingest_id,
                 self._now,
                 not statements.computes_event_columns,
@@ -168,7 +168,7 @@ class ReplayWriter:
             self._commands += rows.commands
             self._hashes += rows.hashes
             self._files += rows.files
-            self._moved.append(_moved(new, new.log, batch, is_last=is_last))
+            self._byte_count_changes.append(_byte_count_change(new, new.log, batch, is_last=is_last))
         return Done(new.letter, len(rows.events), elsewhere.found)
 
     def _give_places(self, new: NewValues, events: list[list[Any]], until: int) -> bool:
@@ -181,14 +181,14 @@ class ReplayWriter:
         last = first if first is None or new.log is None else max(first, new.end_line, until)
         free: set[int] = set()
         if first is not None and last is not None and new.keeps_place:
-            taken = places.taken_offsets(self.connection, new.place, first, last)
+            taken = places.taken_offsets(self.connection, new.source_key, first, last)
             if taken and new.log is None:
                 return False
             free = set(range(first, last + 1)) - taken
         for row in events:
             wanted = row[_OFFSET] if row[_OFFSET] in free else first
             row[_OFFSET] = wanted if wanted in free else None
-            row[_INODE] = new.place.source_inode
+            row[_INODE] = new.source_key.source_inode
             free.discard(row[_OFFSET])
         return True
 
@@ -210,27 +210,27 @@ class ReplayWriter:
         return Done(stored.letter, 0, 0)
 
 
-def _cursor(new: NewValues, elsewhere: _Elsewhere) -> Checkpoint:
+def _checkpoint(new: NewValues, elsewhere: _OtherLogsLookup) -> Checkpoint:
     """Return a cursor at the beginning of a letter, for its values alone."""
     log = new.log
     return Checkpoint(
         identity=log.identity if log else "",
         generation=log.generation if log else 0,
-        source=new.place.source,
-        source_inode=new.place.source_inode or "",
-        source_generation=new.place.source_generation,
+        source=new.source_key.source,
+        source_inode=new.source_key.source_inode or "",
+        source_generation=new.source_key.source_generation,
         current_path=log.current_path if log else "",
         next_offset=_offset(new.letter),
         stored_events=elsewhere,
     )
 
 
-def _moved(new: NewValues, log: LogOfLetter, batch: Batch, *, is_last: bool) -> MovedBytes:
+def _byte_count_change(new: NewValues, log: SourceLog, batch: Batch, *, is_last: bool) -> ByteCountChange:
     """Return what became of the bytes that were dead."""
     cursor = batch.cursor
     start, end = range_of(new.letter)
     size_bytes = end - start
-    return MovedBytes(
+    return ByteCountChange(
         identity=log.identity,
         generation=log.generation,
         stored=size_bytes - cursor.bytes_dead - cursor.bytes_nul,
@@ -246,7 +246,7 @@ def _offset(letter: StoredLetter) -> int:
     return letter.source_offset or 0
 
 
-def _words(done: Done) -> dict[str, int]:
+def _replay_note(done: Done) -> dict[str, int]:
     """Return what a resolved letter says about its replay."""
     return {"events": done.events, "events_stored_already": done.known}
 
@@ -256,7 +256,7 @@ def _by_key(rows: Sequence[list[Any]], columns: int) -> list[list[Any]]:
     return sorted(rows, key=lambda row: row[:columns])
 
 
-def _widened(rows: Sequence[list[Any]]) -> list[list[Any]]:
+def _merged_hashes(rows: Sequence[list[Any]]) -> list[list[Any]]:
     """Return rows about hashes with one for each hash: what one transaction adds is merged before it is written."""
     found: dict[str, list[Any]] = {}
     for row in rows:
@@ -265,7 +265,7 @@ def _widened(rows: Sequence[list[Any]]) -> list[list[Any]]:
     return _by_key(list(found.values()), 1)
 
 
-def _apart(rows: Sequence[list[Any]]) -> Iterator[list[list[Any]]]:
+def _without_repeated_files(rows: Sequence[list[Any]]) -> Iterator[list[list[Any]]]:
     """Yield rows about files in runs that name no file of a session twice."""
     rest = _by_key(rows, 2)
     while rest:

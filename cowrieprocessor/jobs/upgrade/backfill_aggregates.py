@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, Place, StoredEvent
+from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, SourceKey, StoredEvent
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.events import (
     CLIENT_KEX,
@@ -32,7 +32,7 @@ EVENTS_OF_OTHERS = "events_of_other_types"
 EVENTS_OF_OUR_LOADERS = "events_of_our_loaders"
 EVENTS_REFUSED = "events_refused"
 
-_LISTED_CHARS = 64 << 10
+_KEPT_PAYLOAD_CHARS = 64 << 10
 REASON_NOT_JSON = "backfill: the stored payload is not JSON"
 REASON_TOO_LONG = "backfill: the stored payload is over 2 MiB"
 
@@ -56,14 +56,14 @@ class Slice(ABC):
     event_types: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def _take(self, event: Event) -> Refused | None:
+    def _aggregate(self, event: Event) -> Refused | None:
         """Count one event; return why it cannot be taken up."""
 
     @abstractmethod
     def write(self, statements: LoadingStatements) -> None:
         """Merge the rows into their tables, in the caller's transaction."""
 
-    def add(self, row: StoredEvent, ours: Collection[Place], last_id_of_v3: int) -> None:
+    def add(self, row: StoredEvent, ours: Collection[SourceKey], last_id_of_v3: int) -> None:
         """Add one stored event; what our own loaders wrote is counted already.
 
         Args:
@@ -74,15 +74,15 @@ class Slice(ABC):
         self.last_id = row.id
         self.values += 1
         self.counters[EVENTS_READ] += 1
-        if row.id > last_id_of_v3 and row.place in ours:
+        if row.id > last_id_of_v3 and row.source_key in ours:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
         event = _parsed(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
             return
-        refused = event if isinstance(event, Refused) else self._take(event)
-        if refused is not None and (isinstance(event, Event) or _names_one_of(row, self.event_types)):
+        refused = event if isinstance(event, Refused) else self._aggregate(event)
+        if refused is not None and (isinstance(event, Event) or _may_be_of_type(row, self.event_types)):
             self.counters[EVENTS_REFUSED] += 1
             self.dead_letters.append(_dead_letter(row, refused, self.now))
 
@@ -96,7 +96,7 @@ class FilesSlice(Slice):
     job: ClassVar[str] = "backfill-files"
     event_types: ClassVar[tuple[str, ...]] = tuple(sorted(ORIGINS))
 
-    def _take(self, event: Event) -> Refused | None:
+    def _aggregate(self, event: Event) -> Refused | None:
         return self.files.add(event)
 
     def write(self, statements: LoadingStatements) -> None:
@@ -123,7 +123,7 @@ class SessionsSlice(Slice):
         SESSION_CONNECT,
     )
 
-    def _take(self, event: Event) -> Refused | None:
+    def _aggregate(self, event: Event) -> Refused | None:
         self.sessions.add(event)
         return None
 
@@ -145,7 +145,7 @@ def _parsed(payload: str | None) -> Event | Refused:
     return parse_event(raw, fields, hashed=False)
 
 
-def _names_one_of(row: StoredEvent, event_types: Collection[str]) -> bool:
+def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:
     """Return whether a payload that cannot be read may be an event of one of the types."""
     if row.payload is None:
         return row.long_type in event_types
@@ -161,7 +161,7 @@ def _dead_letter(row: StoredEvent, refused: Refused, now: str) -> list[Any]:
         row.source,
         row.source_offset,
         refused.reason,
-        json.dumps({"text": payload[:_LISTED_CHARS]}, sort_keys=True),
+        json.dumps({"text": payload[:_KEPT_PAYLOAD_CHARS]}, sort_keys=True),
         json.dumps(metadata, sort_keys=True),
         now,
     ]

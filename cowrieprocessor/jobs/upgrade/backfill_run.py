@@ -39,7 +39,7 @@ SLICE_ROWS = 250
 FIRST_ROWS = 1000
 """Rows read before it is known how many a transaction writes."""
 
-LAST_WORD_S = 0.2
+FINAL_STATE_TIMEOUT_S = 0.2
 """How long a run that was stopped waits for the write lock to say so."""
 
 ALL_TYPES = ""
@@ -75,7 +75,7 @@ class BackfillRun:
     Args:
         engine: the database, at our version.
         kind: what the job makes of events.
-        pace: when it may write.
+        throttle: when it may write.
         batch_size: rows read at a time.
         on_progress: told after each write, and when the job begins or ends to wait.
         clock: seconds that only go up.
@@ -85,7 +85,7 @@ class BackfillRun:
         self,
         engine: Engine,
         kind: type[FilesSlice] | type[SessionsSlice],
-        pace: Throttle,
+        throttle: Throttle,
         *,
         batch_size: int,
         on_progress: Callable[[BackfillProgress], None] | None = None,
@@ -93,7 +93,7 @@ class BackfillRun:
     ) -> None:
         self._engine = engine
         self._kind = kind
-        self._pace = pace
+        self._throttle = throttle
         self._batch_size = batch_size
         self._on_progress = on_progress
         self._clock = clock
@@ -104,7 +104,7 @@ class BackfillRun:
         self._idle_since: float | None = None
         self._began = clock()
         self._record = JobRecord(kind.job, RUNNING)
-        self._ours: Collection[stored.Place] = ()
+        self._ours: Collection[stored.SourceKey] = ()
         self._last_id_of_v3 = 0
 
     def run(self) -> JobRecord:
@@ -120,12 +120,12 @@ class BackfillRun:
                 self._run_stream(event_type)
             self._end(DONE, None)
         except KeyboardInterrupt:
-            self._leave_word(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
             raise
         except JobTaken:
             raise
         except DatabaseError as error:
-            self._leave_word(FAILED, str(error))
+            self._try_to_record_end(FAILED, str(error))
             raise
         return self._record
 
@@ -153,9 +153,9 @@ class BackfillRun:
             )
             save_job(connection, self._record)
             # Whatever lies before the target was committed by now, and with it the log that it came from.
-            self._last_id_of_v3 = stored.last_id_of_v3(connection)
+            self._last_id_of_v3 = stored.last_v3_event_id(connection)
             if self._target > self._last_id_of_v3:
-                self._ours = stored.own_places(connection)
+                self._ours = stored.own_source_keys(connection)
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
                 self._rows_total += self._count(connection, event_type)
@@ -179,8 +179,8 @@ class BackfillRun:
         rows = FIRST_ROWS
         while slices := self._read(event_type, min(rows, self._batch_size)):
             while slices:
-                self._pace.wait(self._say)
-                self._pace.rest()
+                self._throttle.wait(self._record_obstacle)
+                self._throttle.rest()
                 wrote = self._write(event_type, slices)
                 self._report(None)
             rows = max(SLICE_ROWS, wrote + SLICE_ROWS)
@@ -209,8 +209,8 @@ class BackfillRun:
         done = rows = 0
         with write_transaction(self._engine) as connection:
             began = self._clock()
-            until = began + self._pace.look(connection, began - asked)
-            self._make_sure_it_is_ours(connection)
+            until = began + self._throttle.look(connection, began - asked)
+            self._require_ownership(connection)
             statements = LoadingStatements(connection)
             try:
                 while slices and (not done or self._clock() < until):
@@ -224,16 +224,16 @@ class BackfillRun:
             finally:
                 statements.close()
             cursor["progress"] = self._progress_document(done)
-            save_job(connection, self._with(cursor, counters))
-        self._record = self._with(cursor, counters)
+            save_job(connection, self._record_with(cursor, counters))
+        self._record = self._record_with(cursor, counters)
         self._rows_done += done
-        self._pace.wrote(self._clock() - began)
+        self._throttle.wrote(self._clock() - began)
         return rows
 
-    def _with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
+    def _record_with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
         return JobRecord(self._kind.job, RUNNING, cursor, counters, self._record.started_at)
 
-    def _make_sure_it_is_ours(self, connection: Connection) -> JobRecord:
+    def _require_ownership(self, connection: Connection) -> JobRecord:
         """Return the job as it is stored, and refuse to go on where another process has taken it over.
 
         Raises:
@@ -270,7 +270,7 @@ class BackfillRun:
             state, reason = (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
             self._on_progress(self._progress(state, reason))
 
-    def _say(self, obstacle: Obstacle | None) -> None:
+    def _record_obstacle(self, obstacle: Obstacle | None) -> None:
         """Report an obstacle or its end, in `jobs` too."""
         now = self._clock()
         if self._idle_since is not None:
@@ -278,7 +278,7 @@ class BackfillRun:
         self._idle_since = None if obstacle is None else now
         self._report(obstacle)
         with write_transaction(self._engine) as connection:
-            self._make_sure_it_is_ours(connection)
+            self._require_ownership(connection)
             self._record.state, self._record.reason = (
                 (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
             )
@@ -287,14 +287,16 @@ class BackfillRun:
     def _end(self, state: str, reason: str | None, engine: Engine | None = None) -> None:
         """Write how the run ended. The place is left as it is stored: an interrupt may come just behind a commit."""
         with write_transaction(engine or self._engine) as connection:
-            self._record = self._make_sure_it_is_ours(connection)
+            self._record = self._require_ownership(connection)
             self._record.state, self._record.reason = state, reason
             self._record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             save_job(connection, self._record)
 
-    def _leave_word(self, state: str, reason: str) -> None:
+    def _try_to_record_end(self, state: str, reason: str) -> None:
         """Say in `jobs` why the run stopped, if the database listens at once; without a word the next run sees it."""
-        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=LAST_WORD_S)
+        engine = get_engine(
+            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
+        )
         try:
             self._end(state, reason, engine)
         except DatabaseError:

@@ -20,7 +20,7 @@ from cowrieprocessor.errors import CowrieProcessorError, DatabaseError
 EXIT_REFUSED = 4
 
 
-def build_elsewhere(path: Path, lock_timeout_s: float) -> None:
+def build_in_subprocess(path: Path, lock_timeout_s: float) -> None:
     """Build the index in another process and wait for it. It is there whole, or not at all.
 
     Args:

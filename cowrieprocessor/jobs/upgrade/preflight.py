@@ -27,15 +27,15 @@ FILE_EVENTS_PER_S = 5_000
 EVENTS_PER_S = 30_000
 """How fast the two jobs of the backfill are on a small machine, roughly; the second reads every event."""
 
-AFFECTED_LIBRARY = (
+WAL_RESET_BUG_WARNING = (
     "{library} can corrupt a database when two programs checkpoint it at once; cowrieprocessor keeps its own writers "
     "apart, other programs' it cannot; `pip install pysqlite3` brings a sound library where there is a wheel"
 )
-BESIDE_V3 = (
+V3_WRITER_WARNING = (
     "{holders} may be writing: version 3 uses an SQLite library that can corrupt a database when two programs "
     "checkpoint it at once; stop it before the backfill, `cowrieprocessor load` goes on where it stopped"
 )
-HOLDERS_NOT_KNOWN = (
+OPEN_FILES_UNKNOWN = (
     "the system does not tell which other processes have the file open; make sure yourself that no loader of "
     "version 3 runs"
 )
@@ -117,11 +117,11 @@ class Preflight:
         """Return what to know before one goes on."""
         found = []
         if self.wal_reset_bug:
-            found.append(AFFECTED_LIBRARY.format(library=self.library))
+            found.append(WAL_RESET_BUG_WARNING.format(library=self.library))
         if self.in_a_file and (self.holders is None or not self.holders.complete):
-            found.append(HOLDERS_NOT_KNOWN)
+            found.append(OPEN_FILES_UNKNOWN)
         if self.needs_migration and self.holders is not None and self.holders.writers:
-            found.append(BESIDE_V3.format(holders=name_holders(self.holders.writers)))
+            found.append(V3_WRITER_WARNING.format(holders=name_holders(self.holders.writers)))
         return found
 
     def _refusals(self, *, beside_v3: bool) -> Iterator[DatabaseError]:
@@ -157,12 +157,12 @@ def preflight(engine: Engine) -> Preflight:
         files.require_local_disk(path)
     try:
         with read_transaction(looking) as connection:
-            return _look(connection, describe(engine), files, path)
+            return _inspect(connection, describe(engine), files, path)
     finally:
         dispose(looking)
 
 
-def _look(connection: Connection, name: str, files: DatabaseFiles | None, path: Path | None) -> Preflight:
+def _inspect(connection: Connection, name: str, files: DatabaseFiles | None, path: Path | None) -> Preflight:
     facts = read_facts(connection, name)
     standing_revision(connection, facts, name)
     storage = dialect_of(connection).storage(connection)

@@ -126,28 +126,28 @@ class Page:
 class PageReader:
     """Reads sessions and counts their events, in short transactions."""
 
-    def __init__(self, reading: TableScan) -> None:
-        self._reading = reading
-        self.rows = RecountRows(reading)
+    def __init__(self, scan: TableScan) -> None:
+        self._scan = scan
+        self.rows = RecountRows(scan)
 
     def page(self, after: str | None) -> Page | None:
         """Return the next sessions; None behind the last one."""
-        with self._reading.snapshot() as connection:
+        with self._scan.snapshot() as connection:
             sessions = self.rows.after(connection, after, PAGE_SESSIONS)
-            bound = largest_event_id(self._reading, connection)
+            bound = largest_event_id(self._scan, connection)
         return self._counted(sessions, bound) if sessions else None
 
     def of_session(self, session_id: str) -> Page | None:
         """Return one session; None where it is not there."""
-        with self._reading.snapshot() as connection:
+        with self._scan.snapshot() as connection:
             stored = self.rows.one(connection, session_id)
-            bound = largest_event_id(self._reading, connection)
+            bound = largest_event_id(self._scan, connection)
         return self._counted([stored], bound) if stored else None
 
     def _counted(self, sessions: list[SessionCounters], bound: int) -> Page:
         counts = {one.session_id: Count() for one in sessions}
         first, last = sessions[0].session_id, sessions[-1].session_id
-        for rows in self._reading.walk(self.rows.events(first, last, bound)):
+        for rows in self._scan.walk(self.rows.events(first, last, bound)):
             self.add(counts, rows, None)
         return Page(sessions, counts, bound)
 
@@ -163,7 +163,7 @@ class PageReader:
         if timestamp is None or ":" in timestamp or "." not in timestamp:
             return moment_or_none(timestamp)
         if connection is None:
-            with self._reading.snapshot() as own:
+            with self._scan.snapshot() as own:
                 payload = self.rows.payload(own, event_id)
         else:
             payload = self.rows.payload(connection, event_id)
@@ -210,19 +210,19 @@ class _Recount:
     def __init__(
         self,
         engine: Engine,
-        reading: TableScan,
+        scan: TableScan,
         on_progress: Callable[[RecountProgress], None] | None,
         *,
         dry_run: bool,
         alone: bool,
     ) -> None:
-        self.pages = PageReader(reading)
+        self.pages = PageReader(scan)
         self._engine = engine
-        self._reading = reading
+        self._scan = scan
         self._on_progress = on_progress
         self._dry_run = dry_run
         self._keeps_record = not (dry_run or alone)
-        self._pace = Throttle(engine)
+        self._throttle = Throttle(engine)
         self._began = self._saved_at = time.monotonic()
         self._done_before = self._total = 0
         self._resumed = False
@@ -230,7 +230,7 @@ class _Recount:
 
     def all_sessions(self) -> RecountResult:
         """Take every session, from where an earlier run stopped."""
-        with self._reading.snapshot() as connection:
+        with self._scan.snapshot() as connection:
             self._total = self.pages.rows.count_sessions(connection)
             before = load_job(connection, JOB) if self._keeps_record else None
         if before is not None and before.state != DONE:
@@ -257,7 +257,7 @@ class _Recount:
             return
         done = 0
         while wrong:
-            self._pace.wait(lambda obstacle: None)
+            self._throttle.wait(lambda obstacle: None)
             done = self._write(page, wrong, done)
         self._advance(page, done, len(page.sessions))
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
@@ -269,12 +269,12 @@ class _Recount:
 
     def _write(self, page: Page, wrong: list[int], done: int) -> int:
         """Correct sessions, and note the place behind them, until the transaction has lasted long enough."""
-        self._pace.rest()
+        self._throttle.rest()
         asked = time.monotonic()
         now = utc_text(dt.datetime.now(dt.UTC))
         with write_transaction(self._engine) as connection:
             began = time.monotonic()
-            until = began + self._pace.look(connection, began - asked)
+            until = began + self._throttle.look(connection, began - asked)
             changed = 0
             number = done
             while wrong and (number == done or time.monotonic() < until):
@@ -286,7 +286,7 @@ class _Recount:
             if self._keeps_record:
                 save_job(connection, self._record)
         self._saved_at = time.monotonic()
-        self._pace.wrote(self._saved_at - began)
+        self._throttle.wrote(self._saved_at - began)
         return number
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:
@@ -294,7 +294,7 @@ class _Recount:
         stored = self.pages.rows.one(connection, session_id, to_write=True)
         if stored is None:
             return False
-        rises = self._reading.ids_rise_with_commits
+        rises = self._scan.ids_rise_with_commits
         counts = {session_id: page.counts[session_id] if rises else Count()}
         rows = self.pages.rows.events_now(connection, session_id, page.bound if rises else 0)
         self.pages.add(counts, rows, connection)

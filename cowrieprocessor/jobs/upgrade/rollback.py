@@ -17,12 +17,12 @@ from cowrieprocessor.db.jobs import PAUSED, RUNNING, WAITING
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
 from cowrieprocessor.db.status import RowCount, count_rows
-from cowrieprocessor.db.upgrade.rollback import BackToV3, Forgotten, restore_v3, way_back
+from cowrieprocessor.db.upgrade.rollback import RemovedRows, SchemaRollback, plan_schema_rollback, restore_v3
 from cowrieprocessor.db.upgrade.v4_state import count_state_rows
 from cowrieprocessor.errors import ConfigurationError, JobTaken
 from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.upgrade.build_index import build_elsewhere
-from cowrieprocessor.jobs.upgrade.state_export import Saved, rows_digest, save_from
+from cowrieprocessor.jobs.upgrade.build_index import build_in_subprocess
+from cowrieprocessor.jobs.upgrade.state_export import StateExport, export_from, rows_digest
 
 SILENT_FOR_S = 60.0
 """A job that does not say who runs it, and has said nothing for so long, is taken to be dead."""
@@ -65,8 +65,8 @@ class RolledBack:
 
     database: str
     dropped: tuple[str, ...]
-    saved: Saved | None
-    forgotten: Forgotten
+    saved: StateExport | None
+    forgotten: RemovedRows
     free_bytes: int
 
 
@@ -79,7 +79,7 @@ def plan(engine: Engine, save_to: Path | None = None) -> RollbackPlan:
     """
     place = save_to or default_save_path(engine)
     with read_transaction(engine) as connection:
-        facts, way = _look(connection, describe(engine))
+        facts, way = _inspect(connection, describe(engine))
         return RollbackPlan(
             database=describe(engine),
             needed=way.needed,
@@ -114,27 +114,27 @@ def roll_back(
     database = describe(engine)
     say = on_step or (lambda _: None)
     with read_transaction(engine) as connection:
-        facts, way = _look(connection, database)
+        facts, way = _inspect(connection, database)
         if not way.needed:
-            return RolledBack(database, (), None, Forgotten(0, 0), 0)
+            return RolledBack(database, (), None, RemovedRows(0, 0), 0)
         path = save_to or default_save_path(engine)
         if path is None:
             raise ConfigurationError(f"{database}: there is no place beside it; say with --save where to save")
         say(f"saving what version 4 alone knows into {path}")
-        saved = save_from(connection, facts, database, path)
+        saved = export_from(connection, facts, database, path)
     _build_index_ahead(engine, way, path, say)
     with write_transaction(engine) as connection:
         kept = False
         try:
             dialect_of(connection).hold_migration_lock(connection)
-            facts, way = _look(connection, database)
+            facts, way = _inspect(connection, database)
             if not way.needed:  # another process has done it meanwhile
-                return RolledBack(database, (), None, Forgotten(0, 0), 0)
+                return RolledBack(database, (), None, RemovedRows(0, 0), 0)
             definitions_of(connection).keep_others_out(connection, way.tables)
             if rows_digest(connection, facts) != saved.rows_sha256:
                 say("saving again what was written meanwhile")
                 path.unlink()
-                saved = save_from(connection, facts, database, path)
+                saved = export_from(connection, facts, database, path)
             say(_step(way))
             forgotten = restore_v3(connection, facts, way)
             free_bytes = dialect_of(connection).reusable_bytes(connection)
@@ -155,10 +155,10 @@ def default_save_path(engine: Engine) -> Path | None:
     return database.with_name(f"{database.name}.v4-saved-{moment}.jsonl.gz")
 
 
-def _look(connection: Connection, database: str) -> tuple[SchemaFacts, BackToV3]:
+def _inspect(connection: Connection, database: str) -> tuple[SchemaFacts, SchemaRollback]:
     """Return what is there and the way back, and refuse while a job works on the database."""
     facts = read_facts(connection, database)
-    way = way_back(connection, facts, database)
+    way = plan_schema_rollback(connection, facts, database)
     if Job.__tablename__ in facts.tables:
         _refuse_while_working(connection, database)
     return facts, way
@@ -189,7 +189,7 @@ def _refuse_while_working(connection: Connection, database: str) -> None:
             )
 
 
-def _build_index_ahead(engine: Engine, way: BackToV3, saved: Path, say: Callable[[str], None]) -> None:
+def _build_index_ahead(engine: Engine, way: SchemaRollback, saved: Path, say: Callable[[str], None]) -> None:
     """Build v3's second index of a file before anything is dropped; an index more is no harm to version 4."""
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
@@ -199,12 +199,12 @@ def _build_index_ahead(engine: Engine, way: BackToV3, saved: Path, say: Callable
     dispose(engine)
     built = False
     try:
-        build_elsewhere(database, options_of(engine).lock_timeout_s)
+        build_in_subprocess(database, options_of(engine).lock_timeout_s)
         built = True
     finally:
         if not built:
             saved.unlink(missing_ok=True)
 
 
-def _step(way: BackToV3) -> str:
+def _step(way: SchemaRollback) -> str:
     return f"dropping {len(way.tables)} tables of version 4"

@@ -39,7 +39,7 @@ PROPAGATED_AT_ONCE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class StateExport:
     """A file of saved knowledge.
 
     Attributes:
@@ -86,7 +86,7 @@ class ImportedState:
         return f"{'; '.join(parts) or 'nothing to take in'}; rows of files brought up to date: {self.files_updated:,}"
 
 
-def save(engine: Engine, path: Path) -> Saved:
+def export_state(engine: Engine, path: Path) -> StateExport:
     """Write what v4 alone knows into a new file that only we may read, and verify it.
 
     Args:
@@ -99,11 +99,11 @@ def save(engine: Engine, path: Path) -> Saved:
     """
     with read_transaction(engine) as connection:
         facts = read_facts(connection, describe(engine))
-        return save_from(connection, facts, describe(engine), path)
+        return export_from(connection, facts, describe(engine), path)
 
 
-def save_from(connection: Connection, facts: SchemaFacts, database: str, path: Path) -> Saved:
-    """Write what one transaction sees; see `save`."""
+def export_from(connection: Connection, facts: SchemaFacts, database: str, path: Path) -> StateExport:
+    """Write what one transaction sees; see `export_state`."""
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -124,7 +124,7 @@ def save_from(connection: Connection, facts: SchemaFacts, database: str, path: P
             raw.flush()
             os.fsync(raw.fileno())
         _sync_folder(path)
-        saved = read_saved(path)
+        saved = read_export(path)
         written = True
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -142,20 +142,20 @@ def rows_digest(connection: Connection, facts: SchemaFacts) -> str:
     return digest.hexdigest()
 
 
-def read_saved(path: Path) -> Saved:
+def read_export(path: Path) -> StateExport:
     """Read a file of saved knowledge to its end, and return what it holds.
 
     Raises:
         InputNotFound: no such file.
         BadSavedFile: it is cut off, was altered, or is something else; the message says where.
     """
-    reader = _SavedFile(path)
+    reader = _ExportReader(path)
     for _ in reader.rows():
         pass
     return reader.saved()
 
 
-def take_in(
+def import_state(
     engine: Engine, path: Path, *, on_progress: Callable[[dict[str, Merged]], None] | None = None
 ) -> ImportedState:
     """Merge a file of saved knowledge into a database at version 4; what is newer there stays.
@@ -169,15 +169,15 @@ def take_in(
         on_progress: called after each transaction with what has been merged by then, by table.
 
     Raises:
-        InputNotFound, BadSavedFile: see `read_saved`.
+        InputNotFound, BadSavedFile: see `read_export`.
         MigrationNeeded, SchemaVersionError: the database is not at version 4.
         DatabaseError: see `write_transaction`; what was committed is kept, and taking in again completes it.
     """
     require_current(engine)
-    expected = read_saved(path)
+    expected = read_export(path)
     merged: dict[str, Merged] = {}
     files_updated = 0
-    reader = _SavedFile(path)
+    reader = _ExportReader(path)
     for name, rows in _grouped(reader.rows()):
         with write_transaction(engine) as connection:
             merged[name] = merged.get(name, Merged()) + merge(connection, name, rows)
@@ -244,7 +244,7 @@ def _write(raw: IO[bytes], header: dict[str, Any], lines: Iterator[tuple[str, by
         packed.write(_line({"end": True, "rows": counts, "sha256": digest.hexdigest()}))
 
 
-class _SavedFile:
+class _ExportReader:
     """One pass over a file of saved knowledge."""
 
     def __init__(self, path: Path) -> None:
@@ -258,7 +258,7 @@ class _SavedFile:
         """Yield each row with its table; at the end the whole file has been found to be as it was written.
 
         Raises:
-            InputNotFound, BadSavedFile: see `read_saved`.
+            InputNotFound, BadSavedFile: see `read_export`.
         """
         with self._open() as raw, gzip.GzipFile(fileobj=raw, mode="rb") as packed:
             try:
@@ -266,9 +266,9 @@ class _SavedFile:
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise self._bad(f"is damaged or cut off ({error})") from error
 
-    def saved(self) -> Saved:
+    def saved(self) -> StateExport:
         """Return what the pass found."""
-        return Saved(
+        return StateExport(
             path=str(self._path),
             rows={name: self._counts[name] for name in V4_STATE if self._counts[name]},
             size_bytes=self._size_bytes,

@@ -7,10 +7,10 @@ from pathlib import Path
 from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.positions import payload_at, places_of, taken_offsets
-from cowrieprocessor.db.dead_letters.statements import NAMED_AT_ONCE, Choice
+from cowrieprocessor.db.dead_letters.positions import payload_at, source_keys_of, taken_offsets
+from cowrieprocessor.db.dead_letters.statements import NAMED_AT_ONCE, LetterFilter
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
 
 
@@ -20,7 +20,7 @@ def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
         connection.execute(insert(DeadLetterEvent), [{"reason": "r", "payload": {"n": n}} for n in range(1_000)])
     ids = tuple(range(-2 * NAMED_AT_ONCE, 1_200, 2))
     with read_transaction(engine) as connection:
-        choice = Choice(ids=ids)
+        choice = LetterFilter(ids=ids)
         found, after = [], 0
         while part := table.next_ids(connection, choice, after, 901, 130):
             found += part
@@ -58,11 +58,11 @@ def test_places_of_a_source_are_found_by_jumping(engine: Engine) -> None:
         values = [dict(zip(columns, row, strict=True)) | {"payload": {"at": row[3]}} for row in rows]
         connection.execute(insert(RawEvent), values)
     with read_transaction(engine) as connection:
-        found = places_of(connection, "/a")
+        found = source_keys_of(connection, "/a")
         assert [("/a", "1", 0), ("/a", "1", 3), ("/a", "22", 0), ("/a", None, 0), ("/a", None, 2)] == found
-        assert [] == places_of(connection, "/c")
-        assert {1, 2, 3} == taken_offsets(connection, Place("/a", None, 2), 1, 9)
+        assert [] == source_keys_of(connection, "/c")
+        assert {1, 2, 3} == taken_offsets(connection, SourceKey("/a", None, 2), 1, 9)
         assert ('{"at": 2}', None) == (
-            payload_at(connection, Place("/a", None, 2), 2),
-            payload_at(connection, Place("/a", "1", 1), 2),
+            payload_at(connection, SourceKey("/a", None, 2), 2),
+            payload_at(connection, SourceKey("/a", "1", 1), 2),
         )

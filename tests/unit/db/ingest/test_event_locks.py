@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.ingest.event_locks import TURNS, lock_all_events, lock_events
+from cowrieprocessor.db.ingest.event_locks import LOCK_COUNT, lock_all_events, lock_events
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
@@ -55,7 +55,7 @@ def test_the_number_of_locks_is_bounded(engine: Engine) -> None:
         lock_events(connection, days)
         several = held(connection)
         lock_all_events(connection)
-        assert (TURNS, TURNS) == (several, held(connection))
+        assert (LOCK_COUNT, LOCK_COUNT) == (several, held(connection))
 
 
 @pytest.mark.postgres

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, insert, text, update
 
 from cowrieprocessor.db.dead_letters import statements as dead_letters
-from cowrieprocessor.db.dead_letters.statements import Choice, count
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, count
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent
@@ -26,7 +26,7 @@ from tests import v4_state_scene as scene
 from tests.unit.jobs.dead_letters.letters import letters, run
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
-RESOLVED, ALL = Choice(resolved=True), Choice(resolved=None)
+RESOLVED, ALL = LetterFilter(resolved=True), LetterFilter(resolved=None)
 
 
 def add(engine: Engine, reason: str, *, resolved: bool = False, days_ago: int = 0, source: str = "/a") -> None:
@@ -61,16 +61,18 @@ def several(tmp_path: Path) -> Iterator[Engine]:
     [
         (RESOLVED, {"nested too deep": 1, "not JSON": 2}, {"nested too deep": 1, "not JSON": 1}),
         (ALL, {"nested too deep": 2, "not JSON": 3}, {}),
-        (Choice(True, reason="not JSON"), {"not JSON": 2}, {"nested too deep": 2, "not JSON": 1}),
-        (Choice(True, sources=("/b",)), {"not JSON": 1}, {"nested too deep": 2, "not JSON": 2}),
+        (LetterFilter(True, reason="not JSON"), {"not JSON": 2}, {"nested too deep": 2, "not JSON": 1}),
+        (LetterFilter(True, sources=("/b",)), {"not JSON": 1}, {"nested too deep": 2, "not JSON": 2}),
         (
-            Choice(None, before=NOW - dt.timedelta(days=90)),
+            LetterFilter(None, before=NOW - dt.timedelta(days=90)),
             {"nested too deep": 2, "not JSON": 1},
             {"not JSON": 2},
         ),
     ],
 )
-def test_what_was_chosen_goes(several: Engine, choice: Choice, gone: dict[str, int], left: dict[str, int]) -> None:
+def test_what_was_chosen_goes(
+    several: Engine, choice: LetterFilter, gone: dict[str, int], left: dict[str, int]
+) -> None:
     """The plan says how many of which reason, and exactly these are deleted."""
     planned = plan(several, choice)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, update
 
-from cowrieprocessor.db.dead_letters.statements import Choice
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
@@ -237,7 +237,7 @@ def test_logs_that_went_by_one_name_are_told_apart(engine: Engine, tmp_path: Pat
 
 def test_what_covers_too_much_stays(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stretch larger than memory bears is not read; the message names the setting."""
-    monkeypatch.setattr("cowrieprocessor.jobs.dead_letters.source_bytes.MAX_STRETCH_BYTES", 1_000)
+    monkeypatch.setattr("cowrieprocessor.jobs.dead_letters.source_bytes.MAX_RANGE_BYTES", 1_000)
     log = write(tmp_path / "cowrie.json", padded(events(12), (2,), 1 << 20))
     BulkLoader(sqlite, settings=SMALL).load([log])
 
@@ -361,11 +361,11 @@ def test_which_letters_are_read_can_be_chosen(sqlite: Engine, tmp_path: Path) ->
     ids = [row.id for row in letters(sqlite)]
     too_large = "larger than the limit for one event"
 
-    assert (2, 0) == summary(replay(sqlite, LARGE, Choice(reason="not JSON")))[:2]
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(sources=(str(two),))))[:2]
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(ids=(ids[3], ids[-1], 10**6))))[:2]
+    assert (2, 0) == summary(replay(sqlite, LARGE, LetterFilter(reason="not JSON")))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(sources=(str(two),))))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(ids=(ids[3], ids[-1], 10**6))))[:2]
     assert 1 == replay(sqlite, LARGE, limit=1).resolved
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(reason=too_large)))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(reason=too_large)))[:2]
 
 
 def test_a_dry_run_changes_no_byte(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cowrieprocessor.db.files import open_files as file_holders
 from cowrieprocessor.db.files.open_files import FileHolders, holders_of
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.upgrade import estimates as migration_estimates
-from cowrieprocessor.db.upgrade.estimates import ROWS_A_SAMPLE, SAMPLES
+from cowrieprocessor.db.upgrade.estimates import ROWS_PER_SAMPLE, SAMPLES
 from cowrieprocessor.errors import (
     DatabaseError,
     DatabaseFull,
@@ -79,8 +79,8 @@ def test_preflight_counts_a_small_database(v3: Engine) -> None:
 @pytest.mark.parametrize("counted", [10, 500_000])
 def test_preflight_estimates_a_large_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int) -> None:
     """Of a large one a sample is read, near the truth, gaps in ids included; a type with few events is counted."""
-    monkeypatch.setattr(migration_estimates, "COUNTED_OF_A_TYPE", counted)
-    rows = SAMPLES * ROWS_A_SAMPLE * 2
+    monkeypatch.setattr(migration_estimates, "MAX_COUNTED_PER_TYPE", counted)
+    rows = SAMPLES * ROWS_PER_SAMPLE * 2
     path = v3_schema.create(tmp_path / "large.sqlite", payloads=[])
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(

@@ -20,7 +20,7 @@ from cowrieprocessor.jobs.upgrade import rollback
 from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
-from cowrieprocessor.jobs.upgrade.state_export import read_saved
+from cowrieprocessor.jobs.upgrade.state_export import read_export
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
@@ -144,11 +144,11 @@ def there_and_back(engine: Engine, folder: Path, order: str) -> None:
     apply_migrations(engine)
     if order == "backfilled first":
         backfill(engine)
-    saved_knowledge.take_in(engine, path)
+    saved_knowledge.import_state(engine, path)
     backfill(engine)
 
     assert [] == scene.difference(before, scene.contents(engine))
-    again = saved_knowledge.take_in(engine, path)
+    again = saved_knowledge.import_state(engine, path)
     assert {(0, 0)} == {(one.added, one.updated) for one in again.tables.values()}
     assert 0 == again.files_updated
     assert [] == scene.difference(before, scene.contents(engine))
@@ -218,7 +218,7 @@ def test_a_file_with_only_the_plans_table(tmp_path: Path, opened: OPENER, versio
     assert done.saved.rows == {"file_hashes": 1}
     apply_migrations(engine)
     backfill(engine)
-    saved_knowledge.take_in(engine, Path(done.saved.path))
+    saved_knowledge.import_state(engine, Path(done.saved.path))
     with read_transaction(engine) as connection:
         rows = connection.execute(
             text("SELECT session_id, vt_positives FROM files WHERE vt_malicious ORDER BY 1")
@@ -327,7 +327,7 @@ def test_what_is_written_while_it_saves_is_saved(
 
     assert done.saved is not None
     assert [Path(done.saved.path)] == saved_files(v3_file)
-    assert read_saved(Path(done.saved.path)) == done.saved
+    assert read_export(Path(done.saved.path)) == done.saved
     assert done.saved.rows["file_verdicts"] == 2
 
 

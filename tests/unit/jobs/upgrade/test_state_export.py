@@ -17,7 +17,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
 from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
-from cowrieprocessor.jobs.upgrade.state_export import read_saved, save, take_in
+from cowrieprocessor.jobs.upgrade.state_export import export_state, import_state, read_export
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests import v4_state_scene as scene
@@ -48,7 +48,7 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     engine = get_engine(folder / "known.sqlite")
     apply_migrations(engine)
     know(engine, folder)
-    save(engine, folder / "saved")
+    export_state(engine, folder / "saved")
     engine.dispose()
     return lines_of(folder / "saved")
 
@@ -56,7 +56,7 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 @pytest.fixture
 def saved(known: Engine, tmp_path: Path) -> Path:
     """Everything it knows, in a file."""
-    save(known, tmp_path / "saved")
+    export_state(known, tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -76,7 +76,7 @@ def write(path: Path, lines: list[bytes], *, seal: bool = False) -> None:
 
 def test_summary_says_what_it_holds(known: Engine, tmp_path: Path) -> None:
     """What was saved is counted by table, and said in one line."""
-    done = save(known, tmp_path / "saved")
+    done = export_state(known, tmp_path / "saved")
     assert done.rows == {
         "file_hashes": 4,
         "files": 1,
@@ -89,13 +89,13 @@ def test_summary_says_what_it_holds(known: Engine, tmp_path: Path) -> None:
         "jobs": 2,
     }
     assert "4 of file_hashes, 1 of files" in done.summary()
-    assert done == read_saved(tmp_path / "saved")
+    assert done == read_export(tmp_path / "saved")
 
 
 def test_hashes_that_events_tell_are_not_saved(engine: Engine, tmp_path: Path) -> None:
     """A hash of which nobody knows more than the events say is no knowledge."""
     BulkLoader(engine).load([scene.write_log(tmp_path / "cowrie.json")])
-    assert save(engine, tmp_path / "saved").rows == {"log_files": 1, "jobs": 1}
+    assert export_state(engine, tmp_path / "saved").rows == {"log_files": 1, "jobs": 1}
 
 
 DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -117,10 +117,10 @@ DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 def test_altered_files_are_refused(whole_file: list[bytes], tmp_path: Path, damage: str) -> None:
     """A file of which something is missing, twice, altered or added is refused; unharmed it is not."""
     write(tmp_path / "saved", whole_file)
-    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", DAMAGES[damage](whole_file))
     with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
-        read_saved(tmp_path / "saved")
+        read_export(tmp_path / "saved")
 
 
 FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -142,10 +142,10 @@ FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 def test_rows_that_do_not_fit_are_refused(whole_file: list[bytes], tmp_path: Path, forgery: str) -> None:
     """A file whose digest is right and whose rows are none is refused too; sealed without forgery it is not."""
     write(tmp_path / "saved", whole_file, seal=True)
-    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", FORGERIES[forgery](whole_file), seal=True)
     with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
-        read_saved(tmp_path / "saved")
+        read_export(tmp_path / "saved")
 
 
 def test_nothing_is_written_from_a_bad_file(saved: Path, engine: Engine) -> None:
@@ -156,7 +156,7 @@ def test_nothing_is_written_from_a_bad_file(saved: Path, engine: Engine) -> None
             connection.execute(delete(T[table]))
     before = scene.contents(engine)
     with pytest.raises(BadSavedFile):
-        take_in(engine, saved)
+        import_state(engine, saved)
     assert before == scene.contents(engine)
 
 
@@ -168,17 +168,17 @@ def test_cut_off_anywhere_it_is_refused(whole_file: list[bytes], tmp_path: Path)
     for length in (*range(0, len(content), 97), len(content) - 1):
         saved.write_bytes(content[:length])
         with pytest.raises(BadSavedFile):
-            read_saved(saved)
+            read_export(saved)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     """A missing file, a folder and a FIFO are said, and never waited for."""
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(InputNotFound, match="no such file"):
-        read_saved(tmp_path / "missing")
+        read_export(tmp_path / "missing")
     for place in (tmp_path, tmp_path / "fifo"):
         with pytest.raises(BadSavedFile):
-            read_saved(place)
+            read_export(place)
 
 
 def test_version_3_takes_nothing_in(whole_file: list[bytes], tmp_path: Path, v3_file: Path) -> None:
@@ -186,7 +186,7 @@ def test_version_3_takes_nothing_in(whole_file: list[bytes], tmp_path: Path, v3_
     write(tmp_path / "saved", whole_file)
     engine = get_engine(v3_file)
     with pytest.raises(MigrationNeeded, match="db migrate"):
-        take_in(engine, tmp_path / "saved")
+        import_state(engine, tmp_path / "saved")
     engine.dispose()
 
 
@@ -210,7 +210,7 @@ def test_what_is_newer_stays(saved: Path, known: Engine) -> None:
         connection.execute(update(T["file_hashes"]).values(vt_scan_date=newer, vt_positives=50, family="newer"))
         connection.execute(update(T["file_verdicts"]).values(confirmed_at=newer))
     before = scene.contents(known)
-    taken = take_in(known, saved)
+    taken = import_state(known, saved)
     assert taken.files_updated > 0
     assert before["file_hashes"] == scene.contents(known)["file_hashes"]
     assert (50, "newer") == one(known, "file_hashes", "vt_positives", "family", sha256=SHA_A)
@@ -233,7 +233,7 @@ def test_what_is_older_gives_way(saved: Path, known: Engine) -> None:
         connection.execute(update(T["files"]).values(vt_positives=1, vt_malicious=False, file_size=None))
         connection.execute(update(T["file_verdicts"]).values(confirmed_at=older))
         connection.execute(update(T["session_summaries"]).values(vt_flagged=False))
-    take_in(known, saved)
+    import_state(known, saved)
     assert [] == scene.difference(expected, scene.contents(known))
 
 
@@ -241,7 +241,7 @@ def test_of_a_scan_only_what_is_unknown_is_filled_in(saved: Path, known: Engine)
     """What a file's content is does not change; what a new scan has not said yet is filled in."""
     with write_transaction(known) as connection:
         connection.execute(update(T["file_hashes"]).values(mime_type=None, md5="6" * 32))
-    take_in(known, saved)
+    import_state(known, saved)
     assert ("text/x-sh", "6" * 32) == one(known, "file_hashes", "mime_type", "md5", sha256=SHA_D)
 
 
@@ -251,7 +251,7 @@ def test_a_file_that_a_log_names_by_now_is_no_artifact(saved: Path, known: Engin
         connection.execute(
             update(T["files"]).where(T["files"].c.shasum == SHA_C).values(session_id="s9", origin="upload")
         )
-    take_in(known, saved)
+    import_state(known, saved)
     assert ("s9", "upload") == one(known, "files", "session_id", "origin", shasum=SHA_C)
 
 
@@ -262,7 +262,7 @@ def test_jobs_of_another_life_do_not_say_where_this_one_stands(whole_file: list[
     write(saved, [line.replace(b'"state":"done"', b'"state":"running"') for line in lines], seal=True)
     engine = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
     apply_migrations(engine)
-    take_in(engine, saved)
+    import_state(engine, saved)
     with read_transaction(engine) as connection:
         jobs = connection.execute(text("SELECT name, state FROM jobs ORDER BY name")).all()
     assert jobs == [("load", "stopped"), ("migrate", "done")]
@@ -275,7 +275,7 @@ def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine, monkeypa
     with write_transaction(known) as connection:
         rows = [{"session_id": f"p{number}", "shasum": SHA_A, "first_seen": MOMENT} for number in range(40)]
         connection.execute(insert(T["files"]), rows)
-    assert take_in(known, saved).files_updated == 40
+    assert import_state(known, saved).files_updated == 40
     with read_transaction(known) as connection:
         assert 41 == connection.execute(text("SELECT count(*) FROM files WHERE vt_positives = 40")).scalar()
 
@@ -287,7 +287,7 @@ def test_interrupted_it_is_completed_by_the_next(whole_file: list[bytes], tmp_pa
     whole, parts = (get_engine(tmp_path / name) for name in ("whole.sqlite", "parts.sqlite"))
     for engine in (whole, parts):
         apply_migrations(engine)
-    take_in(whole, saved)
+    import_state(whole, saved)
     for limit in range(1, 9):
         seen: list[object] = []
 
@@ -297,8 +297,8 @@ def test_interrupted_it_is_completed_by_the_next(whole_file: list[bytes], tmp_pa
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            take_in(parts, saved, on_progress=stop)
-    take_in(parts, saved)
+            import_state(parts, saved, on_progress=stop)
+    import_state(parts, saved)
     assert [] == scene.difference(scene.contents(whole), scene.contents(parts))
     for engine in (whole, parts):
         engine.dispose()
@@ -312,8 +312,8 @@ def test_from_one_database_into_the_other(tmp_path: Path, postgres_url: str) -> 
         apply_migrations(engine)
     scene.learn(first)
     for source, target in ((first, second), (second, third)):
-        save(source, tmp_path / f"saved-{target.name}")
-        take_in(target, tmp_path / f"saved-{target.name}")
+        export_state(source, tmp_path / f"saved-{target.name}")
+        import_state(target, tmp_path / f"saved-{target.name}")
     assert [] == scene.difference(scene.contents(first), scene.contents(second))
     assert [] == scene.difference(scene.contents(second), scene.contents(third))
     for engine in (first, second, third):
@@ -328,11 +328,11 @@ def test_a_cursor_whose_events_are_gone_is_not_taken_in(tmp_path: Path) -> None:
     BulkLoader(made).load([log])
     with read_transaction(made) as connection:
         events = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
-    save(made, tmp_path / "saved")
+    export_state(made, tmp_path / "saved")
     dispose(made)
     restored = get_engine(tmp_path / "restored.sqlite")
     apply_migrations(restored)
-    take_in(restored, tmp_path / "saved")
+    import_state(restored, tmp_path / "saved")
     BulkLoader(restored).load([log])
     with read_transaction(restored) as connection:
         found = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
