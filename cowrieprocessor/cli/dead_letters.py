@@ -157,7 +157,7 @@ def replay(
             limit=limit,
             dry_run=dry_run,
             on_progress=ProgressLines().replayed,
-            say=message,
+            notify=message,
         )
     finally:
         dispose(engine)
@@ -213,7 +213,7 @@ def purge(
         if not dry_run:
             if plan.unresolved and not yes:
                 _ask(describe(engine), plan)
-            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, say=message)
+            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, notify=message)
     finally:
         dispose(engine)
     if as_json:

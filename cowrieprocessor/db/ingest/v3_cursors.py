@@ -1,6 +1,6 @@
-"""Version 3's cursors: which line it had reached of which log.
+"""Version 3's cursors: the last line that it read of each log.
 
-They are read, never written, and never trusted alone: what was stored is told by raw_events.
+They are read-only and never trusted alone: raw_events is the authority on what is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CURSOR = IngestCursor.__table__
 
 
 class V3Cursor(NamedTuple):
-    """Where version 3 stood in a log: the number of the last line it read, and the payload_hash of line 0."""
+    """Version 3's position in a log: the number of the last line read, and the payload_hash of line 0."""
 
     source_key: SourceKey
     last_offset: int
@@ -26,7 +26,7 @@ class V3Cursor(NamedTuple):
 
 
 def cursors(connection: Connection) -> list[V3Cursor]:
-    """Return all cursors of version 3; there is one for each path that it followed."""
+    """Return all cursors of version 3, one for each path that it followed."""
     rows = connection.execute(
         select(_CURSOR.c.source, _CURSOR.c.inode, _CURSOR.c.last_offset, cast(_CURSOR.c.metadata_json, Text))
     )

@@ -1,4 +1,4 @@
-"""What stored events become in the backfill: the same rows, by the same code, as when a loader reads them."""
+"""Aggregates stored events for the backfill, with the loaders' code, so that the rows are the same."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ REASON_TOO_LONG = "backfill: the stored payload is over 2 MiB"
 
 @dataclass(slots=True)
 class Slice(ABC):
-    """A run of stored events, ready to be written; at most a few hundred, so that a transaction can end between two.
+    """Aggregates of a run of stored events: the unit between which a write transaction can end.
 
     Attributes:
-        last_id: the largest raw_events.id in it.
-        counters: what was read, by reason.
+        now: time of the run, for the rows.
+        last_id: the largest raw_events.id in the slice.
+        values: number of stored events.
+        counters: events by outcome.
+        dead_letters: rows for `LoadingStatements.insert_dead_letters`.
     """
 
     now: str
@@ -57,24 +60,24 @@ class Slice(ABC):
 
     @abstractmethod
     def _aggregate(self, event: Event) -> Refused | None:
-        """Count one event; return why it cannot be taken up."""
+        """Add one event to the aggregates; return the reason if it is refused."""
 
     @abstractmethod
     def write(self, statements: LoadingStatements) -> None:
-        """Merge the rows into their tables, in the caller's transaction."""
+        """Merge the aggregates into their tables in the caller's transaction."""
 
-    def add(self, row: StoredEvent, ours: Collection[SourceKey], last_id_of_v3: int) -> None:
-        """Add one stored event; what our own loaders wrote is counted already.
+    def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
+        """Add one stored event, unless v4's loaders wrote it and thus aggregated it already.
 
         Args:
             row: the stored event.
-            ours: the logs that our loaders stored.
-            last_id_of_v3: up to this id every row was there before our loaders were.
+            own_logs: the logs that v4's loaders stored.
+            last_v3_id: rows up to this id are v3's.
         """
         self.last_id = row.id
         self.values += 1
         self.counters[EVENTS_READ] += 1
-        if row.id > last_id_of_v3 and row.source_key in ours:
+        if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
         event = _parsed(row.payload)
@@ -89,7 +92,7 @@ class Slice(ABC):
 
 @dataclass(slots=True)
 class FilesSlice(Slice):
-    """File events: rows of `files` and `file_hashes`."""
+    """Aggregates of file events: rows of `files` and `file_hashes`."""
 
     files: FileAggregates = field(default_factory=FileAggregates)
 
@@ -100,7 +103,7 @@ class FilesSlice(Slice):
         return self.files.add(event)
 
     def write(self, statements: LoadingStatements) -> None:
-        """Merge hashes and files, in the order in which the loaders lock them."""
+        """Merge hashes and files, in the lock order of the loaders."""
         statements.merge_hashes(self.files.hash_rows(self.now))
         new = statements.merge_files(self.files.file_rows(), self.now)
         statements.insert_dead_letters(self.dead_letters)
@@ -110,7 +113,7 @@ class FilesSlice(Slice):
 
 @dataclass(slots=True)
 class SessionsSlice(Slice):
-    """Connections, key exchanges, logins and commands: rows of `session_attributes` and `command_stats`."""
+    """Aggregates of connections, key exchanges, logins and commands: `session_attributes` and `command_stats`."""
 
     sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
@@ -128,7 +131,7 @@ class SessionsSlice(Slice):
         return None
 
     def write(self, statements: LoadingStatements) -> None:
-        """Merge attributes and commands."""
+        """Merge session attributes and commands."""
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
         statements.insert_dead_letters(self.dead_letters)
@@ -146,14 +149,14 @@ def _parsed(payload: str | None) -> Event | Refused:
 
 
 def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:
-    """Return whether a payload that cannot be read may be an event of one of the types."""
+    """Return whether an unreadable payload may be an event of one of the types."""
     if row.payload is None:
         return row.long_type in event_types
     return any(event_type in row.payload for event_type in event_types)
 
 
 def _dead_letter(row: StoredEvent, refused: Refused, now: str) -> list[Any]:
-    """Return a row for `LoadingStatements.insert_dead_letters`; the event itself stays where it is."""
+    """Return a row for `LoadingStatements.insert_dead_letters`; the event stays in raw_events."""
     payload = row.payload or ""
     metadata = {"raw_event_id": row.id, "event_stored": True, "detail": refused.detail, "by": "backfill"}
     return [

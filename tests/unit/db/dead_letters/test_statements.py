@@ -6,9 +6,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert
 
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.positions import payload_at, source_keys_of, taken_offsets
-from cowrieprocessor.db.dead_letters.statements import NAMED_AT_ONCE, LetterFilter
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent

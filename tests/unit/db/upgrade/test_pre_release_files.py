@@ -11,8 +11,7 @@ from sqlalchemy import Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.upgrade import pre_release_files as planned_files
-from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
+from cowrieprocessor.db.upgrade.pre_release_files import ImportLimits, import_pre_release_files
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -127,17 +126,16 @@ def test_after_the_backfill_it_is_as_if_made_from_nothing(of_the_plan: Engine, t
     dispose(other)
 
 
-def test_interrupted_it_goes_on(of_the_plan: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_it_goes_on(of_the_plan: Engine) -> None:
     """Stopped behind any hash and called again, it ends with the same."""
-    monkeypatch.setattr(planned_files, "FETCHED_ROWS", 1)
-    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
+    limits = ImportLimits(hashes_at_once=1, transaction_s=0.0)
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     def interrupted() -> bool:
         try:
-            import_pre_release_files(of_the_plan, stop)
+            import_pre_release_files(of_the_plan, stop, limits=limits)
         except KeyboardInterrupt:
             return True
         return False
@@ -147,13 +145,11 @@ def test_interrupted_it_goes_on(of_the_plan: Engine, monkeypatch: pytest.MonkeyP
     assert EXPECTED == hashes(of_the_plan)
 
 
-def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path) -> None:
     """A hash of many sessions, in upper case, is taken over in small steps, each row once."""
-    monkeypatch.setattr(planned_files, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
     rows = [(f"p{number}", SHA_C.upper(), None, None, NOW, 0, None, None, None, "pending") for number in range(40)]
     engine = planned(tmp_path / "planned.sqlite", [*rows[:-1], (*rows[-1][:5], 1, SCANNED, 5, 60, "enriched")])
-    import_pre_release_files(engine)
+    import_pre_release_files(engine, limits=ImportLimits(rows_at_once=7, transaction_s=0.0))
     assert {SHA_C: (40, True, 5, "enriched", "malicious")} == hashes(engine)
     with read_transaction(engine) as connection:
         query = "SELECT count(*), min(shasum), min(origin), min(vt_positives) FROM files"

@@ -16,7 +16,6 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent
 from cowrieprocessor.db.upgrade.v3_digest import compare, read_record
-from cowrieprocessor.jobs.dead_letters import purge as job
 from cowrieprocessor.jobs.dead_letters.purge import Purged, plan, purge
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import roll_back
@@ -86,15 +85,14 @@ def test_the_plan_counts_what_waits(several: Engine) -> None:
     assert [(3, 0), (5, 2)] == [(one.letters, one.unresolved) for one in (plan(several, RESOLVED), plan(several, ALL))]
 
 
-def test_many_letters_go_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_letters_go_in_parts(engine: Engine) -> None:
     """A purge of more than one statement names, and one transaction holds, ends with all gone."""
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 450)
     with write_transaction(engine) as connection:
         rows = [{"reason": f"r{number % 3}", "payload": {}, "resolved": number % 2 == 0} for number in range(1_300)]
         connection.execute(insert(DeadLetterEvent), rows)
     told: list[int] = []
 
-    assert 650 == purge(engine, RESOLVED, on_progress=told.append).letters
+    assert 650 == purge(engine, RESOLVED, on_progress=told.append, letters_at_once=450).letters
     assert 650 == sum(reasons(engine).values()) == told[-1]
     assert {450, 650} <= set(told)
 

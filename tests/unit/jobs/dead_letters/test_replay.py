@@ -21,7 +21,7 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, DeadLetterEvent, Files, LogFile, RawEvent, SessionSummary
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.jobs.dead_letters import replay as job
-from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayResult, replay
+from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayLimits, ReplayResult, replay
 from cowrieprocessor.jobs.dead_letters.writing import ReplayWriter
 from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
@@ -235,13 +235,12 @@ def test_logs_that_went_by_one_name_are_told_apart(engine: Engine, tmp_path: Pat
         assert offsets == sorted(offset or 0 for offset in connection.execute(select(RawEvent.source_offset)).scalars())
 
 
-def test_what_covers_too_much_stays(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_covers_too_much_stays(sqlite: Engine, tmp_path: Path) -> None:
     """A stretch larger than memory bears is not read; the message names the setting."""
-    monkeypatch.setattr("cowrieprocessor.jobs.dead_letters.source_bytes.MAX_RANGE_BYTES", 1_000)
     log = write(tmp_path / "cowrie.json", padded(events(12), (2,), 1 << 20))
     BulkLoader(sqlite, settings=SMALL).load([log])
 
-    result = replay(sqlite, Settings(max_value_bytes=10_000))
+    result = replay(sqlite, Settings(max_value_bytes=10_000), limits=ReplayLimits(max_range_bytes=1_000))
 
     assert (1, 0, 0, {"it covers more than a replay takes in at once": 1}) == summary(result)
     assert "raise max_value_bytes" in (result.outcomes[0].detail or "")
@@ -269,20 +268,17 @@ def test_a_second_replay_finds_nothing(sqlite: Engine, tmp_path: Path) -> None:
     assert [{"events": 1, "events_stored_already": 0}] * 3 == [row.metadata_json["replayed"] for row in letters(sqlite)]
 
 
-def test_replays_at_the_same_time_store_each_event_once(
-    engine: Engine, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replays_at_the_same_time_store_each_event_once(engine: Engine, db_url: str, tmp_path: Path) -> None:
     """Three replays that read the same letters before one of them writes share them out."""
     log = write(tmp_path / "cowrie.json", padded(events(60), tuple(range(1, 60, 2))))
     BulkLoader(engine, settings=SMALL).load([log])
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 5)
     together = threading.Barrier(3)
     results: list[ReplayResult] = []
 
     def work() -> None:
         mine = get_engine(db_url)
         together.wait()
-        results.append(replay(mine, LARGE))
+        results.append(replay(mine, LARGE, limits=ReplayLimits(letters_at_once=5)))
         dispose(mine)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -394,14 +390,14 @@ def test_a_dry_run_says_what_a_replay_does(engine: Engine, db_url: str, tmp_path
     assert (3, 3, 3, {}) == summary(dry) == summary(replay(engine, LARGE))
 
 
-def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path) -> None:
     """The row counts over runs, says that it is done, and progress goes up to all letters."""
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 2)
+    limits = ReplayLimits(letters_at_once=2)
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))])
     seen: list[tuple[int, int, int]] = []
 
-    replay(sqlite, LARGE, limit=1)
-    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)))
+    replay(sqlite, LARGE, limit=1, limits=limits)
+    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)), limits=limits)
 
     with read_transaction(sqlite) as connection:
         row = load_job(connection, JOB)
@@ -523,14 +519,14 @@ def test_letters_that_make_no_sense_stay(sqlite: Engine, tmp_path: Path) -> None
 def test_a_letter_that_is_another_by_now_is_left_alone(sqlite: Engine, tmp_path: Path, monkeypatch: Any) -> None:
     """SQLite gives the id of a deleted last letter to the next one: what was read of the old is not stored for it."""
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(12), (5,)))])
-    write_for_a_moment = job._Replay._write_for_a_moment
+    write_transaction_ = job._Replay._write_transaction
 
     def meanwhile(self: Any, *arguments: Any) -> Any:
         with write_transaction(sqlite) as connection:
             connection.execute(update(DeadLetterEvent).values(reason="another one"))
-        return write_for_a_moment(self, *arguments)
+        return write_transaction_(self, *arguments)
 
-    monkeypatch.setattr(job._Replay, "_write_for_a_moment", meanwhile)
+    monkeypatch.setattr(job._Replay, "_write_transaction", meanwhile)
 
     assert (0, 0) == summary(replay(sqlite, LARGE))[:2]
     assert 11 == count(sqlite, RawEvent)

@@ -211,7 +211,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
     payloads = decoded(events(400))
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 3)
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
     random_ = random.Random(3)
@@ -226,13 +225,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
                 raise KeyboardInterrupt
 
         try:
-            job.backfill(broken, batch_size=20, on_progress=interrupt)
+            job.backfill(broken, batch_size=20, slice_rows=3, on_progress=interrupt)
         except KeyboardInterrupt:
             interruptions += 1
             with read_transaction(broken) as connection:
                 states = {one.state for one in (load_job(connection, kind.job) for kind in job.KINDS) if one}
             assert STOPPED in states
-    job.backfill(broken)
+    job.backfill(broken, slice_rows=3)
 
     assert interruptions == 12
     assert difference(filled(whole), filled(broken)) == []
@@ -294,7 +293,6 @@ def test_two_at_once(engine_v3: Engine) -> None:
 
 def test_one_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever finds another's name in the job stops before it writes, so that nothing counts twice."""
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 2)
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(200)))
     taken = []
@@ -309,7 +307,7 @@ def test_one_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch
             taken.append(len(rows(engine, "SELECT * FROM files")))
 
     with pytest.raises(JobTaken, match="taken it over"):
-        job.backfill(engine, batch_size=10, on_progress=take_over)
+        job.backfill(engine, batch_size=10, slice_rows=2, on_progress=take_over)
     assert [len(rows(engine, "SELECT * FROM files"))] == taken
     dispose(engine)
 
@@ -466,7 +464,6 @@ def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 7)
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     left = 25
 
@@ -481,8 +478,8 @@ def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
 
     monkeypatch.setattr(backfill_run, "write_transaction", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        job.backfill(broken)
-    job.backfill(broken)
+        job.backfill(broken, slice_rows=7)
+    job.backfill(broken, slice_rows=7)
 
     assert difference(filled(whole), filled(broken)) == []
     dispose(whole)

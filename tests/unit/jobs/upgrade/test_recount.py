@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from cowrieprocessor.db.table_scan import table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs.upgrade import recount as job
-from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
+from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult, recount
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -164,7 +165,7 @@ def test_a_loader_that_adds_meanwhile_loses_nothing(migrated: Path, tmp_path: Pa
 
     assert isinstance(monkeypatch, pytest.MonkeyPatch)
     wait = job.Throttle.wait
-    monkeypatch.setattr(job.Throttle, "wait", lambda pace, say: (load(pace), wait(pace, say))[1])
+    monkeypatch.setattr(job.Throttle, "wait", lambda throttle, notify: (load(throttle), wait(throttle, notify))[1])
     with opened(migrated) as engine:
         recount(engine)
     expected = ("s1", f"{DAY} 03:04:00.000000", f"{DAY} 04:00:00.000000", 14, 2, 4, 3)
@@ -185,11 +186,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of seven sessions, and a place that is saved after each."""
-    monkeypatch.setattr(job, "PAGE_SESSIONS", 7)
-    monkeypatch.setattr(job, "SAVE_EVERY_S", 0.0)
+def recount_in_small_pages(
+    engine: Engine, on_progress: Callable[[RecountProgress], None] | None = None
+) -> RecountResult:
+    """Recount in pages of seven sessions, with the cursor saved after each."""
+    return recount(engine, on_progress=on_progress, page_sessions=7, save_every_s=0.0)
 
 
 def copy_of(path: Path, to: Path) -> Path:
@@ -198,7 +199,6 @@ def copy_of(path: Path, to: Path) -> Path:
     return to
 
 
-@pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("stopped_at", [1, 4, 9])
 def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stopped_at: int) -> None:
     """A recount that ended anywhere goes on there; its numbers and rows are those of an undisturbed one."""
@@ -211,11 +211,11 @@ def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stop
             raise Killed
 
     with opened(undisturbed) as engine:
-        whole = recount(engine)
+        whole = recount_in_small_pages(engine)
     with opened(stopped) as engine:
         with pytest.raises(Killed):
-            recount(engine, on_progress=stop)
-        resumed = recount(engine)
+            recount_in_small_pages(engine, stop)
+        resumed = recount_in_small_pages(engine)
     assert (resumed.resumed, resumed.changed, resumed.sessions) == (True, whole.changed, whole.sessions)
     assert whole.changed > 0
     assert rows(stopped, SESSIONS) == rows(undisturbed, SESSIONS)
@@ -223,7 +223,6 @@ def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stop
     assert rows(stopped, state) == rows(undisturbed, state)
 
 
-@pytest.mark.usefixtures("small_pages")
 def test_an_interrupt_is_noted(made: Path, tmp_path: Path) -> None:
     """Ctrl-C leaves the job as stopped, with its place."""
     path = copy_of(made, tmp_path / "v3.sqlite")
@@ -232,7 +231,7 @@ def test_an_interrupt_is_noted(made: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with opened(path) as engine, pytest.raises(KeyboardInterrupt):
-        recount(engine, on_progress=interrupt)
+        recount_in_small_pages(engine, interrupt)
     ((state, cursor),) = rows(path, "SELECT state, cursor FROM jobs WHERE name = 'recount'")
     assert (state, bool(json.loads(cursor)["last"])) == ("stopped", True)
 

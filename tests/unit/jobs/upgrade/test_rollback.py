@@ -314,15 +314,15 @@ def test_what_is_written_while_it_saves_is_saved(
     """A verdict that comes in between saving and dropping is in the file."""
     engine, other = opened(v3_file), opened(v3_file)
     apply_migrations(engine)
-    save_from = rollback.save_from
+    export_from = rollback.export_from
 
-    def save_and_write(*args: object) -> object:
-        saved = save_from(*args)  # type: ignore[arg-type]
-        monkeypatch.setattr(rollback, "save_from", save_from)
+    def export_and_write(*args: object) -> object:
+        saved = export_from(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(rollback, "export_from", export_from)
         scene.learn_all_but_flags(other)
         return saved
 
-    monkeypatch.setattr(rollback, "save_from", save_and_write)
+    monkeypatch.setattr(rollback, "export_from", export_and_write)
     done = roll_back(engine)
 
     assert done.saved is not None
@@ -337,7 +337,7 @@ def test_saved_file_is_private_and_never_overwrites(v3_file: Path, opened: OPENE
     apply_migrations(engine)
     there = tmp_path / "there"
     there.write_text("precious")
-    with pytest.raises(SaveFailed, match="is there already"):
+    with pytest.raises(SaveFailed, match="exists already"):
         roll_back(engine, there)
     assert ("precious", 4) == (there.read_text(), schema_version(engine))
     done = roll_back(engine)

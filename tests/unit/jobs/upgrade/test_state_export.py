@@ -16,7 +16,6 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
-from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
 from cowrieprocessor.jobs.upgrade.state_export import export_state, import_state, read_export
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -119,7 +118,7 @@ def test_altered_files_are_refused(whole_file: list[bytes], tmp_path: Path, dama
     write(tmp_path / "saved", whole_file)
     assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", DAMAGES[damage](whole_file))
-    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
+    with pytest.raises(BadSavedFile, match="the file is not trusted"):
         read_export(tmp_path / "saved")
 
 
@@ -144,7 +143,7 @@ def test_rows_that_do_not_fit_are_refused(whole_file: list[bytes], tmp_path: Pat
     write(tmp_path / "saved", whole_file, seal=True)
     assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", FORGERIES[forgery](whole_file), seal=True)
-    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
+    with pytest.raises(BadSavedFile, match="the file is not trusted"):
         read_export(tmp_path / "saved")
 
 
@@ -269,13 +268,12 @@ def test_jobs_of_another_life_do_not_say_where_this_one_stands(whole_file: list[
     engine.dispose()
 
 
-def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine) -> None:
     """The rows of a popular hash get its verdict in transactions of a bounded size."""
-    monkeypatch.setattr(saved_knowledge, "PROPAGATED_AT_ONCE", 7)
     with write_transaction(known) as connection:
         rows = [{"session_id": f"p{number}", "shasum": SHA_A, "first_seen": MOMENT} for number in range(40)]
         connection.execute(insert(T["files"]), rows)
-    assert import_state(known, saved).files_updated == 40
+    assert import_state(known, saved, propagated_at_once=7).files_updated == 40
     with read_transaction(known) as connection:
         assert 41 == connection.execute(text("SELECT count(*) FROM files WHERE vt_positives = 40")).scalar()
 
