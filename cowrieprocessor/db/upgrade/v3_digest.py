@@ -199,9 +199,9 @@ def _sample_ids(connection: Connection, table: str) -> list[int]:
     next_id = text(f"SELECT id FROM {table} WHERE id >= :place ORDER BY id LIMIT 1")
     chosen: list[int] = []
     for number in range(SAMPLED_ROWS):
-        place = number * highest // SAMPLED_ROWS
-        if not chosen or place > chosen[-1]:
-            chosen.append(connection.execute(next_id, {"place": place}).scalar_one())
+        lower = number * highest // SAMPLED_ROWS
+        if not chosen or lower > chosen[-1]:
+            chosen.append(connection.execute(next_id, {"place": lower}).scalar_one())
     return chosen if chosen[-1] == highest else [*chosen, highest]
 
 
@@ -216,8 +216,8 @@ def _sample_text_keys(connection: Connection, table: str, key: str) -> list[str]
         return keys
     last = text(f"SELECT {key} FROM {table} ORDER BY {key} DESC LIMIT :rows")
     next_key = text(f"SELECT {key} FROM {table} WHERE {key} >= :place ORDER BY {key} LIMIT 1")
-    places = (f"{number * 0x1000 // SAMPLED_ROWS:03x}" for number in range(SAMPLED_ROWS))
-    spread = (connection.execute(next_key, {"place": place}).scalar() for place in places)
+    prefixes = (f"{number * 0x1000 // SAMPLED_ROWS:03x}" for number in range(SAMPLED_ROWS))
+    spread = (connection.execute(next_key, {"place": prefix}).scalar() for prefix in prefixes)
     ends = [*keys[:_END_ROWS], *connection.execute(last, {"rows": _END_ROWS}).scalars()]
     return sorted({*ends, *(found for found in spread if found is not None)})
 

@@ -1,4 +1,4 @@
-"""The statements about dead letters: which are chosen, and where their values belong."""
+"""Statements on dead letters: selection, and positions of their values."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
 
 
-def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
-    """More ids than a statement may name, most of them of no letter, give those that are there, in order."""
+def test_many_ids_are_looked_up_in_chunks(engine: Engine) -> None:
+    """More ids than one statement may name, most of them missing, return the existing ones in order."""
     with write_transaction(engine) as connection:
         connection.execute(insert(DeadLetterEvent), [{"reason": "r", "payload": {"n": n}} for n in range(1_000)])
     ids = tuple(range(-2 * NAMED_AT_ONCE, 1_200, 2))
@@ -29,19 +29,19 @@ def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
         assert list(range(2, 901, 2)) == found
         assert {"r": 500} == table.count(connection, choice)
         letters = table.read_letters(connection, found)
-        assert found == [one.id for one in letters]
-        assert {one.id: len(one.payload) for one in letters} == table.payload_chars(connection, found)
+        assert found == [letter.id for letter in letters]
+        assert {letter.id: len(letter.payload) for letter in letters} == table.payload_chars(connection, found)
 
 
-def test_the_names_of_a_log(engine: Engine, tmp_path: Path) -> None:
-    """A path stands for itself, spelled as it is and absolute, with what cannot be stored as escapes."""
+def test_sources_of_a_path(engine: Engine, tmp_path: Path) -> None:
+    """The sources of a path are the path itself, as given and absolute, with unstorable characters escaped."""
     with read_transaction(engine) as connection:
         assert (str(tmp_path / "a"),) == table.sources_of(connection, str(tmp_path / "a"))
         assert {"a\x1b", "a\\x1b", str(Path.cwd() / "a\\x1b")} == set(table.sources_of(connection, "a\x1b"))
 
 
-def test_places_of_a_source_are_found_by_jumping(engine: Engine) -> None:
-    """Each inode and generation of a source is named once, those without an inode too, and no other source's."""
+def test_source_keys_are_found_by_a_skip_scan(engine: Engine) -> None:
+    """Each inode and generation of a source is returned once, also without an inode, and none of another source."""
     rows = [
         (source, inode, generation, offset)
         for source, inode, generation in (
