@@ -194,8 +194,8 @@ def _restore_alembic(connection: Connection, facts: SchemaFacts, record: Migrati
 def _require_our_columns(connection: Connection, tables: tuple[str, ...], database: str) -> None:
     dialect = dialect_of(connection)
     for table in tables:
-        ours = set(Base.metadata.tables[table].columns.keys()) - _MAY_LACK.get(table, set())
-        if missing := ours - set(dialect.column_names(connection, table)):
+        expected = set(Base.metadata.tables[table].columns.keys()) - _MAY_LACK.get(table, set())
+        if missing := expected - set(dialect.column_names(connection, table)):
             raise _refusal(database, f"its table {table} lacks the columns {', '.join(sorted(missing))}")
 
 

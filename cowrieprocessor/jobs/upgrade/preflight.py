@@ -138,7 +138,7 @@ class Preflight:
         if self.holders is not None and self.holders.writers and not beside_v3:
             yield DatabaseInUse(
                 f"{self.database}: is open for writing in {name_holders(self.holders.writers)}; stop that, then "
-                "repeat the command, or give --beside-v3 to migrate beside it"
+                "repeat the command, or give --beside-v3 to migrate alongside it"
             )
 
 
