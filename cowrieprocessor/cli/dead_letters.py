@@ -27,7 +27,7 @@ from cowrieprocessor.cli.shared.common import (
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from cowrieprocessor.db.dead_letters.statements import Choice
+    from cowrieprocessor.db.dead_letters.statements import LetterFilter
     from cowrieprocessor.jobs.dead_letters.purge import PurgePlan
 
 EXIT_DECLINED = 1
@@ -157,7 +157,7 @@ def replay(
             limit=limit,
             dry_run=dry_run,
             on_progress=ProgressLines().replayed,
-            say=message,
+            notify=message,
         )
     finally:
         dispose(engine)
@@ -213,7 +213,7 @@ def purge(
         if not dry_run:
             if plan.unresolved and not yes:
                 _ask(describe(engine), plan)
-            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, say=message)
+            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, notify=message)
     finally:
         dispose(engine)
     if as_json:
@@ -238,10 +238,10 @@ def _choice(
     source: str | None,
     ids: tuple[int, ...] = (),
     older_than: str | None = None,
-) -> Choice:
+) -> LetterFilter:
     import datetime as dt
 
-    from cowrieprocessor.db.dead_letters.statements import Choice, sources_of
+    from cowrieprocessor.db.dead_letters.statements import LetterFilter, sources_of
     from cowrieprocessor.db.engine import read_transaction
     from cowrieprocessor.settings.values import duration
 
@@ -254,7 +254,7 @@ def _choice(
     if source is not None:
         with read_transaction(engine) as connection:
             sources = sources_of(connection, source)
-    return Choice(resolved, reason, tuple(sorted(set(ids))) or None, sources, before)
+    return LetterFilter(resolved, reason, tuple(sorted(set(ids))) or None, sources, before)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -154,7 +154,7 @@ class DeltaLoader:
                 known = [
                     seen for seen in table.seen_files(connection) if any(is_followed(seen.path, p) for p in followed)
                 ]
-            ours = {seen.place: seen for seen in known if seen.host == self._host}
+            ours = {seen.file_key: seen for seen in known if seen.host == self._host}
             self._others = {content_key(seen): seen for seen in known if seen.host != self._host and seen.log}
             self._book.begin(ours)
             self._now = {place: FileState(Outcome(seen)) for place, seen in ours.items()}
@@ -239,9 +239,9 @@ class DeltaLoader:
             del self._now[place]
         return self._gone(), is_whole and not self._stop()
 
-    def _was_read(self, place: str, file: tuple[int, int]) -> bool:
+    def _was_read(self, file_key: str, file: tuple[int, int]) -> bool:
         """Return whether the file that is at a place now was read there to its end, at least once."""
-        state = self._now.get(place)
+        state = self._now.get(file_key)
         if state is None or state.error is not None or state.seen.signature == (0, 0, 0):
             return False
         return (state.seen.device, state.seen.inode) == (str(file[0]), str(file[1]))
@@ -250,30 +250,30 @@ class DeltaLoader:
         """Return the places: live logs first, so that they are held open before much is read of older ones."""
         inodes = {state.seen.inode for state in self._now.values()}
 
-        def rank(place: str) -> int:
-            path, status = present[place]
+        def rank(file_key: str) -> int:
+            path, status = present[file_key]
             if is_live_name(path):
                 return 0
-            return 1 if place in self._now or str(status.st_ino) in inodes else 2
+            return 1 if file_key in self._now or str(status.st_ino) in inodes else 2
 
         return sorted(present, key=rank)
 
-    def _look_at(self, place: str, path: str, status: os.stat_result) -> bool:
+    def _look_at(self, file_key: str, path: str, status: os.stat_result) -> bool:
         """Look at one file; return False if it went away or was replaced meanwhile, or somebody asked to stop."""
-        state = self._now.get(place)
+        state = self._now.get(file_key)
         if state is None or (state.seen.inode != str(status.st_ino)):
-            state = self._same_elsewhere(place, path, status) or state
+            state = self._same_elsewhere(file_key, path, status) or state
         if state is not None and not state.is_racy and is_same(state.seen, status):
-            may_grow = not is_packed_name(path) and self._held.wants(place, status)
-            return not may_grow or self._start().hold(place, Path(path))
-        if place in self._current:
+            may_grow = not is_packed_name(path) and self._held.wants(file_key, status)
+            return not may_grow or self._start().hold(file_key, Path(path))
+        if file_key in self._current:
             return True
         result = FileResult(inert(path))
         before = state.outcome if state else None
         looked_at = time.time()
-        self._current.add(place)
+        self._current.add(file_key)
         try:
-            outcome = self._start().read(place, Path(path), result, before=before)
+            outcome = self._start().read(file_key, Path(path), result, before=before)
         except InputNotFound:
             return False
         except ReadingStopped:
@@ -285,16 +285,18 @@ class DeltaLoader:
             return True
         except InputError as error:
             result.state, result.error = FAILED, str(error)
-            seen = before.seen if before and before.seen.inode == str(status.st_ino) else self._new(place, path, status)
+            seen = (
+                before.seen if before and before.seen.inode == str(status.st_ino) else self._new(file_key, path, status)
+            )
             outcome = Outcome(replace(seen, signature=signature_of(status)))
         finally:
-            self._current.discard(place)
-        self._take_note(place, outcome, result, state, looked_at)
+            self._current.discard(file_key)
+        self._take_note(file_key, outcome, result, state, looked_at)
         # Where another file has the name by now, what became of the one that was meant is found by looking again.
         return not _was_replaced(outcome.seen, path, status)
 
     def _take_note(
-        self, place: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float
+        self, file_key: str, outcome: Outcome, result: FileResult, state: FileState | None, looked_at: float
     ) -> None:
         """Keep what was seen of a file, and tell what became of it."""
         settles_s = settles_in_s(outcome.seen.signature, looked_at)
@@ -302,12 +304,12 @@ class DeltaLoader:
             self._found.again(settles_s)
         if outcome.seen.signature == (0, 0, 0):
             self._found.again(OTHERS_AGAIN_S)
-        self._now[place] = FileState(outcome, settles_s is not None, result.error)
+        self._now[file_key] = FileState(outcome, settles_s is not None, result.error)
         if state is not None and state.error == result.error and not result.counters:
             result.error = None  # it was said
         self._found.tell(result)
 
-    def _same_elsewhere(self, place: str, path: str, status: os.stat_result) -> FileState | None:
+    def _same_elsewhere(self, file_key: str, path: str, status: os.stat_result) -> FileState | None:
         """Return what is known of a file that only has another name, or that another host name has looked at."""
         key = (str(status.st_ino), status.st_size, status.st_mtime_ns)
         known = self._by_content.get(key)
@@ -319,9 +321,9 @@ class DeltaLoader:
             self._book.drop(foreign)
         else:
             return None
-        seen = replace(self._new(place, path, status), log=seen.log, bytes_seen=seen.bytes_seen, head_digest=None)
-        self._now[place] = FileState(Outcome(replace(seen, signature=signature_of(status))))
-        return self._now[place]
+        seen = replace(self._new(file_key, path, status), log=seen.log, bytes_seen=seen.bytes_seen, head_digest=None)
+        self._now[file_key] = FileState(Outcome(replace(seen, signature=signature_of(status))))
+        return self._now[file_key]
 
     def _open_seen(self, seen: SeenFile) -> LogStream:
         """Open what was seen, as it is now.
@@ -329,9 +331,9 @@ class DeltaLoader:
         Raises:
             InputError: it is not there any more, or cannot be read.
         """
-        if seen.place not in self._open:
+        if seen.file_key not in self._open:
             raise InputNotFound(f"{seen.path}: not there any more; nothing to do")
-        return self._open[seen.place]()
+        return self._open[seen.file_key]()
 
     def _read_gone(self, there: dict[str, tuple[int, int]]) -> None:
         """Read on in logs that have no path any more."""
@@ -354,7 +356,7 @@ class DeltaLoader:
         for held in self._held.gone:
             if held.seen is None:
                 continue
-            successor = self._now.get(held.place)
+            successor = self._now.get(held.file_key)
             if (
                 successor
                 and held.seen.log
@@ -364,7 +366,7 @@ class DeltaLoader:
                 self._held.let_go(held)
                 continue
             seen = held.seen.displaced()
-            self._open[seen.place] = partial(self._start().open_held, held)
+            self._open[seen.file_key] = partial(self._start().open_held, held)
             gone.append(seen)
         return gone
 
@@ -386,10 +388,10 @@ class DeltaLoader:
         self._glance_at = time.monotonic() + max(GLANCE_EVERY_S, 3 * (time.monotonic() - began))
 
     def _place(self, path: str) -> str:
-        return self._places.get(path) or table.place_of(self._host, Path(path))
+        return self._places.get(path) or table.file_key_of(self._host, Path(path))
 
-    def _new(self, place: str, path: str, status: os.stat_result) -> SeenFile:
-        return SeenFile(place, inert(path), *file_id_of(status), host=self._host)
+    def _new(self, file_key: str, path: str, status: os.stat_result) -> SeenFile:
+        return SeenFile(file_key, inert(path), *file_id_of(status), host=self._host)
 
     @staticmethod
     def _known_now(states: dict[str, FileState]) -> dict[str, SeenFile]:

@@ -11,7 +11,7 @@ from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlaps import overlaps
 from cowrieprocessor.db.ingest.statements import LoadingStatements
-from cowrieprocessor.db.ingest.stored_events import Place, times_stored
+from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.rows.batch import BatchRows
 
 JOB = "load"
@@ -78,7 +78,7 @@ def _may_be_stored(connection: Connection, rows: BatchRows) -> bool:
         return overlaps(connection, rows.log, rows.sessions, (rows.first_event, rows.last_event))
     # What was looked up was looked up in an older state of the database. Each time this finds something, another log
     # has stored one more of the events that this one waits to store: it comes to an end.
-    log = Place(rows.log["source"], rows.log["source_inode"], rows.log["source_generation"])
+    log = SourceKey(rows.log["source"], rows.log["source_inode"], rows.log["source_generation"])
     now = times_stored(connection, log, rows.looked_up)
     return any(now[payload_hash] > count for _, _, payload_hash, count in rows.looked_up)
 

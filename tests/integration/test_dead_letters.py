@@ -33,9 +33,13 @@ import sys
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.jobs.dead_letters import replay as job
 from cowrieprocessor.settings import Settings
-job.LETTERS_AT_ONCE = 7
 print("ready", flush=True)
-job.replay(get_engine(sys.argv[1]), Settings(max_value_bytes=10_000), on_progress=lambda _: print("some", flush=True))
+job.replay(
+    get_engine(sys.argv[1]),
+    Settings(max_value_bytes=10_000),
+    on_progress=lambda _: print("some", flush=True),
+    limits=job.ReplayLimits(letters_at_once=7),
+)
 """
 
 

@@ -29,13 +29,13 @@ TABLES = ("files", "file_hashes", "session_attributes", "command_stats", "dead_l
 _BACKFILL = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs.upgrade import backfill_run
 from cowrieprocessor.jobs.runtime import throttle as pacing
 from cowrieprocessor.jobs.upgrade.backfill import backfill
-backfill_run.SLICE_ROWS = 10
 pacing.WRITE_S = 0.0
 print("ready", flush=True)
-backfill(get_engine(sys.argv[1]), batch_size=60, on_progress=lambda _: print("written", flush=True))
+backfill(
+    get_engine(sys.argv[1]), batch_size=60, slice_rows=10, on_progress=lambda _: print("written", flush=True)
+)
 print("done", flush=True)
 """
 

@@ -26,7 +26,6 @@ _RECOUNT = """
 import sys
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.jobs.upgrade import recount as job
-job.PAGE_SESSIONS = 3
 engine = get_engine(sys.argv[1])
 write = job._Recount._write
 def told(*arguments):
@@ -36,7 +35,7 @@ def told(*arguments):
     finally:
         print("wrote", flush=True)
 job._Recount._write = told
-job.recount(engine)
+job.recount(engine, page_sessions=3)
 """
 
 

@@ -18,7 +18,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import roll_back
-from cowrieprocessor.jobs.upgrade.state_export import read_saved, take_in
+from cowrieprocessor.jobs.upgrade.state_export import import_state, read_export
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
@@ -112,7 +112,7 @@ def test_killed_anywhere_it_is_one_version_or_the_other(master: Path, tmp_path: 
             roll_back(engine, saved)
         assert v3_shape == sqlite_shape(path)
         assert v3_rows == scene.rows_of_v3(engine)
-        assert read_saved(saved).rows["file_hashes"] == KNOWN_HASHES + 4
+        assert read_export(saved).rows["file_hashes"] == KNOWN_HASHES + 4
         if number == 0:
             forward_again(engine, saved, before)
         dispose(engine)
@@ -127,5 +127,5 @@ def forward_again(engine: Engine, saved: Path, before: scene.Contents) -> None:
     """Make sure that nothing is missing after migrating, backfilling and taking in again."""
     apply_migrations(engine)
     backfill(engine)
-    take_in(engine, saved)
+    import_state(engine, saved)
     assert [] == scene.difference(before, scene.contents(engine))

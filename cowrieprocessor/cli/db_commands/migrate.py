@@ -138,9 +138,9 @@ def _one_at_a_time(engine: Engine) -> AbstractContextManager[None]:
 
 def _take_in(engine: Engine, saved: Path) -> object:
     """Take in what a rollback saved, say so, and return the counts."""
-    from cowrieprocessor.jobs.upgrade.state_export import take_in
+    from cowrieprocessor.jobs.upgrade.state_export import import_state
 
-    taken = take_in(engine, saved)
+    taken = import_state(engine, saved)
     message(f"{saved}: {taken.summary()}")
     return taken
 

@@ -1,1 +1,1 @@
-"""Statements about dead letters, and where their values belong."""
+"""Statements on dead letters, and the positions of their values in raw_events."""

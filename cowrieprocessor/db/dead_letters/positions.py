@@ -1,4 +1,4 @@
-"""Where the values of dead letters belong: their logs, and the places in raw_events."""
+"""Positions of dead letters: the log that a letter came from, and its offsets in raw_events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, select, tuple_, update
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 
 _LETTER = DeadLetterEvent.__table__
@@ -18,22 +18,28 @@ _EVENT = RawEvent.__table__
 
 
 @dataclass(frozen=True, slots=True)
-class LogOfLetter:
-    """A log that a dead letter may have come from, as `log_files` has it."""
+class SourceLog:
+    """A log that a dead letter may have come from; columns of `log_files`."""
 
     identity: str
     generation: int
-    place: Place
+    source_key: SourceKey
     current_path: str
 
 
 @dataclass(frozen=True, slots=True)
-class MovedBytes:
-    """What a replay changes in a log's row: bytes by what became of them, and values.
+class ByteCountChange:
+    """Changes of a replay to the counters of a log: bytes by outcome, and values.
 
     Attributes:
-        last_value_hash: of the last value in the letter's place, where that is the last one that was read of the log.
-        next_offset: behind it then.
+        identity: first half of the log's key.
+        generation: second half of the log's key.
+        stored: bytes to add to bytes_stored; may be negative, as the next two.
+        dead: bytes to add to bytes_dead.
+        nul: bytes to add to bytes_nul.
+        values: values to add to values_done.
+        last_value_hash: hash of the letter's last value if it is the last value read of the log, else None.
+        next_offset: the offset after that value; used only with `last_value_hash`.
     """
 
     identity: str
@@ -46,10 +52,8 @@ class MovedBytes:
     next_offset: int | None = None
 
 
-def logs_of_letter(
-    connection: Connection, source: str, generation: int, offset: int, byte_end: int
-) -> list[LogOfLetter]:
-    """Return the logs that a letter with this source, generation, offset and range may have come from."""
+def candidate_logs(connection: Connection, source: str, generation: int, offset: int, byte_end: int) -> list[SourceLog]:
+    """Return the logs that a letter with this source, generation, offset and byte range may have come from."""
     rows = connection.execute(
         select(_LOG)
         .where(
@@ -61,10 +65,10 @@ def logs_of_letter(
         .order_by(_LOG.c.source_inode)
     ).mappings()
     return [
-        LogOfLetter(
+        SourceLog(
             row["identity"],
             row["generation"],
-            Place(row["source"], row["source_inode"], row["source_generation"]),
+            SourceKey(row["source"], row["source_inode"], row["source_generation"]),
             row["current_path"],
         )
         for row in rows
@@ -72,7 +76,7 @@ def logs_of_letter(
 
 
 def inodes_of_batch(connection: Connection, letter_id: int) -> set[str]:
-    """Return the inodes of the events that were stored in one transaction with a letter."""
+    """Return the inodes of the events stored in the same transaction as a letter."""
     rows = connection.execute(
         select(_EVENT.c.source_inode)
         .join(
@@ -89,80 +93,80 @@ def inodes_of_batch(connection: Connection, letter_id: int) -> set[str]:
     return {inode for (inode,) in rows if inode is not None}
 
 
-def taken_offsets(connection: Connection, place: Place, first: int, last: int) -> set[int]:
-    """Return which offsets of a log, from `first` to `last`, hold an event."""
-    query = select(_EVENT.c.source_offset).where(*_at(place), _EVENT.c.source_offset.between(first, last))
+def taken_offsets(connection: Connection, source_key: SourceKey, first: int, last: int) -> set[int]:
+    """Return the offsets of a log from `first` to `last` that have an event."""
+    query = select(_EVENT.c.source_offset).where(*_rows_of(source_key), _EVENT.c.source_offset.between(first, last))
     return set(connection.execute(query).scalars())
 
 
-def payload_at(connection: Connection, place: Place, offset: int) -> str | None:
-    """Return the payload stored at a place as text; None where there is none."""
+def payload_at(connection: Connection, source_key: SourceKey, offset: int) -> str | None:
+    """Return the payload stored at an offset of a log as text, None if there is none."""
     payload = sql_of(connection).json_text("payload")
-    same_inode = "source_inode IS NULL" if place.source_inode is None else "source_inode = ?"
-    values: list[Any] = [place.source, place.source_generation, offset]
-    values += [] if place.source_inode is None else [place.source_inode]
+    same_inode = "source_inode IS NULL" if source_key.source_inode is None else "source_inode = ?"
+    values: list[Any] = [source_key.source, source_key.source_generation, offset]
+    values += [] if source_key.source_inode is None else [source_key.source_inode]
     statement = (
         f"SELECT {payload} FROM raw_events WHERE source = ? AND source_generation = ? AND source_offset = ?"
         f" AND {same_inode} ORDER BY id LIMIT 1"
     )
-    found = connection.exec_driver_sql(sql_of(connection).statement(statement), tuple(values)).scalar()
-    return None if found is None else str(found)
+    stored = connection.exec_driver_sql(sql_of(connection).statement(statement), tuple(values)).scalar()
+    return None if stored is None else str(stored)
 
 
-def places_of(connection: Connection, source: str) -> list[Place]:
-    """Return the places that the rows of a source have, by jumping through the index: there are few of them."""
+def source_keys_of(connection: Connection, source: str) -> list[SourceKey]:
+    """Return the distinct keys of a source's rows by a skip scan of the index: there are few distinct keys."""
     found = []
     query = select(_EVENT.c.source_inode, _EVENT.c.source_generation).where(_EVENT.c.source == source)
     inode, generation = _EVENT.c.source_inode, _EVENT.c.source_generation
-    behind: ColumnElement[bool] = inode.is_not(None)
-    while row := connection.execute(query.where(behind).order_by(inode, generation).limit(1)).first():
-        found.append(Place(source, *row))
-        behind = tuple_(inode, generation) > tuple_(*row)
-    behind = inode.is_(None)
-    while row := connection.execute(query.where(behind).order_by(generation).limit(1)).first():
-        found.append(Place(source, *row))
-        behind = and_(inode.is_(None), generation > row.source_generation)
+    remaining: ColumnElement[bool] = inode.is_not(None)
+    while row := connection.execute(query.where(remaining).order_by(inode, generation).limit(1)).first():
+        found.append(SourceKey(source, *row))
+        remaining = tuple_(inode, generation) > tuple_(*row)
+    remaining = inode.is_(None)
+    while row := connection.execute(query.where(remaining).order_by(generation).limit(1)).first():
+        found.append(SourceKey(source, *row))
+        remaining = and_(inode.is_(None), generation > row.source_generation)
     return found
 
 
-def is_last_value(connection: Connection, log: LogOfLetter, offset: int, *, hold: bool) -> bool:
-    """Return whether the value at a place is the last one that was read of a log.
+def is_last_value(connection: Connection, log: SourceLog, offset: int, *, lock: bool) -> bool:
+    """Return whether the value at an offset is the last value read of a log.
 
     Args:
-        connection: any; in a transaction that writes to hold the log.
+        connection: any; with `lock` in a write transaction.
         log: the log.
-        offset: the place.
-        hold: keep loaders from going on until the transaction ends.
+        offset: source_offset of the value.
+        lock: lock the log's row, so that loaders wait until the transaction ends.
     """
     query = select(_LOG.c.next_offset).where(_LOG.c.identity == log.identity, _LOG.c.generation == log.generation)
-    return connection.execute(query.with_for_update() if hold else query).scalar() == offset + 1
+    return connection.execute(query.with_for_update() if lock else query).scalar() == offset + 1
 
 
-def move_bytes(connection: Connection, moved: Sequence[MovedBytes]) -> None:
-    """Say in `log_files` that bytes are stored that were dead.
+def update_byte_counts(connection: Connection, changes: Sequence[ByteCountChange]) -> None:
+    """Apply the changes of a replay to `log_files`: bytes that were dead are stored now.
 
-    Where the number of values changes, a loader that is at work on the log sees that its cursor was moved.
+    Where the number of values changes, a loader working on the log detects that its checkpoint was moved.
     """
-    for one in sorted(moved, key=lambda one: (one.identity, one.generation)):
-        changes: dict[str, Any] = {
-            "bytes_stored": _LOG.c.bytes_stored + one.stored,
-            "bytes_dead": _LOG.c.bytes_dead + one.dead,
-            "bytes_nul": _LOG.c.bytes_nul + one.nul,
-            "values_done": _LOG.c.values_done + one.values,
+    for change in sorted(changes, key=lambda change: (change.identity, change.generation)):
+        values: dict[str, Any] = {
+            "bytes_stored": _LOG.c.bytes_stored + change.stored,
+            "bytes_dead": _LOG.c.bytes_dead + change.dead,
+            "bytes_nul": _LOG.c.bytes_nul + change.nul,
+            "values_done": _LOG.c.values_done + change.values,
         }
-        if one.last_value_hash is not None:
-            changes |= {"last_value_hash": one.last_value_hash, "next_offset": one.next_offset}
-        this = and_(_LOG.c.identity == one.identity, _LOG.c.generation == one.generation)
-        connection.execute(update(LogFile).where(this).values(**changes))
+        if change.last_value_hash is not None:
+            values |= {"last_value_hash": change.last_value_hash, "next_offset": change.next_offset}
+        is_log = and_(_LOG.c.identity == change.identity, _LOG.c.generation == change.generation)
+        connection.execute(update(LogFile).where(is_log).values(**values))
 
 
-def _at(place: Place) -> list[ColumnElement[bool]]:
+def _rows_of(source_key: SourceKey) -> list[ColumnElement[bool]]:
     return [
-        _EVENT.c.source == place.source,
-        _is(_EVENT.c.source_inode, place.source_inode),
-        _EVENT.c.source_generation == place.source_generation,
+        _EVENT.c.source == source_key.source,
+        _equals(_EVENT.c.source_inode, source_key.source_inode),
+        _EVENT.c.source_generation == source_key.source_generation,
     ]
 
 
-def _is(column: ColumnElement[Any], value: object) -> ColumnElement[bool]:
+def _equals(column: ColumnElement[Any], value: object) -> ColumnElement[bool]:
     return column.is_(None) if value is None else column == value

@@ -1,1 +1,1 @@
-"""Statements of the loaders: events, logs, followed files, and what is stored already."""
+"""Statements of the loaders: events, logs, followed files, and the lookup of events already stored."""

@@ -1,11 +1,12 @@
-"""Who stores the same events takes turns: then each sees what the other has stored, and asks before it stores.
+"""Advisory locks that serialize loaders writing the same sensor-days.
 
-Where a database lets several write at once, two loaders of logs that overlap could both ask whether an event is stored
-before either commits. Equal events have the same sensor and the same day, so whoever writes holds a lock for each of
-these until its transaction ends. Loaders of different sensors or days do not wait for each other, but for the rare
-chance that theirs share a number.
+Where a database allows concurrent writers, two loaders of overlapping logs could both check whether an event is stored
+before either commits. Identical events share their sensor and day, so a writer locks each sensor-day that it stores
+until its transaction ends. Loaders of different sensors or days do not wait for each other, except when two
+sensor-days happen to map to the same lock.
 
-The locks come first in a transaction, before any row is locked: nobody who waits here holds what another needs.
+The locks are taken first in a transaction, before any row lock, and in a fixed order, so that waiting for them cannot
+deadlock.
 """
 
 from __future__ import annotations
@@ -17,42 +18,41 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 
-TURNS = 256
-"""How many locks there are; a server has room for some thousands at a time. Source: PostgreSQL's documentation,
-max_locks_per_transaction."""
+LOCK_COUNT = 256
+"""Number of locks; a server holds a few thousand at a time. Source: PostgreSQL docs, max_locks_per_transaction."""
 
 
 def lock_events(connection: Connection, sensor_days: Iterable[Sequence[str]]) -> None:
-    """Wait until nobody else is storing events of the same sensors and days, and keep others from it until the end.
+    """Lock sensor-days until the transaction ends; wait for other loaders that hold one of them.
 
     Args:
-        connection: inside a write transaction, before anything else.
-        sensor_days: (sensor, day) of what is to be stored.
+        connection: in a write transaction, before any other statement.
+        sensor_days: (sensor, day) of each event to store.
     """
-    _hold(connection, {_number(sensor, day) for sensor, day in sensor_days})
+    _acquire(connection, {_lock_number(sensor, day) for sensor, day in sensor_days})
 
 
 def lock_all_events(connection: Connection) -> None:
-    """Wait until nobody else is storing any events, and keep others from it until the end of the transaction.
+    """Lock all sensor-days until the transaction ends; wait for every other loader.
 
     Args:
-        connection: inside a write transaction, before anything else.
+        connection: in a write transaction, before any other statement.
     """
-    _hold(connection, range(TURNS))
+    _acquire(connection, range(LOCK_COUNT))
 
 
-def _number(sensor: str, day: str) -> int:
-    return crc32(f"{sensor}\0{day}".encode(errors="surrogatepass")) % TURNS
+def _lock_number(sensor: str, day: str) -> int:
+    return crc32(f"{sensor}\0{day}".encode(errors="surrogatepass")) % LOCK_COUNT
 
 
-def _hold(connection: Connection, numbers: Iterable[int]) -> None:
+def _acquire(connection: Connection, numbers: Iterable[int]) -> None:
     sql = sql_of(connection)
     locks = sql.numbered_locks()
-    in_order = sorted(numbers)
-    if locks is None or not in_order:
+    ordered = sorted(numbers)
+    if locks is None or not ordered:
         return
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql.statement(locks), [in_order])
+        cursor.execute(sql.statement(locks), [ordered])
     finally:
         cursor.close()

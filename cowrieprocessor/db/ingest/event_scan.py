@@ -1,4 +1,4 @@
-"""What the backfill reads: stored events by type or in their order, and which of them our own loaders wrote."""
+"""Reads stored events for the backfill, by type or by id, and the logs that v4's own loaders wrote."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job, LogFile, RawEvent
 
 MAX_PAYLOAD_CHARS = 2 << 20
-"""A longer payload is not read: no Cowrie event is so large, and memory is bounded."""
+"""Longer payloads are not read, which bounds memory; no Cowrie event is that large."""
 
 FETCHED_ROWS = 16
-"""Rows in memory at a time; each may be as long as MAX_PAYLOAD_CHARS."""
+"""Rows fetched at a time; each may hold MAX_PAYLOAD_CHARS characters."""
 
 MIGRATION_LAST_ID = "raw_events_max_id"
 
-Place = tuple[str, str | None, int]
-"""source, source_inode and source_generation: the log that a row came from."""
+SourceKey = tuple[str, str | None, int]
+"""source, source_inode, source_generation: the log that a row came from; `stored_events.SourceKey` as a plain tuple."""
 
 
 class StoredEvent(NamedTuple):
-    """One row of raw_events. `payload` is None where it is too long to be read; `long_type` is its type then."""
+    """One row of raw_events; a payload over the limit is None and its event type is in `long_type`."""
 
     id: int
     source: str
@@ -37,18 +37,18 @@ class StoredEvent(NamedTuple):
     long_type: str | None
 
     @property
-    def place(self) -> Place:
-        """The log that it came from."""
+    def source_key(self) -> SourceKey:
+        """The log that the row came from."""
         return self.source, self.source_inode, self.source_generation
 
 
 def last_event_id(connection: Connection) -> int:
-    """Return the largest id of raw_events, 0 where it is empty."""
+    """Return the largest id in raw_events, 0 if the table is empty."""
     return int(connection.execute(select(func.coalesce(func.max(RawEvent.id), 0))).scalar_one())
 
 
 def count_events_of_type(connection: Connection, event_type: str, after: int, until: int) -> int:
-    """Return how many events of a type there are with `after` < id <= `until`; reads the index alone."""
+    """Count the events of a type with `after` < id <= `until`; an index-only scan."""
     query = select(func.count()).where(RawEvent.event_type == event_type, RawEvent.id > after, RawEvent.id <= until)
     return int(connection.execute(query).scalar_one())
 
@@ -56,33 +56,33 @@ def count_events_of_type(connection: Connection, event_type: str, after: int, un
 def events_of_type(
     connection: Connection, event_type: str, after: int, until: int, limit: int
 ) -> Iterator[StoredEvent]:
-    """Yield the next events of one type in the order of their ids, `after` < id <= `until`.
+    """Yield up to `limit` events of one type ordered by id, with `after` < id <= `until`.
 
-    One type at a time, because an index on the type gives ids in order only within a type: for several at once
-    the database would sort all that is left for each batch.
+    One type at a time: the index on the type orders ids only within a type, so a query for several types would sort
+    all remaining rows for each batch.
     """
     where = "event_type = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?"
-    return _events(connection, where, (event_type, after, until, limit))
+    return _select_events(connection, where, (event_type, after, until, limit))
 
 
 def events_in_order(connection: Connection, after: int, until: int, limit: int) -> Iterator[StoredEvent]:
-    """Yield the next events of all types in the order of their ids, `after` < id <= `until`."""
-    return _events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
+    """Yield up to `limit` events of all types ordered by id, with `after` < id <= `until`."""
+    return _select_events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
 
 
-def own_places(connection: Connection) -> Collection[Place]:
-    """Return the logs that our own loaders stored: the rest came from v3."""
+def own_source_keys(connection: Connection) -> Collection[SourceKey]:
+    """Return the logs that v4's loaders stored; rows of any other log came from v3."""
     rows = connection.execute(select(LogFile.source, LogFile.source_inode, LogFile.source_generation))
     return {(source, inode, generation) for source, inode, generation in rows}
 
 
-def last_id_of_v3(connection: Connection) -> int:
-    """Return the largest id of raw_events when v4 began; 0 where it is not known. Up to there every row counts."""
+def last_v3_event_id(connection: Connection) -> int:
+    """Return the largest id of raw_events at the migration, 0 if unknown; all rows up to it are v3's."""
     cursor = connection.execute(select(Job.cursor).where(Job.name == MIGRATION_JOB)).scalar() or {}
     return int(cursor.get(MIGRATION_LAST_ID) or 0)
 
 
-def _events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
+def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
     sql = sql_of(connection)
     payload = sql.json_text("payload")
     statement = sql.statement(

@@ -1,4 +1,4 @@
-"""The statements about followed files: what was seen of each last, and what was lost of a log."""
+"""Statements on followed files: the last observed state of each file, and the bytes lost from each log."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ _LOG = Base.metadata.tables["log_files"]
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
-    """What was seen of a file; the fields are the columns of `followed_files`.
+    """Last observed state of a file: one row of `followed_files`.
 
     Attributes:
-        host: whose file it is, on a database server.
-        signature: size, mtime_ns and ctime_ns, (0, 0, 0) where the file was not read to its end.
-        log: identity and generation of the log in it; None while it has no complete object.
-        bytes_pending: how many of the bytes seen are not stored; not in the database.
-        origin: of one without a path the place where it was; not in the database.
+        file_key: identifies the path on its host, see `file_key_of`; column `place`.
+        host: host of the file where the database is on a server, else empty.
+        signature: size, mtime_ns and ctime_ns; (0, 0, 0) if the file was not read to its end.
+        log: identity and generation of the log in the file; None until it has a complete object.
+        bytes_pending: bytes observed but not stored yet; not in the database.
+        origin: former `file_key` of a file that lost its path; not in the database.
     """
 
-    place: str
+    file_key: str
     path: str
     device: str
     inode: str
@@ -50,27 +51,27 @@ class SeenFile:
     origin: str | None = field(default=None, compare=False)
 
     def displaced(self) -> SeenFile:
-        """Return the same under a place of its own: the file has gone from its path, its log may be elsewhere."""
+        """Return this state under a key of its own, for a file that left its path; its log may be elsewhere."""
         if self.origin:
             return self
-        place = hashlib.sha256(repr((self.place, self.device, self.inode, self.log)).encode())
-        return replace(self, place=place.hexdigest(), origin=self.place)
+        displaced_key = hashlib.sha256(repr((self.file_key, self.device, self.inode, self.log)).encode())
+        return replace(self, file_key=displaced_key.hexdigest(), origin=self.file_key)
 
     def is_from_same_file(self, other: SeenFile) -> bool:
-        """Return whether two are of one file."""
+        """Return whether both states describe the same file (device and inode)."""
         return (self.device, self.inode) == (other.device, other.inode)
 
-    def tells_as(self, other: SeenFile) -> bool:
-        """Return whether another one is enough to miss what disappears: bytes that are stored are not missed."""
+    def detects_same_loss_as(self, other: SeenFile) -> bool:
+        """Return whether `other` would detect the same loss; bytes already stored cannot be lost."""
         if (self.log, self.device, self.inode) != (other.log, other.device, other.inode):
             return False
         return not self.bytes_pending or self.bytes_seen == other.bytes_seen
 
     def row(self) -> dict[str, Any]:
-        """Return the row."""
+        """Return the state as a row of `followed_files`."""
         size_bytes, mtime_ns, ctime_ns = self.signature
         return {
-            "place": self.place,
+            "place": self.file_key,
             "host": self.host,
             "path": self.path,
             "device": self.device,
@@ -87,8 +88,8 @@ class SeenFile:
 
 
 @dataclass(frozen=True, slots=True)
-class LostOfLog:
-    """How much was lost of one log, and where it was last."""
+class LogLoss:
+    """Bytes lost from one log, and its last path."""
 
     path: str
     bytes_lost: int
@@ -96,35 +97,35 @@ class LostOfLog:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What was seen of logs and destroyed before it could be read.
+    """Log data that was observed but destroyed before it could be read.
 
     Attributes:
-        logs: of how many logs something is missing.
-        bytes_lost: how much in all.
-        largest: the logs that lost most; SHOWN_LOSSES at most.
+        logs: number of logs with losses.
+        bytes_lost: bytes lost from all logs.
+        largest: the logs with the largest losses, at most SHOWN_LOSSES.
     """
 
     logs: int = 0
     bytes_lost: int = 0
-    largest: tuple[LostOfLog, ...] = ()
+    largest: tuple[LogLoss, ...] = ()
 
 
 def followed_host(engine: Engine) -> str:
-    """Return whose files the paths of this database are: a server's clients may all have the same paths."""
+    """Return the host for file keys: empty for a database file, since only clients of a server can share paths."""
     return "" if dialect_of(engine).files is not None else socket.gethostname()
 
 
-def place_of(host: str, path: Path) -> str:
+def file_key_of(host: str, path: Path) -> str:
     """Return the key of a file in `followed_files`."""
     return hashlib.sha256(f"{host}\0".encode() + os.fsencode(path)).hexdigest()
 
 
 def seen_files(connection: Connection) -> list[SeenFile]:
-    """Return what was seen of every file, on all hosts."""
+    """Return the last observed state of every file, on all hosts."""
     rows = connection.execute(select(_FILE)).mappings()
     return [
         SeenFile(
-            place=row["place"],
+            file_key=row["place"],
             host=row["host"],
             path=row["path"],
             device=row["device"],
@@ -139,22 +140,22 @@ def seen_files(connection: Connection) -> list[SeenFile]:
 
 
 def save(connection: Connection, files: Iterable[SeenFile]) -> None:
-    """Write what was seen of files."""
-    for one in sorted(files, key=lambda file: file.place):
-        row = one.row()
-        if not connection.execute(update(_FILE).where(_FILE.c.place == one.place).values(row)).rowcount:
+    """Insert or update the states of files."""
+    for file in sorted(files, key=lambda file: file.file_key):
+        row = file.row()
+        if not connection.execute(update(_FILE).where(_FILE.c.place == file.file_key).values(row)).rowcount:
             connection.execute(insert(_FILE).values(row))
 
 
-def forget(connection: Connection, places: Iterable[str]) -> None:
-    """Forget files that have gone."""
-    for place in sorted(places):
-        connection.execute(delete(_FILE).where(_FILE.c.place == place))
+def forget(connection: Connection, file_keys: Iterable[str]) -> None:
+    """Delete the states of files that no longer exist."""
+    for file_key in sorted(file_keys):
+        connection.execute(delete(_FILE).where(_FILE.c.place == file_key))
 
 
-def keep_extent(connection: Connection, one: SeenFile) -> None:
-    """Note how far a log goes in a file, beside a batch of it; what is known of another log there stays."""
-    row = one.row() | {"updated_at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")}
+def keep_extent(connection: Connection, file: SeenFile) -> None:
+    """Record how far a log extends in a file, with a batch of it; the state of another log there is unchanged."""
+    row = file.row() | {"updated_at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")}
     cursor = connection.connection.cursor()
     try:
         cursor.execute(
@@ -171,14 +172,14 @@ def keep_extent(connection: Connection, one: SeenFile) -> None:
 
 
 def cursor_of(connection: Connection, log: tuple[str, int]) -> Mapping[str, Any] | None:
-    """Return the row of a log."""
+    """Return the `log_files` row of a log, None if there is none."""
     query = select(_LOG).where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else dict(row)
 
 
 def set_gap(connection: Connection, log: tuple[str, int], bytes_gap: int) -> None:
-    """Note how many bytes behind a log's cursor are lost."""
+    """Record how many bytes after a log's checkpoint are lost."""
     connection.execute(
         update(_LOG)
         .where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
@@ -187,14 +188,14 @@ def set_gap(connection: Connection, log: tuple[str, int], bytes_gap: int) -> Non
 
 
 def add_lost_log(connection: Connection, file: SeenFile) -> None:
-    """Note that a file was destroyed of which nothing could be stored: it had no complete object yet."""
-    identity = hashlib.sha256(repr((file.place, file.device, file.inode, file.head_digest)).encode()).hexdigest()
-    known = [row["generation"] for row in log_files.generations(connection, identity)]
-    source, source_generation = log_files.free_place(connection, file.path[: log_files.MAX_SOURCE_CHARS], file.inode)
+    """Record a file that was destroyed before it had a complete object, so that nothing of it was stored."""
+    identity = hashlib.sha256(repr((file.file_key, file.device, file.inode, file.head_digest)).encode()).hexdigest()
+    generations = [row["generation"] for row in log_files.generations(connection, identity)]
+    source, source_generation = log_files.free_source(connection, file.path[: log_files.MAX_SOURCE_CHARS], file.inode)
     connection.execute(
         insert(_LOG).values(
             identity=identity,
-            generation=1 + max(known, default=-1),
+            generation=1 + max(generations, default=-1),
             source=source,
             source_inode=file.inode,
             source_generation=source_generation,
@@ -206,7 +207,7 @@ def add_lost_log(connection: Connection, file: SeenFile) -> None:
 
 
 def losses(connection: Connection) -> Losses:
-    """Return what was lost in all."""
+    """Return the losses over all logs."""
     query = select(func.count(), func.coalesce(func.sum(_LOG.c.bytes_gap), 0)).where(_LOG.c.bytes_gap > 0)
     logs, bytes_lost = connection.execute(query).one()
     largest = (
@@ -215,4 +216,4 @@ def losses(connection: Connection) -> Losses:
         .order_by(_LOG.c.bytes_gap.desc(), _LOG.c.identity, _LOG.c.generation)
         .limit(SHOWN_LOSSES)
     )
-    return Losses(int(logs), int(bytes_lost), tuple(LostOfLog(*row) for row in connection.execute(largest)))
+    return Losses(int(logs), int(bytes_lost), tuple(LogLoss(*row) for row in connection.execute(largest)))

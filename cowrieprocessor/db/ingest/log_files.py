@@ -1,4 +1,4 @@
-"""The statements about logs: `log_files`, and what raw_events tells about logs that v3 loaded."""
+"""Statements on logs: `log_files`, and the rows of raw_events that v3 loaded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cowrieprocessor.db.models import LogFile, RawEvent
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
-# Asked of each log in which something is new, so that they are not built anew each time.
+# Plain text, because these run for every log with new data.
 _GENERATIONS = f"SELECT {', '.join(COLUMNS)} FROM log_files WHERE identity = ? ORDER BY values_done DESC, generation"
-_OLDEST_IS_OF_V3 = """
+_OLDEST_ROW_IS_V3 = """
     SELECT e.id FROM raw_events e WHERE e.id = (SELECT min(id) FROM raw_events) AND NOT EXISTS (
         SELECT 1 FROM log_files l WHERE l.source = e.source AND l.source_inode = e.source_inode
         AND l.source_generation = e.source_generation)
@@ -24,17 +24,17 @@ MAX_SOURCE_CHARS = 512
 
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
-    """Return the logs with this first object, the longest first."""
-    return [dict(zip(COLUMNS, row, strict=True)) for row in _ask(connection, _GENERATIONS, (identity,))]
+    """Return the logs whose first object has this identity, the longest first."""
+    return [dict(zip(COLUMNS, row, strict=True)) for row in _query(connection, _GENERATIONS, (identity,))]
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
-    """Return whether raw_events holds rows that belong to none of our logs: v3's, which came before all of ours."""
-    return bool(_ask(connection, _OLDEST_IS_OF_V3, ()))
+    """Return whether raw_events has rows of v3, which belong to no log of `log_files` and precede all of v4's."""
+    return bool(_query(connection, _OLDEST_ROW_IS_V3, ()))
 
 
-def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    """Return what the database says, on the driver's own cursor."""
+def _query(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+    """Run a query on the driver's own cursor and return its rows."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql_of(connection).statement(sql), values)
@@ -43,11 +43,11 @@ def _ask(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Se
         cursor.close()
 
 
-def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]:
-    """Return source and source_generation for a new log: a pair that no log and no event has with this inode.
+def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int]:
+    """Return an unused (source, source_generation) for a new log: no log and no event has the pair with this inode.
 
-    Where raw_events keeps v1's constraint that a source has each offset only once, a further log under one path
-    gets a source of its own: the path with `#1`, `#2` and so on behind.
+    Where raw_events still has v1's unique constraint on (source, source_offset), a further log under the same path
+    gets a source of its own: the path with the suffix `#1`, `#2` and so on.
     """
     if _allows_one_log_per_source(connection):
         number = 0
@@ -58,10 +58,10 @@ def free_place(connection: Connection, path: str, inode: str) -> tuple[str, int]
         return source, 0
     highest = -1
     for table in (_LOG, _EVENT):
-        found = connection.execute(
+        largest = connection.execute(
             select(func.max(table.c.source_generation)).where(table.c.source == path, table.c.source_inode == inode)
         ).scalar()
-        highest = max(highest, -1 if found is None else int(found))
+        highest = max(highest, -1 if largest is None else int(largest))
     return path, highest + 1
 
 
@@ -86,15 +86,18 @@ def store(
     stored_bytes: int | None = None,
     more_bytes: Mapping[str, int] | None = None,
 ) -> bool:
-    """Write a log's cursor and return whether nobody else moved it meanwhile.
+    """Write a log's checkpoint unless another process moved it meanwhile.
 
     Args:
-        connection: inside the transaction that writes the log's events.
+        connection: in the transaction that writes the log's events.
         row: the columns of `log_files`.
-        stored_values: `values_done` as it was read; None for a log that has no row yet.
-        stored_bytes: `byte_pos` as it was read: a batch may only have moved that.
-        more_bytes: columns that count on from what is there, and by how much: a replay of dead letters may have
-            moved bytes between them since the cursor was read.
+        stored_values: `values_done` when the checkpoint was read; None for a log without a row.
+        stored_bytes: `byte_pos` when the checkpoint was read; a batch may change only that.
+        more_bytes: increments, by column, for columns that are added to: a replay of dead letters may have moved
+            bytes between these columns since the checkpoint was read.
+
+    Returns:
+        Whether the checkpoint was written.
     """
     more = more_bytes or {}
     if stored_values is None:
@@ -103,15 +106,15 @@ def store(
     else:
         kept = {"identity", "generation"}
         if row["values_done"] == stored_values:
-            kept.add("last_value_hash")  # no value came: what is there was written by whoever stored the last one
+            kept.add("last_value_hash")  # no new value: the stored hash is that of the last one
         changed = [name for name in row if name not in kept]
         changes = (f"{name} = {name} + ?" if name in more else f"{name} = ?" for name in changed)
         sql = (
             f"UPDATE log_files SET {', '.join(changes)} WHERE identity = ? AND generation = ? AND values_done = ?"
             " AND byte_pos = ?"
         )
-        place = (row["identity"], row["generation"], stored_values, stored_bytes)
-        values = (*(more.get(name, row[name]) for name in changed), *place)
+        expected = (row["identity"], row["generation"], stored_values, stored_bytes)
+        values = (*(more.get(name, row[name]) for name in changed), *expected)
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql_of(connection).statement(sql), values)

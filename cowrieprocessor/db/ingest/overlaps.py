@@ -1,7 +1,7 @@
-"""Whether a batch tells of what another log told already: asked inside the transaction that would store it.
+"""Overlap check: may a batch contain events already stored from another log? Runs in the transaction that stores it.
 
-A log that overlaps with another one shares sessions with it. So it is enough to look at the sessions of a batch: one
-that nobody knows, or of which all is from before or after what the batch tells of it, is no overlap.
+Overlapping logs share sessions, so checking the sessions of a batch suffices. A session that is not stored, or whose
+stored events all lie before or after those of the batch, is no overlap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.events import utc_text
 
 SessionTimes = Sequence[Any]
-"""session_id, first_event_at and last_event_at as text or None; more may follow."""
+"""session_id, first_event_at and last_event_at (text or None); further values are ignored."""
 
 
 def overlaps(
@@ -27,30 +27,30 @@ def overlaps(
     sessions: Iterable[SessionTimes],
     ends: Iterable[Sequence[Any] | None],
 ) -> bool:
-    """Return whether some event of a batch may be stored from another log.
+    """Return whether an event of a batch may already be stored from another log.
 
     Args:
-        connection: inside the transaction that would store the batch, before anything of it is stored.
-        log: the columns of `log_files` of the batch's log.
-        sessions: the sessions of the batch, each with the times of its first and last event in the batch.
+        connection: in the transaction that stores the batch, before any row of it is written.
+        log: the `log_files` columns of the batch's log.
+        sessions: the sessions of the batch with the times of their first and last event in it.
         ends: (line, session_id, event_type, timestamp, payload_hash) of the batch's first and last event.
     """
-    questions = _Questions(connection, log)
+    queries = _OverlapQueries(connection, log)
     try:
         if has_rows_of_v3(connection):
-            # What version 3 says of the times of a session is not reliable.
+            # The session times that version 3 stored are not reliable.
             suspicious = [row[0] for row in sessions]
         else:
-            suspicious = questions.told_of_at_the_same_time(sessions)
-        if suspicious and questions.is_in_another_log(suspicious):
+            suspicious = queries.overlapping_in_time(sessions)
+        if suspicious and queries.is_in_another_log(suspicious):
             return True
-        return any(questions.is_stored_elsewhere(end) for end in ends if end and not end[1] and end[3] is not None)
+        return any(queries.is_stored_elsewhere(end) for end in ends if end and not end[1] and end[3] is not None)
     finally:
-        questions.close()
+        queries.close()
 
 
-class _Questions:
-    """The questions about one batch, on the driver's own cursor: they are asked with every batch."""
+class _OverlapQueries:
+    """Queries for one batch, on the driver's own cursor because they run for every batch."""
 
     def __init__(self, connection: Connection, log: Mapping[str, Any]) -> None:
         self._sql = sql_of(connection)
@@ -60,27 +60,27 @@ class _Questions:
     def close(self) -> None:
         self._cursor.close()
 
-    def told_of_at_the_same_time(self, sessions: Iterable[SessionTimes]) -> list[str]:
-        """Return the sessions that are known, and not only from before or after what the batch tells of them."""
-        told = {row[0]: (row[1], row[2]) for row in sessions}
+    def overlapping_in_time(self, sessions: Iterable[SessionTimes]) -> list[str]:
+        """Return the sessions whose stored times intersect those of the batch, or are unknown."""
+        times = {row[0]: (row[1], row[2]) for row in sessions}
         suspicious = []
-        for part in chunks(list(told)):
-            known = self._ask(
+        for part in chunks(list(times)):
+            stored = self._query(
                 "SELECT session_id, first_event_at, last_event_at FROM session_summaries"
-                f" WHERE session_id IN ({_marks(part)})",
+                f" WHERE session_id IN ({_placeholders(part)})",
                 part,
             )
-            for session_id, first, last in known:
-                here = told[session_id]
-                if None in (first, last, *here) or (_text(first) <= here[1] and here[0] <= _text(last)):
+            for session_id, first, last in stored:
+                begin, end = times[session_id]
+                if None in (first, last, begin, end) or (_as_text(first) <= end and begin <= _as_text(last)):
                     suspicious.append(session_id)
         return suspicious
 
     def is_in_another_log(self, session_ids: Sequence[str]) -> bool:
-        """Return whether an event of one of these sessions is stored from another log."""
+        """Return whether another log stored an event of one of these sessions."""
         return any(
-            self._ask(
-                f"SELECT 1 FROM raw_events WHERE session_id IN ({_marks(part)}) AND (source <> ?"
+            self._query(
+                f"SELECT 1 FROM raw_events WHERE session_id IN ({_placeholders(part)}) AND (source <> ?"
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [*part, *self._log],
             )
@@ -88,24 +88,24 @@ class _Questions:
         )
 
     def is_stored_elsewhere(self, event: Sequence[Any]) -> bool:
-        """Return whether an event without a session is stored from another log."""
+        """Return whether another log stored this event, which has no session."""
         return bool(
-            self._ask(
+            self._query(
                 "SELECT 1 FROM raw_events WHERE event_timestamp = ? AND payload_hash = ? AND (source <> ?"
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [event[3], event[4], *self._log],
             )
         )
 
-    def _ask(self, sql: str, values: Sequence[Any]) -> list[Any]:
+    def _query(self, sql: str, values: Sequence[Any]) -> list[Any]:
         self._cursor.execute(self._sql.statement(sql), values)
         return list(self._cursor.fetchall())
 
 
-def _text(moment: Any) -> str:
-    """Return a moment as text: SQLite gives it so, PostgreSQL as a datetime."""
+def _as_text(moment: Any) -> str:
+    """Return a timestamp as text: SQLite returns text, PostgreSQL a datetime."""
     return utc_text(moment) if isinstance(moment, dt.datetime) else str(moment)
 
 
-def _marks(values: Sequence[Any]) -> str:
+def _placeholders(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))

@@ -1,23 +1,20 @@
-"""The loader's statements: one batch into raw_events, sessions, commands, files, dead letters and jobs.
+"""The loader's write statements: one batch into raw_events, sessions, commands, files, dead letters and jobs.
 
-They run on the driver's own cursor, because they carry every event. Each takes rows as tuples in the order of its
-columns; times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC.
+They run on the driver's own cursor, because every event passes through them. Rows are tuples in the order of the
+statement's columns; times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-
-T = TypeVar("T")
-NAMED_AT_ONCE = 400
-"""Values that one statement looks up: SQLite may be built for 999 parameters. Source: sqlite.org/limits.html."""
 
 Row = Sequence[Any]
 """Values in the order of a statement's columns."""
@@ -35,8 +32,8 @@ RAW_EVENT_COLUMNS = (
 EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
 
 
-class _KnownHash(NamedTuple):
-    """What `file_hashes` says of a hash; `copied` is its size and its verdict, as `files` copies them."""
+class _HashRow(NamedTuple):
+    """Columns of a `file_hashes` row; `copied` holds the size and verdict columns that `files` duplicates."""
 
     session_count: int
     vt_malicious: bool
@@ -44,7 +41,7 @@ class _KnownHash(NamedTuple):
 
 
 class LoadingStatements:
-    """Writes the rows of one batch through one connection, inside the caller's transaction."""
+    """Writes the rows of one batch on one connection, in the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._sql = sql_of(connection)
@@ -52,7 +49,7 @@ class LoadingStatements:
 
     @property
     def computes_event_columns(self) -> bool:
-        """Whether rows for raw_events come without the columns of `EVENT_COLUMNS`."""
+        """Whether the database computes EVENT_COLUMNS, so that rows for raw_events omit them."""
         return self._sql.computes_event_columns
 
     def close(self) -> None:
@@ -60,18 +57,18 @@ class LoadingStatements:
         self._cursor.close()
 
     def insert_raw_events(self, rows: Sequence[Row]) -> None:
-        """Insert events; rows carry EVENT_COLUMNS too where the database does not compute them."""
+        """Insert events; rows include EVENT_COLUMNS unless `computes_event_columns`."""
         columns = RAW_EVENT_COLUMNS if self.computes_event_columns else RAW_EVENT_COLUMNS + EVENT_COLUMNS
-        self._many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_marks(columns)})", rows)
+        self._execute_many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_placeholders(columns)})", rows)
 
     def merge_sessions(self, rows: Sequence[Row]) -> None:
-        """Add counters and widen the times of sessions.
+        """Upsert sessions: add to their counters and extend their time range.
 
         Rows: session_id, first_event_at, last_event_at, event_count, command_count, file_downloads,
         login_attempts, matcher, source_files, created_at, updated_at.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO session_summaries AS s (session_id, first_event_at, last_event_at, event_count,
                 command_count, file_downloads, login_attempts, matcher, source_files, created_at, updated_at)
@@ -91,7 +88,7 @@ class LoadingStatements:
         )
 
     def merge_attributes(self, rows: Sequence[Row]) -> None:
-        """Keep the earliest connection, key exchange and login of each session.
+        """Upsert session attributes: keep the earliest connection, key exchange and login of each session.
 
         Rows: session_id, connect_at, src_ip, protocol, hassh_at, hassh, login_success, login_at, username.
         """
@@ -112,7 +109,7 @@ class LoadingStatements:
             f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END"
             for column, test in columns.items()
         )
-        self._many(
+        self._execute_many(
             "INSERT INTO session_attributes AS a (session_id, connect_at, src_ip, protocol, hassh_at, hassh,"
             " login_success, login_at, username) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             f" ON CONFLICT (session_id) DO UPDATE SET {updates}",
@@ -120,12 +117,12 @@ class LoadingStatements:
         )
 
     def merge_commands(self, rows: Sequence[Row]) -> None:
-        """Add to the counts of commands.
+        """Upsert commands: add to their counts and extend their time range.
 
         Rows: session_id, command_normalized, occurrences, first_seen, last_seen, high_risk.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO command_stats AS c (session_id, command_normalized, occurrences, first_seen, last_seen,
                 high_risk) VALUES (?, ?, ?, ?, ?, ?)
@@ -139,12 +136,12 @@ class LoadingStatements:
         )
 
     def merge_hashes(self, rows: Sequence[Row]) -> None:
-        """Add hashes, or widen their times; times that only a captured file gave way to an event's.
+        """Upsert hashes: extend their time range; an event's time replaces one known from a captured file only.
 
         Rows: sha256, first_seen, last_seen, enrichment_status, updated_at.
         """
         sql = self._sql
-        self._many(
+        self._execute_many(
             f"""
             INSERT INTO file_hashes AS h (sha256, first_seen, last_seen, enrichment_status, updated_at)
             VALUES (?, ?, ?, ?, ?)
@@ -159,12 +156,15 @@ class LoadingStatements:
         )
 
     def merge_files(self, rows: Sequence[Row], now: str) -> list[tuple[str, str]]:
-        """Add files of sessions with what is known of their hashes, and return the pairs that are new.
+        """Upsert files of sessions with the size and verdict of their hashes.
 
         Rows: session_id, shasum, filename, download_url, origin, first_seen.
+
+        Returns:
+            The inserted (session_id, shasum) pairs.
         """
-        known = self._known_hashes({row[1] for row in rows})
-        # Who writes a pair holds the row of its hash since `merge_hashes`: nobody else adds it meanwhile.
+        hash_rows = self._hash_rows({row[1] for row in rows})
+        # `merge_hashes` locked the hash rows, so no other writer can insert these pairs meanwhile.
         stored = self._stored_files(rows)
         added = [row for row in rows if (row[0], row[1]) not in stored]
         columns = (
@@ -178,35 +178,35 @@ class LoadingStatements:
             "file_size",
             *VERDICT_COLUMNS,
         )
-        self._many(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_marks(columns)})",
-            [(*row, now, *known[row[1]].copied) for row in added],
+        self._execute_many(
+            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_placeholders(columns)})",
+            [(*row, now, *hash_rows[row[1]].copied) for row in added],
         )
-        self._merge_known_files(
+        self._update_stored_files(
             [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
         )
         new = [(row[0], row[1]) for row in added]
-        self._account_for_new_files(new, known)
+        self._count_new_files(new, hash_rows)
         return new
 
     def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
-        """Return which of the pairs (session_id, shasum) of rows are in `files`."""
+        """Return the (session_id, shasum) pairs of rows that `files` already has."""
         stored: set[tuple[str, str]] = set()
-        for part in _parts([(row[0], row[1]) for row in rows]):
+        for part in chunks([(row[0], row[1]) for row in rows]):
             pairs = ", ".join(["(?, ?)"] * len(part))
-            self._one(
+            self._execute(
                 f"SELECT session_id, shasum FROM files WHERE (session_id, shasum) IN (VALUES {pairs})",
                 [text for pair in part for text in pair],
             )
             stored.update((session_id, sha256) for session_id, sha256 in self._cursor.fetchall())
         return stored
 
-    def _merge_known_files(self, rows: Sequence[Row]) -> None:
+    def _update_stored_files(self, rows: Sequence[Row]) -> None:
         least, binary = self._sql.earliest, self._sql.binary
         given = "CAST(? AS VARCHAR)"
         when = "CAST(? AS TIMESTAMP WITH TIME ZONE)" if not self.computes_event_columns else "?"
-        # The values are named once in a sub-select, because `earliest` repeats its arguments.
-        self._many(
+        # A sub-select binds each value once, because `earliest` repeats its arguments.
+        self._execute_many(
             f"""
             UPDATE files SET
                 filename = {least(binary("files.filename"), binary("g.filename"))},
@@ -221,51 +221,54 @@ class LoadingStatements:
             rows,
         )
 
-    def _account_for_new_files(self, new: Sequence[tuple[str, str]], known: Mapping[str, _KnownHash]) -> None:
-        """Count the sessions of each hash, remove artifact rows that a log now explains, and flag sessions."""
+    def _count_new_files(self, new: Sequence[tuple[str, str]], hash_rows: Mapping[str, _HashRow]) -> None:
+        """Add to the session count of each hash, delete artifact rows that a log now explains, and flag sessions."""
         if not new:
             return
         counts: dict[str, int] = {}
         for _, sha256 in new:
             counts[sha256] = counts.get(sha256, 0) + 1
-        self._many(
+        self._execute_many(
             "UPDATE file_hashes SET session_count = session_count + ? WHERE sha256 = ?",
             [(count, sha256) for sha256, count in sorted(counts.items())],
         )
-        # Artifact rows are only there as long as no log names the hash; looking for them reads all of its rows.
-        unexplained = [(sha256,) for sha256 in sorted(counts) if not known[sha256].session_count]
-        self._many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
-        flagged = sorted({session_id for session_id, sha256 in new if known[sha256].vt_malicious})
-        self._many("UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?", [(one,) for one in flagged])
+        # Artifact rows exist only while no log names the hash; searching for them reads all rows of the hash.
+        unexplained = [(sha256,) for sha256 in sorted(counts) if not hash_rows[sha256].session_count]
+        self._execute_many("DELETE FROM files WHERE shasum = ? AND origin = 'artifact'", unexplained)
+        flagged = sorted({session_id for session_id, sha256 in new if hash_rows[sha256].vt_malicious})
+        self._execute_many(
+            "UPDATE session_summaries SET vt_flagged = TRUE WHERE session_id = ?",
+            [(session_id,) for session_id in flagged],
+        )
 
-    def _known_hashes(self, hashes: Collection[str]) -> dict[str, _KnownHash]:
-        """Return what each hash's row says."""
-        known: dict[str, _KnownHash] = {}
-        for part in _parts(sorted(hashes)):
-            self._one(
+    def _hash_rows(self, hashes: Collection[str]) -> dict[str, _HashRow]:
+        """Return the rows of hashes by sha256."""
+        found: dict[str, _HashRow] = {}
+        for part in chunks(sorted(hashes)):
+            self._execute(
                 f"SELECT sha256, session_count, vt_malicious, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
-                f" WHERE sha256 IN ({_marks(part)})",
+                f" WHERE sha256 IN ({_placeholders(part)})",
                 part,
             )
-            known.update((row[0], _KnownHash(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
-        return known
+            found.update((row[0], _HashRow(row[1], row[2], row[3:])) for row in self._cursor.fetchall())
+        return found
 
     def insert_dead_letters(self, rows: Sequence[Row]) -> None:
         """Insert dead letters: ingest_id, source, source_offset, reason, payload, metadata_json, created_at."""
-        self._many(
+        self._execute_many(
             "INSERT INTO dead_letter_events (ingest_id, source, source_offset, reason, payload, metadata_json,"
             " created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 
     def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
-        """Add to a job's counters and say where it stands; without a cursor that stays as it is."""
-        self._one(
+        """Add to a job's counters and store its cursor; with None the stored cursor is unchanged."""
+        self._execute(
             "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
             (name, now, now),
         )
-        self._one(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
+        self._execute(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
         (stored,) = self._fetch_one()
         total = _decoded(stored)
         for reason, count in counters.items():
@@ -274,13 +277,13 @@ class LoadingStatements:
         if cursor is not None:
             changed["cursor"] = json.dumps(cursor)
         names = ", ".join(f"{column} = ?" for column in changed)
-        self._one(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
+        self._execute(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
 
     def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
-        """Say that a job runs, is done, or failed and why."""
+        """Set a job's state and the reason for it; creates the row if needed."""
         started = ", started_at = excluded.started_at" if state == "running" else ""
         finished = None if state == "running" else now
-        self._one(
+        self._execute(
             "INSERT INTO jobs (name, state, started_at, updated_at, finished_at, reason) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,"
             f" finished_at = excluded.finished_at, reason = excluded.reason{started}",
@@ -288,7 +291,7 @@ class LoadingStatements:
         )
 
     def _precedes(self, present: str, keys: Sequence[str]) -> str:
-        """Return the test whether the new row's keys come before the stored row's, NULL coming last."""
+        """Return an SQL condition: the new row's keys sort before the stored row's, NULL last."""
 
         def side(table: str) -> str:
             return ", ".join(
@@ -302,31 +305,25 @@ class LoadingStatements:
 
         return f"excluded.{present} IS NOT NULL AND (a.{present} IS NULL OR ({side('excluded')}) < ({side('a')}))"
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> None:
+    def _execute_many(self, sql: str, rows: Sequence[Row]) -> None:
         if rows:
             self._cursor.executemany(self._sql.statement(sql), rows)
 
     def _fetch_one(self) -> Row:
         row = self._cursor.fetchone()
         if row is None:
-            raise LookupError("a row that this transaction wrote is gone")
+            raise LookupError("a row that this transaction wrote is missing")
         return list(row)
 
-    def _one(self, sql: str, row: Row) -> None:
+    def _execute(self, sql: str, row: Row) -> None:
         self._cursor.execute(self._sql.statement(sql), row)
 
 
-def _marks(columns: Sequence[object]) -> str:
+def _placeholders(columns: Sequence[object]) -> str:
     return ", ".join("?" * len(columns))
 
 
-def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield values in runs that one statement can name, however the database was built."""
-    for start in range(0, len(values), NAMED_AT_ONCE):
-        yield values[start : start + NAMED_AT_ONCE]
-
-
 def _decoded(stored: Any) -> dict[str, int]:
-    """Return a JSON column's object: psycopg decodes it, SQLite gives the text."""
+    """Return the object of a JSON column: psycopg decodes it, SQLite returns text."""
     value = json.loads(stored) if isinstance(stored, str) else stored
     return dict(value) if isinstance(value, dict) else {}

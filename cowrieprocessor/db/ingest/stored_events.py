@@ -1,7 +1,7 @@
-"""What raw_events holds of other logs: the same event elsewhere, and the rows of a log in their order.
+"""Lookup of events already stored: copies of an event in other logs, and the rows of a log in order.
 
-A row of version 3 belongs to no log of `log_files`. Version 3 rewrote commands before it stored them, so that its rows
-are compared without what it rewrote; ours by the hash of the whole payload.
+A row of version 3 belongs to no log of `log_files`. Version 3 rewrote commands before it stored them, so its rows are
+compared without the rewritten keys; v4's rows are compared by the hash of the whole payload.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 from cowrieprocessor.events import Event, moment_or_none
 
 MAX_COMPARED_CHARS = 64 << 10
-"""A payload of version 3 that is longer is fetched by itself: many rows are fetched at once."""
+"""Longer payloads of version 3 are fetched one at a time, because many rows are fetched at once."""
 
 REWRITTEN = frozenset({"input", "command", "input_safe", "input_hash"})
-"""What version 3 put in the place of a command, and the keys that it emptied."""
+"""Keys that version 3 added in place of a command, or emptied."""
 
 _EVENTS_AT_ONCE = NAMED_AT_ONCE // 2 - 2
-_NOT_COMPARED = REWRITTEN | {"session", "eventid", "timestamp"}  # the last are compared as columns
+_NOT_COMPARED = REWRITTEN | {"session", "eventid", "timestamp"}  # the last three are compared as columns
 
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
@@ -55,8 +55,8 @@ _ROW = select(
 ).select_from(_EVENT_AND_LOG)
 
 
-class Place(NamedTuple):
-    """Which log a row of raw_events was read from, as the row says it; version 3 left inodes out at times."""
+class SourceKey(NamedTuple):
+    """The log that a row of raw_events was read from, by the row's columns; version 3 sometimes omitted the inode."""
 
     source: str
     source_inode: str | None
@@ -64,10 +64,10 @@ class Place(NamedTuple):
 
 
 class StoredRow(NamedTuple):
-    """One row of raw_events; `identity` is None where version 3 wrote it, `payload` is only given then."""
+    """One row of raw_events; for a row of version 3 `identity` is None, and only then is `payload` given."""
 
     row_id: int
-    place: Place
+    source_key: SourceKey
     offset: int
     session_id: str | None
     event_type: str | None
@@ -78,7 +78,7 @@ class StoredRow(NamedTuple):
 
     @property
     def names_nothing(self) -> bool:
-        """Whether it has neither session, name nor time: what version 3 made of a line that is no event."""
+        """Whether session, type and time are all missing, as in version 3's rows for lines that are not events."""
         return self.session_id is None and self.event_type is None and self.timestamp is None
 
 
@@ -113,17 +113,17 @@ _IN_ORDER = {
 _BY_ID = select(_TEXT).where(_EVENT.c.id == bindparam("row_id"))
 
 
-def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRow]:
-    """Return the rows of other logs that hold the same event.
+def copies_of(connection: Connection, event: Event, log: SourceKey) -> list[StoredRow]:
+    """Return the rows of other logs that store the same event.
 
-    An event without a time is looked up among those of its session; one that has neither cannot be looked up.
+    An event without a time is looked up by its session; an event with neither cannot be looked up.
 
     Args:
         connection: any.
-        event: as it was parsed.
-        log: the log it was read from, whose rows do not count.
+        event: the parsed event.
+        log: the log that it was read from, whose rows are excluded.
     """
-    values = _values(log) | {"session": event.session_id or ""}
+    values = _exclusion(log) | {"session": event.session_id or ""}
     if event.timestamp is not None:
         rows = _rows(connection, _BY_TIME, values | {"timestamp": event.timestamp})
     elif event.session_id:
@@ -133,15 +133,16 @@ def copies_of(connection: Connection, event: Event, log: Place) -> list[StoredRo
     return [row for row in rows if is_same(connection, row, event)]
 
 
-def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[Any]]) -> Counter[str]:
-    """Return how many rows of other logs hold events with the same payload_hash.
+def times_stored(connection: Connection, log: SourceKey, events: Iterable[Sequence[Any]]) -> Counter[str]:
+    """Count the rows of other logs with the same payload_hash, by payload_hash.
 
     Args:
         connection: any.
-        log: the log whose rows do not count.
-        events: session_id, timestamp and payload_hash of each event; more may follow. One of the first two is there.
+        log: the log whose rows are excluded.
+        events: session_id, timestamp and payload_hash of each event; further values are ignored. Either session_id or
+            timestamp is given.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     by_time: dict[str, str] = {}
     by_session: dict[str, str] = {}
     for session_id, timestamp, payload_hash, *_ in events:
@@ -151,76 +152,90 @@ def times_stored(connection: Connection, log: Place, events: Iterable[Sequence[A
             by_time[payload_hash] = timestamp
     for statement, keys in ((_EQUAL_BY_TIME, by_time), (_EQUAL_BY_SESSION, by_session)):
         for hashes in chunks(list(keys), _EVENTS_AT_ONCE):
-            named = {"hashes": hashes, "keys": sorted({keys[one] for one in hashes})}
-            for payload_hash, count in connection.execute(statement, _values(log) | named):
-                found[payload_hash] = count
-    return found
+            parameters = {"hashes": hashes, "keys": sorted({keys[payload_hash] for payload_hash in hashes})}
+            for payload_hash, count in connection.execute(statement, _exclusion(log) | parameters):
+                counts[payload_hash] = count
+    return counts
 
 
-def rows_after(connection: Connection, place: Place, offset: int, count: int) -> list[StoredRow]:
-    """Return the next rows of a log behind an offset, in its order, at most `count`."""
-    values = {"source": place.source, "generation": place.source_generation, "after": offset, "count": count}
-    if place.source_inode is not None:
-        values["inode"] = place.source_inode
-    return _rows(connection, _IN_ORDER[place.source_inode is not None], values)
+def rows_after(connection: Connection, source_key: SourceKey, offset: int, count: int) -> list[StoredRow]:
+    """Return up to `count` rows of a log after an offset, ordered by offset."""
+    values = {"source": source_key.source, "generation": source_key.source_generation, "after": offset, "count": count}
+    if source_key.source_inode is not None:
+        values["inode"] = source_key.source_inode
+    return _rows(connection, _IN_ORDER[source_key.source_inode is not None], values)
 
 
-def logs_like(connection: Connection, identity: str) -> list[Place]:
-    """Return the logs that begin with the same object, as their rows say them."""
+def logs_like(connection: Connection, identity: str) -> list[SourceKey]:
+    """Return the logs whose first object has this identity."""
     query = select(_LOG.c.source, _LOG.c.source_inode, _LOG.c.source_generation).where(_LOG.c.identity == identity)
-    return [Place(*row) for row in connection.execute(query)]
+    return [SourceKey(*row) for row in connection.execute(query)]
 
 
-def holds_dead_letter(connection: Connection, place: Place, offset: int, payload: Mapping[str, Any]) -> bool:
-    """Return whether a log has a dead letter at an offset that holds the same bytes."""
+def holds_dead_letter(connection: Connection, source_key: SourceKey, offset: int, payload: Mapping[str, Any]) -> bool:
+    """Return whether a log has a dead letter with the same payload at an offset."""
     query = select(DeadLetterEvent.payload, DeadLetterEvent.metadata_json).where(
-        DeadLetterEvent.source == place.source, DeadLetterEvent.source_offset == offset
+        DeadLetterEvent.source == source_key.source, DeadLetterEvent.source_offset == offset
     )
     return any(
-        stored == payload and (metadata or {}).get("generation", place.source_generation) == place.source_generation
+        stored == payload
+        and (metadata or {}).get("generation", source_key.source_generation) == source_key.source_generation
         for stored, metadata in connection.execute(query)
     )
 
 
-def offsets(connection: Connection, place: Place) -> tuple[int, int] | None:
-    """Return the lowest and the highest source_offset that is stored of a log, None where nothing is."""
-    inode = place.source_inode
-    of_log = (
-        _EVENT.c.source == place.source,
+def offsets(connection: Connection, source_key: SourceKey) -> tuple[int, int] | None:
+    """Return the lowest and the highest stored source_offset of a log, None if no row has one."""
+    inode = source_key.source_inode
+    is_of_log = (
+        _EVENT.c.source == source_key.source,
         _EVENT.c.source_inode.is_(None) if inode is None else _EVENT.c.source_inode == inode,
-        _EVENT.c.source_generation == place.source_generation,
+        _EVENT.c.source_generation == source_key.source_generation,
         _EVENT.c.source_offset.is_not(None),
     )
-    # One at a time, because SQLite goes straight to either end of an index, but not to both.
-    first = connection.execute(select(func.min(_EVENT.c.source_offset)).where(*of_log)).scalar()
-    last = connection.execute(select(func.max(_EVENT.c.source_offset)).where(*of_log)).scalar()
+    # Separate queries: SQLite seeks to one end of an index for min() or max(), but scans it for both together.
+    first = connection.execute(select(func.min(_EVENT.c.source_offset)).where(*is_of_log)).scalar()
+    last = connection.execute(select(func.max(_EVENT.c.source_offset)).where(*is_of_log)).scalar()
     return None if first is None or last is None else (int(first), int(last))
 
 
 def is_same(connection: Connection, row: StoredRow, event: Event) -> bool:
-    """Return whether a row holds an event."""
+    """Return whether a row stores an event."""
     if row.payload_hash == event.payload_hash:
         return True
-    if row.identity is not None or (row.session_id, row.event_type) != (event.session_id, event.event_type):
+    if row.identity is not None or not _has_same_columns(row, event):
         return False
-    if row.timestamp != event.timestamp and (event.moment is None or moment_or_none(row.timestamp) != event.moment):
+    fields = _v3_fields(connection, row)
+    return fields is not None and _compared(fields) == _compared(event.fields)
+
+
+def _has_same_columns(row: StoredRow, event: Event) -> bool:
+    """Return whether session, type and time are equal; version 3 stored a time as the log spelled it."""
+    if (row.session_id, row.event_type) != (event.session_id, event.event_type):
         return False
+    return row.timestamp == event.timestamp or (
+        event.moment is not None and moment_or_none(row.timestamp) == event.moment
+    )
+
+
+def _v3_fields(connection: Connection, row: StoredRow) -> dict[str, Any] | None:
+    """Return the decoded payload of a row of version 3, None if it is not a JSON object."""
     payload = row.payload
     if payload is None:
         payload = connection.execute(_BY_ID, {"row_id": row.row_id}).scalar()
     try:
-        stored = json.loads(payload or "null")
+        fields = json.loads(payload or "null")
     except (ValueError, RecursionError):
-        return False
-    return isinstance(stored, dict) and _compared(stored) == _compared(event.fields)
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def _compared(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in _NOT_COMPARED}
 
 
-def _values(log: Place) -> dict[str, Any]:
-    """Return what a statement has to know to leave a log's own rows out."""
+def _exclusion(log: SourceKey) -> dict[str, Any]:
+    """Return the parameters that exclude a log's own rows."""
     return {"source": log.source, "inode": log.source_inode or "", "generation": log.source_generation}
 
 
@@ -230,4 +245,4 @@ def _rows(connection: Connection, statement: Select[Any], values: dict[str, Any]
 
 def _row(row: Sequence[Any]) -> StoredRow:
     row_id, source, inode, generation, offset, *rest = row
-    return StoredRow(row_id, Place(source, inode, generation), -1 if offset is None else offset, *rest)
+    return StoredRow(row_id, SourceKey(source, inode, generation), -1 if offset is None else offset, *rest)

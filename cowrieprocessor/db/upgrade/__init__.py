@@ -1,1 +1,1 @@
-"""Everything that knows of version 3: migrating, backfilling, recounting, rolling back."""
+"""Statements for moving between version 3 and 4: migration, backfill, recount, rollback."""

@@ -1,4 +1,4 @@
-"""How much a migration and the backfill after it have to do: estimated, so that it takes a moment at any size."""
+"""Estimates the work of a migration and its backfill, in a fraction of a second at any database size."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts
 FILE_EVENTS = ("cowrie.session.file_download", "cowrie.session.file_upload")
 COMMAND_EVENTS = ("cowrie.command.input",)
 SAMPLES = 500
-ROWS_A_SAMPLE = 40
-"""So many places of raw_events are looked at, each so many rows long."""
+ROWS_PER_SAMPLE = 40
+"""raw_events is sampled in SAMPLES windows of ROWS_PER_SAMPLE ids each."""
 
-COUNTED_OF_A_TYPE = 500_000
-"""Up to here the events of a type are counted, through their index."""
+MAX_COUNTED_PER_TYPE = 500_000
+"""Events of a type are counted exactly up to this number, by index."""
 
 FILE_ROW_BYTES = 700
 SESSION_ROW_BYTES = 220
 COMMAND_ROW_BYTES = 280
-"""What a row takes with its indexes: files with its share of file_hashes, session_attributes, command_stats."""
+"""Size of a row with its indexes: files including its share of file_hashes, session_attributes, command_stats."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedWork:
-    """About how much there is to do.
+    """Estimated work.
 
     Attributes:
         events: rows of raw_events.
-        events_by_type: of those that rows are made of, one each at most.
+        events_by_type: events of each type that the backfill turns into at most one row each.
         sessions: rows of session_summaries.
     """
 
@@ -43,12 +43,12 @@ class ExpectedWork:
 
     @property
     def file_events(self) -> int:
-        """Events that name a file: at most so many rows come into `files`."""
+        """File events, an upper bound of the new rows of `files`."""
         return self._sum(FILE_EVENTS)
 
     @property
     def new_bytes(self) -> int:
-        """What the new rows take, indexes included."""
+        """Estimated size of the new rows including indexes."""
         return (
             self.file_events * FILE_ROW_BYTES
             + self.sessions * SESSION_ROW_BYTES
@@ -60,15 +60,22 @@ class ExpectedWork:
 
 
 def tables_to_add(facts: SchemaFacts) -> list[str]:
-    """Return the tables that a migration would make."""
+    """Return the tables that a migration would create."""
     return [] if facts.complete else sorted(OUR_TABLES - facts.tables)
 
 
-def expected_work(connection: Connection, facts: SchemaFacts) -> ExpectedWork:
-    """Return about how much there is to do.
+def expected_work(
+    connection: Connection, facts: SchemaFacts, *, max_counted: int = MAX_COUNTED_PER_TYPE
+) -> ExpectedWork:
+    """Estimate the work of an upgrade.
 
-    Rows are taken from many places spread evenly over raw_events: loading appends, so that what a sensor saw in one
-    week lies together. Types with fewer events than COUNTED_OF_A_TYPE are counted.
+    Events are sampled in windows spread evenly over raw_events, because loading appends: the events that a sensor saw
+    in one week lie together.
+
+    Args:
+        connection: any.
+        facts: the existing tables.
+        max_counted: types with up to this number of events are counted exactly.
     """
     names = (*FILE_EVENTS, *COMMAND_EVENTS)
     if RawEvent.__tablename__ not in facts.tables:
@@ -78,20 +85,23 @@ def expected_work(connection: Connection, facts: SchemaFacts) -> ExpectedWork:
     if first is None:
         return ExpectedWork(0, dict.fromkeys(names, 0), sessions)
     span = last - first + 1
-    seen, events = _counted(connection) if span <= SAMPLES * ROWS_A_SAMPLE else _sampled(connection, first, span)
+    seen, events = (
+        _count_by_type(connection) if span <= SAMPLES * ROWS_PER_SAMPLE else _sample_by_type(connection, first, span)
+    )
     share = events / max(1, seen.total())
-    by_type = {name: _of_a_type(connection, name, about=round(seen[name] * share)) for name in names}
+    by_type = {name: _count_of_type(connection, name, round(seen[name] * share), max_counted) for name in names}
     return ExpectedWork(events, by_type, sessions)
 
 
-def _of_a_type(connection: Connection, name: str, about: int) -> int:
-    """Return how many events have a type: exactly where they are few, else what the sample says."""
-    some = select(RawEvent.id).where(RawEvent.event_type == name).limit(COUNTED_OF_A_TYPE + 1).subquery()
-    counted = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
-    return counted if counted <= COUNTED_OF_A_TYPE else max(counted, about)
+def _count_of_type(connection: Connection, name: str, estimate: int, max_counted: int) -> int:
+    """Return the number of events of a type: exact up to `max_counted`, else the estimate."""
+    limited = select(RawEvent.id).where(RawEvent.event_type == name).limit(max_counted + 1).subquery()
+    counted = int(connection.execute(select(func.count()).select_from(limited)).scalar_one())
+    return counted if counted <= max_counted else max(counted, estimate)
 
 
-def _counted(connection: Connection) -> tuple[Counter[str | None], int]:
+def _count_by_type(connection: Connection) -> tuple[Counter[str | None], int]:
+    """Return the events by type, and their number."""
     rows = connection.execute(select(RawEvent.event_type, func.count()).group_by(RawEvent.event_type))
     seen: Counter[str | None] = Counter()
     for name, count in rows:
@@ -99,11 +109,11 @@ def _counted(connection: Connection) -> tuple[Counter[str | None], int]:
     return seen, seen.total()
 
 
-def _sampled(connection: Connection, first: int, span: int) -> tuple[Counter[str | None], int]:
-    """Return the types of the rows looked at, and about how many rows there are."""
+def _sample_by_type(connection: Connection, first: int, span: int) -> tuple[Counter[str | None], int]:
+    """Return the sampled events by type, and an estimate of the number of all events."""
     seen: Counter[str | None] = Counter()
     for number in range(SAMPLES):
         begin = first + span * number // SAMPLES
-        window = select(RawEvent.event_type).where(RawEvent.id >= begin, RawEvent.id < begin + ROWS_A_SAMPLE)
+        window = select(RawEvent.event_type).where(RawEvent.id >= begin, RawEvent.id < begin + ROWS_PER_SAMPLE)
         seen.update(connection.execute(window).scalars())
-    return seen, round(span * seen.total() / (SAMPLES * ROWS_A_SAMPLE))
+    return seen, round(span * seen.total() / (SAMPLES * ROWS_PER_SAMPLE))

@@ -1,4 +1,4 @@
-"""What a recount reads and writes: sessions in the order of their ids, their events by the index, their counters."""
+"""Rows that a recount reads and writes: sessions by id, their events by the session index, their counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVENT = "SELECT e.session_id, e.id, e.event_type, e.event_timestamp FROM raw_ev
 
 
 class SessionCounters(NamedTuple):
-    """What session_summaries says of one session."""
+    """The counters and times of one row of session_summaries."""
 
     session_id: str
     event_count: int
@@ -25,33 +25,33 @@ class SessionCounters(NamedTuple):
 
 
 class RecountRows:
-    """The queries for one database."""
+    """Recount queries for one database."""
 
-    def __init__(self, reading: TableScan) -> None:
-        self._reading = reading
+    def __init__(self, scan: TableScan) -> None:
+        self._scan = scan
         self._select = (
             "SELECT s.session_id, s.event_count, s.command_count, s.file_downloads, s.login_attempts,"
-            f" {reading.moment('s.first_event_at')}, {reading.moment('s.last_event_at')} FROM session_summaries AS s"
+            f" {scan.moment('s.first_event_at')}, {scan.moment('s.last_event_at')} FROM session_summaries AS s"
         )
 
     def count_sessions(self, connection: Connection) -> int:
-        """Return how many sessions there are; reads an index alone."""
-        return int(self._reading.rows(connection, "SELECT count(*) FROM session_summaries")[0][0])
+        """Count the sessions; an index-only scan."""
+        return int(self._scan.rows(connection, "SELECT count(*) FROM session_summaries")[0][0])
 
     def after(self, connection: Connection, session_id: str | None, limit: int) -> list[SessionCounters]:
-        """Return the next sessions in the order of their ids."""
+        """Return up to `limit` sessions after a session id, ordered by id; None begins with the first."""
         where, values = ("", ()) if session_id is None else (" WHERE s.session_id > ?", (session_id,))
         sql = f"{self._select}{where} ORDER BY s.session_id LIMIT ?"
-        return [SessionCounters._make(row) for row in self._reading.rows(connection, sql, (*values, limit))]
+        return [SessionCounters._make(row) for row in self._scan.rows(connection, sql, (*values, limit))]
 
-    def one(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
-        """Return one session; `to_write` keeps it from changing until the transaction ends."""
+    def session(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
+        """Return one session, None if there is none; `to_write` locks its row until the transaction ends."""
         lock = sql_of(connection).for_update() if to_write else ""
-        found = self._reading.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
-        return SessionCounters._make(found[0]) if found else None
+        rows = self._scan.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
+        return SessionCounters._make(rows[0]) if rows else None
 
     def events(self, first: str, last: str, until: int) -> ScanQuery:
-        """Return the walk over the events of the sessions `first` to `last`, up to an id.
+        """Return the scan over the events of the sessions `first` to `last` with ids up to `until`.
 
         Rows: session_id, id, event_type, event_timestamp.
         """
@@ -64,19 +64,19 @@ class RecountRows:
         )
 
     def events_now(self, connection: Connection, session_id: str, after: int) -> list[Row]:
-        """Return the events of a session with larger ids, as one transaction sees them."""
-        return self._reading.rows(connection, f"{_EVENT} WHERE e.session_id = ? AND e.id > ?", (session_id, after))
+        """Return the events of a session with ids above `after`, as this transaction sees them."""
+        return self._scan.rows(connection, f"{_EVENT} WHERE e.session_id = ? AND e.id > ?", (session_id, after))
 
     def payload(self, connection: Connection, event_id: int) -> str:
-        """Return the payload of an event whose timestamp is a number that the column rounds."""
-        payload = self._reading.json_text(connection, "e.payload")
+        """Return the payload of an event whose numeric timestamp is rounded in its column."""
+        payload = self._scan.json_text(connection, "e.payload")
         return str(
-            self._reading.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
+            self._scan.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
         )
 
 
 def store_counters(connection: Connection, row: SessionCounters, now: str) -> None:
-    """Write the counters and times of one session."""
+    """Update the counters and times of one session."""
     cursor: Any = connection.connection.cursor()
     try:
         cursor.execute(

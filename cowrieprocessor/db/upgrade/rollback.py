@@ -1,6 +1,6 @@
-"""From v4 back to v3: v4's tables go, what v4 alone put into v3's goes, and the version is 3 again.
+"""Schema rollback from v4 to v3: drops v4's tables, deletes v4's own rows from v3's tables, and sets version 3.
 
-Nothing here commits: all of it happens in the caller's transaction, so that a database is wholly v4 or wholly v3.
+Nothing here commits: everything runs in the caller's transaction, so the database is always entirely v4 or v3.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ V4_TABLES = OUR_TABLES - set(V3_TABLES)
 _CREATE_REDUNDANT_INDEX = (
     f"CREATE UNIQUE INDEX {REDUNDANT_INDEX} ON raw_events(source, source_inode, source_generation, source_offset)"
 )
-_LOOKED_AT_ONCE = 1_000
+_LETTERS_AT_ONCE = 1_000
 _MAY_LACK = {"files": {"origin"}}
 
 
 @dataclass(frozen=True, slots=True)
-class BackToV3:
-    """What rolling back a database does.
+class SchemaRollback:
+    """Changes that a rollback makes to the schema.
 
     Attributes:
-        tables: v4's tables that are there, and go.
-        empties_command_stats: whether command_stats is emptied, which v3 made and left empty.
-        adds_index: whether v3's second unique index has to be made again; the time it takes grows with raw_events.
-        dead_letters_after: dead letters behind this id may be v4's.
+        tables: v4's existing tables, which are dropped.
+        empties_command_stats: whether command_stats is emptied, a table of v3 that v3 left empty.
+        adds_index: whether v3's second unique index is created; the time that takes grows with raw_events.
+        dead_letters_after: dead letters with larger ids may be v4's.
     """
 
     tables: tuple[str, ...]
@@ -53,111 +53,122 @@ class BackToV3:
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether the rollback changes anything."""
         return bool(self.tables)
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What was taken out of v3's tables: it was v4's, and a later backfill makes it again.
+class RemovedRows:
+    """Rows of v4 that were deleted from v3's tables; a later backfill creates them again.
 
     Attributes:
-        command_stats: rows of command_stats.
-        file_dead_letters: dead letters that said why the file of a stored event is not in `files`.
+        command_stats: number of rows of command_stats.
+        file_dead_letters: number of dead letters on files of stored events that could not be added to `files`.
     """
 
     command_stats: int
     file_dead_letters: int
 
 
-def way_back(connection: Connection, facts: SchemaFacts, database: str) -> BackToV3:
-    """Return what rolling back would do.
+def plan_schema_rollback(connection: Connection, facts: SchemaFacts, database: str) -> SchemaRollback:
+    """Return the changes that a rollback would make.
 
     Args:
         connection: in a transaction.
-        facts: what tables there are.
-        database: its name for messages.
+        facts: the existing tables.
+        database: name of the database for messages.
 
     Raises:
-        SchemaVersionError: the database is empty, of a version that we do not know, or tables are missing or
-            another program's.
+        SchemaVersionError: the database is empty or of an unknown version, or tables are missing or were created by
+            another program.
     """
-    if facts.version is None:
-        raise SchemaVersionError(f"{database}: is empty; there is nothing to roll back")
-    refuse_unsupported(facts.version, database)
-    if missing := set(V3_TABLES) - facts.tables:
-        raise _refused(database, f"the tables {', '.join(sorted(missing))} are missing")
-    tables = tuple(sorted(V4_TABLES & facts.tables))
+    tables = _tables_to_drop(facts, database)
     if facts.version == OLDEST_VERSION and not tables:
-        return BackToV3((), empties_command_stats=False, adds_index=False, dead_letters_after=0)
+        return SchemaRollback((), empties_command_stats=False, adds_index=False, dead_letters_after=0)
     _require_our_columns(connection, tables, database)
     record = read_record(connection) if "jobs" in tables else None
-    indexes = definitions_of(connection).index_names(connection, "raw_events")
-    return BackToV3(
+    return SchemaRollback(
         tables=tables,
         empties_command_stats=facts.complete and (record is None or record.command_stats_max_id == 0),
-        adds_index=REDUNDANT_INDEX not in indexes and (record is None or record.redundant_index),
+        adds_index=_lacks_redundant_index(connection, record),
         dead_letters_after=record.dead_letters_max_id if record else 0,
     )
 
 
-def restore_v3(connection: Connection, facts: SchemaFacts, way: BackToV3) -> Forgotten:
-    """Drop v4's tables and write version 3, in the caller's transaction.
+def _tables_to_drop(facts: SchemaFacts, database: str) -> tuple[str, ...]:
+    """Return the existing tables of v4; refuse a database that cannot be rolled back, see `plan_schema_rollback`."""
+    if facts.version is None:
+        raise SchemaVersionError(f"{database}: is empty; there is nothing to roll back")
+    refuse_unsupported(facts.version, database)
+    if missing := set(V3_TABLES) - facts.tables:
+        raise _refusal(database, f"the tables {', '.join(sorted(missing))} are missing")
+    return tuple(sorted(V4_TABLES & facts.tables))
+
+
+def _lacks_redundant_index(connection: Connection, record: MigrationRecord | None) -> bool:
+    """Return whether v3's second unique index is missing although v3 had it; without a record it is assumed to."""
+    indexes = definitions_of(connection).index_names(connection, "raw_events")
+    return REDUNDANT_INDEX not in indexes and (record is None or record.redundant_index)
+
+
+def restore_v3(connection: Connection, facts: SchemaFacts, changes: SchemaRollback) -> RemovedRows:
+    """Roll back the schema to version 3 in the caller's transaction.
 
     Args:
         connection: holds the write lock.
-        facts: what tables there are, read in this transaction.
-        way: what `way_back` said in this transaction.
+        facts: the existing tables, read in this transaction.
+        changes: result of `plan_schema_rollback` in this transaction.
     """
-    record = read_record(connection) if "jobs" in way.tables else None
-    forgotten = Forgotten(
-        command_stats=_empty_command_stats(connection) if way.empties_command_stats else 0,
-        file_dead_letters=_forget_file_dead_letters(connection, way.dead_letters_after) if facts.complete else 0,
+    record = read_record(connection) if "jobs" in changes.tables else None
+    removed = RemovedRows(
+        command_stats=_empty_command_stats(connection) if changes.empties_command_stats else 0,
+        file_dead_letters=_delete_file_dead_letters(connection, changes.dead_letters_after) if facts.complete else 0,
     )
-    for table in way.tables:
+    for table in changes.tables:
         Base.metadata.tables[table].drop(connection)
     _restore_alembic(connection, facts, record)
     if record is None or not record.statistics:
         for table in definitions_of(connection).statistics_tables(connection):
             connection.execute(text(f"DROP TABLE {table}"))
-    if way.adds_index:
-        connection.execute(text(_CREATE_REDUNDANT_INDEX))  # most often it was built ahead, where sorting is cheap
+    if changes.adds_index:
+        connection.execute(text(_CREATE_REDUNDANT_INDEX))  # usually built beforehand, see jobs.upgrade.rollback
     connection.execute(
         text("UPDATE schema_state SET value = :version WHERE key = :key"),
         {"version": str(OLDEST_VERSION), "key": SCHEMA_VERSION_KEY},
     )
-    return forgotten
+    return removed
 
 
 def create_redundant_index(connection: Connection, database: str) -> None:
-    """Make v3's second unique index, if rolling back would make it."""
-    if way_back(connection, read_facts(connection, database), database).adds_index:
+    """Create v3's second unique index if a rollback would create it."""
+    if plan_schema_rollback(connection, read_facts(connection, database), database).adds_index:
         connection.execute(text(_CREATE_REDUNDANT_INDEX))
 
 
 def _empty_command_stats(connection: Connection) -> int:
+    """Delete all rows of command_stats and return their number."""
     rows = int(connection.execute(select(func.count()).select_from(CommandStat)).scalar_one())
     if rows:
         definitions_of(connection).empty(connection, CommandStat.__tablename__)
     return rows
 
 
-def _forget_file_dead_letters(connection: Connection, after: int) -> int:
-    """Delete the dead letters of v4 whose event is stored: they are about `files`, which v3 does not have."""
-    gone = 0
+def _delete_file_dead_letters(connection: Connection, after: int) -> int:
+    """Delete v4's dead letters whose event is stored: they concern `files`, which v3 does not have."""
+    deleted = 0
     while True:
         rows = connection.execute(
             select(DeadLetterEvent.id, DeadLetterEvent.metadata_json)
             .where(DeadLetterEvent.id > after)
             .order_by(DeadLetterEvent.id)
-            .limit(_LOOKED_AT_ONCE)
+            .limit(_LETTERS_AT_ONCE)
         ).all()
-        ids = [{"gone": row.id} for row in rows if _event_is_stored(row.metadata_json)]
+        ids = [{"letter_id": row.id} for row in rows if _event_is_stored(row.metadata_json)]
         if ids:
-            connection.execute(delete(DeadLetterEvent).where(DeadLetterEvent.id == bindparam("gone")), ids)
-        gone += len(ids)
-        if len(rows) < _LOOKED_AT_ONCE:
-            return gone
+            connection.execute(delete(DeadLetterEvent).where(DeadLetterEvent.id == bindparam("letter_id")), ids)
+        deleted += len(ids)
+        if len(rows) < _LETTERS_AT_ONCE:
+            return deleted
         after = rows[-1].id
 
 
@@ -167,7 +178,7 @@ def _event_is_stored(metadata: Any) -> bool:
 
 
 def _restore_alembic(connection: Connection, facts: SchemaFacts, record: MigrationRecord | None) -> None:
-    """Leave Alembic's table as v3 had it: mostly it had none."""
+    """Restore Alembic's table as v3 had it; most v3 databases had none."""
     if ALEMBIC_TABLE not in facts.tables:
         return
     if record is None or record.alembic is None:
@@ -183,10 +194,10 @@ def _restore_alembic(connection: Connection, facts: SchemaFacts, record: Migrati
 def _require_our_columns(connection: Connection, tables: tuple[str, ...], database: str) -> None:
     dialect = dialect_of(connection)
     for table in tables:
-        ours = set(Base.metadata.tables[table].columns.keys()) - _MAY_LACK.get(table, set())
-        if missing := ours - set(dialect.column_names(connection, table)):
-            raise _refused(database, f"its table {table} lacks the columns {', '.join(sorted(missing))}")
+        expected = set(Base.metadata.tables[table].columns.keys()) - _MAY_LACK.get(table, set())
+        if missing := expected - set(dialect.column_names(connection, table)):
+            raise _refusal(database, f"its table {table} lacks the columns {', '.join(sorted(missing))}")
 
 
-def _refused(database: str, what: str) -> SchemaVersionError:
-    return SchemaVersionError(f"{database}: {what}; nothing was changed; restore a backup instead")
+def _refusal(database: str, problem: str) -> SchemaVersionError:
+    return SchemaVersionError(f"{database}: {problem}; nothing was changed; restore a backup instead")

@@ -1,8 +1,8 @@
-"""What v3's tables were when v4 began: a digest of their definitions and rows, to be compared later.
+"""Digest of the definitions and rows of v3's tables at the migration, for comparison later.
 
-It is taken in the transaction that migrates, and kept in the row `migrate` of `jobs`. Of a small table it covers all
-rows, of a large one about a thousand spread over it, so that it takes well under a second at any size. It leaves out
-what loaders change in rows of v3: of session_summaries, for example, only that the session is there counts.
+It is computed in the migration's transaction and stored in the row `migrate` of `jobs`. It covers all rows of a small
+table and about a thousand evenly spread rows of a large one, so it takes well under a second at any size. Columns that
+loaders change are left out: of session_summaries, for example, only the session's existence counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cowrieprocessor.db.schema_facts import ALEMBIC_TABLE, SchemaFacts
 from cowrieprocessor.db.upgrade.redundant_index import REDUNDANT_INDEX
 
 WHOLE_TABLE_ROWS = 2_000
-"""Up to here all rows count."""
+"""Tables with up to this number of rows are covered completely."""
 
 SAMPLED_ROWS = 1_000
 _END_ROWS = 100
-_ASKED_AT_ONCE = 100
+_KEYS_AT_ONCE = 100
 _HEX_DIGITS = 16
 
 _IMMUTABLE: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -50,19 +50,19 @@ _IMMUTABLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "ingest_cursors": ("source", ()),
     "dead_letter_events": ("id", ("ingest_id", "source", "source_offset", "reason", "payload", "created_at")),
 }
-"""Each table: its key, and the columns that nobody changes."""
+"""By table: its key column, and the columns that never change."""
 
 _JSON_COLUMNS = frozenset({"payload"})
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something of v3 that is not as it was.
+    """A difference between v3's tables now and at the migration.
 
     Attributes:
         table: the table.
-        row_id: the row's key; None where the table itself differs.
-        what: missing, changed, or what is with the table.
+        row_id: the row's key; None where the table definition differs.
+        what: `missing` or `changed` for a row, else a description of the table's difference.
     """
 
     table: str
@@ -72,19 +72,19 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class MigrationRecord:
-    """What was when v4 began.
+    """State of the database at the migration. The field names are keys of the stored JSON.
 
     Attributes:
-        raw_events_max_id: events with this id or a smaller one were there before our loaders were.
-        command_stats_max_id: 0 where v3 had left the table empty, as it did.
-        dead_letters_max_id: dead letters behind it are ours.
-        planned_files_max_id: the largest id in a `files` table that another program had made from the plan.
+        raw_events_max_id: largest id of v3's events; v4's loaders wrote larger ones.
+        command_stats_max_id: largest id of command_stats; 0 if v3 left the table empty, as it usually did.
+        dead_letters_max_id: largest id of v3's dead letters.
+        planned_files_max_id: largest id of a pre-release `files` table; 0 if there was none.
         planned_origin: whether that table had the column `origin`.
-        redundant_index: whether v3's second unique index was there.
-        statistics: whether there were tables of statistics (ANALYZE makes them).
-        alembic: what Alembic's table held; None where there was none.
-        taken_at: the moment, ISO 8601.
-        digests: of each table, the digest of its definition and those of its rows by key.
+        redundant_index: whether v3's second unique index existed.
+        statistics: whether ANALYZE's statistics tables existed.
+        alembic: the revisions in Alembic's table; None if there was no such table.
+        taken_at: time of the migration, ISO 8601.
+        digests: by table, the digest of its definition and those of its rows by key.
     """
 
     raw_events_max_id: int
@@ -99,24 +99,24 @@ class MigrationRecord:
     digests: dict[str, dict[str, Any]]
 
     def as_cursor(self) -> dict[str, Any]:
-        """Return it as plain JSON, as it is kept."""
+        """Return the record as plain JSON, as it is stored."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def take_record(connection: Connection, facts: SchemaFacts) -> MigrationRecord:
-    """Return what there is, before the tables of v4 are made.
+    """Record the state of the database before v4's tables are created.
 
     Args:
-        connection: in the transaction that migrates.
-        facts: what tables there are; those of v3 are.
+        connection: in the migration's transaction.
+        facts: the existing tables, v3's among them.
     """
-    planned = "files" in facts.tables
-    columns = {column["name"] for column in inspect(connection).get_columns("files")} if planned else set()
+    has_files = "files" in facts.tables
+    columns = {column["name"] for column in inspect(connection).get_columns("files")} if has_files else set()
     return MigrationRecord(
         raw_events_max_id=_max_id(connection, "raw_events"),
         command_stats_max_id=_max_id(connection, "command_stats"),
         dead_letters_max_id=_max_id(connection, "dead_letter_events"),
-        planned_files_max_id=_max_id(connection, "files") if planned else 0,
+        planned_files_max_id=_max_id(connection, "files") if has_files else 0,
         planned_origin="origin" in columns,
         redundant_index=REDUNDANT_INDEX in definitions_of(connection).index_names(connection, "raw_events"),
         statistics=bool(definitions_of(connection).statistics_tables(connection)),
@@ -127,7 +127,7 @@ def take_record(connection: Connection, facts: SchemaFacts) -> MigrationRecord:
 
 
 def write_record(connection: Connection, record: MigrationRecord) -> None:
-    """Keep it, in the transaction that made the tables of v4."""
+    """Store the record, in the transaction that created v4's tables."""
     now = dt.datetime.now(dt.UTC)
     counters = {f"{table}_sampled_rows": len(digest["rows"]) for table, digest in record.digests.items()}
     connection.execute(
@@ -144,7 +144,7 @@ def write_record(connection: Connection, record: MigrationRecord) -> None:
 
 
 def read_record(connection: Connection) -> MigrationRecord | None:
-    """Return what was when v4 began; None where that is not known, as in a database that v4 made."""
+    """Return the stored record; None if there is none, as in a database created by v4."""
     cursor = connection.execute(select(Job.cursor).where(Job.name == MIGRATION_JOB)).scalar()
     if not cursor or not set(MigrationRecord.__slots__) <= cursor.keys():
         return None
@@ -152,27 +152,27 @@ def read_record(connection: Connection) -> MigrationRecord | None:
 
 
 def compare(connection: Connection) -> list[Difference]:
-    """Return what of v3's tables is not as it was at the migration; empty too where that is not known.
+    """Return the differences of v3's tables since the migration; empty if there is no record.
 
-    Reads the rows of the digest again, each by its key: well under a second, whatever the size.
+    Reads the rows of the digest again by their keys, which takes well under a second at any size.
     """
     record = read_record(connection)
     if record is None:
         return []
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for table, digest in record.digests.items():
         if _definition(connection, table) != digest["definition"]:
-            found.append(Difference(table, None, "its definition changed"))
+            differences.append(Difference(table, None, "its definition changed"))
             continue
         key, _ = _IMMUTABLE[table]
-        expected = {_plain_key(key, one): value for one, value in digest["rows"].items()}
-        now = dict(_rows(connection, table, sorted(expected)))
-        found += [
-            Difference(table, one, "changed" if one in now else "missing")
-            for one, value in expected.items()
-            if now.get(one) != value
+        expected = {_plain_key(key, row_id): value for row_id, value in digest["rows"].items()}
+        current = dict(_rows(connection, table, sorted(expected)))
+        differences += [
+            Difference(table, row_id, "changed" if row_id in current else "missing")
+            for row_id, value in expected.items()
+            if current.get(row_id) != value
         ]
-    return found
+    return differences
 
 
 def _plain_key(key: str, value: str) -> int | str:
@@ -181,57 +181,57 @@ def _plain_key(key: str, value: str) -> int | str:
 
 def _digest(connection: Connection, table: str) -> dict[str, Any]:
     key, _ = _IMMUTABLE[table]
-    keys = _spread_ids(connection, table) if key == "id" else _spread_texts(connection, table, key)
-    rows = {str(one): digest for one, digest in _rows(connection, table, keys)}
+    keys = _sample_ids(connection, table) if key == "id" else _sample_text_keys(connection, table, key)
+    rows = {str(row_id): digest for row_id, digest in _rows(connection, table, keys)}
     return {"definition": _definition(connection, table), "rows": rows}
 
 
 def _definition(connection: Connection, table: str) -> str:
-    """Return the digest of a table's definition; `db optimize` may drop the redundant index, so it does not count."""
+    """Return the digest of a table's definition without the redundant index, which `db optimize` may drop."""
     return _hash(definitions_of(connection).of_table(connection, table, without_index=REDUNDANT_INDEX))
 
 
-def _spread_ids(connection: Connection, table: str) -> list[int]:
-    """Return all ids of a small table; of a large one the first behind each of evenly spaced places, and the last."""
+def _sample_ids(connection: Connection, table: str) -> list[int]:
+    """Return all ids of a small table; of a large one the next id at each of evenly spaced values, and the last id."""
     highest = _max_id(connection, table)
     if highest <= WHOLE_TABLE_ROWS:
         return list(connection.execute(text(f"SELECT id FROM {table} ORDER BY id")).scalars())
-    behind = text(f"SELECT id FROM {table} WHERE id >= :place ORDER BY id LIMIT 1")
+    next_id = text(f"SELECT id FROM {table} WHERE id >= :place ORDER BY id LIMIT 1")
     chosen: list[int] = []
     for number in range(SAMPLED_ROWS):
-        place = number * highest // SAMPLED_ROWS
-        if not chosen or place > chosen[-1]:
-            chosen.append(connection.execute(behind, {"place": place}).scalar_one())
+        lower = number * highest // SAMPLED_ROWS
+        if not chosen or lower > chosen[-1]:
+            chosen.append(connection.execute(next_id, {"place": lower}).scalar_one())
     return chosen if chosen[-1] == highest else [*chosen, highest]
 
 
-def _spread_texts(connection: Connection, table: str, key: str) -> list[str]:
-    """Return all keys of a small table; of a large one those behind evenly spaced hexadecimal ones, and both ends.
+def _sample_text_keys(connection: Connection, table: str, key: str) -> list[str]:
+    """Return all keys of a small table; of a large one the next key at evenly spaced hexadecimal values, and both ends.
 
-    Sessions are named by hexadecimal digits; whatever else they are, both ends are covered.
+    Session ids are hexadecimal; of keys of any other form, both ends are still covered.
     """
     first = text(f"SELECT {key} FROM {table} ORDER BY {key} LIMIT :rows")
     keys = list(connection.execute(first, {"rows": WHOLE_TABLE_ROWS + 1}).scalars())
     if len(keys) <= WHOLE_TABLE_ROWS:
         return keys
     last = text(f"SELECT {key} FROM {table} ORDER BY {key} DESC LIMIT :rows")
-    behind = text(f"SELECT {key} FROM {table} WHERE {key} >= :place ORDER BY {key} LIMIT 1")
-    places = (f"{number * 0x1000 // SAMPLED_ROWS:03x}" for number in range(SAMPLED_ROWS))
-    spread = (connection.execute(behind, {"place": place}).scalar() for place in places)
+    next_key = text(f"SELECT {key} FROM {table} WHERE {key} >= :place ORDER BY {key} LIMIT 1")
+    prefixes = (f"{number * 0x1000 // SAMPLED_ROWS:03x}" for number in range(SAMPLED_ROWS))
+    spread = (connection.execute(next_key, {"place": prefix}).scalar() for prefix in prefixes)
     ends = [*keys[:_END_ROWS], *connection.execute(last, {"rows": _END_ROWS}).scalars()]
-    return sorted({*ends, *(one for one in spread if one is not None)})
+    return sorted({*ends, *(found for found in spread if found is not None)})
 
 
 def _rows(connection: Connection, table: str, keys: Sequence[Any]) -> Iterator[tuple[Any, str]]:
-    """Yield the rows with these keys that are there: key and digest."""
+    """Yield key and digest of the rows with these keys that exist."""
     key, names = _IMMUTABLE[table]
     sql = sql_of(connection)
     columns = [sql.json_text(name) if name in _JSON_COLUMNS else name for name in names]
-    for part in (keys[start : start + _ASKED_AT_ONCE] for start in range(0, len(keys), _ASKED_AT_ONCE)):
+    for part in (keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE)):
         marks = ", ".join("?" * len(part))
         statement = sql.statement(f"SELECT {', '.join([key, *columns])} FROM {table} WHERE {key} IN ({marks})")
-        for one, *values in connection.exec_driver_sql(statement, tuple(part)):
-            yield one, _hash(values)
+        for row_id, *values in connection.exec_driver_sql(statement, tuple(part)):
+            yield row_id, _hash(values)
 
 
 def _hash(values: Iterable[Any]) -> str:
@@ -252,4 +252,6 @@ def _max_id(connection: Connection, table: str) -> int:
 
 
 def _alembic(connection: Connection) -> list[str]:
-    return [str(one) for one in connection.execute(text(f"SELECT version_num FROM {ALEMBIC_TABLE}")).scalars()]
+    return [
+        str(revision) for revision in connection.execute(text(f"SELECT version_num FROM {ALEMBIC_TABLE}")).scalars()
+    ]

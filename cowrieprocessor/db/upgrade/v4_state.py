@@ -1,7 +1,7 @@
-"""What v4 alone knows: the rows that cannot be computed again from raw_events, as plain JSON and back.
+"""v4-only state: the rows that cannot be computed from raw_events again, and their JSON form.
 
-Verdicts and their history, the queue, the quota's ledger, what a scan of captured files found, how far each log was
-read, and what the jobs counted. Everything else in v4's tables the backfill makes again.
+Verdicts and their history, the enrichment queue, the quota ledger, results of scanning captured files, the checkpoints
+of logs, and the counters of jobs. The backfill recreates all other rows of v4's tables.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from cowrieprocessor.db.schema_facts import SchemaFacts
 from cowrieprocessor.db.upgrade.v3_digest import read_record
 
 Row = dict[str, Any]
-"""A row by the names of its columns; times are aware."""
+"""A row by column name; times are timezone-aware."""
 
-JUDGEMENT_COLUMNS = (*VERDICT_COLUMNS, "verdict", "family", "reputation", "reputation_reasons", "next_check_at")
+HASH_VERDICT_COLUMNS = (*VERDICT_COLUMNS, "verdict", "family", "reputation", "reputation_reasons", "next_check_at")
 CONTENT_COLUMNS = ("size_bytes", "md5", "sha1", "tlsh", "mime_type", "file_type", "analysis")
 FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
-"""Execution options of a statement whose rows do not fit into memory."""
+"""Execution options of a statement whose result may not fit into memory."""
 
 _LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -49,131 +49,131 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class V4Rows:
-    """The rows of one table that v4 alone knows.
+    """The v4-only rows of one table.
 
     Attributes:
         table: the table.
-        columns: the columns that are kept.
-        known: which rows; None for all.
+        columns: the exported columns.
+        condition: which rows; None for all.
     """
 
     table: Table
     columns: tuple[Column[Any], ...]
-    known: ColumnElement[bool] | None = None
+    condition: ColumnElement[bool] | None = None
 
     def query(self) -> Select[Any]:
-        """Return the statement that reads them, in the order of their keys."""
+        """Return the statement that reads the rows in primary key order."""
         rows = select(*self.columns).order_by(*self.table.primary_key.columns)
-        return rows if self.known is None else rows.where(self.known)
+        return rows if self.condition is None else rows.where(self.condition)
 
     def count(self, connection: Connection) -> int:
-        """Return how many there are."""
+        """Return the number of rows."""
         rows = select(func.count()).select_from(self.table)
-        return int(connection.execute(rows if self.known is None else rows.where(self.known)).scalar_one())
+        return int(connection.execute(rows if self.condition is None else rows.where(self.condition)).scalar_one())
 
 
-def _knowledge(name: str, known: ColumnElement[bool] | None = None) -> V4Rows:
+def _rows_to_keep(name: str, condition: ColumnElement[bool] | None = None) -> V4Rows:
     table = Base.metadata.tables[name]
     columns = tuple(column for column in table.columns if column.name not in _LEFT_OUT.get(name, ()))
-    return V4Rows(table, columns, known)
+    return V4Rows(table, columns, condition)
 
 
-_OF_HASHES = or_(
+_HASHES_TO_KEEP = or_(
     HASHES.c.session_count == 0,
     HASHES.c.enrichment_status != PENDING,
     HASHES.c.vt_malicious,
     HASHES.c.verdict != "unknown",
     *(
         HASHES.c[name].is_not(None)
-        for name in (*CONTENT_COLUMNS, *JUDGEMENT_COLUMNS)
+        for name in (*CONTENT_COLUMNS, *HASH_VERDICT_COLUMNS)
         if name not in ("enrichment_status", "vt_malicious", "verdict")
     ),
 )
 
 V4_STATE: dict[str, V4Rows] = {
-    "file_hashes": _knowledge("file_hashes", _OF_HASHES),
-    "files": _knowledge("files", FILES.c.origin == "artifact"),
-    "file_verdicts": _knowledge("file_verdicts"),
-    "enrichment_cache": _knowledge("enrichment_cache"),
-    "enrichment_queue": _knowledge("enrichment_queue"),
-    "api_quota": _knowledge("api_quota"),
-    "verdict_propagation": _knowledge("verdict_propagation"),
-    "log_files": _knowledge("log_files"),
-    "jobs": _knowledge("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
+    "file_hashes": _rows_to_keep("file_hashes", _HASHES_TO_KEEP),
+    "files": _rows_to_keep("files", FILES.c.origin == "artifact"),
+    "file_verdicts": _rows_to_keep("file_verdicts"),
+    "enrichment_cache": _rows_to_keep("enrichment_cache"),
+    "enrichment_queue": _rows_to_keep("enrichment_queue"),
+    "api_quota": _rows_to_keep("api_quota"),
+    "verdict_propagation": _rows_to_keep("verdict_propagation"),
+    "log_files": _rows_to_keep("log_files"),
+    "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
-"""By table, in the order in which they are taken in again: hashes before what belongs to them."""
+"""By table, in the order of the import: hashes before the rows that refer to them."""
 
 
 def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str, Row]]:
-    """Yield each row that v4 alone knows with its table, in an order that depends on the rows alone.
+    """Yield table name and row of all v4-only state, in an order that depends only on the rows.
 
     Args:
         connection: in a transaction.
-        facts: what tables there are; one that has only the plan's `files` table may know verdicts, too.
+        facts: the existing tables; a pre-release `files` table may hold verdicts, too.
     """
-    for name, knowledge in V4_STATE.items():
+    for name, state in V4_STATE.items():
         if name not in facts.tables or (name == "files" and not facts.complete):
             continue
-        result = connection.execute(knowledge.query(), execution_options=STREAMED)
+        result = connection.execute(state.query(), execution_options=STREAMED)
         for row in result.mappings():
             yield name, dict(row)
-    yield from (("file_hashes", row) for row in _planned_verdicts(connection, facts))
+    yield from (("file_hashes", row) for row in _pre_release_verdicts(connection, facts))
 
 
 def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, int]:
-    """Return how many rows of each table v4 alone knows, without those that are 0."""
+    """Count the v4-only rows by table, leaving out tables without any."""
     counts = {
-        name: knowledge.count(connection)
-        for name, knowledge in V4_STATE.items()
+        name: state.count(connection)
+        for name, state in V4_STATE.items()
         if name in facts.tables and (name != "files" or facts.complete)
     }
-    if planned := sum(1 for _ in _planned_verdicts(connection, facts)):
-        counts["file_hashes"] = counts.get("file_hashes", 0) + planned
+    if verdicts := sum(1 for _ in _pre_release_verdicts(connection, facts)):
+        counts["file_hashes"] = counts.get("file_hashes", 0) + verdicts
     return {name: count for name, count in counts.items() if count}
 
 
 def as_json(row: Mapping[str, Any]) -> Row:
-    """Return a row as plain JSON: times as ISO 8601 in UTC."""
+    """Return a row as plain JSON with times as ISO 8601 in UTC."""
     return {key: value.isoformat() if isinstance(value, dt.datetime) else value for key, value in row.items()}
 
 
 def from_json(name: str, document: object) -> Row:
-    """Return the row that `as_json` made the document of.
+    """Return the row of a document made by `as_json`.
 
     Raises:
-        ValueError: it is none: the message says why.
+        ValueError: the document is not a row of that table; the message says why.
     """
-    knowledge = V4_STATE.get(name)
-    if knowledge is None:
+    state = V4_STATE.get(name)
+    if state is None:
         raise ValueError(f"there is no table {name!r}")
-    names = {column.name for column in knowledge.columns}
+    names = {column.name for column in state.columns}
     if not isinstance(document, dict) or document.keys() != names:
         raise ValueError(f"these are not the columns of {name}")
-    return {column.name: _value(column, document[column.name]) for column in knowledge.columns}
+    return {column.name: _value(column, document[column.name]) for column in state.columns}
 
 
-def judged_more_recently(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether the verdict of one row of `file_hashes` is to stand in the place of another's."""
-    if one["vt_scan_date"] is not None and other["vt_scan_date"] is not None:
-        return bool(one["vt_scan_date"] > other["vt_scan_date"])
-    if one["vt_scan_date"] is None and other["vt_scan_date"] is None:
-        return not is_judged(other) and is_judged(one)
-    return one["vt_scan_date"] is not None
+def has_newer_verdict(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether the verdict of a row of `file_hashes` supersedes that of another row of the same hash."""
+    if row["vt_scan_date"] is not None and other["vt_scan_date"] is not None:
+        return bool(row["vt_scan_date"] > other["vt_scan_date"])
+    if row["vt_scan_date"] is None and other["vt_scan_date"] is None:
+        return not is_judged(other) and is_judged(row)
+    return row["vt_scan_date"] is not None
 
 
-def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:
-    """Return the row of `file_hashes` that a row of a planned `files` table amounts to.
+def hash_row_of_pre_release(row: Mapping[str, Any], sha256: str) -> Row:
+    """Return the row of `file_hashes` equivalent to a row of a pre-release `files` table.
 
     Args:
         row: VERDICT_COLUMNS and first_seen.
-        sha256: its hash in lower case.
+        sha256: the hash of the row in lower case.
     """
-    made: Row = dict.fromkeys(column.name for column in V4_STATE["file_hashes"].columns)
-    made |= {name: row[name] for name in VERDICT_COLUMNS}
-    if made["enrichment_status"] not in STATUSES:
-        made["enrichment_status"] = PENDING
+    hash_row: Row = dict.fromkeys(column.name for column in V4_STATE["file_hashes"].columns)
+    hash_row |= {name: row[name] for name in VERDICT_COLUMNS}
+    if hash_row["enrichment_status"] not in STATUSES:
+        hash_row["enrichment_status"] = PENDING
     moment = row["first_seen"]
-    return made | {
+    return hash_row | {
         "sha256": sha256,
         "verdict": verdict_of(row),
         "first_seen": moment,
@@ -182,36 +182,36 @@ def planned_verdict(row: Mapping[str, Any], sha256: str) -> Row:
     }
 
 
-def best_of(rows: Iterable[Mapping[str, Any]]) -> Row:
-    """Return the row of several of one hash that was judged last, with the earliest time; they may be many."""
-    best: Row = {}
+def latest_verdict(rows: Iterable[Mapping[str, Any]]) -> Row:
+    """Return the row with the newest verdict of one hash's rows, with the earliest first_seen; empty without rows."""
+    latest: Row = {}
     for row in rows:
-        if not best:
-            best = dict(row)
-        elif judged_more_recently(row, best):
-            best = dict(row) | {"first_seen": min(best["first_seen"], row["first_seen"])}
+        if not latest:
+            latest = dict(row)
+        elif has_newer_verdict(row, latest):
+            latest = dict(row) | {"first_seen": min(latest["first_seen"], row["first_seen"])}
         else:
-            best["first_seen"] = min(best["first_seen"], row["first_seen"])
-    return best
+            latest["first_seen"] = min(latest["first_seen"], row["first_seen"])
+    return latest
 
 
-def planned_judgement() -> ColumnElement[bool]:
-    """Return what is true of rows of a planned `files` table that say more than that nobody was asked yet."""
+def has_pre_release_verdict() -> ColumnElement[bool]:
+    """Return the condition for rows of a pre-release `files` table that were enriched or attempted."""
     return or_(FILES.c.enrichment_status != PENDING, FILES.c.vt_scan_date.is_not(None), FILES.c.vt_malicious)
 
 
 def lower_sha256(shasum: str) -> str | None:
-    """Return a hash as it is stored in v4, or None for what is no SHA-256."""
+    """Return a hash in lower case as v4 stores it, None if it is not a SHA-256."""
     lower = shasum.lower()
     return lower if _SHA256.fullmatch(lower) else None
 
 
-def _planned_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Row]:
-    """Yield what only a planned `files` table says about hashes, because nothing has taken it over yet."""
+def _pre_release_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Row]:
+    """Yield rows of `file_hashes` for verdicts of a pre-release `files` table that were not imported yet."""
     if "files" not in facts.tables:
         return
     columns = (FILES.c.shasum, FILES.c.first_seen, *(FILES.c[name] for name in VERDICT_COLUMNS))
-    query = select(*columns).where(planned_judgement()).order_by(FILES.c.shasum, FILES.c.id)
+    query = select(*columns).where(has_pre_release_verdict()).order_by(FILES.c.shasum, FILES.c.id)
     if facts.complete:
         record = read_record(connection)
         if record is None or not record.planned_files_max_id:
@@ -224,7 +224,7 @@ def _planned_verdicts(connection: Connection, facts: SchemaFacts) -> Iterator[Ro
     result = connection.execute(query, execution_options=STREAMED).mappings()
     for shasum, rows in groupby(map(dict, result), key=lambda row: str(row["shasum"])):
         if sha256 := lower_sha256(shasum):
-            yield planned_verdict(best_of(rows), sha256)
+            yield hash_row_of_pre_release(latest_verdict(rows), sha256)
 
 
 def _value(column: Column[Any], value: object) -> Any:

@@ -1,14 +1,14 @@
-"""Taking in what v4 once knew: rows merged into a database at version 4, so that nothing newer is lost.
+"""Import of exported v4-only state: rows are merged into a database at version 4 without losing newer data.
 
-Every merge may be repeated, and may come before or after the backfill.
+Merges are idempotent, and may run before or after the backfill.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, insert, select, text, tuple_, update
 
@@ -19,29 +19,33 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import take_in
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
-from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, V4_STATE, Row, judged_more_recently
+from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, HASH_VERDICT_COLUMNS, V4_STATE, Row, has_newer_verdict
 
 ROWS_AT_ONCE = 400
-"""How many rows of one table one call of `merge` may get."""
+"""Maximum number of rows in one call of `merge`."""
 
 VERDICTS: Table = Base.metadata.tables["file_verdicts"]
 EVENTS: Table = Base.metadata.tables["raw_events"]
 DEAD: Table = Base.metadata.tables["dead_letter_events"]
-_OF_THIS_DATABASE = (MIGRATION_JOB, "backfill", "planned-files")
-"""Jobs, by the beginning of their names, that say where a database stands: another's say nothing about this one."""
+_JOBS_OF_ONE_DATABASE = (MIGRATION_JOB, "backfill", "planned-files")
+"""Prefixes of the names of jobs that describe the database they ran on, and are not imported into another one."""
+Key = tuple[Any, ...]
+Rule = Callable[[Row, Row], Row]
+"""Returns the columns of a stored row that a given row changes."""
+
 _ENDED = frozenset({"done", "failed", "stopped"})
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What came of some rows: added, merged into what was there, or known already."""
+    """Outcome of a merge: rows added, rows updated, and rows that changed nothing."""
 
     added: int = 0
     updated: int = 0
     known: int = 0
 
     def __add__(self, other: Merged) -> Merged:
-        """Return both together."""
+        """Return the sums."""
         return Merged(self.added + other.added, self.updated + other.updated, self.known + other.known)
 
 
@@ -50,28 +54,28 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
 
     Args:
         connection: holds the write lock.
-        name: the table, one of KNOWLEDGE.
-        rows: at most ROWS_AT_ONCE, of the columns that KNOWLEDGE names.
+        name: the table, a key of V4_STATE.
+        rows: at most ROWS_AT_ONCE rows with the columns that V4_STATE lists for the table.
     """
     if name == "files":
         return _merge_artifacts(connection, rows)
     if name == "file_verdicts":
         return _merge_history(connection, rows)
     if name == "jobs":
-        return _merge_by_key(connection, name, _jobs_of_others(rows), len(rows))
+        return _merge_by_key(connection, name, _transferable_jobs(rows), len(rows))
     if name == "verdict_propagation":
         return _merge_by_key(connection, name, [row | {"cursor": 0} for row in rows], len(rows))
     if name == "log_files":
-        rows_there = [row for row in rows if _its_last_value_is_stored(connection, row)]
-        return _merge_by_key(connection, name, rows_there, len(rows))
+        usable = [row for row in rows if _is_last_value_stored(connection, row)]
+        return _merge_by_key(connection, name, usable, len(rows))
     return _merge_by_key(connection, name, rows, len(rows))
 
 
-def _its_last_value_is_stored(connection: Connection, log: Row) -> bool:
-    """Return whether the last value that a log's cursor has passed is in this database, as an event or a dead letter.
+def _is_last_value_stored(connection: Connection, log: Row) -> bool:
+    """Return whether the last value before a log's checkpoint is in this database, as an event or a dead letter.
 
-    After a backup was restored it may not be: with the cursor, loaders would pass over events that nobody has. Without
-    it they look up each event.
+    After a backup was restored it may be missing. With the checkpoint, loaders would skip events that are stored
+    nowhere; without it they look up each event.
     """
     offset = log["next_offset"] - 1
     event = select(EVENTS.c.id).where(
@@ -86,43 +90,53 @@ def _its_last_value_is_stored(connection: Connection, log: Row) -> bool:
 
 
 def _merge_by_key(connection: Connection, name: str, rows: Sequence[Row], given: int) -> Merged:
-    """Add the rows whose key is not there, and change those of which the given row knows more."""
+    """Insert rows with new keys, and update stored rows by the rule of their table.
+
+    Args:
+        connection: holds the write lock.
+        name: the table.
+        rows: the rows to merge.
+        given: number of rows before unusable ones were left out; these count as known.
+    """
     if not rows:
         return Merged(known=given)
     table = V4_STATE[name].table
     keys = [column.name for column in table.primary_key.columns]
-    before = _stored(connection, table, keys, rows)
-    absent = {_key(row, keys): row for row in rows if _key(row, keys) not in before}
+    stored = _stored(connection, table, keys, rows)
+    absent = {_key(row, keys): row for row in rows if _key(row, keys) not in stored}
     added = _add(connection, table, list(absent.values())) if absent else 0
-    changes: dict[tuple[Any, ...], Row] = {}
-    for row in rows:
-        key = _key(row, keys)
-        if key in before and (changed := _RULES.get(name, _keep)(before[key], row)):
-            before[key] |= changed
-            changes[key] = changes.get(key, {}) | changed
+    changes = _changes(stored, [(_key(row, keys), row) for row in rows], _RULES.get(name, _change_nothing))
     for key, change in changes.items():
-        mine = (table.c[column] == value for column, value in zip(keys, key, strict=True))
-        connection.execute(update(table).where(*mine).values(change))
+        is_row = (table.c[column] == value for column, value in zip(keys, key, strict=True))
+        connection.execute(update(table).where(*is_row).values(change))
     return Merged(added, len(changes), given - added - len(changes))
 
 
-def _stored(
-    connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Row]
-) -> dict[tuple[Any, ...], Row]:
-    """Return the rows that are there by key, and keep them from changing."""
+def _changes(stored: dict[Key, Row], rows: Iterable[tuple[Key, Row]], rule: Rule) -> dict[Key, Row]:
+    """Return the changed columns of stored rows by key; `stored` is updated with them."""
+    changes: dict[Key, Row] = {}
+    for key, row in rows:
+        if key in stored and (changed := rule(stored[key], row)):
+            stored[key] |= changed
+            changes[key] = changes.get(key, {}) | changed
+    return changes
+
+
+def _stored(connection: Connection, table: Table, keys: Sequence[str], rows: Sequence[Row]) -> dict[Key, Row]:
+    """Lock the stored rows with the keys of rows, and return them by key."""
     wanted = {_key(row, keys) for row in rows}
     columns = [table.c[key] for key in keys]
-    named = columns[0].in_([key[0] for key in wanted]) if len(keys) == 1 else tuple_(*columns).in_(list(wanted))
-    found = connection.execute(select(table).where(named).order_by(*columns).with_for_update()).mappings()
+    is_wanted = columns[0].in_([key[0] for key in wanted]) if len(keys) == 1 else tuple_(*columns).in_(list(wanted))
+    found = connection.execute(select(table).where(is_wanted).order_by(*columns).with_for_update()).mappings()
     return {_key(row, keys): {str(name): value for name, value in row.items()} for row in found}
 
 
-def _key(row: Mapping[Any, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+def _key(row: Mapping[Any, Any], keys: Sequence[str]) -> Key:
     return tuple(row[key] for key in keys)
 
 
 def _add(connection: Connection, table: Table, rows: Sequence[Row]) -> int:
-    """Insert rows but those that violate a unique constraint, and return how many were inserted."""
+    """Insert rows, skip those that violate a unique constraint, and return the number of inserted rows."""
     quote = connection.dialect.identifier_preparer.quote
     names = list(rows[0])
     statement = text(
@@ -132,125 +146,186 @@ def _add(connection: Connection, table: Table, rows: Sequence[Row]) -> int:
     return sum(connection.execute(statement, row).rowcount for row in rows)
 
 
-def _keep(current: Row, given: Row) -> Row:
+def _change_nothing(current: Row, given: Row) -> Row:
     return {}
 
 
 def _merge_hash(current: Row, given: Row) -> Row:
-    """Return what of a hash changes: its content where it is not known, its verdict where the given one is newer."""
-    changed = {name: given[name] for name in CONTENT_COLUMNS if current[name] is None and given[name] is not None}
-    if judged_more_recently(given, current):
-        changed |= {name: given[name] for name in JUDGEMENT_COLUMNS if current[name] != given[name]}
-    elif not judged_more_recently(current, given):
-        changed |= {
-            name: given[name]
-            for name in ("family", "reputation", "reputation_reasons", "next_check_at")
-            if current[name] is None and given[name] is not None
-        }
-        if current["verdict"] == "unknown" != given["verdict"]:
-            changed["verdict"] = given["verdict"]
+    """Return the changes of a hash: missing content is filled in, a newer verdict replaces the stored one."""
+    changed = _missing(current, given, CONTENT_COLUMNS) | _merge_verdict(current, given)
     return changed | {"updated_at": dt.datetime.now(dt.UTC)} if changed else {}
 
 
+def _merge_verdict(current: Row, given: Row) -> Row:
+    """Return the changes of a hash's verdict: the newer one counts, of two equally old ones the gaps are filled in."""
+    if has_newer_verdict(given, current):
+        return {name: given[name] for name in HASH_VERDICT_COLUMNS if current[name] != given[name]}
+    if has_newer_verdict(current, given):
+        return {}
+    changed = _missing(current, given, ("family", "reputation", "reputation_reasons", "next_check_at"))
+    if current["verdict"] == "unknown" != given["verdict"]:
+        changed["verdict"] = given["verdict"]
+    return changed
+
+
+def _missing(current: Row, given: Row, names: Iterable[str]) -> Row:
+    """Return the given values of columns that are NULL in the stored row."""
+    return {name: given[name] for name in names if current[name] is None and given[name] is not None}
+
+
 def _merge_cache(current: Row, given: Row) -> Row:
+    """Return the changes of a cached response: the newer response replaces the stored one."""
     return _different(current, given) if given["fetched_at"] > current["fetched_at"] else {}
 
 
 def _merge_queue(current: Row, given: Row) -> Row:
+    """Return the changes of a queue entry: an entry that was never attempted is replaced."""
     if current["status"] == given["status"] == ANSWERED:
-        # Each is as good as its answer holds, which the cache keeps the later of.
-        later = _is_later(given["next_attempt_at"], current["next_attempt_at"])
-        return _different(current, given) if later and not current["priority"] else {}
+        # The later expiry counts, because the cache keeps the newer answer.
+        expires_later = _is_later(given["next_attempt_at"], current["next_attempt_at"])
+        return _different(current, given) if expires_later and not current["priority"] else {}
     untouched = current["status"] == PENDING and current["attempts"] == 0 and current["last_error"] is None
     return _different(current, given) if untouched else {}
 
 
 def _merge_quota(current: Row, given: Row) -> Row:
-    """Return what of a window changes: nothing that was sent is forgotten, and no pause that lasts longer."""
-    changed: Row = {}
-    if given["window"] in (NOW, PAUSED, REFUSED):
-        if _is_later(given["paused_until"], current["paused_until"]):
-            changed |= {name: given[name] for name in ("paused_until", "reason", "used")}
-    elif given["used"] > current["used"]:
-        changed["used"] = given["used"]
-    read_later = _is_later(given["read_at"], current["read_at"])
-    if given["allowed"] is not None and (read_later or current["allowed"] is None):
-        changed |= {"allowed": given["allowed"], "read_at": given["read_at"]}
-    here, there = current["recent"] or [], given["recent"] or []
-    latest = sorted({*here, *there})[-max(len(here), len(there), 1) :]
-    if latest and latest != here:
-        changed["recent"] = latest
+    """Return the changes of a quota window: no sent request is forgotten, and no pause is shortened."""
+    changed = _merge_usage(current, given) | _merge_allowance(current, given) | _merge_recent(current, given)
     return {name: value for name, value in changed.items() if current[name] != value}
 
 
-def _is_later(one: dt.datetime | None, other: dt.datetime | None) -> bool:
-    return one is not None and (other is None or one > other)
+def _merge_usage(current: Row, given: Row) -> Row:
+    """Return the changes of a window's pause, or of its number of requests: the longer pause, the larger number."""
+    if given["window"] in (NOW, PAUSED, REFUSED):
+        is_longer = _is_later(given["paused_until"], current["paused_until"])
+        return {name: given[name] for name in ("paused_until", "reason", "used")} if is_longer else {}
+    return {"used": given["used"]} if given["used"] > current["used"] else {}
+
+
+def _merge_allowance(current: Row, given: Row) -> Row:
+    """Return the changes of the allowance that the provider stated: the one that was read last."""
+    is_newer = current["allowed"] is None or _is_later(given["read_at"], current["read_at"])
+    if given["allowed"] is None or not is_newer:
+        return {}
+    return {"allowed": given["allowed"], "read_at": given["read_at"]}
+
+
+def _merge_recent(current: Row, given: Row) -> Row:
+    """Return the changes of the times of recent requests: the latest of both rows, as many as the longer list has."""
+    stored, more = current["recent"] or [], given["recent"] or []
+    latest = sorted({*stored, *more})[-max(len(stored), len(more), 1) :]
+    return {"recent": latest} if latest and latest != stored else {}
+
+
+def _is_later(moment: dt.datetime | None, other: dt.datetime | None) -> bool:
+    return moment is not None and (other is None or moment > other)
 
 
 def _different(current: Row, given: Row) -> Row:
     return {name: value for name, value in given.items() if current[name] != value}
 
 
-_RULES: dict[str, Callable[[Row, Row], Row]] = {
+_RULES: dict[str, Rule] = {
     "file_hashes": _merge_hash,
     "enrichment_cache": _merge_cache,
     "enrichment_queue": _merge_queue,
     "api_quota": _merge_quota,
 }
-"""By table, what of a row that is there changes; of the others it stays as it is."""
+"""By table, how a stored row changes; stored rows of other tables are not changed."""
 
 
-def _jobs_of_others(rows: Sequence[Row]) -> list[Row]:
-    """Return the jobs that are no business of one database alone; one that had not ended has stopped by now."""
-    kept = []
+def _transferable_jobs(rows: Sequence[Row]) -> list[Row]:
+    """Return the jobs that do not describe one database, those that had not ended as stopped."""
+    jobs = []
     for row in rows:
-        if row["name"].startswith(_OF_THIS_DATABASE):
+        if row["name"].startswith(_JOBS_OF_ONE_DATABASE):
             continue
         stopped = {"state": "stopped", "reason": "the database was rolled back to version 3"}
-        kept.append(row if row["state"] in _ENDED else row | stopped)
-    return kept
+        jobs.append(row if row["state"] in _ENDED else row | stopped)
+    return jobs
 
 
 def _merge_history(connection: Connection, rows: Sequence[Row]) -> Merged:
-    """Add the verdicts that are not there; one that is there was confirmed at the later of both times.
+    """Merge verdict spans: insert new ones, and extend stored ones to the later confirmation.
 
-    Where both know a source's answers about a hash, the answers of both are put in order, and the hash is judged anew.
+    Where both histories have answers of one provider about one hash, the spans of both are ordered, and the hash's
+    verdict is aggregated again.
     """
-    keys = ("sha256", "provider", "fetched_at")
-    hashes = sorted({row["sha256"] for row in rows})
-    found = connection.execute(select(VERDICTS).where(VERDICTS.c.sha256.in_(hashes))).mappings()
-    before = {_key(row, keys): (row["id"], row["confirmed_at"]) for row in found}
-    begun: dict[tuple[str, str], list[dt.datetime]] = {}
-    for sha256, provider, fetched_at in before:
-        begun.setdefault((sha256, provider), []).append(fetched_at)
-    new, later = [], []
-    shared: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        known, mine = before.get(_key(row, keys)), begun.get((row["sha256"], row["provider"]), [])
-        if known is None and not mine:
-            new.append(row)
-        elif known is None or any(row["fetched_at"] < other <= row["confirmed_at"] for other in mine):
-            shared.setdefault((row["sha256"], row["provider"]), []).append(row)
-        elif row["confirmed_at"] > known[1]:
-            later.append({"row_id": known[0], "moment": row["confirmed_at"]})
-    if new:
-        connection.execute(insert(VERDICTS), new)
-    if later:
-        confirmed = update(VERDICTS).where(VERDICTS.c.id == bindparam("row_id"))
-        connection.execute(confirmed.values(confirmed_at=bindparam("moment")), later)
-    for (sha256, provider), given in sorted(shared.items()):
+    stored = _stored_spans(connection, sorted({row["sha256"] for row in rows}))
+    changes = _history_changes(stored, rows)
+    if changes.new:
+        connection.execute(insert(VERDICTS), changes.new)
+    if changes.confirmed:
+        extend = update(VERDICTS).where(VERDICTS.c.id == bindparam("row_id"))
+        connection.execute(extend.values(confirmed_at=bindparam("moment")), changes.confirmed)
+    for (sha256, provider), given in sorted(changes.interleaved.items()):
         take_in(connection, sha256, provider, given)
-    here = {sha256 for sha256, _ in begun}
-    for sha256 in sorted({row["sha256"] for row in new if row["sha256"] in here} | {key[0] for key in shared}):
+    for sha256 in changes.hashes_to_aggregate({sha256 for sha256, _ in stored}):
         aggregate_again(connection, sha256, dt.datetime.now(dt.UTC))
-    added = len(new) + sum(map(len, shared.values()))
-    return Merged(added, len(later), len(rows) - added - len(later))
+    added = len(changes.new) + sum(map(len, changes.interleaved.values()))
+    return Merged(added, len(changes.confirmed), len(rows) - added - len(changes.confirmed))
+
+
+class _StoredSpan(NamedTuple):
+    """Id and last confirmation of a stored verdict span."""
+
+    row_id: int
+    confirmed_at: dt.datetime
+
+
+Spans = dict[tuple[str, str], dict[dt.datetime, _StoredSpan]]
+"""Stored verdict spans by (sha256, provider) and fetched_at."""
+
+
+@dataclass(slots=True)
+class _HistoryChanges:
+    """Changes that a merge makes to the verdict history.
+
+    Attributes:
+        new: rows of providers without a stored answer about the hash.
+        confirmed: stored spans to extend, as statement parameters.
+        interleaved: rows to order among stored spans, by (sha256, provider).
+    """
+
+    new: list[Row] = field(default_factory=list)
+    confirmed: list[Row] = field(default_factory=list)
+    interleaved: dict[tuple[str, str], list[Row]] = field(default_factory=dict)
+
+    def hashes_to_aggregate(self, stored_hashes: Collection[str]) -> list[str]:
+        """Return the hashes with stored answers whose verdict may change."""
+        with_new_provider = {row["sha256"] for row in self.new if row["sha256"] in stored_hashes}
+        return sorted(with_new_provider | {sha256 for sha256, _ in self.interleaved})
+
+
+def _stored_spans(connection: Connection, hashes: Sequence[str]) -> Spans:
+    spans: Spans = {}
+    for row in connection.execute(select(VERDICTS).where(VERDICTS.c.sha256.in_(hashes))).mappings():
+        of_provider = spans.setdefault((row["sha256"], row["provider"]), {})
+        of_provider[row["fetched_at"]] = _StoredSpan(row["id"], row["confirmed_at"])
+    return spans
+
+
+def _history_changes(stored: Spans, rows: Iterable[Row]) -> _HistoryChanges:
+    """Return what each row changes; a row that equals a stored span, or ends earlier, changes nothing."""
+    changes = _HistoryChanges()
+    for row in rows:
+        pair = (row["sha256"], row["provider"])
+        spans = stored.get(pair)
+        if not spans:
+            changes.new.append(row)
+            continue
+        same = spans.get(row["fetched_at"])
+        if same is None or any(row["fetched_at"] < begin <= row["confirmed_at"] for begin in spans):
+            changes.interleaved.setdefault(pair, []).append(row)
+        elif row["confirmed_at"] > same.confirmed_at:
+            changes.confirmed.append({"row_id": same.row_id, "moment": row["confirmed_at"]})
+    return changes
 
 
 def _merge_artifacts(connection: Connection, rows: Sequence[Row]) -> Merged:
-    """Add files that were found captured, but those that a log names by now."""
+    """Insert files found by scanning captured files, except those that a log names by now."""
     hashes = sorted({row["shasum"] for row in rows})
-    # A loader on PostgreSQL locks the hash before it looks for artifact rows, so that neither misses the other's.
+    # Loaders on PostgreSQL lock the hash before they search artifact rows, so neither side misses the other's rows.
     connection.execute(
         select(HASHES.c.sha256).where(HASHES.c.sha256.in_(hashes)).order_by(HASHES.c.sha256).with_for_update()
     )
@@ -259,6 +334,6 @@ def _merge_artifacts(connection: Connection, rows: Sequence[Row]) -> Merged:
             select(FILES.c.shasum).distinct().where(FILES.c.shasum.in_(hashes), FILES.c.origin != "artifact")
         )
     )
-    lacking = [row for row in rows if row["shasum"] not in named]
-    added = _add(connection, FILES, lacking) if lacking else 0
+    unnamed = [row for row in rows if row["shasum"] not in named]
+    added = _add(connection, FILES, unnamed) if unnamed else 0
     return Merged(added, 0, len(rows) - added)

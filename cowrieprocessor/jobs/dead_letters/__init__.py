@@ -1,1 +1,1 @@
-"""Dead letters replayed and purged."""
+"""Replay and purge of dead letters."""

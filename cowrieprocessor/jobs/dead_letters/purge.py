@@ -1,28 +1,30 @@
-"""Dead letters that nobody needs any more are deleted, in short transactions."""
+"""Deletes dead letters that are no longer needed, in short transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import Choice
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 
 LETTERS_AT_ONCE = 2_000
+"""Letters selected at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class PurgePlan:
-    """What a purge deletes.
+    """Letters that a purge would delete.
 
     Attributes:
-        by_reason: letters by reason.
-        unresolved: how many of them still wait: what they hold can never be stored afterwards.
+        by_reason: number of letters by reason.
+        unresolved: number of unresolved ones among them, whose events can never be stored afterwards.
     """
 
     by_reason: dict[str, int]
@@ -30,75 +32,81 @@ class PurgePlan:
 
     @property
     def letters(self) -> int:
-        """How many letters it deletes."""
+        """Number of all letters to delete."""
         return sum(self.by_reason.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """How many letters were deleted, and how many of v3's are gone since the migration."""
+    """Result of a purge.
+
+    Attributes:
+        letters: letters deleted by this purge.
+        of_v3: v3's letters purged since the migration.
+    """
 
     letters: int
     of_v3: int
 
 
-def plan(engine: Engine, choice: Choice) -> PurgePlan:
-    """Return what a purge would delete.
+def plan(engine: Engine, letter_filter: LetterFilter) -> PurgePlan:
+    """Return what a purge would delete; writes nothing.
 
     Raises:
         DatabaseError: the database cannot be read.
     """
     require_current(engine)
     with read_transaction(engine) as connection:
-        by_reason = table.count(connection, choice)
+        by_reason = table.count(connection, letter_filter)
         unresolved = 0
-        if choice.resolved is not True:
-            waiting = Choice(False, choice.reason, choice.ids, choice.sources, choice.before)
-            unresolved = sum(table.count(connection, waiting).values())
+        if letter_filter.resolved is not True:
+            unresolved = sum(table.count(connection, replace(letter_filter, resolved=False)).values())
         return PurgePlan(by_reason, unresolved)
 
 
 def purge(
     engine: Engine,
-    choice: Choice,
+    letter_filter: LetterFilter,
     *,
     on_progress: Callable[[int], None] = lambda _letters: None,
-    say: Callable[[str], None] = lambda _text: None,
+    notify: Callable[[str], None] = lambda _text: None,
+    letters_at_once: int = LETTERS_AT_ONCE,
 ) -> Purged:
-    """Delete the letters that are chosen, and that are there when it begins.
+    """Delete the selected letters that exist when the purge begins.
 
     Args:
-        engine: a database at our version.
-        choice: which letters.
-        on_progress: told after each transaction how many are deleted.
-        say: told why it waits.
+        engine: a database at the current schema version.
+        letter_filter: which letters.
+        on_progress: called after each transaction with the number of letters deleted so far.
+        notify: called with the reason whenever the purge has to wait.
+        letters_at_once: letters selected at a time.
 
     Raises:
-        DatabaseError: the database cannot serve; what was deleted stays deleted.
+        DatabaseError: the database failed; letters deleted before stay deleted.
     """
     require_current(engine)
-    pace = Throttle(engine)
+    throttle = Throttle(engine)
     with read_transaction(engine) as connection:
         until = table.last_id(connection)
-    after = gone = 0
+    after = purged = 0
     while True:
         with read_transaction(engine) as connection:
-            ids = table.next_ids(connection, choice, after, until, LETTERS_AT_ONCE)
+            ids = table.next_ids(connection, letter_filter, after, until, letters_at_once)
         if not ids:
             break
         after = ids[-1]
         while ids:
-            pace.wait(lambda obstacle: say(_words(obstacle)))
-            with pace.transaction() as turn:
-                done = 0
-                while ids and (not done or turn.may_go_on()):
-                    part, ids = ids[: table.NAMED_AT_ONCE], ids[table.NAMED_AT_ONCE :]
-                    done += table.purge(turn.connection, choice, part)
-            gone += done
-            on_progress(gone)
+            throttle.wait(lambda obstacle: notify(_description(obstacle)))
+            with throttle.transaction() as turn:
+                deleted = 0
+                while ids and (not deleted or turn.may_go_on()):
+                    part, ids = ids[:NAMED_AT_ONCE], ids[NAMED_AT_ONCE:]
+                    deleted += table.purge(turn.connection, letter_filter, part)
+            purged += deleted
+            on_progress(purged)
     with read_transaction(engine) as connection:
-        return Purged(gone, table.purged_of_v3(connection))
+        return Purged(purged, table.count_purged_v3_letters(connection))
 
 
-def _words(obstacle: Obstacle | None) -> str:
-    return "going on" if obstacle is None else obstacle.reason
+def _description(obstacle: Obstacle | None) -> str:
+    return "continuing" if obstacle is None else obstacle.reason

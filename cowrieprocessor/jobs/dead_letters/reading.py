@@ -1,7 +1,7 @@
-"""What dead letters hold when they are read again with today's program and settings.
+"""Reads dead letters again with the current program and settings.
 
-Each is read by the reader of the loaders, so that several events in a damaged stretch are each taken. Which of the
-events are stored already is asked when they are written.
+Letters are read with the loaders' reader, so that each of several events in a damaged byte range is found. Events
+already stored are looked up later, when they are written.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from typing import cast
 
 import orjson
 
-from cowrieprocessor.db.dead_letters import positions as places
-from cowrieprocessor.db.dead_letters.positions import LogOfLetter
-from cowrieprocessor.db.dead_letters.statements import StoredLetter, stored_event
+from cowrieprocessor.db.dead_letters import positions
+from cowrieprocessor.db.dead_letters.positions import SourceLog
+from cowrieprocessor.db.dead_letters.statements import StoredLetter, event_payload
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
-from cowrieprocessor.jobs.dead_letters.source_bytes import Connect, LetterBytes, Stays, is_cut, payload_of, range_of
+from cowrieprocessor.jobs.dead_letters.source_bytes import (
+    MAX_RANGE_BYTES,
+    Connect,
+    LetterBytes,
+    Stays,
+    is_cut,
+    payload_of,
+    range_of,
+)
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.reading.log_stream import READ_SIZE, LogStream
 from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
@@ -32,46 +40,46 @@ TOO_LONG = "still backfill: the stored payload is over 2 MiB"
 
 _SEPARATORS = b" \t\r,[]"
 _ANY_LENGTH = 1 << 62
-_BEHIND = b"\n{"
-"""The next line and the next object: where whatever is damaged ends at the latest."""
+_TERMINATOR = b"\n{"
+"""Start of the next line and object, which ends any damaged value at the latest."""
 
 
 @dataclass(slots=True)
 class NewValues:
-    """Values of a log at least one of which is an event now, or none of which is left.
+    """Values read from a letter: at least one of them is an event, or there are none.
 
     Attributes:
         letter: the dead letter.
-        log: the log it came from; None where v3 loaded it.
-        place: what rows of the log carry.
-        values: what the reader makes of the bytes.
+        log: the log that it came from; None if v3 loaded it.
+        source_key: source columns of the log's rows.
+        values: the values.
         reader: the reader, at their end.
-        end_line: 0-based number of the line on which they end.
-        keeps_place: whether the place of the letter may be free; beside a line that v3 stored it is not.
+        end_line: number of the line on which they end, from 0.
+        keeps_offset: whether the letter's offset may be free; it is not where v3 stored the line.
     """
 
     letter: StoredLetter
-    log: LogOfLetter | None
-    place: Place
+    log: SourceLog | None
+    source_key: SourceKey
     values: list[Value]
     reader: ValueReader
     end_line: int
-    keeps_place: bool = True
+    keeps_offset: bool = True
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes the values have."""
+        """Size of the values in bytes."""
         return sum(value.end - value.start for value in self.values)
 
 
 @dataclass(slots=True)
 class StoredAlready:
-    """An event that is stored, of which only what belongs beside it is missing.
+    """An event already stored, for which only derived rows are missing.
 
     Attributes:
         letter: the dead letter.
-        event: the event; None where nothing is missing.
-        by_backfill: whether the backfill refused it, so that attributes and commands of its session are missing too.
+        event: the event; None if nothing is missing.
+        by_backfill: whether the backfill refused it, so that session attributes and commands are missing, too.
     """
 
     letter: StoredLetter
@@ -80,7 +88,7 @@ class StoredAlready:
 
     @property
     def size_bytes(self) -> int:
-        """How many characters the event has."""
+        """Size of the event in characters."""
         return len(self.event.payload) if self.event else 0
 
 
@@ -91,15 +99,16 @@ class LetterReader:
     """Reads dead letters again.
 
     Args:
-        connect: opens a transaction for reading.
-        settings: the limits of today.
+        connect: opens a read transaction.
+        settings: the current limits.
+        max_range_bytes: maximum byte range of a letter, unless a single event may be larger.
     """
 
-    def __init__(self, connect: Connect, settings: Settings) -> None:
+    def __init__(self, connect: Connect, settings: Settings, *, max_range_bytes: int = MAX_RANGE_BYTES) -> None:
         self._connect = connect
         self._settings = settings
-        self._bytes = LetterBytes(connect, settings)
-        self._places: dict[str, list[Place]] = {}
+        self._bytes = LetterBytes(connect, settings, max_range_bytes=max_range_bytes)
+        self._source_keys: dict[str, list[SourceKey]] = {}
 
     def __enter__(self) -> LetterReader:
         """Return the reader itself."""
@@ -108,99 +117,100 @@ class LetterReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the log that is open."""
+        """Close the open log."""
         self._bytes.__exit__(kind, error, trace)
 
     def read(self, letter: StoredLetter) -> Readable:
-        """Return what a letter holds now.
+        """Return what can be stored from a letter.
 
         Raises:
-            Stays: it holds nothing that could be stored, or its bytes cannot be had.
+            Stays: nothing can be stored, or the bytes are not available.
         """
-        facts = letter.metadata
-        if isinstance(facts.get("raw_event_id"), int):
-            return self._refused_by_backfill(letter)
-        if isinstance(facts.get("byte_start"), int) and isinstance(facts.get("byte_end"), int):
-            return self._without_file(letter) if facts.get("event_stored") is True else self._of_ours(letter)
-        return self._of_v3(letter)
+        metadata = letter.metadata
+        if isinstance(metadata.get("raw_event_id"), int):
+            return self._read_backfilled(letter)
+        if isinstance(metadata.get("byte_start"), int) and isinstance(metadata.get("byte_end"), int):
+            return self._read_file_event(letter) if metadata.get("event_stored") is True else self._read_v4(letter)
+        return self._read_v3(letter)
 
-    def _of_ours(self, letter: StoredLetter) -> NewValues:
-        """Return the values of what our loaders refused."""
+    def _read_v4(self, letter: StoredLetter) -> NewValues:
+        """Return the values in a byte range that v4's loaders refused."""
         raw, log = self._bytes.of(letter)
         start, _ = range_of(letter)
-        brackets = len(raw) - len(raw.lstrip(_SEPARATORS))  # they were kept to show what is behind them
+        brackets = len(raw) - len(raw.lstrip(_SEPARATORS))  # the letter keeps them as context
         line = int(letter.metadata.get("line", 1)) - 1
         values, reader = self._values(raw, start - brackets, line)
         log = log or self._bytes.log_of(letter, raw)
-        return NewValues(letter, log, log.place, values, reader, line + raw.count(b"\n"))
+        return NewValues(letter, log, log.source_key, values, reader, line + raw.count(b"\n"))
 
-    def _without_file(self, letter: StoredLetter) -> StoredAlready:
-        """Return the event of which our loaders stored everything but its file."""
+    def _read_file_event(self, letter: StoredLetter) -> StoredAlready:
+        """Return the stored event whose file v4's loaders refused."""
         if not is_cut(payload_of(letter)):
             raw, _ = self._bytes.of(letter)
-            return StoredAlready(letter, self._event_to_take_up(raw))
+            return StoredAlready(letter, self._event_with_valid_file(raw))
         log = self._bytes.log_of(letter, None, holds_event=True)
         with self._connect() as connection:
-            stored = places.payload_at(connection, log.place, letter.source_offset or 0)
-        return StoredAlready(letter, self._event_to_take_up(_utf8(stored or "")))
+            stored = positions.payload_at(connection, log.source_key, letter.source_offset or 0)
+        return StoredAlready(letter, self._event_with_valid_file(_utf8(stored or "")))
 
-    def _refused_by_backfill(self, letter: StoredLetter) -> StoredAlready:
+    def _read_backfilled(self, letter: StoredLetter) -> StoredAlready:
+        """Return the stored event that the backfill refused."""
         event_id = int(letter.metadata["raw_event_id"])
         with self._connect() as connection:
-            payload = stored_event(connection, event_id, MAX_PAYLOAD_CHARS)
+            payload = event_payload(connection, event_id, MAX_PAYLOAD_CHARS)
             if payload is None:
-                is_there = stored_event(connection, event_id, _ANY_LENGTH) is not None
+                is_there = event_payload(connection, event_id, _ANY_LENGTH) is not None
                 raise Stays(TOO_LONG if is_there else NO_EVENT, f"raw_events {event_id}")
-        return StoredAlready(letter, self._event_to_take_up(_utf8(payload)), by_backfill=True)
+        return StoredAlready(letter, self._event_with_valid_file(_utf8(payload)), by_backfill=True)
 
-    def _of_v3(self, letter: StoredLetter) -> Readable:
-        """Return what a letter of v3 holds: the line that it could not read, or an event that it found suspect.
+    def _read_v3(self, letter: StoredLetter) -> Readable:
+        """Return the contents of a letter of v3: a line that v3 could not read, or an event that it quarantined.
 
-        v3 stored the event as well, so that only one that is not there is new; a line stands in raw_events as
-        `{"malformed": …}`, and stays there.
+        v3 normally stored a quarantined event as well, so it is new only if it is missing. An unreadable line is in
+        raw_events as `{"malformed": …}`, and stays there.
         """
         payload = payload_of(letter)
         malformed = payload.get("malformed")
         is_line = set(payload) == {"malformed"}
         if not payload or letter.source is None or (is_line and not isinstance(malformed, str)):
-            raise Stays(NOTHING_KEPT, "load its log again to take in what it holds")
-        place, stored = self._stored_by_v3(letter)
-        line, keeps_place = letter.source_offset or 0, stored is None
+            raise Stays(NOTHING_KEPT, "load its log again to store its contents")
+        source_key, stored = self._stored_by_v3(letter)
+        line, keeps_offset = letter.source_offset or 0, stored is None
         if is_line:
             values, reader = self._values(_utf8(str(malformed)), 0, line)
-            return NewValues(letter, None, place, values, reader, line, keeps_place)
+            return NewValues(letter, None, source_key, values, reader, line, keeps_offset)
         event = self._event(_utf8(letter.payload))
         if stored is not None and _is_event(stored):
             return StoredAlready(letter, None)
         value = Value(_utf8(event.payload), event.fields, line, 0, 0)
-        return NewValues(letter, None, place, [value], _reader(b"", 0, line, 1), line, keeps_place)
+        return NewValues(letter, None, source_key, [value], _reader(b"", 0, line, 1), line, keeps_offset)
 
-    def _stored_by_v3(self, letter: StoredLetter) -> tuple[Place, str | None]:
-        """Return what rows of a letter's log carry, and the payload that v3 stored for its line."""
+    def _stored_by_v3(self, letter: StoredLetter) -> tuple[SourceKey, str | None]:
+        """Return the source columns of a letter's log, and the payload that v3 stored for its line."""
         source, offset = letter.source or "", letter.source_offset
         with self._connect() as connection:
-            if source not in self._places:
-                self._places[source] = places.places_of(connection, source)
-            known = self._places[source]
-            for place in known if offset is not None else ():
-                payload = places.payload_at(connection, place, offset or 0)
+            if source not in self._source_keys:
+                self._source_keys[source] = positions.source_keys_of(connection, source)
+            source_keys = self._source_keys[source]
+            for source_key in source_keys if offset is not None else ():
+                payload = positions.payload_at(connection, source_key, offset or 0)
                 if payload is not None:
-                    return place, payload
-        return (known[0] if known else Place(source, None, 0)), None
+                    return source_key, payload
+        return (source_keys[0] if source_keys else SourceKey(source, None, 0)), None
 
     def _values(self, raw: bytes, start: int, line: int) -> tuple[list[Value], ValueReader]:
-        """Return the values of some bytes, and the reader behind them.
+        """Return the values in a byte range, and the reader at their end.
 
         Raises:
-            Stays: none of them is an event.
+            Stays: no value is an event.
         """
         reader = _reader(raw, start, line, self._settings.max_value_bytes)
         values = list(reader)
-        pending_bytes = reader.pending_bytes - len(_BEHIND.lstrip())
+        pending_bytes = reader.pending_bytes - len(_TERMINATOR.lstrip())
         if pending_bytes > 0:
-            rest = raw[len(raw) - pending_bytes :]
+            remainder = raw[len(raw) - pending_bytes :]
             unfinished = Refused(REFUSED_NOT_JSON, "its end is missing")
-            values.append(Value(rest, None, reader.line, reader.position, start + len(raw), unfinished))
+            values.append(Value(remainder, None, reader.line, reader.position, start + len(raw), unfinished))
         problems = [refused for value in values if (refused := self._problem(value)) is not None]
         if problems and len(problems) == len(values):
             raise Stays(f"still {problems[0].reason}", problems[0].detail)
@@ -222,8 +232,12 @@ class LetterReader:
             raise Stays(f"still {parsed.reason}", parsed.detail)
         return parsed
 
-    def _event_to_take_up(self, raw: bytes) -> Event:
-        """Return a stored event whose file, if it names one, can be taken up now."""
+    def _event_with_valid_file(self, raw: bytes) -> Event:
+        """Return a stored event; if it names a file, the file can be added now.
+
+        Raises:
+            Stays: it still cannot.
+        """
         event = self._event(raw)
         refused = FileAggregates().add(event) if event.event_type in ORIGINS else None
         if refused is not None:
@@ -231,14 +245,14 @@ class LetterReader:
         return event
 
 
-class _Stretch:
-    """Bytes that are read as they were in their log: something that ends them stands behind."""
+class _ByteRange:
+    """Stream over a byte range as in its log: followed by a terminator."""
 
     is_complete = True
 
     def __init__(self, raw: bytes) -> None:
         pieces = [raw[at : at + READ_SIZE] for at in range(0, len(raw), READ_SIZE)]
-        self._pieces: Iterator[bytes] = iter([*pieces, _BEHIND])
+        self._pieces: Iterator[bytes] = iter([*pieces, _TERMINATOR])
 
     def read(self) -> bytes:
         """Return the next piece, empty at the end."""
@@ -246,7 +260,7 @@ class _Stretch:
 
 
 def _reader(raw: bytes, start: int, line: int, max_value_bytes: int) -> ValueReader:
-    stream = cast(LogStream, _Stretch(raw))  # the reader asks for no more than a stretch has
+    stream = cast(LogStream, _ByteRange(raw))  # implements all that the reader uses
     return ValueReader(stream, position=start, line=line, max_value_bytes=max_value_bytes)
 
 
@@ -255,7 +269,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _is_event(payload: str) -> bool:
-    """Return whether a payload that v3 stored is an event, and not a line that it could not read."""
+    """Return whether a payload stored by v3 is an event, not a line that v3 could not read."""
     try:
         fields = orjson.loads(payload)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
-"""Dead letters read again with today's program and settings: what is an event by now is stored, once.
+"""Replay of dead letters with the current program and settings: letters that are events now are stored once.
 
-Letters are read outside of any transaction and written in short ones, each of which holds its letters, stores their
-events, and resolves them: it can be killed anywhere, and run twice at once or beside loaders.
+Letters are read outside any transaction and written in short ones, each of which locks its letters, stores their
+events and resolves them. A replay can be killed at any point, and can run alongside loaders and other replays.
 """
 
 from __future__ import annotations
@@ -17,44 +17,55 @@ from itertools import accumulate
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import Choice, StoredLetter
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
-from cowrieprocessor.jobs.dead_letters.source_bytes import Stays
-from cowrieprocessor.jobs.dead_letters.writing import RESOLVED, Done, ReplayWriter
-from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.dead_letters.source_bytes import MAX_RANGE_BYTES, Stays
+from cowrieprocessor.jobs.dead_letters.writing import RESOLVED, ReplayWriter, ResolvedLetter
+from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.settings import Settings
 
 JOB = "dead-letters-replay"
-LETTERS_AT_ONCE = 500
-"""Letters in one transaction at most."""
-
-CHARS_AT_ONCE = 4 << 20
-"""Characters of payloads in memory at most, unless one alone is larger."""
-
 KEPT_OUTCOMES = 200
-LAST_WORD_S = 0.2
+FINAL_STATE_TIMEOUT_S = 0.2
+"""How long a stopped replay waits for the write lock to record its end."""
 
 REPLAYED, STORED_ALREADY, STAYS = "replayed", "stored already", "stays"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one letter.
+class ReplayLimits:
+    """Bounds of memory and transactions.
 
     Attributes:
-        id: of the letter.
-        reason: why it was refused once.
-        source: its log; `line` counts from 1.
+        letters_at_once: maximum number of letters in one transaction.
+        chars_at_once: maximum characters of payloads in memory, unless a single one is larger.
+        max_range_bytes: maximum byte range of a letter, unless a single event may be larger.
+    """
+
+    letters_at_once: int = 500
+    chars_at_once: int = 4 << 20
+    max_range_bytes: int = MAX_RANGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Outcome of one letter.
+
+    Attributes:
+        id: id of the letter.
+        reason: why it was refused originally.
+        source: its log.
+        line: its line, from 1.
         state: replayed, stored already, or stays.
-        events: how many events were stored.
-        why: why it stays, in few words.
-        detail: the same in detail.
+        events: number of events stored.
+        why: short reason why it stays.
+        detail: details of that reason.
     """
 
     id: int
@@ -69,14 +80,14 @@ class Outcome:
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What a replay did, or with a dry run would do.
+    """Result of a replay, or of a dry run.
 
     Attributes:
-        letters: how many were read again.
-        counters: what came out of them, by name.
-        stays: letters that stay, by why.
-        outcomes: what became of the first letters.
-        is_dry: whether nothing was written.
+        letters: number of letters read.
+        counters: rows stored, by counter name.
+        stays: number of letters that stay, by short reason.
+        outcomes: outcomes of the first letters.
+        is_dry: whether it was a dry run.
     """
 
     letters: int = 0
@@ -87,11 +98,11 @@ class ReplayResult:
 
     @property
     def resolved(self) -> int:
-        """How many letters are resolved now."""
+        """Number of resolved letters."""
         return self.counters[RESOLVED]
 
-    def note(self, outcome: Outcome) -> None:
-        """Count a letter; of the first ones, keep what became of them."""
+    def add(self, outcome: Outcome) -> None:
+        """Count the outcome of a letter, and keep it if it is among the first ones."""
         self.letters += 1
         if outcome.why is not None:
             self.stays[outcome.why] += 1
@@ -101,145 +112,162 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """How far a replay is: letters read again of how many, and how many of them are resolved."""
+    """Progress of a replay: letters read, of how many, and letters resolved."""
 
     letters: int
     total: int
     resolved: int
 
 
-class _Enough(Exception):
-    """As many letters are resolved as were asked for."""
+class _LimitReached(Exception):
+    """The requested number of letters is resolved."""
 
 
 class _Replay:
-    """One run."""
+    """One run of a replay."""
 
-    def __init__(self, engine: Engine, settings: Settings, choice: Choice, limit: int | None, *, dry: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        letter_filter: LetterFilter,
+        limit: int | None,
+        *,
+        is_dry: bool,
+        limits: ReplayLimits,
+    ) -> None:
         self._engine = engine
         self._settings = settings
-        self._choice = choice
+        self._choice = letter_filter
         self._limit = limit
-        self._dry = dry
-        self._pace = Throttle(engine)
+        self._is_dry = is_dry
+        self._limits = limits
+        self._throttle = Throttle(engine)
         self._ingest_id = uuid.uuid4().hex
-        self._holder = holder.this_process()
+        self._process = process_identity.this_process()
         self._total = 0
         self._has_job = False
-        self.result = ReplayResult(is_dry=dry)
+        self.result = ReplayResult(is_dry=is_dry)
         self.on_progress: Callable[[ReplayProgress], None] = lambda _now: None
-        self.say: Callable[[str], None] = lambda _text: None
+        self.notify: Callable[[str], None] = lambda _text: None
 
     def run(self) -> None:
-        """Go over the letters that wait now; what a replay refuses anew is not its business."""
+        """Replay the letters that are unresolved at the start; letters that the replay itself adds are not read."""
         with read_transaction(self._engine) as connection:
             until = table.last_id(connection)
             self._total = sum(table.count(connection, self._choice).values())
         try:
-            with LetterReader(partial(read_transaction, self._engine), self._settings) as reader:
+            with self._reader() as reader:
                 for letters in self._pages(until):
                     for readable in self._read(reader, letters):
                         while readable:
                             self._write(readable)
                         self.on_progress(ReplayProgress(self.result.letters, self._total, self.result.resolved))
-        except _Enough:
+        except _LimitReached:
             pass
         except KeyboardInterrupt:
-            self._leave_word(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
             raise
         except DatabaseError as error:
-            self._leave_word(FAILED, str(error))
+            self._try_to_record_end(FAILED, str(error))
             raise
         if self._has_job:
             self._end(self._engine, DONE, None)
 
+    def _reader(self) -> LetterReader:
+        connect = partial(read_transaction, self._engine)
+        return LetterReader(connect, self._settings, max_range_bytes=self._limits.max_range_bytes)
+
     def _pages(self, until: int) -> Iterator[list[StoredLetter]]:
-        """Yield the letters that wait, some at a time, in the order of their ids."""
+        """Yield the selected letters up to an id in pages, ordered by id."""
         after = 0
         while True:
             with read_transaction(self._engine) as connection:
-                chosen = table.next_ids(connection, self._choice, after, until, LETTERS_AT_ONCE)
-                if not chosen:
+                selected = table.next_ids(connection, self._choice, after, until, self._limits.letters_at_once)
+                if not selected:
                     return
-                sizes = table.payload_chars(connection, chosen)
-                fitting = (total <= CHARS_AT_ONCE for total in accumulate(sizes.get(one, 0) for one in chosen))
-                ids = chosen[: max(1, sum(fitting))]
+                sizes = table.payload_chars(connection, selected)
+                totals = accumulate(sizes.get(letter_id, 0) for letter_id in selected)
+                fitting = sum(total <= self._limits.chars_at_once for total in totals)
+                ids = selected[: max(1, fitting)]
                 letters = table.read_letters(connection, ids)
             after = ids[-1]
             yield letters
 
     def _read(self, reader: LetterReader, letters: list[StoredLetter]) -> Iterator[deque[Readable]]:
-        """Yield what the letters hold, as much at a time as memory bears; those with nothing to store stay."""
-        found: deque[Readable] = deque()
+        """Yield the readable letters in batches bounded in size; count the others as staying."""
+        batch: deque[Readable] = deque()
         size_bytes = 0
         for letter in letters:
             try:
-                one = reader.read(letter)
+                readable = reader.read(letter)
             except Stays as stays:
-                self.result.note(_outcome(letter, STAYS, why=stays.why, detail=stays.detail))
+                self.result.add(_outcome(letter, STAYS, why=stays.why, detail=stays.detail))
                 continue
-            found.append(one)
-            size_bytes += one.size_bytes
-            if size_bytes > CHARS_AT_ONCE:
-                yield found
+            batch.append(readable)
+            size_bytes += readable.size_bytes
+            if size_bytes > self._limits.chars_at_once:
+                yield batch
                 size_bytes = 0
-        yield found
+        yield batch
 
     def _write(self, readable: deque[Readable]) -> None:
-        """Store letters until the transaction has lasted long enough; they are taken out of `readable`."""
+        """Store letters in one transaction until its time is up, and remove them from `readable`."""
         left = len(readable) if self._limit is None else self._limit - self.result.resolved
         if left <= 0:
-            raise _Enough
-        if self._dry:
+            raise _LimitReached
+        if self._is_dry:
             with read_transaction(self._engine) as connection:
-                writer = ReplayWriter(connection, self._settings, self._ingest_id, dry=True)
-                while readable and len(writer.done) < left:
+                writer = ReplayWriter(connection, self._settings, self._ingest_id, is_dry=True)
+                while readable and len(writer.resolved) < left:
                     writer.add(readable.popleft())
         else:
-            writer = self._write_for_a_moment(readable, left)
+            writer = self._write_transaction(readable, left)
         self.result.counters.update(writer.counters)
-        for done in writer.done:
-            self.result.note(_outcome_of(done))
+        for done in writer.resolved:
+            self.result.add(_outcome_of(done))
 
-    def _write_for_a_moment(self, readable: deque[Readable], left: int) -> ReplayWriter:
-        self._pace.wait(self._say)
-        with self._pace.transaction() as turn:
+    def _write_transaction(self, readable: deque[Readable], left: int) -> ReplayWriter:
+        self._throttle.wait(self._notify)
+        with self._throttle.transaction() as turn:
             lock_all_events(turn.connection)  # a loader may store the same event from another log
-            job = shared_job(turn.connection, JOB, RUNNING)  # of two replays the second waits here
-            held = table.hold_unresolved(turn.connection, [one.letter for one in readable])
+            job = shared_job(turn.connection, JOB, RUNNING)  # serializes concurrent replays
+            locked = table.lock_unresolved(turn.connection, [letter.letter for letter in readable])
             writer = ReplayWriter(turn.connection, self._settings, self._ingest_id)
-            while readable and (not writer.done or turn.may_go_on()) and len(writer.done) < left:
-                one = readable.popleft()
-                if one.letter.id in held:  # else another replay was quicker
-                    writer.add(one)
+            while readable and (not writer.resolved or turn.may_go_on()) and len(writer.resolved) < left:
+                next_readable = readable.popleft()
+                if next_readable.letter.id in locked:  # else another replay resolved it first
+                    writer.add(next_readable)
             writer.finish()
             add_counters(job.counters, writer.counters)
-            job.state, job.reason, job.finished_at, job.cursor = RUNNING, None, None, {"holder": self._holder}
+            job.state, job.reason, job.finished_at, job.cursor = RUNNING, None, None, {"holder": self._process}
             save_job(turn.connection, job)
         self._has_job = True
         return writer
 
-    def _say(self, obstacle: Obstacle | None) -> None:
-        self.say("going on" if obstacle is None else obstacle.reason)
+    def _notify(self, obstacle: Obstacle | None) -> None:
+        self.notify("continuing" if obstacle is None else obstacle.reason)
 
     def _end(self, engine: Engine, state: str, reason: str | None) -> None:
         with write_transaction(engine) as connection:
             job = shared_job(connection, JOB, state)
-            if job.cursor.get("holder") != self._holder:
-                return  # another replay goes on
+            if job.cursor.get("holder") != self._process:
+                return  # another replay is still running
             job.state, job.reason = state, reason
             job.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             save_job(connection, job)
 
-    def _leave_word(self, state: str, reason: str) -> None:
-        """Say in `jobs` why it stopped, if the database listens at once."""
+    def _try_to_record_end(self, state: str, reason: str) -> None:
+        """Record in `jobs` why the replay stopped, if the write lock is free."""
         if not self._has_job:
             return
-        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=LAST_WORD_S)
+        engine = get_engine(
+            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
+        )
         try:
             self._end(engine, state, reason)
         except DatabaseError:
-            return  # what stopped us says more
+            return  # the error that stopped the replay is reported instead
         finally:
             engine.dispose()
 
@@ -247,37 +275,46 @@ class _Replay:
 def replay(
     engine: Engine,
     settings: Settings,
-    choice: Choice | None = None,
+    letter_filter: LetterFilter | None = None,
     *,
     limit: int | None = None,
     dry_run: bool = False,
     on_progress: Callable[[ReplayProgress], None] = lambda _now: None,
-    say: Callable[[str], None] = lambda _text: None,
+    notify: Callable[[str], None] = lambda _text: None,
+    limits: ReplayLimits | None = None,
 ) -> ReplayResult:
-    """Read unresolved dead letters again, store what is an event by now, and resolve them.
+    """Read unresolved dead letters again, store those that are events now, and resolve them.
 
     Args:
-        engine: a database at our version; for a dry run one for reading is enough.
-        settings: the limits of today.
-        choice: which letters; all that wait by default.
-        limit: resolve so many at most; letters that stay do not count.
-        dry_run: write nothing, and say what would be.
-        on_progress: told after each few hundred letters.
-        say: told why it waits.
+        engine: a database at the current schema version; for a dry run it may be read-only.
+        settings: the current limits.
+        letter_filter: which letters; by default all unresolved ones.
+        limit: maximum number of letters to resolve; letters that stay do not count.
+        dry_run: write nothing, and return what a replay would do.
+        on_progress: called every few hundred letters.
+        notify: called with the reason whenever the replay has to wait.
+        limits: bounds of memory and transactions.
 
     Raises:
-        DatabaseError: the database cannot serve; what was committed is kept, the next replay goes on from there.
+        DatabaseError: the database failed; committed work is kept, and the next replay continues from there.
     """
     require_current(engine)
-    run = _Replay(engine, settings, replace(choice or Choice(), resolved=False), limit, dry=dry_run)
-    run.on_progress, run.say = on_progress, say
+    run = _Replay(
+        engine,
+        settings,
+        replace(letter_filter or LetterFilter(), resolved=False),
+        limit,
+        is_dry=dry_run,
+        limits=limits or ReplayLimits(),
+    )
+    run.on_progress, run.notify = on_progress, notify
     run.run()
     return run.result
 
 
-def _outcome_of(done: Done) -> Outcome:
-    state = STORED_ALREADY if done.known and not done.events else REPLAYED
-    return _outcome(done.letter, state, events=done.events)
+def _outcome_of(resolved: ResolvedLetter) -> Outcome:
+    state = STORED_ALREADY if resolved.known and not resolved.events else REPLAYED
+    return _outcome(resolved.letter, state, events=resolved.events)
 
 
 def _outcome(

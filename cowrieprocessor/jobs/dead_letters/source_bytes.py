@@ -1,4 +1,4 @@
-"""The bytes of dead letters: in the letter itself, or of a large one in the log that it came from."""
+"""The bytes of dead letters: from the letter itself, or from its log if the letter is too large to keep them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dead_letters import positions as places
-from cowrieprocessor.db.dead_letters.positions import LogOfLetter
+from cowrieprocessor.db.dead_letters import positions
+from cowrieprocessor.db.dead_letters.positions import SourceLog
 from cowrieprocessor.db.dead_letters.statements import StoredLetter
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.logs.identity import identity_of
 from cowrieprocessor.loader.reading.discovery import logs_there
@@ -27,8 +27,8 @@ from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.sanitize import inert_cut, restore
 from cowrieprocessor.settings import Settings
 
-MAX_STRETCH_BYTES = 8 << 20
-"""What one dead letter may cover at most, unless a single event may be larger: memory is bounded."""
+MAX_RANGE_BYTES = 8 << 20
+"""Maximum byte range of a dead letter, unless a single event may be larger; bounds memory."""
 
 _SHOWN_CHARS = 300
 _FIRST_OBJECTS = 20
@@ -36,18 +36,18 @@ _FIRST_OBJECTS = 20
 NOT_THERE = "its log cannot be read any more"
 CHANGED = "its log holds other bytes there now"
 NO_LOG = "it cannot be told which log it came from"
-TOO_MUCH = "it covers more than a replay takes in at once"
+TOO_LARGE = "it covers more than a replay takes in at once"
 NO_BYTES = "it holds no bytes"
 
 Connect = Callable[[], AbstractContextManager[Connection]]
 
 
 class Stays(Exception):
-    """A letter stays.
+    """A letter cannot be replayed and stays unresolved.
 
     Attributes:
-        why: in few words, to count by.
-        detail: what it is in this case; may be empty.
+        why: short reason, by which letters are counted.
+        detail: details of this letter; may be empty.
     """
 
     def __init__(self, why: str, detail: str) -> None:
@@ -57,18 +57,20 @@ class Stays(Exception):
 
 
 class LetterBytes:
-    """Gives the bytes of letters; a log is kept open, because the next letter most often lies behind in it.
+    """Returns the bytes of letters; keeps a log open, because the next letter usually lies further on in it.
 
     Args:
-        connect: opens a transaction for reading.
-        settings: the limits.
+        connect: opens a read transaction.
+        settings: the current limits.
+        max_range_bytes: maximum byte range of a letter, unless a single event may be larger.
     """
 
-    def __init__(self, connect: Connect, settings: Settings) -> None:
+    def __init__(self, connect: Connect, settings: Settings, *, max_range_bytes: int = MAX_RANGE_BYTES) -> None:
         self._connect = connect
         self._settings = settings
+        self._max_range_bytes = max(max_range_bytes, settings.max_value_bytes)
         self._open: LogStream | None = None
-        self._files: dict[Place, list[Path]] = {}
+        self._files: dict[SourceKey, list[Path]] = {}
         self._identities: dict[Path, set[str]] = {}
 
     def __enter__(self) -> LetterBytes:
@@ -78,50 +80,49 @@ class LetterBytes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the log that is open."""
+        """Close the open log."""
         self._close()
 
-    def of(self, letter: StoredLetter) -> tuple[bytes, LogOfLetter | None]:
-        """Return the bytes of a letter of ours, and the log if it was needed to get them.
+    def of(self, letter: StoredLetter) -> tuple[bytes, SourceLog | None]:
+        """Return the bytes of a letter of v4, and its log if the bytes were read from it.
 
         Raises:
-            Stays: they cannot be had, or are not the ones that were refused.
+            Stays: the bytes are not available, or are not the refused ones.
         """
         payload = payload_of(letter)
         if not is_cut(payload):
             return _kept(payload), None
         start, end = range_of(letter)
-        most = max(MAX_STRETCH_BYTES, self._settings.max_value_bytes)
-        if end - start > most:
-            raise Stays(TOO_MUCH, f"{end - start} bytes, at most are {most}; raise max_value_bytes")
+        if end - start > self._max_range_bytes:
+            raise Stays(TOO_LARGE, f"{end - start} bytes, limit {self._max_range_bytes}; raise max_value_bytes")
         stays = _no_log(letter)
-        found: list[LogOfLetter] = []
+        matching: list[SourceLog] = []
         for log in self._candidates(letter, holds_event=False):
             try:
-                raw = self._proven(letter, log, payload)
-            except Stays as why:
-                stays = why
+                raw = self._verified(letter, log, payload)
+            except Stays as error:
+                stays = error
             else:
-                found.append(log)
-        if not found:
+                matching.append(log)
+        if not matching:
             raise stays
-        return raw, self._one_of(letter, found, None)
+        return raw, self._only_log(letter, matching, None)
 
-    def log_of(self, letter: StoredLetter, raw: bytes | None, *, holds_event: bool = False) -> LogOfLetter:
-        """Return the log that a letter of ours came from.
+    def log_of(self, letter: StoredLetter, raw: bytes | None, *, holds_event: bool = False) -> SourceLog:
+        """Return the log that a letter of v4 came from.
 
         Args:
             letter: the dead letter.
-            raw: its bytes, to tell logs apart that went by the same name.
-            holds_event: whether its place holds an event, of which only the file was refused; else it is free.
+            raw: its bytes, to distinguish logs that had the same name.
+            holds_event: whether its offset has an event, of which only the file was refused; else the offset is free.
 
         Raises:
-            Stays: it cannot be told.
+            Stays: the log cannot be determined.
         """
-        return self._one_of(letter, self._candidates(letter, holds_event=holds_event), raw)
+        return self._only_log(letter, self._candidates(letter, holds_event=holds_event), raw)
 
-    def _candidates(self, letter: StoredLetter, *, holds_event: bool) -> list[LogOfLetter]:
-        """Return the logs that went by the letter's name and have its place; one, if events were stored with it."""
+    def _candidates(self, letter: StoredLetter, *, holds_event: bool) -> list[SourceLog]:
+        """Return the logs with the letter's source and offset; only one if events were stored with the letter."""
         generation, offset = letter.metadata.get("generation"), letter.source_offset
         if letter.source is None or offset is None or not isinstance(generation, int):
             return []
@@ -129,37 +130,42 @@ class LetterBytes:
         with self._connect() as connection:
             logs = [
                 log
-                for log in places.logs_of_letter(connection, letter.source, generation, offset, end)
-                if bool(places.taken_offsets(connection, log.place, offset, offset)) is holds_event
+                for log in positions.candidate_logs(connection, letter.source, generation, offset, end)
+                if bool(positions.taken_offsets(connection, log.source_key, offset, offset)) is holds_event
             ]
-            inodes = places.inodes_of_batch(connection, letter.id) if len(logs) > 1 else set()
-        return [log for log in logs if log.place.source_inode in inodes] or logs
+            inodes = positions.inodes_of_batch(connection, letter.id) if len(logs) > 1 else set()
+        return [log for log in logs if log.source_key.source_inode in inodes] or logs
 
-    def _one_of(self, letter: StoredLetter, logs: list[LogOfLetter], raw: bytes | None) -> LogOfLetter:
-        """Return the one log of several that has the letter's bytes in their place."""
+    def _only_log(self, letter: StoredLetter, logs: list[SourceLog], raw: bytes | None) -> SourceLog:
+        """Return the only log that has the letter's bytes at their position."""
         if len(logs) > 1 and raw is not None:
-            logs = [log for log in logs if self._is_in(letter, log, raw)]
+            logs = [log for log in logs if self._has_bytes(letter, log, raw)]
         if len(logs) != 1:
             raise _no_log(letter)
         return logs[0]
 
-    def _is_in(self, letter: StoredLetter, log: LogOfLetter, raw: bytes) -> bool:
+    def _has_bytes(self, letter: StoredLetter, log: SourceLog, raw: bytes) -> bool:
+        """Return whether a log has the bytes of a letter at their position, apart from white space."""
         start, end = range_of(letter)
         kept = raw.strip()
 
-        def fits(there: bytes) -> bool:
-            return bool(there.strip()) and kept.endswith(there.strip())
+        def matches(found: bytes) -> bool:
+            return bool(found.strip()) and kept.endswith(found.strip())
 
-        return self._find(log, start, end, fits)[0] is not None
+        return self._find(log, start, end, matches)[0] is not None
 
-    def _proven(self, letter: StoredLetter, log: LogOfLetter, payload: Mapping[str, Any]) -> bytes:
-        """Return a letter's bytes as a log has them, proven to be the ones that were refused."""
+    def _verified(self, letter: StoredLetter, log: SourceLog, payload: Mapping[str, Any]) -> bytes:
+        """Return a letter's bytes from a log, verified by length and SHA-256.
+
+        Raises:
+            Stays: the log cannot be read, or has other bytes there.
+        """
         start, end = range_of(letter)
 
-        def fits(there: bytes) -> bool:
-            return payload.get("length") == len(there) and payload.get("sha256") == sha256(there).hexdigest()
+        def matches(found: bytes) -> bool:
+            return payload.get("length") == len(found) and payload.get("sha256") == sha256(found).hexdigest()
 
-        raw, error = self._find(log, start, end, fits)
+        raw, error = self._find(log, start, end, matches)
         if raw is None and error is not None:
             raise Stays(NOT_THERE, str(error)) from error
         if raw is None:
@@ -167,14 +173,14 @@ class LetterBytes:
         return raw
 
     def _find(
-        self, log: LogOfLetter, start: int, end: int, fits: Callable[[bytes], bool]
+        self, log: SourceLog, start: int, end: int, matches: Callable[[bytes], bool]
     ) -> tuple[bytes | None, InputError | None]:
-        """Return decompressed bytes of a log that fit, and why no file could be read that holds it.
+        """Return matching decompressed bytes of a log; else None, and the error if no file of the log could be read.
 
-        A log that was rotated since lies beside its old name.
+        A log that was rotated since is in the folder of its old path.
         """
         name = inert_cut(log.current_path, _SHOWN_CHARS)
-        error: InputError | None = InputNotFound(f"{name}: the log is not there, nor beside it under its name")
+        error: InputError | None = InputNotFound(f"{name}: the log is not there, nor a rotated file of it")
         for path in self._files_of(log):
             try:
                 if not self._is_log(path, log):
@@ -183,21 +189,22 @@ class LetterBytes:
             except InputError as unreadable:
                 error = unreadable
                 continue
-            if fits(raw):
-                self._files[log.place] = [path]
+            if matches(raw):
+                self._files[log.source_key] = [path]
                 return raw, None
             error = None
         return None, error
 
-    def _files_of(self, log: LogOfLetter) -> list[Path]:
-        if log.place not in self._files:
-            names = [Path(restore(name)) for name in (log.current_path, log.place.source)]
-            beside = logs_there(names)
-            self._files[log.place] = list(dict.fromkeys([*names, *beside]))
-        return self._files[log.place]
+    def _files_of(self, log: SourceLog) -> list[Path]:
+        """Return the paths at which a log may be: its own, and those of rotated files."""
+        if log.source_key not in self._files:
+            names = [Path(restore(name)) for name in (log.current_path, log.source_key.source)]
+            rotated = logs_there(names)
+            self._files[log.source_key] = list(dict.fromkeys([*names, *rotated]))
+        return self._files[log.source_key]
 
-    def _is_log(self, path: Path, log: LogOfLetter) -> bool:
-        """Return whether a file holds a log, by its first object; before it may stand what was refused once."""
+    def _is_log(self, path: Path, log: SourceLog) -> bool:
+        """Return whether a file contains a log, by the first objects of the file: some may have been refused."""
         if path not in self._identities:
             self._identities[path] = set()
             values = ValueReader(self._stream(path, 0), max_value_bytes=self._settings.max_value_bytes)
@@ -206,12 +213,12 @@ class LetterBytes:
         return log.identity in self._identities[path]
 
     def _read(self, path: Path, start: int, end: int) -> bytes:
-        """Return decompressed bytes of a file, fewer where it is shorter."""
+        """Return decompressed bytes of a file; fewer, or none, if the file is too short."""
         stream = self._stream(path, start)
         has_read = False
         try:
-            there = stream.position + stream.skip(start - stream.position)
-            raw = stream.read_exactly(end - start) if there == start else b""
+            position = stream.position + stream.skip(start - stream.position)
+            raw = stream.read_exactly(end - start) if position == start else b""
             has_read = True
         finally:
             if not has_read or stream.is_stale:
@@ -219,7 +226,7 @@ class LetterBytes:
         return raw
 
     def _stream(self, path: Path, start: int) -> LogStream:
-        """Return a file, open at `start` or before it."""
+        """Return a stream of a file at `start` or before it."""
         if self._open is None or self._open.path != path or self._open.position > start:
             self._close()
             grace_bytes = self._settings.max_ratio_grace_bytes
@@ -233,10 +240,10 @@ class LetterBytes:
 
 
 def payload_of(letter: StoredLetter) -> dict[str, Any]:
-    """Return the payload of a letter.
+    """Return the decoded payload of a letter.
 
     Raises:
-        Stays: it is no JSON object.
+        Stays: the payload is not a JSON object.
     """
     try:
         payload = json.loads(letter.payload)
@@ -248,17 +255,21 @@ def payload_of(letter: StoredLetter) -> dict[str, Any]:
 
 
 def is_cut(payload: Mapping[str, Any]) -> bool:
-    """Return whether a letter of ours keeps only the beginning of its bytes."""
+    """Return whether a letter of v4 keeps only the beginning of its bytes."""
     return "sha256" in payload
 
 
 def range_of(letter: StoredLetter) -> tuple[int, int]:
-    """Return where the bytes of a letter of ours begin and end, in decompressed bytes of its log."""
+    """Return the byte range of a letter of v4 in the decompressed log: start, and end (exclusive)."""
     return int(letter.metadata["byte_start"]), int(letter.metadata["byte_end"])
 
 
 def _kept(payload: Mapping[str, Any]) -> bytes:
-    """Return the bytes that a letter of ours keeps whole."""
+    """Return the complete bytes kept in a letter of v4.
+
+    Raises:
+        Stays: the letter has no readable bytes.
+    """
     if isinstance(kept := payload.get("text"), str):
         return kept.encode("utf-8", "surrogatepass")
     try:

@@ -1,1 +1,1 @@
-"""From version 3 to 4 and back: preflight, backfill, recount, rollback."""
+"""Upgrade from version 3 to 4 and rollback: preflight, backfill, recount, rollback, export of v4-only state."""

@@ -1,7 +1,7 @@
-"""The backfill: what a v3 database's events say about files, sessions and commands, put into the tables of v4.
+"""The backfill: fills v4's tables on files, sessions and commands from the events of a v3 database.
 
-Two jobs, one after the other: files with their hashes, then session attributes and commands. Each goes on where it
-stopped, beside loaders that write; run again, it takes up what an old v3 loader has appended since.
+Two jobs run in sequence: files with their hashes, then session attributes and commands. Each resumes where it stopped,
+and runs alongside loaders; run again, it processes what a v3 loader has appended since.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest import event_scan as stored
+from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_event_id
 from cowrieprocessor.db.jobs import PAUSED, JobRecord, delete_job, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
-from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, BackfillProgress, BackfillRun
+from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
-PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` lets it go on"
+PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` resumes it"
 KINDS = (FilesSlice, SessionsSlice)
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillResult:
-    """What the backfill did, all its runs together.
+    """Both jobs as they ended, with the counters of all runs.
 
     Attributes:
         files: the job that fills `files` and `file_hashes`.
@@ -43,11 +43,11 @@ class BackfillResult:
 
 @dataclass(frozen=True, slots=True)
 class BackfillPlan:
-    """What a backfill would read, by job.
+    """Events that a backfill would read.
 
     Attributes:
-        database_rows: the largest id of raw_events: about how many there are.
-        rows: events that each job has yet to read.
+        database_rows: the largest id of raw_events, about the number of its rows.
+        rows: events left to read, by job.
     """
 
     database_rows: int
@@ -60,21 +60,23 @@ def backfill(
     batch_size: int = BATCH_SIZE,
     throttle: float = 0.0,
     pause_file: Path | None = None,
+    slice_rows: int = SLICE_ROWS,
     on_progress: Callable[[BackfillProgress], None] | None = None,
 ) -> BackfillResult:
-    """Run both jobs to their end.
+    """Run both jobs to completion.
 
     Args:
-        engine: a database at our version.
-        batch_size: rows read at a time; what is written in one transaction is bounded by time instead.
-        throttle: the share of time to rest, 0 to 0.99.
-        pause_file: while this file is there, nothing is written.
-        on_progress: told about every write and every wait.
+        engine: a database at the current schema version.
+        batch_size: rows read at a time; write transactions are bounded by time instead.
+        throttle: share of time to idle, 0 to 0.99.
+        pause_file: nothing is written while this file exists.
+        slice_rows: rows after which a write transaction may end.
+        on_progress: called after every write and on every wait.
 
     Raises:
         MigrationNeeded, SchemaVersionError: the database has to be migrated first.
         JobTaken: another process runs the backfill.
-        DatabaseError: see `write_transaction`; what was committed is kept.
+        DatabaseError: see `write_transaction`; committed work is kept.
     """
     require_current(engine)
     import_pre_release_files(engine)
@@ -84,6 +86,7 @@ def backfill(
             kind,
             Throttle(engine, PAUSE_JOB, paused=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
             batch_size=batch_size,
+            slice_rows=slice_rows,
             on_progress=on_progress,
         ).run()
         for kind in KINDS
@@ -92,11 +95,11 @@ def backfill(
 
 
 def plan(engine: Engine) -> BackfillPlan:
-    """Return what a backfill would read; nothing is written."""
+    """Return the events that a backfill would read; writes nothing."""
     require_current(engine)
     rows: dict[str, int] = {}
     with read_transaction(engine) as connection:
-        target = stored.last_event_id(connection)
+        target = last_event_id(connection)
         for kind in KINDS:
             job = load_job(connection, kind.job)
             last: dict[str, Any] = {} if job is None else job.cursor.get("last") or {}
@@ -104,21 +107,21 @@ def plan(engine: Engine) -> BackfillPlan:
                 rows[kind.job] = max(0, target - int(last.get(ALL_TYPES, 0)))
             else:
                 rows[kind.job] = sum(
-                    stored.count_events_of_type(connection, one, int(last.get(one, 0)), target)
-                    for one in kind.event_types
+                    count_events_of_type(connection, event_type, int(last.get(event_type, 0)), target)
+                    for event_type in kind.event_types
                 )
     return BackfillPlan(target, rows)
 
 
 def pause(engine: Engine) -> None:
-    """Have a backfill, running now or started later, write nothing until `resume`."""
+    """Pause the backfill, whether running or started later, until `resume`."""
     require_current(engine)
     with write_transaction(engine) as connection:
-        save_job(connection, JobRecord(PAUSE_JOB, PAUSED, reason="asked for by `db backfill --pause`"))
+        save_job(connection, JobRecord(PAUSE_JOB, PAUSED, reason="requested by `db backfill --pause`"))
 
 
 def resume(engine: Engine) -> None:
-    """Let a paused backfill go on."""
+    """Resume a paused backfill."""
     require_current(engine)
     with write_transaction(engine) as connection:
         delete_job(connection, PAUSE_JOB)

@@ -1,4 +1,4 @@
-"""What stored events become in the backfill: the same rows, by the same code, as when a loader reads them."""
+"""Aggregates stored events for the backfill, with the loaders' code, so that the rows are the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, Place, StoredEvent
+from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, SourceKey, StoredEvent
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.events import (
     CLIENT_KEX,
@@ -32,18 +32,21 @@ EVENTS_OF_OTHERS = "events_of_other_types"
 EVENTS_OF_OUR_LOADERS = "events_of_our_loaders"
 EVENTS_REFUSED = "events_refused"
 
-_LISTED_CHARS = 64 << 10
+_KEPT_PAYLOAD_CHARS = 64 << 10
 REASON_NOT_JSON = "backfill: the stored payload is not JSON"
 REASON_TOO_LONG = "backfill: the stored payload is over 2 MiB"
 
 
 @dataclass(slots=True)
 class Slice(ABC):
-    """A run of stored events, ready to be written; at most a few hundred, so that a transaction can end between two.
+    """Aggregates of a run of stored events: the unit between which a write transaction can end.
 
     Attributes:
-        last_id: the largest raw_events.id in it.
-        counters: what was read, by reason.
+        now: time of the run, for the rows.
+        last_id: the largest raw_events.id in the slice.
+        values: number of stored events.
+        counters: events by outcome.
+        dead_letters: rows for `LoadingStatements.insert_dead_letters`.
     """
 
     now: str
@@ -56,51 +59,51 @@ class Slice(ABC):
     event_types: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def _take(self, event: Event) -> Refused | None:
-        """Count one event; return why it cannot be taken up."""
+    def _aggregate(self, event: Event) -> Refused | None:
+        """Add one event to the aggregates; return the reason if it is refused."""
 
     @abstractmethod
     def write(self, statements: LoadingStatements) -> None:
-        """Merge the rows into their tables, in the caller's transaction."""
+        """Merge the aggregates into their tables in the caller's transaction."""
 
-    def add(self, row: StoredEvent, ours: Collection[Place], last_id_of_v3: int) -> None:
-        """Add one stored event; what our own loaders wrote is counted already.
+    def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
+        """Add one stored event, unless v4's loaders wrote it and thus aggregated it already.
 
         Args:
             row: the stored event.
-            ours: the logs that our loaders stored.
-            last_id_of_v3: up to this id every row was there before our loaders were.
+            own_logs: the logs that v4's loaders stored.
+            last_v3_id: rows up to this id are v3's.
         """
         self.last_id = row.id
         self.values += 1
         self.counters[EVENTS_READ] += 1
-        if row.id > last_id_of_v3 and row.place in ours:
+        if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
         event = _parsed(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
             return
-        refused = event if isinstance(event, Refused) else self._take(event)
-        if refused is not None and (isinstance(event, Event) or _names_one_of(row, self.event_types)):
+        refused = event if isinstance(event, Refused) else self._aggregate(event)
+        if refused is not None and (isinstance(event, Event) or _may_be_of_type(row, self.event_types)):
             self.counters[EVENTS_REFUSED] += 1
             self.dead_letters.append(_dead_letter(row, refused, self.now))
 
 
 @dataclass(slots=True)
 class FilesSlice(Slice):
-    """File events: rows of `files` and `file_hashes`."""
+    """Aggregates of file events: rows of `files` and `file_hashes`."""
 
     files: FileAggregates = field(default_factory=FileAggregates)
 
     job: ClassVar[str] = "backfill-files"
     event_types: ClassVar[tuple[str, ...]] = tuple(sorted(ORIGINS))
 
-    def _take(self, event: Event) -> Refused | None:
+    def _aggregate(self, event: Event) -> Refused | None:
         return self.files.add(event)
 
     def write(self, statements: LoadingStatements) -> None:
-        """Merge hashes and files, in the order in which the loaders lock them."""
+        """Merge hashes and files, in the lock order of the loaders."""
         statements.merge_hashes(self.files.hash_rows(self.now))
         new = statements.merge_files(self.files.file_rows(), self.now)
         statements.insert_dead_letters(self.dead_letters)
@@ -110,7 +113,7 @@ class FilesSlice(Slice):
 
 @dataclass(slots=True)
 class SessionsSlice(Slice):
-    """Connections, key exchanges, logins and commands: rows of `session_attributes` and `command_stats`."""
+    """Aggregates of connections, key exchanges, logins and commands: `session_attributes` and `command_stats`."""
 
     sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
@@ -123,12 +126,12 @@ class SessionsSlice(Slice):
         SESSION_CONNECT,
     )
 
-    def _take(self, event: Event) -> Refused | None:
+    def _aggregate(self, event: Event) -> Refused | None:
         self.sessions.add(event)
         return None
 
     def write(self, statements: LoadingStatements) -> None:
-        """Merge attributes and commands."""
+        """Merge session attributes and commands."""
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
         statements.insert_dead_letters(self.dead_letters)
@@ -145,15 +148,15 @@ def _parsed(payload: str | None) -> Event | Refused:
     return parse_event(raw, fields, hashed=False)
 
 
-def _names_one_of(row: StoredEvent, event_types: Collection[str]) -> bool:
-    """Return whether a payload that cannot be read may be an event of one of the types."""
+def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:
+    """Return whether an unreadable payload may be an event of one of the types."""
     if row.payload is None:
         return row.long_type in event_types
     return any(event_type in row.payload for event_type in event_types)
 
 
 def _dead_letter(row: StoredEvent, refused: Refused, now: str) -> list[Any]:
-    """Return a row for `LoadingStatements.insert_dead_letters`; the event itself stays where it is."""
+    """Return a row for `LoadingStatements.insert_dead_letters`; the event stays in raw_events."""
     payload = row.payload or ""
     metadata = {"raw_event_id": row.id, "event_stored": True, "detail": refused.detail, "by": "backfill"}
     return [
@@ -161,7 +164,7 @@ def _dead_letter(row: StoredEvent, refused: Refused, now: str) -> list[Any]:
         row.source,
         row.source_offset,
         refused.reason,
-        json.dumps({"text": payload[:_LISTED_CHARS]}, sort_keys=True),
+        json.dumps({"text": payload[:_KEPT_PAYLOAD_CHARS]}, sort_keys=True),
         json.dumps(metadata, sort_keys=True),
         now,
     ]

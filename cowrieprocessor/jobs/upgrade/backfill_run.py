@@ -1,6 +1,6 @@
-"""One job of the backfill, from where it stands to its end: read, tally, write for a moment, rest.
+"""Runs one job of the backfill to completion: read, aggregate, write in a short transaction, rest.
 
-Each write transaction holds the rows and the job's new place, so that it can be killed anywhere and goes on there.
+Each transaction commits the rows together with the job's cursor, so a killed run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.ingest import event_scan as stored
+from cowrieprocessor.db.ingest import event_scan
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import (
     DONE,
@@ -29,35 +29,35 @@ from cowrieprocessor.db.jobs import (
 )
 from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice, Slice
 
 SLICE_ROWS = 250
-"""A transaction can end behind so many rows."""
+"""Rows after which a write transaction may end."""
 
 FIRST_ROWS = 1000
-"""Rows read before it is known how many a transaction writes."""
+"""Rows of the first read, before it is known how many a transaction writes."""
 
-LAST_WORD_S = 0.2
-"""How long a run that was stopped waits for the write lock to say so."""
+FINAL_STATE_TIMEOUT_S = 0.2
+"""How long a stopped run waits for the write lock to record its end."""
 
 ALL_TYPES = ""
-"""Stands in the cursor for all types at once, read in the order of ids."""
+"""Cursor key of a job that reads all types together, in id order."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillProgress:
-    """How far a job of the backfill is.
+    """Progress of a job of the backfill.
 
     Attributes:
         job: backfill-files or backfill-sessions.
         state: running, waiting or paused.
         rows_done: events read by this run.
-        rows_total: events that this run reads; more may be added behind them, which are not its business.
-        rows_per_s: since the run began, pauses left out.
-        eta_s: seconds to go at that rate; None while it is not known.
-        reason: why it waits; None while it works.
+        rows_total: events that this run reads; events stored since it began are not included.
+        rows_per_s: rate since the run began, without pauses.
+        eta_s: seconds left at that rate; None while unknown.
+        reason: why the job waits; None while it works.
     """
 
     job: str
@@ -73,46 +73,49 @@ class BackfillRun:
     """Runs one job.
 
     Args:
-        engine: the database, at our version.
-        kind: what the job makes of events.
-        pace: when it may write.
+        engine: the database, at the current schema version.
+        kind: the job's aggregates.
+        throttle: decides when the job may write.
         batch_size: rows read at a time.
-        on_progress: told after each write, and when the job begins or ends to wait.
-        clock: seconds that only go up.
+        slice_rows: rows after which a write transaction may end.
+        on_progress: called after each write, and when the job starts or stops waiting.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
         self,
         engine: Engine,
         kind: type[FilesSlice] | type[SessionsSlice],
-        pace: Throttle,
+        throttle: Throttle,
         *,
         batch_size: int,
+        slice_rows: int = SLICE_ROWS,
         on_progress: Callable[[BackfillProgress], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._kind = kind
-        self._pace = pace
+        self._throttle = throttle
         self._batch_size = batch_size
+        self._slice_rows = slice_rows
         self._on_progress = on_progress
         self._clock = clock
-        self._holder = holder.this_process()
+        self._holder = process_identity.this_process()
         self._rows_done = 0
         self._rows_total = 0
         self._idle_s = 0.0
         self._idle_since: float | None = None
-        self._began = clock()
+        self._began_at = clock()
         self._record = JobRecord(kind.job, RUNNING)
-        self._ours: Collection[stored.Place] = ()
-        self._last_id_of_v3 = 0
+        self._own_logs: Collection[event_scan.SourceKey] = ()
+        self._last_v3_id = 0
 
     def run(self) -> JobRecord:
-        """Read every event up to the newest one of now, and return the job as it ended.
+        """Process every event up to the newest one at the start, and return the job as it ended.
 
         Raises:
-            JobTaken: another process runs it.
-            DatabaseError: see `write_transaction`; what was committed is kept, the next run goes on there.
+            JobTaken: another process runs the job.
+            DatabaseError: see `write_transaction`; committed work is kept, and the next run resumes there.
         """
         self._begin()
         try:
@@ -120,42 +123,42 @@ class BackfillRun:
                 self._run_stream(event_type)
             self._end(DONE, None)
         except KeyboardInterrupt:
-            self._leave_word(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
             raise
         except JobTaken:
             raise
         except DatabaseError as error:
-            self._leave_word(FAILED, str(error))
+            self._try_to_record_end(FAILED, str(error))
             raise
         return self._record
 
     def _streams(self) -> tuple[str, ...]:
-        """Return what is read one after the other: each type, where they are few; else all together."""
+        """Return the streams to read in sequence: each event type if events are sparse, else all types together."""
         return self._kind.event_types if self._kind is FilesSlice else (ALL_TYPES,)
 
     def _begin(self) -> None:
-        """Take the job, fix the newest event that this run reads, and count what lies before it."""
+        """Claim the job, set the newest event as target of this run, and count the events up to it."""
         with write_transaction(self._engine) as connection:
             before = load_job(connection, self._kind.job, for_update=True)
             if before is not None and before.state not in (DONE, STOPPED, FAILED):
                 other = before.cursor.get("holder") or {}
-                if holder.is_alive(other, before.updated_at):
+                if process_identity.is_alive(other, before.updated_at):
                     raise JobTaken(
-                        f"{self._kind.job}: {holder.describe(other)} is at it; watch it with `cowrieprocessor db "
-                        "status`, or stop that process and repeat the command"
+                        f"{self._kind.job}: {process_identity.describe(other)} is running it; watch it with "
+                        "`cowrieprocessor db status`, or stop that process and repeat the command"
                     )
             last = {} if before is None else dict(before.cursor.get("last") or {})
             self._record = JobRecord(
                 self._kind.job,
                 RUNNING,
-                cursor={"last": last, "target": stored.last_event_id(connection), "holder": self._holder},
+                cursor={"last": last, "target": event_scan.last_event_id(connection), "holder": self._holder},
                 counters={} if before is None else before.counters,
             )
             save_job(connection, self._record)
-            # Whatever lies before the target was committed by now, and with it the log that it came from.
-            self._last_id_of_v3 = stored.last_id_of_v3(connection)
-            if self._target > self._last_id_of_v3:
-                self._ours = stored.own_places(connection)
+            # Events up to the target are committed by now, and so are the logs that they came from.
+            self._last_v3_id = event_scan.last_v3_event_id(connection)
+            if self._target > self._last_v3_id:
+                self._own_logs = event_scan.own_source_keys(connection)
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
                 self._rows_total += self._count(connection, event_type)
@@ -165,7 +168,7 @@ class BackfillRun:
         after, target = self._last(event_type), self._target
         if event_type == ALL_TYPES:
             return max(0, target - after)
-        return stored.count_events_of_type(connection, event_type, after, target)
+        return event_scan.count_events_of_type(connection, event_type, after, target)
 
     @property
     def _target(self) -> int:
@@ -175,92 +178,92 @@ class BackfillRun:
         return int(self._record.cursor["last"].get(event_type, 0))
 
     def _run_stream(self, event_type: str) -> None:
-        """Read about as much as one transaction writes, write it, and so on: others write while we read."""
+        """Process a stream: read about as many rows as one transaction writes, so that others can write meanwhile."""
         rows = FIRST_ROWS
         while slices := self._read(event_type, min(rows, self._batch_size)):
             while slices:
-                self._pace.wait(self._say)
-                self._pace.rest()
+                self._throttle.wait(self._record_obstacle)
+                self._throttle.rest()
                 wrote = self._write(event_type, slices)
                 self._report(None)
-            rows = max(SLICE_ROWS, wrote + SLICE_ROWS)
+            rows = max(self._slice_rows, wrote + self._slice_rows)
 
     def _read(self, event_type: str, limit: int) -> deque[Slice]:
-        """Return the next rows in slices, empty at the end; the payloads are gone by then."""
+        """Return the aggregates of the next rows in slices, empty at the end; payloads are not kept."""
         now = utc_text(dt.datetime.now(dt.UTC))
         slices: deque[Slice] = deque()
         with read_transaction(self._engine) as connection:
             for row in self._rows(connection, event_type, limit):
-                if not slices or slices[-1].values >= SLICE_ROWS:
+                if not slices or slices[-1].values >= self._slice_rows:
                     slices.append(self._kind(now))
-                slices[-1].add(row, self._ours, self._last_id_of_v3)
+                slices[-1].add(row, self._own_logs, self._last_v3_id)
         return slices
 
-    def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[stored.StoredEvent]:
+    def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[event_scan.StoredEvent]:
         after = self._last(event_type)
         if event_type == ALL_TYPES:
-            return stored.events_in_order(connection, after, self._target, limit)
-        return stored.events_of_type(connection, event_type, after, self._target, limit)
+            return event_scan.events_in_order(connection, after, self._target, limit)
+        return event_scan.events_of_type(connection, event_type, after, self._target, limit)
 
     def _write(self, event_type: str, slices: deque[Slice]) -> int:
-        """Write slices, and the place behind them, until the transaction has lasted long enough; return the rows."""
-        asked = self._clock()
+        """Write slices and the cursor after them until the transaction's time is up; return the number of rows."""
+        requested_at = self._clock()
         cursor, counters = dict(self._record.cursor), dict(self._record.counters)
         done = rows = 0
         with write_transaction(self._engine) as connection:
-            began = self._clock()
-            until = began + self._pace.look(connection, began - asked)
-            self._make_sure_it_is_ours(connection)
+            began_at = self._clock()
+            until = began_at + self._throttle.look(connection, began_at - requested_at)
+            self._require_ownership(connection)
             statements = LoadingStatements(connection)
             try:
                 while slices and (not done or self._clock() < until):
-                    one = slices.popleft()
-                    one.write(statements)
-                    rows += one.values
-                    add_counters(counters, one.counters)
+                    slice_ = slices.popleft()
+                    slice_.write(statements)
+                    rows += slice_.values
+                    add_counters(counters, slice_.counters)
                     read_to = int(cursor["last"].get(event_type, 0))
-                    done += one.last_id - read_to if event_type == ALL_TYPES else one.values
-                    cursor["last"] = {**cursor["last"], event_type: one.last_id}
+                    done += slice_.last_id - read_to if event_type == ALL_TYPES else slice_.values
+                    cursor["last"] = {**cursor["last"], event_type: slice_.last_id}
             finally:
                 statements.close()
             cursor["progress"] = self._progress_document(done)
-            save_job(connection, self._with(cursor, counters))
-        self._record = self._with(cursor, counters)
+            save_job(connection, self._record_with(cursor, counters))
+        self._record = self._record_with(cursor, counters)
         self._rows_done += done
-        self._pace.wrote(self._clock() - began)
+        self._throttle.wrote(self._clock() - began_at)
         return rows
 
-    def _with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
+    def _record_with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
         return JobRecord(self._kind.job, RUNNING, cursor, counters, self._record.started_at)
 
-    def _make_sure_it_is_ours(self, connection: Connection) -> JobRecord:
-        """Return the job as it is stored, and refuse to go on where another process has taken it over.
+    def _require_ownership(self, connection: Connection) -> JobRecord:
+        """Return the stored job, locked until the transaction ends, if this process still owns it.
 
         Raises:
-            JobTaken: it has; nothing of this transaction is written.
+            JobTaken: another process has taken it over; this transaction is rolled back.
         """
-        now = load_job(connection, self._kind.job, for_update=True)
-        other = {} if now is None else now.cursor.get("holder") or {}
-        if now is None or other.get("run") != self._holder["run"]:
+        stored = load_job(connection, self._kind.job, for_update=True)
+        other = {} if stored is None else stored.cursor.get("holder") or {}
+        if stored is None or other.get("run") != self._holder["run"]:
             raise JobTaken(
-                f"{self._kind.job}: {holder.describe(other)} has taken it over, or the database was rolled back; "
-                "nothing is lost"
+                f"{self._kind.job}: {process_identity.describe(other)} has taken it over, or the database was "
+                "rolled back; nothing is lost"
             )
-        return now
+        return stored
 
     def _progress_document(self, more: int) -> dict[str, Any]:
-        now = self._progress(RUNNING, None, more)
-        eta_s = None if now.eta_s is None else round(now.eta_s)
+        progress = self._progress(RUNNING, None, more)
+        eta_s = None if progress.eta_s is None else round(progress.eta_s)
         return {
-            "rows_done": now.rows_done,
-            "rows_total": now.rows_total,
-            "rows_per_s": round(now.rows_per_s),
+            "rows_done": progress.rows_done,
+            "rows_total": progress.rows_total,
+            "rows_per_s": round(progress.rows_per_s),
             "eta_s": eta_s,
         }
 
     def _progress(self, state: str, reason: str | None, more: int = 0) -> BackfillProgress:
         done = self._rows_done + more
-        worked_s = self._clock() - self._began - self._idle_s
+        worked_s = self._clock() - self._began_at - self._idle_s
         rate = done / worked_s if worked_s > 0 else 0.0
         eta_s = (self._rows_total - done) / rate if rate > 0 else None
         return BackfillProgress(self._kind.job, state, done, self._rows_total, rate, eta_s, reason)
@@ -270,34 +273,36 @@ class BackfillRun:
             state, reason = (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
             self._on_progress(self._progress(state, reason))
 
-    def _say(self, obstacle: Obstacle | None) -> None:
-        """Report an obstacle or its end, in `jobs` too."""
+    def _record_obstacle(self, obstacle: Obstacle | None) -> None:
+        """Report an obstacle, or with None its end, and record it in `jobs`."""
         now = self._clock()
         if self._idle_since is not None:
             self._idle_s += now - self._idle_since
         self._idle_since = None if obstacle is None else now
         self._report(obstacle)
         with write_transaction(self._engine) as connection:
-            self._make_sure_it_is_ours(connection)
+            self._require_ownership(connection)
             self._record.state, self._record.reason = (
                 (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
             )
             save_job(connection, self._record)
 
     def _end(self, state: str, reason: str | None, engine: Engine | None = None) -> None:
-        """Write how the run ended. The place is left as it is stored: an interrupt may come just behind a commit."""
+        """Record how the run ended; the stored cursor is kept, because an interrupt may come just after a commit."""
         with write_transaction(engine or self._engine) as connection:
-            self._record = self._make_sure_it_is_ours(connection)
+            self._record = self._require_ownership(connection)
             self._record.state, self._record.reason = state, reason
             self._record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             save_job(connection, self._record)
 
-    def _leave_word(self, state: str, reason: str) -> None:
-        """Say in `jobs` why the run stopped, if the database listens at once; without a word the next run sees it."""
-        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=LAST_WORD_S)
+    def _try_to_record_end(self, state: str, reason: str) -> None:
+        """Record in `jobs` why the run stopped, if the write lock is free; else the next run finds the process dead."""
+        engine = get_engine(
+            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
+        )
         try:
             self._end(state, reason, engine)
         except DatabaseError:
-            return  # what stopped us says more
+            return  # the error that stopped the run is reported instead
         finally:
             engine.dispose()

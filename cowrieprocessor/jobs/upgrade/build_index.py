@@ -1,8 +1,8 @@
-"""Builds version 3's second index of raw_events again, in a process of its own that sorts on disk.
+"""Rebuilds version 3's second index on raw_events in a subprocess that sorts on disk.
 
-An index over tens of millions of rows is built by sorting them. The SQLite of pysqlite3 is compiled to sort in memory
-(TEMP_STORE=3), which would take gigabytes; Python's own sorts in files. One process uses one library for one file, so
-another process does it: `python -m cowrieprocessor.jobs.upgrade.build_index FILE LOCK_TIMEOUT_S`.
+Building an index over tens of millions of rows sorts them. pysqlite3's SQLite is compiled to sort in memory
+(TEMP_STORE=3), which would take gigabytes; Python's own library sorts in files. A process must not open a file with two
+SQLite libraries, so a subprocess does it: `python -m cowrieprocessor.jobs.upgrade.build_index FILE LOCK_TIMEOUT_S`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from cowrieprocessor.errors import CowrieProcessorError, DatabaseError
 EXIT_REFUSED = 4
 
 
-def build_elsewhere(path: Path, lock_timeout_s: float) -> None:
-    """Build the index in another process and wait for it. It is there whole, or not at all.
+def build_in_subprocess(path: Path, lock_timeout_s: float) -> None:
+    """Build the index in a subprocess and wait for it; on an error no partial index remains.
 
     Args:
-        path: the database's file, which this process must not write to meanwhile.
+        path: the database file, which this process must not write meanwhile.
         lock_timeout_s: how long to wait for other writers.
 
     Raises:
-        DatabaseError: it could not be built; the message says why.
+        DatabaseError: the index could not be built; the message says why.
     """
-    done = subprocess.run(  # noqa: S603 - ourselves
+    process = subprocess.run(  # noqa: S603 - runs this package
         module_command("jobs.upgrade.build_index", str(path), str(lock_timeout_s)),
         env=module_environment(COWRIEPROC_SQLITE_DRIVER="stdlib"),
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        raise DatabaseError(f"{path}: v3's second index could not be built again, nothing else was changed: {last}")
+    if process.returncode:
+        last_line = (process.stderr.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
+        raise DatabaseError(f"{path}: v3's second index could not be rebuilt, nothing else was changed: {last_line}")
 
 
 def build(path: str, lock_timeout_s: float) -> None:
-    """Build the index with this process's library, if it is not there."""
+    """Build the index with this process's SQLite library, unless it exists."""
     engine = get_engine(path, lock_timeout_s=lock_timeout_s)
     try:
         with write_transaction(engine) as connection:
@@ -55,7 +55,7 @@ def build(path: str, lock_timeout_s: float) -> None:
 
 
 def main() -> int:
-    """Build the index that the command line asks for, and return the exit code."""
+    """Build the index in the database named on the command line, and return the exit code."""
     try:
         build(sys.argv[1], float(sys.argv[2]))
     except CowrieProcessorError as error:

@@ -1,4 +1,4 @@
-"""What an upgrade would meet and do, found out without changing a byte."""
+"""Preflight of an upgrade: inspects a database and estimates the upgrade without changing a byte."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseInUse, D
 from cowrieprocessor.jobs.maintenance.atomic_file import SPARE_BYTES, free_bytes
 
 MAX_LOG_BYTES = 256 << 20
-"""How large the backfill lets the log become."""
+"""Maximum size of the write-ahead log during the backfill."""
 
 MIGRATE_S = 1.0
 FILE_EVENTS_PER_S = 5_000
 EVENTS_PER_S = 30_000
-"""How fast the two jobs of the backfill are on a small machine, roughly; the second reads every event."""
+"""Rough rates of the two jobs of the backfill on a small machine; the second reads every event."""
 
-AFFECTED_LIBRARY = (
-    "{library} can corrupt a database when two programs checkpoint it at once; cowrieprocessor keeps its own writers "
-    "apart, other programs' it cannot; `pip install pysqlite3` brings a sound library where there is a wheel"
+WAL_RESET_BUG_WARNING = (
+    "{library} can corrupt a database when two programs checkpoint it at once; cowrieprocessor serializes its own "
+    "writers but not those of other programs; `pip install pysqlite3` installs an unaffected library where there is a "
+    "wheel"
 )
-BESIDE_V3 = (
+V3_WRITER_WARNING = (
     "{holders} may be writing: version 3 uses an SQLite library that can corrupt a database when two programs "
-    "checkpoint it at once; stop it before the backfill, `cowrieprocessor load` goes on where it stopped"
+    "checkpoint it at once; stop it before the backfill, `cowrieprocessor load` continues where it stopped"
 )
-HOLDERS_NOT_KNOWN = (
-    "the system does not tell which other processes have the file open; make sure yourself that no loader of "
-    "version 3 runs"
+OPEN_FILES_UNKNOWN = (
+    "the system does not tell which other processes have the file open; make sure that no loader of version 3 runs"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class DiskNeed:
-    """How much room an upgrade needs beside what is there.
+    """Additional disk space that an upgrade needs.
 
     Attributes:
-        rows_bytes: the new rows and their indexes, from about how many events there are.
-        log_bytes: the write-ahead log, which the backfill lets grow so far.
-        backup_bytes: a backup, if it is made on the same disk.
+        rows_bytes: estimated size of the new rows and their indexes.
+        log_bytes: maximum size of the write-ahead log during the backfill.
+        backup_bytes: size of a backup, if it is made on the same disk.
     """
 
     rows_bytes: int
@@ -57,33 +57,33 @@ class DiskNeed:
 
     @property
     def upgrade_bytes(self) -> int:
-        """What the upgrade itself needs."""
+        """Space needed by the upgrade itself, without a backup."""
         return self.rows_bytes + self.log_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What was found, and what would be done.
+    """State of a database and estimate of its upgrade.
 
     Attributes:
-        database: its name, without any password.
+        database: name of the database, without a password.
         schema_version: None for an empty database.
         needs_migration: whether `db migrate` would change it.
-        library: what reads it, with its version.
+        library: the database library or server and its version.
         wal_reset_bug: whether that library can corrupt a database in WAL mode.
-        size_bytes: the database without its log.
-        wal_bytes: its log; None on a server.
-        file_system: of the file; None where the system does not tell, and on a server.
-        free_bytes: room on its disk; None on a server.
-        writable: whether the file and its folder may be written.
-        holders: other processes that have the file open; None where the system does not tell, and on a server.
+        size_bytes: size of the database without its write-ahead log.
+        wal_bytes: size of the write-ahead log; None on a server.
+        file_system: type of the file's file system; None if unknown, and on a server.
+        free_bytes: free space on the file's disk; None on a server.
+        writable: whether the file and its folder are writable.
+        holders: other processes that have the file open; None if unknown, and on a server.
         in_a_file: whether the database is a file.
-        adds: the tables that are going to be made.
-        work: about how much the backfill has to read.
-        need: how much room that takes.
-        migrate_s: about how long the migration takes.
-        backfill_files_s: about how long the first job of the backfill takes.
-        backfill_sessions_s: about how long the second takes.
+        adds: the tables that the migration creates.
+        work: estimated work of the backfill.
+        need: disk space needed.
+        migrate_s: estimated duration of the migration.
+        backfill_files_s: estimated duration of the first job of the backfill.
+        backfill_sessions_s: estimated duration of its second job.
     """
 
     database: str
@@ -106,28 +106,28 @@ class Preflight:
     backfill_sessions_s: float
 
     def refusals(self, *, beside_v3: bool = False) -> list[DatabaseError]:
-        """Return why the upgrade cannot work; each message says what to do.
+        """Return the reasons why the upgrade cannot run; each message names the remedy.
 
         Args:
-            beside_v3: whoever asks knows that a writer of version 3 goes on.
+            beside_v3: accept that a writer of version 3 keeps running.
         """
         return list(self._refusals(beside_v3=beside_v3)) if self.needs_migration else []
 
     def warnings(self) -> list[str]:
-        """Return what to know before one goes on."""
-        found = []
+        """Return warnings to read before the upgrade."""
+        warnings = []
         if self.wal_reset_bug:
-            found.append(AFFECTED_LIBRARY.format(library=self.library))
+            warnings.append(WAL_RESET_BUG_WARNING.format(library=self.library))
         if self.in_a_file and (self.holders is None or not self.holders.complete):
-            found.append(HOLDERS_NOT_KNOWN)
+            warnings.append(OPEN_FILES_UNKNOWN)
         if self.needs_migration and self.holders is not None and self.holders.writers:
-            found.append(BESIDE_V3.format(holders=name_holders(self.holders.writers)))
-        return found
+            warnings.append(V3_WRITER_WARNING.format(holders=name_holders(self.holders.writers)))
+        return warnings
 
     def _refusals(self, *, beside_v3: bool) -> Iterator[DatabaseError]:
         if not self.writable:
             yield DatabaseReadOnly(
-                f"{self.database}: the file or its folder may not be written; run this as the user that it belongs to"
+                f"{self.database}: the file or its folder is not writable; run this as the user that owns them"
             )
         needed = self.need.upgrade_bytes + SPARE_BYTES
         if self.free_bytes is not None and self.free_bytes < needed:
@@ -138,53 +138,53 @@ class Preflight:
         if self.holders is not None and self.holders.writers and not beside_v3:
             yield DatabaseInUse(
                 f"{self.database}: is open for writing in {name_holders(self.holders.writers)}; stop that, then "
-                "repeat the command, or give --beside-v3 to migrate beside it"
+                "repeat the command, or give --beside-v3 to migrate alongside it"
             )
 
 
 def preflight(engine: Engine) -> Preflight:
-    """Look at a database that is going to be upgraded; no byte of it is changed, and no file made beside it.
+    """Inspect a database before its upgrade, without changing it or creating a file next to it.
 
     Raises:
-        SchemaVersionError: its version cannot be migrated, or its tables are half-made.
-        NotADatabase: the database is another application's.
-        DatabaseError: it is not there, cannot be read, or lies on a network file system.
+        SchemaVersionError: its version cannot be migrated, or its tables are incomplete.
+        NotADatabase: the database belongs to another application.
+        DatabaseError: it does not exist, cannot be read, or is on a network file system.
     """
-    looking = read_only_engine(engine)
+    read_only = read_only_engine(engine)
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None
     if files is not None and path is not None:
         files.require_local_disk(path)
     try:
-        with read_transaction(looking) as connection:
-            return _look(connection, describe(engine), files, path)
+        with read_transaction(read_only) as connection:
+            return _inspect(connection, describe(engine), files, path)
     finally:
-        dispose(looking)
+        dispose(read_only)
 
 
-def _look(connection: Connection, name: str, files: DatabaseFiles | None, path: Path | None) -> Preflight:
+def _inspect(connection: Connection, name: str, files: DatabaseFiles | None, path: Path | None) -> Preflight:
     facts = read_facts(connection, name)
     standing_revision(connection, facts, name)
     storage = dialect_of(connection).storage(connection)
     work = expected_work(connection, facts)
-    needs = can_be_migrated(facts)
+    needs_migration = can_be_migrated(facts)
     return Preflight(
         database=name,
         schema_version=facts.version,
-        needs_migration=needs,
+        needs_migration=needs_migration,
         library=storage.library,
         wal_reset_bug=storage.wal_reset_bug,
         size_bytes=storage.size_bytes,
         wal_bytes=storage.wal_bytes,
         file_system=files.file_system(path) if files is not None and path is not None else None,
         free_bytes=free_bytes(path.parent) if path is not None else None,
-        writable=path is None or all(os.access(one, os.W_OK) for one in (path, path.parent)),
+        writable=path is None or all(os.access(entry, os.W_OK) for entry in (path, path.parent)),
         holders=holders_of(path) if path is not None else None,
         in_a_file=path is not None,
         adds=tuple(tables_to_add(facts)),
         work=work,
         need=DiskNeed(work.new_bytes, MAX_LOG_BYTES if path is not None else 0, storage.size_bytes),
-        migrate_s=MIGRATE_S if needs else 0.0,
+        migrate_s=MIGRATE_S if needs_migration else 0.0,
         backfill_files_s=work.file_events / FILE_EVENTS_PER_S,
         backfill_sessions_s=work.events / EVENTS_PER_S,
     )

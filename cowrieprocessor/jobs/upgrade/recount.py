@@ -1,8 +1,8 @@
-"""The recount: counters and times of sessions, made anew from the events that are stored.
+"""The recount: recomputes counters and times of sessions from the stored events.
 
-v3 added a log's counters again whenever the log was loaded again, counted failed downloads and uploads as downloads,
-never moved a session's beginning earlier, and stored times with an offset as they came. What is stored in raw_events
-is the truth: each row counts once, as our own loaders count it.
+v3 added a log's counters again whenever the log was reloaded, counted failed downloads and uploads as downloads, never
+moved a session's start earlier, and stored times with an offset unconverted. raw_events is the authority: each row
+counts once, as v4's loaders count it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAVE_EVERY_S = 5.0
 
 @dataclass(slots=True)
 class Count:
-    """What the events of one session say."""
+    """Counters and times computed from the events of one session."""
 
     events: int = 0
     commands: int = 0
@@ -49,7 +49,7 @@ class Count:
     last: str | None = None
 
     def add(self, event_type: str | None, moment: str | None) -> None:
-        """Count one event."""
+        """Count one event; `moment` is its time in UTC as text, None if unreadable."""
         self.events += 1
         self.commands += event_type == COMMAND_INPUT
         self.downloads += event_type == FILE_DOWNLOAD
@@ -59,10 +59,10 @@ class Count:
             self.last = max(moment, self.last or moment)
 
     def correction(self, stored: SessionCounters) -> SessionCounters | None:
-        """Return what the session should say, or None where it does, or where no event of it is stored."""
+        """Return the corrected row of the session; None if it is correct, or if no event of it is stored."""
         if not self.events:
             return None
-        right = SessionCounters(
+        corrected = SessionCounters(
             stored.session_id,
             self.events,
             self.commands,
@@ -71,12 +71,20 @@ class Count:
             self.first or stored.first_event_at,
             self.last or stored.last_event_at,
         )
-        return None if right == stored else right
+        return None if corrected == stored else corrected
 
 
 @dataclass(frozen=True, slots=True)
 class RecountProgress:
-    """How far a recount is: sessions looked at, how many there were, how many were wrong, and the rate."""
+    """Progress of a recount.
+
+    Attributes:
+        sessions: sessions checked so far.
+        total: sessions at the start.
+        changed: sessions that were wrong.
+        sessions_per_s: rate of this run.
+        eta_s: seconds left at that rate; None while unknown.
+    """
 
     sessions: int
     total: int
@@ -87,13 +95,13 @@ class RecountProgress:
 
 @dataclass(frozen=True, slots=True)
 class RecountResult:
-    """What a recount did.
+    """Result of a recount.
 
     Attributes:
-        sessions: how many were looked at.
-        changed: how many said something else than their events; with a dry run they still do.
-        without_events: sessions of which no event is stored; they stay as they are.
-        resumed: whether it went on where an earlier run had stopped; the numbers are those of both.
+        sessions: sessions checked.
+        changed: sessions that differed from their events; a dry run leaves them so.
+        without_events: sessions without a stored event, which stay as they are.
+        resumed: whether the run resumed an earlier one; the numbers then cover both.
     """
 
     sessions: int
@@ -104,14 +112,14 @@ class RecountResult:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some sessions, in the order of their ids, and what their events up to `bound` say."""
+    """Sessions ordered by id, with the counts of their events up to the event id `bound`."""
 
     sessions: list[SessionCounters]
     counts: dict[str, Count]
     bound: int
 
     def wrong(self) -> list[int]:
-        """Return the numbers of the sessions that say something else than their events."""
+        """Return the indexes of the sessions that differ from their events."""
         return [
             number
             for number, stored in enumerate(self.sessions)
@@ -119,51 +127,57 @@ class Page:
         ]
 
     def without_events(self, until: int) -> int:
-        """Return how many of the first sessions have no event."""
-        return sum(not self.counts[one.session_id].events for one in self.sessions[:until])
+        """Return how many of the first `until` sessions have no event."""
+        return sum(not self.counts[session.session_id].events for session in self.sessions[:until])
 
 
 class PageReader:
-    """Reads sessions and counts their events, in short transactions."""
+    """Reads sessions and counts their events, in short transactions.
 
-    def __init__(self, reading: TableScan) -> None:
-        self._reading = reading
-        self.rows = RecountRows(reading)
+    Args:
+        scan: the database to read.
+        page_sessions: sessions per page.
+    """
+
+    def __init__(self, scan: TableScan, *, page_sessions: int = PAGE_SESSIONS) -> None:
+        self._scan = scan
+        self._page_sessions = page_sessions
+        self.rows = RecountRows(scan)
 
     def page(self, after: str | None) -> Page | None:
-        """Return the next sessions; None behind the last one."""
-        with self._reading.snapshot() as connection:
-            sessions = self.rows.after(connection, after, PAGE_SESSIONS)
-            bound = largest_event_id(self._reading, connection)
+        """Return the sessions after a session id, None after the last one."""
+        with self._scan.snapshot() as connection:
+            sessions = self.rows.after(connection, after, self._page_sessions)
+            bound = largest_event_id(self._scan, connection)
         return self._counted(sessions, bound) if sessions else None
 
     def of_session(self, session_id: str) -> Page | None:
-        """Return one session; None where it is not there."""
-        with self._reading.snapshot() as connection:
-            stored = self.rows.one(connection, session_id)
-            bound = largest_event_id(self._reading, connection)
+        """Return the page of one session, None if there is no such session."""
+        with self._scan.snapshot() as connection:
+            stored = self.rows.session(connection, session_id)
+            bound = largest_event_id(self._scan, connection)
         return self._counted([stored], bound) if stored else None
 
     def _counted(self, sessions: list[SessionCounters], bound: int) -> Page:
-        counts = {one.session_id: Count() for one in sessions}
+        counts = {session.session_id: Count() for session in sessions}
         first, last = sessions[0].session_id, sessions[-1].session_id
-        for rows in self._reading.walk(self.rows.events(first, last, bound)):
+        for rows in self._scan.walk(self.rows.events(first, last, bound)):
             self.add(counts, rows, None)
         return Page(sessions, counts, bound)
 
     def add(self, counts: dict[str, Count], rows: Sequence[Row], connection: Connection | None) -> None:
-        """Count rows of events."""
+        """Add rows of events to the counts of their sessions; other sessions are ignored."""
         for session_id, event_id, event_type, timestamp in rows:
             count = counts.get(session_id)
             if count is not None:
                 count.add(event_type, self._moment(event_id, timestamp, connection))
 
     def _moment(self, event_id: int, timestamp: str | None, connection: Connection | None) -> str | None:
-        """Return the moment of an event; a number with decimals is read from the payload, the column rounds it."""
+        """Return the time of an event, for a decimal number from the payload, because the column rounds it."""
         if timestamp is None or ":" in timestamp or "." not in timestamp:
             return moment_or_none(timestamp)
         if connection is None:
-            with self._reading.snapshot() as own:
+            with self._scan.snapshot() as own:
                 payload = self.rows.payload(own, event_id)
         else:
             payload = self.rows.payload(connection, event_id)
@@ -176,28 +190,36 @@ def recount(
     session_id: str | None = None,
     dry_run: bool = False,
     on_progress: Callable[[RecountProgress], None] | None = None,
+    page_sessions: int = PAGE_SESSIONS,
+    save_every_s: float = SAVE_EVERY_S,
 ) -> RecountResult:
-    """Make counters and times of sessions what their events say; beside loaders, in short transactions.
+    """Correct counters and times of sessions by their events, in short transactions alongside loaders.
 
-    Killed anywhere, the next run goes on where this one stopped.
+    If killed, the next run resumes where this one stopped.
 
     Args:
-        engine: a database at our version.
-        session_id: only this session.
+        engine: a database at the current schema version.
+        session_id: recount only this session.
         dry_run: count only; nothing is written.
-        on_progress: told after each page of sessions.
+        on_progress: called after each page of sessions.
+        page_sessions: sessions per page.
+        save_every_s: how often the cursor is saved while no session needs a correction.
 
     Raises:
         NotFound: there is no such session.
         MigrationNeeded, SchemaVersionError: the database has to be migrated first.
-        DatabaseError: see `write_transaction`; what was committed is kept.
+        DatabaseError: see `write_transaction`; committed work is kept.
     """
     require_current(engine)
-    with table_scan_of(engine) as reading:
-        run = _Recount(engine, reading, on_progress, dry_run=dry_run, alone=session_id is not None)
+    with table_scan_of(engine) as scan:
+        pages = PageReader(scan, page_sessions=page_sessions)
+        keeps_record = not dry_run and session_id is None
+        run = _Recount(
+            engine, scan, pages, on_progress, dry_run=dry_run, keeps_record=keeps_record, save_every_s=save_every_s
+        )
         if session_id is None:
             return run.all_sessions()
-        page = run.pages.of_session(session_id)
+        page = pages.of_session(session_id)
         if page is None:
             raise NotFound(f"session {session_id!r}: not in the database; `sessions list` shows those that are")
         run.take(page)
@@ -205,33 +227,36 @@ def recount(
 
 
 class _Recount:
-    """One run."""
+    """One run of the recount."""
 
     def __init__(
         self,
         engine: Engine,
-        reading: TableScan,
+        scan: TableScan,
+        pages: PageReader,
         on_progress: Callable[[RecountProgress], None] | None,
         *,
         dry_run: bool,
-        alone: bool,
+        keeps_record: bool,
+        save_every_s: float,
     ) -> None:
-        self.pages = PageReader(reading)
+        self._pages = pages
         self._engine = engine
-        self._reading = reading
+        self._scan = scan
         self._on_progress = on_progress
         self._dry_run = dry_run
-        self._keeps_record = not (dry_run or alone)
-        self._pace = Throttle(engine)
-        self._began = self._saved_at = time.monotonic()
+        self._keeps_record = keeps_record
+        self._save_every_s = save_every_s
+        self._throttle = Throttle(engine)
+        self._began_at = self._saved_at = time.monotonic()
         self._done_before = self._total = 0
         self._resumed = False
         self._record = JobRecord(JOB, RUNNING, counters={"sessions": 0, "changed": 0, "without_events": 0})
 
     def all_sessions(self) -> RecountResult:
-        """Take every session, from where an earlier run stopped."""
-        with self._reading.snapshot() as connection:
-            self._total = self.pages.rows.count_sessions(connection)
+        """Recount every session, resuming an earlier run that did not complete."""
+        with self._scan.snapshot() as connection:
+            self._total = self._pages.rows.count_sessions(connection)
             before = load_job(connection, JOB) if self._keeps_record else None
         if before is not None and before.state != DONE:
             self._resumed = True
@@ -239,7 +264,7 @@ class _Recount:
             self._done_before = int(before.counters.get("sessions", 0))
         self._save()
         try:
-            while page := self.pages.page(self._record.cursor.get("last")):
+            while page := self._pages.page(self._record.cursor.get("last")):
                 self.take(page)
                 self._report()
         except KeyboardInterrupt:
@@ -249,7 +274,7 @@ class _Recount:
         return self.result()
 
     def take(self, page: Page) -> None:
-        """Correct the sessions of a page."""
+        """Correct the wrong sessions of a page and advance the cursor past it."""
         wrong = page.wrong()
         if self._dry_run:
             self._record.counters["changed"] += len(wrong)
@@ -257,54 +282,54 @@ class _Recount:
             return
         done = 0
         while wrong:
-            self._pace.wait(lambda obstacle: None)
+            self._throttle.wait(lambda obstacle: None)
             done = self._write(page, wrong, done)
         self._advance(page, done, len(page.sessions))
-        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+        if time.monotonic() - self._saved_at > self._save_every_s:
             self._save()
 
     def result(self) -> RecountResult:
-        """Return what was done so far, by earlier runs too."""
+        """Return the result so far, including the runs that this one resumed."""
         return RecountResult(**self._record.counters, resumed=self._resumed)
 
     def _write(self, page: Page, wrong: list[int], done: int) -> int:
-        """Correct sessions, and note the place behind them, until the transaction has lasted long enough."""
-        self._pace.rest()
-        asked = time.monotonic()
+        """Correct sessions and save the cursor after them until the transaction's time is up; return the next index."""
+        self._throttle.rest()
+        requested_at = time.monotonic()
         now = utc_text(dt.datetime.now(dt.UTC))
         with write_transaction(self._engine) as connection:
-            began = time.monotonic()
-            until = began + self._pace.look(connection, began - asked)
+            began_at = time.monotonic()
+            until = began_at + self._throttle.look(connection, began_at - requested_at)
             changed = 0
-            number = done
-            while wrong and (number == done or time.monotonic() < until):
-                number = wrong.pop(0)
-                changed += self._correct(connection, page, page.sessions[number].session_id, now)
-                number += 1
+            index = done
+            while wrong and (index == done or time.monotonic() < until):
+                wrong_index = wrong.pop(0)
+                changed += self._correct(connection, page, page.sessions[wrong_index].session_id, now)
+                index = wrong_index + 1
             self._record.counters["changed"] += changed
-            self._advance(page, done, number)
+            self._advance(page, done, index)
             if self._keeps_record:
                 save_job(connection, self._record)
         self._saved_at = time.monotonic()
-        self._pace.wrote(self._saved_at - began)
-        return number
+        self._throttle.wrote(self._saved_at - began_at)
+        return index
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:
-        """Correct one session by what the transaction sees: a loader may have added events since the page was read."""
-        stored = self.pages.rows.one(connection, session_id, to_write=True)
+        """Correct one session by the events that this transaction sees: a loader may have added some to the page's."""
+        stored = self._pages.rows.session(connection, session_id, to_write=True)
         if stored is None:
             return False
-        rises = self._reading.ids_rise_with_commits
-        counts = {session_id: page.counts[session_id] if rises else Count()}
-        rows = self.pages.rows.events_now(connection, session_id, page.bound if rises else 0)
-        self.pages.add(counts, rows, connection)
-        right = counts[session_id].correction(stored)
-        if right is not None:
-            store_counters(connection, right, now)
-        return right is not None
+        only_newer = self._scan.ids_rise_with_commits
+        counts = {session_id: page.counts[session_id] if only_newer else Count()}
+        rows = self._pages.rows.events_now(connection, session_id, page.bound if only_newer else 0)
+        self._pages.add(counts, rows, connection)
+        corrected = counts[session_id].correction(stored)
+        if corrected is not None:
+            store_counters(connection, corrected, now)
+        return corrected is not None
 
     def _advance(self, page: Page, done: int, until: int) -> None:
-        """Move the place to behind the session number `until` - 1 of a page; those before `done` are counted."""
+        """Advance the cursor past the first `until` sessions of a page, of which `done` are counted already."""
         if until > done:
             counters = self._record.counters
             counters["sessions"] += until - done
@@ -318,7 +343,7 @@ class _Recount:
         self._saved_at = time.monotonic()
 
     def _end(self, state: str, reason: str | None) -> None:
-        if state == STOPPED and self._keeps_record:  # the place in memory may be ahead of what was committed
+        if state == STOPPED and self._keeps_record:  # the cursor in memory may be ahead of the committed one
             with read_transaction(self._engine) as connection:
                 self._record = load_job(connection, JOB) or self._record
         self._record.state, self._record.reason = state, reason
@@ -329,7 +354,7 @@ class _Recount:
         if self._on_progress is None:
             return
         counters = self._record.counters
-        elapsed_s = time.monotonic() - self._began
+        elapsed_s = time.monotonic() - self._began_at
         rate = (counters["sessions"] - self._done_before) / elapsed_s if elapsed_s > 0 else 0.0
         eta_s = max(0, self._total - counters["sessions"]) / rate if rate > 0 else None
         self._on_progress(RecountProgress(counters["sessions"], self._total, counters["changed"], rate, eta_s))

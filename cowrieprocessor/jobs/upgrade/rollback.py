@@ -1,4 +1,4 @@
-"""Rolling a database back to version 3: what v4 alone knows is saved first, then v4's tables go."""
+"""Rollback of a database to version 3: exports the v4-only state, then drops v4's tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, select
 
@@ -17,29 +18,29 @@ from cowrieprocessor.db.jobs import PAUSED, RUNNING, WAITING
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
 from cowrieprocessor.db.status import RowCount, count_rows
-from cowrieprocessor.db.upgrade.rollback import BackToV3, Forgotten, restore_v3, way_back
+from cowrieprocessor.db.upgrade.rollback import RemovedRows, SchemaRollback, plan_schema_rollback, restore_v3
 from cowrieprocessor.db.upgrade.v4_state import count_state_rows
 from cowrieprocessor.errors import ConfigurationError, JobTaken
-from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.upgrade.build_index import build_elsewhere
-from cowrieprocessor.jobs.upgrade.state_export import Saved, rows_digest, save_from
+from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.upgrade.build_index import build_in_subprocess
+from cowrieprocessor.jobs.upgrade.state_export import StateExport, export_from, rows_digest
 
 SILENT_FOR_S = 60.0
-"""A job that does not say who runs it, and has said nothing for so long, is taken to be dead."""
+"""A job without a process identity that has not reported for this long is presumed dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class RollbackPlan:
-    """What rolling back would do.
+    """Effect of a rollback.
 
     Attributes:
-        database: its name.
-        needed: whether there is anything to do.
-        drops: the tables that go, with their rows.
-        saves: rows that v4 alone knows, by table.
-        save_to: where they are saved; None where it has to be said.
-        empties_command_stats: whether command_stats, which v3 left empty, is emptied again.
-        adds_index: whether v3's second unique index has to be built again, which takes as long as reading raw_events.
+        database: name of the database.
+        needed: whether the rollback changes anything.
+        drops: the tables to drop, with their numbers of rows.
+        saves: number of v4-only rows to export, by table.
+        save_to: the export file; None if the caller has to name one.
+        empties_command_stats: whether command_stats, which v3 left empty, is emptied.
+        adds_index: whether v3's second unique index is rebuilt, which takes as long as reading raw_events.
     """
 
     database: str
@@ -53,100 +54,100 @@ class RollbackPlan:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """What rolling back did.
+    """Result of a rollback.
 
     Attributes:
-        database: its name.
-        dropped: the tables that went; empty where the database was at version 3 already.
-        saved: the file with what v4 alone knew; None where nothing was to do.
-        forgotten: rows that v4 had put into v3's tables about its own.
-        free_bytes: room in the database's file for new rows; the file itself does not shrink.
+        database: name of the database.
+        dropped: the dropped tables; empty if the database was at version 3 already.
+        saved: the export of the v4-only state; None if there was nothing to do.
+        forgotten: v4's rows that were deleted from v3's tables.
+        free_bytes: space in the database file for new rows; the file does not shrink.
     """
 
     database: str
     dropped: tuple[str, ...]
-    saved: Saved | None
-    forgotten: Forgotten
+    saved: StateExport | None
+    forgotten: RemovedRows
     free_bytes: int
 
 
 def plan(engine: Engine, save_to: Path | None = None) -> RollbackPlan:
-    """Return what `roll_back` would do; nothing is written.
+    """Return what `roll_back` would do; writes nothing.
 
     Raises:
-        JobTaken: a job works on the database.
-        SchemaVersionError: the database is none that can be rolled back.
+        JobTaken: a job is using the database.
+        SchemaVersionError: the database cannot be rolled back.
     """
-    place = save_to or default_save_path(engine)
+    path = save_to or default_save_path(engine)
     with read_transaction(engine) as connection:
-        facts, way = _look(connection, describe(engine))
+        facts, changes = _inspect(connection, describe(engine))
         return RollbackPlan(
             database=describe(engine),
-            needed=way.needed,
-            drops={table: count_rows(connection, table) for table in way.tables},
-            saves=count_state_rows(connection, facts) if way.needed else {},
-            save_to=None if place is None else str(place),
-            empties_command_stats=way.empties_command_stats,
-            adds_index=way.adds_index,
+            needed=changes.needed,
+            drops={table: count_rows(connection, table) for table in changes.tables},
+            saves=count_state_rows(connection, facts) if changes.needed else {},
+            save_to=None if path is None else str(path),
+            empties_command_stats=changes.empties_command_stats,
+            adds_index=changes.adds_index,
         )
 
 
 def roll_back(
     engine: Engine, save_to: Path | None = None, *, on_step: Callable[[str], None] | None = None
 ) -> RolledBack:
-    """Save what v4 alone knows, verify the file, and bring the database back to version 3 in one transaction.
+    """Export the v4-only state, verify the file, and roll the database back to version 3 in one transaction.
 
-    What is saved is compared with the database again under the write lock, so that nothing is lost that was written
-    meanwhile. Killed at any point, the database is wholly v4 or wholly v3.
+    The export is compared with the database again under the write lock, so that no concurrent write is lost. If killed
+    at any point, the database is entirely v4 or v3.
 
     Args:
         engine: the database.
-        save_to: the file; nothing may be there. Beside the database by default, where that is a file.
-        on_step: told what is done next, in words.
+        save_to: the export file, which must not exist; by default next to the database file.
+        on_step: called with a description of each step before it begins.
 
     Raises:
-        ConfigurationError: there is no place beside the database: `save_to` has to be given.
-        JobTaken: a job works on the database; nothing was changed.
-        SaveFailed: the file cannot be written; nothing was changed.
-        SchemaVersionError: the database is none that can be rolled back.
+        ConfigurationError: the database is not a file, so `save_to` has to be given.
+        JobTaken: a job is using the database; nothing was changed.
+        SaveFailed: the export file cannot be written; nothing was changed.
+        SchemaVersionError: the database cannot be rolled back.
         DatabaseError: see `write_transaction`; nothing was changed.
     """
     database = describe(engine)
-    say = on_step or (lambda _: None)
+    notify = on_step or (lambda _: None)
     with read_transaction(engine) as connection:
-        facts, way = _look(connection, database)
-        if not way.needed:
-            return RolledBack(database, (), None, Forgotten(0, 0), 0)
+        facts, changes = _inspect(connection, database)
+        if not changes.needed:
+            return RolledBack(database, (), None, RemovedRows(0, 0), 0)
         path = save_to or default_save_path(engine)
         if path is None:
-            raise ConfigurationError(f"{database}: there is no place beside it; say with --save where to save")
-        say(f"saving what version 4 alone knows into {path}")
-        saved = save_from(connection, facts, database, path)
-    _build_index_ahead(engine, way, path, say)
+            raise ConfigurationError(f"{database}: is not a file; name the file to save to with --save")
+        notify(f"saving what version 4 alone knows into {path}")
+        saved = export_from(connection, facts, database, path)
+    _build_index_ahead(engine, changes, path, notify)
     with write_transaction(engine) as connection:
-        kept = False
+        is_done = False
         try:
             dialect_of(connection).hold_migration_lock(connection)
-            facts, way = _look(connection, database)
-            if not way.needed:  # another process has done it meanwhile
-                return RolledBack(database, (), None, Forgotten(0, 0), 0)
-            definitions_of(connection).keep_others_out(connection, way.tables)
+            facts, changes = _inspect(connection, database)
+            if not changes.needed:  # another process rolled it back meanwhile
+                return RolledBack(database, (), None, RemovedRows(0, 0), 0)
+            definitions_of(connection).keep_others_out(connection, changes.tables)
             if rows_digest(connection, facts) != saved.rows_sha256:
-                say("saving again what was written meanwhile")
+                notify("saving again, because rows were written meanwhile")
                 path.unlink()
-                saved = save_from(connection, facts, database, path)
-            say(_step(way))
-            forgotten = restore_v3(connection, facts, way)
+                saved = export_from(connection, facts, database, path)
+            notify(f"dropping {len(changes.tables)} tables of version 4")
+            removed = restore_v3(connection, facts, changes)
             free_bytes = dialect_of(connection).reusable_bytes(connection)
-            kept = True
+            is_done = True
         finally:
-            if not kept:
+            if not is_done:
                 path.unlink(missing_ok=True)
-    return RolledBack(database, way.tables, saved, forgotten, free_bytes)
+    return RolledBack(database, changes.tables, saved, removed, free_bytes)
 
 
 def default_save_path(engine: Engine) -> Path | None:
-    """Return a new name beside the database's file; None where there is no such file."""
+    """Return a new path next to the database file, None if the database is not a file."""
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
     if database is None:
@@ -155,56 +156,53 @@ def default_save_path(engine: Engine) -> Path | None:
     return database.with_name(f"{database.name}.v4-saved-{moment}.jsonl.gz")
 
 
-def _look(connection: Connection, database: str) -> tuple[SchemaFacts, BackToV3]:
-    """Return what is there and the way back, and refuse while a job works on the database."""
+def _inspect(connection: Connection, database: str) -> tuple[SchemaFacts, SchemaRollback]:
+    """Return the existing tables and the changes of a rollback; refuse while a job is using the database."""
     facts = read_facts(connection, database)
-    way = way_back(connection, facts, database)
+    changes = plan_schema_rollback(connection, facts, database)
     if Job.__tablename__ in facts.tables:
-        _refuse_while_working(connection, database)
-    return facts, way
+        _refuse_while_in_use(connection, database)
+    return facts, changes
 
 
-def _refuse_while_working(connection: Connection, database: str) -> None:
-    """Refuse while a job is at work: it would find its tables gone.
+def _refuse_while_in_use(connection: Connection, database: str) -> None:
+    """Refuse while a job is running, because it would find its tables missing.
 
     Raises:
-        JobTaken: one is.
+        JobTaken: a job is running.
     """
-    now = dt.datetime.now(dt.UTC)
     columns = (Job.name, Job.state, Job.cursor, Job.updated_at)
     for job in connection.execute(select(*columns).where(Job.state.in_([RUNNING, WAITING, PAUSED])).order_by(Job.name)):
-        who = (job.cursor or {}).get("holder") if isinstance(job.cursor, dict) else None
-        if who:
-            working = holder.is_alive(who, job.updated_at)
-            by = f" ({holder.describe(who)})"
-        elif job.state == PAUSED:
-            continue  # only the wish that a backfill pauses
-        else:
-            working = (now - job.updated_at).total_seconds() < SILENT_FOR_S
-            by = ""
-        if working:
+        holder = (job.cursor or {}).get("holder") if isinstance(job.cursor, dict) else None
+        if _is_at_work(job.state, holder, job.updated_at):
+            by = f" ({process_identity.describe(holder)})" if holder else ""
             raise JobTaken(
                 f"{database}: the job {job.name} works on it{by}; stop it, then repeat the command (if it was killed, "
-                "wait for some minutes); nothing was changed"
+                "wait a few minutes); nothing was changed"
             )
 
 
-def _build_index_ahead(engine: Engine, way: BackToV3, saved: Path, say: Callable[[str], None]) -> None:
-    """Build v3's second index of a file before anything is dropped; an index more is no harm to version 4."""
+def _is_at_work(state: str, holder: dict[str, Any] | None, updated_at: dt.datetime) -> bool:
+    """Return whether a job that has not ended may still be running."""
+    if holder:
+        return process_identity.is_alive(holder, updated_at)
+    if state == PAUSED:
+        return False  # only the request to pause the backfill
+    return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
+
+
+def _build_index_ahead(engine: Engine, changes: SchemaRollback, export: Path, notify: Callable[[str], None]) -> None:
+    """Build v3's second index on a database file before anything is dropped; version 4 works with it, too."""
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
-    if not way.adds_index or database is None:
+    if not changes.adds_index or database is None:
         return
-    say("building v3's second index again, which reads all of raw_events; writers wait")
+    notify("rebuilding v3's second index, which reads all of raw_events; writers wait")
     dispose(engine)
-    built = False
+    is_built = False
     try:
-        build_elsewhere(database, options_of(engine).lock_timeout_s)
-        built = True
+        build_in_subprocess(database, options_of(engine).lock_timeout_s)
+        is_built = True
     finally:
-        if not built:
-            saved.unlink(missing_ok=True)
-
-
-def _step(way: BackToV3) -> str:
-    return f"dropping {len(way.tables)} tables of version 4"
+        if not is_built:
+            export.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What v4 alone knows, in a file of its own: written before a roll back, taken in after a later migration.
+"""Export of v4-only state across a rollback: written before it, imported after a later migration.
 
-The file is gzip; each line is JSON: a header, then one row a line with its table, then an end line with the number of
-rows by table and the SHA-256 of everything before it. A file without its end line was not written to the end.
+The file is gzip-compressed JSON lines: a header, one line per row with its table, and an end line with the number of
+rows by table and the SHA-256 of all preceding lines. A file without its end line is incomplete.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ FORMAT_VERSION = 1
 PRIVATE = 0o600
 MAX_LINE_BYTES = 64 << 20
 PROPAGATED_AT_ONCE = 2_000
-"""Rows of `files` that one transaction looks at."""
+"""Rows of `files` that one transaction checks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """A file of saved knowledge.
+class StateExport:
+    """Summary of an export file.
 
     Attributes:
         path: the file.
-        rows: how many rows of each table it holds; a table without any is left out.
-        size_bytes: its size.
-        rows_sha256: of all rows as they are written, so that two can be compared.
-        database: the database it was saved from.
-        saved_at: when.
+        rows: number of rows by table; a table without any is left out.
+        size_bytes: size of the file.
+        rows_sha256: SHA-256 of all row lines, for comparison with another export.
+        database: name of the exported database.
+        saved_at: time of the export.
     """
 
     path: str
@@ -59,18 +59,18 @@ class Saved:
     saved_at: dt.datetime
 
     def summary(self) -> str:
-        """Return what it holds, in one line."""
+        """Return the contents in one line."""
         return f"{_counted(self.rows)} in {self.path} ({self.size_bytes:,} bytes)"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedState:
-    """What taking in a file did.
+    """Result of an import.
 
     Attributes:
-        path: the file.
-        tables: by table: rows added, merged into what was there, or known already.
-        files_updated: rows of `files` that got the verdict or size of their hash.
+        path: the export file.
+        tables: by table, the rows added, updated or known already.
+        files_updated: rows of `files` that received the verdict or size of their hash.
     """
 
     path: str
@@ -78,32 +78,32 @@ class ImportedState:
     files_updated: int
 
     def summary(self) -> str:
-        """Return what was taken in, in one line."""
+        """Return the result in one line."""
         parts = [
-            f"{name}: {one.added:,} added, {one.updated:,} updated, {one.known:,} known"
-            for name, one in self.tables.items()
+            f"{name}: {merged.added:,} added, {merged.updated:,} updated, {merged.known:,} known"
+            for name, merged in self.tables.items()
         ]
-        return f"{'; '.join(parts) or 'nothing to take in'}; rows of files brought up to date: {self.files_updated:,}"
+        return f"{'; '.join(parts) or 'nothing to import'}; rows of files updated: {self.files_updated:,}"
 
 
-def save(engine: Engine, path: Path) -> Saved:
-    """Write what v4 alone knows into a new file that only we may read, and verify it.
+def export_state(engine: Engine, path: Path) -> StateExport:
+    """Export the v4-only state into a new file that only its owner can read, and verify it.
 
     Args:
-        engine: a database at version 4, also one that has only the plan's `files` table.
-        path: the file; nothing may be there.
+        engine: a database at version 4, or with a pre-release `files` table.
+        path: the file, which must not exist.
 
     Raises:
-        SaveFailed: the file is there already, or cannot be written.
+        SaveFailed: the file exists already, or cannot be written.
         DatabaseError: the database cannot be read.
     """
     with read_transaction(engine) as connection:
         facts = read_facts(connection, describe(engine))
-        return save_from(connection, facts, describe(engine), path)
+        return export_from(connection, facts, describe(engine), path)
 
 
-def save_from(connection: Connection, facts: SchemaFacts, database: str, path: Path) -> Saved:
-    """Write what one transaction sees; see `save`."""
+def export_from(connection: Connection, facts: SchemaFacts, database: str, path: Path) -> StateExport:
+    """Export the state that one transaction sees; see `export_state`."""
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -114,93 +114,98 @@ def save_from(connection: Connection, facts: SchemaFacts, database: str, path: P
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
     except FileExistsError:
-        raise SaveFailed(f"{path}: is there already; name a file that is not with --save") from None
+        raise SaveFailed(f"{path}: exists already; name a new file with --save") from None
     except OSError as error:
         raise _cannot_write(path, error) from error
-    written = False
+    is_complete = False
     try:
         with os.fdopen(descriptor, "wb") as raw:
             _write(raw, header, _lines(connection, facts))
             raw.flush()
             os.fsync(raw.fileno())
         _sync_folder(path)
-        saved = read_saved(path)
-        written = True
+        export = read_export(path)
+        is_complete = True
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
-        if not written:
+        if not is_complete:
             path.unlink(missing_ok=True)
-    return saved
+    return export
 
 
 def rows_digest(connection: Connection, facts: SchemaFacts) -> str:
-    """Return what `Saved.rows_sha256` of a file would be that were written now."""
+    """Return the `rows_sha256` of an export made now."""
     digest = hashlib.sha256()
     for _, line in _lines(connection, facts):
         digest.update(line)
     return digest.hexdigest()
 
 
-def read_saved(path: Path) -> Saved:
-    """Read a file of saved knowledge to its end, and return what it holds.
+def read_export(path: Path) -> StateExport:
+    """Read and verify an export file completely, and return its summary.
 
     Raises:
         InputNotFound: no such file.
-        BadSavedFile: it is cut off, was altered, or is something else; the message says where.
+        BadSavedFile: the file is truncated, altered, or not an export; the message says where.
     """
-    reader = _SavedFile(path)
+    reader = _ExportReader(path)
     for _ in reader.rows():
         pass
-    return reader.saved()
+    return reader.summary()
 
 
-def take_in(
-    engine: Engine, path: Path, *, on_progress: Callable[[dict[str, Merged]], None] | None = None
+def import_state(
+    engine: Engine,
+    path: Path,
+    *,
+    on_progress: Callable[[dict[str, Merged]], None] | None = None,
+    propagated_at_once: int = PROPAGATED_AT_ONCE,
 ) -> ImportedState:
-    """Merge a file of saved knowledge into a database at version 4; what is newer there stays.
+    """Merge an export file into a database at version 4; newer data in the database is kept.
 
-    It may be repeated, and may come before or after the backfill, beside loaders. Nothing is written before the file
-    has been read to its end and found to be whole.
+    The import is idempotent, and may run before or after the backfill and alongside loaders. Nothing is written before
+    the file has been read completely and verified.
 
     Args:
         engine: the database.
         path: the file.
-        on_progress: called after each transaction with what has been merged by then, by table.
+        on_progress: called after each transaction with the rows merged so far, by table.
+        propagated_at_once: rows of `files` that one transaction checks.
 
     Raises:
-        InputNotFound, BadSavedFile: see `read_saved`.
+        InputNotFound, BadSavedFile: see `read_export`.
         MigrationNeeded, SchemaVersionError: the database is not at version 4.
-        DatabaseError: see `write_transaction`; what was committed is kept, and taking in again completes it.
+        DatabaseError: see `write_transaction`; committed work is kept, and another import completes it.
     """
     require_current(engine)
-    expected = read_saved(path)
+    expected = read_export(path)
     merged: dict[str, Merged] = {}
     files_updated = 0
-    reader = _SavedFile(path)
+    reader = _ExportReader(path)
     for name, rows in _grouped(reader.rows()):
         with write_transaction(engine) as connection:
             merged[name] = merged.get(name, Merged()) + merge(connection, name, rows)
         if name == HASHES.name:
-            files_updated += _propagate(engine, [row["sha256"] for row in rows])
+            files_updated += _propagate(engine, [row["sha256"] for row in rows], propagated_at_once)
         if on_progress is not None:
             on_progress(dict(merged))
-    if reader.saved().rows_sha256 != expected.rows_sha256:
-        raise BadSavedFile(f"{path}: was changed while it was taken in; take in the right one")
+    if reader.summary().rows_sha256 != expected.rows_sha256:
+        raise BadSavedFile(f"{path}: was changed during the import; import the right file again")
     return ImportedState(str(path), merged, files_updated)
 
 
-def _propagate(engine: Engine, hashes: list[str]) -> int:
-    """Bring the rows of `files` with these hashes up to date, in transactions of a bounded size."""
+def _propagate(engine: Engine, hashes: list[str], rows_at_once: int) -> int:
+    """Update the rows of `files` with these hashes in transactions of bounded size; return their number."""
     waiting = [(sha256, 0) for sha256 in reversed(hashes)]
     updated = 0
     while waiting:
-        room = PROPAGATED_AT_ONCE
+        left = rows_at_once
         with write_transaction(engine) as connection:
-            while waiting and room > 0:
+            while waiting and left > 0:
                 sha256, after_id = waiting.pop()
-                looked_at, changed, next_id = propagate(connection, sha256, after_id, room)
-                room -= looked_at + 1
+                checked, changed, next_id = propagate(connection, sha256, after_id, left)
+                left -= checked + 1
                 updated += changed
                 if next_id is not None:
                     waiting.append((sha256, next_id))
@@ -208,7 +213,7 @@ def _propagate(engine: Engine, hashes: list[str]) -> int:
 
 
 def _grouped(rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield runs of rows of one table, at most ROWS_AT_ONCE each."""
+    """Yield runs of consecutive rows of one table, at most ROWS_AT_ONCE each."""
     group: list[Row] = []
     current = ""
     for name, row in rows:
@@ -222,6 +227,7 @@ def _grouped(rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, list[Row]]]
 
 
 def _lines(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str, bytes]]:
+    """Yield table name and line of each row to export."""
     for name, row in state_rows(connection, facts):
         yield name, _line([name, as_json(row)])
 
@@ -231,21 +237,22 @@ def _line(document: object) -> bytes:
 
 
 def _write(raw: IO[bytes], header: dict[str, Any], lines: Iterator[tuple[str, bytes]]) -> None:
+    """Write header, row lines and end line, compressed."""
     digest = hashlib.sha256()
     counts: Counter[str] = Counter()
-    with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed:
+    with gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as compressed:
         first = _line(header)
         digest.update(first)
-        packed.write(first)
+        compressed.write(first)
         for name, line in lines:
             digest.update(line)
-            packed.write(line)
+            compressed.write(line)
             counts[name] += 1
-        packed.write(_line({"end": True, "rows": counts, "sha256": digest.hexdigest()}))
+        compressed.write(_line({"end": True, "rows": counts, "sha256": digest.hexdigest()}))
 
 
-class _SavedFile:
-    """One pass over a file of saved knowledge."""
+class _ExportReader:
+    """Reads and verifies an export file in one pass."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -255,20 +262,20 @@ class _SavedFile:
         self._size_bytes = 0
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield each row with its table; at the end the whole file has been found to be as it was written.
+        """Yield each row with its table; once exhausted, the whole file is verified.
 
         Raises:
-            InputNotFound, BadSavedFile: see `read_saved`.
+            InputNotFound, BadSavedFile: see `read_export`.
         """
-        with self._open() as raw, gzip.GzipFile(fileobj=raw, mode="rb") as packed:
+        with self._open() as raw, gzip.GzipFile(fileobj=raw, mode="rb") as lines:
             try:
-                yield from self._checked(packed)
+                yield from self._verified_rows(lines)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise self._bad(f"is damaged or cut off ({error})") from error
+                raise self._error(f"is damaged or truncated ({error})") from error
 
-    def saved(self) -> Saved:
-        """Return what the pass found."""
-        return Saved(
+    def summary(self) -> StateExport:
+        """Return the summary of the file, after all rows were read."""
+        return StateExport(
             path=str(self._path),
             rows={name: self._counts[name] for name in V4_STATE if self._counts[name]},
             size_bytes=self._size_bytes,
@@ -283,64 +290,67 @@ class _SavedFile:
         except FileNotFoundError:
             raise InputNotFound(f"{self._path}: no such file; name the one that `db rollback` wrote") from None
         except OSError as error:
-            raise self._bad(f"cannot be read ({error.strerror})") from error
+            raise self._error(f"cannot be read ({error.strerror})") from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise self._bad("is no regular file")
+            raise self._error("is not a regular file")
         self._size_bytes = status.st_size
         return os.fdopen(descriptor, "rb")
 
-    def _checked(self, packed: gzip.GzipFile) -> Iterator[tuple[str, Row]]:
+    def _verified_rows(self, lines: gzip.GzipFile) -> Iterator[tuple[str, Row]]:
         digest = hashlib.sha256()
         number = 0
-        while line := packed.readline(MAX_LINE_BYTES):
+        while line := lines.readline(MAX_LINE_BYTES):
             number += 1
             document = self._document(line, number)
             if number == 1:
                 self._check_header(document)
             elif isinstance(document, dict) and document.get("end") is True:
-                if document != {"end": True, "rows": dict(self._counts), "sha256": digest.hexdigest()}:
-                    raise self._bad("is not as it was written: rows are missing or were altered")
-                if packed.read(1):
-                    raise self._bad("goes on behind its end")
+                self._check_end(document, digest.hexdigest(), lines)
                 return
             else:
                 yield self._row(document, number)
                 self._rows_digest.update(line)
             digest.update(line)
-        raise self._bad("is cut off: its last line is missing")
+        raise self._error("is truncated: its last line is missing")
+
+    def _check_end(self, document: dict[str, Any], sha256: str, lines: gzip.GzipFile) -> None:
+        if document != {"end": True, "rows": dict(self._counts), "sha256": sha256}:
+            raise self._error("was altered: rows are missing or changed")
+        if lines.read(1):
+            raise self._error("continues after its end line")
 
     def _document(self, line: bytes, number: int) -> Any:
         try:
             return json.loads(line)
         except (ValueError, RecursionError):
-            raise self._bad(f"line {number} is not JSON") from None
+            raise self._error(f"line {number} is not JSON") from None
 
     def _check_header(self, document: Any) -> None:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise self._bad("is no file of saved knowledge")
+            raise self._error("is not an export of version 4 state")
         if document.get("format_version") != FORMAT_VERSION:
-            raise self._bad("was written by a newer release; use that one")
+            raise self._error("was written by a newer release; use that one")
         try:
             dt.datetime.fromisoformat(str(document.get("saved_at")))
         except ValueError:
-            raise self._bad("has a damaged header") from None
+            raise self._error("has a damaged header") from None
         self._header = {"database": "", **document}
 
     def _row(self, document: Any, number: int) -> tuple[str, Row]:
         if not isinstance(document, list) or len(document) != 2 or not isinstance(document[0], str):
-            raise self._bad(f"line {number} is no row")
+            raise self._error(f"line {number} is not a row")
         name = document[0]
         try:
             row = from_json(name, document[1])
         except ValueError as error:
-            raise self._bad(f"line {number}: {error}") from error
+            raise self._error(f"line {number}: {error}") from error
         self._counts[name] += 1
         return name, row
 
-    def _bad(self, what: str) -> BadSavedFile:
-        return BadSavedFile(f"{self._path}: {what}; nothing of it is trusted, name the file that `db rollback` wrote")
+    def _error(self, problem: str) -> BadSavedFile:
+        return BadSavedFile(f"{self._path}: {problem}; the file is not trusted, name the one that `db rollback` wrote")
 
 
 def _counted(rows: dict[str, int]) -> str:
@@ -354,7 +364,7 @@ def _cannot_write(path: Path, error: OSError) -> SaveFailed:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the new name survive a power cut."""
+    """Flush the folder, so that the new file survives a power failure."""
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -25,7 +25,7 @@ def check_sample(reading: TableScan) -> CounterCheck:
     for start in range(0, len(sampled), _AT_ONCE):
         for session_id in sampled[start : start + _AT_ONCE]:
             with reading.snapshot() as connection:
-                stored = pages.rows.one(connection, session_id)
+                stored = pages.rows.session(connection, session_id)
                 if stored is None or stored.event_count > MAX_EVENTS:
                     continue
                 count = Count()

@@ -105,9 +105,9 @@ class GapDetector:
     def remember(self, seen: SeenFile) -> None:
         """Remember a log that has no path any more: it was overwritten, or is only held open."""
         displaced = seen.displaced()
-        before = self._remembered.get(displaced.place) or self._known.get(displaced.place)
+        before = self._remembered.get(displaced.file_key) or self._known.get(displaced.file_key)
         if before is None or before.bytes_seen <= displaced.bytes_seen:
-            self._remembered[displaced.place] = displaced
+            self._remembered[displaced.file_key] = displaced
 
     def was_read(self, log: Log | None) -> None:
         """Take note that a log was read: if something of it was lost, it may be there again."""
@@ -116,7 +116,7 @@ class GapDetector:
 
     def drop(self, foreign: SeenFile) -> None:
         """Forget, with the next write, what another host name knew of a file that is ours now."""
-        self._foreign.add(foreign.place)
+        self._foreign.add(foreign.file_key)
 
     def is_missing(self, now: Mapping[str, SeenFile]) -> bool:
         """Return whether something that was seen is nowhere where it was; `now` is all that is there, by place."""
@@ -165,20 +165,23 @@ class GapDetector:
             if is_decided
             else self._measured([group for group in groups if all(one.olds != group for one in missing)], now, gone)
         )
-        olds = [old if old.place not in now else old.displaced() for group in waiting for old in group]
-        kept = {old.place: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
+        olds = [old if old.file_key not in now else old.displaced() for group in waiting for old in group]
+        kept = {old.file_key: old for old in sorted(olds, key=lambda one: one.bytes_seen)}.values()
         displacing = [now[place] for place in places if place in now]
-        changed = [*self._news(now), *(one for one in displacing if one.tells_as(self._known[one.place]))]
+        changed = [
+            *self._news(now),
+            *(one for one in displacing if one.detects_same_loss_as(self._known[one.file_key])),
+        ]
         if not (groups or changed):
             if self._clock() - self._written_at > WRITE_DOWN_EVERY_S:
                 self.write_down(now)
             return []
-        gaps = self._write(changed, decided, [one for one in kept if self._known.get(one.place) != one], told)
+        gaps = self._write(changed, decided, [one for one in kept if self._known.get(one.file_key) != one], told)
         for one in decided:
             for old in one.olds:
-                if old.place not in now:
-                    self._known.pop(old.place, None)
-        self._known.update({one.place: one for one in kept})
+                if old.file_key not in now:
+                    self._known.pop(old.file_key, None)
+        self._known.update({one.file_key: one for one in kept})
         self._remembered.clear()
         self._found_again.clear()
         return gaps
@@ -192,7 +195,11 @@ class GapDetector:
 
     def _news(self, now: Mapping[str, SeenFile]) -> list[SeenFile]:
         """Return what says more than sizes and times."""
-        return [one for place, one in now.items() if (old := self._known.get(place)) is None or not one.tells_as(old)]
+        return [
+            one
+            for place, one in now.items()
+            if (old := self._known.get(place)) is None or not one.detects_same_loss_as(old)
+        ]
 
     def _measured(
         self, groups: list[tuple[SeenFile, ...]], now: Mapping[str, SeenFile], gone: Collection[SeenFile]
@@ -232,10 +239,10 @@ class GapDetector:
                     gaps.append(Gap(one.olds[0].path, new))
                 if there and one.log and not one.is_empty:
                     lost[one.log] = one.lost()
-            table.forget(connection, {old.place for one in decided for old in one.olds} | self._foreign)
+            table.forget(connection, {old.file_key for one in decided for old in one.olds} | self._foreign)
             table.save(connection, [*changed, *kept, *lost.values()])
         self._foreign.clear()
-        self._known.update({one.place: one for one in changed})
+        self._known.update({one.file_key: one for one in changed})
         for one in decided:
             if one.log:
                 self._lost.pop(one.log, None)
@@ -336,8 +343,8 @@ class GapDetector:
         if old.head_digest is None:
             return False
         digest, _, length = old.head_digest.partition(":")
-        is_first = old.place not in self._asked
-        self._asked.add(old.place)
+        is_first = old.file_key not in self._asked
+        self._asked.add(old.file_key)
         fresh = list(now) if is_first else self._fresh(now)
 
         def begins(stream: LogStream) -> bool:
@@ -384,7 +391,7 @@ def _is_displaced(old: SeenFile, new: SeenFile | None) -> bool:
 
 def _has_no_path(seen: SeenFile) -> bool:
     """Return whether it stands for a log that has gone from its path."""
-    return seen.place != table.place_of(seen.host, Path(seen.path))
+    return seen.file_key != table.file_key_of(seen.host, Path(seen.path))
 
 
 def _extent(seen: SeenFile) -> int:

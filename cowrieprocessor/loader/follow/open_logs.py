@@ -28,7 +28,7 @@ class OpenLog:
     """A log that is open.
 
     Attributes:
-        place: the key of the path under which it was opened.
+        file_key: the key of the path under which it was opened.
         path: that path.
         descriptor: ours alone.
         file_id: device and inode.
@@ -38,7 +38,7 @@ class OpenLog:
         is_named: whether it was found under another path, which is read from now on.
     """
 
-    place: str
+    file_key: str
     path: Path
     descriptor: int
     file_id: FileId
@@ -65,11 +65,11 @@ class OpenLogs:
         self._gone: list[OpenLog] = []
         self._finished: set[FileId] = set()
 
-    def hold(self, place: str, stream: LogStream) -> None:
+    def hold(self, file_key: str, stream: LogStream) -> None:
         """Hold a log that was just read under a path, if it may still be written to."""
         status = stream.status
         file_id = (status.st_dev, status.st_ino)
-        held = self._held.get(place)
+        held = self._held.get(file_key)
         if stream.is_complete:
             self._finished.add(file_id)
             return
@@ -80,17 +80,17 @@ class OpenLogs:
             return  # it is held already, and has no path any more
         if held is not None:
             self._gone.append(held)
-        self._held.pop(place, None)
+        self._held.pop(file_key, None)
         self._make_room()
         try:
             descriptor = os.dup(stream.descriptor)
         except OSError:
             return  # no descriptor is left: it is followed under its path alone
-        self._held[place] = OpenLog(place, stream.path, descriptor, file_id)
+        self._held[file_key] = OpenLog(file_key, stream.path, descriptor, file_id)
 
-    def wants(self, place: str, status: os.stat_result) -> bool:
+    def wants(self, file_key: str, status: os.stat_result) -> bool:
         """Return whether a file is to be held open that is not."""
-        if place in self._held or (status.st_dev, status.st_ino) in self._finished:
+        if file_key in self._held or (status.st_dev, status.st_ino) in self._finished:
             return False
         return time.time() - status.st_mtime < LIVE_S and len(self._held) + len(self._gone) < MAX_HELD
 
@@ -128,9 +128,9 @@ class OpenLogs:
         for held in [one for one in self._gone if one.is_named and one.file_id in read]:
             self.let_go(held)
 
-    def is_held(self, place: str) -> bool:
+    def is_held(self, file_key: str) -> bool:
         """Return whether a log is held open under its path."""
-        return place in self._held
+        return file_key in self._held
 
     def let_go(self, held: OpenLog) -> None:
         """Let a log go that has no path any more."""
@@ -144,8 +144,8 @@ class OpenLogs:
         self._held.clear()
         self._gone.clear()
 
-    def _forget(self, place: str) -> None:
-        os.close(self._held.pop(place).descriptor)
+    def _forget(self, file_key: str) -> None:
+        os.close(self._held.pop(file_key).descriptor)
 
     def _make_room(self) -> None:
         """Keep the number of open files bounded: what has no path goes first, the quietest of it."""
@@ -153,7 +153,7 @@ class OpenLogs:
             if self._gone:
                 self.let_go(min(self._gone, key=lambda one: one.quiet_since))
             else:
-                self._forget(min(self._held.values(), key=lambda one: _mtime_ns(one.descriptor)).place)
+                self._forget(min(self._held.values(), key=lambda one: _mtime_ns(one.descriptor)).file_key)
 
 
 def _size(descriptor: int) -> int:

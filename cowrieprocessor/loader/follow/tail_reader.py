@@ -94,11 +94,11 @@ class TailReader:
             stop=stop,
         )
 
-    def read(self, place: str, path: Path, result: FileResult, *, before: Outcome | None) -> Outcome:
+    def read(self, file_key: str, path: Path, result: FileResult, *, before: Outcome | None) -> Outcome:
         """Store what is new in a file; an archive only when it has not changed for a while.
 
         Args:
-            place: its key.
+            file_key: its key.
             path: where it is.
             result: takes what became of it.
             before: what was seen there before, if anything.
@@ -108,7 +108,7 @@ class TailReader:
             InputError: it cannot be read.
             DatabaseError: the database refused.
         """
-        return self._read(lambda: self._open_settled(path), place, result, before, hold=True)
+        return self._read(lambda: self._open_settled(path), file_key, result, before, hold=True)
 
     def read_held(self, held: OpenLog, result: FileResult) -> SeenFile:
         """Store what is new in a file that is held open and has no path any more.
@@ -117,13 +117,13 @@ class TailReader:
             InputError: it cannot be read.
             DatabaseError: the database refused.
         """
-        return self._read(lambda: self.open_held(held), held.place, result, None, hold=False).seen
+        return self._read(lambda: self.open_held(held), held.file_key, result, None, hold=False).seen
 
-    def hold(self, place: str, path: Path) -> bool:
+    def hold(self, file_key: str, path: Path) -> bool:
         """Hold a file open in which there is nothing new; return False if it went away."""
         try:
             with self.open(path) as stream:
-                self._held.hold(place, stream)
+                self._held.hold(file_key, stream)
         except InputNotFound:
             return False
         except InputError:
@@ -142,7 +142,7 @@ class TailReader:
     def _read(
         self,
         open_stream: Callable[[], LogStream],
-        place: str,
+        file_key: str,
         result: FileResult,
         before: Outcome | None,
         *,
@@ -152,7 +152,7 @@ class TailReader:
         try:
             for _ in range(MAX_TRIES):
                 with open_stream() as stream:
-                    seen = SeenFile(place, result.path, *file_id_of(stream.status), host=self._host)
+                    seen = SeenFile(file_key, result.path, *file_id_of(stream.status), host=self._host)
                     self._reading = (seen, 0 if stream.is_complete else stream.size)
                     grown = before if before is not None and _has_grown(before, stream) else None
                     if before is not None and self._was_overwritten(before.seen, stream):
@@ -171,7 +171,7 @@ class TailReader:
                         self._book.remember(seen)
                         continue
                     if hold:
-                        self._held.hold(place, stream)
+                        self._held.hold(file_key, stream)
                     self._book.was_read(at.log)
                     return Outcome(seen, at.searched, stream.head_digest)
             seen = before.seen if before is not None else seen

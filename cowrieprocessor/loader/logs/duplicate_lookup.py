@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest.stored_events import (
-    Place,
+    SourceKey,
     StoredRow,
     copies_of,
     holds_dead_letter,
@@ -44,12 +44,12 @@ class V3Log:
     """What version 3 stored of a log.
 
     Attributes:
-        place: as its rows in raw_events say it.
+        source_key: as its rows in raw_events say it.
         shift: how much higher the offsets of its rows are than those of the log's values.
         until: the highest source_offset, as the log counts, that version 3 reached.
     """
 
-    place: Place
+    source_key: SourceKey
     shift: int
     until: int
 
@@ -70,7 +70,7 @@ class DuplicateLookup:
 
     def __init__(
         self,
-        log: Place,
+        log: SourceKey,
         identity: str,
         connect: Callable[[], AbstractContextManager[Connection]],
         patience: int,
@@ -88,7 +88,7 @@ class DuplicateLookup:
         self._is_of_v3 = of_v3 is not None
         self._rows = _RowsAhead()
         if of_v3:
-            self._rows.follow(of_v3.place, start - 1 + of_v3.shift, of_v3.shift)
+            self._rows.follow(of_v3.source_key, start - 1 + of_v3.shift, of_v3.shift)
         self._offset = start - 1
         self._misses = 0
         self._seen: dict[str, int] = {}
@@ -116,7 +116,7 @@ class DuplicateLookup:
             return False
         self._misses, self._patience = 0, max(self._patience, PATIENCE)
         if row.identity != self._identity and not (row.identity is None and self._is_of_v3):
-            self._elsewhere[row.place.source] += 1
+            self._elsewhere[row.source_key.source] += 1
         return True
 
     def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
@@ -131,8 +131,8 @@ class DuplicateLookup:
         if self._rows.take_refused(connection, offset):
             return True
         copies = [(place, offset) for place in logs_like(connection, self._identity) if place != self._log]
-        if self._rows.place is not None:
-            copies.append((self._rows.place, offset + self._rows.shift))
+        if self._rows.source_key is not None:
+            copies.append((self._rows.source_key, offset + self._rows.shift))
         return any(holds_dead_letter(connection, place, at, payload) for place, at in dict.fromkeys(copies))
 
     def take_looked_up(self) -> LookedUp:
@@ -165,9 +165,9 @@ class DuplicateLookup:
         if number > _times_stored(copies):
             self._note_new(connection, event, copies)
             return None
-        of_one = [row for row in copies if row.place == self._rows.place] or copies
+        of_one = [row for row in copies if row.source_key == self._rows.source_key] or copies
         row = of_one[min(number, len(of_one)) - 1]
-        self._rows.follow(row.place, row.offset, row.offset - offset)
+        self._rows.follow(row.source_key, row.offset, row.offset - offset)
         return row
 
     def _note_new(self, connection: Connection, event: Event, copies: list[StoredRow]) -> None:
@@ -186,7 +186,7 @@ class _RowsAhead:
     """The rows behind the one that was found last: most often the next event is the next of them."""
 
     def __init__(self) -> None:
-        self.place: Place | None = None
+        self.source_key: SourceKey | None = None
         self._rows: deque[StoredRow] = deque()
         self.shift = 0
         self._last = -1
@@ -194,15 +194,15 @@ class _RowsAhead:
         self._has_more = False
         self._fruitless = 0
 
-    def follow(self, place: Place, offset: int, shift: int) -> None:
+    def follow(self, source_key: SourceKey, offset: int, shift: int) -> None:
         """Go on behind an offset of a log.
 
         Args:
-            place: the log.
+            source_key: the log.
             offset: the source_offset of the row that was found.
             shift: how much higher the offsets of its rows are.
         """
-        self.place, self._last, self.shift = place, offset, shift
+        self.source_key, self._last, self.shift = source_key, offset, shift
         self._rows.clear()
         self._fruitless += 1
         # In a log that was put together from several, the next event is never the next row: then it is tried rarely.
@@ -236,9 +236,9 @@ class _RowsAhead:
             self._rows.popleft()
 
     def _fill(self, connection: Connection) -> None:
-        if self.place is None or not self._has_more or len(self._rows) >= _LOOK_AHEAD:
+        if self.source_key is None or not self._has_more or len(self._rows) >= _LOOK_AHEAD:
             return
-        rows = rows_after(connection, self.place, self._last, self._count)
+        rows = rows_after(connection, self.source_key, self._last, self._count)
         self._has_more = len(rows) == self._count
         self._count = min(2 * self._count, _MOST_ROWS)
         self._rows += rows
@@ -253,5 +253,5 @@ def _times_stored(copies: list[StoredRow]) -> int:
     without an inode under one name, too.
     """
     ours = sum(row.identity is not None for row in copies)
-    of_v3 = Counter(place for place, _ in {(row.place, row.offset) for row in copies if row.identity is None})
+    of_v3 = Counter(place for place, _ in {(row.source_key, row.offset) for row in copies if row.identity is None})
     return ours + max(of_v3.values(), default=0)

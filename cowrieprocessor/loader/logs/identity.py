@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest import log_files as table
-from cowrieprocessor.db.ingest.stored_events import Place, offsets
+from cowrieprocessor.db.ingest.stored_events import SourceKey, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
@@ -213,7 +213,7 @@ class LogIdentifier:
 
     def _new_log(self, connection: Connection, identity: str, generation: int) -> Checkpoint:
         name = _name(self._stream.path)
-        source, source_generation = table.free_place(connection, name, self._stream.inode)
+        source, source_generation = table.free_source(connection, name, self._stream.inode)
         return Checkpoint(
             identity=identity,
             generation=generation,
@@ -270,8 +270,8 @@ def _cursor(row: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
 
 
-def _place(cursor: Checkpoint) -> Place:
-    return Place(cursor.source, cursor.source_inode, cursor.source_generation)
+def _place(cursor: Checkpoint) -> SourceKey:
+    return SourceKey(cursor.source, cursor.source_inode, cursor.source_generation)
 
 
 def _value_hash(value: Value, event: Event | None) -> str:

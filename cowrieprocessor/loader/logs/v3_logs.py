@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.ingest.stored_events import Place, copies_of, offsets
+from cowrieprocessor.db.ingest.stored_events import SourceKey, copies_of, offsets
 from cowrieprocessor.db.ingest.v3_cursors import V3Cursor, cursors
 from cowrieprocessor.events import Event, hash_payload
 from cowrieprocessor.loader.logs.duplicate_lookup import V3Log
@@ -15,7 +15,7 @@ from cowrieprocessor.loader.logs.duplicate_lookup import V3Log
 FirstValue = tuple[int, Event | bytes]
 """source_offset of a value, and the event that it is or else its bytes."""
 
-_NO_LOG = Place("", "", -1)
+_NO_LOG = SourceKey("", "", -1)
 
 
 def find_v3_log(connection: Connection, values: Sequence[FirstValue]) -> V3Log | None:
@@ -29,11 +29,11 @@ def find_v3_log(connection: Connection, values: Sequence[FirstValue]) -> V3Log |
         values: the log's first values.
     """
     known = cursors(connection)
-    votes: Counter[tuple[Place, int]] = Counter()
+    votes: Counter[tuple[SourceKey, int]] = Counter()
     for offset, value in values:
         if isinstance(value, Event):
             rows = copies_of(connection, value, _NO_LOG)
-            votes.update({(row.place, row.offset - offset) for row in rows if row.identity is None})
+            votes.update({(row.source_key, row.offset - offset) for row in rows if row.identity is None})
     if votes:
         most = max(votes.values())
         reached = {
@@ -45,15 +45,15 @@ def find_v3_log(connection: Connection, values: Sequence[FirstValue]) -> V3Log |
         return V3Log(place, shift, until)
     first = _first_hash(values)
     for cursor in known:
-        if first is not None and cursor.first_hash == first and offsets(connection, cursor.place):
-            return V3Log(cursor.place, 0, _reached(connection, cursor.place, known))
+        if first is not None and cursor.first_hash == first and offsets(connection, cursor.source_key):
+            return V3Log(cursor.source_key, 0, _reached(connection, cursor.source_key, known))
     return None
 
 
-def _reached(connection: Connection, place: Place, known: Sequence[V3Cursor]) -> int:
+def _reached(connection: Connection, source_key: SourceKey, known: Sequence[V3Cursor]) -> int:
     """Return the last line that version 3 read of a log: what it stored, and what it passed over behind that."""
-    stored = offsets(connection, place)
-    return max(-1, stored[1] if stored else -1, *(one.last_offset for one in known if one.place == place))
+    stored = offsets(connection, source_key)
+    return max(-1, stored[1] if stored else -1, *(one.last_offset for one in known if one.source_key == source_key))
 
 
 def _first_hash(values: Sequence[FirstValue]) -> str | None:

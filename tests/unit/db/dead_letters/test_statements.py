@@ -1,4 +1,4 @@
-"""The statements about dead letters: which are chosen, and where their values belong."""
+"""Statements on dead letters: selection, and positions of their values."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert
 
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.positions import payload_at, places_of, taken_offsets
-from cowrieprocessor.db.dead_letters.statements import NAMED_AT_ONCE, Choice
+from cowrieprocessor.db.dead_letters.positions import payload_at, source_keys_of, taken_offsets
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest.stored_events import Place
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
 
 
-def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
-    """More ids than a statement may name, most of them of no letter, give those that are there, in order."""
+def test_many_ids_are_looked_up_in_chunks(engine: Engine) -> None:
+    """More ids than one statement may name, most of them missing, return the existing ones in order."""
     with write_transaction(engine) as connection:
         connection.execute(insert(DeadLetterEvent), [{"reason": "r", "payload": {"n": n}} for n in range(1_000)])
     ids = tuple(range(-2 * NAMED_AT_ONCE, 1_200, 2))
     with read_transaction(engine) as connection:
-        choice = Choice(ids=ids)
+        choice = LetterFilter(ids=ids)
         found, after = [], 0
         while part := table.next_ids(connection, choice, after, 901, 130):
             found += part
@@ -28,19 +29,19 @@ def test_many_ids_are_looked_up_in_parts(engine: Engine) -> None:
         assert list(range(2, 901, 2)) == found
         assert {"r": 500} == table.count(connection, choice)
         letters = table.read_letters(connection, found)
-        assert found == [one.id for one in letters]
-        assert {one.id: len(one.payload) for one in letters} == table.payload_chars(connection, found)
+        assert found == [letter.id for letter in letters]
+        assert {letter.id: len(letter.payload) for letter in letters} == table.payload_chars(connection, found)
 
 
-def test_the_names_of_a_log(engine: Engine, tmp_path: Path) -> None:
-    """A path stands for itself, spelled as it is and absolute, with what cannot be stored as escapes."""
+def test_sources_of_a_path(engine: Engine, tmp_path: Path) -> None:
+    """The sources of a path are the path itself, as given and absolute, with unstorable characters escaped."""
     with read_transaction(engine) as connection:
         assert (str(tmp_path / "a"),) == table.sources_of(connection, str(tmp_path / "a"))
         assert {"a\x1b", "a\\x1b", str(Path.cwd() / "a\\x1b")} == set(table.sources_of(connection, "a\x1b"))
 
 
-def test_places_of_a_source_are_found_by_jumping(engine: Engine) -> None:
-    """Each inode and generation of a source is named once, those without an inode too, and no other source's."""
+def test_source_keys_are_found_by_a_skip_scan(engine: Engine) -> None:
+    """Each inode and generation of a source is returned once, also without an inode, and none of another source."""
     rows = [
         (source, inode, generation, offset)
         for source, inode, generation in (
@@ -58,11 +59,11 @@ def test_places_of_a_source_are_found_by_jumping(engine: Engine) -> None:
         values = [dict(zip(columns, row, strict=True)) | {"payload": {"at": row[3]}} for row in rows]
         connection.execute(insert(RawEvent), values)
     with read_transaction(engine) as connection:
-        found = places_of(connection, "/a")
+        found = source_keys_of(connection, "/a")
         assert [("/a", "1", 0), ("/a", "1", 3), ("/a", "22", 0), ("/a", None, 0), ("/a", None, 2)] == found
-        assert [] == places_of(connection, "/c")
-        assert {1, 2, 3} == taken_offsets(connection, Place("/a", None, 2), 1, 9)
+        assert [] == source_keys_of(connection, "/c")
+        assert {1, 2, 3} == taken_offsets(connection, SourceKey("/a", None, 2), 1, 9)
         assert ('{"at": 2}', None) == (
-            payload_at(connection, Place("/a", None, 2), 2),
-            payload_at(connection, Place("/a", "1", 1), 2),
+            payload_at(connection, SourceKey("/a", None, 2), 2),
+            payload_at(connection, SourceKey("/a", "1", 1), 2),
         )

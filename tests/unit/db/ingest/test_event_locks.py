@@ -1,4 +1,4 @@
-"""Who stores the same events takes turns, where a database lets several write at once."""
+"""Loaders of the same sensor-days are serialized where a database allows concurrent writers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.ingest.event_locks import TURNS, lock_all_events, lock_events
+from cowrieprocessor.db.ingest.event_locks import LOCK_COUNT, lock_all_events, lock_events
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.loader.bulk import BulkLoader
@@ -20,22 +20,22 @@ from cowrieprocessor.settings import Settings
 
 @pytest.fixture
 def impatient(db_url: str) -> Iterator[Engine]:
-    """An engine that waits for next to nothing."""
+    """An engine with a lock timeout of almost zero."""
     made = get_engine(db_url, lock_timeout_s=0.05)
     yield made
     dispose(made)
 
 
-def held(connection: Connection) -> int:
-    """Return how many turns are held."""
+def count_locks(connection: Connection) -> int:
+    """Return the number of advisory locks held."""
     query = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
     return int(connection.execute(query).scalar_one())
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
-def test_who_shares_a_sensor_and_a_day_waits(engine: Engine, impatient: Engine) -> None:
-    """Another loader with one sensor on one day waits, one with another sensor or day does not, until the commit."""
+def test_loaders_sharing_a_sensor_day_wait(engine: Engine, impatient: Engine) -> None:
+    """Until the commit, a loader sharing a sensor-day waits; one with other sensors or days does not."""
     with write_transaction(engine) as connection:
         lock_events(connection, [["hp1", "2026-05-01"], ["hp1", "2026-05-02"]])
         with write_transaction(impatient) as other:
@@ -49,19 +49,19 @@ def test_who_shares_a_sensor_and_a_day_waits(engine: Engine, impatient: Engine) 
 @pytest.mark.postgres
 @pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
 def test_the_number_of_locks_is_bounded(engine: Engine) -> None:
-    """However many sensors and days a batch has, whatever they are called, there are so many locks at most."""
+    """Any number of sensor-days, whatever their names, takes at most LOCK_COUNT locks."""
     days = [[f"hp\ud800{number % 7}", f"{number:010}"] for number in range(5000)]
     with write_transaction(engine) as connection:
         lock_events(connection, days)
-        several = held(connection)
+        several = count_locks(connection)
         lock_all_events(connection)
-        assert (TURNS, TURNS) == (several, held(connection))
+        assert (LOCK_COUNT, LOCK_COUNT) == (several, count_locks(connection))
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
-def test_turns_in_any_order_never_block_each_other(engine: Engine) -> None:
-    """Loaders that name their sensors in different orders wait, and none is refused."""
+def test_locks_in_any_order_never_deadlock(engine: Engine) -> None:
+    """Loaders that list their sensors in different orders wait for each other without a deadlock."""
     names = [[f"hp{number}", "2026-05-01"] for number in range(30)]
 
     def load(order: list[list[str]]) -> int:
@@ -75,8 +75,8 @@ def test_turns_in_any_order_never_block_each_other(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
-def test_where_one_writes_at_a_time_there_is_nothing_to_wait_for(engine: Engine) -> None:
-    """SQLite's write lock is the turn."""
+def test_sqlite_needs_no_advisory_locks(engine: Engine) -> None:
+    """On SQLite the write lock suffices."""
     with write_transaction(engine) as connection:
         lock_events(connection, [["hp1", "2026-05-01"]])
         lock_all_events(connection)
@@ -85,7 +85,7 @@ def test_where_one_writes_at_a_time_there_is_nothing_to_wait_for(engine: Engine)
 @pytest.mark.postgres
 @pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
 def test_a_replay_of_dead_letters_waits_for_loaders(engine: Engine, impatient: Engine, tmp_path: Path) -> None:
-    """An event that a loader may just be storing from another log is not stored from a dead letter meanwhile."""
+    """A replay does not store an event while a loader may be storing it from another log."""
     fields = {"eventid": "cowrie.x", "session": "5e55", "sensor": "hp1", "timestamp": "2026-05-01T00:00:00.000001Z"}
     path = tmp_path / "cowrie.json"
     path.write_text("".join(json.dumps(fields | {"message": "x" * size}) + "\n" for size in (10, 5000)))

@@ -1,4 +1,4 @@
-"""A `files` table that another program made from the plan: its rows count, and end as the backfill would make them."""
+"""Import of a pre-release `files` table: its rows count, and end up as the backfill would have made them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from sqlalchemy import Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.upgrade import pre_release_files as planned_files
-from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
+from cowrieprocessor.db.upgrade.pre_release_files import ImportLimits, import_pre_release_files
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -27,8 +26,8 @@ NOW = "2026-05-05 05:05:05"
 SCANNED = "2026-02-02 02:02:02.000000"
 
 
-def planned(path: Path, rows: list[tuple[object, ...]], *more: str) -> Engine:
-    """Return an engine on a migrated database whose planned `files` table had these rows."""
+def with_pre_release_files(path: Path, rows: list[tuple[object, ...]], *more: str) -> Engine:
+    """Return an engine on a migrated database whose pre-release `files` table had these rows."""
     v3_schema.create(path, version="4", planned_files=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in more:
@@ -40,9 +39,9 @@ def planned(path: Path, rows: list[tuple[object, ...]], *more: str) -> Engine:
 
 
 @pytest.fixture
-def of_the_plan(tmp_path: Path) -> Iterator[Engine]:
-    """A planned table as a program may have filled it: times of its own run, hashes as they came, some verdicts."""
-    engine = planned(
+def pre_release(tmp_path: Path) -> Iterator[Engine]:
+    """A pre-release table as a program may have filled it: times of its own run, hashes in any case, some verdicts."""
+    engine = with_pre_release_files(
         tmp_path / "planned.sqlite",
         [
             ("s1", SHA_A.upper(), "y", "http://203.0.113.9/y", NOW, 1, SCANNED, 9, 70, "enriched"),
@@ -58,7 +57,7 @@ def of_the_plan(tmp_path: Path) -> Iterator[Engine]:
 
 
 def hashes(engine: Engine) -> dict[str, tuple[object, ...]]:
-    """Return what file_hashes says that planned rows decide."""
+    """Return the columns of file_hashes that depend on pre-release rows."""
     columns = ("session_count", "vt_malicious", "vt_positives", "enrichment_status", "verdict")
     with read_transaction(engine) as connection:
         rows = connection.execute(select(T["file_hashes"].c.sha256, *(T["file_hashes"].c[name] for name in columns)))
@@ -72,16 +71,16 @@ EXPECTED = {
 }
 
 
-def test_planned_rows_count(of_the_plan: Engine) -> None:
-    """Each hash gets its sessions and the verdict that was given last; what is no hash is left to validate."""
-    assert import_pre_release_files(of_the_plan) == 5
-    assert EXPECTED == hashes(of_the_plan)
+def test_pre_release_rows_count(pre_release: Engine) -> None:
+    """Each hash gets its session count and its latest verdict; a value that is not a hash is left to `db validate`."""
+    assert import_pre_release_files(pre_release) == 5
+    assert EXPECTED == hashes(pre_release)
 
 
-def test_verdicts_reach_all_rows_and_sessions(of_the_plan: Engine) -> None:
-    """All rows of a hash have its verdict afterwards, and a malicious one's sessions are flagged."""
-    import_pre_release_files(of_the_plan)
-    with read_transaction(of_the_plan) as connection:
+def test_verdicts_reach_all_rows_and_sessions(pre_release: Engine) -> None:
+    """All rows of a hash get its verdict, and the sessions of a malicious hash are flagged."""
+    import_pre_release_files(pre_release)
+    with read_transaction(pre_release) as connection:
         rows = connection.execute(
             text("SELECT session_id, shasum, vt_positives, origin FROM files ORDER BY 2, 1")
         ).all()
@@ -96,21 +95,21 @@ def test_verdicts_reach_all_rows_and_sessions(of_the_plan: Engine) -> None:
     assert flagged == ["s1"]
 
 
-def test_once_is_enough(of_the_plan: Engine) -> None:
-    """Again, and after the backfill, nothing changes any more."""
-    import_pre_release_files(of_the_plan)
-    backfill(of_the_plan)
-    before = logical_contents(of_the_plan)
-    assert import_pre_release_files(of_the_plan) == 0
-    assert before == logical_contents(of_the_plan)
+def test_repeated_import_changes_nothing(pre_release: Engine) -> None:
+    """A repeated import changes nothing, also after the backfill."""
+    import_pre_release_files(pre_release)
+    backfill(pre_release)
+    before = logical_contents(pre_release)
+    assert import_pre_release_files(pre_release) == 0
+    assert before == logical_contents(pre_release)
 
 
-def test_after_the_backfill_it_is_as_if_made_from_nothing(of_the_plan: Engine, tmp_path: Path) -> None:
-    """Taken over and backfilled, what raw_events can tell is what a backfill of an empty table makes."""
-    with write_transaction(of_the_plan) as connection:
+def test_import_and_backfill_equal_a_backfill_alone(pre_release: Engine, tmp_path: Path) -> None:
+    """Import and backfill give the same rows as a backfill of an empty table, as far as raw_events knows them."""
+    with write_transaction(pre_release) as connection:
         connection.execute(text("DELETE FROM files WHERE session_id = 'gone'"))  # raw_events cannot tell of them
-    import_pre_release_files(of_the_plan)
-    backfill(of_the_plan)
+    import_pre_release_files(pre_release)
+    backfill(pre_release)
     other = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
     apply_migrations(other)
     backfill(other)
@@ -120,40 +119,39 @@ def test_after_the_backfill_it_is_as_if_made_from_nothing(of_the_plan: Engine, t
         logical_contents(
             engine, tables=("files", "file_hashes", "session_attributes", "command_stats"), without=verdicts
         )
-        for engine in (of_the_plan, other)
+        for engine in (pre_release, other)
     )
 
     assert [] == difference(expected, made)
     dispose(other)
 
 
-def test_interrupted_it_goes_on(of_the_plan: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped behind any hash and called again, it ends with the same."""
-    monkeypatch.setattr(planned_files, "FETCHED_ROWS", 1)
-    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
+def test_interrupted_import_resumes(pre_release: Engine) -> None:
+    """An import interrupted after any hash and repeated ends with the same rows."""
+    limits = ImportLimits(hashes_at_once=1, transaction_s=0.0)
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     def interrupted() -> bool:
         try:
-            import_pre_release_files(of_the_plan, stop)
+            import_pre_release_files(pre_release, stop, limits=limits)
         except KeyboardInterrupt:
             return True
         return False
 
     assert [True] * 5 == [interrupted() for _ in range(5)]
     assert not interrupted()
-    assert EXPECTED == hashes(of_the_plan)
+    assert EXPECTED == hashes(pre_release)
 
 
-def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hash of many sessions, in upper case, is taken over in small steps, each row once."""
-    monkeypatch.setattr(planned_files, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(planned_files, "TRANSACTION_S", 0.0)
+def test_rows_of_a_popular_hash_are_changed_in_steps(tmp_path: Path) -> None:
+    """An upper-case hash of many sessions is imported in small steps, each row once."""
     rows = [(f"p{number}", SHA_C.upper(), None, None, NOW, 0, None, None, None, "pending") for number in range(40)]
-    engine = planned(tmp_path / "planned.sqlite", [*rows[:-1], (*rows[-1][:5], 1, SCANNED, 5, 60, "enriched")])
-    import_pre_release_files(engine)
+    engine = with_pre_release_files(
+        tmp_path / "planned.sqlite", [*rows[:-1], (*rows[-1][:5], 1, SCANNED, 5, 60, "enriched")]
+    )
+    import_pre_release_files(engine, limits=ImportLimits(rows_at_once=7, transaction_s=0.0))
     assert {SHA_C: (40, True, 5, "enriched", "malicious")} == hashes(engine)
     with read_transaction(engine) as connection:
         query = "SELECT count(*), min(shasum), min(origin), min(vt_positives) FROM files"
@@ -161,16 +159,16 @@ def test_rows_of_a_popular_hash_are_changed_in_parts(tmp_path: Path, monkeypatch
     dispose(engine)
 
 
-def test_loaders_that_were_first_are_counted_with_it(of_the_plan: Engine, tmp_path: Path) -> None:
-    """What a loader has stored between migration and taking over is counted once."""
-    BulkLoader(of_the_plan).load([scene.write_log(tmp_path / "cowrie.json")])
-    import_pre_release_files(of_the_plan)
-    assert hashes(of_the_plan)[SHA_A] == (2, True, 9, "enriched", "malicious")
+def test_loaders_that_were_first_are_counted_with_it(pre_release: Engine, tmp_path: Path) -> None:
+    """Rows that a loader stored between migration and import are counted once."""
+    BulkLoader(pre_release).load([scene.write_log(tmp_path / "cowrie.json")])
+    import_pre_release_files(pre_release)
+    assert hashes(pre_release)[SHA_A] == (2, True, 9, "enriched", "malicious")
 
 
-def test_origins_that_were_there_stay(tmp_path: Path) -> None:
-    """A planned table that had the column origin keeps what it says."""
-    engine = planned(
+def test_existing_origins_are_kept(tmp_path: Path) -> None:
+    """A pre-release table that had the column `origin` keeps its values."""
+    engine = with_pre_release_files(
         tmp_path / "planned.sqlite",
         [("s2", SHA_B, None, None, NOW, 0, None, None, None, "pending")],
         "ALTER TABLE files ADD COLUMN origin VARCHAR(16) NOT NULL DEFAULT 'download'",
@@ -181,8 +179,8 @@ def test_origins_that_were_there_stay(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_without_a_plan_nothing_is_done(engine: Engine) -> None:
-    """A database that had no planned table is left alone."""
+def test_without_a_pre_release_table_nothing_is_done(engine: Engine) -> None:
+    """A database without a pre-release table is not changed."""
     assert import_pre_release_files(engine) == 0
     with read_transaction(engine) as connection:
         assert [] == connection.execute(text("SELECT name FROM jobs")).all()

@@ -1,4 +1,4 @@
-"""The digest of v3's tables: small, taken with the migration, and it names what is not as it was."""
+"""The digest of v3's tables: small, taken with the migration, and it finds every change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.v4_state_scene import T
 
 @pytest.fixture
 def v3(db_url: str) -> Iterator[Engine]:
-    """An engine on a v3 database with the habits of its data: once SQLite, once PostgreSQL."""
+    """An engine on a v3 database with all peculiarities of its data, on SQLite and on PostgreSQL."""
     engine = get_engine(db_url)
     scene.make_v3(engine)
     yield engine
@@ -40,13 +40,13 @@ def run(engine: Engine, *statements: str) -> None:
 
 
 def differences(engine: Engine) -> list[Difference]:
-    """Return what is not as it was."""
+    """Return the differences since the migration."""
     with read_transaction(engine) as connection:
         return compare(connection)
 
 
 def record_of(engine: Engine) -> MigrationRecord:
-    """Return what the migration kept."""
+    """Return the migration's record."""
     with read_transaction(engine) as connection:
         record = read_record(connection)
     assert record is not None
@@ -67,7 +67,7 @@ def test_after_the_whole_path_nothing_differs(v3: Engine, tmp_path: Path) -> Non
 
 
 def test_boundaries_are_kept(v3: Engine) -> None:
-    """The record says up to which row everything was v3's."""
+    """The record has the largest ids of v3's rows."""
     apply_migrations(v3)
     record = record_of(v3)
     assert (12, 0, 1, 0) == (
@@ -96,14 +96,14 @@ def test_boundaries_are_kept(v3: Engine) -> None:
     ],
 )
 def test_each_change_is_named(v3: Engine, change: str, expected: Difference) -> None:
-    """A row of v3 that is gone or changed, and a table that is another, are named by table and key."""
+    """A missing or changed row of v3, and a changed table definition, are reported by table and key."""
     apply_migrations(v3)
     run(v3, change)
     assert [expected] == differences(v3)
 
 
 def test_dropping_the_redundant_index_is_no_difference(v3_file: Path) -> None:
-    """What `db optimize` drops does not count."""
+    """The index that `db optimize` drops is not a difference."""
     engine = get_engine(v3_file)
     apply_migrations(engine)
     run(engine, "DROP INDEX uq_raw_events_source_gen")
@@ -112,14 +112,14 @@ def test_dropping_the_redundant_index_is_no_difference(v3_file: Path) -> None:
 
 
 def test_a_database_that_v4_made_has_no_digest(engine: Engine) -> None:
-    """Where there was no v3 there is nothing to compare with."""
+    """A database created by v4 has nothing to compare with."""
     assert [] == differences(engine)
     with read_transaction(engine) as connection:
         assert read_record(connection) is None
 
 
 def test_digest_of_the_genuine_file(corpus_v3_file: Path) -> None:
-    """The genuine v3 file differs in nothing after the backfill."""
+    """The genuine v3 file has no difference after the backfill."""
     engine = get_engine(corpus_v3_file)
     apply_migrations(engine)
     backfill(engine)
@@ -129,7 +129,7 @@ def test_digest_of_the_genuine_file(corpus_v3_file: Path) -> None:
 
 @pytest.fixture
 def large(v3: Engine) -> Engine:
-    """A v3 database with more rows than the digest takes whole, ids with gaps and sessions of all beginnings."""
+    """A v3 database too large to be covered completely, with gaps in its ids and evenly distributed session ids."""
     with write_transaction(v3) as connection:
         rows = [
             {"id": 20 + 3 * number, "source": "large", "source_offset": number, "payload": {"n": number}}
@@ -141,30 +141,30 @@ def large(v3: Engine) -> Engine:
     return v3
 
 
-def test_of_large_tables_a_spread_of_rows_is_taken(large: Engine) -> None:
-    """About a thousand rows stand for a large table, from its first to its last, and take little room."""
+def test_large_tables_are_sampled_evenly(large: Engine) -> None:
+    """About a thousand rows represent a large table from its first to its last, in little space."""
     apply_migrations(large)
     record = record_of(large)
-    ids = sorted(int(one) for one in record.digests["raw_events"]["rows"])
+    ids = sorted(int(row_id) for row_id in record.digests["raw_events"]["rows"])
     sessions = sorted(record.digests["session_summaries"]["rows"])
     assert (1, 20 + 3 * 2_499) == (ids[0], ids[-1])
     assert max(later - earlier for earlier, later in pairwise(ids)) < 25
-    assert {f"{digit:x}" for digit in range(16)} <= {one[0] for one in sessions}
+    assert {f"{digit:x}" for digit in range(16)} <= {session_id[0] for session_id in sessions}
     assert all(900 < len(digest) < 1_300 for digest in (ids, sessions))
     assert len(json.dumps(record.as_cursor())) < 100_000
     assert [] == differences(large)
 
 
-def test_rows_taken_are_the_same_each_time(large: Engine) -> None:
-    """Taken twice of the same tables, the digest is the same."""
+def test_sampled_rows_are_the_same_each_time(large: Engine) -> None:
+    """The digest of unchanged tables is the same each time."""
     with read_transaction(large) as connection:
         facts = v3_digest.SchemaFacts(3, frozenset({"raw_events"}), None)
         first, second = (v3_digest.take_record(connection, facts) for _ in range(2))
     assert first.digests == second.digests
 
 
-def test_taking_it_scans_no_table(tmp_path: Path) -> None:
-    """Every statement of a large table's digest finds its rows by an index: no size makes it slow."""
+def test_digest_scans_no_table(tmp_path: Path) -> None:
+    """Every statement of a large table's digest finds its rows by an index, so no size makes it slow."""
     path = v3_schema.create(tmp_path / "v3.sqlite", payloads=[{"n": number} for number in range(2_100)])
     engine = get_engine(path)
     statements: dict[str, tuple[object, ...]] = {}

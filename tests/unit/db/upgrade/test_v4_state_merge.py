@@ -1,4 +1,4 @@
-"""Taking in what another life of the database knew: histories, the queue and the ledger merge, and nothing is lost."""
+"""Merging exported state: verdict history, queue and quota ledger are merged, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
 from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, drain, finding, load, put, row, rows, sha
 
 
-def take_in(engine: Engine, table: str, *given: dict[str, Any]) -> Merged:
-    """Merge rows, all columns given that have no default."""
+def import_rows(engine: Engine, table: str, *given: dict[str, Any]) -> Merged:
+    """Merge rows, given with all columns that have no default."""
     with write_transaction(engine) as connection:
         return merge(connection, table, list(given))
 
 
 def verdict(positives: int, at: dt.datetime, provider: str = VT, **more: Any) -> dict[str, Any]:
-    """Return a row of the history, as it is saved."""
+    """Return a row of the verdict history, as it is exported."""
     said = "malicious" if positives else "clean"
     times = {"fetched_at": at, "confirmed_at": at, "first_seen": None, "last_analysis": None}
     given = {"sha256": sha(1), "provider": provider, "verdict": said, "classification": None, **times}
     return {**given, "positives": positives, "total": 70, "response": None, **more}
 
 
-def test_two_histories_become_one_and_the_hash_is_judged(engine: Engine) -> None:
-    """What was saved lies before and behind what is known here; the verdict is that of both, and `files` follows."""
+def test_two_histories_are_merged_and_the_verdict_aggregated(engine: Engine) -> None:
+    """Exported answers from before and after the stored ones are merged; `files` gets the common verdict."""
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), finding(3))
     drain(engine)
     given = [verdict(1, NOW - DAY), verdict(3, NOW + HOUR), verdict(40, NOW + DAY)]
 
-    assert take_in(engine, "file_verdicts", *given) == Merged(3, 0, 0)
+    assert import_rows(engine, "file_verdicts", *given) == Merged(3, 0, 0)
 
-    told = sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
-    assert [(one["positives"], one["fetched_at"], one["confirmed_at"]) for one in told] == [
+    history = sorted(rows(engine, "file_verdicts"), key=lambda row: row["fetched_at"])
+    assert [(row["positives"], row["fetched_at"], row["confirmed_at"]) for row in history] == [
         (1, NOW - DAY, NOW - DAY),
         (3, NOW, NOW + HOUR),
         (40, NOW + DAY, NOW + DAY),
@@ -45,35 +45,35 @@ def test_two_histories_become_one_and_the_hash_is_judged(engine: Engine) -> None
     assert row(engine, "file_hashes")["vt_positives"] == 40
     drain(engine)
     assert row(engine, "files")["vt_positives"] == 40
-    assert take_in(engine, "file_verdicts", *given).updated == 0
+    assert import_rows(engine, "file_verdicts", *given).updated == 0
     assert len(rows(engine, "file_verdicts")) == 3
 
 
-def test_another_sources_word_counts(engine: Engine) -> None:
-    """An answer of a source that was not asked here is part of the verdict; the status stays what this life knows."""
+def test_an_answer_of_another_provider_counts(engine: Engine) -> None:
+    """An answer of a provider not queried here is part of the verdict; the status stays as it is in this database."""
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), ProviderVerdict("unknown"), provider=HL)
 
-    take_in(engine, "file_verdicts", verdict(40, NOW))
+    import_rows(engine, "file_verdicts", verdict(40, NOW))
 
     found = row(engine, "file_hashes")
     assert (found["verdict"], found["vt_malicious"], found["enrichment_status"]) == ("malicious", True, "pending")
 
 
-def test_a_span_that_goes_over_another_is_parted(engine: Engine) -> None:
-    """Where the saved history says nothing of a change that is known here, the change stays."""
+def test_a_span_across_another_is_split(engine: Engine) -> None:
+    """A change of verdict that only this database knows is kept."""
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), finding(3))
     answer(engine, sha(1), finding(9), at=NOW + DAY)
 
-    take_in(engine, "file_verdicts", verdict(3, NOW, confirmed_at=NOW + 2 * DAY))
+    import_rows(engine, "file_verdicts", verdict(3, NOW, confirmed_at=NOW + 2 * DAY))
 
-    told = sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
-    assert [one["positives"] for one in told] == [3, 9, 3]
+    history = sorted(rows(engine, "file_verdicts"), key=lambda row: row["fetched_at"])
+    assert [row["positives"] for row in history] == [3, 9, 3]
 
 
-def test_an_answer_that_holds_longer_is_waited_for(engine: Engine) -> None:
-    """Of two answered rows the later expiry counts, as it does in the cache; what was asked for by hand stays so."""
+def test_the_later_expiry_counts(engine: Engine) -> None:
+    """Of two answered queue rows the later expiry counts, as in the cache; a manual request stays one."""
     put(
         engine,
         "enrichment_queue",
@@ -90,42 +90,42 @@ def test_an_answer_that_holds_longer_is_waited_for(engine: Engine) -> None:
         "leased_until": None,
     }
 
-    assert take_in(engine, "enrichment_queue", given) == Merged(0, 1, 0)
-    assert take_in(engine, "enrichment_queue", given | {"next_attempt_at": NOW}) == Merged(0, 0, 1)
+    assert import_rows(engine, "enrichment_queue", given) == Merged(0, 1, 0)
+    assert import_rows(engine, "enrichment_queue", given | {"next_attempt_at": NOW}) == Merged(0, 0, 1)
     assert row(engine, "enrichment_queue")["next_attempt_at"] == NOW + DAY
 
 
 def quota(window: str, **more: Any) -> dict[str, Any]:
-    """Return a row of the ledger."""
+    """Return a row of the quota ledger."""
     nothing = dict.fromkeys(("allowed", "recent", "paused_until", "reason", "read_at"))
     return {"provider": VT, "key_fingerprint": "f", "window": window, "used": 0, **nothing, **more}
 
 
-def test_what_was_sent_is_never_forgotten(engine: Engine) -> None:
-    """Of a day the larger number counts; what a source said is allowed counts by when it said so."""
+def test_sent_requests_are_never_forgotten(engine: Engine) -> None:
+    """The larger number of requests of a day counts; of two allowances the one stated later."""
     put(engine, "api_quota", quota("2026-03-01", used=7))
     put(engine, "api_quota", quota("day", allowed=500, read_at=NOW))
 
-    take_in(engine, "api_quota", quota("2026-03-01", used=9), quota("day", allowed=900, read_at=NOW - DAY))
+    import_rows(engine, "api_quota", quota("2026-03-01", used=9), quota("day", allowed=900, read_at=NOW - DAY))
     assert (row(engine, "api_quota", window="2026-03-01")["used"], row(engine, "api_quota", window="day")) == (
         9,
         quota("day", allowed=500, read_at=NOW),
     )
-    take_in(engine, "api_quota", quota("2026-03-01", used=1), quota("day", allowed=1000, read_at=NOW + DAY))
+    import_rows(engine, "api_quota", quota("2026-03-01", used=1), quota("day", allowed=1000, read_at=NOW + DAY))
 
     assert row(engine, "api_quota", window="2026-03-01")["used"] == 9
     assert row(engine, "api_quota", window="day") == quota("day", allowed=1000, read_at=NOW + DAY)
 
 
 def test_the_last_requests_and_the_longest_pause_count(engine: Engine) -> None:
-    """Requests of a moment ago still bound the next minute, and a source that wants a pause gets it."""
+    """Recent requests still limit the next minute, and the longest requested pause is kept."""
     moments = [(NOW + number * HOUR).isoformat() for number in range(5)]
     put(engine, "api_quota", quota("now", recent=moments[1:3], used=1, paused_until=NOW, reason="short"))
 
     given = quota("now", recent=[moments[0], moments[4]], used=6, paused_until=NOW + DAY, reason="long")
-    take_in(engine, "api_quota", given, quota("refused", paused_until=NOW, reason="wrong key"))
+    import_rows(engine, "api_quota", given, quota("refused", paused_until=NOW, reason="wrong key"))
 
     found = row(engine, "api_quota", window="now")
     assert (found["recent"], found["used"], found["reason"]) == ([moments[2], moments[4]], 6, "long")
     assert row(engine, "api_quota", window="refused")["reason"] == "wrong key"
-    assert take_in(engine, "api_quota", given | {"paused_until": NOW, "recent": None}) == Merged(0, 0, 1)
+    assert import_rows(engine, "api_quota", given | {"paused_until": NOW, "recent": None}) == Merged(0, 0, 1)

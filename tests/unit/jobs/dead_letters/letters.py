@@ -1,4 +1,4 @@
-"""Dead letters as the tests of replaying read and prepare them."""
+"""Helpers of the tests on replay and purge of dead letters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cowrieprocessor.jobs.dead_letters.replay import ReplayResult
 
 
 def letters(engine: Engine, *where: Any) -> list[Any]:
-    """Return the dead letters in the order of their ids."""
+    """Return the dead letters ordered by id."""
     with read_transaction(engine) as connection:
         return list(connection.execute(select(DeadLetterEvent.__table__).where(*where).order_by(DeadLetterEvent.id)))
 
@@ -25,5 +25,5 @@ def run(engine: Engine, *statements: str) -> None:
 
 
 def summary(result: ReplayResult) -> tuple[int, int, int, dict[str, int]]:
-    """Return letters read, resolved, events stored, and why letters stay."""
+    """Return letters read, letters resolved, events stored, and the reasons why letters stay."""
     return result.letters, result.resolved, result.counters["events"], dict(result.stays)

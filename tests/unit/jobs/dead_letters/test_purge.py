@@ -1,4 +1,4 @@
-"""Purging dead letters: what was chosen goes, and what the migration knows of v3's rows stays true."""
+"""Purging dead letters: the selected letters are deleted, and the migration's record of v3's rows stays correct."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 from sqlalchemy import Engine, insert, text, update
 
 from cowrieprocessor.db.dead_letters import statements as dead_letters
-from cowrieprocessor.db.dead_letters.statements import Choice, count
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, count
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import DeadLetterEvent
 from cowrieprocessor.db.upgrade.v3_digest import compare, read_record
-from cowrieprocessor.jobs.dead_letters import purge as job
 from cowrieprocessor.jobs.dead_letters.purge import Purged, plan, purge
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import roll_back
@@ -26,7 +25,7 @@ from tests import v4_state_scene as scene
 from tests.unit.jobs.dead_letters.letters import letters, run
 
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
-RESOLVED, ALL = Choice(resolved=True), Choice(resolved=None)
+RESOLVED, ALL = LetterFilter(resolved=True), LetterFilter(resolved=None)
 
 
 def add(engine: Engine, reason: str, *, resolved: bool = False, days_ago: int = 0, source: str = "/a") -> None:
@@ -45,7 +44,7 @@ def reasons(engine: Engine) -> dict[str, int]:
 @pytest.fixture
 def several(tmp_path: Path) -> Iterator[Engine]:
     """A database with letters of several kinds."""
-    engine = get_engine(tmp_path / "one.sqlite")
+    engine = get_engine(tmp_path / "letters.sqlite")
     apply_migrations(engine)
     add(engine, "not JSON")
     add(engine, "not JSON", resolved=True, days_ago=100)
@@ -61,17 +60,19 @@ def several(tmp_path: Path) -> Iterator[Engine]:
     [
         (RESOLVED, {"nested too deep": 1, "not JSON": 2}, {"nested too deep": 1, "not JSON": 1}),
         (ALL, {"nested too deep": 2, "not JSON": 3}, {}),
-        (Choice(True, reason="not JSON"), {"not JSON": 2}, {"nested too deep": 2, "not JSON": 1}),
-        (Choice(True, sources=("/b",)), {"not JSON": 1}, {"nested too deep": 2, "not JSON": 2}),
+        (LetterFilter(True, reason="not JSON"), {"not JSON": 2}, {"nested too deep": 2, "not JSON": 1}),
+        (LetterFilter(True, sources=("/b",)), {"not JSON": 1}, {"nested too deep": 2, "not JSON": 2}),
         (
-            Choice(None, before=NOW - dt.timedelta(days=90)),
+            LetterFilter(None, before=NOW - dt.timedelta(days=90)),
             {"nested too deep": 2, "not JSON": 1},
             {"not JSON": 2},
         ),
     ],
 )
-def test_what_was_chosen_goes(several: Engine, choice: Choice, gone: dict[str, int], left: dict[str, int]) -> None:
-    """The plan says how many of which reason, and exactly these are deleted."""
+def test_selected_letters_are_deleted(
+    several: Engine, choice: LetterFilter, gone: dict[str, int], left: dict[str, int]
+) -> None:
+    """The plan counts letters by reason, and exactly these are deleted."""
     planned = plan(several, choice)
 
     assert gone == planned.by_reason
@@ -79,26 +80,27 @@ def test_what_was_chosen_goes(several: Engine, choice: Choice, gone: dict[str, i
     assert left == reasons(several)
 
 
-def test_the_plan_counts_what_waits(several: Engine) -> None:
-    """Letters that were not resolved are told apart: they cannot be replayed afterwards."""
-    assert [(3, 0), (5, 2)] == [(one.letters, one.unresolved) for one in (plan(several, RESOLVED), plan(several, ALL))]
+def test_the_plan_counts_unresolved_letters(several: Engine) -> None:
+    """The plan counts unresolved letters, which cannot be replayed afterwards."""
+    assert [(3, 0), (5, 2)] == [
+        (planned.letters, planned.unresolved) for planned in (plan(several, RESOLVED), plan(several, ALL))
+    ]
 
 
-def test_many_letters_go_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A purge of more than one statement names, and one transaction holds, ends with all gone."""
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 450)
+def test_many_letters_are_deleted_in_chunks(engine: Engine) -> None:
+    """A purge of more letters than fit into one statement and transaction deletes all of them."""
     with write_transaction(engine) as connection:
         rows = [{"reason": f"r{number % 3}", "payload": {}, "resolved": number % 2 == 0} for number in range(1_300)]
         connection.execute(insert(DeadLetterEvent), rows)
-    told: list[int] = []
+    reported: list[int] = []
 
-    assert 650 == purge(engine, RESOLVED, on_progress=told.append).letters
-    assert 650 == sum(reasons(engine).values()) == told[-1]
-    assert {450, 650} <= set(told)
+    assert 650 == purge(engine, RESOLVED, on_progress=reported.append, letters_at_once=450).letters
+    assert 650 == sum(reasons(engine).values()) == reported[-1]
+    assert {450, 650} <= set(reported)
 
 
-def test_a_letter_that_is_resolved_no_more_stays(several: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is deleted is looked at once more in the transaction that deletes it."""
+def test_a_letter_that_is_no_longer_resolved_stays(several: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters are checked again in the transaction that deletes them."""
     next_ids = dead_letters.next_ids
 
     def meanwhile(*arguments: Any) -> list[int]:
@@ -118,7 +120,7 @@ def test_a_letter_that_is_resolved_no_more_stays(several: Engine, monkeypatch: p
 
 @pytest.fixture
 def v3(db_url: str) -> Iterator[Engine]:
-    """An engine on a migrated v3 database with ten letters of v3: once SQLite, once PostgreSQL."""
+    """An engine on a migrated v3 database with ten letters of v3, on SQLite and on PostgreSQL."""
     engine = get_engine(db_url)
     scene.make_v3(engine)
     with write_transaction(engine) as connection:
@@ -130,7 +132,7 @@ def v3(db_url: str) -> Iterator[Engine]:
 
 
 def test_purged_letters_of_v3_are_not_missed(v3: Engine) -> None:
-    """The migration's record says that they went on purpose: neither its comparison nor a validation names them."""
+    """Purged letters leave the migration's record, so neither its comparison nor a validation reports them."""
     backfill(v3)
     run(v3, "UPDATE dead_letter_events SET resolved = TRUE WHERE id IN (2, 3, 10)")
 
@@ -144,18 +146,18 @@ def test_purged_letters_of_v3_are_not_missed(v3: Engine) -> None:
     assert validate(v3).valid
 
 
-def test_a_letter_of_v3_that_goes_by_other_ways_is_missed(v3: Engine) -> None:
-    """What a purge did not take is still named when it is gone or changed."""
+def test_a_letter_of_v3_deleted_otherwise_is_reported(v3: Engine) -> None:
+    """A letter that was deleted or changed other than by a purge is reported."""
     run(v3, "UPDATE dead_letter_events SET resolved = TRUE WHERE id = 2")
     purge(v3, RESOLVED)
     run(v3, "DELETE FROM dead_letter_events WHERE id = 4", "UPDATE dead_letter_events SET reason = 'x' WHERE id = 5")
 
     with read_transaction(v3) as connection:
-        assert {(4, "missing"), (5, "changed")} == {(one.row_id, one.what) for one in compare(connection)}
+        assert {(4, "missing"), (5, "changed")} == {(found.row_id, found.what) for found in compare(connection)}
 
 
-def test_an_id_that_is_used_again_is_ours(v3: Engine, tmp_path: Path) -> None:
-    """Where all of v3's letters went, new ones may get their ids: no change, and a rollback takes them back."""
+def test_a_reused_id_is_ours(v3: Engine, tmp_path: Path) -> None:
+    """New letters may get the ids of v3's purged ones: they are no difference, and a rollback deletes them."""
     assert Purged(10, 10) == purge(v3, ALL)
     BulkLoader(v3).load([scene.write_log(tmp_path / "cowrie.json")])
     backfill(v3)
@@ -171,8 +173,8 @@ def test_an_id_that_is_used_again_is_ours(v3: Engine, tmp_path: Path) -> None:
         assert 0 == connection.execute(text("SELECT count(*) FROM dead_letter_events")).scalar_one()
 
 
-def test_a_rollback_keeps_what_is_left_of_v3(v3: Engine, tmp_path: Path) -> None:
-    """Letters of v3 that were not purged are there afterwards, and none of ours about files."""
+def test_a_rollback_keeps_the_remaining_letters_of_v3(v3: Engine, tmp_path: Path) -> None:
+    """A rollback keeps v3's letters that were not purged, and deletes v4's about files."""
     BulkLoader(v3).load([scene.write_log(tmp_path / "cowrie.json")])
     run(v3, "UPDATE dead_letter_events SET resolved = TRUE WHERE id IN (9, 10)")
     purge(v3, RESOLVED)

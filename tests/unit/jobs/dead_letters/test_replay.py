@@ -1,4 +1,4 @@
-"""Dead letters read again: what is an event by now is stored as loading would have, once; the rest stays, said why."""
+"""Replay of dead letters: letters that are events now are stored once, as by loading; the others stay with a reason."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, insert, select, update
 
-from cowrieprocessor.db.dead_letters.statements import Choice
+from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, DeadLetterEvent, Files, LogFile, RawEvent, SessionSummary
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.jobs.dead_letters import replay as job
-from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayResult, replay
+from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayLimits, ReplayResult, replay
 from cowrieprocessor.jobs.dead_letters.writing import ReplayWriter
 from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.rows import file_aggregates as file_tallies
+from cowrieprocessor.loader.rows import file_aggregates
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
 from tests.logs import FORMS, count, events, hostile_lines, write
@@ -38,12 +38,12 @@ T = Base.metadata.tables
 
 
 def padded(lines: list[str], numbers: tuple[int, ...], pad: int = 5_000) -> list[str]:
-    """Return log lines some of which are larger than the small limit."""
+    """Return log lines, some of them larger than the small limit."""
     return [json.dumps(json.loads(line) | {"pad": "x" * pad}) if n in numbers else line for n, line in enumerate(lines)]
 
 
 def contents(engine: Engine) -> Contents:
-    """Return what the database says, but for jobs and dead letters."""
+    """Return the contents of the database without jobs and dead letters."""
     return logical_contents(engine, tables=COMPARED)
 
 
@@ -60,8 +60,8 @@ def loaded(path: Path, logs: list[Path], settings: Settings) -> Iterator[Engine]
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Engine]:
-    """A new SQLite database, for what does not depend on which it is."""
-    with loaded(tmp_path / "one.sqlite", [], SMALL) as engine:
+    """A new SQLite database, for tests that do not depend on the dialect."""
+    with loaded(tmp_path / "letters.sqlite", [], SMALL) as engine:
         yield engine
 
 
@@ -69,14 +69,14 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_after_a_replay_it_is_as_if_the_limit_had_always_been_larger(sqlite: Engine, tmp_path: Path, form: str) -> None:
-    """Rows, counters, files and the accounts of bytes equal those of a load with the larger limit, in every form."""
+def test_a_replay_equals_a_load_with_the_larger_limit(sqlite: Engine, tmp_path: Path, form: str) -> None:
+    """Rows, counters, files and byte counts equal those of a load with the larger limit, for every form of log."""
     check_raised_limit(sqlite, tmp_path, form)
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("form", ["lines", "gzipped array"])
-def test_it_is_so_on_postgresql(postgres_url: str, tmp_path: Path, form: str) -> None:
+def test_a_replay_equals_a_load_on_postgresql(postgres_url: str, tmp_path: Path, form: str) -> None:
     """PostgreSQL gives the same as SQLite."""
     engine = get_engine(postgres_url)
     apply_migrations(engine)
@@ -100,8 +100,8 @@ def check_raised_limit(engine: Engine, tmp_path: Path, form: str) -> None:
 
 
 def test_hostile_lines_among_large_ones(sqlite: Engine, tmp_path: Path) -> None:
-    """Lines that stay refused stay dead letters, and what is around them is as with the larger limit from the start."""
-    lines = padded([line for one in hostile_lines() for line in (one, *events(1))], ())
+    """Lines still refused stay dead letters; everything around them is as with the larger limit from the start."""
+    lines = padded([line for hostile in hostile_lines() for line in (hostile, *events(1))], ())
     log = tmp_path / "cowrie.json"
     log.write_bytes("".join(f"{line}\n" for line in padded_any([*events(3), *lines, *events(5, start=40)])).encode())
     BulkLoader(sqlite, settings=SMALL).load([log])
@@ -117,11 +117,13 @@ def test_hostile_lines_among_large_ones(sqlite: Engine, tmp_path: Path) -> None:
 def padded_any(lines: list[str]) -> list[str]:
     """Return the lines with large ones of real events between them."""
     large = padded(events(30, start=1000, session="1a59"), tuple(range(30)))
-    return [line for n, one in enumerate(lines) for line in (one, large[n % 30].replace("1a59", f"{n:04x}"))]
+    return [
+        with_large for n, line in enumerate(lines) for with_large in (line, large[n % 30].replace("1a59", f"{n:04x}"))
+    ]
 
 
-def test_several_values_in_one_damaged_stretch_are_each_taken(engine: Engine, tmp_path: Path) -> None:
-    """Of a long line with a torn value and events glued behind it, the events are stored and the rest stays dead."""
+def test_several_values_in_one_damaged_range_are_all_stored(engine: Engine, tmp_path: Path) -> None:
+    """Of a long line with a torn value followed by events, the events are stored and the torn value stays dead."""
     good = events(12)
     torn = '{"eventid": "x", "torn": "' + "y" * 4_000
     lines = [good[0], torn + " " + good[1] + good[2], good[3], good[4] + torn, *good[5:]]
@@ -136,7 +138,7 @@ def test_several_values_in_one_damaged_stretch_are_each_taken(engine: Engine, tm
         assert count(expected, DeadLetterEvent) == len(letters(engine, DeadLetterEvent.resolved.is_(False)))
         for tables in (("session_summaries", "session_attributes", "command_stats", "files", "file_hashes"),):
             assert [] == difference(logical_contents(expected, tables=tables), logical_contents(engine, tables=tables))
-        assert accounts(expected) == accounts(engine)
+        assert byte_counts(expected) == byte_counts(engine)
     assert (2, 1, 2, {"still not JSON": 1}) == summary(result)
     assert (2, 0, 0, {"still not JSON": 2}) == summary(replay(engine, LARGE))
 
@@ -147,15 +149,15 @@ def write_raw(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def accounts(engine: Engine) -> list[tuple[int, ...]]:
-    """Return what became of the bytes of each log."""
+def byte_counts(engine: Engine) -> list[tuple[int, ...]]:
+    """Return the byte counts of each log."""
     columns = (LogFile.byte_pos, LogFile.bytes_stored, LogFile.bytes_dead, LogFile.bytes_nul, LogFile.values_done)
     with read_transaction(engine) as connection:
         return [tuple(row) for row in connection.execute(select(*columns).order_by(LogFile.identity))]
 
 
-def test_a_log_goes_on_growing_after_a_replay(sqlite: Engine, tmp_path: Path) -> None:
-    """Where the last value was replayed, also in other forms of writing, loading goes on behind it."""
+def test_a_log_keeps_growing_after_a_replay(sqlite: Engine, tmp_path: Path) -> None:
+    """If the last value of a log was replayed, loading continues after it, also in another form of the log."""
     lines = padded(events(20), (19,))
     log = write(tmp_path / "cowrie.json", lines)
     BulkLoader(sqlite, settings=SMALL).load([log])
@@ -173,7 +175,7 @@ def test_a_log_goes_on_growing_after_a_replay(sqlite: Engine, tmp_path: Path) ->
 
 
 def test_a_large_value_is_read_from_its_log(engine: Engine, tmp_path: Path) -> None:
-    """Of values over 1 MiB the bytes come from the log, whatever it is called now and however it is packed."""
+    """The bytes of values over 1 MiB are read from the log, whatever its current name and compression."""
     lines = padded(events(12), (2, 9), 1 << 20)
     log = write(tmp_path / "cowrie.json", lines)
     BulkLoader(engine, settings=SMALL).load([log])
@@ -192,12 +194,12 @@ def test_a_large_value_is_read_from_its_log(engine: Engine, tmp_path: Path) -> N
     with loaded(tmp_path / "expected.sqlite", [packed], LARGE) as expected:
         same = [name for name in COMPARED if name not in ("raw_events", "session_summaries", "log_files")]
         assert [] == difference(logical_contents(expected, tables=same), logical_contents(engine, tables=same))
-        assert accounts(expected) == accounts(engine)
+        assert byte_counts(expected) == byte_counts(engine)
     assert 12 == count(engine, RawEvent)
 
 
-def test_a_log_that_holds_something_else_is_not_believed(sqlite: Engine, tmp_path: Path) -> None:
-    """Where the log has other bytes in the place, or ends before it, the letter stays."""
+def test_a_log_with_other_bytes_is_not_trusted(sqlite: Engine, tmp_path: Path) -> None:
+    """If the log has other bytes at the position, or ends before it, the letter stays."""
     lines = padded(events(12), (2, 5), 1 << 20)
     log = write(tmp_path / "cowrie.json", lines)
     BulkLoader(sqlite, settings=SMALL).load([log])
@@ -211,7 +213,7 @@ def test_a_log_that_holds_something_else_is_not_believed(sqlite: Engine, tmp_pat
 
 
 @pytest.mark.parametrize("pad", [5_000, 1 << 20], ids=["bytes in the letter", "bytes in the log"])
-def test_logs_that_went_by_one_name_are_told_apart(engine: Engine, tmp_path: Path, pad: int) -> None:
+def test_logs_with_the_same_name_are_distinguished(engine: Engine, tmp_path: Path, pad: int) -> None:
     """After rotations several logs have the same source; each event goes to the log that it came from."""
     log, logs = tmp_path / "cowrie.json", []
     for day in range(3):
@@ -223,32 +225,31 @@ def test_logs_that_went_by_one_name_are_told_apart(engine: Engine, tmp_path: Pat
     assert (6, 6, 6, {}) == summary(replay(engine, LARGE))
 
     with read_transaction(engine) as connection:
-        places = connection.execute(select(RawEvent.session_id, RawEvent.source_inode, RawEvent.source_generation))
-        inodes = {str(session)[:3]: {(inode, generation)} for session, inode, generation in places}
+        sources = connection.execute(select(RawEvent.session_id, RawEvent.source_inode, RawEvent.source_generation))
+        inodes = {str(session)[:3]: {(inode, generation)} for session, inode, generation in sources}
         mixed = [
             row.session_id for row in connection.execute(select(RawEvent)) if len(inodes[str(row.session_id)[:3]]) > 1
         ]
     assert [] == mixed
-    assert [0, 0, 0] == [dead for _, _, dead, _, _ in accounts(engine)]
+    assert [0, 0, 0] == [dead for _, _, dead, _, _ in byte_counts(engine)]
     offsets = sorted(line for line in range(12) for _ in range(3))
     with read_transaction(engine) as connection:
         assert offsets == sorted(offset or 0 for offset in connection.execute(select(RawEvent.source_offset)).scalars())
 
 
-def test_what_covers_too_much_stays(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stretch larger than memory bears is not read; the message names the setting."""
-    monkeypatch.setattr("cowrieprocessor.jobs.dead_letters.source_bytes.MAX_STRETCH_BYTES", 1_000)
+def test_a_range_over_the_limit_stays(sqlite: Engine, tmp_path: Path) -> None:
+    """A byte range over the limit is not read; the message names the setting."""
     log = write(tmp_path / "cowrie.json", padded(events(12), (2,), 1 << 20))
     BulkLoader(sqlite, settings=SMALL).load([log])
 
-    result = replay(sqlite, Settings(max_value_bytes=10_000))
+    result = replay(sqlite, Settings(max_value_bytes=10_000), limits=ReplayLimits(max_range_bytes=1_000))
 
     assert (1, 0, 0, {"it covers more than a replay takes in at once": 1}) == summary(result)
     assert "raise max_value_bytes" in (result.outcomes[0].detail or "")
 
 
-def test_a_log_that_the_database_does_not_know_leaves_the_letter(sqlite: Engine, tmp_path: Path) -> None:
-    """Without its row in log_files it cannot be told where the event belongs."""
+def test_a_letter_of_an_unknown_log_stays(sqlite: Engine, tmp_path: Path) -> None:
+    """Without a row in log_files the position of the event cannot be determined."""
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(12), (2,)))])
     run(sqlite, "DELETE FROM log_files")
 
@@ -269,20 +270,17 @@ def test_a_second_replay_finds_nothing(sqlite: Engine, tmp_path: Path) -> None:
     assert [{"events": 1, "events_stored_already": 0}] * 3 == [row.metadata_json["replayed"] for row in letters(sqlite)]
 
 
-def test_replays_at_the_same_time_store_each_event_once(
-    engine: Engine, db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three replays that read the same letters before one of them writes share them out."""
+def test_replays_at_the_same_time_store_each_event_once(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """Of three replays that read the same letters at once, each letter is stored by one."""
     log = write(tmp_path / "cowrie.json", padded(events(60), tuple(range(1, 60, 2))))
     BulkLoader(engine, settings=SMALL).load([log])
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 5)
     together = threading.Barrier(3)
     results: list[ReplayResult] = []
 
     def work() -> None:
         mine = get_engine(db_url)
         together.wait()
-        results.append(replay(mine, LARGE))
+        results.append(replay(mine, LARGE, limits=ReplayLimits(letters_at_once=5)))
         dispose(mine)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -291,13 +289,13 @@ def test_replays_at_the_same_time_store_each_event_once(
     for thread in threads:
         thread.join()
 
-    assert 30 == sum(one.resolved for one in results)
+    assert 30 == sum(result.resolved for result in results)
     with loaded(tmp_path / "expected.sqlite", [log], LARGE) as expected:
         assert [] == difference(contents(expected), contents(engine))
 
 
-def test_an_event_that_a_better_copy_brought_is_not_stored_again(sqlite: Engine, tmp_path: Path) -> None:
-    """A value that another copy of the log gave meanwhile resolves its letter, and counts nothing twice."""
+def test_an_event_stored_from_a_better_copy_is_not_stored_again(sqlite: Engine, tmp_path: Path) -> None:
+    """A value stored from another copy of the log meanwhile resolves its letter without counting twice."""
     lines = events(40)
     large = padded(lines, (8,))
     first = write_raw(tmp_path / "cowrie.json", [*large[:7], *large[8:]])
@@ -311,7 +309,7 @@ def test_an_event_that_a_better_copy_brought_is_not_stored_again(sqlite: Engine,
     assert (1, 1, 0, {}) == summary(result)
     assert 1 == result.counters["events_stored_already"]
     tables = [name for name in COMPARED if name != "log_files"]
-    assert [] == difference(*({name: one[name] for name in tables} for one in (before, contents(sqlite))))
+    assert [] == difference(*({name: found[name] for name in tables} for found in (before, contents(sqlite))))
     assert 40 == count(sqlite, RawEvent)
 
 
@@ -329,7 +327,7 @@ def test_two_equal_values_of_one_log_are_two_events(sqlite: Engine, tmp_path: Pa
 def test_a_transaction_that_fails_leaves_everything_as_it_was(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before the commit, neither the events nor the resolution are there, and the next replay does both."""
+    """A replay interrupted before its commit stores and resolves nothing; the next one does both."""
     log = write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))
     BulkLoader(engine, settings=SMALL).load([log])
     before = contents(engine)
@@ -352,24 +350,24 @@ def test_a_transaction_that_fails_leaves_everything_as_it_was(
 # --- which letters ---
 
 
-def test_which_letters_are_read_can_be_chosen(sqlite: Engine, tmp_path: Path) -> None:
-    """Reason, id, log and limit pick; a limit counts what is resolved, so that what stays blocks nothing."""
+def test_letters_can_be_selected(sqlite: Engine, tmp_path: Path) -> None:
+    """Letters are selected by reason, id, log and limit; a limit counts only resolved letters."""
     lines = padded(events(30), (2, 5, 7))
-    one = write(tmp_path / "cowrie.json", ["not JSON", lines[0], "nor this", *lines[1:]])
-    two = write(tmp_path / "other.json", padded(events(12, session="07e5", start=100), (3,)))
-    BulkLoader(sqlite, settings=SMALL).load([one, two])
+    first = write(tmp_path / "cowrie.json", ["not JSON", lines[0], "nor this", *lines[1:]])
+    second = write(tmp_path / "other.json", padded(events(12, session="07e5", start=100), (3,)))
+    BulkLoader(sqlite, settings=SMALL).load([first, second])
     ids = [row.id for row in letters(sqlite)]
     too_large = "larger than the limit for one event"
 
-    assert (2, 0) == summary(replay(sqlite, LARGE, Choice(reason="not JSON")))[:2]
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(sources=(str(two),))))[:2]
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(ids=(ids[3], ids[-1], 10**6))))[:2]
+    assert (2, 0) == summary(replay(sqlite, LARGE, LetterFilter(reason="not JSON")))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(sources=(str(second),))))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(ids=(ids[3], ids[-1], 10**6))))[:2]
     assert 1 == replay(sqlite, LARGE, limit=1).resolved
-    assert (1, 1) == summary(replay(sqlite, LARGE, Choice(reason=too_large)))[:2]
+    assert (1, 1) == summary(replay(sqlite, LARGE, LetterFilter(reason=too_large)))[:2]
 
 
 def test_a_dry_run_changes_no_byte(tmp_path: Path) -> None:
-    """It says what would be, through a connection that cannot write."""
+    """A dry run works on a read-only connection, and reports what a replay would do."""
     path = tmp_path / "x.sqlite"
     log = write(tmp_path / "cowrie.json", ["not JSON", *padded(events(30), (2, 5, 7))])
     with loaded(path, [log], SMALL):
@@ -384,8 +382,8 @@ def test_a_dry_run_changes_no_byte(tmp_path: Path) -> None:
     assert before == path.read_bytes()
 
 
-def test_a_dry_run_says_what_a_replay_does(engine: Engine, db_url: str, tmp_path: Path) -> None:
-    """On either database the same counts come out, through a connection for reading."""
+def test_a_dry_run_counts_as_a_replay_does(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """A dry run on a read-only connection gives the counts of the replay, on either database."""
     BulkLoader(engine, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 29)))])
     reading = get_engine(db_url, read_only=True)
     dry = replay(reading, LARGE, dry_run=True)
@@ -394,14 +392,14 @@ def test_a_dry_run_says_what_a_replay_does(engine: Engine, db_url: str, tmp_path
     assert (3, 3, 3, {}) == summary(dry) == summary(replay(engine, LARGE))
 
 
-def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row counts over runs, says that it is done, and progress goes up to all letters."""
-    monkeypatch.setattr(job, "LETTERS_AT_ONCE", 2)
+def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path) -> None:
+    """The row in `jobs` counts over all runs and ends as done; progress reaches all letters."""
+    limits = ReplayLimits(letters_at_once=2)
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))])
     seen: list[tuple[int, int, int]] = []
 
-    replay(sqlite, LARGE, limit=1)
-    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)))
+    replay(sqlite, LARGE, limit=1, limits=limits)
+    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)), limits=limits)
 
     with read_transaction(sqlite) as connection:
         row = load_job(connection, JOB)
@@ -411,7 +409,7 @@ def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_letters_nothing_is_written(sqlite: Engine) -> None:
-    """No letter, no row in jobs."""
+    """Without letters no row in `jobs` is written."""
     assert (0, 0, 0, {}) == summary(replay(sqlite, LARGE))
     with read_transaction(sqlite) as connection:
         assert load_job(connection, JOB) is None
@@ -420,8 +418,8 @@ def test_without_letters_nothing_is_written(sqlite: Engine) -> None:
 # --- files of stored events ---
 
 
-def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Make the program one that takes no hash, as long as the returned function was not called."""
+def refuse_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make the program refuse every hash until the returned function is called."""
     real = file_processor.file_sighting
 
     def refuse(event: Any, session_id: str) -> Any:
@@ -429,17 +427,17 @@ def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             raise InvalidShasum("an older program does not understand this hash")
         return real(event, session_id)
 
-    monkeypatch.setattr(file_tallies, "file_sighting", refuse)
-    return lambda: monkeypatch.setattr(file_tallies, "file_sighting", real)
+    monkeypatch.setattr(file_aggregates, "file_sighting", refuse)
+    return lambda: monkeypatch.setattr(file_aggregates, "file_sighting", real)
 
 
 def test_only_the_file_of_a_stored_event_is_added(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an older program could not take up becomes rows of files; events and counters are not added again."""
+    """Files that an older program refused are added; events and counters are not added again."""
     lines = padded(events(60), (2,), 1 << 20)
     log = write(tmp_path / "cowrie.json", lines)
-    upgrade = older(monkeypatch)
+    upgrade = refuse_hashes(monkeypatch)
     BulkLoader(engine, settings=LARGE).load([log])
     assert (12, 0, 0) == summary(replay(engine, LARGE))[:3]
     assert 0 == count(engine, Files)
@@ -452,8 +450,8 @@ def test_only_the_file_of_a_stored_event_is_added(
         assert [] == difference(contents(expected), contents(engine))
 
 
-def test_a_file_whose_hash_is_none_stays(sqlite: Engine, tmp_path: Path) -> None:
-    """What is refused by today's program too stays, with the reason."""
+def test_a_file_with_an_invalid_hash_stays(sqlite: Engine, tmp_path: Path) -> None:
+    """A letter that the current program refuses, too, stays with the reason."""
     event = {"eventid": "cowrie.session.file_download", "session": "s", "timestamp": "2026-01-01T00:00:00Z"}
     log = write_raw(tmp_path / "cowrie.json", [json.dumps(event | {"shasum": "no hash"})])
     BulkLoader(sqlite).load([log])
@@ -462,7 +460,7 @@ def test_a_file_whose_hash_is_none_stays(sqlite: Engine, tmp_path: Path) -> None
 
 
 def test_an_event_whose_file_is_refused_gets_a_letter_of_its_own(sqlite: Engine, tmp_path: Path) -> None:
-    """A replayed event is stored though its file cannot be, as loading does, and that is said anew."""
+    """A replayed event is stored although its file is refused, as by loading; a new letter says so."""
     event = {"eventid": "cowrie.session.file_download", "session": "s", "timestamp": "2026-01-01T00:00:00Z"}
     log = write_raw(tmp_path / "cowrie.json", [*events(3), json.dumps(event | {"shasum": "no", "pad": "x" * 3_000})])
     BulkLoader(sqlite, settings=SMALL).load([log])
@@ -475,7 +473,7 @@ def test_an_event_whose_file_is_refused_gets_a_letter_of_its_own(sqlite: Engine,
 
 
 def test_sessions_and_hashes_of_several_letters_are_merged(engine: Engine, tmp_path: Path) -> None:
-    """Letters of one transaction about one hash and one session give the earliest times and count the session once."""
+    """Letters of one transaction on the same hash and session are merged: earliest times, session counted once."""
     lines = []
     for minute in (5, 3, 9):
         event = {"eventid": "cowrie.session.file_download", "session": "s", "shasum": SHA, "pad": "x" * 3_000}
@@ -490,8 +488,8 @@ def test_sessions_and_hashes_of_several_letters_are_merged(engine: Engine, tmp_p
     assert 1 == count(engine, SessionSummary, SessionSummary.session_id == "s")
 
 
-def test_letters_that_make_no_sense_stay(sqlite: Engine, tmp_path: Path) -> None:
-    """A letter whose payload holds no bytes, or whose metadata name nothing, stays; nothing stops."""
+def test_malformed_letters_stay(sqlite: Engine, tmp_path: Path) -> None:
+    """A letter without usable payload or metadata stays, and does not stop the replay."""
     BulkLoader(sqlite).load([write(tmp_path / "cowrie.json", events(3))])
     facts = {"byte_start": 0, "byte_end": 9, "line": 1, "generation": 0}
     with write_transaction(sqlite) as connection:
@@ -520,17 +518,17 @@ def test_letters_that_make_no_sense_stay(sqlite: Engine, tmp_path: Path) -> None
     } == dict(result.stays)
 
 
-def test_a_letter_that_is_another_by_now_is_left_alone(sqlite: Engine, tmp_path: Path, monkeypatch: Any) -> None:
-    """SQLite gives the id of a deleted last letter to the next one: what was read of the old is not stored for it."""
+def test_a_letter_with_a_reused_id_is_not_resolved(sqlite: Engine, tmp_path: Path, monkeypatch: Any) -> None:
+    """SQLite reuses the id of a deleted last letter: what was read of the old letter is not stored for the new one."""
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(12), (5,)))])
-    write_for_a_moment = job._Replay._write_for_a_moment
+    write_transaction_ = job._Replay._write_transaction
 
     def meanwhile(self: Any, *arguments: Any) -> Any:
         with write_transaction(sqlite) as connection:
             connection.execute(update(DeadLetterEvent).values(reason="another one"))
-        return write_for_a_moment(self, *arguments)
+        return write_transaction_(self, *arguments)
 
-    monkeypatch.setattr(job._Replay, "_write_for_a_moment", meanwhile)
+    monkeypatch.setattr(job._Replay, "_write_transaction", meanwhile)
 
     assert (0, 0) == summary(replay(sqlite, LARGE))[:2]
     assert 11 == count(sqlite, RawEvent)

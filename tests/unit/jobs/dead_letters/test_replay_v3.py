@@ -1,4 +1,4 @@
-"""Dead letters that v3 wrote, and those of the backfill: what v3 stored as well is never stored again."""
+"""Replay of dead letters of v3 and of the backfill: events that v3 stored are never stored again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.rows import file_aggregates as file_tallies
+from cowrieprocessor.loader.rows import file_aggregates
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests import v4_state_scene as scene
@@ -38,7 +38,7 @@ COMMAND = v3_schema.event("cowrie.command.input", "lost", AT(2), input="uname -a
 
 @pytest.fixture
 def v3(db_url: str) -> Iterator[Engine]:
-    """An engine on a v3 database that is migrated: once SQLite, once PostgreSQL."""
+    """An engine on a migrated v3 database, on SQLite and on PostgreSQL."""
     engine = get_engine(db_url)
     scene.make_v3(engine)
     apply_migrations(engine)
@@ -64,11 +64,11 @@ def add_v3_line(engine: Engine, line: str, offset: int, *, letters_of_it: int = 
 
 
 def add_v3_event(engine: Engine, event: Mapping[str, object], offset: int | None, *, is_stored: bool) -> None:
-    """Add an event that v3 found suspect: its letter, and its row."""
+    """Add an event that v3 quarantined: its letter, and its row."""
     with write_transaction(engine) as connection:
         if is_stored:
-            place: dict[str, Any] = {"source": v3_schema.LOG, "source_offset": offset, "source_inode": "77"}
-            connection.execute(insert(RawEvent).values(payload=dict(event), quarantined=True, **place))
+            columns: dict[str, Any] = {"source": v3_schema.LOG, "source_offset": offset, "source_inode": "77"}
+            connection.execute(insert(RawEvent).values(payload=dict(event), quarantined=True, **columns))
         connection.execute(
             insert(DeadLetterEvent).values(
                 source=v3_schema.LOG, source_offset=offset, reason="quarantined", payload=dict(event)
@@ -77,7 +77,7 @@ def add_v3_event(engine: Engine, event: Mapping[str, object], offset: int | None
 
 
 def test_a_line_of_v3_that_is_an_event_now_is_stored_once(v3: Engine) -> None:
-    """NULs before an event kept v3 from reading it: it is stored, the backfill takes up the rest, and all is proven."""
+    """An event after NULs, unreadable for v3, is stored; the backfill adds its derived rows; validation passes."""
     add_v3_line(v3, "\0\0\0" + json.dumps(DOWNLOAD), 50, letters_of_it=2)
     add_v3_line(v3, json.dumps(COMMAND) + json.dumps(DOWNLOAD | {"timestamp": AT(9)}), 51)
     add_v3_line(v3, '{"eventid": "cowrie.session.conn', 52)
@@ -104,8 +104,8 @@ def test_a_line_of_v3_that_is_an_event_now_is_stored_once(v3: Engine) -> None:
     assert (0, 0) == summary(replay(v3, SETTINGS))[1:3]
 
 
-def test_a_line_of_v3_keeps_clear_of_the_backfill_that_is_done(v3: Engine) -> None:
-    """Also after the backfill has ended, what a replay adds is its business, and is counted once."""
+def test_a_line_replayed_after_the_backfill_is_counted_once(v3: Engine) -> None:
+    """Events replayed after the backfill ended are processed by its next run, once."""
     backfill(v3)
     add_v3_line(v3, "\0" + json.dumps(COMMAND), 50)
     backfill(v3)
@@ -119,8 +119,8 @@ def test_a_line_of_v3_keeps_clear_of_the_backfill_that_is_done(v3: Engine) -> No
         assert [1] == list(found)
 
 
-def test_a_suspect_event_that_v3_stored_too_is_resolved(v3: Engine) -> None:
-    """Known by its place, or by session, type and timestamp, it is not stored again."""
+def test_a_quarantined_event_that_v3_stored_is_resolved(v3: Engine) -> None:
+    """An event found by its offset, or by session, type and timestamp, is not stored again."""
     add_v3_event(v3, COMMAND, 60, is_stored=True)
     add_v3_event(v3, DOWNLOAD, 61, is_stored=True)
     nameless = {"eventid": "odd", "message": "neither session nor time"}
@@ -145,8 +145,8 @@ def test_a_suspect_event_that_v3_stored_too_is_resolved(v3: Engine) -> None:
     assert before == count(v3, RawEvent)
 
 
-def test_a_suspect_event_that_v3_did_not_store_is_stored(v3: Engine) -> None:
-    """It takes the place of its line, which is free; its twin is known by then."""
+def test_a_quarantined_event_that_v3_did_not_store_is_stored(v3: Engine) -> None:
+    """A missing event is stored at the free offset of its line; its duplicate is found afterwards."""
     for _ in range(2):
         add_v3_event(v3, COMMAND, 63, is_stored=False)
         add_v3_event(v3, {"message": "neither session nor time"}, 64, is_stored=False)
@@ -159,18 +159,18 @@ def test_a_suspect_event_that_v3_did_not_store_is_stored(v3: Engine) -> None:
         assert [(63, "lost"), (64, None)] == [tuple(row) for row in connection.execute(query.order_by(RawEvent.id))]
 
 
-def test_a_log_of_v3_that_is_loaded_after_a_replay_brings_nothing_twice(v3_file: Path, tmp_path: Path) -> None:
-    """Loaded by us, the log gives what neither v3 nor the replay had; the line is one event."""
+def test_loading_a_log_of_v3_after_a_replay_adds_nothing_twice(v3_file: Path, tmp_path: Path) -> None:
+    """Loading the log adds only events that neither v3 nor the replay stored; the replayed line stays one event."""
     line = "\0" + json.dumps(DOWNLOAD)
     with closing(sqlite3.connect(v3_file)) as connection, connection:
-        place = "INSERT INTO raw_events (source, source_offset, source_inode, payload) VALUES (?, 70, '77', ?)"
-        connection.execute(place, (v3_schema.LOG, json.dumps({"malformed": line})))
+        row = "INSERT INTO raw_events (source, source_offset, source_inode, payload) VALUES (?, 70, '77', ?)"
+        connection.execute(row, (v3_schema.LOG, json.dumps({"malformed": line})))
         letter = "INSERT INTO dead_letter_events (source, source_offset, reason, payload) VALUES (?, 70, 'x', ?)"
         connection.execute(letter, (v3_schema.LOG, json.dumps({"malformed": line})))
     engine = get_engine(v3_file)
     apply_migrations(engine)
     log = tmp_path / "cowrie.json"
-    log.write_text("".join(f"{one}\n" for one in [line, *events(3)]))
+    log.write_text("".join(f"{text_line}\n" for text_line in [line, *events(3)]))
 
     replay(engine, SETTINGS)
     BulkLoader(engine).load([log])
@@ -180,7 +180,7 @@ def test_a_log_of_v3_that_is_loaded_after_a_replay_brings_nothing_twice(v3_file:
 
 
 def test_the_real_v3_file_has_nothing_to_store(corpus_v3_file: Path) -> None:
-    """Of 97 letters of a genuine v3 database each event is stored already, and all are resolved."""
+    """The events of all 97 letters of a genuine v3 database are stored already, and all letters are resolved."""
     engine = get_engine(corpus_v3_file)
     apply_migrations(engine)
     before = count(engine, RawEvent)
@@ -195,8 +195,10 @@ def test_the_real_v3_file_has_nothing_to_store(corpus_v3_file: Path) -> None:
 # --- what the backfill refused ---
 
 
-def test_what_the_backfill_refused_is_taken_up_by_a_newer_program(v3: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of a stored event is added from its row in raw_events, and the database is as if it had been at once."""
+def test_files_refused_by_the_backfill_are_added_by_a_newer_program(
+    v3: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a stored event is added from its row in raw_events, as if it had never been refused."""
     real = file_processor.file_sighting
 
     def refuse(event: Any, session_id: str) -> Any:
@@ -205,7 +207,7 @@ def test_what_the_backfill_refused_is_taken_up_by_a_newer_program(v3: Engine, mo
         return real(event, session_id)
 
     with monkeypatch.context() as older:
-        older.setattr(file_tallies, "file_sighting", refuse)
+        older.setattr(file_aggregates, "file_sighting", refuse)
         backfill(v3)
     refused = [row.id for row in letters(v3) if (row.metadata_json or {}).get("raw_event_id")]
     before = validate(v3)
@@ -219,7 +221,7 @@ def test_what_the_backfill_refused_is_taken_up_by_a_newer_program(v3: Engine, mo
 
 
 def test_commands_that_the_backfill_refused_are_counted_once(v3: Engine) -> None:
-    """A command whose payload was repaired is counted by the replay of its letter, and by nothing else."""
+    """A command whose payload was repaired is counted only by the replay of its letter."""
     with write_transaction(v3) as connection:
         long = json.dumps(COMMAND | {"session": "x" * 65})
         if v3.dialect.name == "postgresql":
@@ -251,7 +253,7 @@ def test_commands_that_the_backfill_refused_are_counted_once(v3: Engine) -> None
 
 
 def test_a_payload_that_is_too_long_for_the_backfill_stays(v3: Engine) -> None:
-    """Over 2 MiB the backfill reads none, and a replay neither."""
+    """A payload over 2 MiB is read neither by the backfill nor by a replay."""
     payload = json.dumps(DOWNLOAD | {"pad": "x" * (2 << 20)})
     extra = {"event_type": "cowrie.session.file_download"} if v3.dialect.name == "postgresql" else {}
     columns = "".join(f", {name}" for name in extra)

@@ -1,4 +1,4 @@
-"""The backfill: complete, resumable, harmless to others, and equal to what a loader would have stored."""
+"""The backfill: complete, resumable, harmless to other writers, and equal to what a loader would have stored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEEN = ("files", "file_hashes", "session_attributes")
 
 
 def migrated(path: Path, payloads: list[dict[str, Any]] | None = None) -> Engine:
-    """Make a v3 file of payloads, and migrate it."""
+    """Create a v3 file of payloads, and migrate it."""
     v3_schema.create(path, payloads=payloads)
     engine = get_engine(path)
     apply_migrations(engine)
@@ -51,7 +51,7 @@ def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
 
 
 def filled(engine: Engine) -> Contents:
-    """Return what the backfill fills, and the dead letters it writes."""
+    """Return the contents of the tables that the backfill writes."""
     return logical_contents(engine, tables=[*FILLED, "dead_letter_events"])
 
 
@@ -62,14 +62,14 @@ def decoded(lines: list[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def engine_v3(tmp_path: Path) -> Iterator[Engine]:
-    """A migrated v3 database with all habits of v3 data."""
+    """A migrated v3 database with all peculiarities of v3's data."""
     engine = migrated(tmp_path / "v3.sqlite")
     yield engine
     dispose(engine)
 
 
-def test_every_file_of_v3_is_taken_up(engine_v3: Engine) -> None:
-    """Each (session, hash) is one row, lower-case, with the smallest of its names and its earliest moment in UTC."""
+def test_every_file_of_v3_is_stored(engine_v3: Engine) -> None:
+    """Each (session, hash) is one row, in lower case, with its smallest name and its earliest time in UTC."""
     job.backfill(engine_v3)
 
     assert rows(engine_v3, "SELECT session_id, shasum, download_url, origin FROM files ORDER BY 1, 2") == [
@@ -84,7 +84,7 @@ def test_every_file_of_v3_is_taken_up(engine_v3: Engine) -> None:
 
 
 def test_commands_of_v3_are_counted_by_their_defanged_text(engine_v3: Engine) -> None:
-    """V3 kept a command only as `input_safe`; that is what is counted, once for each stored event."""
+    """V3 kept a command only as `input_safe`, which is counted once for each stored event."""
     job.backfill(engine_v3)
 
     assert rows(engine_v3, "SELECT session_id, command_normalized, occurrences FROM command_stats") == [
@@ -92,8 +92,8 @@ def test_commands_of_v3_are_counted_by_their_defanged_text(engine_v3: Engine) ->
     ]
 
 
-def test_what_cannot_be_taken_up_is_listed_once(engine_v3: Engine) -> None:
-    """Malformed file events never stop it, are dead letters with their reason, and do not come back."""
+def test_refused_events_are_dead_letters_once(engine_v3: Engine) -> None:
+    """Malformed file events do not stop the backfill; each becomes one dead letter with its reason."""
     before = rows(engine_v3, "SELECT count(*) FROM dead_letter_events")[0][0]
     job.backfill(engine_v3)
     with write_transaction(engine_v3) as connection:
@@ -115,11 +115,11 @@ def test_again_changes_nothing(engine_v3: Engine) -> None:
     job.backfill(engine_v3, on_progress=reports.append)
 
     assert difference(expected, filled(engine_v3)) == []
-    assert {one.rows_total for one in reports} == {0}
+    assert {report.rows_total for report in reports} == {0}
 
 
 def test_what_v3_appends_later_is_caught_up(tmp_path: Path) -> None:
-    """Rows that an old loader adds after the backfill are taken up by the next run, and nothing twice."""
+    """Rows that a v3 loader adds after the backfill are processed by the next run, each once."""
     payloads = decoded(events(60))
     late = migrated(tmp_path / "late.sqlite", payloads[:35])
     job.backfill(late)
@@ -134,8 +134,8 @@ def test_what_v3_appends_later_is_caught_up(tmp_path: Path) -> None:
     dispose(at_once)
 
 
-def test_what_our_loader_adds_meanwhile_is_counted_once(tmp_path: Path) -> None:
-    """Events that our own loader stored, before the backfill or in the middle of it, are its business alone."""
+def test_events_loaded_meanwhile_are_counted_once(tmp_path: Path) -> None:
+    """Events that v4's loader stored before or during the backfill are not processed again."""
     old, new = events(40), events(60, start=40)
     mixed = migrated(tmp_path / "mixed.sqlite", decoded(old))
     first, second = (write(tmp_path / f"{name}.json", part) for name, part in (("1", new[:30]), ("2", new[30:])))
@@ -191,27 +191,26 @@ _EVENTS = st.fixed_dictionaries(
 @settings(max_examples=40, deadline=None)
 @given(payloads=st.lists(_EVENTS, min_size=1, max_size=25), seed=st.integers(0, 1000))
 def test_migrated_and_backfilled_equals_loaded(payloads: list[dict[str, Any]], seed: int) -> None:
-    """The same events loaded into v4, and stored by v3, migrated and backfilled: the same rows, in any order."""
+    """Events loaded by v4 give the same rows as events stored by v3, migrated and backfilled, in any order."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = get_engine(Path(folder) / "loaded.sqlite")
-        log = write(Path(folder) / "cowrie.json", [json.dumps(one) for one in payloads])
+        log = write(Path(folder) / "cowrie.json", [json.dumps(payload) for payload in payloads])
         BulkLoader(loaded, settings=Settings()).load([log])
         shuffled = payloads.copy()
         random.Random(seed).shuffle(shuffled)
         filled_later = migrated(Path(folder) / "v3.sqlite", shuffled)
         job.backfill(filled_later, batch_size=7)
 
-        assert difference(*(logical_contents(one, tables=SEEN) for one in (loaded, filled_later))) == []
+        assert difference(*(logical_contents(engine, tables=SEEN) for engine in (loaded, filled_later))) == []
         dispose(loaded)
         dispose(filled_later)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C anywhere: the next run goes on there, and the end is the same."""
+    """After Ctrl-C at any point the next run resumes there, with the same result."""
     payloads = decoded(events(400))
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 3)
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
     random_ = random.Random(3)
@@ -226,13 +225,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
                 raise KeyboardInterrupt
 
         try:
-            job.backfill(broken, batch_size=20, on_progress=interrupt)
+            job.backfill(broken, batch_size=20, slice_rows=3, on_progress=interrupt)
         except KeyboardInterrupt:
             interruptions += 1
             with read_transaction(broken) as connection:
-                states = {one.state for one in (load_job(connection, kind.job) for kind in job.KINDS) if one}
+                jobs = [load_job(connection, kind.job) for kind in job.KINDS]
+            states = {record.state for record in jobs if record}
             assert STOPPED in states
-    job.backfill(broken)
+    job.backfill(broken, slice_rows=3)
 
     assert interruptions == 12
     assert difference(filled(whole), filled(broken)) == []
@@ -241,19 +241,19 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
 
 
 def test_a_batch_larger_than_any_parameter_limit(tmp_path: Path) -> None:
-    """A batch of all rows at once is as good as any other."""
+    """A batch of all rows gives the same result as small batches."""
     payloads = decoded(events(3000))
-    one, other = migrated(tmp_path / "one.sqlite", payloads), migrated(tmp_path / "other.sqlite", payloads)
-    job.backfill(one, batch_size=1_000_000)
-    job.backfill(other, batch_size=11)
+    large, small = migrated(tmp_path / "large.sqlite", payloads), migrated(tmp_path / "small.sqlite", payloads)
+    job.backfill(large, batch_size=1_000_000)
+    job.backfill(small, batch_size=11)
 
-    assert difference(filled(one), filled(other)) == []
-    dispose(one)
-    dispose(other)
+    assert difference(filled(large), filled(small)) == []
+    dispose(large)
+    dispose(small)
 
 
 def test_the_counters_say_what_is_there(tmp_path: Path) -> None:
-    """As many files are reported added as there are rows, and none by a second run."""
+    """The number of added files equals the number of rows, and a second run adds none."""
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(500)))
     first = job.backfill(engine).files.counters["files_added"]
     second = job.backfill(engine).files.counters["files_added"]
@@ -262,8 +262,8 @@ def test_the_counters_say_what_is_there(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_it_reads_by_index_and_place(engine_v3: Engine) -> None:
-    """Neither job sorts or scans the table for each batch: one reads an index, one goes along the ids."""
+def test_it_reads_by_index_and_id(engine_v3: Engine) -> None:
+    """Neither job sorts or scans the table for each batch: one reads an index, the other goes by id."""
     plans = []
     for where in (
         "event_type = 'x' AND id > 5 AND id <= 9 ORDER BY id LIMIT 3",
@@ -277,8 +277,8 @@ def test_it_reads_by_index_and_place(engine_v3: Engine) -> None:
     assert not [plan for plan in plans if "TEMP B-TREE" in plan]
 
 
-def test_two_at_once(engine_v3: Engine) -> None:
-    """A second backfill beside a living one is refused by name; one whose process is gone is taken over."""
+def test_a_second_backfill_is_refused(engine_v3: Engine) -> None:
+    """A second backfill is refused while the first one's process runs, and takes over once that has died."""
     living = {"host": holder.this_process()["host"], "pid": 1, "started": holder._started(1), "run": "x"}
     with write_transaction(engine_v3) as connection:
         save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": living, "last": {}, "target": 0}))
@@ -292,9 +292,8 @@ def test_two_at_once(engine_v3: Engine) -> None:
     assert len(rows(engine_v3, "SELECT * FROM files")) == 2
 
 
-def test_one_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever finds another's name in the job stops before it writes, so that nothing counts twice."""
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 2)
+def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backfill that another process took over stops before its next write, so that nothing counts twice."""
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(200)))
     taken = []
@@ -309,13 +308,13 @@ def test_one_that_was_taken_over_writes_nothing_more(tmp_path: Path, monkeypatch
             taken.append(len(rows(engine, "SELECT * FROM files")))
 
     with pytest.raises(JobTaken, match="taken it over"):
-        job.backfill(engine, batch_size=10, on_progress=take_over)
+        job.backfill(engine, batch_size=10, slice_rows=2, on_progress=take_over)
     assert [len(rows(engine, "SELECT * FROM files"))] == taken
     dispose(engine)
 
 
 def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
-    """While the file or the command's row is there nothing is written, the reason is in `jobs`, then it goes on."""
+    """While the pause file or the command's row exists nothing is written; `jobs` has the reason; then it resumes."""
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(100)))
     pause_file = tmp_path / "pause"
     pause_file.touch()
@@ -330,19 +329,19 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
             else:
                 job.resume(engine)
 
-    pace = pacing.Throttle(
+    throttle = pacing.Throttle(
         engine, job.PAUSE_JOB, paused=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
     )
     said: list[str] = []
-    obstacle = pace.obstacle()
+    obstacle = throttle.obstacle()
     assert obstacle is not None
     said.append(obstacle.reason)
     job.pause(engine)
     pause_file.unlink()
-    by_command = pace.obstacle()
+    by_command = throttle.obstacle()
     assert by_command is not None
     job.resume(engine)
-    assert pace.obstacle() is None
+    assert throttle.obstacle() is None
     assert "remove it to go on" in said[0]
     assert "--resume" in by_command.reason
 
@@ -360,7 +359,7 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the write-ahead log is over its limit it waits and says why; when the reader is gone it goes on."""
+    """While the write-ahead log is over its limit the backfill waits and reports why, until the reader is gone."""
     path = tmp_path / "v3.sqlite"
     engine = migrated(path, decoded(events(3000)))
     monkeypatch.setattr(pacing, "MAX_LOG_BYTES", 100_000)
@@ -384,7 +383,7 @@ def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path, monkey
 
 
 def test_a_lock_is_waited_for(tmp_path: Path) -> None:
-    """A batch that meets another writer's lock is not lost: it is written when the lock is gone."""
+    """A batch that meets another writer's lock is written once the lock is released."""
     path = tmp_path / "v3.sqlite"
     dispose(migrated(path, decoded(events(200))))
     waited: list[float] = []
@@ -402,7 +401,7 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_plan_changes_no_byte(tmp_path: Path) -> None:
-    """What would be read is counted without a byte of the file changing."""
+    """A plan counts the events to read without changing a byte of the file."""
     path = tmp_path / "v3.sqlite"
     dispose(migrated(path, decoded(events(200))))
     before = sha256(path.read_bytes()).hexdigest()
@@ -415,7 +414,7 @@ def test_a_plan_changes_no_byte(tmp_path: Path) -> None:
 
 
 def test_a_v3_database_has_to_be_migrated_first(v3_file: Path) -> None:
-    """Without the tables of v4 it refuses and names the command."""
+    """Without v4's tables the backfill refuses and names the command."""
     engine = get_engine(v3_file)
     with pytest.raises(MigrationNeeded, match="db migrate"):
         job.backfill(engine)
@@ -423,7 +422,7 @@ def test_a_v3_database_has_to_be_migrated_first(v3_file: Path) -> None:
 
 
 def test_the_genuine_file_of_v3(corpus_v3_file: Path) -> None:
-    """The file that v3 itself wrote: every hash of its file events is there, found by an independent query."""
+    """Every hash of the file events of a genuine v3 file is stored, according to an independent query."""
     engine = get_engine(corpus_v3_file)
     apply_migrations(engine)
     job.backfill(engine)
@@ -439,8 +438,8 @@ def test_the_genuine_file_of_v3(corpus_v3_file: Path) -> None:
     dispose(engine)
 
 
-def test_a_planned_files_table_is_completed(tmp_path: Path) -> None:
-    """A v4 file that had only the plan's `files` table, some of its rows there, ends like any other v3 file."""
+def test_a_pre_release_files_table_is_completed(tmp_path: Path) -> None:
+    """A file with a partly filled pre-release `files` table ends like any other v3 file."""
     path = v3_schema.create(tmp_path / "planned.sqlite", version="4", planned_files=True)
     planned = get_engine(path)
     with planned.begin() as connection:
@@ -458,15 +457,12 @@ def test_a_planned_files_table_is_completed(tmp_path: Path) -> None:
     dispose(plain)
 
 
-def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C during a commit is felt when the rows are stored and we do not know it yet: the place must not go back."""
+def test_an_interrupt_just_after_a_commit_counts_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C just after a commit, before the process knows of it, does not move the cursor back."""
     payloads = decoded(events(300))
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
-    monkeypatch.setattr(backfill_run, "SLICE_ROWS", 7)
     monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     left = 25
 
@@ -481,8 +477,8 @@ def test_an_interrupt_just_behind_a_commit_counts_nothing_twice(
 
     monkeypatch.setattr(backfill_run, "write_transaction", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        job.backfill(broken)
-    job.backfill(broken)
+        job.backfill(broken, slice_rows=7)
+    job.backfill(broken, slice_rows=7)
 
     assert difference(filled(whole), filled(broken)) == []
     dispose(whole)

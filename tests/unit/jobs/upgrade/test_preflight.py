@@ -1,4 +1,4 @@
-"""Looking before an upgrade: what is found, what is refused, and that nothing is touched."""
+"""The preflight of an upgrade: its findings, its refusals, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sqlalchemy import Engine, event
 
 from cowrieprocessor import filesystems
 from cowrieprocessor.db.dialects.sqlite.dialect import wal_reset_bug
-from cowrieprocessor.db.engine import dispose, get_engine
-from cowrieprocessor.db.files import open_files as file_holders
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.files import open_files
 from cowrieprocessor.db.files.open_files import FileHolders, holders_of
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.upgrade import estimates as migration_estimates
-from cowrieprocessor.db.upgrade.estimates import ROWS_A_SAMPLE, SAMPLES
+from cowrieprocessor.db.schema_facts import read_facts
+from cowrieprocessor.db.upgrade.estimates import ROWS_PER_SAMPLE, SAMPLES, expected_work
 from cowrieprocessor.errors import (
     DatabaseError,
     DatabaseFull,
@@ -30,7 +30,7 @@ from cowrieprocessor.errors import (
     NotADatabase,
     SchemaVersionError,
 )
-from cowrieprocessor.jobs.upgrade import preflight as looking
+from cowrieprocessor.jobs.upgrade import preflight as preflight_job
 from cowrieprocessor.jobs.upgrade.preflight import Preflight, preflight
 from tests import v3_schema
 from tests.other_connections import OtherProcess, sqlite3
@@ -46,19 +46,19 @@ with open(sys.argv[1], "rb"):
 
 @pytest.fixture
 def v3(v3_file: Path) -> Iterator[Engine]:
-    """An engine on the v3 file with all habits; nothing has opened it yet."""
+    """An engine on the v3 file with all peculiarities, which has not been opened yet."""
     engine = get_engine(v3_file)
     yield engine
     dispose(engine)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder but the shared memory, in which locks are kept."""
+    """Return the contents of a folder's files, except of the shared memory, which holds locks."""
     return {path.name: b"" if path.name.endswith("-shm") else path.read_bytes() for path in folder.iterdir()}
 
 
 def test_preflight_finds_what_there_is(v3: Engine, v3_file: Path) -> None:
-    """Version, library, sizes, file system, room and new tables are found; nobody has the file open."""
+    """The preflight reports version, library, sizes, file system, space, new tables, and no other process."""
     found = preflight(v3)
     assert (found.schema_version, found.needs_migration) == (3, True)
     assert (found.size_bytes, found.wal_bytes) == (v3_file.stat().st_size, 0)
@@ -71,16 +71,15 @@ def test_preflight_finds_what_there_is(v3: Engine, v3_file: Path) -> None:
 
 
 def test_preflight_counts_a_small_database(v3: Engine) -> None:
-    """Of a small database the events are counted by type."""
+    """The events of a small database are counted by type."""
     work = preflight(v3).work
     assert (work.events, work.file_events, work.events_by_type["cowrie.command.input"], work.sessions) == (18, 7, 2, 2)
 
 
 @pytest.mark.parametrize("counted", [10, 500_000])
-def test_preflight_estimates_a_large_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int) -> None:
-    """Of a large one a sample is read, near the truth, gaps in ids included; a type with few events is counted."""
-    monkeypatch.setattr(migration_estimates, "COUNTED_OF_A_TYPE", counted)
-    rows = SAMPLES * ROWS_A_SAMPLE * 2
+def test_preflight_estimates_a_large_database(tmp_path: Path, counted: int) -> None:
+    """A large database is sampled, accurately despite gaps in ids; a type with few events is counted."""
+    rows = SAMPLES * ROWS_PER_SAMPLE * 2
     path = v3_schema.create(tmp_path / "large.sqlite", payloads=[])
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
@@ -95,7 +94,8 @@ def test_preflight_estimates_a_large_database(tmp_path: Path, monkeypatch: pytes
             ),
         )
     engine = get_engine(path)
-    work = preflight(engine).work
+    with read_transaction(engine) as connection:
+        work = expected_work(connection, read_facts(connection, path.name), max_counted=counted)
     dispose(engine)
     assert abs(work.events - rows) < rows * 0.1
     assert abs(work.file_events - rows // 25) < (rows // 25 * 0.15 if counted == 10 else 1)
@@ -103,7 +103,7 @@ def test_preflight_estimates_a_large_database(tmp_path: Path, monkeypatch: pytes
 
 
 def test_preflight_of_a_quiet_database_leaves_no_trace(v3: Engine, tmp_path: Path) -> None:
-    """Not a byte of the file changes, and no log or shared memory is made beside it."""
+    """No byte of the file changes, and no log or shared memory is created next to it."""
     before = contents(tmp_path)
     preflight(v3)
     assert contents(tmp_path) == before
@@ -111,7 +111,7 @@ def test_preflight_of_a_quiet_database_leaves_no_trace(v3: Engine, tmp_path: Pat
 
 
 def test_preflight_of_a_busy_database_leaves_no_trace(v3_file: Path, v3: Engine, tmp_path: Path) -> None:
-    """Beside a writer the log is read, and neither it nor the file changes."""
+    """With a writer running the log is read, and neither it nor the file changes."""
     with StepWriter(v3_file) as writer:
         before = contents(tmp_path)
         found = preflight(v3)
@@ -122,7 +122,7 @@ def test_preflight_of_a_busy_database_leaves_no_trace(v3_file: Path, v3: Engine,
 
 
 def test_preflight_reads_the_log_that_a_killed_writer_left(v3_file: Path, v3: Engine, tmp_path: Path) -> None:
-    """What is only in the log counts: here the version that a killed migration wrote."""
+    """Pages that are only in the log count: here the version that a killed migration wrote."""
     with closing(standard_library.connect(v3_file, isolation_level=None)):
         with StepWriter(v3_file) as writer:
             writer.kill()
@@ -145,7 +145,7 @@ def test_preflight_reads_the_log_that_a_killed_writer_left(v3_file: Path, v3: En
 
 
 def test_log_without_shared_memory_is_not_read(v3_file: Path, v3: Engine, tmp_path: Path) -> None:
-    """A log beside which the shared memory is missing cannot be read without making it: the message says what to do."""
+    """A log without its shared memory cannot be read without creating that; the message names the remedy."""
     with StepWriter(v3_file) as writer:
         writer.kill()
     v3_file.with_name(f"{v3_file.name}-shm").unlink()
@@ -156,7 +156,7 @@ def test_log_without_shared_memory_is_not_read(v3_file: Path, v3: Engine, tmp_pa
 
 
 def test_writer_is_refused_unless_asked_for(v3_file: Path, v3: Engine) -> None:
-    """A process that has the file open for writing is named; with `beside_v3` it is only warned of."""
+    """A process that has the file open for writing is refused by name; with `beside_v3` there is only a warning."""
     with OtherProcess(v3_file, "SELECT 1 FROM schema_state"):
         found = preflight(v3)
     (refusal,) = found.refusals()
@@ -167,7 +167,7 @@ def test_writer_is_refused_unless_asked_for(v3_file: Path, v3: Engine) -> None:
 
 
 def test_reader_is_no_hindrance(v3_file: Path, v3: Engine) -> None:
-    """A process that has the file open for reading is listed and not refused."""
+    """A process that has the file open for reading is listed but not refused."""
     reader = subprocess.Popen(
         [sys.executable, "-c", _READER, str(v3_file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -181,36 +181,38 @@ def test_reader_is_no_hindrance(v3_file: Path, v3: Engine) -> None:
 
 
 def test_our_own_process_is_no_other(v3_file: Path) -> None:
-    """A file that we ourselves have open is open in no other process."""
+    """A file open in this process is not reported as open in another."""
     with closing(sqlite3.connect(v3_file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         assert holders_of(v3_file) == FileHolders((), complete=True)
 
 
-def test_holders_that_hide_are_found_by_their_locks(v3_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose descriptors we may not see is found by the lock that it holds; whether it writes is not known."""
+def test_processes_with_unreadable_descriptors_are_found_by_their_locks(
+    v3_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process with unreadable descriptors is found by its lock; whether it writes is unknown."""
 
     def forbidden(_pid: int, _stat: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(file_holders, "_opened", forbidden)
+    monkeypatch.setattr(open_files, "_opened", forbidden)
     with StepWriter(v3_file) as writer:
         found = holders_of(v3_file)
     assert found is not None
     assert ([(holder.pid, holder.writes) for holder in found.writers], found.complete) == ([(writer.pid, None)], False)
 
 
-def test_where_the_system_does_not_tell_it_is_said(v3: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without /proc it is not known who has the file open: a warning, no refusal."""
-    monkeypatch.setattr(file_holders, "PROC", tmp_path / "no-proc")
+def test_unknown_open_files_are_a_warning(v3: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without /proc it is unknown which processes have the file open: a warning, no refusal."""
+    monkeypatch.setattr(open_files, "PROC", tmp_path / "no-proc")
     found = preflight(v3)
     assert (found.holders, found.refusals()) == (None, [])
     assert any("does not tell" in warning for warning in found.warnings())
 
 
 def test_too_little_room_is_refused(v3: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk on which rows and log do not fit is refused with the numbers."""
-    monkeypatch.setattr(looking, "free_bytes", lambda _: looking.MAX_LOG_BYTES)
+    """A disk too small for rows and log is refused with the numbers."""
+    monkeypatch.setattr(preflight_job, "free_bytes", lambda _: preflight_job.MAX_LOG_BYTES)
     (refusal,) = preflight(v3).refusals()
     assert isinstance(refusal, DatabaseFull)
     assert "268,435,456 are free" in str(refusal)
@@ -240,8 +242,8 @@ def test_other_versions_are_refused(tmp_path: Path, version: str) -> None:
     dispose(engine)
 
 
-def test_half_made_database_is_refused(v3_file: Path, v3: Engine) -> None:
-    """A v3 file with a table of version 4 that is half-made is refused, as the migration would."""
+def test_incomplete_database_is_refused(v3_file: Path, v3: Engine) -> None:
+    """A v3 file with an incomplete table of version 4 is refused, as by the migration."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         connection.execute("CREATE TABLE jobs (name TEXT)")
     with pytest.raises(SchemaVersionError, match="some of the tables"):
@@ -249,7 +251,7 @@ def test_half_made_database_is_refused(v3_file: Path, v3: Engine) -> None:
 
 
 def test_no_database_is_refused(tmp_path: Path) -> None:
-    """A missing file stays missing, and a text is no database."""
+    """A missing file is not created, and a text file is not a database."""
     (tmp_path / "letter.txt").write_bytes(b"Dear reader, " * 100)
     with pytest.raises(NotADatabase):
         preflight(get_engine(tmp_path / "letter.txt"))
@@ -259,14 +261,14 @@ def test_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_database_at_our_version_needs_nothing(engine: Engine) -> None:
-    """At our version there is nothing to add and nothing to refuse, on both databases."""
+    """At the current version there is nothing to add and nothing to refuse, on both databases."""
     found = preflight(engine)
     assert (found.schema_version, found.needs_migration, found.adds) == (4, False, ())
     assert (found.refusals(), found.in_a_file) == ([], engine.name == "sqlite")
 
 
-def test_plan_with_only_files_lists_the_rest(tmp_path: Path) -> None:
-    """Of a database that has the plan's files table the others are listed."""
+def test_pre_release_database_lists_the_other_tables(tmp_path: Path) -> None:
+    """For a database with a pre-release `files` table the other tables are listed."""
     engine = get_engine(v3_schema.create(tmp_path / "x.sqlite", version="4", planned_files=True))
     found = preflight(engine)
     dispose(engine)
@@ -277,7 +279,7 @@ def test_plan_with_only_files_lists_the_rest(tmp_path: Path) -> None:
 
 @pytest.mark.postgres
 def test_empty_server_database(postgres_url: str) -> None:
-    """On a server only what the server tells is there."""
+    """On a server only the server's own facts are reported."""
     engine = get_engine(postgres_url)
     found = preflight(engine)
     dispose(engine)
@@ -286,7 +288,7 @@ def test_empty_server_database(postgres_url: str) -> None:
 
 
 def test_number_of_statements_does_not_grow(v3: Engine, tmp_path: Path) -> None:
-    """A preflight asks a bounded number of questions, whatever the size."""
+    """A preflight executes a bounded number of statements at any size."""
     asked: list[str] = []
 
     def on_execute(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
@@ -301,7 +303,7 @@ def test_number_of_statements_does_not_grow(v3: Engine, tmp_path: Path) -> None:
     assert len(asked) < SAMPLES + 100
 
 
-def test_migrated_database_is_at_rest(v3: Engine) -> None:
-    """After the migration the same look finds nothing to do."""
+def test_migrated_database_needs_nothing(v3: Engine) -> None:
+    """After the migration a preflight finds nothing to do."""
     apply_migrations(v3)
     assert not preflight(v3).needs_migration

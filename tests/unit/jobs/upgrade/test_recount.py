@@ -1,4 +1,4 @@
-"""The recount: counters and times become what the events say, whatever v3 made of them."""
+"""The recount: counters and times are those of the events, whatever v3 stored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from cowrieprocessor.db.table_scan import table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs.upgrade import recount as job
-from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
+from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult, recount
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -33,12 +34,12 @@ RIGHT = [
     ("s1", f"{DAY} 03:04:00.000000", f"{DAY} 03:05:00.000000", 13, 2, 4, 2),
     ("s2", f"{DAY} 03:04:08.000000", f"{DAY} 03:30:00.000000", 3, 0, 2, 0),
 ]
-"""What the events of `v3_schema.habits` say: four of them are there twice, as is the closing without an inode."""
+"""Counters of the events of `v3_schema.habits`: four events are stored twice, as is the closing without an inode."""
 
 
 @pytest.fixture
 def migrated(v3_file: Path) -> Path:
-    """A v3 file at version 4, its counters as v3 left them."""
+    """A v3 file migrated to version 4, with v3's counters."""
     with opened(v3_file) as engine:
         apply_migrations(engine)
     return v3_file
@@ -49,8 +50,8 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
 
-def test_counters_and_times_become_what_the_events_say(migrated: Path) -> None:
-    """Every stored event counts once; failed downloads and uploads are none; times are UTC, both ends right."""
+def test_counters_and_times_are_those_of_the_events(migrated: Path) -> None:
+    """Every stored event counts once, failed downloads and uploads do not count as downloads, and times are in UTC."""
     with opened(migrated) as engine:
         result = recount(engine)
     assert (result.sessions, result.changed, result.without_events) == (2, 2, 0)
@@ -62,7 +63,7 @@ def test_counters_and_times_become_what_the_events_say(migrated: Path) -> None:
     [([], "n\n", 1, False), ([], "\n", 1, False), ([], "y\n", 0, True), (["--yes"], "", 0, True)],
 )
 def test_it_asks_on_a_terminal(migrated: Path, flags: list[str], answer: str, code: int, is_changed: bool) -> None:
-    """On a terminal it asks, and no is the answer to Enter; --yes does not ask."""
+    """On a terminal the command asks, with no as the default; --yes does not ask."""
     master, slave = pty.openpty()
     try:
         os.write(master, answer.encode())
@@ -74,8 +75,8 @@ def test_it_asks_on_a_terminal(migrated: Path, flags: list[str], answer: str, co
     assert (done.returncode, rows(migrated, SESSIONS) == RIGHT) == (code, is_changed)
 
 
-def test_again_changes_nothing(migrated: Path) -> None:
-    """A second recount finds nothing to change, and touches no row."""
+def test_a_second_recount_changes_nothing(migrated: Path) -> None:
+    """A second recount changes no row."""
     with opened(migrated) as engine:
         recount(engine)
         before = rows(migrated, "SELECT * FROM session_summaries")
@@ -85,7 +86,7 @@ def test_again_changes_nothing(migrated: Path) -> None:
 
 
 def test_a_dry_run_changes_no_byte(migrated: Path) -> None:
-    """A dry run says how many would change; the file stays as it is."""
+    """A dry run reports how many sessions would change, and does not change the file."""
     before = migrated.read_bytes()
     done = call("--dry-run", "--db", migrated)
     assert (done.exit_code, done.stdout) == (0, "2 sessions recounted, 2 would change\n")
@@ -93,20 +94,20 @@ def test_a_dry_run_changes_no_byte(migrated: Path) -> None:
 
 
 def test_one_session_alone(migrated: Path) -> None:
-    """With a session named, only that one changes, and no job is noted."""
+    """With --session only that session changes, and no job is recorded."""
     done = call("--db", migrated, "--session", "s2", "--json")
     assert json.loads(done.stdout)["result"] == {"sessions": 1, "changed": 1, "without_events": 0, "resumed": False}
     assert [row[0] for row in rows(migrated, SESSIONS) if row in RIGHT] == ["s2"]
     assert rows(migrated, "SELECT name FROM jobs WHERE name = 'recount'") == []
 
 
-def test_a_session_that_is_not_there(migrated: Path) -> None:
-    """A session that is not in the database is an error that says so."""
+def test_an_unknown_session_is_an_error(migrated: Path) -> None:
+    """A session that is not in the database is an error."""
     assert isinstance(call("--db", migrated, "--session", "nobody").exception, NotFound)
 
 
 def test_sessions_without_events_stay(migrated: Path) -> None:
-    """A session of which no event is stored keeps its counters, and is told."""
+    """A session without a stored event keeps its counters, and is reported."""
     change(migrated, "INSERT INTO session_summaries (session_id, event_count) VALUES ('pruned', 9)")
     done = call("--db", migrated)
     assert "1 sessions have no event stored and stay as they are" in done.stdout
@@ -114,7 +115,7 @@ def test_sessions_without_events_stay(migrated: Path) -> None:
 
 
 def test_nothing_else_of_a_session_changes(migrated: Path) -> None:
-    """Flags, enrichment, sensor and list of sources stay what they are."""
+    """Flags, enrichment, sensor and source files are not changed."""
     rest = "SELECT session_id, vt_flagged, risk_score, matcher, source_files, enrichment, created_at"
     before = rows(migrated, f"{rest} FROM session_summaries ORDER BY session_id")
     with opened(migrated) as engine:
@@ -123,21 +124,21 @@ def test_nothing_else_of_a_session_changes(migrated: Path) -> None:
 
 
 def test_times_that_are_numbers(tmp_path: Path) -> None:
-    """A time that is a number with decimals is read from the payload, to the microsecond."""
+    """A decimal timestamp is read from the payload, to the microsecond."""
     stamps: tuple[object, ...] = (1735787045.123456, 1735787046, "2025-01-02T03:04:04+00:00", None)
-    payloads = [v3_schema.event("cowrie.log.open", "s1", None) | {"timestamp": one} for one in stamps]
+    payloads = [v3_schema.event("cowrie.log.open", "s1", None) | {"timestamp": stamp} for stamp in stamps]
     path = v3_schema.create(tmp_path / "v3.sqlite", payloads=payloads)
     change(path, "INSERT INTO session_summaries (session_id) VALUES ('s1')")
     with opened(path) as engine:
         apply_migrations(engine)
         recount(engine)
-        dead = recount(engine, dry_run=True).changed
+        still_wrong = recount(engine, dry_run=True).changed
     found = rows(path, "SELECT first_event_at, last_event_at, event_count FROM session_summaries")
-    assert (found, dead) == ([("2025-01-02 03:04:04.000000", "2025-01-02 03:04:06.000000", 4)], 0)
+    assert (found, still_wrong) == ([("2025-01-02 03:04:04.000000", "2025-01-02 03:04:06.000000", 4)], 0)
 
 
-def test_our_loaders_counters_are_right(engine: Engine, corpus: Path) -> None:
-    """What our own loader counted is what a recount counts, on either database; what was spoilt is repaired."""
+def test_counters_of_our_loader_are_right(engine: Engine, corpus: Path) -> None:
+    """A recount agrees with v4's loader on either database, and repairs wrong counters."""
     BulkLoader(engine).load([corpus / "cowrie-3.1.4", corpus / "cowrie-2.9"])
     query = text(SESSIONS)
     with read_transaction(engine) as connection:
@@ -153,7 +154,7 @@ def test_our_loaders_counters_are_right(engine: Engine, corpus: Path) -> None:
 
 
 def test_a_loader_that_adds_meanwhile_loses_nothing(migrated: Path, tmp_path: Path, monkeypatch: object) -> None:
-    """Events that a loader adds between counting and writing are in the counters, once."""
+    """Events that a loader adds between counting and writing are counted, once."""
     log = tmp_path / "cowrie.json"
     added = v3_schema.event("cowrie.login.failed", "s1", f"{DAY}T04:00:00.000000Z", username="a", password="b")
     log.write_text(json.dumps(added) + "\n", encoding="utf-8")
@@ -164,7 +165,7 @@ def test_a_loader_that_adds_meanwhile_loses_nothing(migrated: Path, tmp_path: Pa
 
     assert isinstance(monkeypatch, pytest.MonkeyPatch)
     wait = job.Throttle.wait
-    monkeypatch.setattr(job.Throttle, "wait", lambda pace, say: (load(pace), wait(pace, say))[1])
+    monkeypatch.setattr(job.Throttle, "wait", lambda throttle, notify: (load(throttle), wait(throttle, notify))[1])
     with opened(migrated) as engine:
         recount(engine)
     expected = ("s1", f"{DAY} 03:04:00.000000", f"{DAY} 04:00:00.000000", 14, 2, 4, 3)
@@ -172,12 +173,12 @@ def test_a_loader_that_adds_meanwhile_loses_nothing(migrated: Path, tmp_path: Pa
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made v3 file at version 4, with many sessions whose counters are wrong."""
+    """A generated v3 file at version 4, with many sessions whose counters are wrong."""
     path = tmp_path_factory.mktemp("made") / "v3.sqlite"
     make_v3_db(path, events=3000, seed=3)
     with opened(path) as engine:
@@ -185,23 +186,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of seven sessions, and a place that is saved after each."""
-    monkeypatch.setattr(job, "PAGE_SESSIONS", 7)
-    monkeypatch.setattr(job, "SAVE_EVERY_S", 0.0)
+def recount_in_small_pages(
+    engine: Engine, on_progress: Callable[[RecountProgress], None] | None = None
+) -> RecountResult:
+    """Recount in pages of seven sessions, with the cursor saved after each."""
+    return recount(engine, on_progress=on_progress, page_sessions=7, save_every_s=0.0)
 
 
 def copy_of(path: Path, to: Path) -> Path:
-    """Return a copy of a file that nobody has open."""
+    """Return a copy of a closed file."""
     to.write_bytes(path.read_bytes())
     return to
 
 
-@pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("stopped_at", [1, 4, 9])
-def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stopped_at: int) -> None:
-    """A recount that ended anywhere goes on there; its numbers and rows are those of an undisturbed one."""
+def test_stopped_and_resumed_equals_undisturbed(made: Path, tmp_path: Path, stopped_at: int) -> None:
+    """A recount that was stopped at any point resumes there, with the numbers and rows of an undisturbed one."""
     undisturbed, stopped = (copy_of(made, tmp_path / name) for name in ("undisturbed", "stopped"))
     pages: list[int] = []
 
@@ -211,11 +211,11 @@ def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stop
             raise Killed
 
     with opened(undisturbed) as engine:
-        whole = recount(engine)
+        whole = recount_in_small_pages(engine)
     with opened(stopped) as engine:
         with pytest.raises(Killed):
-            recount(engine, on_progress=stop)
-        resumed = recount(engine)
+            recount_in_small_pages(engine, stop)
+        resumed = recount_in_small_pages(engine)
     assert (resumed.resumed, resumed.changed, resumed.sessions) == (True, whole.changed, whole.sessions)
     assert whole.changed > 0
     assert rows(stopped, SESSIONS) == rows(undisturbed, SESSIONS)
@@ -223,16 +223,15 @@ def test_stopped_and_gone_on_equals_undisturbed(made: Path, tmp_path: Path, stop
     assert rows(stopped, state) == rows(undisturbed, state)
 
 
-@pytest.mark.usefixtures("small_pages")
-def test_an_interrupt_is_noted(made: Path, tmp_path: Path) -> None:
-    """Ctrl-C leaves the job as stopped, with its place."""
+def test_an_interrupt_is_recorded(made: Path, tmp_path: Path) -> None:
+    """Ctrl-C leaves the job stopped, with its cursor."""
     path = copy_of(made, tmp_path / "v3.sqlite")
 
     def interrupt(now: RecountProgress) -> None:
         raise KeyboardInterrupt
 
     with opened(path) as engine, pytest.raises(KeyboardInterrupt):
-        recount(engine, on_progress=interrupt)
+        recount_in_small_pages(engine, interrupt)
     ((state, cursor),) = rows(path, "SELECT state, cursor FROM jobs WHERE name = 'recount'")
     assert (state, bool(json.loads(cursor)["last"])) == ("stopped", True)
 
@@ -248,13 +247,13 @@ def test_a_recount_satisfies_the_validation(made: Path, tmp_path: Path) -> None:
     assert changed > 0
 
 
-def test_events_come_by_the_index_on_the_session(migrated: Path) -> None:
-    """The events of a page come from the index on the session, in its order; nothing is sorted."""
-    with opened(migrated, read_only=True) as engine, table_scan_of(engine) as reading:
-        walk = RecountRows(reading).events("a", "b", 100)
-        order = ", ".join(walk.keys)
-        sql = f"EXPLAIN QUERY PLAN {walk.select} WHERE {walk.where} AND ({order}) > (?, ?) ORDER BY {order} LIMIT 10"
+def test_events_are_read_by_the_session_index(migrated: Path) -> None:
+    """The events of a page are read by the session index in its order, without sorting."""
+    with opened(migrated, read_only=True) as engine, table_scan_of(engine) as scan:
+        query = RecountRows(scan).events("a", "b", 100)
+        order = ", ".join(query.keys)
+        sql = f"EXPLAIN QUERY PLAN {query.select} WHERE {query.where} AND ({order}) > (?, ?) ORDER BY {order} LIMIT 10"
         with read_transaction(engine) as connection:
-            plan = [row[3] for row in reading.rows(connection, sql, (*walk.values, "a", 5))]
+            plan = [row[3] for row in scan.rows(connection, sql, (*query.values, "a", 5))]
     assert "USING INDEX ix_raw_events_session_id (session_id>" in plan[0]
     assert len(plan) == 1

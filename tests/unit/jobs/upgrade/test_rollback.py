@@ -1,4 +1,4 @@
-"""Rolling back to version 3: from every point of the path, whole or not at all, and nothing is lost."""
+"""Rollback to version 3: from every point of an upgrade, completely or not at all, and without loss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from cowrieprocessor.db.models import V3_TABLES
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed, SchemaVersionError
 from cowrieprocessor.jobs.maintenance.optimize import optimize
 from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.upgrade import rollback
-from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
+from cowrieprocessor.jobs.upgrade import rollback, state_export
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
-from cowrieprocessor.jobs.upgrade.state_export import read_saved
+from cowrieprocessor.jobs.upgrade.state_export import read_export
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.other_connections import sqlite3
@@ -44,20 +43,20 @@ def opened() -> Iterator[OPENER]:
         dispose(engine)
 
 
-def catalogue(path: Path) -> set[tuple[str, str, str]]:
-    """Return everything that SQLite's catalogue has, statements with every run of white space as one blank."""
+def schema(path: Path) -> set[tuple[str, str, str]]:
+    """Return SQLite's schema with normalized white space."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master").fetchall()
     return {(kind, name, " ".join(sql.split())) for kind, name, sql in rows}
 
 
 def saved_files(path: Path) -> list[Path]:
-    """Return the files of saved knowledge beside a database."""
+    """Return the export files next to a database."""
     return sorted(path.parent.glob(f"{path.name}.v4-saved-*"))
 
 
 def stop_half_way(engine: Engine) -> None:
-    """Leave a database as a backfill leaves it that is interrupted in the middle of its second job."""
+    """Interrupt a backfill in the middle of its second job."""
     apply_migrations(engine)
 
     def interrupt(progress: object) -> None:
@@ -78,34 +77,34 @@ POINTS: dict[str, Callable[[Engine], object]] = {
 
 @pytest.mark.parametrize("from_v1", [False, True])
 @pytest.mark.parametrize("point", POINTS)
-def test_schema_and_rows_are_those_of_v3_again(tmp_path: Path, opened: OPENER, point: str, from_v1: bool) -> None:
-    """From every point of the path the file's catalogue and every row of v3's tables are what they were."""
+def test_schema_and_rows_of_v3_are_restored(tmp_path: Path, opened: OPENER, point: str, from_v1: bool) -> None:
+    """From every point of an upgrade, the schema and every row of v3's tables are restored."""
     path = v3_schema.create(tmp_path / "v3.sqlite", from_v1=from_v1)
     engine = opened(path)
-    before = (catalogue(path), sqlite_shape(path), scene.rows_of_v3(engine))
+    before = (schema(path), sqlite_shape(path), scene.rows_of_v3(engine))
     POINTS[point](engine)
-    assert before[0] != catalogue(path)
+    assert before[0] != schema(path)
 
     roll_back(engine)
 
     assert schema_version(engine) == 3
-    assert before == (catalogue(path), sqlite_shape(path), scene.rows_of_v3(engine))
+    assert before == (schema(path), sqlite_shape(path), scene.rows_of_v3(engine))
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_genuine_v3_file_comes_back(corpus_v3_file: Path, opened: OPENER) -> None:
-    """The genuine v3 file, migrated, backfilled and rolled back, has its catalogue and rows again."""
+def test_genuine_v3_file_is_restored(corpus_v3_file: Path, opened: OPENER) -> None:
+    """The genuine v3 file, migrated, backfilled and rolled back, has its schema and rows again."""
     engine = opened(corpus_v3_file)
-    before = (catalogue(corpus_v3_file), scene.rows_of_v3(engine))
+    before = (schema(corpus_v3_file), scene.rows_of_v3(engine))
     apply_migrations(engine)
     backfill(engine)
     roll_back(engine)
-    assert before == (catalogue(corpus_v3_file), scene.rows_of_v3(engine))
+    assert before == (schema(corpus_v3_file), scene.rows_of_v3(engine))
 
 
 def test_what_v4_loaded_stays(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
-    """Events, sessions and unreadable lines that v4 loaded stay, every row; only what is about its own tables goes."""
+    """Events, sessions and unreadable lines that v4 loaded stay; only rows on v4's own tables are deleted."""
     engine = opened(v3_file)
     scene.build(engine, tmp_path)
     before = scene.rows_of_v3(engine, without=("command_stats", "dead_letter_events"))
@@ -117,24 +116,24 @@ def test_what_v4_loaded_stays(v3_file: Path, opened: OPENER, tmp_path: Path) -> 
     assert scene.reasons(engine) == ["validation"]
 
 
-@pytest.mark.parametrize("order", ["taken in first", "backfilled first"])
-def test_forward_again_nothing_is_missing(v3_file: Path, opened: OPENER, tmp_path: Path, order: str) -> None:
-    """Rolled back, migrated, backfilled and the saved file taken in, in either order: all rows are what they were."""
+@pytest.mark.parametrize("order", ["imported first", "backfilled first"])
+def test_upgrading_again_restores_everything(v3_file: Path, opened: OPENER, tmp_path: Path, order: str) -> None:
+    """After rollback and migration, backfill and import in either order restore all rows."""
     engine = opened(v3_file)
-    there_and_back(engine, tmp_path, order)
+    upgrade_again(engine, tmp_path, order)
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("order", ["taken in first", "backfilled first"])
-def test_forward_again_on_postgresql(postgres_url: str, opened: OPENER, tmp_path: Path, order: str) -> None:
-    """The same on PostgreSQL, where the place of the saved file has to be given."""
+@pytest.mark.parametrize("order", ["imported first", "backfilled first"])
+def test_upgrading_again_on_postgresql(postgres_url: str, opened: OPENER, tmp_path: Path, order: str) -> None:
+    """The same on PostgreSQL, where the path of the export has to be given."""
     engine = opened(postgres_url)
     scene.make_v3(engine)
-    there_and_back(engine, tmp_path, order)
+    upgrade_again(engine, tmp_path, order)
 
 
-def there_and_back(engine: Engine, folder: Path, order: str) -> None:
-    """Go the whole path, back, and forward again; compare, and take in once more, which changes nothing."""
+def upgrade_again(engine: Engine, folder: Path, order: str) -> None:
+    """Upgrade, roll back, and upgrade again; compare, and import once more, which changes nothing."""
     scene.build(engine, folder)
     before = scene.contents(engine)
     path = folder / "saved"
@@ -144,18 +143,18 @@ def there_and_back(engine: Engine, folder: Path, order: str) -> None:
     apply_migrations(engine)
     if order == "backfilled first":
         backfill(engine)
-    saved_knowledge.take_in(engine, path)
+    state_export.import_state(engine, path)
     backfill(engine)
 
     assert [] == scene.difference(before, scene.contents(engine))
-    again = saved_knowledge.take_in(engine, path)
-    assert {(0, 0)} == {(one.added, one.updated) for one in again.tables.values()}
+    again = state_export.import_state(engine, path)
+    assert {(0, 0)} == {(merged.added, merged.updated) for merged in again.tables.values()}
     assert 0 == again.files_updated
     assert [] == scene.difference(before, scene.contents(engine))
 
 
 def test_a_database_that_v4_made_becomes_v3(tmp_path: Path, opened: OPENER, v3_file: Path) -> None:
-    """A database that was never v3 gets v3's schema whole, its second unique index included."""
+    """A database created by v4 gets v3's complete schema, with its second unique index."""
     path = tmp_path / "fresh.sqlite"
     engine = opened(path)
     apply_migrations(engine)
@@ -163,46 +162,46 @@ def test_a_database_that_v4_made_becomes_v3(tmp_path: Path, opened: OPENER, v3_f
     assert sqlite_shape(v3_file) == sqlite_shape(path)
 
 
-def test_an_index_that_was_dropped_is_built_again(v3_file: Path, opened: OPENER) -> None:
-    """After `db optimize` v3's second index is built again, and the plan says so."""
+def test_a_dropped_index_is_rebuilt(v3_file: Path, opened: OPENER) -> None:
+    """After `db optimize` v3's second index is rebuilt, and the plan says so."""
     engine = opened(v3_file)
-    before = catalogue(v3_file)
+    before = schema(v3_file)
     apply_migrations(engine)
     with write_transaction(engine) as connection:
         connection.execute(text("DROP INDEX uq_raw_events_source_gen"))
     assert plan(engine).adds_index
     roll_back(engine)
-    assert before == catalogue(v3_file)
+    assert before == schema(v3_file)
 
 
 def test_statistics_are_as_v3_had_them(v3_file: Path, opened: OPENER) -> None:
-    """What `db optimize` made beside the tables goes, too."""
+    """Statistics tables created by `db optimize` are dropped, too."""
     engine = opened(v3_file)
-    before = catalogue(v3_file)
+    before = schema(v3_file)
     apply_migrations(engine)
     optimize(engine)
-    assert before != catalogue(v3_file)
+    assert before != schema(v3_file)
     roll_back(engine)
-    assert before == catalogue(v3_file)
+    assert before == schema(v3_file)
 
 
 def test_alembics_table_is_as_v3_had_it(v3_file: Path, opened: OPENER) -> None:
-    """Where v3 had Alembic's table, it is there again with what it held."""
+    """If v3 had Alembic's table, it is restored with its contents."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("INSERT INTO alembic_version VALUES ('c0ffee')")
     engine = opened(v3_file)
-    before = catalogue(v3_file)
+    before = schema(v3_file)
     apply_migrations(engine)
     roll_back(engine)
     with read_transaction(engine) as connection:
         assert ["c0ffee"] == list(connection.scalars(text("SELECT version_num FROM alembic_version")))
-    assert before == catalogue(v3_file)
+    assert before == schema(v3_file)
 
 
 @pytest.mark.parametrize("version", ["3", "4"])
-def test_a_file_with_only_the_plans_table(tmp_path: Path, opened: OPENER, version: str) -> None:
-    """The plan's lone `files` table goes too; the verdicts in it are saved."""
+def test_a_pre_release_files_table(tmp_path: Path, opened: OPENER, version: str) -> None:
+    """A pre-release `files` table is dropped, too, and its verdicts are exported."""
     path = v3_schema.create(tmp_path / "planned.sqlite", version=version, planned_files=True)
     plain = v3_schema.create(tmp_path / "v3.sqlite")
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -213,12 +212,12 @@ def test_a_file_with_only_the_plans_table(tmp_path: Path, opened: OPENER, versio
         )
     engine = opened(path)
     done = roll_back(engine)
-    assert catalogue(plain) == catalogue(path)
+    assert schema(plain) == schema(path)
     assert done.saved is not None
     assert done.saved.rows == {"file_hashes": 1}
     apply_migrations(engine)
     backfill(engine)
-    saved_knowledge.take_in(engine, Path(done.saved.path))
+    state_export.import_state(engine, Path(done.saved.path))
     with read_transaction(engine) as connection:
         rows = connection.execute(
             text("SELECT session_id, vt_positives FROM files WHERE vt_malicious ORDER BY 1")
@@ -227,7 +226,7 @@ def test_a_file_with_only_the_plans_table(tmp_path: Path, opened: OPENER, versio
 
 
 def test_version_3_has_nothing_to_do(v3_file: Path, opened: OPENER) -> None:
-    """Rolled back again, a v3 file stays as it is, and nothing is saved."""
+    """A rollback of a v3 file changes nothing, and exports nothing."""
     engine = opened(v3_file)
     assert roll_back(engine).saved is None
     assert [] == saved_files(v3_file)
@@ -243,35 +242,35 @@ def test_version_3_has_nothing_to_do(v3_file: Path, opened: OPENER) -> None:
     ],
 )
 def test_what_cannot_be_rolled_back_is_refused(v3_file: Path, opened: OPENER, damage: str, message: str) -> None:
-    """Other versions, missing tables and foreign ones are refused; nothing is dropped or saved."""
+    """Other versions, missing tables and foreign tables are refused; nothing is dropped or exported."""
     engine = opened(v3_file)
     apply_migrations(engine)
     with write_transaction(engine) as connection:
         connection.execute(text(damage))
-    before = catalogue(v3_file)
+    before = schema(v3_file)
     with pytest.raises(SchemaVersionError, match=message):
         roll_back(engine)
-    assert (before, []) == (catalogue(v3_file), saved_files(v3_file))
+    assert (before, []) == (schema(v3_file), saved_files(v3_file))
 
 
-def test_an_interrupted_set_of_tables_is_rolled_back(v3_file: Path, opened: OPENER) -> None:
-    """A file that has lost some of v4's tables can still go back to v3, with what the others know."""
+def test_an_incomplete_set_of_tables_is_rolled_back(v3_file: Path, opened: OPENER) -> None:
+    """A file that lost some of v4's tables can be rolled back, and the state in the others is exported."""
     engine = opened(v3_file)
-    before = catalogue(v3_file)
+    before = schema(v3_file)
     apply_migrations(engine)
     scene.learn_all_but_flags(engine)
     with write_transaction(engine) as connection:
         connection.execute(text("DROP TABLE log_files"))
         connection.execute(text("DROP TABLE jobs"))
     done = roll_back(engine)
-    assert before == catalogue(v3_file)
+    assert before == schema(v3_file)
     assert done.saved is not None
     assert done.saved.rows["file_verdicts"] == 2
 
 
 @pytest.mark.parametrize("state", ["running", "waiting"])
-def test_a_job_at_work_is_refused(engine: Engine, tmp_path: Path, state: str) -> None:
-    """While a backfill says that it works, nothing is dropped and no file is left; silent for a minute, it is dead."""
+def test_a_running_job_is_refused(engine: Engine, tmp_path: Path, state: str) -> None:
+    """A backfill that reports progress blocks the rollback, which leaves no file; silent for a minute, it is dead."""
     working(engine, {"last": {}}, state)
     with pytest.raises(JobTaken, match="the job backfill-files works on it; stop it"):
         roll_back(engine, tmp_path / "saved")
@@ -283,8 +282,8 @@ def test_a_job_at_work_is_refused(engine: Engine, tmp_path: Path, state: str) ->
     assert schema_version(engine) == 3
 
 
-def test_a_paused_backfill_is_at_work_and_a_wish_to_pause_is_not(engine: Engine, tmp_path: Path) -> None:
-    """A backfill that pauses would find its tables gone; the mere wish that one pauses keeps nobody out."""
+def test_a_paused_backfill_is_refused_and_a_pause_request_is_not(engine: Engine, tmp_path: Path) -> None:
+    """A paused backfill blocks the rollback, a mere request to pause does not."""
     alive = holder.this_process() | {"pid": 1, "started": holder._started(1)}
     working(engine, {"holder": alive}, "paused")
     with pytest.raises(JobTaken, match="works on it"):
@@ -295,8 +294,8 @@ def test_a_paused_backfill_is_at_work_and_a_wish_to_pause_is_not(engine: Engine,
     assert schema_version(engine) == 3
 
 
-def test_a_job_is_at_work_while_its_process_lives(engine: Engine, tmp_path: Path) -> None:
-    """A job that names its process is at work while that lives, however silent; once killed, it is not waited for."""
+def test_a_job_is_running_while_its_process_lives(engine: Engine, tmp_path: Path) -> None:
+    """A job blocks the rollback as long as its process lives, however silent, and not once it is dead."""
     of_another = {"host": "elsewhere", "pid": 1, "started": "1", "run": "x"}
     working(engine, {"holder": of_another})
     with pytest.raises(JobTaken, match="process 1 on elsewhere"):
@@ -308,36 +307,36 @@ def test_a_job_is_at_work_while_its_process_lives(engine: Engine, tmp_path: Path
     assert schema_version(engine) == 3
 
 
-def test_what_is_written_while_it_saves_is_saved(
+def test_rows_written_during_the_export_are_exported(
     v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A verdict that comes in between saving and dropping is in the file."""
+    """A verdict stored between export and drop is in the file."""
     engine, other = opened(v3_file), opened(v3_file)
     apply_migrations(engine)
-    save_from = rollback.save_from
+    export_from = rollback.export_from
 
-    def save_and_write(*args: object) -> object:
-        saved = save_from(*args)  # type: ignore[arg-type]
-        monkeypatch.setattr(rollback, "save_from", save_from)
+    def export_and_write(*args: object) -> object:
+        saved = export_from(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(rollback, "export_from", export_from)
         scene.learn_all_but_flags(other)
         return saved
 
-    monkeypatch.setattr(rollback, "save_from", save_and_write)
+    monkeypatch.setattr(rollback, "export_from", export_and_write)
     done = roll_back(engine)
 
     assert done.saved is not None
     assert [Path(done.saved.path)] == saved_files(v3_file)
-    assert read_saved(Path(done.saved.path)) == done.saved
+    assert read_export(Path(done.saved.path)) == done.saved
     assert done.saved.rows["file_verdicts"] == 2
 
 
 def test_saved_file_is_private_and_never_overwrites(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
-    """The file can be read by its owner alone; where something is already, nothing happens."""
+    """Only the owner can read the file; an existing file is not overwritten, and nothing is changed."""
     engine = opened(v3_file)
     apply_migrations(engine)
     there = tmp_path / "there"
     there.write_text("precious")
-    with pytest.raises(SaveFailed, match="is there already"):
+    with pytest.raises(SaveFailed, match="exists already"):
         roll_back(engine, there)
     assert ("precious", 4) == (there.read_text(), schema_version(engine))
     done = roll_back(engine)
@@ -345,22 +344,22 @@ def test_saved_file_is_private_and_never_overwrites(v3_file: Path, opened: OPENE
     assert stat.S_IMODE(Path(done.saved.path).stat().st_mode) == 0o600
 
 
-def test_where_nothing_can_be_saved_nothing_is_dropped(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
-    """A folder that is not there, or a full disk: the message says so, and the database stays at version 4."""
+def test_without_an_export_nothing_is_dropped(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """With a missing folder or a full disk the message says so, and the database stays at version 4."""
     engine = opened(v3_file)
     apply_migrations(engine)
-    for place in (tmp_path / "missing" / "saved", Path("/dev/full/saved")):
+    for path in (tmp_path / "missing" / "saved", Path("/dev/full/saved")):
         with pytest.raises(SaveFailed, match="nothing was changed"):
-            roll_back(engine, place)
+            roll_back(engine, path)
     assert schema_version(engine) == 4
 
 
 def test_failure_half_way_leaves_v4_whole(v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When dropping fails in the middle, every table is there with its rows, and no saved file stays."""
+    """If dropping fails half way, every table has its rows, and no export file is left."""
     engine = opened(v3_file)
     apply_migrations(engine)
     scene.learn_all_but_flags(engine)
-    before = (catalogue(v3_file), scene.contents(engine))
+    before = (schema(v3_file), scene.contents(engine))
 
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
@@ -368,13 +367,13 @@ def test_failure_half_way_leaves_v4_whole(v3_file: Path, opened: OPENER, monkeyp
     monkeypatch.setattr("cowrieprocessor.db.upgrade.rollback._restore_alembic", fail)
     with pytest.raises(RuntimeError):
         roll_back(engine)
-    assert before == (catalogue(v3_file), scene.contents(engine))
+    assert before == (schema(v3_file), scene.contents(engine))
     assert [] == saved_files(v3_file)
 
 
 @pytest.mark.postgres
-def test_postgresql_needs_a_place(postgres_url: str, opened: OPENER) -> None:
-    """Beside a server's database there is no place: without --save nothing is done."""
+def test_postgresql_needs_a_path(postgres_url: str, opened: OPENER) -> None:
+    """For a database on a server nothing is done without --save."""
     engine = opened(postgres_url)
     apply_migrations(engine)
     with pytest.raises(ConfigurationError, match="--save"):
@@ -383,12 +382,12 @@ def test_postgresql_needs_a_place(postgres_url: str, opened: OPENER) -> None:
 
 
 def test_plan_says_what_it_does_and_changes_nothing(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
-    """The plan counts what goes and what is saved, as the roll back then does."""
+    """The plan counts the rows to drop and to export, as the rollback then does."""
     engine = opened(v3_file)
     scene.build(engine, tmp_path)
-    said = plan(engine)
+    planned = plan(engine)
     done = roll_back(engine)
-    assert said.drops["files"].rows == 5
-    assert tuple(said.drops) == done.dropped
+    assert planned.drops["files"].rows == 5
+    assert tuple(planned.drops) == done.dropped
     assert done.saved is not None
-    assert said.saves == done.saved.rows
+    assert planned.saves == done.saved.rows

@@ -1,4 +1,4 @@
-"""The file of what v4 alone knows: whole or refused, merged so that nothing newer is lost."""
+"""The export of v4-only state: complete or refused, and merged without losing newer data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, MigrationNeeded
-from cowrieprocessor.jobs.upgrade import state_export as saved_knowledge
-from cowrieprocessor.jobs.upgrade.state_export import read_saved, save, take_in
+from cowrieprocessor.jobs.upgrade.state_export import export_state, import_state, read_export
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests import v4_state_scene as scene
@@ -26,13 +25,13 @@ from tests.v4_state_scene import LATER, MOMENT, SHA_A, SHA_B, SHA_C, SHA_D, T
 
 @pytest.fixture
 def known(engine: Engine, tmp_path: Path) -> Engine:
-    """A database that knows everything: once SQLite, once PostgreSQL."""
-    know(engine, tmp_path)
+    """A database with all kinds of v4-only state, on SQLite and on PostgreSQL."""
+    add_state(engine, tmp_path)
     return engine
 
 
-def know(engine: Engine, folder: Path) -> None:
-    """Give a database everything that there is to know."""
+def add_state(engine: Engine, folder: Path) -> None:
+    """Give a database all kinds of v4-only state."""
     BulkLoader(engine).load([scene.write_log(folder / "cowrie.json")])
     with write_transaction(engine) as connection:
         connection.execute(
@@ -43,30 +42,30 @@ def know(engine: Engine, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole_file(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """The lines of a saved file, made once."""
+    """The lines of an export, made once."""
     folder = tmp_path_factory.mktemp("saved")
     engine = get_engine(folder / "known.sqlite")
     apply_migrations(engine)
-    know(engine, folder)
-    save(engine, folder / "saved")
+    add_state(engine, folder)
+    export_state(engine, folder / "saved")
     engine.dispose()
     return lines_of(folder / "saved")
 
 
 @pytest.fixture
 def saved(known: Engine, tmp_path: Path) -> Path:
-    """Everything it knows, in a file."""
-    save(known, tmp_path / "saved")
+    """An export of that database."""
+    export_state(known, tmp_path / "saved")
     return tmp_path / "saved"
 
 
 def lines_of(path: Path) -> list[bytes]:
-    """Return the lines of a saved file."""
+    """Return the lines of an export."""
     return gzip.decompress(path.read_bytes()).splitlines(keepends=True)
 
 
 def write(path: Path, lines: list[bytes], *, seal: bool = False) -> None:
-    """Write a saved file with these lines; sealed, its end fits what stands before it."""
+    """Write an export with these lines; with `seal` its end line has the right digest."""
     if seal:
         end = json.loads(lines[-1])
         end["sha256"] = hashlib.sha256(b"".join(lines[:-1])).hexdigest()
@@ -74,9 +73,9 @@ def write(path: Path, lines: list[bytes], *, seal: bool = False) -> None:
     path.write_bytes(gzip.compress(b"".join(lines)))
 
 
-def test_summary_says_what_it_holds(known: Engine, tmp_path: Path) -> None:
-    """What was saved is counted by table, and said in one line."""
-    done = save(known, tmp_path / "saved")
+def test_summary_counts_rows(known: Engine, tmp_path: Path) -> None:
+    """The summary counts rows by table, in one line."""
+    done = export_state(known, tmp_path / "saved")
     assert done.rows == {
         "file_hashes": 4,
         "files": 1,
@@ -89,13 +88,13 @@ def test_summary_says_what_it_holds(known: Engine, tmp_path: Path) -> None:
         "jobs": 2,
     }
     assert "4 of file_hashes, 1 of files" in done.summary()
-    assert done == read_saved(tmp_path / "saved")
+    assert done == read_export(tmp_path / "saved")
 
 
-def test_hashes_that_events_tell_are_not_saved(engine: Engine, tmp_path: Path) -> None:
-    """A hash of which nobody knows more than the events say is no knowledge."""
+def test_hashes_known_from_events_are_not_exported(engine: Engine, tmp_path: Path) -> None:
+    """A hash with nothing but the data of its events is not exported."""
     BulkLoader(engine).load([scene.write_log(tmp_path / "cowrie.json")])
-    assert save(engine, tmp_path / "saved").rows == {"log_files": 1, "jobs": 1}
+    assert export_state(engine, tmp_path / "saved").rows == {"log_files": 1, "jobs": 1}
 
 
 DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -105,7 +104,7 @@ DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "a row is twice": lambda lines: [*lines[:2], *lines[1:]],
     "a field is another": lambda lines: [line.replace(b'"used":123', b'"used":0') for line in lines],
     "header is another": lambda lines: [lines[0].replace(b'"schema_version":4', b'"schema_version":5'), *lines[1:]],
-    "more behind the end": lambda lines: [*lines, lines[1]],
+    "more after the end": lambda lines: [*lines, lines[1]],
     "nothing": lambda lines: [],
     "something else": lambda lines: [b'{"eventid": "cowrie.session.connect"}\n'],
     "no JSON": lambda lines: [b"\x00\xff\n"],
@@ -115,12 +114,12 @@ DAMAGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_altered_files_are_refused(whole_file: list[bytes], tmp_path: Path, damage: str) -> None:
-    """A file of which something is missing, twice, altered or added is refused; unharmed it is not."""
+    """A file with missing, repeated, altered or added lines is refused; the intact file is not."""
     write(tmp_path / "saved", whole_file)
-    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", DAMAGES[damage](whole_file))
-    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
-        read_saved(tmp_path / "saved")
+    with pytest.raises(BadSavedFile, match="the file is not trusted"):
+        read_export(tmp_path / "saved")
 
 
 FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -139,59 +138,59 @@ FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_rows_that_do_not_fit_are_refused(whole_file: list[bytes], tmp_path: Path, forgery: str) -> None:
-    """A file whose digest is right and whose rows are none is refused too; sealed without forgery it is not."""
+def test_invalid_rows_are_refused(whole_file: list[bytes], tmp_path: Path, forgery: str) -> None:
+    """A file with the right digest but invalid rows is refused, too; sealed without forgery it is not."""
     write(tmp_path / "saved", whole_file, seal=True)
-    assert read_saved(tmp_path / "saved").rows["api_quota"] == 1
+    assert read_export(tmp_path / "saved").rows["api_quota"] == 1
     write(tmp_path / "saved", FORGERIES[forgery](whole_file), seal=True)
-    with pytest.raises(BadSavedFile, match="nothing of it is trusted"):
-        read_saved(tmp_path / "saved")
+    with pytest.raises(BadSavedFile, match="the file is not trusted"):
+        read_export(tmp_path / "saved")
 
 
 def test_nothing_is_written_from_a_bad_file(saved: Path, engine: Engine) -> None:
-    """A file whose last line alone is wrong is refused before its first row is written."""
+    """A file with only a wrong last line is refused before its first row is written."""
     write(saved, [*lines_of(saved)[:-1], b"{}\n"])
     with write_transaction(engine) as connection:
         for table in ("api_quota", "file_verdicts", "enrichment_cache"):
             connection.execute(delete(T[table]))
     before = scene.contents(engine)
     with pytest.raises(BadSavedFile):
-        take_in(engine, saved)
+        import_state(engine, saved)
     assert before == scene.contents(engine)
 
 
-def test_cut_off_anywhere_it_is_refused(whole_file: list[bytes], tmp_path: Path) -> None:
-    """A file that a full disk or a kill cut off is refused wherever it was cut."""
+def test_truncated_files_are_refused(whole_file: list[bytes], tmp_path: Path) -> None:
+    """A file truncated by a full disk or a kill is refused, wherever it ends."""
     saved = tmp_path / "saved"
     write(saved, whole_file)
     content = saved.read_bytes()
     for length in (*range(0, len(content), 97), len(content) - 1):
         saved.write_bytes(content[:length])
         with pytest.raises(BadSavedFile):
-            read_saved(saved)
+            read_export(saved)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A missing file, a folder and a FIFO are said, and never waited for."""
+def test_missing_and_special_files_are_refused(tmp_path: Path) -> None:
+    """A missing file, a folder and a FIFO are refused without blocking."""
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(InputNotFound, match="no such file"):
-        read_saved(tmp_path / "missing")
-    for place in (tmp_path, tmp_path / "fifo"):
+        read_export(tmp_path / "missing")
+    for path in (tmp_path, tmp_path / "fifo"):
         with pytest.raises(BadSavedFile):
-            read_saved(place)
+            read_export(path)
 
 
-def test_version_3_takes_nothing_in(whole_file: list[bytes], tmp_path: Path, v3_file: Path) -> None:
+def test_version_3_imports_nothing(whole_file: list[bytes], tmp_path: Path, v3_file: Path) -> None:
     """A database has to be migrated first."""
     write(tmp_path / "saved", whole_file)
     engine = get_engine(v3_file)
     with pytest.raises(MigrationNeeded, match="db migrate"):
-        take_in(engine, tmp_path / "saved")
+        import_state(engine, tmp_path / "saved")
     engine.dispose()
 
 
-def one(engine: Engine, table: str, *columns: str, **key: object) -> tuple[Any, ...]:
-    """Return columns of the one row with a key."""
+def columns_of(engine: Engine, table: str, *columns: str, **key: object) -> tuple[Any, ...]:
+    """Return columns of the only row with a key."""
     query = select(*(T[table].c[column] for column in columns))
     for column, value in key.items():
         query = query.where(T[table].c[column] == value)
@@ -199,7 +198,7 @@ def one(engine: Engine, table: str, *columns: str, **key: object) -> tuple[Any, 
         return tuple(connection.execute(query).one())
 
 
-def test_what_is_newer_stays(saved: Path, known: Engine) -> None:
+def test_newer_data_is_kept(saved: Path, known: Engine) -> None:
     """Newer answers, verdicts, counts, attempts and cursors than the file's are kept."""
     newer = LATER.replace(day=20)
     with write_transaction(known) as connection:
@@ -210,14 +209,14 @@ def test_what_is_newer_stays(saved: Path, known: Engine) -> None:
         connection.execute(update(T["file_hashes"]).values(vt_scan_date=newer, vt_positives=50, family="newer"))
         connection.execute(update(T["file_verdicts"]).values(confirmed_at=newer))
     before = scene.contents(known)
-    taken = take_in(known, saved)
-    assert taken.files_updated > 0
+    imported = import_state(known, saved)
+    assert imported.files_updated > 0
     assert before["file_hashes"] == scene.contents(known)["file_hashes"]
-    assert (50, "newer") == one(known, "file_hashes", "vt_positives", "family", sha256=SHA_A)
-    assert {0} == {result.added + result.updated for result in taken.tables.values()}
+    assert (50, "newer") == columns_of(known, "file_hashes", "vt_positives", "family", sha256=SHA_A)
+    assert {0} == {result.added + result.updated for result in imported.tables.values()}
 
 
-def test_what_is_older_gives_way(saved: Path, known: Engine) -> None:
+def test_older_data_is_replaced(saved: Path, known: Engine) -> None:
     """Older answers, verdicts and counts than the file's are replaced, and reach every row of files."""
     older = MOMENT.replace(year=2024)
     expected = scene.contents(known)
@@ -233,61 +232,60 @@ def test_what_is_older_gives_way(saved: Path, known: Engine) -> None:
         connection.execute(update(T["files"]).values(vt_positives=1, vt_malicious=False, file_size=None))
         connection.execute(update(T["file_verdicts"]).values(confirmed_at=older))
         connection.execute(update(T["session_summaries"]).values(vt_flagged=False))
-    take_in(known, saved)
+    import_state(known, saved)
     assert [] == scene.difference(expected, scene.contents(known))
 
 
-def test_of_a_scan_only_what_is_unknown_is_filled_in(saved: Path, known: Engine) -> None:
-    """What a file's content is does not change; what a new scan has not said yet is filled in."""
+def test_only_missing_scan_results_are_filled_in(saved: Path, known: Engine) -> None:
+    """Facts about a file's content do not change; those missing after a new scan are filled in."""
     with write_transaction(known) as connection:
         connection.execute(update(T["file_hashes"]).values(mime_type=None, md5="6" * 32))
-    take_in(known, saved)
-    assert ("text/x-sh", "6" * 32) == one(known, "file_hashes", "mime_type", "md5", sha256=SHA_D)
+    import_state(known, saved)
+    assert ("text/x-sh", "6" * 32) == columns_of(known, "file_hashes", "mime_type", "md5", sha256=SHA_D)
 
 
-def test_a_file_that_a_log_names_by_now_is_no_artifact(saved: Path, known: Engine) -> None:
-    """A captured file that a log has named since the file was saved is not added as found without one."""
+def test_a_file_named_by_a_log_is_no_artifact(saved: Path, known: Engine) -> None:
+    """A captured file that a log has named since the export is not added as an artifact."""
     with write_transaction(known) as connection:
         connection.execute(
             update(T["files"]).where(T["files"].c.shasum == SHA_C).values(session_id="s9", origin="upload")
         )
-    take_in(known, saved)
-    assert ("s9", "upload") == one(known, "files", "session_id", "origin", shasum=SHA_C)
+    import_state(known, saved)
+    assert ("s9", "upload") == columns_of(known, "files", "session_id", "origin", shasum=SHA_C)
 
 
-def test_jobs_of_another_life_do_not_say_where_this_one_stands(whole_file: list[bytes], tmp_path: Path) -> None:
-    """The backfill's and the migration's rows are this database's own; a job that had not ended has stopped."""
+def test_jobs_of_one_database_are_not_imported(whole_file: list[bytes], tmp_path: Path) -> None:
+    """Jobs of backfill and migration are not imported; jobs that had not ended are stopped."""
     saved = tmp_path / "saved"
     lines = [line.replace(b'"name":"scan"', b'"name":"backfill-files"') for line in whole_file]
     write(saved, [line.replace(b'"state":"done"', b'"state":"running"') for line in lines], seal=True)
     engine = get_engine(v3_schema.create(tmp_path / "v3.sqlite"))
     apply_migrations(engine)
-    take_in(engine, saved)
+    import_state(engine, saved)
     with read_transaction(engine) as connection:
         jobs = connection.execute(text("SELECT name, state FROM jobs ORDER BY name")).all()
     assert jobs == [("load", "stopped"), ("migrate", "done")]
     engine.dispose()
 
 
-def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows of a popular hash get its verdict in transactions of a bounded size."""
-    monkeypatch.setattr(saved_knowledge, "PROPAGATED_AT_ONCE", 7)
+def test_rows_of_files_are_changed_in_parts(saved: Path, known: Engine) -> None:
+    """The rows of a popular hash get its verdict in transactions of bounded size."""
     with write_transaction(known) as connection:
         rows = [{"session_id": f"p{number}", "shasum": SHA_A, "first_seen": MOMENT} for number in range(40)]
         connection.execute(insert(T["files"]), rows)
-    assert take_in(known, saved).files_updated == 40
+    assert import_state(known, saved, propagated_at_once=7).files_updated == 40
     with read_transaction(known) as connection:
         assert 41 == connection.execute(text("SELECT count(*) FROM files WHERE vt_positives = 40")).scalar()
 
 
-def test_interrupted_it_is_completed_by_the_next(whole_file: list[bytes], tmp_path: Path) -> None:
-    """Stopped after any transaction, taking in again ends with the same."""
+def test_an_interrupted_import_is_completed_by_the_next(whole_file: list[bytes], tmp_path: Path) -> None:
+    """An import interrupted after any transaction and repeated ends with the same rows."""
     saved = tmp_path / "saved"
     write(saved, whole_file)
     whole, parts = (get_engine(tmp_path / name) for name in ("whole.sqlite", "parts.sqlite"))
     for engine in (whole, parts):
         apply_migrations(engine)
-    take_in(whole, saved)
+    import_state(whole, saved)
     for limit in range(1, 9):
         seen: list[object] = []
 
@@ -297,42 +295,42 @@ def test_interrupted_it_is_completed_by_the_next(whole_file: list[bytes], tmp_pa
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            take_in(parts, saved, on_progress=stop)
-    take_in(parts, saved)
+            import_state(parts, saved, on_progress=stop)
+    import_state(parts, saved)
     assert [] == scene.difference(scene.contents(whole), scene.contents(parts))
     for engine in (whole, parts):
         engine.dispose()
 
 
 @pytest.mark.postgres
-def test_from_one_database_into_the_other(tmp_path: Path, postgres_url: str) -> None:
-    """What one database saved the other takes in, and the other way round: the file knows no dialect."""
+def test_exports_are_independent_of_the_dialect(tmp_path: Path, postgres_url: str) -> None:
+    """An export of either database can be imported into the other: the file is independent of the dialect."""
     first, second, third = (get_engine(db) for db in (tmp_path / "1.sqlite", postgres_url, tmp_path / "3.sqlite"))
     for engine in (first, second, third):
         apply_migrations(engine)
     scene.learn(first)
     for source, target in ((first, second), (second, third)):
-        save(source, tmp_path / f"saved-{target.name}")
-        take_in(target, tmp_path / f"saved-{target.name}")
+        export_state(source, tmp_path / f"saved-{target.name}")
+        import_state(target, tmp_path / f"saved-{target.name}")
     assert [] == scene.difference(scene.contents(first), scene.contents(second))
     assert [] == scene.difference(scene.contents(second), scene.contents(third))
     for engine in (first, second, third):
         engine.dispose()
 
 
-def test_a_cursor_whose_events_are_gone_is_not_taken_in(tmp_path: Path) -> None:
-    """After a backup was restored, a saved cursor would hide events for ever: the log is loaded again instead."""
+def test_a_checkpoint_without_its_events_is_not_imported(tmp_path: Path) -> None:
+    """After a backup was restored, an exported checkpoint would hide events forever, so the log is loaded again."""
     path, log = tmp_path / "x.sqlite", scene.write_log(tmp_path / "cowrie.json")
     made = get_engine(path)
     apply_migrations(made)
     BulkLoader(made).load([log])
     with read_transaction(made) as connection:
         events = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()
-    save(made, tmp_path / "saved")
+    export_state(made, tmp_path / "saved")
     dispose(made)
     restored = get_engine(tmp_path / "restored.sqlite")
     apply_migrations(restored)
-    take_in(restored, tmp_path / "saved")
+    import_state(restored, tmp_path / "saved")
     BulkLoader(restored).load([log])
     with read_transaction(restored) as connection:
         found = connection.execute(text("SELECT count(*) FROM raw_events")).scalar_one()

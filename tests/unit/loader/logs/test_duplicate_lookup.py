@@ -11,15 +11,15 @@ from sqlalchemy import Engine, insert, select
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest.stored_events import Place, times_stored
+from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
 from cowrieprocessor.events import Event, hash_payload, parse_event
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
 
-V3 = Place("/logs/cowrie.json", "77", 0)
-OURS = Place("/logs/ours.json", "78", 0)
+V3 = SourceKey("/logs/cowrie.json", "77", 0)
+OURS = SourceKey("/logs/ours.json", "78", 0)
 
 TORN = {"text": '{"torn'}
 
@@ -34,7 +34,7 @@ def event(number: int, **more: object) -> Event:
     return parsed
 
 
-def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: Place = V3, **more: object) -> None:
+def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: SourceKey = V3, **more: object) -> None:
     """Put a row into raw_events as version 3 left it, or as it came with a copy of its database."""
     row: dict[str, object] = {
         "source": place.source,
@@ -204,7 +204,7 @@ def find(engine: Engine, values: list[FirstValue]) -> V3Log | None:
         return find_v3_log(connection, values)
 
 
-def add_cursor(engine: Engine, last_offset: int, metadata: object, place: Place = V3) -> None:
+def add_cursor(engine: Engine, last_offset: int, metadata: object, place: SourceKey = V3) -> None:
     """Put a cursor of version 3 into the database."""
     with write_transaction(engine) as connection:
         connection.execute(
