@@ -22,8 +22,8 @@ T = Base.metadata.tables
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
-SETTLES = frozenset({"known-good", "malicious"})
-POLICY = Policy(("hashlookup", "malwarebazaar", "virustotal"), SETTLES)
+DECISIVE = frozenset({"known-good", "malicious"})
+POLICY = Policy(("hashlookup", "malwarebazaar", "virustotal"), DECISIVE)
 VT, HL, MB = "virustotal", "hashlookup", "malwarebazaar"
 
 
@@ -50,7 +50,7 @@ def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = 
             statements.close()
 
 
-def finding(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
+def vt_verdict(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
     """Return what VirusTotal would say: malicious with any positives, else clean."""
     return ProviderVerdict(
         MALICIOUS if positives else CLEAN, positives=positives, total=total, response={"positives": positives}, **more
@@ -84,7 +84,7 @@ def answer(
         )
 
 
-def drain(engine: Engine, now: dt.datetime = NOW) -> int:
+def propagate_all(engine: Engine, now: dt.datetime = NOW) -> int:
     """Spread every verdict; return the number of rows changed."""
     changed = 0
     while (step := propagate_some(engine, now=now)) is not None:
@@ -119,7 +119,7 @@ def flags(engine: Engine) -> dict[str, bool]:
     return {one["session_id"]: one["vt_flagged"] for one in rows(engine, "session_summaries")}
 
 
-def everything_else(engine: Engine) -> dict[str, list[str]]:
+def dump_other_tables(engine: Engine) -> dict[str, list[str]]:
     """Return every row of every table but the cache and the ledger, whole."""
     with read_transaction(engine) as connection:
         present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-__all__ = ["SLOW_S", "CandidateCache", "candidate_cache_of", "end_rests"]
+__all__ = ["SLOW_S", "CandidateCache", "candidate_cache_of", "end_search_pauses"]
 
 SLOW_S = 0.25
 """From so many seconds on a look is shared by several claims."""
@@ -92,7 +92,7 @@ def candidate_cache_of(engine: Engine, question: Hashable) -> CandidateCache:
         return _OF_ENGINES.setdefault(engine, {}).setdefault(question, CandidateCache())
 
 
-def end_rests(engine: Engine) -> bool:
+def end_search_pauses(engine: Engine) -> bool:
     """Have every question looked into again through an engine; return whether any was resting."""
     with _LOCK:
         return sum(one.end_rest() for one in _OF_ENGINES.get(engine, {}).values()) > 0

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, se
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import (
-    Again,
+    RepeatRows,
     Order,
     Reason,
     asked_for,
@@ -25,7 +25,7 @@ from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, QUEUE, QueueRow
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["Candidate", "CandidateSearch", "Wanted", "search_candidates"]
+__all__ = ["Candidate", "CandidateSearch", "ClaimRequest", "search_candidates"]
 
 DUE_AT_ONCE = 1_000
 """Rows that are due, and may be settled by now, that are looked at in one go."""
@@ -35,7 +35,7 @@ AHEAD_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClaimRequest:
     """What is asked for: the arguments of `claim`."""
 
     provider: str
@@ -71,7 +71,9 @@ class CandidateSearch:
     ahead: list[str] = field(default_factory=list)
 
 
-def search_candidates(connection: Connection, engine: Engine, wanted: Wanted, *, again_only: bool) -> CandidateSearch:
+def search_candidates(
+    connection: Connection, engine: Engine, wanted: ClaimRequest, *, again_only: bool
+) -> CandidateSearch:
     """Look for the next hashes in their order, until there are enough.
 
     Args:
@@ -98,7 +100,7 @@ def _add(look: CandidateSearch, found: Sequence[Candidate]) -> None:
         look.found.setdefault(one.sha256, one)
 
 
-def _new(connection: Connection, engine: Engine, wanted: Wanted) -> list[Candidate]:
+def _new(connection: Connection, engine: Engine, wanted: ClaimRequest) -> list[Candidate]:
     """Return the next hashes that the source was never asked about."""
     meant = never_asked(wanted.provider, wanted.policy, wanted.now, earlier=wanted.earlier)
     query = select(HASHES.c.sha256).where(meant)
@@ -121,7 +123,9 @@ def _new(connection: Connection, engine: Engine, wanted: Wanted) -> list[Candida
     return [Candidate(sha256, "new", rows.get(sha256)) for sha256 in found]
 
 
-def _again(connection: Connection, wanted: Wanted, reason: Reason, again: Again, look: CandidateSearch) -> None:
+def _again(
+    connection: Connection, wanted: ClaimRequest, reason: Reason, again: RepeatRows, look: CandidateSearch
+) -> None:
     """Add rows of the queue that are due again; note those on the way that are not to be asked about."""
     others = [(reason, and_(again.left, again.kept))] if again.left is not None else []
     if wanted.only is not None:
@@ -141,7 +145,7 @@ def _again(connection: Connection, wanted: Wanted, reason: Reason, again: Again,
 
 
 def _queued(
-    connection: Connection, wanted: Wanted, conditions: Sequence[tuple[Reason, ColumnElement[bool]]]
+    connection: Connection, wanted: ClaimRequest, conditions: Sequence[tuple[Reason, ColumnElement[bool]]]
 ) -> list[Candidate]:
     """Return rows of the queue that meet one of some conditions, the one that is due longest first."""
     found = []

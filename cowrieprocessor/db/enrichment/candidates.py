@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, FromClause, and_, exists, or_, select
 
-from cowrieprocessor.db.enrichment.clock_skew import answered_ahead, failed_ahead
+from cowrieprocessor.db.enrichment.clock_skew import skewed_answers, skewed_failures
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     ASKED_FOR_AT,
@@ -32,21 +32,21 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 
 __all__ = [
-    "WORTHLESS",
-    "Again",
+    "SKIP_REASONS",
+    "RepeatRows",
     "Order",
     "Reason",
     "asked_for",
     "expired",
     "in_order",
-    "lost",
+    "lost_claims",
     "never_asked",
     "retries",
-    "settled",
+    "has_decisive_verdict",
     "worth_asking",
 ]
 
-WORTHLESS = {
+SKIP_REASONS = {
     hashlib.sha256(b"").hexdigest(): "the empty file: nothing can be learned about it",
     hashlib.sha256(b"\n").hexdigest(): "a lone newline: nothing can be learned about it",
 }
@@ -72,12 +72,14 @@ def never_asked(provider: str, policy: Policy, now: dt.datetime, *, earlier: Seq
     """
     mine = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, ~_is_lost(now))
     asked = [_was_asked(name, now) for name in earlier]
-    return and_(worth_asking(), ~mine, *asked, ~settled(provider, policy, now))
+    return and_(worth_asking(), ~mine, *asked, ~has_decisive_verdict(provider, policy, now))
 
 
-def lost(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
+def lost_claims(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue, joined with `file_hashes`, for those of `never_asked` that were claimed."""
-    return and_(QUEUE.c.provider == provider, _is_lost(now), worth_asking(), ~settled(provider, policy, now))
+    return and_(
+        QUEUE.c.provider == provider, _is_lost(now), worth_asking(), ~has_decisive_verdict(provider, policy, now)
+    )
 
 
 def asked_for(provider: str, now: dt.datetime) -> ColumnElement[bool]:
@@ -90,7 +92,7 @@ def asked_for(provider: str, now: dt.datetime) -> ColumnElement[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RepeatRows:
     """Rows of the queue that a source is to be asked about once more.
 
     Attributes:
@@ -110,7 +112,7 @@ class Again:
         return [and_(one, self.kept) for one in (self.due, self.ahead, self.left) if one is not None]
 
 
-def retries(provider: str, policy: Policy, now: dt.datetime) -> Again:
+def retries(provider: str, policy: Policy, now: dt.datetime) -> RepeatRows:
     """Return which failures are to be tried again, and which claims of somebody who is gone."""
     mine = QUEUE.c.provider == provider
     left = and_(
@@ -122,15 +124,15 @@ def retries(provider: str, policy: Policy, now: dt.datetime) -> Again:
             and_(QUEUE.c.priority == 0, or_(QUEUE.c.last_error.is_not(None), QUEUE.c.next_attempt_at.is_not(None))),
         ),
     )
-    kept = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~settled(provider, policy, now)))
-    return Again(and_(mine, QUEUE.c.status == FAILED, _is_due(now)), failed_ahead(provider, now), left, kept)
+    kept = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~has_decisive_verdict(provider, policy, now)))
+    return RepeatRows(and_(mine, QUEUE.c.status == FAILED, _is_due(now)), skewed_failures(provider, now), left, kept)
 
 
-def expired(provider: str, policy: Policy, now: dt.datetime) -> Again:
+def expired(provider: str, policy: Policy, now: dt.datetime) -> RepeatRows:
     """Return which answers hold no longer."""
     old = and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, _is_due(now))
-    kept = and_(worth_asking(), ~settled(provider, policy, now, has_answered=True))
-    return Again(old, answered_ahead(provider, now), None, kept)
+    kept = and_(worth_asking(), ~has_decisive_verdict(provider, policy, now, has_answered=True))
+    return RepeatRows(old, skewed_answers(provider, now), None, kept)
 
 
 def in_order(order: Order) -> tuple[ColumnElement[Any], ...]:
@@ -140,7 +142,9 @@ def in_order(order: Order) -> tuple[ColumnElement[Any], ...]:
     return HASHES.c.session_count.desc(), HASHES.c.last_seen.desc(), HASHES.c.sha256.asc()
 
 
-def settled(provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool = False) -> ColumnElement[bool]:
+def has_decisive_verdict(
+    provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool = False
+) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` that another source said enough about a hash.
 
     A source that is not asked (any more) settles a hash as long as its answer holds: one in use asks again by itself.
@@ -179,7 +183,7 @@ def _settling(
 
 def worth_asking() -> ColumnElement[bool]:
     """Return the condition on `file_hashes` for those that may ever be asked about."""
-    return and_(HASHES.c.enrichment_status != HASH_SKIPPED, HASHES.c.sha256.not_in(sorted(WORTHLESS)))
+    return and_(HASHES.c.enrichment_status != HASH_SKIPPED, HASHES.c.sha256.not_in(sorted(SKIP_REASONS)))
 
 
 def _is_due(now: dt.datetime) -> ColumnElement[bool]:

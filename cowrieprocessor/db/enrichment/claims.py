@@ -13,20 +13,20 @@ from sqlalchemy import Connection, Engine, select, update
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.candidate_search import Candidate, CandidateSearch, Wanted, search_candidates
+from cowrieprocessor.db.enrichment.candidate_search import Candidate, CandidateSearch, ClaimRequest, search_candidates
 from cowrieprocessor.db.enrichment.candidates import (
-    WORTHLESS,
+    SKIP_REASONS,
     Order,
     Reason,
     worth_asking,
 )
-from cowrieprocessor.db.enrichment.clock_skew import bring_back
+from cowrieprocessor.db.enrichment.clock_skew import correct_skew
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     ASKED_FOR_AT,
     FAILED,
     LEASED,
-    LONGEST_LEASE,
+    MAX_LEASE,
     PENDING,
     POLICY,
     QUEUE,
@@ -42,13 +42,13 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import FILES, HASHES
 
 __all__ = [
-    "LOOKED_AT_AGAIN",
+    "DEFERRED_FOR",
     "Claimed",
     "Order",
     "Reason",
     "ask_first",
     "claim",
-    "claimed_of",
+    "read_claimed",
     "note_skipped",
     "release",
 ]
@@ -59,7 +59,7 @@ ROWS_LOOKED_AT = 200
 TRIES = 20
 """How often others may be faster before a claim comes back with nothing; each time they got on."""
 
-LOOKED_AT_AGAIN = dt.timedelta(days=7)
+DEFERRED_FOR = dt.timedelta(days=7)
 """When a row that was due and is settled by another source is looked at again: until then no claim walks past it."""
 
 
@@ -116,14 +116,14 @@ def claim(
     """
     if limit <= 0 or (only is not None and not only):
         return []
-    wanted = Wanted(provider, limit, now, policy, tuple(earlier), order, only)
-    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
+    wanted = ClaimRequest(provider, limit, now, policy, tuple(earlier), order, only)
+    until = now + min(dt.timedelta(seconds=lease_s), MAX_LEASE)
     tries, is_first = TRIES, True
     while tries:
         with read_transaction(engine) as connection:
             look = search_candidates(connection, engine, wanted, again_only=not is_first)
         if look.ahead:
-            bring_back(engine, provider, look.ahead, now)  # the next look finds them due
+            correct_skew(engine, provider, look.ahead, now)  # the next look finds them due
             if not look.found:
                 is_first = False
                 continue
@@ -135,7 +135,9 @@ def claim(
     return []
 
 
-def _claim_of(engine: Engine, wanted: Wanted, look: CandidateSearch, until: dt.datetime) -> tuple[list[Claimed], int]:
+def _claim_of(
+    engine: Engine, wanted: ClaimRequest, look: CandidateSearch, until: dt.datetime
+) -> tuple[list[Claimed], int]:
     """Claim what nobody else has claimed since, and put off what nobody is to ask about; return how many those were."""
     found = list(look.found.values())[: wanted.limit]
     if not found and not look.passed:
@@ -146,14 +148,14 @@ def _claim_of(engine: Engine, wanted: Wanted, look: CandidateSearch, until: dt.d
         moved = _put_off(connection, wanted, look.passed)
     with read_transaction(engine) as connection:
         claimed = [
-            claimed_of(connection, one.sha256, (one.row.attempts if one.row else 0) + 1, one.reason)
+            read_claimed(connection, one.sha256, (one.row.attempts if one.row else 0) + 1, one.reason)
             for one in found
             if one.sha256 in taken
         ]
     return claimed, moved
 
 
-def _put_off(connection: Connection, wanted: Wanted, hashes: Sequence[str]) -> int:
+def _put_off(connection: Connection, wanted: ClaimRequest, hashes: Sequence[str]) -> int:
     """Have rows that are due and settled looked at again later; those that somebody else holds are left to him."""
     moved = 0
     mine = QUEUE.c.provider == wanted.provider
@@ -167,7 +169,7 @@ def _put_off(connection: Connection, wanted: Wanted, hashes: Sequence[str]) -> i
             if row.status in (ANSWERED, FAILED) and not row.priority and row.next_attempt_at <= wanted.now
         ]
         if due:
-            later = {"next_attempt_at": wanted.now + LOOKED_AT_AGAIN}
+            later = {"next_attempt_at": wanted.now + DEFERRED_FOR}
             moved += connection.execute(update(QUEUE).where(mine, QUEUE.c.sha256.in_(due)).values(**later)).rowcount
     return moved
 
@@ -217,7 +219,7 @@ def note_skipped(connection: Connection) -> None:
     Args:
         connection: in a write transaction.
     """
-    for sha256, why in sorted(WORTHLESS.items()):
+    for sha256, why in sorted(SKIP_REASONS.items()):
         columns = (HASHES.c.enrichment_status, HASHES.c.updated_at)
         row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256).with_for_update()).first()
         if row is None:
@@ -229,7 +231,7 @@ def note_skipped(connection: Connection) -> None:
             request_propagation(connection, sha256, row.updated_at)
 
 
-def claimed_of(connection: Connection, sha256: str, attempts: int, reason: Reason) -> Claimed:
+def read_claimed(connection: Connection, sha256: str, attempts: int, reason: Reason) -> Claimed:
     """Return a hash with what a source may want to know of it."""
     columns = (HASHES.c.md5, HASHES.c.sha1, HASHES.c.size_bytes)
     row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256)).one()

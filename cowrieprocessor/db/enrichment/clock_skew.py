@@ -17,34 +17,41 @@ from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes
 
-__all__ = ["CLOCKS_DIFFER", "FURTHEST_AHEAD", "answered_ahead", "bring_back", "bring_cache_back", "failed_ahead"]
+__all__ = [
+    "MAX_CLOCK_SKEW",
+    "MAX_RETRY_DELAY",
+    "skewed_answers",
+    "correct_skew",
+    "correct_cache_skew",
+    "skewed_failures",
+]
 
-CLOCKS_DIFFER = dt.timedelta(days=1)
+MAX_CLOCK_SKEW = dt.timedelta(days=1)
 """What is this far in the future was written by a clock that was wrong, not by one that is a little ahead."""
 
-FURTHEST_AHEAD = dt.timedelta(days=400)
+MAX_RETRY_DELAY = dt.timedelta(days=400)
 """No failure is tried again later than this; an answer may hold longer, if the settings say so."""
 
 _STEP = dt.timedelta(milliseconds=1)
 
 
-def failed_ahead(provider: str, now: dt.datetime) -> ColumnElement[bool]:
+def skewed_failures(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue for failures that are to be tried again later than any is."""
-    return and_(QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD)
+    return and_(QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY)
 
 
-def answered_ahead(provider: str, now: dt.datetime) -> ColumnElement[bool]:
+def skewed_answers(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue for answers that hold very long because they came from the future."""
     said = exists().where(
         HISTORY.c.sha256 == QUEUE.c.sha256,
         HISTORY.c.provider == provider,
-        HISTORY.c.confirmed_at > now + CLOCKS_DIFFER,
+        HISTORY.c.confirmed_at > now + MAX_CLOCK_SKEW,
     )
-    late = QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD
+    late = QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY
     return and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, late, said)
 
 
-def bring_back(engine: Engine, provider: str, hashes: Sequence[str], now: dt.datetime) -> None:
+def correct_skew(engine: Engine, provider: str, hashes: Sequence[str], now: dt.datetime) -> None:
     """Let what a source said of hashes in the future have been said just now, and be due.
 
     Args:
@@ -55,16 +62,16 @@ def bring_back(engine: Engine, provider: str, hashes: Sequence[str], now: dt.dat
     """
     with write_transaction(engine) as connection:
         lock_hashes(connection, list(hashes))
-        bring_cache_back(connection, provider, hashes, now)
+        correct_cache_skew(connection, provider, hashes, now)
         for sha256 in sorted(hashes):
             _bring_history_back(connection, provider, sha256, now)
         for part in chunks(sorted(hashes)):
-            far = (QUEUE.c.status.in_((ANSWERED, FAILED)), QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD)
+            far = (QUEUE.c.status.in_((ANSWERED, FAILED)), QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY)
             mine = (QUEUE.c.provider == provider, QUEUE.c.sha256.in_(part))
             connection.execute(update(QUEUE).where(*mine, *far).values(next_attempt_at=now))
 
 
-def bring_cache_back(connection: Connection, provider: str, keys: Sequence[str], now: dt.datetime) -> None:
+def correct_cache_skew(connection: Connection, provider: str, keys: Sequence[str], now: dt.datetime) -> None:
     """Let answers in the cache that came from the future have come just now, and hold no longer.
 
     Args:
@@ -73,7 +80,7 @@ def bring_cache_back(connection: Connection, provider: str, keys: Sequence[str],
         keys: these, and as many others as one statement names: a source may keep answers under other keys.
         now: the time.
     """
-    ahead = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + CLOCKS_DIFFER)
+    ahead = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + MAX_CLOCK_SKEW)
     others = connection.scalars(select(CACHE.c.key).where(*ahead).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)).all()
     for part in chunks(sorted({*keys, *others})):
         back = {"fetched_at": now - _STEP, "expires_at": now}

@@ -9,7 +9,7 @@ PENDING, ENRICHED, FAILED, SKIPPED = "pending", "enriched", "failed", "skipped"
 STATUSES = frozenset({PENDING, ENRICHED, FAILED, SKIPPED})
 
 
-def is_judged(row: Mapping[str, Any]) -> bool:
+def is_evaluated(row: Mapping[str, Any]) -> bool:
     """Return whether a row of `file_hashes` or `files` says more than that nobody was asked yet."""
     return row["enrichment_status"] != PENDING or row["vt_scan_date"] is not None or bool(row["vt_malicious"])
 

@@ -22,16 +22,16 @@ from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPro
 __all__ = [
     "MAX_ROWS",
     "SLICE_ROWS",
-    "Part",
+    "Slice",
     "PropagationStep",
     "current_verdict",
-    "propagate",
+    "propagate_hash",
     "propagate_some",
-    "spread",
-    "waiting_parts",
+    "propagate_slices",
+    "pending_slices",
 ]
 
-PENDING_HASHES: Table = VerdictPropagation.metadata.tables["verdict_propagation"]
+PENDING: Table = VerdictPropagation.metadata.tables["verdict_propagation"]
 MAX_ROWS = 5_000
 """Rows of `files` that one transaction may change."""
 
@@ -64,7 +64,7 @@ class _Row(NamedTuple):
     session_id: str
 
 
-class Part(NamedTuple):
+class Slice(NamedTuple):
     """Some rows of one hash that waits.
 
     Attributes:
@@ -89,7 +89,7 @@ def current_verdict(connection: Connection, sha256: str) -> dict[str, Any] | Non
     return None if row is None else {str(name): value for name, value in row.items()}
 
 
-def propagate(connection: Connection, sha256: str, after_id: int, limit: int) -> tuple[int, int, int | None]:
+def propagate_hash(connection: Connection, sha256: str, after_id: int, limit: int) -> tuple[int, int, int | None]:
     """Give the next rows of a hash in `files` what `file_hashes` says, and flag their sessions if it is malicious.
 
     Args:
@@ -124,14 +124,14 @@ def propagate_some(engine: Engine, *, now: dt.datetime, max_rows: int = 2_000) -
         max_rows: how many rows of `files` at most, up to MAX_ROWS.
     """
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, max_rows)
+        parts = pending_slices(connection, max_rows)
     if not parts:
         return None
     with write_transaction(engine) as connection:
-        return spread(connection, parts, now=now)
+        return propagate_slices(connection, parts, now=now)
 
 
-def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
+def pending_slices(connection: Connection, max_rows: int) -> list[Slice]:
     """Return the next rows of the next hashes that wait; none if no hash waits.
 
     Args:
@@ -139,15 +139,15 @@ def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
         max_rows: how many rows of `files` at most, up to MAX_ROWS.
     """
     room = min(max(max_rows, 1), MAX_ROWS)
-    waiting = select(PENDING_HASHES).order_by(PENDING_HASHES.c.sha256).limit(HASHES_AT_ONCE)
-    parts: list[Part] = []
+    waiting = select(PENDING).order_by(PENDING.c.sha256).limit(HASHES_AT_ONCE)
+    parts: list[Slice] = []
     for note in connection.execute(waiting).mappings().all():
         rows = _rows(connection, note["sha256"], note["cursor"], room)
         is_whole, cursor = len(rows) < room, note["cursor"]
         for start in range(0, max(len(rows), 1), SLICE_ROWS):
             some = rows[start : start + SLICE_ROWS]
             is_last = is_whole and start + SLICE_ROWS >= len(rows)
-            parts.append(Part(note["sha256"], note["requested_at"], cursor, some, is_last))
+            parts.append(Slice(note["sha256"], note["requested_at"], cursor, some, is_last))
             cursor = some[-1].id if some else cursor
         room -= len(rows)
         if room <= 0:
@@ -155,8 +155,8 @@ def waiting_parts(connection: Connection, max_rows: int) -> list[Part]:
     return parts
 
 
-def spread(
-    connection: Connection, parts: Sequence[Part], *, now: dt.datetime, may_go_on: Callable[[], bool] = lambda: True
+def propagate_slices(
+    connection: Connection, parts: Sequence[Slice], *, now: dt.datetime, may_go_on: Callable[[], bool] = lambda: True
 ) -> PropagationStep:
     """Give rows the verdict that their hash has now, and note how far it came.
 
@@ -184,22 +184,22 @@ def spread(
     return PropagationStep(rows, changed, done)
 
 
-def _is_as_it_was(connection: Connection, part: Part) -> bool:
+def _is_as_it_was(connection: Connection, part: Slice) -> bool:
     """Keep a hash's note, and so its verdict, from changing; False if another process was here meanwhile."""
-    mine = PENDING_HASHES.c.sha256 == part.sha256
-    note = connection.execute(select(PENDING_HASHES).where(mine).with_for_update()).mappings().one_or_none()
+    mine = PENDING.c.sha256 == part.sha256
+    note = connection.execute(select(PENDING).where(mine).with_for_update()).mappings().one_or_none()
     return note is not None and (note["requested_at"], note["cursor"]) == (part.requested_at, part.cursor)
 
 
-def _move_on(connection: Connection, part: Part, *, is_done: bool) -> None:
-    mine = PENDING_HASHES.c.sha256 == part.sha256
+def _move_on(connection: Connection, part: Slice, *, is_done: bool) -> None:
+    mine = PENDING.c.sha256 == part.sha256
     if is_done:
-        connection.execute(delete(PENDING_HASHES).where(mine))
+        connection.execute(delete(PENDING).where(mine))
     else:
-        connection.execute(update(PENDING_HASHES).where(mine).values(cursor=part.rows[-1].id))
+        connection.execute(update(PENDING).where(mine).values(cursor=part.rows[-1].id))
 
 
-def _spread_part(connection: Connection, part: Part, known: Mapping[str, Any], now: dt.datetime) -> int:
+def _spread_part(connection: Connection, part: Slice, known: Mapping[str, Any], now: dt.datetime) -> int:
     """Give the rows of one part their verdict and their sessions the flag; the sessions are locked."""
     if known["vt_malicious"]:
         _flag(connection, {row.session_id for row in part.rows})

@@ -27,7 +27,7 @@ __all__ = [
     "ASKED_FOR_AT",
     "FAILED",
     "LEASED",
-    "LONGEST_LEASE",
+    "MAX_LEASE",
     "MAX_LOST_CLAIMS",
     "PENDING",
     "POLICY",
@@ -54,7 +54,7 @@ POLICY = "policy"
 ASKED_FOR_AT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """The `next_attempt_at` of what was asked for by hand: before everything else that is due."""
 
-LONGEST_LEASE = dt.timedelta(minutes=30)
+MAX_LEASE = dt.timedelta(minutes=30)
 """No claim lasts longer; one that seems to was made while a clock was ahead, and is over."""
 
 MAX_LOST_CLAIMS = 3
@@ -92,7 +92,7 @@ class QueueRow:
 def lease_is_over(now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue that whoever claimed a row is gone."""
     until = QUEUE.c.leased_until
-    return or_(until.is_(None), until <= now, until > now + LONGEST_LEASE)
+    return or_(until.is_(None), until <= now, until > now + MAX_LEASE)
 
 
 def queue_row(connection: Connection, sha256: str, provider: str) -> QueueRow | None:

@@ -15,7 +15,7 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.ingest.event_scan import events_of_type
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "scanfile_events", "were_taken_in"]
+__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "scanfile_events", "are_recorded"]
 
 SCANFILE = "cowrie.virustotal.scanfile"
 """The type of these events. Source: Cowrie, docs/OUTPUT.rst."""
@@ -56,7 +56,7 @@ def scanfile_events(connection: Connection, after_id: int, limit: int) -> Iterat
         yield ScanfileEvent(event.id, event.payload)
 
 
-def were_taken_in(connection: Connection, scans: Sequence[LoggedScan], *, staged: bool) -> list[bool]:
+def are_recorded(connection: Connection, scans: Sequence[LoggedScan], *, staged: bool) -> list[bool]:
     """Return of each event whether storing what it says would add nothing.
 
     So it is where the cache has the answer of the same moment, or a later one and the history has this one too. What

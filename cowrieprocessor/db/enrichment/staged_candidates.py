@@ -20,8 +20,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, exists, func, literal, or_, select
 
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, in_order, worth_asking
-from cowrieprocessor.db.enrichment.clock_skew import CLOCKS_DIFFER
-from cowrieprocessor.db.enrichment.queue import LONGEST_LEASE, QUEUE, REFUSED
+from cowrieprocessor.db.enrichment.clock_skew import MAX_CLOCK_SKEW
+from cowrieprocessor.db.enrichment.queue import MAX_LEASE, QUEUE, REFUSED
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
@@ -34,19 +34,19 @@ __all__ = [
     "CLAIM",
     "DONE",
     "FAILED",
-    "IN_HAND",
-    "Question",
-    "again",
+    "IN_PROGRESS",
+    "CandidateQuery",
+    "repeat_candidates",
     "claim_is_over",
-    "details",
-    "never_claimed",
+    "candidate_details",
+    "new_candidates",
     "staged_backlog",
 ]
 
 CLAIM = "claim:"
 ASKING, ASKING_AGAIN, ASKING_BY_HAND, BY_HAND = "asking", "asking:again", "asking:by-hand", "by-hand"
 DONE, FAILED = "answered", "failed"
-IN_HAND = (ASKING, ASKING_AGAIN, ASKING_BY_HAND)
+IN_PROGRESS = (ASKING, ASKING_AGAIN, ASKING_BY_HAND)
 
 _ANSWER = CACHE.alias("answer")
 _CLAIMED = CACHE.alias("claim")
@@ -54,7 +54,7 @@ _REASONS: tuple[Reason, ...] = ("asked-for", "new", "retry", "expired")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CandidateQuery:
     """What is to be asked of a source.
 
     Attributes:
@@ -74,18 +74,18 @@ class Question:
     order: Order = "turn"
 
 
-def never_claimed(question: Question) -> Select[Any]:
+def new_candidates(question: CandidateQuery) -> Select[Any]:
     """Return the query for hashes that the source was never asked about, in their order."""
     return _hashes(question, HASHES.c.sha256).where(_is_new()).order_by(*in_order(question.order))
 
 
-def again(question: Question) -> Select[Any]:
+def repeat_candidates(question: CandidateQuery) -> Select[Any]:
     """Return the query for hashes that were asked for by hand, that are to be tried again, and whose answer is old."""
     query = _hashes(question, HASHES.c.sha256).where(~_is_new())
     return query.order_by(_place(question.now), *in_order(question.order))
 
 
-def details(connection: Connection, question: Question, hashes: Sequence[str]) -> list[Any]:
+def candidate_details(connection: Connection, question: CandidateQuery, hashes: Sequence[str]) -> list[Any]:
     """Return of some hashes those that the source is to be asked about, in their order.
 
     Args:
@@ -97,14 +97,14 @@ def details(connection: Connection, question: Question, hashes: Sequence[str]) -
         Rows with `sha256`, `reason`, `claim` (the response of its claim), `is_ahead` (a clock was wrong).
     """
     place = _place(question.now)
-    ahead = question.now + CLOCKS_DIFFER
+    ahead = question.now + MAX_CLOCK_SKEW
     is_ahead = case((or_(_ANSWER.c.fetched_at > ahead, _CLAIMED.c.fetched_at > ahead), 1), else_=0).label("is_ahead")
     query = _hashes(question, HASHES.c.sha256, _CLAIMED.c.response.label("claim"), place.label("place"), is_ahead)
     query = query.where(HASHES.c.sha256.in_(hashes)).order_by(place, *in_order(question.order))
     return [{**row, "reason": _REASONS[row["place"]]} for row in connection.execute(query).mappings()]
 
 
-def staged_backlog(connection: Connection, question: Question) -> dict[Reason, int]:
+def staged_backlog(connection: Connection, question: CandidateQuery) -> dict[Reason, int]:
     """Return how many hashes the source is to be asked about, by reason.
 
     Args:
@@ -119,17 +119,17 @@ def staged_backlog(connection: Connection, question: Question) -> dict[Reason, i
 
 def claim_is_over(claim: FromClause, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on claims in the cache that they hold no longer, or were made while a clock was ahead."""
-    return or_(claim.c.expires_at <= now, claim.c.fetched_at > now + LONGEST_LEASE)
+    return or_(claim.c.expires_at <= now, claim.c.fetched_at > now + MAX_LEASE)
 
 
-def _hashes(question: Question, *columns: ColumnElement[Any]) -> Select[Any]:
+def _hashes(question: CandidateQuery, *columns: ColumnElement[Any]) -> Select[Any]:
     """Return the query for all hashes that the source is to be asked about."""
     provider, now = question.provider, question.now
     joined = HASHES.outerjoin(
         _ANSWER, and_(_ANSWER.c.provider == provider, _ANSWER.c.key == HASHES.c.sha256)
     ).outerjoin(_CLAIMED, and_(_CLAIMED.c.provider == provider, _CLAIMED.c.key == literal(CLAIM) + HASHES.c.sha256))
     refused = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, QUEUE.c.status == REFUSED)
-    old = or_(_ANSWER.c.key.is_(None), _ANSWER.c.expires_at <= now, _ANSWER.c.fetched_at > now + CLOCKS_DIFFER)
+    old = or_(_ANSWER.c.key.is_(None), _ANSWER.c.expires_at <= now, _ANSWER.c.fetched_at > now + MAX_CLOCK_SKEW)
     over = or_(_CLAIMED.c.key.is_(None), claim_is_over(_CLAIMED, now))
     asked = [or_(~_is_new(), _was_asked(name, now)) for name in question.earlier]
     due = and_(~refused, old, over, *asked, ~_settled(question))
@@ -163,7 +163,7 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` that a source was asked about it, and is not being asked."""
     answer, claim = CACHE.alias("earlier_answer"), CACHE.alias("earlier_claim")
     was = or_(
-        claim.c.status.not_in((*IN_HAND, BY_HAND)), and_(claim.c.status == ASKING_AGAIN, claim_is_over(claim, now))
+        claim.c.status.not_in((*IN_PROGRESS, BY_HAND)), and_(claim.c.status == ASKING_AGAIN, claim_is_over(claim, now))
     )
     return or_(
         exists().where(answer.c.provider == provider, answer.c.key == HASHES.c.sha256),
@@ -171,7 +171,7 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     )
 
 
-def _settled(question: Question) -> ColumnElement[bool]:
+def _settled(question: CandidateQuery) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` that another source said enough, by the cache alone.
 
     A source in use asks again by itself and settles a hash also when its answer is old; only those before this one in

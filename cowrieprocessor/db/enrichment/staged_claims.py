@@ -31,10 +31,10 @@ from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, worth_asking
-from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, claimed_of
-from cowrieprocessor.db.enrichment.clock_skew import bring_cache_back
+from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, read_claimed
+from cowrieprocessor.db.enrichment.clock_skew import correct_cache_skew
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
-from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, LONGEST_LEASE, MAX_LOST_CLAIMS
+from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, MAX_LEASE, MAX_LOST_CLAIMS
 from cowrieprocessor.db.enrichment.response_cache import CACHE, CacheEntry, entry_of, providers_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import (
     ASKING,
@@ -44,12 +44,12 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     CLAIM,
     DONE,
     FAILED,
-    IN_HAND,
-    Question,
-    again,
+    IN_PROGRESS,
+    CandidateQuery,
+    repeat_candidates,
     claim_is_over,
-    details,
-    never_claimed,
+    candidate_details,
+    new_candidates,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
@@ -127,10 +127,10 @@ def staged_claim(
     """
     if limit <= 0 or (only is not None and not only):
         return []
-    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
+    until = now + min(dt.timedelta(seconds=lease_s), MAX_LEASE)
     for _ in range(TRIES):
         with read_transaction(engine) as connection:
-            question = Question(provider, now, policy, providers_in_cache(connection), tuple(earlier), order)
+            question = CandidateQuery(provider, now, policy, providers_in_cache(connection), tuple(earlier), order)
             found = _candidates(connection, engine, question, limit, only)
         claimed = _take(engine, provider, found, now, until)
         if claimed or not found:
@@ -139,19 +139,19 @@ def staged_claim(
 
 
 def _candidates(
-    connection: Connection, engine: Engine, question: Question, limit: int, only: Sequence[str] | None
+    connection: Connection, engine: Engine, question: CandidateQuery, limit: int, only: Sequence[str] | None
 ) -> list[_Candidate]:
     """Return the next hashes in their order; those read ahead are looked at once more."""
     if only is not None:
         return _detailed(connection, question, sorted(set(only)))[:limit]
-    found = _ahead(connection, engine, question, "new", never_claimed(question), limit)
+    found = _ahead(connection, engine, question, "new", new_candidates(question), limit)
     if len(found) < limit:
-        found += _ahead(connection, engine, question, "again", again(question), limit - len(found))
+        found += _ahead(connection, engine, question, "again", repeat_candidates(question), limit - len(found))
     return _detailed(connection, question, found)
 
 
 def _ahead(
-    connection: Connection, engine: Engine, question: Question, which: str, query: Select[Any], limit: int
+    connection: Connection, engine: Engine, question: CandidateQuery, which: str, query: Select[Any], limit: int
 ) -> list[str]:
     def read(count: int) -> list[str]:
         return list(connection.scalars(query.limit(count)).all())
@@ -167,7 +167,7 @@ def _ahead(
     return candidate_cache_of(engine, kept).next(limit, read, still)
 
 
-def _detailed(connection: Connection, question: Question, hashes: Sequence[str]) -> list[_Candidate]:
+def _detailed(connection: Connection, question: CandidateQuery, hashes: Sequence[str]) -> list[_Candidate]:
     """Return of some hashes those that are to be asked about, by reason, then in their order."""
     found = [
         _Candidate(
@@ -177,7 +177,7 @@ def _detailed(connection: Connection, question: Question, hashes: Sequence[str])
             bool(row["is_ahead"]),
         )
         for part in chunks(hashes)
-        for row in details(connection, question, part)
+        for row in candidate_details(connection, question, part)
     ]
     place = {reason: number for number, reason in enumerate(("asked-for", "new", "retry", "expired"))}
     return sorted(found, key=lambda one: place[one.reason])
@@ -197,9 +197,9 @@ def _take(
                 taken.add(one.sha256)
         ahead = [one.sha256 for one in found if one.is_ahead]
         if ahead:
-            bring_cache_back(connection, provider, ahead, now)
+            correct_cache_skew(connection, provider, ahead, now)
     with read_transaction(engine) as connection:
-        return [claimed_of(connection, one.sha256, one.attempts, one.reason) for one in found if one.sha256 in taken]
+        return [read_claimed(connection, one.sha256, one.attempts, one.reason) for one in found if one.sha256 in taken]
 
 
 def _asking(one: _Candidate) -> str:
@@ -219,7 +219,7 @@ def _claim_values(
         "response": {"attempts": attempts},
         "now": now,
         "until": until,
-        "ahead": now + LONGEST_LEASE,
+        "ahead": now + MAX_LEASE,
     }
 
 
@@ -277,7 +277,7 @@ def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None
     """Give back hashes that were claimed and not asked about; those that are not claimed any more are left alone."""
     with write_transaction(engine) as connection:
         for sha256 in sorted(set(hashes)):
-            mine = (*_claim_of(provider, sha256), CACHE.c.status.in_(IN_HAND))
+            mine = (*_claim_of(provider, sha256), CACHE.c.status.in_(IN_PROGRESS))
             row = connection.execute(select(CACHE).where(*mine).with_for_update()).mappings().one_or_none()
             if row is None:
                 continue
@@ -305,7 +305,7 @@ def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
     Returns:
         How many were removed.
     """
-    idle = or_(CACHE.c.status.not_in(IN_HAND), claim_is_over(CACHE, now))
+    idle = or_(CACHE.c.status.not_in(IN_PROGRESS), claim_is_over(CACHE, now))
     claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), idle)
     removed, after = 0, ""
     while True:

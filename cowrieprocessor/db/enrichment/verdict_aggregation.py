@@ -24,7 +24,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
     ProviderVerdict,
 )
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, queue_rows
-from cowrieprocessor.db.enrichment.verdict_history import SpokenVerdict, latest_verdicts
+from cowrieprocessor.db.enrichment.verdict_history import LatestVerdict, latest_verdicts
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
 __all__ = [
@@ -118,7 +118,7 @@ def aggregate_again(connection: Connection, sha256: str, now: dt.datetime) -> bo
 
 def aggregate_verdict(
     current: Mapping[Any, Any],
-    latest: Mapping[str, SpokenVerdict],
+    latest: Mapping[str, LatestVerdict],
     queue: Mapping[str, QueueRow],
     policy: Policy,
 ) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _change(connection: Connection, current: Mapping[Any, Any], wanted: Mapping[
     return True
 
 
-def _in_order(latest: Mapping[str, SpokenVerdict], policy: Policy) -> list[SpokenVerdict]:
+def _in_order(latest: Mapping[str, LatestVerdict], policy: Policy) -> list[LatestVerdict]:
     """Return what sources said, those in use first, in their order; all with a verdict that we know."""
     order = {name: place for place, name in enumerate(policy.providers)}
     names = sorted(latest, key=lambda name: (order.get(name, len(order)), name))
@@ -175,7 +175,7 @@ def _in_order(latest: Mapping[str, SpokenVerdict], policy: Policy) -> list[Spoke
 
 
 def _virustotal_columns(
-    current: Mapping[Any, Any], latest: Mapping[str, SpokenVerdict]
+    current: Mapping[Any, Any], latest: Mapping[str, LatestVerdict]
 ) -> tuple[dict[str, Any], str | None]:
     """Return the columns that show VirusTotal's findings; and the verdict of those that the plan's table brought."""
     own, logged = latest.get(VIRUSTOTAL), latest.get(COWRIE_VIRUSTOTAL)
@@ -196,7 +196,7 @@ def _virustotal_columns(
     return columns, None
 
 
-def _is_of_the_plan(current: Mapping[Any, Any], logged: SpokenVerdict | None) -> bool:
+def _is_of_the_plan(current: Mapping[Any, Any], logged: LatestVerdict | None) -> bool:
     """Return whether the columns show what no history explains: a `files` table of the plan brought it.
 
     Such a verdict gives way to what Cowrie logged later.
@@ -206,7 +206,7 @@ def _is_of_the_plan(current: Mapping[Any, Any], logged: SpokenVerdict | None) ->
     return logged is None or current["vt_scan_date"] > logged.confirmed_at
 
 
-def _status(latest: Mapping[str, SpokenVerdict], queue: Mapping[str, QueueRow], policy: Policy) -> str:
+def _status(latest: Mapping[str, LatestVerdict], queue: Mapping[str, QueueRow], policy: Policy) -> str:
     if any(one.verdict in policy.settled_by for one in latest.values()):
         return ENRICHED
     standing = [_standing(queue.get(name), name in latest) for name in policy.providers]
@@ -229,7 +229,7 @@ def _standing(row: QueueRow | None, has_answered: bool) -> str:
 
 
 def _next_check_at(
-    latest: Mapping[str, SpokenVerdict], queue: Mapping[str, QueueRow], policy: Policy
+    latest: Mapping[str, LatestVerdict], queue: Mapping[str, QueueRow], policy: Policy
 ) -> dt.datetime | None:
     """Return when the next source is to be asked again about a hash that was asked about; None if none is."""
     settling = {name for name, one in latest.items() if name in policy.providers and one.verdict in policy.settled_by}

@@ -24,11 +24,11 @@ __all__ = [
     "Content",
     "Observation",
     "Span",
-    "SpokenVerdict",
+    "LatestVerdict",
     "latest_verdicts",
-    "merged",
-    "remember",
-    "take_in",
+    "merge_spans",
+    "record_answer",
+    "merge_history",
 ]
 
 HISTORY: Table = FileVerdict.metadata.tables["file_verdicts"]
@@ -71,7 +71,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenVerdict:
+class LatestVerdict:
     """The latest that a source said of a hash, as judgement needs it.
 
     Attributes:
@@ -97,7 +97,7 @@ class SpokenVerdict:
         return self.verdict != UNKNOWN or any(one is not None for one in said)
 
 
-def remember(
+def record_answer(
     connection: Connection, sha256: str, provider: str, finding: ProviderVerdict, fetched_at: dt.datetime
 ) -> None:
     """Write an answer into the history: again is a no-op, and an older one finds its place.
@@ -111,7 +111,7 @@ def remember(
     """
     before = _stored(connection, sha256, provider)
     told = _Told(connection, sha256, provider, finding)
-    after = merged(before, Observation(fetched_at, content_of(finding)))
+    after = merge_spans(before, Observation(fetched_at, content_of(finding)))
     kept: set[int] = set()
     for span in after:
         if span.row_id is None or span.row_id in kept:
@@ -124,7 +124,7 @@ def remember(
         connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
 
 
-def take_in(connection: Connection, sha256: str, provider: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def merge_history(connection: Connection, sha256: str, provider: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Merge rows of another history of the same hash and source, as if each of their answers had been given here.
 
     Args:
@@ -136,7 +136,7 @@ def take_in(connection: Connection, sha256: str, provider: str, rows: Sequence[M
     before = _stored(connection, sha256, provider)
     # What is here has its number, what comes has one below zero.
     given = {-number: row for number, row in enumerate(rows, start=1)}
-    after = merged([*before, *(_span({**row, "id": number}) for number, row in given.items())])
+    after = merge_spans([*before, *(_span({**row, "id": number}) for number, row in given.items())])
     kept: set[int] = set()
     for span in after:
         row_id = span.row_id or 0
@@ -153,7 +153,7 @@ def take_in(connection: Connection, sha256: str, provider: str, rows: Sequence[M
         connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
 
 
-def merged(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
+def merge_spans(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
     """Return the spans that a source's answers amount to.
 
     Args:
@@ -172,7 +172,7 @@ def merged(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
     return [_as_span(list(same)) for _, same in groupby(ordered, key=lambda one: one.content)]
 
 
-def latest_verdicts(connection: Connection, sha256: str) -> dict[str, SpokenVerdict]:
+def latest_verdicts(connection: Connection, sha256: str) -> dict[str, LatestVerdict]:
     """Return the latest that each source said about a hash, by source."""
     times = select(HISTORY.c.id, HISTORY.c.provider).where(HISTORY.c.sha256 == sha256)
     ordered = times.order_by(HISTORY.c.provider, HISTORY.c.fetched_at, HISTORY.c.id)
@@ -261,9 +261,9 @@ def _as_span(same: Sequence[Observation]) -> Span:
     return Span(same[0].at, same[-1].at, same[0].content, row_id)
 
 
-def _spoken(row: Mapping[Any, Any]) -> SpokenVerdict:
+def _spoken(row: Mapping[Any, Any]) -> LatestVerdict:
     response = row["response"] if isinstance(row["response"], dict) else {}
-    return SpokenVerdict(
+    return LatestVerdict(
         provider=row["provider"],
         verdict=row["verdict"],
         confirmed_at=row["confirmed_at"],

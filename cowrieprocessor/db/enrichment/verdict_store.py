@@ -22,10 +22,10 @@ from cowrieprocessor.db.enrichment.queue import (
 )
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
-from cowrieprocessor.db.enrichment.verdict_history import remember
+from cowrieprocessor.db.enrichment.verdict_history import record_answer
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["lock_hashes", "pass_over", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
+__all__ = ["lock_hashes", "defer_lookup", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
 
 LOCKED_AT_ONCE = 400
 
@@ -91,7 +91,7 @@ def store_answer(
     store_in_cache(connection, provider, cache_key, finding.verdict, finding.response, fetched_at, expires_at)
     if not known:
         return
-    remember(connection, sha256, provider, finding, fetched_at)
+    record_answer(connection, sha256, provider, finding, fetched_at)
     _note_answer(connection, sha256, provider, cache_key, fetched_at, now)
     aggregate(connection, sha256, policy, now, finding)
 
@@ -140,7 +140,7 @@ def store_refusal(
     _note_no_answer(connection, sha256, provider, values, policy, now)
 
 
-def pass_over(
+def defer_lookup(
     connection: Connection, sha256: str, provider: str, *, look_again_at: dt.datetime, policy: Policy, now: dt.datetime
 ) -> None:
     """Keep that a source has nothing to be asked about a hash now: counted as answered, without an answer.

@@ -28,7 +28,7 @@ from sqlalchemy import (
     select,
 )
 
-from cowrieprocessor.db.enrichment.file_status import PENDING, STATUSES, is_judged, verdict_of
+from cowrieprocessor.db.enrichment.file_status import PENDING, STATUSES, is_evaluated, verdict_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.db.schema_facts import SchemaFacts
@@ -157,7 +157,7 @@ def judged_more_recently(one: Mapping[str, Any], other: Mapping[str, Any]) -> bo
     if one["vt_scan_date"] is not None and other["vt_scan_date"] is not None:
         return bool(one["vt_scan_date"] > other["vt_scan_date"])
     if one["vt_scan_date"] is None and other["vt_scan_date"] is None:
-        return not is_judged(other) and is_judged(one)
+        return not is_evaluated(other) and is_evaluated(one)
     return one["vt_scan_date"] is not None
 
 

@@ -16,7 +16,7 @@ from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
-from cowrieprocessor.db.enrichment.verdict_history import take_in
+from cowrieprocessor.db.enrichment.verdict_history import merge_history
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
 from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, JUDGEMENT_COLUMNS, V4_STATE, Row, judged_more_recently
@@ -239,7 +239,7 @@ def _merge_history(connection: Connection, rows: Sequence[Row]) -> Merged:
         confirmed = update(VERDICTS).where(VERDICTS.c.id == bindparam("row_id"))
         connection.execute(confirmed.values(confirmed_at=bindparam("moment")), later)
     for (sha256, provider), given in sorted(shared.items()):
-        take_in(connection, sha256, provider, given)
+        merge_history(connection, sha256, provider, given)
     here = {sha256 for sha256, _ in begun}
     for sha256 in sorted({row["sha256"] for row in new if row["sha256"] in here} | {key[0] for key in shared}):
         aggregate_again(connection, sha256, dt.datetime.now(dt.UTC))

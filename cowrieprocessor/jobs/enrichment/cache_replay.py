@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
-from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
+from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, are_recorded
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
@@ -135,7 +135,7 @@ def _events(connection: Connection, log: CowrieLog, writer: AnswerWriter, after:
         for _, answer in read
         if answer is not None
     ]
-    known = iter(were_taken_in(connection, scans, staged=writer.staged))
+    known = iter(are_recorded(connection, scans, staged=writer.staged))
     return [_Event(event_id, answer, answer is not None and not next(known)) for event_id, answer in read]
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment.candidate_cache import end_rests
+from cowrieprocessor.db.enrichment.candidate_cache import end_search_pauses
 from cowrieprocessor.db.enrichment.claims import Order, ask_first, note_skipped
 from cowrieprocessor.db.enrichment.staged_claims import staged_ask_first
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
@@ -326,7 +326,7 @@ class _Run:
             now = self._clock.now()
             pause = scheduler.pause(now, watch=self._options.watch)
             if pause is None or not self._waits_for(pause, now):
-                if is_sure or not end_rests(self._engine):
+                if is_sure or not end_search_pauses(self._engine):
                     return pause
                 is_sure = True  # what an earlier source answered meanwhile may have given a later one something to do
                 continue

@@ -13,18 +13,18 @@ SPARE_BYTES = 16 << 20
 """Room that is left on the disk whatever is written."""
 
 
-def part_of(target: Path) -> Path:
+def part_path(target: Path) -> Path:
     """Return the name under which a file is made."""
     return target.with_name(f"{target.name}.part")
 
 
-def clear_part(files: DatabaseFiles, target: Path) -> Path:
+def prepare_part(files: DatabaseFiles, target: Path) -> Path:
     """Remove what an earlier run that was killed left, and return the name to write to.
 
     Raises:
         CopyRefused: something else has that name.
     """
-    part = part_of(target)
+    part = part_path(target)
     if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_one(part))):
         raise CopyRefused(f"{part}: is in the way and is no copy that was begun; move it, then repeat the command")
     discard(files, part)
@@ -55,7 +55,7 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Have a file or folder on the disk, not only in memory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -80,4 +80,4 @@ def publish(part: Path, target: Path) -> None:
         part.rename(target)
     else:
         part.unlink()
-    sync(target.parent)
+    fsync_path(target.parent)

@@ -25,7 +25,14 @@ from cowrieprocessor.db.files.database_copy import (
 )
 from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
 from cowrieprocessor.errors import CopyRefused
-from cowrieprocessor.jobs.maintenance.atomic_file import clear_part, discard, free_bytes, publish, require_room, sync
+from cowrieprocessor.jobs.maintenance.atomic_file import (
+    prepare_part,
+    discard,
+    free_bytes,
+    publish,
+    require_room,
+    fsync_path,
+)
 
 COPY_BYTES_PER_S = 150_000_000
 CHECK_BYTES_PER_S = 50_000_000
@@ -159,12 +166,12 @@ def backup(
     target = Path(plan.destination)
     log = _LogWatch(files.companions(path)[0])
     with maintenance_lock(target, options_of(engine)):
-        part = clear_part(files, target)
+        part = prepare_part(files, target)
         done = False
         try:
             census = _copy(engine, part, on_step, log.look)
             verify_copy(engine, part, census, quick=quick, on_step=on_step)
-            sync(part)
+            fsync_path(part)
             _destination(files, target)
             publish(part, target)
             done = True

@@ -34,7 +34,14 @@ from cowrieprocessor.errors import (
     NotADatabase,
     SchemaVersionError,
 )
-from cowrieprocessor.jobs.maintenance.atomic_file import clear_part, discard, free_bytes, publish, require_room, sync
+from cowrieprocessor.jobs.maintenance.atomic_file import (
+    prepare_part,
+    discard,
+    free_bytes,
+    publish,
+    require_room,
+    fsync_path,
+)
 from cowrieprocessor.jobs.maintenance.backup import COPY_BYTES_PER_S, checking_s
 
 SERVER_REMEDY = "on PostgreSQL `pg_restore --clean --dbname=NAME BACKUP` brings a backup of pg_dump back"
@@ -156,7 +163,7 @@ def restore(
     options = options_of(engine)
     with maintenance_lock(path, options):
         plan = plan_restore(engine, source, quick=quick)
-        part = clear_part(files, path)
+        part = prepare_part(files, path)
         _forget_second_names(files, path)
         done = False
         try:
@@ -170,7 +177,7 @@ def restore(
                 dispose(backup)
             verify_copy(engine, part, census, quick=quick, on_step=on_step)
             _keep_owner(path, part)
-            sync(part)
+            fsync_path(part)
             kept = _take_the_place(engine, files, path, part)
             done = True
         finally:
@@ -211,7 +218,7 @@ def _take_the_place(engine: Engine, files: DatabaseFiles, path: Path, part: Path
     finally:
         if part.exists():
             _undo(files, path, kept)
-    sync(path.parent)
+    fsync_path(path.parent)
     return kept
 
 

@@ -18,7 +18,7 @@ from cowrieprocessor.jobs.validation import independent_rules as rules
 FLUSH_PARTS = 20_000
 
 
-class EventsRead(ABC):
+class ExpectedRows(ABC):
     """The events that one job of the backfill answers for, recomputed into the spill.
 
     An event counts if our own loader wrote it, or if the backfill says that it is past it. Others are not taken up
@@ -143,7 +143,7 @@ class EventsRead(ABC):
             self.without_row[rules.UNREADABLE] += 1
 
 
-class FileEventsRead(EventsRead):
+class ExpectedFiles(ExpectedRows):
     """The events that name files."""
 
     job: ClassVar[str] = "backfill-files"
@@ -176,7 +176,7 @@ class FileEventsRead(EventsRead):
             self._spill.tell_hashes_again(sorted({part[1] for part in parts}))
 
 
-class SessionEventsRead(EventsRead):
+class ExpectedSessions(ExpectedRows):
     """All events, for what connections, key exchanges, logins and commands among them say."""
 
     job: ClassVar[str] = "backfill-sessions"

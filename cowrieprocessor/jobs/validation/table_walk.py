@@ -12,7 +12,7 @@ from itertools import islice
 from cowrieprocessor.db.table_scan import TableScan
 from cowrieprocessor.db.validation.rows import Rows
 from cowrieprocessor.db.validation.spill import Row, Spill
-from cowrieprocessor.jobs.validation.expected_rows import EventsRead
+from cowrieprocessor.jobs.validation.expected_rows import ExpectedRows
 from cowrieprocessor.jobs.validation.report import Difference, Differences
 from cowrieprocessor.jobs.validation.table_checks import TableCheck
 
@@ -68,7 +68,7 @@ class TableWalk:
         self._note_suspects()
         return compared
 
-    def judge(self, events: EventsRead, differences: Differences) -> None:
+    def judge(self, events: ExpectedRows, differences: Differences) -> None:
         """Look at the suspects again, and name those that are still wrong."""
         suspects = self._noted()
         while some := list(islice(suspects, LOOKED_AT_AGAIN)):

@@ -22,7 +22,7 @@ from cowrieprocessor.db.validation import timings as questions
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
-from cowrieprocessor.jobs.validation.expected_rows import EventsRead, FileEventsRead, SessionEventsRead
+from cowrieprocessor.jobs.validation.expected_rows import ExpectedRows, ExpectedFiles, ExpectedSessions
 from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
 from cowrieprocessor.jobs.validation.report import (
     SCHEMA,
@@ -149,7 +149,7 @@ class _Validation:
             self._differences.add(Difference(V3_TABLES, other.table, found=f"{row}{other.what}"))
 
     def _files(self) -> None:
-        events = FileEventsRead(self._reading, self._spill)
+        events = ExpectedFiles(self._reading, self._spill)
         began = time.monotonic()
         events.read(self._step("reading file events"))
         self._file_events_s = time.monotonic() - began
@@ -158,7 +158,7 @@ class _Validation:
         self._without_row.update(events.without_row)
 
     def _sessions(self) -> None:
-        events = SessionEventsRead(self._reading, self._spill)
+        events = ExpectedSessions(self._reading, self._spill)
         if not events.has_begun:
             self._not_backfilled[events.job] = None
             return
@@ -166,7 +166,7 @@ class _Validation:
         events.settle()
         self._compare(events, AttributesCheck(), CommandsCheck())
 
-    def _compare(self, events: EventsRead, *checks: TableCheck) -> None:
+    def _compare(self, events: ExpectedRows, *checks: TableCheck) -> None:
         walks = [TableWalk(self._reading, self._spill, check) for check in checks]
         for check, walk in zip(checks, walks, strict=True):
             self._compared[check.table] = walk.find_suspects(self._step(f"comparing {check.table}"))
@@ -192,7 +192,7 @@ class _Validation:
             hash_ms = questions.time_hash_in_files(self._reading, connection, sha256)
             day_ms = questions.time_day_in_files(self._reading, connection, day, day_after)
             scan_ms, is_cut = questions.time_day_in_events(self._reading, connection, tuple(ORIGINS), day, day_after)
-        read = self._events_read.get(FileEventsRead.job, 0)
+        read = self._events_read.get(ExpectedFiles.job, 0)
         return [
             QueryTime(
                 f"which sessions have the file {sha256}",

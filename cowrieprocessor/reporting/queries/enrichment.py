@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
-from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost, never_asked, retries
+from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost_claims, never_asked, retries
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
@@ -145,7 +145,7 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
     return {
         "waiting": count(HASHES, *never)
         - count(HASHES, excepted, no_row, ~never_asked(provider, policy, now))
-        + count(queued, lost(provider, policy, now)),
+        + count(queued, lost_claims(provider, policy, now)),
         "asked_for": count(queued, asked_for(provider, now)) + sum(count(queued, one, by_hand) for one in again),
         "retries_due": sum(count(queued, one, ~by_hand) for one in again),
         "expired": count(QUEUE, old.due)

@@ -24,11 +24,11 @@ from tests.enrichment_scene import (
     MB,
     NOW,
     POLICY,
-    SETTLES,
+    DECISIVE,
     VT,
     answer,
-    drain,
-    finding,
+    propagate_all,
+    vt_verdict,
     load,
     put,
     row,
@@ -122,7 +122,7 @@ def test_failures_do_not_starve_the_rest(engine: Engine) -> None:
         fail(engine, one.sha256)
     failed = {one["sha256"] for one in rows(engine, "enrichment_queue")}
     fresh = [sha(number) for number in range(6) if sha(number) not in failed]
-    answer(engine, fresh[0], finding(0), holds=HOUR)
+    answer(engine, fresh[0], vt_verdict(0), holds=HOUR)
     later = NOW + 2 * HOUR
 
     claimed = take(engine, now=later)
@@ -145,7 +145,7 @@ def test_a_failure_is_not_tried_before_its_time(engine: Engine) -> None:
 def test_an_answer_that_holds_is_not_asked_for_again(engine: Engine) -> None:
     """A source is asked again when its answer holds no longer, not before."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(0), holds=7 * DAY)
+    answer(engine, sha(1), vt_verdict(0), holds=7 * DAY)
 
     assert take(engine, now=NOW + 6 * DAY) == []
     assert [one.reason for one in take(engine, now=NOW + 7 * DAY)] == ["expired"]
@@ -235,7 +235,7 @@ def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest
     load(engine, [("a", sha(number)) for number in range(9)])
     fail(engine, sha(0))
     for number in range(1, 9):
-        answer(engine, sha(number), finding(0), holds=number * HOUR)
+        answer(engine, sha(number), vt_verdict(0), holds=number * HOUR)
     for number in range(8):
         answer(engine, sha(number), ProviderVerdict("malicious"), provider=MB)
     later = NOW + DAY
@@ -259,10 +259,10 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
     far = NOW + 3650 * DAY
     load(engine, [(f"s{number}-{count}", sha(number)) for number in range(4) for count in range(4 - number)])
     fail(engine, sha(0), again=far + HOUR, now=far)
-    answer(engine, sha(1), finding(3), at=far - DAY)
-    answer(engine, sha(1), finding(4), at=far)
+    answer(engine, sha(1), vt_verdict(3), at=far - DAY)
+    answer(engine, sha(1), vt_verdict(4), at=far)
     assert hashes(take(engine, now=far, only=[sha(2)])) == [sha(2)]
-    answer(engine, sha(3), finding(0), holds=3650 * DAY)  # no clock was wrong here: the settings say so
+    answer(engine, sha(3), vt_verdict(0), holds=3650 * DAY)  # no clock was wrong here: the settings say so
 
     claimed = take(engine) + take(engine)
 
@@ -271,7 +271,7 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
         (sha(0), "retry"),
         (sha(1), "expired"),
     ]
-    answer(engine, sha(1), finding(5))
+    answer(engine, sha(1), vt_verdict(5))
     assert row(engine, "enrichment_queue", sha256=sha(1), provider=VT)["next_attempt_at"] == NOW + 30 * DAY
     assert [one["positives"] for one in rows(engine, "file_verdicts", sha256=sha(1))] == [3, 4, 5]
     assert row(engine, "file_hashes", sha256=sha(1))["vt_positives"] == 5
@@ -282,7 +282,7 @@ def test_a_clock_that_was_ahead_hides_nothing_that_is_named(engine: Engine) -> N
     """The same holds for a run that is bound to some files."""
     load(engine, [("a", sha(1)), ("b", sha(2))])
     for number in (1, 2):
-        answer(engine, sha(number), finding(3), at=NOW + 900 * DAY)
+        answer(engine, sha(number), vt_verdict(3), at=NOW + 900 * DAY)
 
     assert hashes(take(engine, only=[sha(1)])) == [sha(1)]
 
@@ -292,7 +292,7 @@ def test_what_is_given_back_is_as_it_was(engine: Engine, state: str) -> None:
     """A claim that is given back leaves the queue as if it had never been."""
     load(engine, [("a", sha(1))])
     if state in ("answered", "asked-for-known"):
-        answer(engine, sha(1), finding(0), holds=HOUR)
+        answer(engine, sha(1), vt_verdict(0), holds=HOUR)
     if state == "failed":
         take(engine)
         fail(engine, sha(1))
@@ -314,7 +314,7 @@ def test_giving_back_twice_or_too_late_changes_nothing(engine: Engine) -> None:
     """Only what is claimed can be given back."""
     load(engine, [("a", sha(1))])
     take(engine)
-    answer(engine, sha(1), finding(3))
+    answer(engine, sha(1), vt_verdict(3))
     before = rows(engine, "enrichment_queue")
 
     release(engine, VT, [sha(1), sha(2)])
@@ -344,7 +344,7 @@ def test_a_worthless_file_that_somebody_called_pending_is_skipped_everywhere(eng
 
     with write_transaction(engine) as connection:
         note_skipped(connection)
-    drain(engine)
+    propagate_all(engine)
 
     assert row(engine, "file_hashes", sha256=EMPTY)["enrichment_status"] == "skipped"
     assert row(engine, "files", shasum=EMPTY)["enrichment_status"] == "skipped"
@@ -354,7 +354,7 @@ def test_what_another_source_settled_is_not_asked(engine: Engine) -> None:
     """Known-good and malicious settle a hash for the other sources; clean does not."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
     answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
-    answer(engine, sha(2), finding(0), provider=MB)
+    answer(engine, sha(2), vt_verdict(0), provider=MB)
     answer(engine, sha(3), ProviderVerdict("malicious"), provider=MB)
 
     assert hashes(take(engine)) == [sha(2)]
@@ -374,7 +374,7 @@ def test_a_verdict_that_changed_settles_no_longer(engine: Engine) -> None:
 def test_what_cowrie_logged_settles_as_long_as_it_holds(engine: Engine) -> None:
     """A source that nobody asks again settles a hash for as long as its answer holds."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(5), provider="cowrie-virustotal", holds=DAY)
+    answer(engine, sha(1), vt_verdict(5), provider="cowrie-virustotal", holds=DAY)
 
     assert take(engine, now=NOW + DAY - HOUR) == []
     assert hashes(take(engine, now=NOW + DAY)) == [sha(1)]
@@ -384,7 +384,7 @@ def test_two_sources_that_settle_each_other_are_both_refreshed(engine: Engine) -
     """Of two that called a file malicious the first is asked again; it does not wait for the second for ever."""
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), ProviderVerdict("malicious"), provider=MB)
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     later = NOW + 60 * DAY
 
     assert hashes(take(engine, VT, now=later)) == []
@@ -418,7 +418,7 @@ def test_only_the_hashes_named_are_claimed(engine: Engine) -> None:
 def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
     """What is asked for by hand is asked first, also where an answer holds or another source settled the hash."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("b", sha(3)), ("c", sha(3))])
-    answer(engine, sha(1), finding(3))
+    answer(engine, sha(1), vt_verdict(3))
     answer(engine, sha(2), ProviderVerdict("known-good"), provider=HL)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(1), sha(2), sha(9)], [VT])
@@ -426,7 +426,7 @@ def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> Non
     claimed = take(engine, earlier=[MB])
 
     assert {one.sha256: one.reason for one in claimed} == {sha(1): "asked-for", sha(2): "asked-for"}
-    answer(engine, sha(1), finding(4), at=NOW + HOUR)
+    answer(engine, sha(1), vt_verdict(4), at=NOW + HOUR)
     assert row(engine, "enrichment_queue", sha256=sha(1), provider=VT)["priority"] == 0
     assert sha(1) not in hashes(take(engine, now=NOW + 2 * HOUR))
 
@@ -486,4 +486,4 @@ def test_settled_by_is_the_default_of_the_settings() -> None:
     """The scene's policy is the one that the settings give without any word of the user."""
     from cowrieprocessor.settings.reference import Settings
 
-    assert frozenset(Settings().settled_by) == SETTLES
+    assert frozenset(Settings().settled_by) == DECISIVE

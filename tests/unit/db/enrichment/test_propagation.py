@@ -13,11 +13,11 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.db.enrichment.propagation import (
     MAX_ROWS,
-    Part,
+    Slice,
     PropagationStep,
     propagate_some,
-    spread,
-    waiting_parts,
+    propagate_slices,
+    pending_slices,
 )
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.models import VERDICT_COLUMNS
@@ -28,8 +28,8 @@ from tests.enrichment_scene import (
     VT,
     T,
     answer,
-    drain,
-    finding,
+    propagate_all,
+    vt_verdict,
     flags,
     load,
     put,
@@ -74,7 +74,7 @@ def test_nothing_to_do_is_none(engine: Engine) -> None:
 def test_rows_follow_in_bounded_steps(engine: Engine) -> None:
     """Each transaction changes at most so many rows; the cursor says how far; then the hash waits no more."""
     load(engine, sessions(25))
-    answer(engine, sha(1), finding(9, size_bytes=77))
+    answer(engine, sha(1), vt_verdict(9, size_bytes=77))
 
     first = propagate_some(engine, now=NOW, max_rows=10)
 
@@ -90,7 +90,7 @@ def test_rows_follow_in_bounded_steps(engine: Engine) -> None:
 def test_a_step_is_never_larger_than_the_bound(engine: Engine) -> None:
     """However many rows are asked for, one transaction changes no more than MAX_ROWS."""
     load(engine, sessions(12))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     kept = propagation.MAX_ROWS
 
     assert kept == 5_000
@@ -103,7 +103,7 @@ def test_small_hashes_share_a_step(engine: Engine) -> None:
     """Many hashes with few rows each do not take a transaction each."""
     load(engine, [(f"s{number}", sha(number)) for number in range(20)])
     for number in range(20):
-        answer(engine, sha(number), finding(number % 3))
+        answer(engine, sha(number), vt_verdict(number % 3))
 
     assert propagate_some(engine, now=NOW) == PropagationStep(20, 20, 20)
     assert disagreeing(engine) == []
@@ -112,11 +112,11 @@ def test_small_hashes_share_a_step(engine: Engine) -> None:
 def test_a_new_verdict_begins_again(engine: Engine) -> None:
     """When the verdict changes half way, the rows that had the old one get the new one too."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     propagate_some(engine, now=NOW, max_rows=10)
-    answer(engine, sha(1), finding(11), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(11), at=NOW + DAY)
 
-    drain(engine, NOW + DAY)
+    propagate_all(engine, NOW + DAY)
 
     assert {one["vt_positives"] for one in rows(engine, "files")} == {11}
     assert disagreeing(engine) == []
@@ -125,31 +125,31 @@ def test_a_new_verdict_begins_again(engine: Engine) -> None:
 def test_a_row_that_comes_meanwhile_has_the_verdict(engine: Engine) -> None:
     """A session loaded while a verdict is spread carries it at once, and its flag, whatever the cursor says."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     propagate_some(engine, now=NOW, max_rows=10)
 
     load(engine, [("late", sha(1))])
 
     assert row(engine, "files", session_id="late")["vt_positives"] == 9
     assert flags(engine)["late"]
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
 def test_a_flag_goes_with_the_last_malicious_file(engine: Engine) -> None:
     """A session keeps its flag while another of its files is malicious, and loses it with the last."""
     load(engine, [("one", sha(1)), ("both", sha(1)), ("both", sha(2))])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
+    propagate_all(engine)
     assert flags(engine) == {"one": True, "both": True}
 
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
+    propagate_all(engine)
     assert flags(engine) == {"one": False, "both": True}
 
     answer(engine, sha(2), ProviderVerdict("unknown"), at=NOW + DAY)
-    drain(engine)
+    propagate_all(engine)
     assert flags(engine) == {"one": False, "both": False}
 
 
@@ -158,12 +158,12 @@ def test_a_flag_of_v3_is_not_ours_to_take(engine: Engine, stored: object, kept: 
     """A session that v3 enriched keeps its flag; the JSON text null that v3 wrote means nothing."""
     load(engine, sessions(1))
     set_session(engine, "s0000", enrichment=stored)
-    answer(engine, sha(1), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    propagate_all(engine)
     assert flags(engine) == {"s0000": True}
 
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": kept}
 
@@ -173,8 +173,8 @@ def test_a_flag_that_v3_set_alone_is_left(engine: Engine) -> None:
     load(engine, sessions(1))
     set_session(engine, "s0000", vt_flagged=True)
 
-    answer(engine, sha(1), finding(0))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0))
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": True}
 
@@ -182,7 +182,7 @@ def test_a_flag_that_v3_set_alone_is_left(engine: Engine) -> None:
 def test_a_killed_step_is_done_again(engine: Engine) -> None:
     """A step that ends before its commit leaves nothing, and the next one does it all."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
 
     class Killed(Exception):
         """Stands for a crash."""
@@ -199,18 +199,18 @@ def test_a_killed_step_is_done_again(engine: Engine) -> None:
 
     assert not any(one["vt_malicious"] for one in rows(engine, "files"))
     assert row(engine, "verdict_propagation")["cursor"] == 0
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
 def test_a_note_about_a_hash_that_is_gone_is_removed(engine: Engine) -> None:
     """A note whose hash is not there does not stay for ever."""
     load(engine, sessions(2))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     with write_transaction(engine) as connection:
         connection.exec_driver_sql("DELETE FROM file_hashes")
 
-    assert drain(engine) == 0
+    assert propagate_all(engine) == 0
     assert rows(engine, "verdict_propagation") == []
 
 
@@ -244,7 +244,7 @@ def test_everybody_at_once(db_url: str, engine: Engine) -> None:
     def judges(own: Engine) -> None:
         for turn in range(12):
             for of in (2, 1, 3):
-                said = finding(9 if (turn + of) % 2 else 0)
+                said = vt_verdict(9 if (turn + of) % 2 else 0)
                 answer(own, sha(of), said, provider=VT, at=NOW + turn * DAY)
 
     def spreads(own: Engine) -> None:
@@ -258,7 +258,7 @@ def test_everybody_at_once(db_url: str, engine: Engine) -> None:
         thread.join(120)
 
     assert errors == []
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
     assert len(rows(engine, "files", shasum=sha(1))) == 60 + 24
 
@@ -266,12 +266,12 @@ def test_everybody_at_once(db_url: str, engine: Engine) -> None:
 def test_a_changed_size_follows_alone(engine: Engine) -> None:
     """Rows get a size that became known, also where the verdict is the same."""
     load(engine, sessions(3))
-    answer(engine, sha(1), finding(0))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0))
+    propagate_all(engine)
 
-    answer(engine, sha(1), finding(0, size_bytes=5))
+    answer(engine, sha(1), vt_verdict(0, size_bytes=5))
 
-    assert drain(engine) == 3
+    assert propagate_all(engine) == 3
     assert {one["file_size"] for one in rows(engine, "files")} == {5}
 
 
@@ -280,7 +280,7 @@ def test_settled_elsewhere_does_not_flag_sessions(engine: Engine) -> None:
     load(engine, sessions(2))
     answer(engine, sha(1), ProviderVerdict("malicious"), provider=HL)
 
-    drain(engine)
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": False, "s0001": False}
     assert {one["enrichment_status"] for one in rows(engine, "files")} == {"enriched"}
@@ -300,43 +300,43 @@ def test_a_hash_is_written_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPa
     """A transaction can end behind each part; the note says how far it came, and the rest is written later."""
     monkeypatch.setattr(propagation, "SLICE_ROWS", 4)
     load(engine, [*sessions(10), *sessions(1, of=2, prefix="t")])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, 100)
+        parts = pending_slices(connection, 100)
     answers = iter([True, False])
     with write_transaction(engine) as connection:
-        step = spread(connection, parts, now=NOW, may_go_on=lambda: next(answers))
+        step = propagate_slices(connection, parts, now=NOW, may_go_on=lambda: next(answers))
 
     assert sorted(len(part.rows) for part in parts) == [1, 2, 4, 4]
     assert step.rows == sum(one["vt_malicious"] for one in rows(engine, "files")) == sum(map(len_of, parts[:2]))
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
 def test_what_another_did_meanwhile_is_left_to_it(engine: Engine) -> None:
     """Where a verdict was asked for or spread since it was looked at, the step does nothing about that hash."""
     load(engine, [*sessions(3), *sessions(3, of=2, prefix="t")])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, 100)
-    drain(engine)
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
+        parts = pending_slices(connection, 100)
+    propagate_all(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
 
     with write_transaction(engine) as connection:
-        assert spread(connection, parts, now=NOW) == PropagationStep(0, 0, 0)
+        assert propagate_slices(connection, parts, now=NOW) == PropagationStep(0, 0, 0)
 
     assert [one["sha256"] for one in rows(engine, "verdict_propagation")] == [sha(1)]
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
 def test_a_row_that_agrees_is_not_written(engine: Engine) -> None:
     """Rows that say what their hash says keep the time at which they were last changed."""
     load(engine, sessions(2))
-    answer(engine, sha(1), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    propagate_all(engine)
     before = rows(engine, "files")
     put(engine, "verdict_propagation", {"sha256": sha(1), "requested_at": NOW, "cursor": 0})
 
@@ -344,6 +344,6 @@ def test_a_row_that_agrees_is_not_written(engine: Engine) -> None:
     assert before == rows(engine, "files")
 
 
-def len_of(part: Part) -> int:
+def len_of(part: Slice) -> int:
     """Return how many rows a part has."""
     return len(part.rows)

@@ -16,7 +16,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.enrichment.claims import Claimed
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import Question, staged_backlog
+from cowrieprocessor.db.enrichment.staged_candidates import CandidateQuery, staged_backlog
 from cowrieprocessor.db.enrichment.staged_claims import (
     count_replayable,
     remove_claims,
@@ -27,7 +27,7 @@ from cowrieprocessor.db.enrichment.staged_claims import (
     staged_failure,
     staged_release,
 )
-from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, finding, load, put, rows, sha
+from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, vt_verdict, load, put, rows, sha
 
 LATER = NOW + dt.timedelta(seconds=900)
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -268,7 +268,7 @@ def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
 
     def status() -> None:
         with read_transaction(engine) as connection:
-            staged_backlog(connection, Question(VT, NOW, POLICY, providers_in_cache(connection)))
+            staged_backlog(connection, CandidateQuery(VT, NOW, POLICY, providers_in_cache(connection)))
 
     steps = plans(engine, status if asks == "status" else lambda: take(engine, earlier=[HL]))
 
@@ -332,7 +332,7 @@ def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
     keep(engine, sha(9), "clean")
     keep(engine, sha(4), "suspicious", key="url:4")
     answer(engine, sha(0), ProviderVerdict("unknown"))
-    answer(engine, sha(1), finding(3), at=NOW + HOUR)
+    answer(engine, sha(1), vt_verdict(3), at=NOW + HOUR)
     with read_transaction(engine) as connection:
         first = replayable(connection, VT, "", 1)
         rest = replayable(connection, VT, first[-1].key, 100)

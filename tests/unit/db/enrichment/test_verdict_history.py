@@ -18,11 +18,11 @@ from cowrieprocessor.db.enrichment.verdict_history import (
     Observation,
     Span,
     latest_verdicts,
-    merged,
-    remember,
-    take_in,
+    merge_spans,
+    record_answer,
+    merge_history,
 )
-from tests.enrichment_scene import DAY, HOUR, NOW, VT, finding, row, rows, sha
+from tests.enrichment_scene import DAY, HOUR, NOW, VT, vt_verdict, row, rows, sha
 
 Spoken = tuple[dt.datetime, Content]
 
@@ -43,7 +43,7 @@ def spans_of(answers: Sequence[Spoken]) -> list[tuple[dt.datetime, dt.datetime, 
     for moment, said in answers:
         known = [
             Span(one.fetched_at, one.confirmed_at, one.content, number)
-            for number, one in enumerate(merged(known, Observation(moment, said)))
+            for number, one in enumerate(merge_spans(known, Observation(moment, said)))
         ]
     return [(one.fetched_at, one.confirmed_at, one.content) for one in known]
 
@@ -125,7 +125,7 @@ def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> N
 def store(engine: Engine, said: ProviderVerdict, moment: dt.datetime, sha256: str = sha(1)) -> None:
     """Write an answer into the history."""
     with write_transaction(engine) as connection:
-        remember(connection, sha256, VT, said, moment)
+        record_answer(connection, sha256, VT, said, moment)
 
 
 def told(engine: Engine) -> list[tuple[Any, ...]]:
@@ -140,9 +140,9 @@ def test_only_another_answer_makes_a_row(engine: Engine) -> None:
     """A row more only when something but the time changed; the same again confirms the row that is there."""
     store(engine, ProviderVerdict("unknown"), at(0))
     store(engine, ProviderVerdict("unknown"), at(1))
-    store(engine, finding(12, 70), at(2))
-    store(engine, finding(12, 70), at(3))
-    store(engine, finding(40, 71), at(4))
+    store(engine, vt_verdict(12, 70), at(2))
+    store(engine, vt_verdict(12, 70), at(3))
+    store(engine, vt_verdict(40, 71), at(4))
 
     assert told(engine) == [
         (at(0), at(1), "unknown", None),
@@ -153,9 +153,9 @@ def test_only_another_answer_makes_a_row(engine: Engine) -> None:
 
 def test_another_label_is_another_answer_and_another_analysis_is_not(engine: Engine) -> None:
     """A new label makes a row; a new analysis with the same result moves the row's own time, and its response."""
-    store(engine, finding(12, classification="trojan.mirai", last_analysis=at(-9)), at(0))
-    store(engine, finding(12, classification="trojan.mirai", last_analysis=at(-1), description="ELF"), at(1))
-    store(engine, finding(12, classification="trojan.gafgyt", last_analysis=at(-1)), at(2))
+    store(engine, vt_verdict(12, classification="trojan.mirai", last_analysis=at(-9)), at(0))
+    store(engine, vt_verdict(12, classification="trojan.mirai", last_analysis=at(-1), description="ELF"), at(1))
+    store(engine, vt_verdict(12, classification="trojan.gafgyt", last_analysis=at(-1)), at(2))
 
     first, second = rows(engine, "file_verdicts")
     assert (first["last_analysis"], first["confirmed_at"], first["response"]["description"]) == (at(-1), at(1), "ELF")
@@ -164,8 +164,8 @@ def test_another_label_is_another_answer_and_another_analysis_is_not(engine: Eng
 
 def test_an_older_answer_moves_the_beginning_of_its_span(engine: Engine) -> None:
     """An answer that arrives late and says what the next one says moves that row's beginning, nothing else."""
-    store(engine, finding(12, description="new"), at(5))
-    store(engine, finding(12, description="old"), at(1))
+    store(engine, vt_verdict(12, description="new"), at(5))
+    store(engine, vt_verdict(12, description="old"), at(1))
 
     (one,) = rows(engine, "file_verdicts")
     assert (one["fetched_at"], one["confirmed_at"], one["response"]["description"]) == (at(1), at(5), "new")
@@ -173,9 +173,9 @@ def test_an_older_answer_moves_the_beginning_of_its_span(engine: Engine) -> None
 
 def test_an_older_answer_inside_a_span_parts_it(engine: Engine) -> None:
     """An answer that says something else in the midst of a span leaves its two ends."""
-    store(engine, finding(12), at(1))
-    store(engine, finding(12), at(9))
-    store(engine, finding(3), at(5))
+    store(engine, vt_verdict(12), at(1))
+    store(engine, vt_verdict(12), at(9))
+    store(engine, vt_verdict(3), at(5))
 
     assert told(engine) == [
         (at(1), at(1), "malicious", 12),
@@ -192,7 +192,7 @@ def test_a_graver_answer_of_the_same_moment_replaces_the_other(engine: Engine) -
     """Of two answers of one moment the graver counts, whichever comes first; no row of the other is left."""
     for sha256, order in ((sha(1), (0, 9)), (sha(2), (9, 0))):
         for positives in order:
-            store(engine, finding(positives), at(0), sha256)
+            store(engine, vt_verdict(positives), at(0), sha256)
 
     assert [(one["sha256"], one["positives"]) for one in rows(engine, "file_verdicts")] in (
         [(sha(1), 9), (sha(2), 9)],
@@ -202,11 +202,11 @@ def test_a_graver_answer_of_the_same_moment_replaces_the_other(engine: Engine) -
 
 def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
     """Judgement reads of each source what it said last, with what only the response keeps."""
-    store(engine, finding(1), at(9))
-    store(engine, finding(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
-    store(engine, finding(3), at(2))
+    store(engine, vt_verdict(1), at(9))
+    store(engine, vt_verdict(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
+    store(engine, vt_verdict(3), at(2))
     with write_transaction(engine) as connection:
-        remember(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
+        record_answer(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
         latest = latest_verdicts(connection, sha(1))
         nothing = latest_verdicts(connection, sha(2))
 
@@ -226,10 +226,10 @@ def test_two_histories_are_put_in_order(answers: list[Spoken], cut: int) -> None
     )
     told = dict(answers)
 
-    found = merged([*one, *other])
+    found = merge_spans([*one, *other])
 
     assert [(span.fetched_at, span.content) for span in found] == [
-        (span.fetched_at, span.content) for span in merged([*other, *one])
+        (span.fetched_at, span.content) for span in merge_spans([*other, *one])
     ]
     assert all(told[span.fetched_at] == span.content == told[span.confirmed_at] for span in found)
     assert all(span.confirmed_at < after.fetched_at for span, after in pairwise(found))
@@ -237,8 +237,8 @@ def test_two_histories_are_put_in_order(answers: list[Spoken], cut: int) -> None
 
 def test_rows_of_another_history_find_their_places(engine: Engine) -> None:
     """Rows that were saved elsewhere lie between ours, continue them or are them; each keeps its own response."""
-    store(engine, finding(3), at(0))
-    store(engine, finding(9, description="ours"), at(10))
+    store(engine, vt_verdict(3), at(0))
+    store(engine, vt_verdict(9, description="ours"), at(10))
     columns = {"sha256": sha(1), "provider": VT, "classification": None, "total": 70, "first_seen": None}
 
     def given(positives: int, first: int, last: int) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def test_rows_of_another_history_find_their_places(engine: Engine) -> None:
 
     for _ in range(2):
         with write_transaction(engine) as connection:
-            take_in(connection, sha(1), VT, [given(3, 0, 2), given(5, 4, 5), given(9, 7, 8), given(11, 12, 13)])
+            merge_history(connection, sha(1), VT, [given(3, 0, 2), given(5, 4, 5), given(9, 7, 8), given(11, 12, 13)])
 
         assert told(engine) == [
             (at(0), at(2), "malicious", 3),

@@ -23,8 +23,8 @@ from tests.enrichment_scene import (
     POLICY,
     VT,
     answer,
-    drain,
-    finding,
+    propagate_all,
+    vt_verdict,
     load,
     row,
     rows,
@@ -76,7 +76,7 @@ def test_an_answer_is_written_everywhere(engine: Engine) -> None:
     load(engine, [("a", sha(1)), ("b", sha(1))])
     take(engine)
     seen = NOW - 300 * DAY
-    said = finding(
+    said = vt_verdict(
         12,
         70,
         classification="trojan.mirai/ddos",
@@ -144,19 +144,19 @@ def test_a_file_that_is_not_known_is_an_answer_too(engine: Engine) -> None:
 def test_the_same_answer_again_changes_nothing(engine: Engine) -> None:
     """An answer may be stored twice: after a crash, or when a cache is replayed."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(3))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(3))
+    propagate_all(engine)
     tables = ("enrichment_cache", "enrichment_queue", "file_verdicts", "file_hashes", "verdict_propagation")
     before = {name: rows(engine, name) for name in tables}
 
-    answer(engine, sha(1), finding(3), now=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(3), now=NOW + DAY)
 
     assert {name: rows(engine, name) for name in tables} == before
 
 
 def test_an_answer_about_nothing_of_ours_is_cached_alone(engine: Engine) -> None:
     """Of a hash that no session and no folder has, the cache alone is written."""
-    answer(engine, sha(1), finding(3))
+    answer(engine, sha(1), vt_verdict(3))
 
     assert len(rows(engine, "enrichment_cache")) == 1
     assert [rows(engine, name) for name in ("enrichment_queue", "file_verdicts", "file_hashes")] == [[], [], []]
@@ -186,10 +186,10 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
 def test_an_older_answer_adds_to_the_history_alone(engine: Engine) -> None:
     """An answer of last year (an imported cache) does not replace this year's, nor when the source is asked again."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(40, 71))
+    answer(engine, sha(1), vt_verdict(40, 71))
     before = (hash_row(engine), queue_row(engine), row(engine, "enrichment_cache"))
 
-    answer(engine, sha(1), finding(2, 60), at=NOW - 365 * DAY, now=NOW + HOUR)
+    answer(engine, sha(1), vt_verdict(2, 60), at=NOW - 365 * DAY, now=NOW + HOUR)
 
     assert (hash_row(engine), queue_row(engine), row(engine, "enrichment_cache")) == before
     told = sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
@@ -201,14 +201,14 @@ def test_an_old_answer_does_not_end_a_claim_or_a_retry(engine: Engine) -> None:
     load(engine, [("a", sha(1))])
     take(engine)
     long_ago = NOW - 365 * DAY
-    answer(engine, sha(1), finding(2), at=long_ago, holds=DAY, now=NOW)
+    answer(engine, sha(1), vt_verdict(2), at=long_ago, holds=DAY, now=NOW)
     assert queue_row(engine)["status"] == "leased"
     fail(engine)
 
-    answer(engine, sha(1), finding(3), at=long_ago + DAY, holds=DAY, now=NOW)
+    answer(engine, sha(1), vt_verdict(3), at=long_ago + DAY, holds=DAY, now=NOW)
 
     assert (queue_row(engine)["status"], queue_row(engine)["next_attempt_at"]) == ("failed", NOW + HOUR)
-    answer(engine, sha(1), finding(4), at=NOW - HOUR, holds=DAY, now=NOW)
+    answer(engine, sha(1), vt_verdict(4), at=NOW - HOUR, holds=DAY, now=NOW)
     assert (queue_row(engine)["status"], queue_row(engine)["attempts"]) == ("answered", 0)
 
 
@@ -218,11 +218,11 @@ def test_what_was_asked_for_by_hand_is_not_answered_by_the_cache(engine: Engine)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(1)], [VT])
 
-    answer(engine, sha(1), finding(4), at=NOW - HOUR, now=NOW)
+    answer(engine, sha(1), vt_verdict(4), at=NOW - HOUR, now=NOW)
 
     assert (queue_row(engine)["status"], queue_row(engine)["priority"]) == ("pending", 1)
     take(engine)
-    answer(engine, sha(1), finding(5))
+    answer(engine, sha(1), vt_verdict(5))
     assert (queue_row(engine)["status"], queue_row(engine)["priority"]) == ("answered", 0)
 
 
@@ -242,12 +242,12 @@ def test_a_failure_is_told_apart_and_scheduled(engine: Engine) -> None:
 def test_a_failure_loses_no_verdict(engine: Engine) -> None:
     """When a source fails that had answered before, its verdict stays, and the next answer mends the status."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(0), holds=HOUR, policy=ONE_SOURCE)
+    answer(engine, sha(1), vt_verdict(0), holds=HOUR, policy=ONE_SOURCE)
     take(engine, now=NOW + HOUR)
     fail(engine, now=NOW + HOUR, policy=ONE_SOURCE)
     assert (hash_row(engine)["verdict"], hash_row(engine)["enrichment_status"]) == ("clean", "failed")
 
-    answer(engine, sha(1), finding(0), at=NOW + 2 * HOUR, policy=ONE_SOURCE)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + 2 * HOUR, policy=ONE_SOURCE)
 
     assert (hash_row(engine)["verdict"], hash_row(engine)["enrichment_status"]) == ("clean", "enriched")
 
@@ -256,7 +256,7 @@ def test_a_late_failure_does_not_undo_an_answer(engine: Engine) -> None:
     """Who took so long that another asked instead cannot turn the answer that holds into a failure."""
     load(engine, [("a", sha(1))])
     take(engine)
-    answer(engine, sha(1), finding(0))
+    answer(engine, sha(1), vt_verdict(0))
 
     fail(engine, now=NOW + HOUR)
 
@@ -283,7 +283,7 @@ def test_a_hash_is_enriched_when_every_source_had_its_say(engine: Engine) -> Non
     take(engine)
     fail(engine)
     assert hash_row(engine)["enrichment_status"] == "failed"
-    answer(engine, sha(1), finding(0), at=NOW + HOUR)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + HOUR)
 
     assert hash_row(engine)["enrichment_status"] == "enriched"
 
@@ -304,12 +304,12 @@ def test_a_good_name_never_hides_malware(engine: Engine) -> None:
     """Of several sources the gravest verdict counts, and the family is that of the first who says so."""
     load(engine, [("a", sha(1))])
     answer(engine, sha(1), ProviderVerdict("known-good"), provider=HL)
-    answer(engine, sha(1), finding(30, family="from virustotal"))
+    answer(engine, sha(1), vt_verdict(30, family="from virustotal"))
     answer(engine, sha(1), ProviderVerdict("malicious", family="from malwarebazaar"), provider=MB)
 
     found = hash_row(engine)
     assert (found["verdict"], found["family"], found["vt_malicious"]) == ("malicious", "from malwarebazaar", True)
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
     assert (hash_row(engine)["verdict"], hash_row(engine)["vt_malicious"]) == ("malicious", False)
     answer(engine, sha(1), ProviderVerdict("unknown"), provider=MB, at=NOW + DAY)
     assert (hash_row(engine)["verdict"], hash_row(engine)["family"]) == ("known-good", None)
@@ -318,12 +318,12 @@ def test_a_good_name_never_hides_malware(engine: Engine) -> None:
 def test_virustotals_own_word_stands_before_what_cowrie_logged(engine: Engine) -> None:
     """The vt_* columns show VirusTotal's own finding where it knows the file, else what Cowrie logged of it."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(5, 60), provider="cowrie-virustotal", at=NOW - DAY)
+    answer(engine, sha(1), vt_verdict(5, 60), provider="cowrie-virustotal", at=NOW - DAY)
     assert (hash_row(engine)["vt_positives"], hash_row(engine)["vt_scan_date"]) == (5, NOW - DAY)
     answer(engine, sha(1), ProviderVerdict("unknown"))
     assert (hash_row(engine)["vt_positives"], hash_row(engine)["vt_scan_date"]) == (5, NOW - DAY)
 
-    answer(engine, sha(1), finding(0, 70), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(0, 70), at=NOW + DAY)
 
     assert (hash_row(engine)["vt_positives"], hash_row(engine)["vt_scan_date"]) == (0, NOW + DAY)
 
@@ -346,8 +346,8 @@ def test_what_a_table_of_the_plan_knew_stays_until_virustotal_speaks(engine: Eng
 def test_what_is_known_of_the_content_is_not_overwritten(engine: Engine) -> None:
     """Size, hashes and type are filled where they are missing: what a scan of the file found stays."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(0, size_bytes=10, file_type="elf", tlsh="T1"))
-    answer(engine, sha(1), finding(0, size_bytes=99, file_type="script", sha1="s"), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(0, size_bytes=10, file_type="elf", tlsh="T1"))
+    answer(engine, sha(1), vt_verdict(0, size_bytes=99, file_type="script", sha1="s"), at=NOW + DAY)
 
     found = hash_row(engine)
     assert [found[name] for name in ("size_bytes", "file_type", "tlsh", "sha1")] == [10, "elf", "T1", "s"]
@@ -359,7 +359,7 @@ def test_a_skipped_hash_stays_skipped(engine: Engine) -> None:
     with write_transaction(engine) as connection:
         connection.exec_driver_sql("UPDATE file_hashes SET enrichment_status = 'skipped'")
 
-    answer(engine, sha(1), finding(0))
+    answer(engine, sha(1), vt_verdict(0))
 
     found = hash_row(engine)
     assert (found["enrichment_status"], found["verdict"], found["next_check_at"]) == ("skipped", "clean", None)
@@ -368,14 +368,14 @@ def test_a_skipped_hash_stays_skipped(engine: Engine) -> None:
 def test_nothing_waits_where_no_row_copies_it(engine: Engine) -> None:
     """A hash without rows in `files`, and a change that they do not copy, leave no work behind."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(0))
-    drain(engine)
-    answer(engine, sha(1), finding(0, md5="m"))
+    answer(engine, sha(1), vt_verdict(0))
+    propagate_all(engine)
+    answer(engine, sha(1), vt_verdict(0, md5="m"))
     assert rows(engine, "verdict_propagation") == []
     with write_transaction(engine) as connection:
         connection.exec_driver_sql("DELETE FROM files")
 
-    answer(engine, sha(1), finding(9), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(9), at=NOW + DAY)
 
     assert rows(engine, "verdict_propagation") == []
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
-from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, drain, finding, load, put, row, rows, sha
+from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, propagate_all, vt_verdict, load, put, row, rows, sha
 
 
 def take_in(engine: Engine, table: str, *given: dict[str, Any]) -> Merged:
@@ -30,8 +30,8 @@ def verdict(positives: int, at: dt.datetime, provider: str = VT, **more: Any) ->
 def test_two_histories_become_one_and_the_hash_is_judged(engine: Engine) -> None:
     """What was saved lies before and behind what is known here; the verdict is that of both, and `files` follows."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(3))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(3))
+    propagate_all(engine)
     given = [verdict(1, NOW - DAY), verdict(3, NOW + HOUR), verdict(40, NOW + DAY)]
 
     assert take_in(engine, "file_verdicts", *given) == Merged(3, 0, 0)
@@ -43,7 +43,7 @@ def test_two_histories_become_one_and_the_hash_is_judged(engine: Engine) -> None
         (40, NOW + DAY, NOW + DAY),
     ]
     assert row(engine, "file_hashes")["vt_positives"] == 40
-    drain(engine)
+    propagate_all(engine)
     assert row(engine, "files")["vt_positives"] == 40
     assert take_in(engine, "file_verdicts", *given).updated == 0
     assert len(rows(engine, "file_verdicts")) == 3
@@ -63,8 +63,8 @@ def test_another_sources_word_counts(engine: Engine) -> None:
 def test_a_span_that_goes_over_another_is_parted(engine: Engine) -> None:
     """Where the saved history says nothing of a change that is known here, the change stays."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(3))
-    answer(engine, sha(1), finding(9), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(3))
+    answer(engine, sha(1), vt_verdict(9), at=NOW + DAY)
 
     take_in(engine, "file_verdicts", verdict(3, NOW, confirmed_at=NOW + 2 * DAY))
 

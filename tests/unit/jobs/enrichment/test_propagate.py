@@ -11,7 +11,7 @@ from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.jobs.enrichment import propagate as enrich_spread
 from cowrieprocessor.jobs.enrichment.propagate import FIRST_ROWS, Propagation
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
-from tests.enrichment_scene import answer, finding, flags, load, rows, sha
+from tests.enrichment_scene import answer, vt_verdict, flags, load, rows, sha
 from tests.stand_ins.clock import ManualClock
 from tests.unit.jobs.ticking import LOOKS_ALONE, ticking
 
@@ -22,7 +22,7 @@ FULL = LOOKS_ALONE + 1
 def spread_all(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Propagation, list[int]]:
     """Spread everything, and return how many rows each transaction looked at."""
     sizes: list[int] = []
-    spread = propagation.spread
+    spread = propagation.propagate_slices
 
     def counted(*args: object, **named: object) -> propagation.PropagationStep:
         step = spread(*args, **named)  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def test_transactions_grow_until_they_last_long_enough(engine: Engine, monkeypat
     monkeypatch.setattr(enrich_spread, "FIRST_ROWS", 2)
     assert FIRST_ROWS == 500
     load(engine, [(f"s{number:03d}", sha(1)) for number in range(200)])
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     most = 2 * FULL
 
     spreading, sizes = spread_all(engine, monkeypatch)
@@ -60,7 +60,7 @@ def test_many_small_hashes_end_in_time_too(engine: Engine, monkeypatch: pytest.M
     """A transaction ends between two hashes as well; none is forgotten, none written twice."""
     load(engine, [(f"s{number:03d}", sha(number)) for number in range(30)])
     for number in range(30):
-        answer(engine, sha(number), finding(9))
+        answer(engine, sha(number), vt_verdict(9))
 
     spreading, sizes = spread_all(engine, monkeypatch)
 
@@ -72,7 +72,7 @@ def test_many_small_hashes_end_in_time_too(engine: Engine, monkeypatch: pytest.M
 def test_an_obstacle_keeps_it_from_writing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the log is not to grow, nothing is spread; the next run does it."""
     load(engine, [("s1", sha(1))])
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     spreading = Propagation(engine, ManualClock())
     monkeypatch.setattr(Throttle, "obstacle", lambda _self: Obstacle("waiting", "the log is long"))
     assert not spreading.some()
