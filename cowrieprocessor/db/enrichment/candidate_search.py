@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, se
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import (
-    RepeatRows,
     Order,
     Reason,
+    RepeatRows,
     asked_for,
     expired,
     in_order,

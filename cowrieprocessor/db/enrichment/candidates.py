@@ -33,16 +33,16 @@ from cowrieprocessor.db.models import HASHES
 
 __all__ = [
     "SKIP_REASONS",
-    "RepeatRows",
     "Order",
     "Reason",
+    "RepeatRows",
     "asked_for",
     "expired",
+    "has_decisive_verdict",
     "in_order",
     "lost_claims",
     "never_asked",
     "retries",
-    "has_decisive_verdict",
     "worth_asking",
 ]
 

@@ -48,8 +48,8 @@ __all__ = [
     "Reason",
     "ask_first",
     "claim",
-    "read_claimed",
     "note_skipped",
+    "read_claimed",
     "release",
 ]
 

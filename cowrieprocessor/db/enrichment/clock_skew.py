@@ -20,9 +20,9 @@ from cowrieprocessor.db.enrichment.verdict_store import lock_hashes
 __all__ = [
     "MAX_CLOCK_SKEW",
     "MAX_RETRY_DELAY",
-    "skewed_answers",
-    "correct_skew",
     "correct_cache_skew",
+    "correct_skew",
+    "skewed_answers",
     "skewed_failures",
 ]
 

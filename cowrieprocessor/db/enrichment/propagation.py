@@ -22,13 +22,13 @@ from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPro
 __all__ = [
     "MAX_ROWS",
     "SLICE_ROWS",
-    "Slice",
     "PropagationStep",
+    "Slice",
     "current_verdict",
-    "propagate_hash",
-    "propagate_some",
-    "propagate_slices",
     "pending_slices",
+    "propagate_hash",
+    "propagate_slices",
+    "propagate_some",
 ]
 
 PENDING: Table = VerdictPropagation.metadata.tables["verdict_propagation"]

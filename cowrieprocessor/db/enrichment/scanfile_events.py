@@ -15,7 +15,7 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.ingest.event_scan import events_of_type
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "scanfile_events", "are_recorded"]
+__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "are_recorded", "scanfile_events"]
 
 SCANFILE = "cowrie.virustotal.scanfile"
 """The type of these events. Source: Cowrie, docs/OUTPUT.rst."""

@@ -36,10 +36,10 @@ __all__ = [
     "FAILED",
     "IN_PROGRESS",
     "CandidateQuery",
-    "repeat_candidates",
-    "claim_is_over",
     "candidate_details",
+    "claim_is_over",
     "new_candidates",
+    "repeat_candidates",
     "staged_backlog",
 ]
 

@@ -46,10 +46,10 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     FAILED,
     IN_PROGRESS,
     CandidateQuery,
-    repeat_candidates,
-    claim_is_over,
     candidate_details,
+    claim_is_over,
     new_candidates,
+    repeat_candidates,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY

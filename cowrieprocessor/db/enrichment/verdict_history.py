@@ -22,13 +22,13 @@ from cowrieprocessor.db.models import FileVerdict
 __all__ = [
     "HISTORY",
     "Content",
+    "LatestVerdict",
     "Observation",
     "Span",
-    "LatestVerdict",
     "latest_verdicts",
+    "merge_history",
     "merge_spans",
     "record_answer",
-    "merge_history",
 ]
 
 HISTORY: Table = FileVerdict.metadata.tables["file_verdicts"]

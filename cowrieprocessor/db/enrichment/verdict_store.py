@@ -25,7 +25,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
 from cowrieprocessor.db.enrichment.verdict_history import record_answer
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["lock_hashes", "defer_lookup", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
+__all__ = ["defer_lookup", "lock_hashes", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
 
 LOCKED_AT_ONCE = 400
 

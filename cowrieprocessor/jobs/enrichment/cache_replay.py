@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
-from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, are_recorded
+from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, are_recorded, scanfile_events
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider

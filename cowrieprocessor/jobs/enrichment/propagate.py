@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, propagate_slices, pending_slices
+from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, pending_slices, propagate_slices
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 FIRST_ROWS = 500

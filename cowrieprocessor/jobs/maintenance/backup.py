@@ -26,12 +26,12 @@ from cowrieprocessor.db.files.database_copy import (
 from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
 from cowrieprocessor.errors import CopyRefused
 from cowrieprocessor.jobs.maintenance.atomic_file import (
-    prepare_part,
     discard,
     free_bytes,
+    fsync_path,
+    prepare_part,
     publish,
     require_room,
-    fsync_path,
 )
 
 COPY_BYTES_PER_S = 150_000_000

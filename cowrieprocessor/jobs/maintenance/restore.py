@@ -35,12 +35,12 @@ from cowrieprocessor.errors import (
     SchemaVersionError,
 )
 from cowrieprocessor.jobs.maintenance.atomic_file import (
-    prepare_part,
     discard,
     free_bytes,
+    fsync_path,
+    prepare_part,
     publish,
     require_room,
-    fsync_path,
 )
 from cowrieprocessor.jobs.maintenance.backup import COPY_BYTES_PER_S, checking_s
 

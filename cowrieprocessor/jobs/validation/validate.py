@@ -22,7 +22,7 @@ from cowrieprocessor.db.validation import timings as questions
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
-from cowrieprocessor.jobs.validation.expected_rows import ExpectedRows, ExpectedFiles, ExpectedSessions
+from cowrieprocessor.jobs.validation.expected_rows import ExpectedFiles, ExpectedRows, ExpectedSessions
 from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
 from cowrieprocessor.jobs.validation.report import (
     SCHEMA,

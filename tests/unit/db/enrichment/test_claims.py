@@ -19,21 +19,21 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_failure, store_refusal
 from tests.enrichment_scene import (
     DAY,
+    DECISIVE,
     HL,
     HOUR,
     MB,
     NOW,
     POLICY,
-    DECISIVE,
     VT,
     answer,
-    propagate_all,
-    vt_verdict,
     load,
+    propagate_all,
     put,
     row,
     rows,
     sha,
+    vt_verdict,
 )
 
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -13,11 +13,11 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.db.enrichment.propagation import (
     MAX_ROWS,
-    Slice,
     PropagationStep,
-    propagate_some,
-    propagate_slices,
+    Slice,
     pending_slices,
+    propagate_slices,
+    propagate_some,
 )
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.models import VERDICT_COLUMNS
@@ -28,14 +28,14 @@ from tests.enrichment_scene import (
     VT,
     T,
     answer,
-    propagate_all,
-    vt_verdict,
     flags,
     load,
+    propagate_all,
     put,
     row,
     rows,
     sha,
+    vt_verdict,
 )
 
 

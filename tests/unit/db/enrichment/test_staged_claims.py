@@ -27,7 +27,7 @@ from cowrieprocessor.db.enrichment.staged_claims import (
     staged_failure,
     staged_release,
 )
-from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, vt_verdict, load, put, rows, sha
+from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, load, put, rows, sha, vt_verdict
 
 LATER = NOW + dt.timedelta(seconds=900)
 EMPTY = hashlib.sha256(b"").hexdigest()

@@ -18,11 +18,11 @@ from cowrieprocessor.db.enrichment.verdict_history import (
     Observation,
     Span,
     latest_verdicts,
+    merge_history,
     merge_spans,
     record_answer,
-    merge_history,
 )
-from tests.enrichment_scene import DAY, HOUR, NOW, VT, vt_verdict, row, rows, sha
+from tests.enrichment_scene import DAY, HOUR, NOW, VT, row, rows, sha, vt_verdict
 
 Spoken = tuple[dt.datetime, Content]
 

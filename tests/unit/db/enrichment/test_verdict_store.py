@@ -23,12 +23,12 @@ from tests.enrichment_scene import (
     POLICY,
     VT,
     answer,
-    propagate_all,
-    vt_verdict,
     load,
+    propagate_all,
     row,
     rows,
     sha,
+    vt_verdict,
 )
 
 ONE_SOURCE = Policy((VT,), frozenset({"malicious", "known-good"}))

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
-from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, propagate_all, vt_verdict, load, put, row, rows, sha
+from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, load, propagate_all, put, row, rows, sha, vt_verdict
 
 
 def take_in(engine: Engine, table: str, *given: dict[str, Any]) -> Merged:

@@ -11,7 +11,7 @@ from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.jobs.enrichment import propagate as enrich_spread
 from cowrieprocessor.jobs.enrichment.propagate import FIRST_ROWS, Propagation
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
-from tests.enrichment_scene import answer, vt_verdict, flags, load, rows, sha
+from tests.enrichment_scene import answer, flags, load, rows, sha, vt_verdict
 from tests.stand_ins.clock import ManualClock
 from tests.unit.jobs.ticking import LOOKS_ALONE, ticking
 
