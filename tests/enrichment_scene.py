@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Engine, Table, insert, inspect, select
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming
 from cowrieprocessor.db.enrichment.propagation import propagate_some
 from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, ProviderVerdict
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
@@ -19,6 +21,9 @@ from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.models import Base
 
 T = Base.metadata.tables
+NO_CACHE = CacheTiming(slow_s=math.inf)
+"""However long a candidate search takes, its result is not cached, and the next search is not paused."""
+
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)

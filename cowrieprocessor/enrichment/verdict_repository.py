@@ -158,7 +158,7 @@ class TableVerdictRepository(VerdictRepository):
         """Write down in the queue when there may be something to ask."""
         again, now = self._look_again_at(), self._clock.now()
         with write_transaction(self._engine) as connection:
-            defer_lookup(connection, one.sha256, provider, look_again_at=again, policy=self._policy, now=now)
+            defer_lookup(connection, one.sha256, provider, next_attempt_at=again, policy=self._policy, now=now)
 
     def ask_again(self, provider: str, one: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer hold no longer than until a moment, in cache and queue."""

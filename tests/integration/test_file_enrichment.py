@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment import candidate_cache as enrichment_lookahead
+from cowrieprocessor.db.enrichment import candidate_cache
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
@@ -60,12 +60,12 @@ def test_one_request_for_each_file_whatever_the_number_of_sessions(
     assert [] == rows(engine, "SELECT * FROM verdict_propagation")
 
 
-def test_slow_looks_leave_no_file_unasked(
+def test_slow_searches_leave_no_file_unasked(
     engine: Engine, tmp_path: Path, here: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a look that finds nothing takes long, it is not repeated all the time, but once before a run ends."""
-    monkeypatch.setattr(enrichment_lookahead, "SLOW_S", 0.0)
-    monkeypatch.setattr(enrichment_lookahead, "SHARE_OF_LOOKING", 1e-9)
+    """A slow search that finds nothing is not repeated all the time, but once before a run ends."""
+    always_slow = candidate_cache.CacheTiming(slow_s=0.0, max_idle_share=1e-9)
+    monkeypatch.setattr(candidate_cache, "DEFAULT_TIMING", always_slow)
     load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES)])
     here.enrich(engine)
     for source in (here.hashlookup, here.malwarebazaar, here.virustotal):

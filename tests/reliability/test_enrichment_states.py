@@ -30,7 +30,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from tests.enrichment_scene import NOW, T, load, rows, sha
+from tests.enrichment_scene import NO_CACHE, NOW, T, load, rows, sha
 
 POLICY = Policy(("hashlookup", "malwarebazaar", VIRUSTOTAL), frozenset({"known-good", "malicious"}))
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -307,7 +307,14 @@ class Enrichment(RuleBasedStateMachine):
     def _claim(self, provider: str, limit: int, *, waits: bool) -> list[str]:
         earlier = POLICY.outrank(provider) if waits else ()
         claimed = claim(
-            self.engine, provider, limit=limit, now=self.now, lease_s=LEASE_S, policy=POLICY, earlier=earlier
+            self.engine,
+            provider,
+            limit=limit,
+            now=self.now,
+            lease_s=LEASE_S,
+            policy=POLICY,
+            earlier=earlier,
+            cache_timing=NO_CACHE,
         )
         for one in claimed:
             assert self.leases.get((one.sha256, provider), self.now) <= self.now

@@ -36,7 +36,7 @@ class Propagation:
         if self._pace.obstacle() is not None:
             return False
         with read_transaction(self._engine) as connection:
-            parts = pending_slices(connection, self._rows)
+            parts = pending_slices(connection, self._rows, slice_rows=SLICE_ROWS)
         if not parts:
             return False
         with self._pace.transaction() as turn:

@@ -149,8 +149,8 @@ def _to_be_asked(connection: Connection, provider: str, policy: Policy, now: dt.
         "asked_for": count(queued, asked_for(provider, now)) + sum(count(queued, one, by_hand) for one in again),
         "retries_due": sum(count(queued, one, ~by_hand) for one in again),
         "expired": count(QUEUE, old.due)
-        - count(queued, excepted, old.due, ~old.kept)
-        + count(queued, old.ahead, old.kept),
+        - count(queued, excepted, old.due, ~old.needed)
+        + count(queued, old.skewed, old.needed),
     }
 
 

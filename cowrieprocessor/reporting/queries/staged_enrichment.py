@@ -13,7 +13,7 @@ from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cac
 from cowrieprocessor.db.enrichment.staged_candidates import (
     CLAIM,
     IN_PROGRESS,
-    CandidateQuery,
+    CandidateScope,
     claim_is_over,
     staged_backlog,
 )
@@ -71,7 +71,7 @@ def _counts(connection: Connection, provider: str, policy: Policy, now: dt.datet
     answered = select(func.count()).where(of_source, CACHE.c.status.in_(VERDICTS))
     backlog: dict[Reason, int] = {}
     if provider in policy.providers:
-        backlog = staged_backlog(connection, CandidateQuery(provider, now, policy, providers_in_cache(connection)))
+        backlog = staged_backlog(connection, CandidateScope(provider, now, policy, providers_in_cache(connection)))
     return QueueCounts(
         waiting=backlog.get("new", 0),
         asked_for=backlog.get("asked-for", 0),

@@ -27,6 +27,7 @@ from cowrieprocessor.reporting.render.enrichment import enrichment_text
 from cowrieprocessor.reporting.render.json import to_json
 from cowrieprocessor.reporting.render.terminal import Screen
 from cowrieprocessor.settings import Settings, fingerprint, load_settings
+from tests.enrichment_scene import NO_CACHE
 from tests.stand_ins.clock import ManualClock
 from tests.unit.reporting.scene import add_hash, at, sha
 
@@ -81,10 +82,10 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
                 store_refusal(connection, sha256, provider, reason="never", policy=policy, now=moment)
         ask_first(connection, [sha(number) for number in range(7)], ["virustotal", "hashlookup"])
     for provider, moment in (("virustotal", NOW), ("hashlookup", at(2))):  # the second one was killed
-        claim(engine, provider, limit=4, now=moment, lease_s=900, policy=policy)
+        claim(engine, provider, limit=4, now=moment, lease_s=900, policy=policy, cache_timing=NO_CACHE)
     for hours in range(4):  # some were killed over one file again and again, by hand and not
         only = [sha(number) for number in range(2 + 2 * hours, 12)]
-        claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only)
+        claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only, cache_timing=NO_CACHE)
     far = at(0, days=4000)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(number) for number in range(3)], ["malwarebazaar"])
@@ -96,8 +97,8 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
                 store_answer(connection, sha(number), "virustotal", sha(number), ProviderVerdict("clean"), **said)  # type: ignore[arg-type]
             else:
                 store_failure(connection, sha(number), "virustotal", **failed)  # type: ignore[arg-type]
-    claim(engine, "malwarebazaar", limit=5, now=far, lease_s=900, policy=policy)
-    claim(engine, "malwarebazaar", limit=2, now=at(3), lease_s=900, policy=policy)
+    claim(engine, "malwarebazaar", limit=5, now=far, lease_s=900, policy=policy, cache_timing=NO_CACHE)
+    claim(engine, "malwarebazaar", limit=2, now=at(3), lease_s=900, policy=policy, cache_timing=NO_CACHE)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_backlog_is_what_would_be_claimed(engine: Engine, seed: int, settled_by:
     for name in NAMES:
         queue = _source(status, name).queue
         found = []
-        while some := claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy):
+        while some := claim(engine, name, limit=1000, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE):
             found += some
         reasons = Counter(one.reason for one in found)
         assert (name, reasons) == (
@@ -252,7 +253,9 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
             add_hash(connection, sha(number), at(-9), session_count=9 - number)
         add_hash(connection, EMPTY_FILE_SHA256, at(-9), enrichment_status="skipped")
     for moment, limit in ((at(2), 4), (NOW, 2)):
-        claimed = staged_claim(engine, "virustotal", limit=limit, now=moment, lease_s=900, policy=policy)
+        claimed = staged_claim(
+            engine, "virustotal", limit=limit, now=moment, lease_s=900, policy=policy, cache_timing=NO_CACHE
+        )
         assert len(claimed) == limit
         if moment == NOW:
             break
@@ -270,9 +273,9 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
     assert [("virustotal", "failed", "timeout", 1)] == [
         (one.provider, one.status, one.kind, one.count) for one in status.failures
     ]
-    left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy)
+    left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
     assert len(left) == queue.backlog
-    others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
+    others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
     assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one is settled
     assert _status(engine).replayable is None
 
@@ -288,7 +291,9 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
             add_hash(connection, sha(number), at(-9))
     for hour in range(0, 12, 2):
         for name in NAMES:
-            for one in staged_claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
+            for one in staged_claim(
+                engine, name, limit=6, now=at(hour), lease_s=900, policy=policy, cache_timing=NO_CACHE
+            ):
                 until, chance = at(hour + rng.choice((3, 300))), rng.random()
                 if chance < 0.4:
                     verdict = rng.choice(("malicious", "clean", "unknown"))
@@ -302,7 +307,7 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
     status = _status(engine, settings)
     for name in NAMES:
         queue = _source(status, name).queue
-        found = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
+        found = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
         reasons = Counter({"new": queue.waiting, "retry": queue.retries_due, "expired": queue.expired})
         assert (name, +(reasons + Counter({"asked-for": queue.asked_for}))) == (
             name,

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.enrichment import candidate_search as enrichment_look
+from cowrieprocessor.db.enrichment.candidate_search import DUE_ROWS
 from cowrieprocessor.db.enrichment.claims import Claimed, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
@@ -23,6 +23,7 @@ from tests.enrichment_scene import (
     HL,
     HOUR,
     MB,
+    NO_CACHE,
     NOW,
     POLICY,
     VT,
@@ -50,8 +51,9 @@ def take(
     earlier: Sequence[str] = (),
     oldest: bool = False,
     only: Sequence[str] | None = None,
+    due_rows: int = DUE_ROWS,
 ) -> list[Claimed]:
-    """Claim hashes for a quarter of an hour."""
+    """Claim hashes for a quarter of an hour, on a machine of any speed."""
     return claim(
         engine,
         provider,
@@ -62,6 +64,8 @@ def take(
         earlier=earlier,
         order="oldest" if oldest else "turn",
         only=only,
+        due_rows=due_rows,
+        cache_timing=NO_CACHE,
     )
 
 
@@ -229,9 +233,8 @@ def test_what_was_asked_for_by_hand_is_not_lost_with_a_process(engine: Engine) -
     assert hashes(take(engine, now=NOW + 5 * HOUR)) == [sha(2), sha(1)]
 
 
-def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Old answers and failures about settled files are put off for a week by the claim that meets them."""
-    monkeypatch.setattr(enrichment_look, "DUE_AT_ONCE", 3)
+def test_rows_that_need_no_lookup_are_deferred_once(engine: Engine) -> None:
+    """Expired answers and failures about files with a decisive verdict are deferred for a week by the next claim."""
     load(engine, [("a", sha(number)) for number in range(9)])
     fail(engine, sha(0))
     for number in range(1, 9):
@@ -240,7 +243,7 @@ def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest
         answer(engine, sha(number), ProviderVerdict("malicious"), provider=MB)
     later = NOW + DAY
 
-    assert hashes(take(engine, now=later)) == [sha(8)]
+    assert hashes(take(engine, now=later, due_rows=3)) == [sha(8)]
     due = {one["sha256"]: one["next_attempt_at"] for one in rows(engine, "enrichment_queue", provider=VT)}
     assert due == {sha(number): later + 7 * DAY for number in range(8)} | {sha(8): NOW + 8 * HOUR}
     put_off = rows(engine, "enrichment_queue", provider=VT, status="failed")
@@ -249,7 +252,7 @@ def test_what_is_settled_is_walked_past_once(engine: Engine, monkeypatch: pytest
         answer(engine, sha(number), ProviderVerdict("unknown"), provider=MB, at=later)
     release(engine, VT, [sha(8)])
     claimed = []
-    while some := take(engine, now=later + 7 * DAY):
+    while some := take(engine, now=later + 7 * DAY, due_rows=3):
         claimed += some
     assert {one.sha256: one.reason for one in claimed} == {sha(0): "retry", sha(8): "expired", sha(5): "expired"}
 

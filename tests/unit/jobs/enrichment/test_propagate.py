@@ -29,7 +29,7 @@ def spread_all(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Propaga
         sizes.append(step.rows)
         return step
 
-    monkeypatch.setattr(enrich_spread, "spread", counted)
+    monkeypatch.setattr(enrich_spread, "propagate_slices", counted)
     spreading = Propagation(engine, ManualClock(), ticking(engine))
     spreading.all(threading.Event())
     return spreading, sizes
