@@ -47,9 +47,9 @@ def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = 
         statements = LoadingStatements(connection)
         try:
             statements.merge_sessions(
-                [(one, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for one in sessions]
+                [(item, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for item in sessions]
             )
-            statements.merge_hashes([(one, moment, moment, initial_status(one), moment) for one in hashes])
+            statements.merge_hashes([(item, moment, moment, initial_status(item), moment) for item in hashes])
             statements.merge_files([(*pair, None, url, "download", moment) for pair in files], moment)
         finally:
             statements.close()
@@ -121,7 +121,7 @@ def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
 
 def flags(engine: Engine) -> dict[str, bool]:
     """Return the flag of each session."""
-    return {one["session_id"]: one["vt_flagged"] for one in rows(engine, "session_summaries")}
+    return {entry["session_id"]: entry["vt_flagged"] for entry in rows(engine, "session_summaries")}
 
 
 def dump_other_tables(engine: Engine) -> dict[str, list[str]]:

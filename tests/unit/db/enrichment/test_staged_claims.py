@@ -94,7 +94,7 @@ def fail(engine: Engine, sha256: str, *, now: dt.datetime = NOW, again: dt.datet
 
 def hashes(claimed: Sequence[Claimed]) -> list[str]:
     """Return which hashes were claimed, in their order."""
-    return [one.sha256 for one in claimed]
+    return [item.sha256 for item in claimed]
 
 
 def test_no_other_table_is_touched(engine: Engine) -> None:
@@ -122,7 +122,7 @@ def test_order_is_that_of_the_queue(engine: Engine) -> None:
 
     claimed = take(engine, now=NOW + 2 * HOUR)
 
-    assert [(one.sha256, one.reason, one.attempts) for one in claimed] == [
+    assert [(item.sha256, item.reason, item.attempts) for item in claimed] == [
         (sha(3), "new", 1),
         (sha(2), "new", 1),
         (sha(0), "retry", 2),
@@ -141,7 +141,7 @@ def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
     (left,) = take(engine, now=LATER)
     assert (left.sha256, left.reason, left.attempts) == (sha(3), "new", 2)
     assert hashes(take(engine, now=NOW + HOUR, only=[sha(1), sha(2)])) == [sha(2)]
-    assert [one.reason for one in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
+    assert [item.reason for item in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
 
 
 def test_an_answer_under_another_key_counts(engine: Engine) -> None:
@@ -153,7 +153,7 @@ def test_an_answer_under_another_key_counts(engine: Engine) -> None:
         staged_answer(connection, VT, sha(1), NOW + DAY)
 
     assert take(engine, now=NOW + DAY - HOUR) == []
-    assert [one.reason for one in take(engine, now=NOW + DAY)] == ["expired"]
+    assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
 
 
 def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
@@ -165,7 +165,7 @@ def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
 
     staged_release(engine, VT, [sha(1), sha(2), sha(3)])
 
-    assert [one["key"] for one in rows(engine, "enrichment_cache")] == [f"claim:{sha(2)}"]
+    assert [entry["key"] for entry in rows(engine, "enrichment_cache")] == [f"claim:{sha(2)}"]
     assert take(engine, now=NOW + HOUR) == first
 
 
@@ -189,7 +189,7 @@ def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
     got = []
     for hours in range(4):
         claimed = take(engine, now=NOW + hours * HOUR)
-        got.append([(one.sha256, one.reason, one.attempts) for one in claimed])
+        got.append([(item.sha256, item.reason, item.attempts) for item in claimed])
         staged_release(engine, VT, [sha(2)])
 
     tries = [[(sha(1), "new", number), (sha(2), "new", 1)] for number in (1, 2, 3)]
@@ -216,17 +216,17 @@ def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> Non
         staged_ask_first(connection, [*wanted, sha(9)], [VT], NOW)
 
     claimed = take(engine, earlier=[HL], only=wanted)
-    assert {one.sha256: one.reason for one in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
+    assert {item.sha256: item.reason for item in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
     assert take(engine, only=wanted) == []
     staged_release(engine, VT, [sha(0)])
-    assert [(one.sha256, one.attempts) for one in take(engine, only=wanted)] == [(sha(0), 1)]
+    assert [(item.sha256, item.attempts) for item in take(engine, only=wanted)] == [(sha(0), 1)]
     later = NOW + HOUR
     lost = take(engine, only=[sha(0), sha(1)], now=later)
-    assert [(one.reason, one.attempts) for one in lost] == [("asked-for", 2)] * 2
-    for one in lost:
-        keep(engine, one.sha256, "malicious", at=later)
+    assert [(item.reason, item.attempts) for item in lost] == [("asked-for", 2)] * 2
+    for item in lost:
+        keep(engine, item.sha256, "malicious", at=later)
         with write_transaction(engine) as connection:
-            staged_answer(connection, VT, one.sha256, later + DAY)
+            staged_answer(connection, VT, item.sha256, later + DAY)
     assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
 
 
@@ -243,7 +243,7 @@ def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
     take(engine, only=[sha(3)], now=later)
 
     assert remove_claims(engine, VT, LATER) == 3
-    left = {(one["provider"], one["key"]) for one in rows(engine, "enrichment_cache")}
+    left = {(entry["provider"], entry["key"]) for entry in rows(engine, "enrichment_cache")}
     assert left == {(VT, sha(2)), (VT, f"claim:{sha(3)}"), (HL, f"claim:{sha(0)}")}
     assert remove_claims(engine, VT, LATER) == 0
     assert hashes(take(engine, now=LATER, only=[sha(1), sha(2)])) == [sha(1)]
@@ -260,7 +260,7 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
 
     claimed = take(engine)
 
-    assert {one.sha256: one.reason for one in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
+    assert {item.sha256: item.reason for item in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
     keep(engine, sha(2), "malicious")
     (kept,) = rows(engine, "enrichment_cache", key=sha(2))
     assert (kept["status"], kept["fetched_at"]) == ("malicious", NOW)
@@ -365,7 +365,7 @@ def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
         counted = count_replayable(connection, VT)
         others = replayable(connection, HL, "", 100)
 
-    assert [one.key for one in [*first, *rest]] == sorted([sha(2), sha(3)])
+    assert [item.key for item in [*first, *rest]] == sorted([sha(2), sha(3)])
     assert (counted, others) == (2, [])
 
 

@@ -42,23 +42,23 @@ def spans_of(answers: Sequence[Spoken]) -> list[tuple[dt.datetime, dt.datetime, 
     known: list[Span] = []
     for moment, said in answers:
         known = [
-            Span(one.fetched_at, one.confirmed_at, one.content, number)
-            for number, one in enumerate(merge_spans(known, Observation(moment, said)))
+            Span(span.fetched_at, span.confirmed_at, span.content, number)
+            for number, span in enumerate(merge_spans(known, Observation(moment, said)))
         ]
-    return [(one.fetched_at, one.confirmed_at, one.content) for one in known]
+    return [(span.fetched_at, span.confirmed_at, span.content) for span in known]
 
 
 def in_order(answers: Sequence[Spoken]) -> list[tuple[dt.datetime, dt.datetime, Content]]:
     """Return the spans that answers amount to, without any history: sorted, then grouped."""
     found = []
-    for said, same in groupby(sorted(answers, key=lambda one: one[0]), key=lambda one: one[1]):
+    for said, same in groupby(sorted(answers, key=lambda entry: entry[0]), key=lambda entry: entry[1]):
         moments = [moment for moment, _ in same]
         found.append((moments[0], moments[-1], said))
     return found
 
 
 answers_at_different_times = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=12, unique_by=lambda one: one[0]
+    st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=12, unique_by=lambda entry: entry[0]
 ).map(lambda found: [(at(hour), content(positives)) for hour, positives in found])
 
 
@@ -66,7 +66,7 @@ answers_at_different_times = st.lists(
 @settings(max_examples=200)
 def test_answers_in_order_give_their_spans(answers: list[Spoken]) -> None:
     """Answers in the order of their times give the spans that sorting and grouping gives."""
-    ordered = sorted(answers, key=lambda one: one[0])
+    ordered = sorted(answers, key=lambda entry: entry[0])
 
     assert in_order(ordered) == spans_of(ordered)
 
@@ -82,7 +82,7 @@ def test_in_any_order_nothing_is_invented(answers: list[Spoken]) -> None:
     told = dict(answers)
 
     assert all(told[first] == said == told[last] for first, last, said in found)
-    assert all(one[1] < other[0] and one[2] != other[2] for one, other in pairwise(found))
+    assert all(entry[1] < other[0] and entry[2] != other[2] for entry, other in pairwise(found))
     assert len(found) <= len(expected)
     if expected:
         assert (expected[0][0], expected[0][2]) == (found[0][0], found[0][2])
@@ -93,7 +93,7 @@ def test_in_any_order_nothing_is_invented(answers: list[Spoken]) -> None:
 @settings(max_examples=200)
 def test_without_a_return_to_an_old_answer_the_order_does_not_matter(answers: list[Spoken], random: Any) -> None:
     """Where a source never says again what it said before the last change, the spans are the same in every order."""
-    ordered = sorted(answers, key=lambda one: one[0])
+    ordered = sorted(answers, key=lambda entry: entry[0])
     rising = [(moment, content(number // 3)) for number, (moment, _) in enumerate(ordered)]
     shuffled = list(rising)
     random.shuffle(shuffled)
@@ -105,7 +105,7 @@ def test_without_a_return_to_an_old_answer_the_order_does_not_matter(answers: li
 @settings(max_examples=200)
 def test_again_changes_nothing(answers: list[Spoken]) -> None:
     """Answers that were taken in in their order change nothing when they are taken in again, in whatever order."""
-    ordered = sorted(answers, key=lambda one: one[0])
+    ordered = sorted(answers, key=lambda entry: entry[0])
 
     assert spans_of(ordered) == spans_of([*ordered, *answers, *ordered])
 
@@ -114,7 +114,7 @@ def test_again_changes_nothing(answers: list[Spoken]) -> None:
 @settings(max_examples=100)
 def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> None:
     """Of several answers of one moment the same one counts, whatever their order."""
-    answers = [(at(0), content(one)) for one in positives]
+    answers = [(at(0), content(item)) for item in positives]
     shuffled = list(answers)
     random.shuffle(shuffled)
 
@@ -131,8 +131,8 @@ def store(engine: Engine, said: ProviderVerdict, moment: dt.datetime, sha256: st
 def told(engine: Engine) -> list[tuple[Any, ...]]:
     """Return the rows of the history."""
     return [
-        (one["fetched_at"], one["confirmed_at"], one["verdict"], one["positives"])
-        for one in sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
+        (entry["fetched_at"], entry["confirmed_at"], entry["verdict"], entry["positives"])
+        for entry in sorted(rows(engine, "file_verdicts"), key=lambda entry: entry["fetched_at"])
     ]
 
 
@@ -167,8 +167,8 @@ def test_an_older_answer_moves_the_beginning_of_its_span(engine: Engine) -> None
     store(engine, vt_verdict(12, description="new"), at(5))
     store(engine, vt_verdict(12, description="old"), at(1))
 
-    (one,) = rows(engine, "file_verdicts")
-    assert (one["fetched_at"], one["confirmed_at"], one["response"]["description"]) == (at(1), at(5), "new")
+    (entry,) = rows(engine, "file_verdicts")
+    assert (entry["fetched_at"], entry["confirmed_at"], entry["response"]["description"]) == (at(1), at(5), "new")
 
 
 def test_an_older_answer_inside_a_span_parts_it(engine: Engine) -> None:
@@ -182,7 +182,7 @@ def test_an_older_answer_inside_a_span_parts_it(engine: Engine) -> None:
         (at(5), at(5), "malicious", 3),
         (at(9), at(9), "malicious", 12),
     ]
-    assert [one["response"] for one in rows(engine, "file_verdicts", positives=12)] == [
+    assert [entry["response"] for entry in rows(engine, "file_verdicts", positives=12)] == [
         {"answer": {"positives": 12}},
         {"answer": {"positives": 12}},
     ]
@@ -194,7 +194,7 @@ def test_a_graver_answer_of_the_same_moment_replaces_the_other(engine: Engine) -
         for positives in order:
             store(engine, vt_verdict(positives), at(0), sha256)
 
-    assert [(one["sha256"], one["positives"]) for one in rows(engine, "file_verdicts")] in (
+    assert [(entry["sha256"], entry["positives"]) for entry in rows(engine, "file_verdicts")] in (
         [(sha(1), 9), (sha(2), 9)],
         [(sha(2), 9), (sha(1), 9)],
     )
@@ -211,7 +211,7 @@ def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
         nothing = latest_verdicts(connection, sha(2))
 
     assert nothing == {}
-    assert {name: one.verdict for name, one in latest.items()} == {VT: "malicious", "hashlookup": "unknown"}
+    assert {name: item.verdict for name, item in latest.items()} == {VT: "malicious", "hashlookup": "unknown"}
     assert (latest[VT].positives, latest[VT].description, latest[VT].family) == (12, "ELF 32-bit", "mirai")
     assert (latest[VT].is_found, latest["hashlookup"].is_found) == (True, False)
 
@@ -220,16 +220,16 @@ def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
 @settings(max_examples=200)
 def test_two_histories_are_put_in_order(answers: list[Spoken], cut: int) -> None:
     """Two databases' histories of one source merge into one that invents nothing, whichever comes into which."""
-    one, other = (
+    span, other = (
         [Span(first, last, said, number * sign) for number, (first, last, said) in enumerate(in_order(part), 1)]
         for part, sign in ((answers[:cut], 1), (answers[cut:], -1))
     )
     told = dict(answers)
 
-    found = merge_spans([*one, *other])
+    found = merge_spans([*span, *other])
 
     assert [(span.fetched_at, span.content) for span in found] == [
-        (span.fetched_at, span.content) for span in merge_spans([*other, *one])
+        (span.fetched_at, span.content) for span in merge_spans([*other, *span])
     ]
     assert all(told[span.fetched_at] == span.content == told[span.confirmed_at] for span in found)
     assert all(span.confirmed_at < after.fetched_at for span, after in pairwise(found))

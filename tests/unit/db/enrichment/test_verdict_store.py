@@ -67,8 +67,8 @@ def refuse(engine: Engine, provider: str = VT) -> None:
 
 def take(engine: Engine, provider: str = VT, *, now: dt.datetime = NOW) -> int:
     """Claim the one hash; return the number of the attempt."""
-    (one,) = claim(engine, provider, limit=1, now=now, lease_s=900, policy=ONE_SOURCE)
-    return one.attempts
+    (item,) = claim(engine, provider, limit=1, now=now, lease_s=900, policy=ONE_SOURCE)
+    return item.attempts
 
 
 def test_an_answer_is_written_everywhere(engine: Engine) -> None:
@@ -192,8 +192,8 @@ def test_an_older_answer_adds_to_the_history_alone(engine: Engine) -> None:
     answer(engine, sha(1), vt_verdict(2, 60), at=NOW - 365 * DAY, now=NOW + HOUR)
 
     assert (hash_row(engine), queue_row(engine), row(engine, "enrichment_cache")) == before
-    told = sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
-    assert [one["positives"] for one in told] == [2, 40]
+    told = sorted(rows(engine, "file_verdicts"), key=lambda entry: entry["fetched_at"])
+    assert [entry["positives"] for entry in told] == [2, 40]
 
 
 def test_an_old_answer_does_not_end_a_claim_or_a_retry(engine: Engine) -> None:
@@ -390,6 +390,6 @@ def test_the_cache_keeps_the_latest_answer(engine: Engine) -> None:
         keys = ["k", *(f"other {number}" for number in range(900))]
         found = cached_answers(connection, VT, keys)
 
-    assert {key: (one.status, one.fetched_at, one.response) for key, one in found.items()} == {
+    assert {key: (item.status, item.fetched_at, item.response) for key, item in found.items()} == {
         "k": ("unknown", NOW + HOUR, None)
     }

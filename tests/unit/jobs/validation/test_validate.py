@@ -52,7 +52,7 @@ def named(path: Path) -> list[str]:
     report = validated(path)
     assert sum(report.differences.values()) == len(report.first_differences)
     assert not report.valid
-    return [one.describe() for one in report.first_differences]
+    return [difference.describe() for difference in report.first_differences]
 
 
 def call(*arguments: object) -> Result:
@@ -113,7 +113,10 @@ def test_a_difference_is_named_on_either_database(engine: Engine, corpus: Path) 
             text("UPDATE files SET filename = 'x' WHERE session_id = :session_id AND shasum = :shasum"), where
         )
     report = validate(engine)
-    found = {(one.kind, one.session_id, one.sha256, one.field) for one in report.first_differences}
+    found = {
+        (difference.kind, difference.session_id, difference.sha256, difference.field)
+        for difference in report.first_differences
+    }
     expected = {("missing", *gone, None), ("different", *other, "filename")}
     assert (found, report.differences) == (expected, {"different in files": 1, "missing in files": 1})
 
@@ -279,7 +282,9 @@ def test_all_are_counted_and_the_first_are_named(upgraded: Path) -> None:
     change(upgraded, "DELETE FROM files", "DELETE FROM file_hashes")
     report = validated(upgraded, limit_differences=1)
     assert report.differences == {"missing in file_hashes": 2, "missing in files": 2}
-    assert [one.describe() for one in report.first_differences] == [f"missing in files, session {S1}, hash {SHA_A}"]
+    assert [difference.describe() for difference in report.first_differences] == [
+        f"missing in files, session {S1}, hash {SHA_A}"
+    ]
 
 
 def append_as_v3(path: Path, *payloads: dict[str, object]) -> None:
@@ -348,7 +353,7 @@ def test_a_loader_that_writes_meanwhile_is_no_difference(upgraded: Path, corpus:
 def test_a_backfill_that_goes_on_meanwhile_is_no_difference(upgraded: Path, step: str) -> None:
     """Events that the backfill takes up during a validation count from that moment on."""
     events = v3_schema.habits()
-    append_as_v3(upgraded, *({**one, "session": f"late{number}"} for number, one in enumerate(events) if one))
+    append_as_v3(upgraded, *({**item, "session": f"late{number}"} for number, item in enumerate(events) if item))
     done: list[str] = []
 
     def take_up(now: ValidateProgress) -> None:
@@ -440,7 +445,7 @@ def test_the_json_is_complete(upgraded: Path) -> None:
     done = call("--db", upgraded, "--json", "--limit-differences", 1)
     document = json.loads(done.stdout)
     assert (done.exit_code, document["valid"], document["differences"]) == (1, False, {"missing in files": 2})
-    assert [one["session_id"] for one in document["first_differences"]] == [S1]
+    assert [difference["session_id"] for difference in document["first_differences"]] == [S1]
 
 
 def test_attackers_text_is_inert(upgraded: Path) -> None:
