@@ -165,7 +165,7 @@ def test_database_opened_in_the_last_moment_keeps_its_name(
             opened.append(OtherProcess(live, "SELECT 1 FROM schema_state").__enter__())
 
     monkeypatch.setattr(restoring, "_refuse_holders", look_then_open)
-    with pytest.raises(DatabaseInUse, match="in this moment"):
+    with pytest.raises(DatabaseInUse, match="at this moment"):
         restore(target, saved)
     opened[0].end()
     assert dump(live) == before
