@@ -1,4 +1,4 @@
-"""Files in sessions, written as the loader writes them, and what sources said about them."""
+"""Files in sessions, written as the loader writes them, and providers' verdicts about them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VT, HL, MB = "virustotal", "hashlookup", "malwarebazaar"
 
 
 def sha(number: int) -> str:
-    """Return a hash; a larger number does not mean a larger hash."""
+    """Return the hash of a numbered sample; hashes do not sort by number."""
     return hashlib.sha256(f"sample {number}".encode()).hexdigest()
 
 
@@ -47,16 +47,16 @@ def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = 
         statements = LoadingStatements(connection)
         try:
             statements.merge_sessions(
-                [(item, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for item in sessions]
+                [(session, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for session in sessions]
             )
-            statements.merge_hashes([(item, moment, moment, initial_status(item), moment) for item in hashes])
+            statements.merge_hashes([(sha256, moment, moment, initial_status(sha256), moment) for sha256 in hashes])
             statements.merge_files([(*pair, None, url, "download", moment) for pair in files], moment)
         finally:
             statements.close()
 
 
 def vt_verdict(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
-    """Return what VirusTotal would say: malicious with any positives, else clean."""
+    """Return a verdict of VirusTotal: malicious with any positives, else clean."""
     return ProviderVerdict(
         MALICIOUS if positives else CLEAN, positives=positives, total=total, response={"positives": positives}, **more
     )
@@ -65,7 +65,7 @@ def vt_verdict(positives: int = 12, total: int = 70, **more: Any) -> ProviderVer
 def answer(
     engine: Engine,
     sha256: str,
-    said: ProviderVerdict,
+    verdict: ProviderVerdict,
     *,
     provider: str = VT,
     at: dt.datetime = NOW,
@@ -74,14 +74,14 @@ def answer(
     now: dt.datetime | None = None,
     key: str | None = None,
 ) -> None:
-    """Store what a source said, in a transaction of its own."""
+    """Store a provider's answer in its own transaction."""
     with write_transaction(engine) as connection:
         store_answer(
             connection,
             sha256,
             provider,
             key or sha256,
-            said,
+            verdict,
             fetched_at=at,
             expires_at=at + holds,
             policy=policy,
@@ -90,7 +90,7 @@ def answer(
 
 
 def propagate_all(engine: Engine, now: dt.datetime = NOW) -> int:
-    """Spread every verdict; return the number of rows changed."""
+    """Propagate every verdict; return the number of rows changed."""
     changed = 0
     while (step := propagate_some(engine, now=now)) is not None:
         changed += step.changed
@@ -98,19 +98,19 @@ def propagate_all(engine: Engine, now: dt.datetime = NOW) -> int:
 
 
 def rows(engine: Engine, table: str, **where: object) -> list[dict[str, Any]]:
-    """Return rows of a table in the order of their keys."""
-    one: Table = T[table]
-    query = select(one).order_by(*one.primary_key.columns)
+    """Return the rows of a table that match, in the order of their keys."""
+    source: Table = T[table]
+    query = select(source).order_by(*source.primary_key.columns)
     for name, value in where.items():
-        query = query.where(one.c[name] == value)
+        query = query.where(source.c[name] == value)
     with read_transaction(engine) as connection:
         return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
 
 
 def row(engine: Engine, table: str, **where: object) -> dict[str, Any]:
-    """Return the one row of a table that is meant."""
-    (found,) = rows(engine, table, **where)
-    return found
+    """Return the only row of a table that matches."""
+    (match,) = rows(engine, table, **where)
+    return match
 
 
 def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
@@ -125,7 +125,7 @@ def flags(engine: Engine) -> dict[str, bool]:
 
 
 def dump_other_tables(engine: Engine) -> dict[str, list[str]]:
-    """Return every row of every table but the cache and the ledger, whole."""
+    """Return every row of every table except the cache and the ledger."""
     with read_transaction(engine) as connection:
         present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}
         tables = [Base.metadata.tables[name] for name in sorted(present)]

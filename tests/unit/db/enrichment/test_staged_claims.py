@@ -1,4 +1,4 @@
-"""Staging the change: claims, failures and answers in the cache alone, and what is replayed afterwards."""
+"""Staging the change: claims, failures and answers only in the cache, and their replay."""
 
 from __future__ import annotations
 
@@ -82,23 +82,23 @@ def keep(
     holds: dt.timedelta = DAY,
     key: str | None = None,
 ) -> None:
-    """Keep an answer in the cache."""
+    """Store an answer in the cache."""
     with write_transaction(engine) as connection:
         store_in_cache(connection, provider, key or sha256, verdict, {}, at, at + holds)
 
 
 def fail(engine: Engine, sha256: str, *, now: dt.datetime = NOW, again: dt.datetime = NOW + HOUR) -> None:
-    """Keep a failure."""
+    """Store a failure."""
     staged_failure(engine, VT, sha256, kind="timeout", now=now, not_before=again)
 
 
 def hashes(claimed: Sequence[Claimed]) -> list[str]:
-    """Return which hashes were claimed, in their order."""
+    """Return the claimed hashes, in order."""
     return [item.sha256 for item in claimed]
 
 
 def test_no_other_table_is_touched(engine: Engine) -> None:
-    """Claiming, failing, giving back and answering change the cache and not one row of anything else."""
+    """Claims, failures, releases and answers change only the cache."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3)), ("c", EMPTY)])
     others = [name for name in T if name != "enrichment_cache"]
     before = {name: rows(engine, name) for name in others}
@@ -113,7 +113,7 @@ def test_no_other_table_is_touched(engine: Engine) -> None:
 
 
 def test_order_is_that_of_the_queue(engine: Engine) -> None:
-    """Never asked first, by sessions; then retries that are due; then answers that hold no longer."""
+    """Never-queried hashes first, by sessions; then due retries; then expired answers."""
     load(engine, [("a", sha(number)) for number in range(4)])
     load(engine, [("b", sha(3))])
     take(engine, only=[sha(0)])
@@ -130,8 +130,8 @@ def test_order_is_that_of_the_queue(engine: Engine) -> None:
     ]
 
 
-def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
-    """What holds is not asked, what failed not before its time, what is being asked not by another."""
+def test_current_answers_failures_and_claims_are_not_claimed(engine: Engine) -> None:
+    """A current answer is not queried again, a failure not before its time, a claimed hash not by another."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
     take(engine)
     keep(engine, sha(1), "unknown", holds=12 * HOUR)
@@ -145,7 +145,7 @@ def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
 
 
 def test_an_answer_under_another_key_counts(engine: Engine) -> None:
-    """A source may keep its answers by address: the claim remembers that the hash has one, and how long it holds."""
+    """A provider may store answers by URL: the claim records that the hash has one, and when it expires."""
     load(engine, [("a", sha(1))])
     take(engine)
     keep(engine, sha(1), "suspicious", key="url:1")
@@ -156,8 +156,8 @@ def test_an_answer_under_another_key_counts(engine: Engine) -> None:
     assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
 
 
-def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
-    """A claim that is given back leaves nothing, or the failure that there was, due as it was."""
+def test_released_hashes_are_claimed_again(engine: Engine) -> None:
+    """A released claim leaves nothing, or the earlier failure with its time."""
     load(engine, [("a", sha(1)), ("b", sha(2))])
     take(engine, only=[sha(2)])
     fail(engine, sha(2), again=NOW + HOUR)
@@ -169,8 +169,8 @@ def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
     assert take(engine, now=NOW + HOUR) == first
 
 
-def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
-    """A settled hash is not asked, and a source waits for those before it, by the cache alone."""
+def test_decisive_verdicts_and_earlier_providers_apply_here_too(engine: Engine) -> None:
+    """A decisive verdict saves the query, and a provider waits for earlier ones, according to the cache alone."""
     load(engine, [("a", sha(number)) for number in range(5)])
     keep(engine, sha(0), "known-good", provider=HL)
     keep(engine, sha(1), "unknown", provider=HL)
@@ -183,8 +183,8 @@ def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
     assert hashes(take(engine)) == [sha(4)]
 
 
-def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
-    """A file whose process was killed comes as it would have, three times; then with the retries."""
+def test_a_killed_process_costs_no_file_its_place(engine: Engine) -> None:
+    """A file whose claiming process was killed keeps its place three times; then it is among the retries."""
     load(engine, [("a", sha(1)), ("b", sha(1)), ("c", sha(2))])
     got = []
     for hours in range(4):
@@ -196,8 +196,8 @@ def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
     assert got == [*tries, [(sha(2), "new", 1), (sha(1), "retry", 4)]]
 
 
-def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
-    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+def test_a_lost_claim_counts_as_no_query(engine: Engine) -> None:
+    """A later provider goes on waiting for one with a lost claim, unless its claims were lost repeatedly."""
     load(engine, [("a", sha(1))])
     for hours in range(3):
         take(engine, HL, now=NOW + hours * HOUR)
@@ -205,8 +205,8 @@ def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
         assert bool(take(engine, earlier=[HL], now=NOW + (hours + 0.5) * HOUR)) == (hours == 2)
 
 
-def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
-    """What is asked for by hand is asked whatever the cache has, once; also after it was given back, or lost."""
+def test_hashes_asked_for_by_hand_come_first(engine: Engine) -> None:
+    """They are claimed once, whatever the cache has, also after a release or a lost claim."""
     load(engine, [("a", sha(number)) for number in range(4)])
     keep(engine, sha(0), "malicious")
     keep(engine, sha(1), "known-good", provider=HL)
@@ -230,8 +230,8 @@ def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> Non
     assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
 
 
-def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
-    """Once the cache is replayed a source's claims go, but those of somebody who is asking; answers stay."""
+def test_claims_are_removed_after_the_replay(engine: Engine) -> None:
+    """A provider's claims are removed except those in progress; answers stay."""
     load(engine, [("a", sha(number)) for number in range(5)])
     take(engine, only=[sha(0), sha(1), sha(2)])
     fail(engine, sha(1))
@@ -249,8 +249,8 @@ def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
     assert hashes(take(engine, now=LATER, only=[sha(1), sha(2)])) == [sha(1)]
 
 
-def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
-    """Claims, failures and answers of a time that is far away are due at once, and answers of today replace them."""
+def test_clock_skew_hides_nothing(engine: Engine) -> None:
+    """Claims, failures and answers dated far in the future are due at once, and current answers replace them."""
     far = NOW + 3650 * DAY
     load(engine, [("a", sha(number)) for number in range(4)])
     take(engine, now=far, only=[sha(0), sha(1)])
@@ -268,7 +268,7 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
 
 
 def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
-    """Return the steps of the plans of all that is asked of an SQLite database meanwhile."""
+    """Return the steps of the plans of all queries that `ask` runs on an SQLite database."""
     steps: list[str] = []
 
     def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -287,7 +287,7 @@ def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("asks", ["claim", "status"])
 def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
-    """Whatever the cache holds, answers and claims of a hash are found by source and key, not by when they end."""
+    """Answers and claims of a hash are found by provider and key, not by when they expire."""
     load(engine, [("a", sha(number)) for number in range(3)])
     keep(engine, sha(1), "unknown", provider=HL)
     keep(engine, sha(2), "unknown", provider=MB)
@@ -305,8 +305,8 @@ def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
             assert (name, of_name) == (name, {"provider=? AND key=?)"})
 
 
-def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
-    """The names of the sources are found one after the other, without reading their answers."""
+def test_providers_in_the_cache_are_found_by_index(engine: Engine) -> None:
+    """The names of the providers are found without reading their answers."""
     load(engine, [("a", sha(1))])
     with read_transaction(engine) as connection:
         assert providers_in_cache(connection) == ()
@@ -317,18 +317,18 @@ def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
         assert providers_in_cache(connection) == ("cowrie-virustotal", HL, VT)
 
 
-def test_what_was_refused_before_is_not_asked(engine: Engine) -> None:
-    """A refusal that the queue knows holds while the change is staged."""
+def test_refused_hashes_are_not_claimed(engine: Engine) -> None:
+    """A refusal in the queue applies while the change is staged."""
     load(engine, [("a", sha(1))])
     put(engine, "enrichment_queue", {"sha256": sha(1), "provider": VT, "status": "refused"})
 
     assert take(engine) == []
 
 
-def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
-    """Threads that claim at once get every hash once."""
+def test_no_two_processes_claim_the_same(db_url: str, engine: Engine) -> None:
+    """Threads that claim concurrently get every hash once."""
     load(engine, [(f"s{number}", sha(number)) for number in range(40)])
-    got: list[str] = []
+    all_claimed: list[str] = []
     start = threading.Barrier(3)
 
     def work() -> None:
@@ -336,7 +336,7 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
         try:
             start.wait(30)
             while claimed := take(own, limit=7):
-                got.extend(hashes(claimed))
+                all_claimed.extend(hashes(claimed))
         finally:
             dispose(own)
 
@@ -346,11 +346,11 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
     for thread in threads:
         thread.join(60)
 
-    assert Counter(got) == Counter({sha(number): 1 for number in range(40)})
+    assert Counter(all_claimed) == Counter({sha(number): 1 for number in range(40)})
 
 
-def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
-    """Answers about known files that the history does not have yet, page by page; claims are none."""
+def test_answers_that_the_history_lacks_are_replayed(engine: Engine) -> None:
+    """Answers about known files that the history does not have, page by page; claims are not answers."""
     load(engine, [("a", sha(number)) for number in range(6)])
     take(engine, only=[sha(5)])
     for number in range(4):
@@ -370,7 +370,7 @@ def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("only", [[], None])
-def test_nothing_wanted_or_nothing_there_is_nothing(engine: Engine, only: list[str] | None) -> None:
+def test_nothing_requested_or_nothing_there_claims_nothing(engine: Engine, only: list[str] | None) -> None:
     """No hash, no claim."""
     assert take(engine, only=only) == []
     assert take(engine, limit=0) == []
