@@ -159,8 +159,8 @@ def aggregate_verdict(
 def request_propagation(connection: Connection, sha256: str, now: dt.datetime) -> None:
     """Request the propagation of a hash's verdict to its rows in `files`, if it has any.
 
-    Rows inserted later copy the current verdict. Whoever inserts a row locks the hash, as the caller does, so that none
-    is missed.
+    Rows inserted later copy the current verdict. None is missed, because a transaction locks the hash before it inserts
+    such a row, as the caller has locked it.
     """
     if connection.execute(select(FILES.c.id).where(FILES.c.shasum == sha256).limit(1)).first() is not None:
         connection.execute(_REQUEST, {"sha256": sha256, "requested_at": now})
@@ -191,7 +191,7 @@ def _ranked(latest: Mapping[str, LatestVerdict], policy: Policy) -> list[LatestV
 
 
 def _family(ranked: list[LatestVerdict], verdict: str) -> str | None:
-    """Return the malware family named by the first provider with the aggregated verdict, if it is a bad one."""
+    """Return the malware family named by the first provider with the aggregated verdict, if that is a detection."""
     if verdict not in (MALICIOUS, SUSPICIOUS):
         return None
     return next((entry.family for entry in ranked if entry.verdict == verdict and entry.family), None)
