@@ -1,15 +1,17 @@
-"""Files in sessions, written as the loader writes them, and what sources said about them."""
+"""Files in sessions, written as the loader writes them, and providers' verdicts about them."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Engine, Table, insert, inspect, select
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming
 from cowrieprocessor.db.enrichment.propagation import propagate_some
 from cowrieprocessor.db.enrichment.provider_verdict import CLEAN, MALICIOUS, ProviderVerdict
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
@@ -19,16 +21,19 @@ from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.models import Base
 
 T = Base.metadata.tables
+NO_CACHE = CacheTiming(slow_s=math.inf)
+"""However long a candidate search takes, its result is not cached, and the next search is not paused."""
+
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
-SETTLES = frozenset({"known-good", "malicious"})
-POLICY = Policy(("hashlookup", "malwarebazaar", "virustotal"), SETTLES)
+DECISIVE = frozenset({"known-good", "malicious"})
+POLICY = Policy(("hashlookup", "malwarebazaar", "virustotal"), DECISIVE)
 VT, HL, MB = "virustotal", "hashlookup", "malwarebazaar"
 
 
 def sha(number: int) -> str:
-    """Return a hash; a larger number does not mean a larger hash."""
+    """Return the hash of a numbered sample; hashes do not sort by number."""
     return hashlib.sha256(f"sample {number}".encode()).hexdigest()
 
 
@@ -42,16 +47,16 @@ def load(engine: Engine, pairs: Iterable[tuple[str, str]], *, at: dt.datetime = 
         statements = LoadingStatements(connection)
         try:
             statements.merge_sessions(
-                [(one, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for one in sessions]
+                [(session, moment, moment, 1, 0, 1, 0, "sensor-1", "[]", moment, moment) for session in sessions]
             )
-            statements.merge_hashes([(one, moment, moment, initial_status(one), moment) for one in hashes])
+            statements.merge_hashes([(sha256, moment, moment, initial_status(sha256), moment) for sha256 in hashes])
             statements.merge_files([(*pair, None, url, "download", moment) for pair in files], moment)
         finally:
             statements.close()
 
 
-def finding(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
-    """Return what VirusTotal would say: malicious with any positives, else clean."""
+def vt_verdict(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdict:
+    """Return a verdict of VirusTotal: malicious with any positives, else clean."""
     return ProviderVerdict(
         MALICIOUS if positives else CLEAN, positives=positives, total=total, response={"positives": positives}, **more
     )
@@ -60,7 +65,7 @@ def finding(positives: int = 12, total: int = 70, **more: Any) -> ProviderVerdic
 def answer(
     engine: Engine,
     sha256: str,
-    said: ProviderVerdict,
+    verdict: ProviderVerdict,
     *,
     provider: str = VT,
     at: dt.datetime = NOW,
@@ -69,14 +74,14 @@ def answer(
     now: dt.datetime | None = None,
     key: str | None = None,
 ) -> None:
-    """Store what a source said, in a transaction of its own."""
+    """Store a provider's answer in its own transaction."""
     with write_transaction(engine) as connection:
         store_answer(
             connection,
             sha256,
             provider,
             key or sha256,
-            said,
+            verdict,
             fetched_at=at,
             expires_at=at + holds,
             policy=policy,
@@ -84,8 +89,8 @@ def answer(
         )
 
 
-def drain(engine: Engine, now: dt.datetime = NOW) -> int:
-    """Spread every verdict; return the number of rows changed."""
+def propagate_all(engine: Engine, now: dt.datetime = NOW) -> int:
+    """Propagate every verdict; return the number of rows changed."""
     changed = 0
     while (step := propagate_some(engine, now=now)) is not None:
         changed += step.changed
@@ -93,19 +98,19 @@ def drain(engine: Engine, now: dt.datetime = NOW) -> int:
 
 
 def rows(engine: Engine, table: str, **where: object) -> list[dict[str, Any]]:
-    """Return rows of a table in the order of their keys."""
-    one: Table = T[table]
-    query = select(one).order_by(*one.primary_key.columns)
+    """Return the rows of a table that match, in the order of their keys."""
+    source: Table = T[table]
+    query = select(source).order_by(*source.primary_key.columns)
     for name, value in where.items():
-        query = query.where(one.c[name] == value)
+        query = query.where(source.c[name] == value)
     with read_transaction(engine) as connection:
         return [{str(name): value for name, value in row.items()} for row in connection.execute(query).mappings()]
 
 
 def row(engine: Engine, table: str, **where: object) -> dict[str, Any]:
-    """Return the one row of a table that is meant."""
-    (found,) = rows(engine, table, **where)
-    return found
+    """Return the only row of a table that matches."""
+    (match,) = rows(engine, table, **where)
+    return match
 
 
 def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
@@ -116,11 +121,11 @@ def put(engine: Engine, table: str, values: Mapping[str, object]) -> None:
 
 def flags(engine: Engine) -> dict[str, bool]:
     """Return the flag of each session."""
-    return {one["session_id"]: one["vt_flagged"] for one in rows(engine, "session_summaries")}
+    return {entry["session_id"]: entry["vt_flagged"] for entry in rows(engine, "session_summaries")}
 
 
-def everything_else(engine: Engine) -> dict[str, list[str]]:
-    """Return every row of every table but the cache and the ledger, whole."""
+def dump_other_tables(engine: Engine) -> dict[str, list[str]]:
+    """Return every row of every table except the cache and the ledger."""
     with read_transaction(engine) as connection:
         present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}
         tables = [Base.metadata.tables[name] for name in sorted(present)]

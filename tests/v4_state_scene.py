@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, delete, insert, select, text, update
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.propagation import propagate
+from cowrieprocessor.db.enrichment.propagation import propagate_hash
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import V3_TABLES, Base
 from cowrieprocessor.jobs.upgrade.backfill import backfill
@@ -133,7 +133,7 @@ def learn(engine: Engine, *, flag_sessions: bool = True) -> None:
             )
         )
         for sha256 in (SHA_A, SHA_B, SHA_C, SHA_D) if flag_sessions else ():
-            propagate(connection, sha256, 0, 1000)
+            propagate_hash(connection, sha256, 0, 1000)
 
 
 def _learn_hashes(connection: Any) -> None:

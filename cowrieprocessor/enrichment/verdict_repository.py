@@ -22,7 +22,7 @@ from cowrieprocessor.db.enrichment.queue import bring_forward
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
 from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_store import pass_over, store_answer, store_failure, store_refusal
+from cowrieprocessor.db.enrichment.verdict_store import defer_lookup, store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0
@@ -178,7 +178,7 @@ class TableVerdictRepository(VerdictRepository):
         """Write into the queue when to consider the file again."""
         again, now = self._deferred_until(), self._clock.now()
         with write_transaction(self._engine) as connection:
-            pass_over(connection, file.sha256, provider, look_again_at=again, policy=self._policy, now=now)
+            defer_lookup(connection, file.sha256, provider, next_attempt_at=again, policy=self._policy, now=now)
 
     def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer expire in cache and queue."""

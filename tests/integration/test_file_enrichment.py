@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment import candidate_cache as enrichment_lookahead
+from cowrieprocessor.db.enrichment import candidate_cache
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
-from tests.enrichment_scene import everything_else
+from tests.enrichment_scene import dump_other_tables
 from tests.stand_ins.behaviours import HTML_502, with_retry_after
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.virustotal import KEY, KeyLimits, error
@@ -60,12 +60,12 @@ def test_one_request_for_each_file_whatever_the_number_of_sessions(
     assert [] == rows(engine, "SELECT * FROM verdict_propagation")
 
 
-def test_slow_looks_leave_no_file_unasked(
+def test_slow_searches_leave_no_file_unasked(
     engine: Engine, tmp_path: Path, here: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a look that finds nothing takes long, it is not repeated all the time, but once before a run ends."""
-    monkeypatch.setattr(enrichment_lookahead, "SLOW_S", 0.0)
-    monkeypatch.setattr(enrichment_lookahead, "SHARE_OF_LOOKING", 1e-9)
+    """A slow search that finds nothing is not repeated all the time, but once before a run ends."""
+    always_slow = candidate_cache.CacheTiming(slow_s=0.0, max_idle_share=1e-9)
+    monkeypatch.setattr(candidate_cache, "DEFAULT_TIMING", always_slow)
     load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES)])
     here.enrich(engine)
     for source in (here.hashlookup, here.malwarebazaar, here.virustotal):
@@ -172,12 +172,12 @@ def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path:
     """With USE_NEW_ENRICHMENT=0 no row of another table changes; back at 1 the cache is replayed without a request."""
     load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES[:4])])
     here.virustotal.add(FILES[0], malicious=9, total=70)
-    before = everything_else(engine)
+    before = dump_other_tables(engine)
 
     here.enrich(engine, use_new_enrichment=False)
     staged = here.requests()
 
-    assert before == everything_else(engine)
+    assert before == dump_other_tables(engine)
     assert {*FILES[:4], "overall_quotas"} == set(here.virustotal.asked())
     here.enrich(engine, use_new_enrichment=False)
     assert staged == here.requests()
@@ -197,11 +197,11 @@ def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
     load(engine, tmp_path, [download(1, FILES[0])])
     staged = {"use_new_enrichment": False, "enrichment_providers": ("virustotal",)}
     here.enrich(engine, **staged)
-    before = everything_else(engine)
+    before = dump_other_tables(engine)
     here.clock.advance(minutes=5)
     here.enrich(engine, EnrichOptions(only=(FILES[0],)), **staged)
     assert 2 == here.virustotal.asked()[FILES[0]]
-    assert before == everything_else(engine)
+    assert before == dump_other_tables(engine)
 
 
 def test_a_day_s_quota_used_up_ends_the_run_and_the_next_day_goes_on(tmp_path: Path, engine: Engine) -> None:

@@ -15,7 +15,7 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.errors import InputNotFound
 from cowrieprocessor.jobs.enrichment.run import import_v3_cache
 from cowrieprocessor.settings import Settings
-from tests.enrichment_scene import everything_else
+from tests.enrichment_scene import dump_other_tables
 from tests.stand_ins.clock import START, ManualClock
 from tests.stand_ins.scene import download, load, services, sha256_of
 from tests.stand_ins.virustotal import report
@@ -89,9 +89,9 @@ def test_again_changes_nothing(engine: Engine, tmp_path: Path, cache: Path) -> N
     load(engine, tmp_path, [download(name[:8], name) for name in (PLAIN, GONE)])
     clock = ManualClock()
     import_v3_cache(engine, cache, Settings(), clock=clock)
-    before = everything_else(engine), rows(engine, "SELECT * FROM enrichment_cache ORDER BY key")
+    before = dump_other_tables(engine), rows(engine, "SELECT * FROM enrichment_cache ORDER BY key")
     import_v3_cache(engine, cache, Settings(), clock=clock)
-    assert before == (everything_else(engine), rows(engine, "SELECT * FROM enrichment_cache ORDER BY key"))
+    assert before == (dump_other_tables(engine), rows(engine, "SELECT * FROM enrichment_cache ORDER BY key"))
 
 
 def test_what_was_paid_for_is_not_asked_again(engine: Engine, tmp_path: Path, cache: Path) -> None:
@@ -107,9 +107,9 @@ def test_what_was_paid_for_is_not_asked_again(engine: Engine, tmp_path: Path, ca
 def test_staged_only_the_cache_is_written(engine: Engine, tmp_path: Path, cache: Path) -> None:
     """With USE_NEW_ENRICHMENT=0 the import fills the cache and changes nothing else."""
     load(engine, tmp_path, [download(1, PLAIN)])
-    before = everything_else(engine)
+    before = dump_other_tables(engine)
     import_v3_cache(engine, cache, Settings(use_new_enrichment=False), clock=ManualClock())
-    assert before == everything_else(engine)
+    assert before == dump_other_tables(engine)
     assert 4 == len(rows(engine, "SELECT * FROM enrichment_cache"))
 
 

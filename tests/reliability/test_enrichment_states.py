@@ -23,14 +23,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine, delete, event, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.enrichment.claims import LOOKED_AT_AGAIN, ask_first, claim, note_skipped, release
+from cowrieprocessor.db.enrichment.claims import DEFERRED_FOR, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.enrichment.propagation import propagate_some
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, ProviderVerdict
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from tests.enrichment_scene import NOW, T, load, rows, sha
+from tests.enrichment_scene import NO_CACHE, NOW, T, load, rows, sha
 
 POLICY = Policy(("hashlookup", "malwarebazaar", VIRUSTOTAL), frozenset({"known-good", "malicious"}))
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -234,7 +234,7 @@ class Enrichment(RuleBasedStateMachine):
         for row in rows(self.engine, "enrichment_queue"):
             if row["status"] == "answered" and not row["priority"]:
                 until = cache[row["sha256"], row["provider"]]["expires_at"]
-                assert row["next_attempt_at"] == until or until < row["next_attempt_at"] <= self.now + LOOKED_AT_AGAIN
+                assert row["next_attempt_at"] == until or until < row["next_attempt_at"] <= self.now + DEFERRED_FOR
 
     @invariant()
     def nothing_worthless_is_claimed(self) -> None:
@@ -247,7 +247,7 @@ class Enrichment(RuleBasedStateMachine):
         self.now += dt.timedelta(days=1)
         self._answer_all()
         # What another source had settled with an answer that was old by then is looked at again so much later.
-        self.now += LOOKED_AT_AGAIN
+        self.now += DEFERRED_FOR
         self._answer_all()
         while propagate_some(self.engine, now=self.now, max_rows=3) is not None:
             pass
@@ -307,7 +307,14 @@ class Enrichment(RuleBasedStateMachine):
     def _claim(self, provider: str, limit: int, *, waits: bool) -> list[str]:
         earlier = POLICY.outrank(provider) if waits else ()
         claimed = claim(
-            self.engine, provider, limit=limit, now=self.now, lease_s=LEASE_S, policy=POLICY, earlier=earlier
+            self.engine,
+            provider,
+            limit=limit,
+            now=self.now,
+            lease_s=LEASE_S,
+            policy=POLICY,
+            earlier=earlier,
+            cache_timing=NO_CACHE,
         )
         for one in claimed:
             assert self.leases.get((one.sha256, provider), self.now) <= self.now

@@ -1,8 +1,8 @@
-"""Hashes that were never asked about, read some way ahead where looking for them takes long.
+"""Cache of candidate hashes, filled where a search for never-queried hashes is slow.
 
-With a million hashes one look costs seconds: it is shared by many claims then, and not repeated all the time where it
-found nothing. What was read ahead is only a hint: each hash is looked at again before it is claimed. Where a look is
-quick nothing is kept, and every claim sees what is there.
+With a million hashes one search takes seconds: several claims then share its result, and a search that found nothing
+pauses the next ones. Cached hashes are only hints: each is checked again before it is claimed. Where searches are fast
+nothing is cached, and every claim reads the current rows.
 """
 
 from __future__ import annotations
@@ -16,83 +16,101 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine
 
-__all__ = ["SLOW_S", "CandidateCache", "candidate_cache_of", "end_rests"]
+__all__ = ["DEFAULT_TIMING", "CacheTiming", "CandidateCache", "candidate_cache_of", "end_search_pauses"]
 
-SLOW_S = 0.25
-"""From so many seconds on a look is shared by several claims."""
+CACHED_HASHES = 2_000
+"""Hashes that one search reads at least, and that one cache keeps at most."""
 
-READ_AHEAD = 2_000
-KEPT_S = 300.0
-"""How long what was read ahead may be used: hashes that came since, and are in more sessions, wait no longer. It has to
-be longer than a minute, after which who may ask four times a minute claims again."""
 
-SHARE_OF_LOOKING = 0.05
-"""How much of the time at most may go into looks that find nothing."""
+@dataclass(frozen=True, slots=True)
+class CacheTiming:
+    """When a candidate search is shared, and for how long it is not repeated.
+
+    Attributes:
+        clock: monotonic seconds.
+        slow_s: a search that takes this many seconds is shared by several claims, or pauses the next ones.
+        max_age_s: how long cached hashes are used; newer hashes that occur in more sessions wait no longer than this.
+            It exceeds a minute, after which a provider with four requests a minute claims again.
+        max_idle_share: largest share of the time that searches without a result may take, above 0, at most 1.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    slow_s: float = 0.25
+    max_age_s: float = 300.0
+    max_idle_share: float = 0.05
+
+
+DEFAULT_TIMING = CacheTiming()
 
 
 @dataclass(slots=True)
 class CandidateCache:
-    """What one look found that was not handed out yet.
+    """The hashes that one search found and no claim has used yet."""
 
-    Attributes:
-        clock: seconds that only go up.
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    _found: deque[str] = field(default_factory=deque)
+    timing: CacheTiming = DEFAULT_TIMING
+    _hashes: deque[str] = field(default_factory=deque)
     _read_at: float = 0.0
-    _rests_until: float = 0.0
+    _paused_until: float = 0.0
 
     def next(
-        self, limit: int, read: Callable[[int], Sequence[str]], still: Callable[[Sequence[str]], set[str]]
+        self, limit: int, search: Callable[[int], Sequence[str]], still_valid: Callable[[Sequence[str]], set[str]]
     ) -> list[str]:
-        """Return the next hashes in their order, so many at most.
+        """Return the next hashes in their order.
 
         Args:
-            limit: how many.
-            read: returns the first so many hashes.
-            still: returns which of at most READ_AHEAD hashes are still meant.
+            limit: largest number of hashes.
+            search: returns the first hashes, at most as many as its argument.
+            still_valid: returns which of at most CACHED_HASHES hashes are still candidates.
         """
-        if self._found and self.clock() - self._read_at < KEPT_S:
-            ahead = [*self._found]
-            meant = still(ahead)
-            left = [sha256 for sha256 in ahead if sha256 in meant]
-            if left:
-                self._found = deque(left[limit:])
-                return left[:limit]
-        self._found.clear()
-        if self.clock() < self._rests_until:
+        if self._hashes and self.timing.clock() - self._read_at < self.timing.max_age_s:
+            cached = [*self._hashes]
+            valid = still_valid(cached)
+            remaining = [sha256 for sha256 in cached if sha256 in valid]
+            if remaining:
+                self._hashes = deque(remaining[limit:])
+                return remaining[:limit]
+        self._hashes.clear()
+        if self.timing.clock() < self._paused_until:
             return []
-        return self._look(limit, read)
+        return self._search(limit, search)
 
-    def end_rest(self) -> bool:
-        """Look again the next time; return whether it would have rested, because looking had taken long for nothing."""
-        rested, self._rests_until = self.clock() < self._rests_until, 0.0
-        return rested
+    def end_pause(self) -> bool:
+        """Search again on the next call; return whether searching was paused because a slow search found nothing."""
+        was_paused, self._paused_until = self.timing.clock() < self._paused_until, 0.0
+        return was_paused
 
-    def _look(self, limit: int, read: Callable[[int], Sequence[str]]) -> list[str]:
-        began = self.clock()
-        found = read(max(limit, READ_AHEAD))
-        self._read_at = self.clock()
-        took_s = self._read_at - began
-        if took_s >= SLOW_S:
-            self._found.extend(found[limit:])
-            if not found:
-                self._rests_until = self._read_at + took_s / SHARE_OF_LOOKING
-        return list(found[:limit])
+    def _search(self, limit: int, search: Callable[[int], Sequence[str]]) -> list[str]:
+        started = self.timing.clock()
+        hashes = search(max(limit, CACHED_HASHES))
+        self._read_at = self.timing.clock()
+        elapsed_s = self._read_at - started
+        if elapsed_s >= self.timing.slow_s:
+            self._hashes.extend(hashes[limit:])
+            if not hashes:
+                self._paused_until = self._read_at + elapsed_s / self.timing.max_idle_share
+        return list(hashes[:limit])
 
 
-_OF_ENGINES: WeakKeyDictionary[Engine, dict[Hashable, CandidateCache]] = WeakKeyDictionary()
+_CACHES: WeakKeyDictionary[Engine, dict[Hashable, CandidateCache]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def candidate_cache_of(engine: Engine, question: Hashable) -> CandidateCache:
-    """Return what was read ahead through an engine for one question."""
+def candidate_cache_of(engine: Engine, search_key: Hashable, timing: CacheTiming | None = None) -> CandidateCache:
+    """Return the cache of one search through one engine.
+
+    Args:
+        engine: the database.
+        search_key: what distinguishes the search from others.
+        timing: of a cache that does not exist yet; DEFAULT_TIMING unless given.
+    """
     with _LOCK:
-        return _OF_ENGINES.setdefault(engine, {}).setdefault(question, CandidateCache())
+        caches = _CACHES.setdefault(engine, {})
+        if search_key not in caches:
+            caches[search_key] = CandidateCache(timing or DEFAULT_TIMING)
+        return caches[search_key]
 
 
-def end_rests(engine: Engine) -> bool:
-    """Have every question looked into again through an engine; return whether any was resting."""
+def end_search_pauses(engine: Engine) -> bool:
+    """End the pauses of all searches through an engine; return whether any search was paused."""
     with _LOCK:
-        return sum(one.end_rest() for one in _OF_ENGINES.get(engine, {}).values()) > 0
+        return sum(cache.end_pause() for cache in _CACHES.get(engine, {}).values()) > 0

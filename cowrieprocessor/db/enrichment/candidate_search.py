@@ -1,4 +1,4 @@
-"""Looking for the hashes that a source is to be asked about next, beside everybody else; nothing is changed."""
+"""Read-only search for the hashes that a provider is queried about next, without blocking other processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, select
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
+from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming, candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import (
-    Again,
     Order,
     Reason,
+    RepeatRows,
     asked_for,
     expired,
     in_order,
@@ -25,18 +25,18 @@ from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, QUEUE, QueueRow
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["Candidate", "CandidateSearch", "Wanted", "search_candidates"]
+__all__ = ["DUE_ROWS", "Candidate", "CandidateSearch", "ClaimRequest", "search_candidates"]
 
-DUE_AT_ONCE = 1_000
-"""Rows that are due, and may be settled by now, that are looked at in one go."""
+DUE_ROWS = 1_000
+"""Due rows of the queue that one search reads; a decisive verdict may have made some of them unnecessary."""
 
-AHEAD_AT_ONCE = 100
-"""Rows that a clock hid which are brought back in one transaction."""
+SKEWED_ROWS = 100
+"""Rows hidden by clock skew that one transaction corrects."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for: the arguments of `claim`."""
+class ClaimRequest:
+    """The arguments of `claim`."""
 
     provider: str
     limit: int
@@ -45,11 +45,13 @@ class Wanted:
     earlier: tuple[str, ...]
     order: Order
     only: Sequence[str] | None
+    due_rows: int = DUE_ROWS
+    cache_timing: CacheTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A hash that may be claimed; `row` is how it stands in the queue, None where it does not."""
+    """A hash that may be claimed; `row` is its row of the queue as it was read, None if it has none."""
 
     sha256: str
     reason: Reason
@@ -58,116 +60,121 @@ class Candidate:
 
 @dataclass(slots=True)
 class CandidateSearch:
-    """What was found, in its order, and what was met on the way.
+    """The result of a search.
 
     Attributes:
-        found: by hash what may be claimed.
-        passed: hashes that are due in the queue, which nobody is to ask about now.
-        ahead: hashes that are not due because a clock was wrong.
+        candidates: what may be claimed, by hash, in the order of claims.
+        deferrable: hashes that are due in the queue, but about which no lookup is needed now.
+        skewed: hashes that are not due only because of clock skew.
     """
 
-    found: dict[str, Candidate] = field(default_factory=dict)
-    passed: list[str] = field(default_factory=list)
-    ahead: list[str] = field(default_factory=list)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    deferrable: list[str] = field(default_factory=list)
+    skewed: list[str] = field(default_factory=list)
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Append candidates; the first reason found for a hash counts."""
+        for candidate in candidates:
+            self.candidates.setdefault(candidate.sha256, candidate)
 
 
-def search_candidates(connection: Connection, engine: Engine, wanted: Wanted, *, again_only: bool) -> CandidateSearch:
-    """Look for the next hashes in their order, until there are enough.
+def search_candidates(
+    connection: Connection, engine: Engine, request: ClaimRequest, *, repeats_only: bool
+) -> CandidateSearch:
+    """Search the next hashes in the order of claims, until there are enough.
 
     Args:
         connection: in a transaction.
-        engine: the database, through which it may have been looked before.
-        wanted: what is asked for.
-        again_only: pass over what was asked for by hand, or never asked about: there was nothing a moment ago.
+        engine: the database; its candidate cache is used.
+        request: what is to be claimed.
+        repeats_only: skip hashes that were asked for by hand or never queried; a moment ago there were none.
     """
-    provider, policy, now = wanted.provider, wanted.policy, wanted.now
-    look = CandidateSearch()
-    if not again_only:
-        _add(look, _queued(connection, wanted, [("asked-for", asked_for(provider, now))]))
-        if len(look.found) < wanted.limit:
-            _add(look, _new(connection, engine, wanted))
-    if len(look.found) < wanted.limit:
-        _again(connection, wanted, "retry", retries(provider, policy, now), look)
-    if len(look.found) < wanted.limit:
-        _again(connection, wanted, "expired", expired(provider, policy, now), look)
-    return look
+    provider, policy, now = request.provider, request.policy, request.now
+    result = CandidateSearch()
+    if not repeats_only:
+        result.add(_queued(connection, request, [("asked-for", asked_for(provider, now))]))
+        if len(result.candidates) < request.limit:
+            result.add(_new(connection, engine, request))
+    if len(result.candidates) < request.limit:
+        _add_repeats(connection, request, "retry", retries(provider, policy, now), result)
+    if len(result.candidates) < request.limit:
+        _add_repeats(connection, request, "expired", expired(provider, policy, now), result)
+    return result
 
 
-def _add(look: CandidateSearch, found: Sequence[Candidate]) -> None:
-    for one in found:
-        look.found.setdefault(one.sha256, one)
+def _new(connection: Connection, engine: Engine, request: ClaimRequest) -> list[Candidate]:
+    """Return the next hashes that the provider was never queried about."""
+    condition = never_asked(request.provider, request.policy, request.now, earlier=request.earlier)
+    query = select(HASHES.c.sha256).where(condition)
 
+    def search(limit: int) -> list[str]:
+        first = query.order_by(*in_order(request.order)).limit(limit)
+        return [row.sha256 for row in _restricted(connection, first, request.only)]
 
-def _new(connection: Connection, engine: Engine, wanted: Wanted) -> list[Candidate]:
-    """Return the next hashes that the source was never asked about."""
-    meant = never_asked(wanted.provider, wanted.policy, wanted.now, earlier=wanted.earlier)
-    query = select(HASHES.c.sha256).where(meant)
+    def still_valid(hashes: Sequence[str]) -> set[str]:
+        return {row.sha256 for row in _restricted(connection, query, hashes)}
 
-    def read(limit: int) -> list[str]:
-        first = query.order_by(*in_order(wanted.order)).limit(limit)
-        return [row.sha256 for row in _narrowed(connection, first, wanted.only)]
-
-    def still(hashes: Sequence[str]) -> set[str]:
-        return {row.sha256 for row in _narrowed(connection, query, hashes)}
-
-    if wanted.only is not None:
-        found = read(wanted.limit)
+    if request.only is not None:
+        hashes = search(request.limit)
     else:
-        question = (wanted.provider, wanted.policy, wanted.earlier, wanted.order)
-        found = candidate_cache_of(engine, question).next(wanted.limit, read, still)
+        search_key = (request.provider, request.policy, request.earlier, request.order)
+        cache = candidate_cache_of(engine, search_key, request.cache_timing)
+        hashes = cache.next(request.limit, search, still_valid)
     claimed_before = select(QUEUE).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
-    claimed_before = claimed_before.where(QUEUE.c.provider == wanted.provider)
-    rows = {row.sha256: _kept(row) for row in _narrowed(connection, claimed_before, found)}
-    return [Candidate(sha256, "new", rows.get(sha256)) for sha256 in found]
+    claimed_before = claimed_before.where(QUEUE.c.provider == request.provider)
+    rows = {row.sha256: _queue_row(row) for row in _restricted(connection, claimed_before, hashes)}
+    return [Candidate(sha256, "new", rows.get(sha256)) for sha256 in hashes]
 
 
-def _again(connection: Connection, wanted: Wanted, reason: Reason, again: Again, look: CandidateSearch) -> None:
-    """Add rows of the queue that are due again; note those on the way that are not to be asked about."""
-    others = [(reason, and_(again.left, again.kept))] if again.left is not None else []
-    if wanted.only is not None:
-        found = _queued(connection, wanted, [(reason, and_(again.due, again.kept)), *others])
+def _add_repeats(
+    connection: Connection, request: ClaimRequest, reason: Reason, repeat: RepeatRows, result: CandidateSearch
+) -> None:
+    """Add rows of the queue that are due again; collect those that can be deferred and those hidden by clock skew."""
+    abandoned = [] if repeat.abandoned is None else [(reason, and_(repeat.abandoned, repeat.needed))]
+    if request.only is not None:
+        candidates = _queued(connection, request, [(reason, and_(repeat.due, repeat.needed)), *abandoned])
     else:
-        found = _queued(connection, wanted, others)
-        is_kept = case((again.kept, 1), else_=0).label("is_kept")
-        query = select(QUEUE, is_kept).outerjoin(HASHES, HASHES.c.sha256 == QUEUE.c.sha256).where(again.due)
-        due = connection.execute(query.order_by(QUEUE.c.next_attempt_at).limit(DUE_AT_ONCE)).all()
-        look.passed += [row.sha256 for row in due if not row.is_kept]
-        found += [Candidate(row.sha256, reason, _kept(row)) for row in due if row.is_kept]
-    _add(look, sorted(found, key=_due_at))
-    if len(look.found) < wanted.limit:
+        candidates = _queued(connection, request, abandoned)
+        is_kept = case((repeat.needed, 1), else_=0).label("is_kept")
+        query = select(QUEUE, is_kept).outerjoin(HASHES, HASHES.c.sha256 == QUEUE.c.sha256).where(repeat.due)
+        due = connection.execute(query.order_by(QUEUE.c.next_attempt_at).limit(request.due_rows)).all()
+        result.deferrable += [row.sha256 for row in due if not row.is_kept]
+        candidates += [Candidate(row.sha256, reason, _queue_row(row)) for row in due if row.is_kept]
+    result.add(sorted(candidates, key=_due_at))
+    if len(result.candidates) < request.limit:
         query = select(QUEUE.c.sha256).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
-        ahead = query.where(again.ahead, again.kept).limit(AHEAD_AT_ONCE)
-        look.ahead += [row.sha256 for row in _narrowed(connection, ahead, wanted.only)]
+        skewed = query.where(repeat.skewed, repeat.needed).limit(SKEWED_ROWS)
+        result.skewed += [row.sha256 for row in _restricted(connection, skewed, request.only)]
 
 
 def _queued(
-    connection: Connection, wanted: Wanted, conditions: Sequence[tuple[Reason, ColumnElement[bool]]]
+    connection: Connection, request: ClaimRequest, conditions: Sequence[tuple[Reason, ColumnElement[bool]]]
 ) -> list[Candidate]:
-    """Return rows of the queue that meet one of some conditions, the one that is due longest first."""
-    found = []
+    """Return rows of the queue that meet any of the conditions, longest due first."""
+    candidates = []
     for reason, condition in conditions:
         query = select(QUEUE).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256).where(condition)
-        query = query.order_by(QUEUE.c.next_attempt_at).limit(wanted.limit)
-        for row in _narrowed(connection, query, wanted.only):
-            found.append(Candidate(row.sha256, "asked-for" if row.priority else reason, _kept(row)))
-    return sorted(found, key=_due_at)
+        query = query.order_by(QUEUE.c.next_attempt_at).limit(request.limit)
+        for row in _restricted(connection, query, request.only):
+            candidates.append(Candidate(row.sha256, "asked-for" if row.priority else reason, _queue_row(row)))
+    return sorted(candidates, key=_due_at)
 
 
-def _kept(row: Any) -> QueueRow:
+def _queue_row(row: Any) -> QueueRow:
     return QueueRow(**{name: getattr(row, name) for name in QueueRow.__dataclass_fields__})
 
 
-def _due_at(one: Candidate) -> tuple[dt.datetime, str]:
-    due = one.row.next_attempt_at if one.row else None
-    return due or ASKED_FOR_AT, one.sha256
+def _due_at(candidate: Candidate) -> tuple[dt.datetime, str]:
+    due = candidate.row.next_attempt_at if candidate.row else None
+    return due or ASKED_FOR_AT, candidate.sha256
 
 
-def _narrowed(connection: Connection, query: Select[Any], only: Sequence[str] | None) -> list[Any]:
-    """Return what a query on hashes gives, of some hashes alone if there are any named."""
+def _restricted(connection: Connection, query: Select[Any], only: Sequence[str] | None) -> list[Any]:
+    """Return the rows of a query on hashes, restricted to `only` if it is given."""
     if only is None:
         return list(connection.execute(query).all())
     return [
         row
-        for part in chunks(sorted(set(only)))
-        for row in connection.execute(query.where(HASHES.c.sha256.in_(part))).all()
+        for chunk in chunks(sorted(set(only)))
+        for row in connection.execute(query.where(HASHES.c.sha256.in_(chunk))).all()
     ]

@@ -1,7 +1,8 @@
-"""Which hashes a source is to be asked about: the one rule that claims, and the numbers of `enrich status`, go by.
+"""Which hashes a provider is queried about: the rule shared by claims and by the counts of `enrich status`.
 
-In this order: what was asked for by hand; what the source was never asked about; what is to be tried again; answers
-that hold no longer. Nothing that is skipped, and unless it was asked for by hand nothing that another source settled.
+In this order: hashes asked for by hand; hashes the provider was never queried about; failures that are due for a retry;
+answers that have expired. Skipped hashes never qualify, and a decisive verdict of another provider excludes all but
+those asked for by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, FromClause, and_, exists, or_, select
 
-from cowrieprocessor.db.enrichment.clock_skew import answered_ahead, failed_ahead
+from cowrieprocessor.db.enrichment.clock_skew import skewed_answers, skewed_failures
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     ASKED_FOR_AT,
@@ -32,89 +33,93 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 
 __all__ = [
-    "WORTHLESS",
-    "Again",
+    "SKIP_REASONS",
     "Order",
     "Reason",
+    "RepeatRows",
     "asked_for",
     "expired",
+    "has_decisive_verdict",
     "in_order",
-    "lost",
+    "lost_claims",
     "never_asked",
     "retries",
-    "settled",
     "worth_asking",
 ]
 
-WORTHLESS = {
+SKIP_REASONS = {
     hashlib.sha256(b"").hexdigest(): "the empty file: nothing can be learned about it",
     hashlib.sha256(b"\n").hexdigest(): "a lone newline: nothing can be learned about it",
 }
-"""The files that every honeypot captures by the thousand, with why no source is asked about them."""
+"""The files that every honeypot captures by the thousand, with the reason why no provider is queried about them."""
 
 Order = Literal["turn", "oldest"]
-"""Of hashes never asked about: those of most sessions first, then the latest; or in the order in which they came."""
+"""Order of never-queried hashes: by number of sessions, then latest first; or by when they were first seen."""
 
 Reason = Literal["asked-for", "new", "retry", "expired"]
 """Why a hash is claimed."""
 
 
 def never_asked(provider: str, policy: Policy, now: dt.datetime, *, earlier: Sequence[str] = ()) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` for those that a source was never asked about and is to be.
+    """Return the condition on `file_hashes` for hashes that a provider was never queried about and should be.
 
-    Who claimed a hash and was killed before it had an answer has not asked.
+    A claim whose process was killed before an answer came does not count as a query.
 
     Args:
-        provider: the source.
-        policy: which sources are in use, and what settles a hash.
-        now: the time.
-        earlier: sources that have to be asked about a hash before.
+        provider: the provider.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
+        earlier: providers that must be queried about a hash first.
     """
-    mine = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, ~_is_lost(now))
+    claimed = exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider, ~_is_lost(now))
     asked = [_was_asked(name, now) for name in earlier]
-    return and_(worth_asking(), ~mine, *asked, ~settled(provider, policy, now))
+    return and_(worth_asking(), ~claimed, *asked, ~has_decisive_verdict(provider, policy, now))
 
 
-def lost(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue, joined with `file_hashes`, for those of `never_asked` that were claimed."""
-    return and_(QUEUE.c.provider == provider, _is_lost(now), worth_asking(), ~settled(provider, policy, now))
+def lost_claims(provider: str, policy: Policy, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue, joined with `file_hashes`, for `never_asked` hashes that have a row."""
+    return and_(
+        QUEUE.c.provider == provider, _is_lost(now), worth_asking(), ~has_decisive_verdict(provider, policy, now)
+    )
 
 
 def asked_for(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on `enrichment_queue`, joined with `file_hashes`, for what was asked for by hand."""
+    """Return the condition on the queue, joined with `file_hashes`, for hashes asked for by hand."""
     states = (PENDING, ANSWERED, FAILED, REFUSED, LEASED)
     due = QUEUE.c.next_attempt_at <= ASKED_FOR_AT
-    again = and_(QUEUE.c.priority > 0, QUEUE.c.attempts < MAX_LOST_CLAIMS, lease_is_over(now))
-    is_free = or_(QUEUE.c.status != LEASED, again)
+    is_abandoned = and_(QUEUE.c.priority > 0, QUEUE.c.attempts < MAX_LOST_CLAIMS, lease_is_over(now))
+    is_free = or_(QUEUE.c.status != LEASED, is_abandoned)
     return and_(QUEUE.c.provider == provider, QUEUE.c.status.in_(states), due, is_free, worth_asking())
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Rows of the queue that a source is to be asked about once more.
+class RepeatRows:
+    """Conditions for the rows of the queue about which a provider is queried again.
 
     Attributes:
-        due: the condition on the queue for those that are to be asked about in the order of `next_attempt_at`.
-        ahead: the same for those that only a clock that was wrong keeps from being due.
-        left: claims of somebody who is gone, where the source has failed or answered before.
-        kept: the condition on the queue, joined with `file_hashes`, that nothing speaks against it.
+        due: on the queue: rows that are due, in the order of `next_attempt_at`.
+        skewed: on the queue: rows that are not due only because of clock skew.
+        abandoned: on the queue: claims of processes that have ended, where the provider failed or answered before;
+            None if there are none of this kind.
+        needed: on the queue, joined with `file_hashes`: nothing makes the lookup unnecessary.
     """
 
     due: ColumnElement[bool]
-    ahead: ColumnElement[bool]
-    left: ColumnElement[bool] | None
-    kept: ColumnElement[bool]
+    skewed: ColumnElement[bool]
+    abandoned: ColumnElement[bool] | None
+    needed: ColumnElement[bool]
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """Return the conditions on the queue, joined with `file_hashes`, for all of them; no row meets two."""
-        return [and_(one, self.kept) for one in (self.due, self.ahead, self.left) if one is not None]
+        """Return the disjoint conditions on the queue, joined with `file_hashes`, that together select all rows."""
+        kinds = (self.due, self.skewed, self.abandoned)
+        return [and_(condition, self.needed) for condition in kinds if condition is not None]
 
 
-def retries(provider: str, policy: Policy, now: dt.datetime) -> Again:
-    """Return which failures are to be tried again, and which claims of somebody who is gone."""
-    mine = QUEUE.c.provider == provider
-    left = and_(
-        mine,
+def retries(provider: str, policy: Policy, now: dt.datetime) -> RepeatRows:
+    """Return which failures are retried, abandoned claims included."""
+    of_provider = QUEUE.c.provider == provider
+    abandoned = and_(
+        of_provider,
         QUEUE.c.status == LEASED,
         lease_is_over(now),
         or_(
@@ -122,35 +127,38 @@ def retries(provider: str, policy: Policy, now: dt.datetime) -> Again:
             and_(QUEUE.c.priority == 0, or_(QUEUE.c.last_error.is_not(None), QUEUE.c.next_attempt_at.is_not(None))),
         ),
     )
-    kept = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~settled(provider, policy, now)))
-    return Again(and_(mine, QUEUE.c.status == FAILED, _is_due(now)), failed_ahead(provider, now), left, kept)
+    needed = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~has_decisive_verdict(provider, policy, now)))
+    due = and_(of_provider, QUEUE.c.status == FAILED, _is_due(now))
+    return RepeatRows(due, skewed_failures(provider, now), abandoned, needed)
 
 
-def expired(provider: str, policy: Policy, now: dt.datetime) -> Again:
-    """Return which answers hold no longer."""
-    old = and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, _is_due(now))
-    kept = and_(worth_asking(), ~settled(provider, policy, now, has_answered=True))
-    return Again(old, answered_ahead(provider, now), None, kept)
+def expired(provider: str, policy: Policy, now: dt.datetime) -> RepeatRows:
+    """Return which answers have expired."""
+    due = and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, _is_due(now))
+    needed = and_(worth_asking(), ~has_decisive_verdict(provider, policy, now, has_answered=True))
+    return RepeatRows(due, skewed_answers(provider, now), None, needed)
 
 
 def in_order(order: Order) -> tuple[ColumnElement[Any], ...]:
-    """Return by what hashes never asked about are ordered."""
+    """Return the ORDER BY columns for never-queried hashes."""
     if order == "oldest":
         return HASHES.c.first_seen.asc(), HASHES.c.sha256.asc()
     return HASHES.c.session_count.desc(), HASHES.c.last_seen.desc(), HASHES.c.sha256.asc()
 
 
-def settled(provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool = False) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` that another source said enough about a hash.
+def has_decisive_verdict(
+    provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool = False
+) -> ColumnElement[bool]:
+    """Return the condition on `file_hashes` that another provider's latest verdict about a hash is decisive.
 
-    A source that is not asked (any more) settles a hash as long as its answer holds: one in use asks again by itself.
-    Where the source has answered before, only those in use before it settle: two would otherwise wait for each other.
+    The verdict of a provider that is not in use counts until it expires; providers in use refresh theirs. If
+    `provider` has answered before, only the providers ahead of it count: otherwise two would wait for each other.
 
     Args:
-        provider: the source that is not to be asked then.
-        policy: which sources are in use, and what settles a hash.
-        now: the time.
-        has_answered: whether this is about asking the source again.
+        provider: the provider whose lookup becomes unnecessary.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
+        has_answered: whether this is about a repeated lookup.
     """
     later = HISTORY.alias("later_verdict")
     is_latest = ~exists().where(
@@ -161,34 +169,36 @@ def settled(provider: str, policy: Policy, now: dt.datetime, *, has_answered: bo
     return exists().where(
         HISTORY.c.sha256 == HASHES.c.sha256,
         HISTORY.c.verdict.in_(sorted(policy.settled_by)),
-        or_(*_settling(HISTORY, provider, policy, now, has_answered=has_answered)),
+        or_(*_deciding_providers(HISTORY, provider, policy, now, has_answered=has_answered)),
         is_latest,
     )
 
 
-def _settling(
-    said: FromClause, provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool
+def _deciding_providers(
+    history: FromClause, provider: str, policy: Policy, now: dt.datetime, *, has_answered: bool
 ) -> list[ColumnElement[bool]]:
-    """Return of which sources an answer settles a hash, on rows of the history."""
-    asked = [name for name in policy.providers if name != provider]
-    before = [name for name in policy.outrank(provider) if name != provider]
-    holds = exists().where(CACHE.c.provider == said.c.provider, CACHE.c.key == said.c.sha256, CACHE.c.expires_at > now)
-    not_asked = said.c.provider.not_in([*asked, provider])
-    return [said.c.provider.in_(before if has_answered else asked), and_(not_asked, holds)]
+    """Return the alternative conditions on the history for providers whose verdict may be decisive."""
+    in_use = [name for name in policy.providers if name != provider]
+    ahead = [name for name in policy.outrank(provider) if name != provider]
+    is_current = exists().where(
+        CACHE.c.provider == history.c.provider, CACHE.c.key == history.c.sha256, CACHE.c.expires_at > now
+    )
+    not_in_use = history.c.provider.not_in([*in_use, provider])
+    return [history.c.provider.in_(ahead if has_answered else in_use), and_(not_in_use, is_current)]
 
 
 def worth_asking() -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` for those that may ever be asked about."""
-    return and_(HASHES.c.enrichment_status != HASH_SKIPPED, HASHES.c.sha256.not_in(sorted(WORTHLESS)))
+    """Return the condition on `file_hashes` for hashes that providers may be queried about at all."""
+    return and_(HASHES.c.enrichment_status != HASH_SKIPPED, HASHES.c.sha256.not_in(sorted(SKIP_REASONS)))
 
 
 def _is_due(now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue that a row is due by itself, not by hand."""
+    """Return the condition on the queue that a row is due on schedule, not by hand."""
     return and_(QUEUE.c.next_attempt_at <= now, QUEUE.c.next_attempt_at > ASKED_FOR_AT)
 
 
 def _is_lost(now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue that somebody was killed before a source said anything about a hash."""
+    """Return the condition on the queue for claims whose process ended before the provider's first answer or error."""
     return and_(
         QUEUE.c.status == LEASED,
         QUEUE.c.priority == 0,
@@ -200,11 +210,11 @@ def _is_lost(now: dt.datetime) -> ColumnElement[bool]:
 
 
 def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` that a source was asked about it, and is not being asked.
+    """Return the condition on `file_hashes` that a provider was queried about it, and no query is under way.
 
-    A claim alone is no question, unless process after process was killed over it.
+    A claim alone is no query, unless MAX_LOST_CLAIMS processes were killed during it.
     """
-    said = or_(
+    has_outcome = or_(
         QUEUE.c.last_error.is_not(None),
         QUEUE.c.next_attempt_at > ASKED_FOR_AT,
         QUEUE.c.attempts >= MAX_LOST_CLAIMS,
@@ -215,6 +225,6 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
             QUEUE.c.sha256 == HASHES.c.sha256,
             QUEUE.c.provider == provider,
             QUEUE.c.status != PENDING,
-            or_(QUEUE.c.status != LEASED, and_(lease_is_over(now), said)),
+            or_(QUEUE.c.status != LEASED, and_(lease_is_over(now), has_outcome)),
         )
     )

@@ -1,6 +1,7 @@
-"""Claims: who asks which source about which hash next, so that no two ever ask the same.
+"""Claims: which process queries which provider about which hash next; no two processes claim the same.
 
-Candidates are read beside everybody else; each is then taken in a short write transaction, if it still is what it was.
+Candidates are read without blocking other processes; each is then claimed in a short write transaction if its row of
+the queue is still as it was read.
 """
 
 from __future__ import annotations
@@ -13,20 +14,27 @@ from sqlalchemy import Connection, Engine, select, update
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.candidate_search import Candidate, CandidateSearch, Wanted, search_candidates
+from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming
+from cowrieprocessor.db.enrichment.candidate_search import (
+    DUE_ROWS,
+    Candidate,
+    CandidateSearch,
+    ClaimRequest,
+    search_candidates,
+)
 from cowrieprocessor.db.enrichment.candidates import (
-    WORTHLESS,
+    SKIP_REASONS,
     Order,
     Reason,
     worth_asking,
 )
-from cowrieprocessor.db.enrichment.clock_skew import bring_back
+from cowrieprocessor.db.enrichment.clock_skew import correct_skew
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     ASKED_FOR_AT,
     FAILED,
     LEASED,
-    LONGEST_LEASE,
+    MAX_LEASE,
     PENDING,
     POLICY,
     QUEUE,
@@ -42,39 +50,39 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import FILES, HASHES
 
 __all__ = [
-    "LOOKED_AT_AGAIN",
+    "DEFERRED_FOR",
     "Claimed",
     "Order",
     "Reason",
     "ask_first",
     "claim",
-    "claimed_of",
     "note_skipped",
+    "read_claimed",
     "release",
 ]
 
-ROWS_LOOKED_AT = 200
-"""Rows of `files` in which an address of a file is looked for; popular files have hundreds of thousands."""
+URL_SEARCH_ROWS = 200
+"""Rows of `files` that are searched for a download URL of a file; popular files have hundreds of thousands."""
 
 TRIES = 20
-"""How often others may be faster before a claim comes back with nothing; each time they got on."""
+"""How often other processes may claim all candidates first before a claim returns nothing; each time they progress."""
 
-LOOKED_AT_AGAIN = dt.timedelta(days=7)
-"""When a row that was due and is settled by another source is looked at again: until then no claim walks past it."""
+DEFERRED_FOR = dt.timedelta(days=7)
+"""How long a due row is deferred after another provider's decisive verdict: until then no claim reads it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A hash that a source is to be asked about, by nobody else until the claim ends.
+    """A hash about which only the claiming process queries a provider until the claim ends.
 
     Attributes:
         sha256: the hash.
         md5: if it is known.
         sha1: if it is known.
         size_bytes: if it is known.
-        download_url: one address that it was downloaded from, as it is stored.
-        attempts: how often in a row it was asked without an answer, this time included.
-        reason: asked-for (by hand), new (never asked), retry, expired (the answer holds no longer).
+        download_url: one URL that it was downloaded from, as it is stored.
+        attempts: consecutive attempts without an answer, this one included.
+        reason: asked-for (by hand), new (never queried), retry, expired (the answer has expired).
     """
 
     sha256: str
@@ -97,88 +105,100 @@ def claim(
     earlier: Sequence[str] = (),
     order: Order = "turn",
     only: Sequence[str] | None = None,
+    due_rows: int = DUE_ROWS,
+    cache_timing: CacheTiming | None = None,
 ) -> list[Claimed]:
-    """Claim the next hashes that a source is to be asked about; two processes never get the same.
+    """Claim the next hashes that a provider is queried about; two processes never get the same.
 
     Args:
         engine: the database.
-        provider: the source.
-        limit: how many at most.
-        now: the time.
-        lease_s: how many seconds they are kept for us; a longer time than LONGEST_LEASE is cut to it.
-        policy: which sources are in use, and what settles a hash.
-        earlier: sources that can be asked now and have to be, before this one is asked for the first time.
-        order: which come first among those never asked about.
-        only: these hashes and no others.
+        provider: the provider.
+        limit: largest number of hashes.
+        now: the current time.
+        lease_s: seconds until the claim ends; at most MAX_LEASE.
+        policy: the providers in use and the decisive verdicts.
+        earlier: providers that are available now and must be queried about a new hash first.
+        order: the order of never-queried hashes.
+        only: claim no hashes but these.
+        due_rows: due rows of the queue that one search reads.
+        cache_timing: of the candidate cache, when this claim creates it.
 
     Returns:
-        Those that were claimed, in the order in which they are to be asked about.
+        The claimed hashes, in the order in which they are to be queried.
     """
     if limit <= 0 or (only is not None and not only):
         return []
-    wanted = Wanted(provider, limit, now, policy, tuple(earlier), order, only)
-    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
-    tries, is_first = TRIES, True
-    while tries:
+    request = ClaimRequest(provider, limit, now, policy, tuple(earlier), order, only, due_rows, cache_timing)
+    until = now + min(dt.timedelta(seconds=lease_s), MAX_LEASE)
+    tries_left, repeats_only = TRIES, False
+    while tries_left:
         with read_transaction(engine) as connection:
-            look = search_candidates(connection, engine, wanted, again_only=not is_first)
-        if look.ahead:
-            bring_back(engine, provider, look.ahead, now)  # the next look finds them due
-            if not look.found:
-                is_first = False
+            search = search_candidates(connection, engine, request, repeats_only=repeats_only)
+        if search.skewed:
+            correct_skew(engine, provider, search.skewed, now)  # the next search finds them due
+            if not search.candidates:
+                repeats_only = True
                 continue
-        claimed, moved = _claim_of(engine, wanted, look, until)
-        if claimed or not (look.found or look.passed):
+        claimed, deferred = _claim_and_defer(engine, request, search, until)
+        if claimed or not (search.candidates or search.deferrable):
             return claimed
-        is_first = not moved
-        tries -= not moved
+        repeats_only = bool(deferred)
+        tries_left -= not deferred
     return []
 
 
-def _claim_of(engine: Engine, wanted: Wanted, look: CandidateSearch, until: dt.datetime) -> tuple[list[Claimed], int]:
-    """Claim what nobody else has claimed since, and put off what nobody is to ask about; return how many those were."""
-    found = list(look.found.values())[: wanted.limit]
-    if not found and not look.passed:
+def _claim_and_defer(
+    engine: Engine, request: ClaimRequest, search: CandidateSearch, until: dt.datetime
+) -> tuple[list[Claimed], int]:
+    """Claim free candidates and defer rows that need no lookup; return the claims and the number of deferred rows."""
+    candidates = list(search.candidates.values())[: request.limit]
+    if not candidates and not search.deferrable:
         return [], 0
     with write_transaction(engine) as connection:
-        in_key_order = sorted(found, key=lambda one: one.sha256)
-        taken = {one.sha256 for one in in_key_order if _take(connection, wanted.provider, one, until)}
-        moved = _put_off(connection, wanted, look.passed)
+        in_key_order = sorted(candidates, key=lambda candidate: candidate.sha256)
+        claimed = {
+            candidate.sha256 for candidate in in_key_order if _claim(connection, request.provider, candidate, until)
+        }
+        deferred = _defer(connection, request, search.deferrable)
     with read_transaction(engine) as connection:
-        claimed = [
-            claimed_of(connection, one.sha256, (one.row.attempts if one.row else 0) + 1, one.reason)
-            for one in found
-            if one.sha256 in taken
-        ]
-    return claimed, moved
+        return [
+            read_claimed(connection, candidate.sha256, _attempts(candidate) + 1, candidate.reason)
+            for candidate in candidates
+            if candidate.sha256 in claimed
+        ], deferred
 
 
-def _put_off(connection: Connection, wanted: Wanted, hashes: Sequence[str]) -> int:
-    """Have rows that are due and settled looked at again later; those that somebody else holds are left to him."""
-    moved = 0
-    mine = QUEUE.c.provider == wanted.provider
+def _attempts(candidate: Candidate) -> int:
+    return candidate.row.attempts if candidate.row else 0
+
+
+def _defer(connection: Connection, request: ClaimRequest, hashes: Sequence[str]) -> int:
+    """Defer due rows that need no lookup, except those that another process has locked; return their number."""
+    deferred = 0
+    of_provider = QUEUE.c.provider == request.provider
     columns = (QUEUE.c.sha256, QUEUE.c.status, QUEUE.c.priority, QUEUE.c.next_attempt_at)
-    for part in chunks(sorted(hashes)):
-        # What else is asked of them is looked at here: by it the database would find them among all that are due.
-        free = select(*columns).where(mine, QUEUE.c.sha256.in_(part)).order_by(QUEUE.c.sha256)
+    for chunk in chunks(sorted(hashes)):
+        # Status and due time are checked here, not in the query: with them the database would scan all due rows.
+        unlocked = select(*columns).where(of_provider, QUEUE.c.sha256.in_(chunk)).order_by(QUEUE.c.sha256)
         due = [
             row.sha256
-            for row in connection.execute(free.with_for_update(skip_locked=True))
-            if row.status in (ANSWERED, FAILED) and not row.priority and row.next_attempt_at <= wanted.now
+            for row in connection.execute(unlocked.with_for_update(skip_locked=True))
+            if row.status in (ANSWERED, FAILED) and not row.priority and row.next_attempt_at <= request.now
         ]
         if due:
-            later = {"next_attempt_at": wanted.now + LOOKED_AT_AGAIN}
-            moved += connection.execute(update(QUEUE).where(mine, QUEUE.c.sha256.in_(due)).values(**later)).rowcount
-    return moved
+            values = {"next_attempt_at": request.now + DEFERRED_FOR}
+            statement = update(QUEUE).where(of_provider, QUEUE.c.sha256.in_(due)).values(**values)
+            deferred += connection.execute(statement).rowcount
+    return deferred
 
 
 def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
-    """Give back hashes that were claimed and not asked about: as they were before.
+    """Return claimed hashes that were not queried to the state they had before the claim.
 
     Args:
         engine: the database.
-        provider: the source.
-        hashes: the hashes; those that are not claimed any more are left alone.
+        provider: the provider.
+        hashes: the hashes; those that are no longer claimed are left unchanged.
     """
     with write_transaction(engine) as connection:
         for sha256 in sorted(set(hashes)):
@@ -190,20 +210,20 @@ def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
             if status == PENDING and not row.priority:
                 remove_row(connection, sha256, provider)
             else:
-                back = {"status": status, "attempts": attempts, "leased_until": None}
-                change_row(connection, sha256, provider, back)
+                values = {"status": status, "attempts": attempts, "leased_until": None}
+                change_row(connection, sha256, provider, values)
 
 
 def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str]) -> None:
-    """Have sources asked about hashes before everything else, whatever is known of them.
+    """Have providers queried about hashes before all others, whatever is known about them.
 
     Args:
         connection: in a write transaction.
-        hashes: those that are not in `file_hashes`, or are never to be asked about, are passed over.
-        providers: the sources.
+        hashes: those that are not in `file_hashes` or are skipped are ignored.
+        providers: the providers.
     """
-    for part in chunks(sorted(set(hashes))):
-        known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
+    for chunk in chunks(sorted(set(hashes))):
+        known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(chunk), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:
                 row = QueueRow(sha256, provider, PENDING, next_attempt_at=ASKED_FOR_AT, priority=1)
@@ -212,52 +232,53 @@ def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence
 
 
 def note_skipped(connection: Connection) -> None:
-    """Say in the queue of the empty file and of a lone newline why no source is ever asked about them.
+    """Record in the queue why no provider is queried about the empty file and a lone newline.
 
     Args:
         connection: in a write transaction.
     """
-    for sha256, why in sorted(WORTHLESS.items()):
+    for sha256, reason in sorted(SKIP_REASONS.items()):
         columns = (HASHES.c.enrichment_status, HASHES.c.updated_at)
         row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256).with_for_update()).first()
         if row is None:
             continue
-        insert_row(connection, QueueRow(sha256, POLICY, SKIPPED, last_error=why))
+        insert_row(connection, QueueRow(sha256, POLICY, SKIPPED, last_error=reason))
         if row.enrichment_status != HASH_SKIPPED:
             skipped = {"enrichment_status": HASH_SKIPPED, "updated_at": row.updated_at}
             connection.execute(update(HASHES).where(HASHES.c.sha256 == sha256).values(skipped))
             request_propagation(connection, sha256, row.updated_at)
 
 
-def claimed_of(connection: Connection, sha256: str, attempts: int, reason: Reason) -> Claimed:
-    """Return a hash with what a source may want to know of it."""
+def read_claimed(connection: Connection, sha256: str, attempts: int, reason: Reason) -> Claimed:
+    """Return a claimed hash with what providers may need to know about it."""
     columns = (HASHES.c.md5, HASHES.c.sha1, HASHES.c.size_bytes)
     row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256)).one()
-    some = select(FILES.c.download_url).where(FILES.c.shasum == sha256).limit(ROWS_LOOKED_AT).subquery()
-    address = connection.scalar(select(some.c.download_url).where(some.c.download_url.is_not(None)).limit(1))
-    return Claimed(sha256, row.md5, row.sha1, row.size_bytes, address, attempts, reason)
+    searched = select(FILES.c.download_url).where(FILES.c.shasum == sha256).limit(URL_SEARCH_ROWS).subquery()
+    url = connection.scalar(select(searched.c.download_url).where(searched.c.download_url.is_not(None)).limit(1))
+    return Claimed(sha256, row.md5, row.sha1, row.size_bytes, url, attempts, reason)
 
 
-def _take(connection: Connection, provider: str, one: Candidate, until: dt.datetime) -> bool:
-    """Take a candidate if it still is as it was read."""
-    if one.row is None:
-        return insert_row(connection, QueueRow(one.sha256, provider, LEASED, attempts=1, leased_until=until))
+def _claim(connection: Connection, provider: str, candidate: Candidate, until: dt.datetime) -> bool:
+    """Claim a candidate if its row is unchanged since the search; return whether it is claimed."""
+    row = candidate.row
+    if row is None:
+        return insert_row(connection, QueueRow(candidate.sha256, provider, LEASED, attempts=1, leased_until=until))
     unchanged = (
-        QUEUE.c.status == one.row.status,
-        QUEUE.c.attempts == one.row.attempts,
-        QUEUE.c.leased_until.is_not_distinct_from(one.row.leased_until),
-        QUEUE.c.next_attempt_at.is_not_distinct_from(one.row.next_attempt_at),
+        QUEUE.c.status == row.status,
+        QUEUE.c.attempts == row.attempts,
+        QUEUE.c.leased_until.is_not_distinct_from(row.leased_until),
+        QUEUE.c.next_attempt_at.is_not_distinct_from(row.next_attempt_at),
     )
     values = {"status": LEASED, "attempts": QUEUE.c.attempts + 1, "leased_until": until}
-    return change_row(connection, one.sha256, provider, values, *unchanged)
+    return change_row(connection, candidate.sha256, provider, values, *unchanged)
 
 
 def _status_before(connection: Connection, row: QueueRow) -> str:
-    """Return what the row was before it was claimed."""
+    """Return the status that a row had before it was claimed."""
     if row.last_error is not None:
         return FAILED
     if not row.priority:
         return PENDING if row.next_attempt_at is None else ANSWERED
-    mine = (HISTORY.c.sha256 == row.sha256, HISTORY.c.provider == row.provider)
-    said = connection.execute(select(HISTORY.c.id).where(*mine).limit(1)).first()
-    return PENDING if said is None else ANSWERED
+    of_row = (HISTORY.c.sha256 == row.sha256, HISTORY.c.provider == row.provider)
+    answered = connection.execute(select(HISTORY.c.id).where(*of_row).limit(1)).first()
+    return PENDING if answered is None else ANSWERED

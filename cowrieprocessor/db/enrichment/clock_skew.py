@@ -1,6 +1,6 @@
-"""What was written while a clock was ahead: found by what we never write, and brought back to the present.
+"""Detection and correction of rows written while a clock was ahead: their times are beyond any that we write.
 
-An answer of the year 2036 would hold until then, and every answer of today would count as older than it.
+An answer dated 2036 would not expire until then, and every current answer would count as older.
 """
 
 from __future__ import annotations
@@ -17,75 +17,83 @@ from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes
 
-__all__ = ["CLOCKS_DIFFER", "FURTHEST_AHEAD", "answered_ahead", "bring_back", "bring_cache_back", "failed_ahead"]
+__all__ = [
+    "MAX_CLOCK_SKEW",
+    "MAX_RETRY_DELAY",
+    "correct_cache_skew",
+    "correct_skew",
+    "skewed_answers",
+    "skewed_failures",
+]
 
-CLOCKS_DIFFER = dt.timedelta(days=1)
-"""What is this far in the future was written by a clock that was wrong, not by one that is a little ahead."""
+MAX_CLOCK_SKEW = dt.timedelta(days=1)
+"""Times further in the future were written by a wrong clock; smaller differences between clocks are normal."""
 
-FURTHEST_AHEAD = dt.timedelta(days=400)
-"""No failure is tried again later than this; an answer may hold longer, if the settings say so."""
+MAX_RETRY_DELAY = dt.timedelta(days=400)
+"""No failure is retried later than this; an answer may be valid for longer if the settings say so."""
 
 _STEP = dt.timedelta(milliseconds=1)
 
 
-def failed_ahead(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue for failures that are to be tried again later than any is."""
-    return and_(QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD)
+def skewed_failures(provider: str, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue for failures whose retry is later than MAX_RETRY_DELAY."""
+    return and_(QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY)
 
 
-def answered_ahead(provider: str, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue for answers that hold very long because they came from the future."""
-    said = exists().where(
+def skewed_answers(provider: str, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition on the queue for answers that expire late because they are dated in the future."""
+    is_future = exists().where(
         HISTORY.c.sha256 == QUEUE.c.sha256,
         HISTORY.c.provider == provider,
-        HISTORY.c.confirmed_at > now + CLOCKS_DIFFER,
+        HISTORY.c.confirmed_at > now + MAX_CLOCK_SKEW,
     )
-    late = QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD
-    return and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, late, said)
+    expires_late = QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY
+    return and_(QUEUE.c.provider == provider, QUEUE.c.status == ANSWERED, expires_late, is_future)
 
 
-def bring_back(engine: Engine, provider: str, hashes: Sequence[str], now: dt.datetime) -> None:
-    """Let what a source said of hashes in the future have been said just now, and be due.
+def correct_skew(engine: Engine, provider: str, hashes: Sequence[str], now: dt.datetime) -> None:
+    """Date a provider's future answers about hashes just before `now`, and make their queue rows due.
 
     Args:
         engine: the database.
-        provider: the source.
-        hashes: those whose rows in the queue are too far ahead.
-        now: the time.
+        provider: the provider.
+        hashes: hashes whose queue rows are too far in the future.
+        now: the current time.
     """
     with write_transaction(engine) as connection:
         lock_hashes(connection, list(hashes))
-        bring_cache_back(connection, provider, hashes, now)
+        correct_cache_skew(connection, provider, hashes, now)
         for sha256 in sorted(hashes):
-            _bring_history_back(connection, provider, sha256, now)
-        for part in chunks(sorted(hashes)):
-            far = (QUEUE.c.status.in_((ANSWERED, FAILED)), QUEUE.c.next_attempt_at > now + FURTHEST_AHEAD)
-            mine = (QUEUE.c.provider == provider, QUEUE.c.sha256.in_(part))
-            connection.execute(update(QUEUE).where(*mine, *far).values(next_attempt_at=now))
+            _correct_history_skew(connection, provider, sha256, now)
+        for chunk in chunks(sorted(hashes)):
+            is_skewed = (QUEUE.c.status.in_((ANSWERED, FAILED)), QUEUE.c.next_attempt_at > now + MAX_RETRY_DELAY)
+            of_chunk = (QUEUE.c.provider == provider, QUEUE.c.sha256.in_(chunk))
+            connection.execute(update(QUEUE).where(*of_chunk, *is_skewed).values(next_attempt_at=now))
 
 
-def bring_cache_back(connection: Connection, provider: str, keys: Sequence[str], now: dt.datetime) -> None:
-    """Let answers in the cache that came from the future have come just now, and hold no longer.
+def correct_cache_skew(connection: Connection, provider: str, keys: Sequence[str], now: dt.datetime) -> None:
+    """Date a provider's future answers in the cache just before `now`, and let them expire.
 
     Args:
         connection: in a write transaction.
-        provider: the source.
-        keys: these, and as many others as one statement names: a source may keep answers under other keys.
-        now: the time.
+        provider: the provider.
+        keys: keys to correct; up to NAMED_AT_ONCE other future answers are corrected too, because a provider may
+            store answers under other keys than hashes.
+        now: the current time.
     """
-    ahead = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + CLOCKS_DIFFER)
-    others = connection.scalars(select(CACHE.c.key).where(*ahead).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)).all()
-    for part in chunks(sorted({*keys, *others})):
-        back = {"fetched_at": now - _STEP, "expires_at": now}
-        connection.execute(update(CACHE).where(*ahead, CACHE.c.key.in_(part)).values(**back))
+    is_skewed = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + MAX_CLOCK_SKEW)
+    found = select(CACHE.c.key).where(*is_skewed).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)
+    for chunk in chunks(sorted({*keys, *connection.scalars(found).all()})):
+        values = {"fetched_at": now - _STEP, "expires_at": now}
+        connection.execute(update(CACHE).where(*is_skewed, CACHE.c.key.in_(chunk)).values(**values))
 
 
-def _bring_history_back(connection: Connection, provider: str, sha256: str, now: dt.datetime) -> None:
-    """Let what was said in the future end just now, one before the other as they were."""
-    mine = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider, HISTORY.c.confirmed_at > now)
+def _correct_history_skew(connection: Connection, provider: str, sha256: str, now: dt.datetime) -> None:
+    """Let future spans of the history end just before `now`, in the order they had."""
+    is_skewed = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider, HISTORY.c.confirmed_at > now)
     columns = (HISTORY.c.id, HISTORY.c.fetched_at)
-    said = connection.execute(select(*columns).where(*mine).order_by(HISTORY.c.fetched_at.desc())).all()
-    for place, row in enumerate(said, start=1):
-        moment = now - place * _STEP
-        back = {"confirmed_at": moment, "fetched_at": min(row.fetched_at, moment)}
-        connection.execute(update(HISTORY).where(HISTORY.c.id == row.id).values(**back))
+    latest_first = connection.execute(select(*columns).where(*is_skewed).order_by(HISTORY.c.fetched_at.desc())).all()
+    for steps, row in enumerate(latest_first, start=1):
+        moment = now - steps * _STEP
+        values = {"confirmed_at": moment, "fetched_at": min(row.fetched_at, moment)}
+        connection.execute(update(HISTORY).where(HISTORY.c.id == row.id).values(**values))

@@ -1,4 +1,4 @@
-"""The four values of `enrichment_status`, and what the verdict columns of one row amount to."""
+"""The four values of `enrichment_status`, and the verdict that the columns of one row express."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ PENDING, ENRICHED, FAILED, SKIPPED = "pending", "enriched", "failed", "skipped"
 STATUSES = frozenset({PENDING, ENRICHED, FAILED, SKIPPED})
 
 
-def is_judged(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of `file_hashes` or `files` says more than that nobody was asked yet."""
+def is_evaluated(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of `file_hashes` or `files` carries a status or a verdict beyond `pending`."""
     return row["enrichment_status"] != PENDING or row["vt_scan_date"] is not None or bool(row["vt_malicious"])
 
 
 def verdict_of(row: Mapping[str, Any]) -> str:
-    """Return the verdict that the columns of a `files` row made from the plan amount to."""
+    """Return the verdict that the vt_* columns of a row from a pre-release `files` table express."""
     if row["vt_malicious"]:
         return "malicious"
     return "clean" if row["vt_scan_date"] is not None and row["vt_total"] else "unknown"

@@ -1,7 +1,7 @@
-"""Copies of a hash's verdict and size in the rows of `files`, and the flags of its sessions.
+"""Propagation of a hash's verdict and size to its rows in `files`, and to the flags of its sessions.
 
-On PostgreSQL rows are locked in one order: sessions, then hashes, then notes of propagation, then files. A loader
-holds its sessions when it comes to the hash, and whoever judges holds the hash when it writes the note.
+On PostgreSQL rows are locked in one order: sessions, hashes, pending propagations, files. A loader has locked its
+sessions when it locks a hash, and verdict aggregation has locked the hash when it requests a propagation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE
-from cowrieprocessor.db.chunks import chunks as parts_of
+from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
@@ -22,34 +21,34 @@ from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPro
 __all__ = [
     "MAX_ROWS",
     "SLICE_ROWS",
-    "Part",
     "PropagationStep",
+    "Slice",
     "current_verdict",
-    "propagate",
+    "pending_slices",
+    "propagate_hash",
+    "propagate_slices",
     "propagate_some",
-    "spread",
-    "waiting_parts",
 ]
 
-PENDING_HASHES: Table = VerdictPropagation.metadata.tables["verdict_propagation"]
+PENDING: Table = VerdictPropagation.metadata.tables["verdict_propagation"]
 MAX_ROWS = 5_000
 """Rows of `files` that one transaction may change."""
 
-HASHES_AT_ONCE = 64
-"""Hashes that one transaction looks at: each costs some statements, and a loader may be waiting."""
+MAX_HASHES = 64
+"""Hashes that one transaction processes: each costs several statements, and a loader may be waiting."""
 
 SLICE_ROWS = NAMED_AT_ONCE
-"""A transaction can end behind so many rows of a hash."""
+"""Rows of one hash after which a transaction can end."""
 
 
 @dataclass(frozen=True, slots=True)
 class PropagationStep:
-    """What one transaction did.
+    """The result of one transaction.
 
     Attributes:
-        rows: rows of `files` looked at.
-        changed: of these, the rows that got another verdict or size.
-        hashes_done: hashes of which every row has the current verdict now.
+        rows: rows of `files` processed.
+        changed: rows among them that got another verdict or size.
+        hashes_done: hashes whose rows all have the current verdict now.
     """
 
     rows: int
@@ -58,21 +57,21 @@ class PropagationStep:
 
 
 class _Row(NamedTuple):
-    """What identifies a row of `files`."""
+    """The key of a row of `files`."""
 
     id: int
     session_id: str
 
 
-class Part(NamedTuple):
-    """Some rows of one hash that waits.
+class Slice(NamedTuple):
+    """Consecutive rows of one hash with a pending propagation.
 
     Attributes:
         sha256: the hash.
-        requested_at: when it was asked for that its rows follow.
-        cursor: they begin behind this id.
-        rows: at most SLICE_ROWS.
-        is_last: none follow.
+        requested_at: when the propagation was requested.
+        cursor: the id after which the rows begin.
+        rows: at most `slice_rows` of `pending_slices`.
+        is_last: whether these are the hash's last rows.
     """
 
     sha256: str
@@ -83,171 +82,173 @@ class Part(NamedTuple):
 
 
 def current_verdict(connection: Connection, sha256: str) -> dict[str, Any] | None:
-    """Return what `file_hashes` says about a hash that `files` copies, or None."""
+    """Return the columns of a hash in `file_hashes` that `files` copies, or None if there is no such hash."""
     columns = (HASHES.c.size_bytes, *(HASHES.c[name] for name in VERDICT_COLUMNS))
     row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256)).mappings().one_or_none()
     return None if row is None else {str(name): value for name, value in row.items()}
 
 
-def propagate(connection: Connection, sha256: str, after_id: int, limit: int) -> tuple[int, int, int | None]:
-    """Give the next rows of a hash in `files` what `file_hashes` says, and flag their sessions if it is malicious.
+def propagate_hash(connection: Connection, sha256: str, after_id: int, limit: int) -> tuple[int, int, int | None]:
+    """Copy a hash's verdict to its next rows in `files`, and flag their sessions if it is malicious.
 
     Args:
-        connection: holds the write lock.
+        connection: in a write transaction.
         sha256: the hash.
-        after_id: rows behind this id are looked at.
-        limit: how many rows at most.
+        after_id: process rows after this id.
+        limit: largest number of rows.
 
     Returns:
-        The rows looked at, the rows changed, and the id to go on behind; None at the end.
+        The number of rows processed, the number of rows changed, and the id after which to continue; None at the end.
     """
-    known = current_verdict(connection, sha256)
-    if known is None:
+    verdict = current_verdict(connection, sha256)
+    if verdict is None:
         return 0, 0, None
     rows = _rows(connection, sha256, after_id, limit)
-    if known["vt_malicious"]:
+    if verdict["vt_malicious"]:
         sessions = {row.session_id for row in rows}
         _lock_sessions(connection, sessions)
         _flag(connection, sessions)
-    changed = _copy(connection, known, rows, dt.datetime.now(dt.UTC))
+    changed = _copy(connection, verdict, rows, dt.datetime.now(dt.UTC))
     return len(rows), changed, rows[-1].id if len(rows) == limit else None
 
 
 def propagate_some(engine: Engine, *, now: dt.datetime, max_rows: int = 2_000) -> PropagationStep | None:
-    """Bring some rows of hashes that wait up to date, in one transaction; None if no hash waits.
+    """Propagate pending verdicts to some rows, in one transaction; return None if nothing is pending.
 
-    It may be killed anywhere and be called by several processes at once.
+    It may be killed at any point, and several processes may call it at once.
 
     Args:
         engine: the database.
-        now: the time.
-        max_rows: how many rows of `files` at most, up to MAX_ROWS.
+        now: the current time.
+        max_rows: largest number of rows of `files`, up to MAX_ROWS.
     """
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, max_rows)
-    if not parts:
+        slices = pending_slices(connection, max_rows)
+    if not slices:
         return None
     with write_transaction(engine) as connection:
-        return spread(connection, parts, now=now)
+        return propagate_slices(connection, slices, now=now)
 
 
-def waiting_parts(connection: Connection, max_rows: int, *, slice_rows: int = SLICE_ROWS) -> list[Part]:
-    """Return the next rows of the next hashes that wait; none if no hash waits.
+def pending_slices(connection: Connection, max_rows: int, *, slice_rows: int = SLICE_ROWS) -> list[Slice]:
+    """Return the next rows of the next hashes with a pending propagation; empty if nothing is pending.
 
     Args:
-        connection: in a transaction; one that only reads is enough, and keeps no writer waiting.
-        max_rows: how many rows of `files` at most, up to MAX_ROWS.
-        slice_rows: how many rows of one part at most.
+        connection: in a transaction; a read transaction suffices, and blocks no writer.
+        max_rows: largest number of rows of `files`, up to MAX_ROWS.
+        slice_rows: largest number of rows of one slice.
     """
-    room = min(max(max_rows, 1), MAX_ROWS)
-    waiting = select(PENDING_HASHES).order_by(PENDING_HASHES.c.sha256).limit(HASHES_AT_ONCE)
-    parts: list[Part] = []
-    for note in connection.execute(waiting).mappings().all():
-        rows = _rows(connection, note["sha256"], note["cursor"], room)
-        is_whole, cursor = len(rows) < room, note["cursor"]
+    remaining = min(max(max_rows, 1), MAX_ROWS)
+    pending = select(PENDING).order_by(PENDING.c.sha256).limit(MAX_HASHES)
+    slices: list[Slice] = []
+    for entry in connection.execute(pending).mappings().all():
+        rows = _rows(connection, entry["sha256"], entry["cursor"], remaining)
+        is_complete, cursor = len(rows) < remaining, entry["cursor"]
         for start in range(0, max(len(rows), 1), slice_rows):
-            some = rows[start : start + slice_rows]
-            is_last = is_whole and start + slice_rows >= len(rows)
-            parts.append(Part(note["sha256"], note["requested_at"], cursor, some, is_last))
-            cursor = some[-1].id if some else cursor
-        room -= len(rows)
-        if room <= 0:
+            part = rows[start : start + slice_rows]
+            is_last = is_complete and start + slice_rows >= len(rows)
+            slices.append(Slice(entry["sha256"], entry["requested_at"], cursor, part, is_last))
+            cursor = part[-1].id if part else cursor
+        remaining -= len(rows)
+        if remaining <= 0:
             break
-    return parts
+    return slices
 
 
-def spread(
-    connection: Connection, parts: Sequence[Part], *, now: dt.datetime, may_go_on: Callable[[], bool] = lambda: True
+def propagate_slices(
+    connection: Connection, slices: Sequence[Slice], *, now: dt.datetime, may_go_on: Callable[[], bool] = lambda: True
 ) -> PropagationStep:
-    """Give rows the verdict that their hash has now, and note how far it came.
+    """Copy the current verdict of each hash to the rows of its slices, and store the new cursors.
 
     Args:
         connection: in a write transaction that has locked nothing yet.
-        parts: what waited just before. What another process did meanwhile is left to it; rows that were added have
-            the verdict from the beginning.
-        now: the time.
-        may_go_on: asked behind each part whether the next one may follow in this transaction.
+        slices: just read. A hash that another process has processed since is skipped; rows that were added since have
+            the verdict already.
+        now: the current time.
+        may_go_on: called after each slice; whether this transaction may process the next.
     """
-    rows = changed = done = 0
-    _lock_sessions(connection, {row.session_id for part in parts for row in part.rows})
-    for number, part in enumerate(parts):
+    rows = changed = hashes_done = 0
+    _lock_sessions(connection, {row.session_id for part in slices for row in part.rows})
+    for number, part in enumerate(slices):
         if number and not may_go_on():
             break
-        if not _is_as_it_was(connection, part):
+        if not _lock_unchanged(connection, part):
             continue
-        known = current_verdict(connection, part.sha256)
-        if known is not None:
+        verdict = current_verdict(connection, part.sha256)
+        if verdict is not None:
             rows += len(part.rows)
-            changed += _spread_part(connection, part, known, now)
-        is_done = part.is_last or known is None
-        done += is_done
-        _move_on(connection, part, is_done=is_done)
-    return PropagationStep(rows, changed, done)
+            changed += _propagate_slice(connection, part, verdict, now)
+        is_done = part.is_last or verdict is None
+        hashes_done += is_done
+        _advance(connection, part, is_done=is_done)
+    return PropagationStep(rows, changed, hashes_done)
 
 
-def _is_as_it_was(connection: Connection, part: Part) -> bool:
-    """Keep a hash's note, and so its verdict, from changing; False if another process was here meanwhile."""
-    mine = PENDING_HASHES.c.sha256 == part.sha256
-    note = connection.execute(select(PENDING_HASHES).where(mine).with_for_update()).mappings().one_or_none()
-    return note is not None and (note["requested_at"], note["cursor"]) == (part.requested_at, part.cursor)
+def _lock_unchanged(connection: Connection, part: Slice) -> bool:
+    """Lock a hash's pending entry, and so its verdict; return False if it changed since the slice was read."""
+    query = select(PENDING).where(PENDING.c.sha256 == part.sha256).with_for_update()
+    entry = connection.execute(query).mappings().one_or_none()
+    return entry is not None and (entry["requested_at"], entry["cursor"]) == (part.requested_at, part.cursor)
 
 
-def _move_on(connection: Connection, part: Part, *, is_done: bool) -> None:
-    mine = PENDING_HASHES.c.sha256 == part.sha256
+def _advance(connection: Connection, part: Slice, *, is_done: bool) -> None:
+    """Move the hash's cursor past a slice, or delete its pending entry."""
+    of_hash = PENDING.c.sha256 == part.sha256
     if is_done:
-        connection.execute(delete(PENDING_HASHES).where(mine))
+        connection.execute(delete(PENDING).where(of_hash))
     else:
-        connection.execute(update(PENDING_HASHES).where(mine).values(cursor=part.rows[-1].id))
+        connection.execute(update(PENDING).where(of_hash).values(cursor=part.rows[-1].id))
 
 
-def _spread_part(connection: Connection, part: Part, known: Mapping[str, Any], now: dt.datetime) -> int:
-    """Give the rows of one part their verdict and their sessions the flag; the sessions are locked."""
-    if known["vt_malicious"]:
+def _propagate_slice(connection: Connection, part: Slice, verdict: Mapping[str, Any], now: dt.datetime) -> int:
+    """Copy the verdict to the rows of a slice and adjust the flags of their sessions, which are locked."""
+    if verdict["vt_malicious"]:
         _flag(connection, {row.session_id for row in part.rows})
-        return _copy(connection, known, part.rows, now)
-    # Which of them say malicious is read here: they may have changed before the verdict was locked.
+        return _copy(connection, verdict, part.rows, now)
+    # Read only now: rows may have changed before the verdict was locked.
     were_malicious = _malicious_sessions(connection, part.rows)
-    changed = _copy(connection, known, part.rows, now)
+    changed = _copy(connection, verdict, part.rows, now)
     _unflag(connection, were_malicious)
     return changed
 
 
 def _rows(connection: Connection, sha256: str, after_id: int, limit: int) -> list[_Row]:
     query = select(FILES.c.id, FILES.c.session_id).where(FILES.c.shasum == sha256, FILES.c.id > after_id)
-    found = connection.execute(query.order_by(FILES.c.id).limit(limit))
-    return [_Row(file_id, session_id) for file_id, session_id in found]
+    result = connection.execute(query.order_by(FILES.c.id).limit(limit))
+    return [_Row(file_id, session_id) for file_id, session_id in result]
 
 
 def _malicious_sessions(connection: Connection, rows: Sequence[_Row]) -> set[str]:
-    """Return the sessions of rows that say malicious."""
+    """Return the sessions of those rows that are marked malicious."""
     sessions: set[str] = set()
-    for part in parts_of(rows):
-        mine = FILES.c.id.in_([row.id for row in part])
-        sessions.update(connection.scalars(select(FILES.c.session_id).where(mine, FILES.c.vt_malicious)))
+    for chunk in chunks(rows):
+        of_chunk = FILES.c.id.in_([row.id for row in chunk])
+        sessions.update(connection.scalars(select(FILES.c.session_id).where(of_chunk, FILES.c.vt_malicious)))
     return sessions
 
 
-def _copy(connection: Connection, known: Mapping[str, Any], rows: Sequence[_Row], now: dt.datetime) -> int:
-    """Write the verdict and the size of their hash into the rows that differ; return how many these are."""
-    values = {name: known[name] for name in VERDICT_COLUMNS}
-    if known["size_bytes"] is not None:
-        values["file_size"] = known["size_bytes"]
+def _copy(connection: Connection, verdict: Mapping[str, Any], rows: Sequence[_Row], now: dt.datetime) -> int:
+    """Copy verdict and size of a hash to those rows that differ; return the number of changed rows."""
+    values = {name: verdict[name] for name in VERDICT_COLUMNS}
+    if verdict["size_bytes"] is not None:
+        values["file_size"] = verdict["size_bytes"]
     differs = or_(*(FILES.c[name].is_distinct_from(value) for name, value in values.items()))
     changed = 0
-    for part in parts_of(rows):
-        mine = FILES.c.id.in_([row.id for row in part])
-        changed += connection.execute(update(FILES).where(mine, differs).values(**values, last_updated=now)).rowcount
+    for chunk in chunks(rows):
+        of_chunk = FILES.c.id.in_([row.id for row in chunk])
+        statement = update(FILES).where(of_chunk, differs).values(**values, last_updated=now)
+        changed += connection.execute(statement).rowcount
     return changed
 
 
 def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
-    """Keep sessions from changing, in the order in which loaders lock them."""
+    """Lock sessions in the order in which loaders lock them."""
     sql = sql_of(connection)
     if not sql.for_update():
         return
     identity = sql.binary("session_id")
-    for part in parts_of(sorted(sessions)):
-        names = {f"s{number}": session_id for number, session_id in enumerate(part)}
+    for chunk in chunks(sorted(sessions)):
+        names = {f"s{number}": session_id for number, session_id in enumerate(chunk)}
         marks = ", ".join(f":{name}" for name in names)
         connection.execute(
             text(
@@ -259,23 +260,23 @@ def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
 
 
 def _flag(connection: Connection, sessions: Collection[str]) -> None:
-    """Flag sessions; they are locked."""
-    for part in parts_of(sorted(sessions)):
-        _change_flags(connection, "TRUE", "NOT vt_flagged", part)
+    """Flag sessions, which are locked."""
+    for chunk in chunks(sorted(sessions)):
+        _set_flag(connection, "TRUE", "NOT vt_flagged", chunk)
 
 
 def _unflag(connection: Connection, sessions: Collection[str]) -> None:
-    """Take the flag from sessions that have no malicious file any more; one that v3 set is not ours to take."""
+    """Unflag sessions without a malicious file; sessions that v3 enriched keep the flag it may have set."""
     enrichment = sql_of(connection).json_text("enrichment")
     condition = (
         f"vt_flagged AND (enrichment IS NULL OR {enrichment} = 'null') AND NOT EXISTS (SELECT 1 FROM files"
         " WHERE files.session_id = session_summaries.session_id AND files.vt_malicious)"
     )
-    for part in parts_of(sorted(sessions)):
-        _change_flags(connection, "FALSE", condition, part)
+    for chunk in chunks(sorted(sessions)):
+        _set_flag(connection, "FALSE", condition, chunk)
 
 
-def _change_flags(connection: Connection, flag: str, condition: str, sessions: Sequence[str]) -> None:
+def _set_flag(connection: Connection, flag: str, condition: str, sessions: Sequence[str]) -> None:
     names = {f"s{number}": session_id for number, session_id in enumerate(sessions)}
     marks = ", ".join(f":{name}" for name in names)
     connection.execute(

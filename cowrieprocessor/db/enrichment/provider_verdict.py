@@ -1,4 +1,4 @@
-"""What one source said about one file, as the history, the cache and the row of its hash keep it."""
+"""The verdict of one provider about one file, as the history, the cache and the row of its hash store it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from typing import Any
 
 MALICIOUS, SUSPICIOUS, CLEAN, KNOWN_GOOD, UNKNOWN = "malicious", "suspicious", "clean", "known-good", "unknown"
 VERDICTS = (MALICIOUS, KNOWN_GOOD, SUSPICIOUS, CLEAN, UNKNOWN)
-"""Every verdict. Of several sources the one that stands first here is the file's: a good name never hides malware."""
+"""Every verdict, in order of precedence: of several providers' verdicts the first in this order is the file's, so that
+a known-good name never hides malware."""
 
 VIRUSTOTAL = "virustotal"
 COWRIE_VIRUSTOTAL = "cowrie-virustotal"
 VIRUSTOTAL_SOURCES = (VIRUSTOTAL, COWRIE_VIRUSTOTAL)
-"""Whose findings the vt_* columns show: VirusTotal's own where it knows the file, else what Cowrie logged of it."""
+"""The providers that the vt_* columns show: VirusTotal itself if it knows the file, else what Cowrie logged of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderVerdict:
-    """What one source said about one file. A file that it does not know has the verdict `unknown` and nothing else.
+    """The verdict of one provider about one file. A file that it does not know has the verdict `unknown` and no more.
 
     Texts are valid Unicode without NUL and no longer than their columns; times are aware, in UTC.
 
     Attributes:
         verdict: one of VERDICTS.
-        classification: what the source calls it, at most 128 characters (a threat label, a signature).
-        description: what kind of file it is, for people; at most 4,000 characters.
-        family: the family of malware, at most 128 characters.
-        positives: how many engines say malicious.
-        total: how many engines said anything.
-        first_seen: when the source first saw the file.
-        last_analysis: when it last looked at it itself.
+        classification: the provider's name for it, at most 128 characters (a threat label, a signature).
+        description: the kind of file, for display; at most 4,000 characters.
+        family: the malware family, at most 128 characters.
+        positives: number of engines that say malicious.
+        total: number of engines with a result.
+        first_seen: when the provider first saw the file.
+        last_analysis: when the provider last analysed it.
         md5: lower case.
         sha1: lower case.
-        tlsh: as the source gives it, at most 72 characters.
+        tlsh: as the provider gives it, at most 72 characters.
         size_bytes: the size of the file.
         file_type: a short name of its type, at most 256 characters.
-        response: the answer, bounded, so that the finding can be read from it again.
+        response: the answer, bounded in size, from which the verdict can be parsed again.
     """
 
     verdict: str

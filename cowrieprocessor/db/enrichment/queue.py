@@ -1,14 +1,14 @@
-"""The queue: for each hash and source what came of asking, and when it is to be asked again.
+"""The queue: for each hash and provider the outcome of the last lookup, and when the next is due.
 
-A hash that a source was never asked about has no row. `attempts` counts how often in a row it was asked without an
-answer. A claimed row keeps its `next_attempt_at`, so that giving it back leaves it as it was.
+A hash that a provider was never queried about has no row. `attempts` counts consecutive lookups without an answer. A
+claimed row keeps its `next_attempt_at`, so that releasing the claim restores it.
 
-    pending    asked for by hand, not asked yet
-    leased     being asked until `leased_until`; after that, whoever claimed it is gone
-    answered   `next_attempt_at` is when the answer holds no longer
-    failed     `next_attempt_at` is when it is asked again, `last_error` says "kind: reason"
-    refused    never asked again by itself, `last_error` says why
-    skipped    no source is asked about the hash at all: the row of `POLICY`
+    pending    asked for by hand, not queried yet
+    leased     claimed until `leased_until`; after that the claim is void
+    answered   `next_attempt_at` is when the answer expires
+    failed     `next_attempt_at` is when the lookup is retried, `last_error` is "kind: reason"
+    refused    not queried again unless by hand, `last_error` is the reason
+    skipped    no provider is queried about the hash: the row of `POLICY`
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "ASKED_FOR_AT",
     "FAILED",
     "LEASED",
-    "LONGEST_LEASE",
+    "MAX_LEASE",
     "MAX_LOST_CLAIMS",
     "PENDING",
     "POLICY",
@@ -49,16 +49,16 @@ QUEUE: Table = EnrichmentQueueItem.metadata.tables["enrichment_queue"]
 PENDING, LEASED, ANSWERED, FAILED, REFUSED, SKIPPED = "pending", "leased", "answered", "failed", "refused", "skipped"
 
 POLICY = "policy"
-"""The provider of a row that says why no source is asked about a hash."""
+"""The provider name of a row that records why no provider is queried about a hash."""
 
 ASKED_FOR_AT = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-"""The `next_attempt_at` of what was asked for by hand: before everything else that is due."""
+"""The `next_attempt_at` of hashes asked for by hand: they sort before everything else that is due."""
 
-LONGEST_LEASE = dt.timedelta(minutes=30)
-"""No claim lasts longer; one that seems to was made while a clock was ahead, and is over."""
+MAX_LEASE = dt.timedelta(minutes=30)
+"""Longest claim; a claim that ends later than this was made while a clock was ahead, and is void."""
 
 MAX_LOST_CLAIMS = 3
-"""After so many claims of a hash whose process was killed it no longer comes before others: it may be the cause."""
+"""A hash whose claiming processes were killed this many times loses its precedence: it may be the cause."""
 
 MAX_ERROR_CHARS = 500
 
@@ -90,26 +90,26 @@ class QueueRow:
 
 
 def lease_is_over(now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue that whoever claimed a row is gone."""
+    """Return the condition on the queue that the lease of a claimed row has ended."""
     until = QUEUE.c.leased_until
-    return or_(until.is_(None), until <= now, until > now + LONGEST_LEASE)
+    return or_(until.is_(None), until <= now, until > now + MAX_LEASE)
 
 
 def queue_row(connection: Connection, sha256: str, provider: str) -> QueueRow | None:
-    """Return the row of a hash and a source, kept from changing until the transaction ends."""
+    """Return the row of a hash and a provider, locked until the transaction ends."""
     query = select(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider).with_for_update()
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else _row(row)
 
 
 def queue_rows(connection: Connection, sha256: str) -> dict[str, QueueRow]:
-    """Return the rows of a hash by source."""
-    found = connection.execute(select(QUEUE).where(QUEUE.c.sha256 == sha256)).mappings()
-    return {row["provider"]: _row(row) for row in found}
+    """Return the rows of a hash by provider."""
+    rows = connection.execute(select(QUEUE).where(QUEUE.c.sha256 == sha256)).mappings()
+    return {row["provider"]: _row(row) for row in rows}
 
 
 def insert_row(connection: Connection, row: QueueRow) -> bool:
-    """Add a row; return False where there is one already."""
+    """Insert a row; return False if it exists already."""
     values = {
         "sha256": row.sha256,
         "provider": row.provider,
@@ -124,13 +124,13 @@ def insert_row(connection: Connection, row: QueueRow) -> bool:
 
 
 def change_row(connection: Connection, sha256: str, provider: str, values: Mapping[str, Any], *conditions: Any) -> bool:
-    """Change a row if it is there and meets the conditions; return whether it was changed."""
-    changed = update(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider, *conditions)
-    return connection.execute(changed.values(**values)).rowcount == 1
+    """Update a row if it exists and meets the conditions; return whether it was updated."""
+    statement = update(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider, *conditions)
+    return connection.execute(statement.values(**values)).rowcount == 1
 
 
 def bring_forward(connection: Connection, sha256: str, provider: str, moment: dt.datetime) -> None:
-    """Have a source asked again about a hash at a moment, if its answer would hold longer."""
+    """Have a provider queried again about a hash at `moment` if its answer would expire later."""
     change_row(
         connection,
         sha256,
@@ -142,13 +142,13 @@ def bring_forward(connection: Connection, sha256: str, provider: str, moment: dt
 
 
 def remove_row(connection: Connection, sha256: str, provider: str) -> None:
-    """Remove a row."""
+    """Delete a row."""
     connection.execute(delete(QUEUE).where(QUEUE.c.sha256 == sha256, QUEUE.c.provider == provider))
 
 
-def bounded_error(said: str) -> str:
+def bounded_error(reason: str) -> str:
     """Return a reason as it is stored: at most MAX_ERROR_CHARS characters, without NUL and lone surrogates."""
-    stored = said.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    stored = reason.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
     return stored if len(stored) <= MAX_ERROR_CHARS else f"{stored[: MAX_ERROR_CHARS - 1]}…"
 
 

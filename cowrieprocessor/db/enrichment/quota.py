@@ -1,6 +1,6 @@
-"""The statements about `api_quota`: what was sent under each key, and until when nothing may be.
+"""Statements for `api_quota`: the requests sent with each key, and pauses.
 
-Whoever changes a ledger locks its row `now` first: processes that share a key take turns.
+The row `now` of a ledger is its lock: it is locked before any change, which serializes processes that share a key.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from cowrieprocessor.db.models import ApiQuota
 __all__ = ["DAY", "MONTH", "NOW", "PAUSED", "REFUSED", "QuotaRow", "known_ledgers", "lock_ledger", "quota_rows", "save"]
 
 NOW, DAY, MONTH, PAUSED, REFUSED = "now", "day", "month", "paused", "refused"
-"""The windows that are no dates: the last requests and failures; what the source says may be sent in a day and in a
-month; a pause that the source asked for; a key that is not accepted."""
+"""The windows that are not dates: recent requests and failures; the daily and monthly allowance that the provider
+reports; a pause that the provider asked for; a rejected key."""
 
 _QUOTA = ApiQuota.metadata.tables["api_quota"]
 _NEW_LEDGER = text(
@@ -33,12 +33,12 @@ class QuotaRow:
 
     Attributes:
         window: a day (`2026-11-22`) or month (`2026-11`) in UTC, or NOW, DAY, MONTH, PAUSED, REFUSED.
-        used: requests sent in it; in NOW failures, in PAUSED rate limits in a row.
-        allowed: how many may be sent; in NOW in a minute.
-        recent: in NOW, when the last requests were sent, oldest first.
-        paused_until: nothing is sent before then.
-        reason: why, for people.
-        read_at: when the source said what is allowed.
+        used: requests sent in the window; in NOW consecutive failures, in PAUSED consecutive rate limits.
+        allowed: requests allowed in the window; in NOW per minute.
+        recent: in NOW, the times of the last requests, oldest first.
+        paused_until: no request is sent before this time.
+        reason: why, for display.
+        read_at: when the provider reported the allowance.
     """
 
     window: str
@@ -51,12 +51,12 @@ class QuotaRow:
 
 
 def lock_ledger(connection: Connection, provider: str, fingerprint: str) -> None:
-    """Keep every other process from changing a ledger until the transaction ends; begin it if it is new.
+    """Lock a ledger until the transaction ends; create it if it is new.
 
     Args:
         connection: in a write transaction.
         provider: the ledger's name.
-        fingerprint: tells its key from others.
+        fingerprint: identifies its key.
     """
     query = select(_QUOTA.c.used).where(*_of(provider, fingerprint), _QUOTA.c.window == NOW).with_for_update()
     if connection.execute(query).first() is None:
@@ -67,13 +67,12 @@ def lock_ledger(connection: Connection, provider: str, fingerprint: str) -> None
 def quota_rows(
     connection: Connection, provider: str, fingerprint: str, windows: Collection[str]
 ) -> dict[str, QuotaRow]:
-    """Return some windows of a ledger; one that has no row yet is empty."""
+    """Return windows of a ledger by name; a window without a row is empty."""
     query = select(_QUOTA).where(*_of(provider, fingerprint), _QUOTA.c.window.in_(sorted(windows)))
-    found = {row["window"]: row for row in connection.execute(query).mappings()}
     rows = {window: QuotaRow(window) for window in windows}
-    for window, row in found.items():
-        rows[window] = QuotaRow(
-            window,
+    for row in connection.execute(query).mappings():
+        rows[row["window"]] = QuotaRow(
+            row["window"],
             used=row["used"],
             allowed=row["allowed"],
             recent=_moments(row["recent"]),
@@ -85,7 +84,7 @@ def quota_rows(
 
 
 def save(connection: Connection, provider: str, fingerprint: str, rows: Iterable[QuotaRow]) -> None:
-    """Write windows of a ledger whole; the transaction holds its lock."""
+    """Store complete windows of a ledger that the transaction has locked."""
     for row in rows:
         values: dict[str, Any] = {
             "used": row.used,
@@ -95,16 +94,16 @@ def save(connection: Connection, provider: str, fingerprint: str, rows: Iterable
             "reason": row.reason,
             "read_at": row.read_at,
         }
-        done = connection.execute(
+        updated = connection.execute(
             update(_QUOTA).where(*_of(provider, fingerprint), _QUOTA.c.window == row.window).values(values)
         )
-        if not done.rowcount:
+        if not updated.rowcount:
             key = {"provider": provider, "key_fingerprint": fingerprint, "window": row.window}
             connection.execute(insert(_QUOTA).values(key | values))
 
 
 def known_ledgers(connection: Connection) -> list[tuple[str, str]]:
-    """Return name and key fingerprint of every ledger there is, by name."""
+    """Return name and key fingerprint of every ledger, sorted."""
     query = select(_QUOTA.c.provider, _QUOTA.c.key_fingerprint).where(_QUOTA.c.window == NOW)
     return sorted((row.provider, row.key_fingerprint) for row in connection.execute(query))
 
@@ -114,7 +113,7 @@ def _of(provider: str, fingerprint: str) -> tuple[Any, Any]:
 
 
 def _moments(stored: object) -> list[dt.datetime]:
-    """Return the times of a stored list, sorted; what is no time counts as none."""
+    """Return the times of a stored list, sorted; entries that are not times are ignored."""
     moments = []
     for text_ in stored if isinstance(stored, list) else []:
         try:

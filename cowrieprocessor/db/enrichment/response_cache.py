@@ -1,6 +1,6 @@
-"""The cache: a source's last answer to each question, and until when it need not be asked again.
+"""The cache: each provider's last answer to each lookup, and when it expires.
 
-Beside the answers stand the claims of a site that stages the change (`db/staged_claims.py`), under keys of their own.
+A site that stages the change keeps its claims here as well, under their own keys (`db/enrichment/staged_claims.py`).
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class CacheEntry:
     """One answer in the cache.
 
     Attributes:
-        provider: the source.
-        key: the question: the SHA-256 of a file, or what the source makes of an address.
+        provider: the provider.
+        key: what was looked up: the SHA-256 of a file, or the provider's key for an address.
         status: the verdict.
-        fetched_at: when the source answered so.
-        expires_at: until when it need not be asked again.
-        response: the answer, bounded.
+        fetched_at: when the provider answered.
+        expires_at: when the answer expires.
+        response: the answer, bounded in size.
     """
 
     provider: str
@@ -63,29 +63,29 @@ class CacheEntry:
 
 
 def cached_answers(connection: Connection, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
-    """Return what the cache has of a source's answers, those that hold no longer included, by key.
+    """Return a provider's cached answers by key, expired ones included.
 
     Args:
         connection: in a transaction.
-        provider: the source.
-        keys: the questions.
+        provider: the provider.
+        keys: the keys to look up.
     """
-    found: dict[str, CacheEntry] = {}
-    for part in chunks(keys):
-        query = select(CACHE).where(CACHE.c.provider == provider, CACHE.c.key.in_(part))
+    entries: dict[str, CacheEntry] = {}
+    for chunk in chunks(keys):
+        query = select(CACHE).where(CACHE.c.provider == provider, CACHE.c.key.in_(chunk))
         for row in connection.execute(query).mappings():
-            found[row["key"]] = entry_of(row)
-    return found
+            entries[row["key"]] = entry_of(row)
+    return entries
 
 
 def providers_in_cache(connection: Connection) -> tuple[str, ...]:
-    """Return the names of the sources that the cache has answers of, or claims for; each is one look at its key."""
-    found: list[str] = []
+    """Return the providers that have answers or claims in the cache; each takes one index lookup."""
+    names: list[str] = []
     while True:
-        name = connection.scalar(select(func.min(CACHE.c.provider)).where(CACHE.c.provider > (found or [""])[-1]))
+        name = connection.scalar(select(func.min(CACHE.c.provider)).where(CACHE.c.provider > (names or [""])[-1]))
         if name is None:
-            return tuple(found)
-        found.append(name)
+            return tuple(names)
+        names.append(name)
 
 
 def store_in_cache(
@@ -97,35 +97,35 @@ def store_in_cache(
     fetched_at: dt.datetime,
     expires_at: dt.datetime,
 ) -> bool:
-    """Keep an answer, unless a later one is there; return whether it is kept.
+    """Store an answer unless the cache has a later one; return whether it is stored.
 
     Args:
         connection: in a write transaction.
-        provider: the source.
-        key: the question.
+        provider: the provider.
+        key: what was looked up.
         status: the verdict.
-        response: the answer, bounded.
-        fetched_at: when the source answered so.
-        expires_at: until when it need not be asked again.
+        response: the answer, bounded in size.
+        fetched_at: when the provider answered.
+        expires_at: when the answer expires.
     """
     row = {"provider": provider, "key": key, "status": status, "response": response}
-    done = connection.execute(_UPSERT, row | {"fetched_at": fetched_at, "expires_at": expires_at})
-    return done.rowcount == 1
+    upserted = connection.execute(_UPSERT, row | {"fetched_at": fetched_at, "expires_at": expires_at})
+    return upserted.rowcount == 1
 
 
 def expire_answer(connection: Connection, provider: str, key: str, moment: dt.datetime) -> None:
-    """Let an answer hold no longer than until a moment.
+    """Let an answer expire at `moment` at the latest.
 
     Args:
         connection: in a write transaction.
-        provider: the source.
-        key: the question.
-        moment: when the source will know more.
+        provider: the provider.
+        key: what was looked up.
+        moment: when the provider is expected to know more.
     """
-    mine = (CACHE.c.provider == provider, CACHE.c.key == key, CACHE.c.expires_at > moment)
-    connection.execute(update(CACHE).where(*mine).values(expires_at=moment))
+    expires_later = (CACHE.c.provider == provider, CACHE.c.key == key, CACHE.c.expires_at > moment)
+    connection.execute(update(CACHE).where(*expires_later).values(expires_at=moment))
 
 
 def entry_of(row: Any) -> CacheEntry:
-    """Return a row of the table, by the names of its columns, as an entry."""
+    """Return the entry of a table row, a mapping by column name."""
     return CacheEntry(row["provider"], row["key"], row["status"], row["fetched_at"], row["expires_at"], row["response"])

@@ -1,4 +1,4 @@
-"""What Cowrie itself asked VirusTotal and wrote into its log: the stored events, in the order of their ids."""
+"""VirusTotal lookups made and logged by Cowrie itself: the stored events, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.ingest.event_scan import events_of_type
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "scanfile_events", "were_taken_in"]
+__all__ = ["ID_SLACK", "SCANFILE", "LoggedScan", "ScanfileEvent", "are_recorded", "scanfile_events"]
 
 SCANFILE = "cowrie.virustotal.scanfile"
 """The type of these events. Source: Cowrie, docs/OUTPUT.rst."""
 
 ID_SLACK = 100_000
-"""By how many ids behind the last one seen to begin again. On PostgreSQL ids are given before the transaction commits:
-what a loader commits late lies behind ids that were seen already, by no more than all loaders together store in one of
-their transactions. Events that are looked at again change nothing."""
+"""How many ids before the last one read to resume. On PostgreSQL ids are assigned before the transaction commits: a
+late commit adds ids below those already read, by no more than all loaders together store in one of their
+transactions. Reading an event again changes nothing."""
 
 _LARGEST_ID = 2**63 - 1
 
 
 class ScanfileEvent(NamedTuple):
-    """One such event. `payload` is the JSON text; None where it is too long to be read."""
+    """One event. `payload` is the JSON text; None if it is too long to be read."""
 
     id: int
     payload: str | None
 
 
 class LoggedScan(NamedTuple):
-    """What one event says: about which file, when, and how many engines of how many found something."""
+    """Content of one event: the file, the time, and how many of how many engines detected something."""
 
     sha256: str
     at: dt.datetime
@@ -45,40 +45,41 @@ class LoggedScan(NamedTuple):
 
 
 def scanfile_events(connection: Connection, after_id: int, limit: int) -> Iterator[ScanfileEvent]:
-    """Yield the next of these events, in the order of their ids, through the index on the type.
+    """Yield the next events in the order of their ids, through the index on the type.
 
     Args:
         connection: in a transaction.
-        after_id: those behind this id.
-        limit: how many at most.
+        after_id: start after this id.
+        limit: largest number of events.
     """
     for event in events_of_type(connection, SCANFILE, after_id, _LARGEST_ID, limit):
         yield ScanfileEvent(event.id, event.payload)
 
 
-def were_taken_in(connection: Connection, scans: Sequence[LoggedScan], *, staged: bool) -> list[bool]:
-    """Return of each event whether storing what it says would add nothing.
+def are_recorded(connection: Connection, scans: Sequence[LoggedScan], *, staged: bool) -> list[bool]:
+    """Return for each event whether storing it would add nothing.
 
-    So it is where the cache has the answer of the same moment, or a later one and the history has this one too. What
-    counts is when and how many, not what was made of it: an event is not judged anew because engines count otherwise.
+    That is the case if the cache has the answer of the same moment, or a later answer and the history has this one.
+    Time and counts are compared, not the verdict derived from them: an event is not re-evaluated because the threshold
+    for a verdict changed.
 
     Args:
         connection: in a transaction.
-        scans: what the events say.
-        staged: only the cache is written: an answer that is older than the one there adds nothing.
+        scans: the content of the events.
+        staged: whether only the cache is written, where an answer older than the cached one adds nothing.
     """
     hashes = sorted({scan.sha256 for scan in scans})
     cached: dict[str, dt.datetime] = {}
     known: set[str] = set()
     spans: dict[str, list[Any]] = {}
-    for part in chunks(hashes):
-        answers = select(CACHE.c.key, CACHE.c.fetched_at).where(_is_ours(CACHE.c.provider), CACHE.c.key.in_(part))
+    for chunk in chunks(hashes):
+        answers = select(CACHE.c.key, CACHE.c.fetched_at).where(_is_ours(CACHE.c.provider), CACHE.c.key.in_(chunk))
         cached.update((row.key, row.fetched_at) for row in connection.execute(answers))
-        known.update(connection.scalars(select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part))))
-        for row in connection.execute(_SPANS.where(HISTORY.c.sha256.in_(part))):
+        known.update(connection.scalars(select(HASHES.c.sha256).where(HASHES.c.sha256.in_(chunk))))
+        for row in connection.execute(_SPANS.where(HISTORY.c.sha256.in_(chunk))):
             spans.setdefault(row.sha256, []).append(row)
     return [
-        _was_taken_in(
+        _is_recorded(
             scan,
             cached.get(scan.sha256),
             spans.get(scan.sha256, ()) if scan.sha256 in known and not staged else None,
@@ -96,13 +97,13 @@ _SPANS = select(
 ).where(_is_ours(HISTORY.c.provider))
 
 
-def _was_taken_in(scan: LoggedScan, cached_at: dt.datetime | None, spans: Sequence[Any] | None) -> bool:
-    """Return whether an event is known; `spans` of the history are None where none is kept of the file."""
+def _is_recorded(scan: LoggedScan, cached_at: dt.datetime | None, spans: Sequence[Any] | None) -> bool:
+    """Return whether an event is recorded; `spans` are those of the history, None if the file has no history."""
     if cached_at is None or cached_at < scan.at:
         return False
     if cached_at == scan.at or spans is None:
         return True
-    said = (scan.positives, scan.total)
+    counts = (scan.positives, scan.total)
     return any(
-        span.fetched_at <= scan.at <= span.confirmed_at and (span.positives, span.total) == said for span in spans
+        span.fetched_at <= scan.at <= span.confirmed_at and (span.positives, span.total) == counts for span in spans
     )

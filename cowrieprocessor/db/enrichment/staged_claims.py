@@ -1,7 +1,7 @@
-"""Claims of a site that stages the change (USE_NEW_ENRICHMENT=0): they are kept in the cache, as are the answers.
+"""Claims of a site that stages the change (USE_NEW_ENRICHMENT=0): stored in the cache, as are the answers.
 
-No row of any other table is written. A claim stands beside the answer of its source, under `claim:SHA256`, as
-`db/staged_candidates.py` says. Back at 1 the cache is replayed without a request, and the claims are removed.
+No row of any other table is written. A claim is stored under `claim:SHA256`, next to its provider's answer; see
+`db/enrichment/staged_candidates.py`. Back at 1 the cache is replayed without a request, and the claims are removed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from sqlalchemy import (
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.candidate_cache import candidate_cache_of
+from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming, CandidateCache, candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, worth_asking
-from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, claimed_of
-from cowrieprocessor.db.enrichment.clock_skew import bring_cache_back
+from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, read_claimed
+from cowrieprocessor.db.enrichment.clock_skew import correct_cache_skew
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
-from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, LONGEST_LEASE, MAX_LOST_CLAIMS
+from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, MAX_LEASE, MAX_LOST_CLAIMS
 from cowrieprocessor.db.enrichment.response_cache import CACHE, CacheEntry, entry_of, providers_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import (
     ASKING,
@@ -44,12 +44,12 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     CLAIM,
     DONE,
     FAILED,
-    IN_HAND,
-    Question,
-    again,
+    IN_PROGRESS,
+    CandidateScope,
+    candidate_details,
     claim_is_over,
-    details,
-    never_claimed,
+    new_candidates,
+    repeat_candidates,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 MAX_STATUS_CHARS = 32
-REMOVED_AT_ONCE = 2_000
+REMOVED_CLAIMS = 2_000
 """Claims that are removed in one transaction."""
 
 _PUT = """
@@ -83,13 +83,13 @@ _BINDS = (
     bindparam("until", type_=CACHE.c.expires_at.type),
     bindparam("ahead", type_=CACHE.c.fetched_at.type),
 )
-_TAKE = text(_PUT).bindparams(*_BINDS)
-_WISH = text(f"{_PUT} OR enrichment_cache.status NOT IN (:asking, :again, :by_hand)").bindparams(*_BINDS)
+_CLAIM = text(_PUT).bindparams(*_BINDS)
+_ASK_FIRST = text(f"{_PUT} OR enrichment_cache.status NOT IN (:asking, :again, :by_hand)").bindparams(*_BINDS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A hash that may be claimed; `attempts` counts this time, `is_ahead` says that a clock was wrong."""
+    """A hash that may be claimed; `attempts` includes this one, `is_ahead` tells that a time is clock-skewed."""
 
     sha256: str
     reason: Reason
@@ -108,105 +108,114 @@ def staged_claim(
     earlier: Sequence[str] = (),
     order: Order = "turn",
     only: Sequence[str] | None = None,
+    cache_timing: CacheTiming | None = None,
 ) -> list[Claimed]:
-    """Claim the next hashes of which the cache has no answer that holds; two processes never get the same.
+    """Claim the next hashes without a current answer in the cache; two processes never get the same.
 
     Args:
         engine: the database.
-        provider: the source.
-        limit: how many at most.
-        now: the time.
-        lease_s: how many seconds they are kept for us; a longer time than LONGEST_LEASE is cut to it.
-        policy: which sources are in use, and what settles a hash.
-        earlier: sources that can be asked now and have to be, before this one is asked for the first time.
-        order: which come first among those never asked about.
-        only: these hashes and no others.
+        provider: the provider.
+        limit: largest number of hashes.
+        now: the current time.
+        lease_s: seconds until the claim ends; at most MAX_LEASE.
+        policy: the providers in use and the decisive verdicts.
+        earlier: providers that are available now and must be queried about a new hash first.
+        order: the order of never-queried hashes.
+        only: claim no hashes but these.
+        cache_timing: of the candidate cache, when this claim creates it.
 
     Returns:
-        Those that were claimed, in the order in which they are to be asked about.
+        The claimed hashes, in the order in which they are to be queried.
     """
     if limit <= 0 or (only is not None and not only):
         return []
-    until = now + min(dt.timedelta(seconds=lease_s), LONGEST_LEASE)
+    until = now + min(dt.timedelta(seconds=lease_s), MAX_LEASE)
     for _ in range(TRIES):
         with read_transaction(engine) as connection:
-            question = Question(provider, now, policy, providers_in_cache(connection), tuple(earlier), order)
-            found = _candidates(connection, engine, question, limit, only)
-        claimed = _take(engine, provider, found, now, until)
-        if claimed or not found:
+            scope = CandidateScope(provider, now, policy, providers_in_cache(connection), tuple(earlier), order)
+            if only is not None:
+                candidates = _with_details(connection, scope, sorted(set(only)))[:limit]
+            else:
+                hashes = _search(connection, engine, scope, limit, cache_timing)
+                candidates = _with_details(connection, scope, hashes)
+        claimed = _claim(engine, provider, candidates, now, until)
+        if claimed or not candidates:
             return claimed
     return []
 
 
-def _candidates(
-    connection: Connection, engine: Engine, question: Question, limit: int, only: Sequence[str] | None
-) -> list[_Candidate]:
-    """Return the next hashes in their order; those read ahead are looked at once more."""
-    if only is not None:
-        return _detailed(connection, question, sorted(set(only)))[:limit]
-    found = _ahead(connection, engine, question, "new", never_claimed(question), limit)
-    if len(found) < limit:
-        found += _ahead(connection, engine, question, "again", again(question), limit - len(found))
-    return _detailed(connection, question, found)
-
-
-def _ahead(
-    connection: Connection, engine: Engine, question: Question, which: str, query: Select[Any], limit: int
+def _search(
+    connection: Connection, engine: Engine, scope: CandidateScope, limit: int, timing: CacheTiming | None
 ) -> list[str]:
-    def read(count: int) -> list[str]:
+    """Return the next hashes in their order, cached ones included."""
+    hashes: list[str] = []
+    for kind, query in (("new", new_candidates), ("again", repeat_candidates)):
+        if len(hashes) < limit:
+            search_key = ("staged", kind, scope.provider, scope.policy, scope.earlier, scope.order)
+            cache = candidate_cache_of(engine, search_key, timing)
+            hashes += _next_cached(connection, cache, query(scope), limit - len(hashes))
+    return hashes
+
+
+def _next_cached(connection: Connection, cache: CandidateCache, query: Select[Any], limit: int) -> list[str]:
+    def search(count: int) -> list[str]:
         return list(connection.scalars(query.limit(count)).all())
 
-    def still(hashes: Sequence[str]) -> set[str]:
+    def still_valid(hashes: Sequence[str]) -> set[str]:
         return {
             sha256
-            for part in chunks(hashes)
-            for sha256 in connection.scalars(query.where(HASHES.c.sha256.in_(part))).all()
+            for chunk in chunks(hashes)
+            for sha256 in connection.scalars(query.where(HASHES.c.sha256.in_(chunk))).all()
         }
 
-    kept = ("staged", which, question.provider, question.policy, question.earlier, question.order)
-    return candidate_cache_of(engine, kept).next(limit, read, still)
+    return cache.next(limit, search, still_valid)
 
 
-def _detailed(connection: Connection, question: Question, hashes: Sequence[str]) -> list[_Candidate]:
-    """Return of some hashes those that are to be asked about, by reason, then in their order."""
-    found = [
+def _with_details(connection: Connection, scope: CandidateScope, hashes: Sequence[str]) -> list[_Candidate]:
+    """Return those of some hashes that are to be queried, by reason, then in their order."""
+    candidates = [
         _Candidate(
             row["sha256"],
             row["reason"],
             1 if row["reason"] == "expired" else _attempts(row["claim"]) + 1,
             bool(row["is_ahead"]),
         )
-        for part in chunks(hashes)
-        for row in details(connection, question, part)
+        for chunk in chunks(hashes)
+        for row in candidate_details(connection, scope, chunk)
     ]
-    place = {reason: number for number, reason in enumerate(("asked-for", "new", "retry", "expired"))}
-    return sorted(found, key=lambda one: place[one.reason])
+    rank = {reason: number for number, reason in enumerate(("asked-for", "new", "retry", "expired"))}
+    return sorted(candidates, key=lambda candidate: rank[candidate.reason])
 
 
-def _take(
-    engine: Engine, provider: str, found: Sequence[_Candidate], now: dt.datetime, until: dt.datetime
+def _claim(
+    engine: Engine, provider: str, candidates: Sequence[_Candidate], now: dt.datetime, until: dt.datetime
 ) -> list[Claimed]:
-    """Claim those of some candidates that nobody else has claimed since they were read."""
-    if not found:
+    """Claim those candidates that no other process has claimed since they were read."""
+    if not candidates:
         return []
-    taken = set()
+    claimed = set()
     with write_transaction(engine) as connection:
-        for one in sorted(found, key=lambda one: one.sha256):
-            values = _claim_values(provider, one.sha256, _asking(one), one.attempts, now, until)
-            if connection.execute(_TAKE, values).rowcount == 1:
-                taken.add(one.sha256)
-        ahead = [one.sha256 for one in found if one.is_ahead]
-        if ahead:
-            bring_cache_back(connection, provider, ahead, now)
+        for candidate in sorted(candidates, key=lambda candidate: candidate.sha256):
+            status = _claim_status(candidate)
+            values = _claim_values(provider, candidate.sha256, status, candidate.attempts, now, until)
+            if connection.execute(_CLAIM, values).rowcount == 1:
+                claimed.add(candidate.sha256)
+        skewed = [candidate.sha256 for candidate in candidates if candidate.is_ahead]
+        if skewed:
+            correct_cache_skew(connection, provider, skewed, now)
     with read_transaction(engine) as connection:
-        return [claimed_of(connection, one.sha256, one.attempts, one.reason) for one in found if one.sha256 in taken]
+        return [
+            read_claimed(connection, candidate.sha256, candidate.attempts, candidate.reason)
+            for candidate in candidates
+            if candidate.sha256 in claimed
+        ]
 
 
-def _asking(one: _Candidate) -> str:
-    """Return the status under which a hash is claimed: what it becomes if we are killed depends on it."""
-    if one.attempts >= MAX_LOST_CLAIMS or one.reason in ("retry", "expired"):
+def _claim_status(candidate: _Candidate) -> str:
+    """Return the status of a candidate's claim, which decides what the hash becomes if this process is killed."""
+    if candidate.attempts >= MAX_LOST_CLAIMS or candidate.reason in ("retry", "expired"):
         return ASKING_AGAIN
-    return ASKING_BY_HAND if one.reason == "asked-for" else ASKING
+    return ASKING_BY_HAND if candidate.reason == "asked-for" else ASKING
 
 
 def _claim_values(
@@ -219,137 +228,136 @@ def _claim_values(
         "response": {"attempts": attempts},
         "now": now,
         "until": until,
-        "ahead": now + LONGEST_LEASE,
+        "ahead": now + MAX_LEASE,
     }
 
 
 def staged_ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str], now: dt.datetime) -> None:
-    """Have sources asked about hashes whatever the cache has; a claim that names them gets them first.
+    """Have providers queried about hashes first, whatever the cache has; the next claim that names them gets them.
 
     Args:
         connection: in a write transaction.
-        hashes: those that are not in `file_hashes`, or are never to be asked about, are passed over; so are those that
-            are being asked about.
-        providers: the sources.
-        now: the time.
+        hashes: those that are not in `file_hashes`, are skipped, or are claimed now, are ignored.
+        providers: the providers.
+        now: the current time.
     """
-    in_hand = {"asking": ASKING, "again": ASKING_AGAIN, "by_hand": ASKING_BY_HAND}
-    for part in chunks(sorted(set(hashes))):
-        known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part), worth_asking()).order_by(HASHES.c.sha256)
+    in_progress = {"asking": ASKING, "again": ASKING_AGAIN, "by_hand": ASKING_BY_HAND}
+    for chunk in chunks(sorted(set(hashes))):
+        known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(chunk), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:
                 values = _claim_values(provider, sha256, BY_HAND, 0, now, ASKED_FOR_AT)
-                connection.execute(_WISH, values | in_hand)
+                connection.execute(_ASK_FIRST, values | in_progress)
 
 
 def staged_answer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:
-    """Keep that a claimed hash has its answer in the cache, under whatever key, and how long it holds.
+    """Record that a claimed hash has an answer in the cache, under any key, and when it expires.
 
     Args:
         connection: in a write transaction.
-        provider: the source.
+        provider: the provider.
         sha256: the hash.
-        until: until when it need not be asked about again.
+        until: when the answer expires.
     """
-    done = {"status": DONE, "expires_at": until, "response": {"attempts": 0}}
-    connection.execute(update(CACHE).where(*_claim_of(provider, sha256)).values(**done))
+    values = {"status": DONE, "expires_at": until, "response": {"attempts": 0}}
+    connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
 
 
 def staged_failure(
     engine: Engine, provider: str, sha256: str, *, kind: str, now: dt.datetime, not_before: dt.datetime
 ) -> None:
-    """Keep that no usable answer came, and when the source is asked again.
+    """Record that no usable answer came, and when the lookup is retried.
 
     Args:
         engine: the database.
-        provider: who was asked.
+        provider: the provider that was queried.
         sha256: the hash, which was claimed.
-        kind: one word for counting.
-        now: the time.
-        not_before: when it is asked again.
+        kind: one word, for statistics.
+        now: the current time.
+        not_before: when the lookup is retried.
     """
     values = {"status": f"{FAILED}:{kind}"[:MAX_STATUS_CHARS], "fetched_at": now, "expires_at": not_before}
     with write_transaction(engine) as connection:
-        connection.execute(update(CACHE).where(*_claim_of(provider, sha256)).values(**values))
+        connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
 
 
 def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
-    """Give back hashes that were claimed and not asked about; those that are not claimed any more are left alone."""
+    """Release claimed hashes that were not queried; those that are no longer claimed are left unchanged."""
     with write_transaction(engine) as connection:
         for sha256 in sorted(set(hashes)):
-            mine = (*_claim_of(provider, sha256), CACHE.c.status.in_(IN_HAND))
-            row = connection.execute(select(CACHE).where(*mine).with_for_update()).mappings().one_or_none()
+            in_progress = (*_is_claim(provider, sha256), CACHE.c.status.in_(IN_PROGRESS))
+            row = connection.execute(select(CACHE).where(*in_progress).with_for_update()).mappings().one_or_none()
             if row is None:
                 continue
             attempts = _attempts(row["response"]) - 1
             by_hand = row["status"] == ASKING_BY_HAND
             if row["status"] == ASKING or (attempts <= 0 and not by_hand):
-                connection.execute(delete(CACHE).where(*mine))
+                connection.execute(delete(CACHE).where(*in_progress))
                 continue
-            back = {
+            values = {
                 "status": BY_HAND if by_hand else f"{FAILED}:other",
                 "expires_at": ASKED_FOR_AT if by_hand else row["fetched_at"],
                 "response": {"attempts": attempts},
             }
-            connection.execute(update(CACHE).where(*mine).values(**back))
+            connection.execute(update(CACHE).where(*in_progress).values(**values))
 
 
 def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
-    """Remove the claims of a source once its answers are replayed, but those of somebody who is asking.
+    """Remove the claims of a provider after its answers were replayed, except those that are in progress.
 
     Args:
         engine: the database; each transaction is short.
-        provider: the source.
-        now: the time.
+        provider: the provider.
+        now: the current time.
 
     Returns:
-        How many were removed.
+        The number of removed claims.
     """
-    idle = or_(CACHE.c.status.not_in(IN_HAND), claim_is_over(CACHE, now))
-    claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), idle)
+    is_idle = or_(CACHE.c.status.not_in(IN_PROGRESS), claim_is_over(CACHE, now))
+    claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), is_idle)
     removed, after = 0, ""
     while True:
-        some = select(CACHE.c.key).where(*claims, CACHE.c.key > after).order_by(CACHE.c.key).limit(REMOVED_AT_ONCE)
+        query = select(CACHE.c.key).where(*claims, CACHE.c.key > after).order_by(CACHE.c.key).limit(REMOVED_CLAIMS)
         with read_transaction(engine) as connection:
-            keys = connection.scalars(some).all()
+            keys = connection.scalars(query).all()
         if not keys:
             return removed
         with write_transaction(engine) as connection:
-            for part in chunks(keys):
-                removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(part))).rowcount
+            for chunk in chunks(keys):
+                removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(chunk))).rowcount
         after = keys[-1]
 
 
 def replayable(connection: Connection, provider: str, after_key: str, limit: int) -> list[CacheEntry]:
-    """Return the next answers in the cache that the history lacks, about hashes that are in `file_hashes`, by key.
+    """Return the next cached answers, by key, about hashes in `file_hashes` that the history lacks.
 
     Args:
-        connection: in a transaction; it may read the whole cache of the source, so better not one that writes.
-        provider: the source.
-        after_key: those behind this key.
-        limit: how many at most.
+        connection: in a transaction, preferably a read transaction: it may read the provider's whole cache.
+        provider: the provider.
+        after_key: start after this key.
+        limit: largest number of answers.
     """
     query = select(CACHE).where(_is_replayable(provider), CACHE.c.key > after_key).order_by(CACHE.c.key).limit(limit)
     return [entry_of(row) for row in connection.execute(query).mappings()]
 
 
 def count_replayable(connection: Connection, provider: str) -> int:
-    """Return how many answers of a source `replayable` would give in all."""
+    """Return the total number of a provider's answers that `replayable` returns."""
     query = select(func.count()).select_from(CACHE).where(_is_replayable(provider))
     return int(connection.execute(query).scalar_one())
 
 
 def _is_replayable(provider: str) -> ColumnElement[bool]:
     known = exists().where(HASHES.c.sha256 == CACHE.c.key)
-    remembered = exists().where(
+    is_recorded = exists().where(
         HISTORY.c.sha256 == CACHE.c.key,
         HISTORY.c.provider == CACHE.c.provider,
         HISTORY.c.confirmed_at >= CACHE.c.fetched_at,
     )
-    return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~remembered)
+    return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~is_recorded)
 
 
-def _claim_of(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _is_claim(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return CACHE.c.provider == provider, CACHE.c.key == f"{CLAIM}{sha256}"
 
 

@@ -1,7 +1,7 @@
-"""The judgement: what the row of a hash says, made of what its sources last said and of how the queue stands.
+"""Aggregation: the columns of a hash, computed from its providers' latest verdicts and its rows of the queue.
 
-It is computed anew from the history and the queue each time, never carried on from what the row said before; so it
-cannot drift from them, whatever the order in which answers came.
+They are recomputed from the history and the queue each time, never derived from the previous columns, so that they
+cannot drift, whatever the order in which answers arrive.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy import Connection, RowMapping, bindparam, select, text, update
 
 from cowrieprocessor.db.enrichment.file_status import PENDING, verdict_of
 from cowrieprocessor.db.enrichment.provider_verdict import (
@@ -24,7 +24,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
     ProviderVerdict,
 )
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, queue_rows
-from cowrieprocessor.db.enrichment.verdict_history import SpokenVerdict, latest_verdicts
+from cowrieprocessor.db.enrichment.verdict_history import LatestVerdict, latest_verdicts
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
 __all__ = [
@@ -39,13 +39,24 @@ __all__ = [
 ]
 
 ENRICHED, HASH_FAILED, HASH_SKIPPED = "enriched", "failed", "skipped"
-"""What `enrichment_status` of a hash may be beside `pending`."""
+"""The values of `enrichment_status` of a hash other than `pending`."""
 
-_COPIED = (*VERDICT_COLUMNS, "size_bytes")
-"""What rows of `files` copy."""
+_PROPAGATED = (*VERDICT_COLUMNS, "size_bytes")
+"""The columns that rows of `files` copy."""
 
 _CONTENT = ("md5", "sha1", "tlsh", "size_bytes", "file_type")
-"""What of a file's content sources tell where nothing is known."""
+"""Properties of a file's content that a provider's verdict fills in where they are unknown."""
+
+_VT_ATTRIBUTES = {
+    "vt_classification": "classification",
+    "vt_description": "description",
+    "vt_first_seen": "first_seen",
+    "vt_last_analysis": "last_analysis",
+    "vt_positives": "positives",
+    "vt_total": "total",
+    "vt_scan_date": "confirmed_at",
+}
+"""The attribute of a verdict that each vt_* column shows; `vt_malicious` is derived."""
 
 _REQUEST = text(
     "INSERT INTO verdict_propagation (sha256, requested_at, cursor) VALUES (:sha256, :requested_at, 0)"
@@ -55,170 +66,181 @@ _REQUEST = text(
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which sources are asked, and when enough is known.
+    """Which providers are queried, and which verdicts are decisive.
 
     Attributes:
-        providers: the sources in use, in the order in which they are asked.
-        settled_by: verdicts after which no other source is asked about a hash.
+        providers: the providers in use, in the order in which they are queried.
+        settled_by: decisive verdicts, after which no other provider is queried about a hash.
     """
 
     providers: tuple[str, ...]
     settled_by: frozenset[str]
 
     def outrank(self, provider: str) -> tuple[str, ...]:
-        """Return the sources in use that are asked before another one."""
+        """Return the providers in use that are queried before `provider`."""
         if provider not in self.providers:
             return self.providers
         return self.providers[: self.providers.index(provider)]
 
 
 def aggregate(
-    connection: Connection, sha256: str, policy: Policy, now: dt.datetime, finding: ProviderVerdict | None = None
+    connection: Connection, sha256: str, policy: Policy, now: dt.datetime, verdict: ProviderVerdict | None = None
 ) -> bool:
-    """Bring the row of a hash up to date, and ask for its rows in `files` to follow where they copy what changed.
+    """Update the columns of a hash, and request their propagation to `files` if a propagated column changed.
 
     Args:
         connection: in a write transaction.
         sha256: the hash.
-        policy: which sources are asked, and when enough is known.
-        now: the time.
-        finding: what a source said just now; of the content it tells what is not known yet.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
+        verdict: a provider's new verdict, which fills in unknown properties of the content.
 
     Returns:
-        Whether anything changed; False too where there is no such hash.
+        Whether anything changed; False also if there is no such hash.
     """
-    current = connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
+    current = _locked_row(connection, sha256)
     if current is None:
         return False
-    wanted = aggregate_verdict(current, latest_verdicts(connection, sha256), queue_rows(connection, sha256), policy)
-    if finding is not None:
-        told = {name: getattr(finding, name) for name in _CONTENT}
-        wanted |= {name: said for name, said in told.items() if current[name] is None and said is not None}
-    return _change(connection, current, wanted, now)
+    columns = aggregate_verdict(current, latest_verdicts(connection, sha256), queue_rows(connection, sha256), policy)
+    if verdict is not None:
+        content = {name: getattr(verdict, name) for name in _CONTENT}
+        columns |= {name: value for name, value in content.items() if current[name] is None and value is not None}
+    return _store(connection, current, columns, now)
 
 
 def aggregate_again(connection: Connection, sha256: str, now: dt.datetime) -> bool:
-    """Bring the verdict of a hash up to date with its history, whoever is in use; its status stays.
+    """Update the verdict of a hash from its history, whatever providers are in use; its status stays.
 
     Args:
         connection: in a write transaction.
         sha256: the hash.
-        now: the time.
+        now: the current time.
 
     Returns:
         Whether anything changed.
     """
-    current = connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
+    current = _locked_row(connection, sha256)
     if current is None:
         return False
-    wanted = aggregate_verdict(current, latest_verdicts(connection, sha256), {}, Policy((), frozenset()))
-    left = ("enrichment_status", "next_check_at")
-    return _change(connection, current, {name: value for name, value in wanted.items() if name not in left}, now)
+    columns = aggregate_verdict(current, latest_verdicts(connection, sha256), {}, Policy((), frozenset()))
+    unchanged = ("enrichment_status", "next_check_at")
+    return _store(connection, current, {name: value for name, value in columns.items() if name not in unchanged}, now)
 
 
 def aggregate_verdict(
     current: Mapping[Any, Any],
-    latest: Mapping[str, SpokenVerdict],
+    latest: Mapping[str, LatestVerdict],
     queue: Mapping[str, QueueRow],
     policy: Policy,
 ) -> dict[str, Any]:
-    """Return what the row of a hash is to say.
+    """Return the columns that a hash should have.
 
     Args:
-        current: the row as it is: a hash that is never to be asked about stays so, and what a `files` table of the
-            plan knew stays until VirusTotal itself was asked.
-        latest: by source what it last said.
-        queue: by source how it stands in the queue.
-        policy: which sources are asked, and when enough is known.
+        current: its present columns: a skipped hash stays skipped, and a verdict from a pre-release `files` table stays
+            until VirusTotal itself was queried.
+        latest: the latest verdict of each provider.
+        queue: the row of the queue of each provider.
+        policy: the providers in use and the decisive verdicts.
     """
-    ranked = _in_order(latest, policy)
-    vt_columns, planned = _virustotal_columns(current, latest)
-    verdicts = [one.verdict for one in ranked] + ([planned] if planned else [])
+    ranked = _ranked(latest, policy)
+    vt_columns, pre_release_verdict = _virustotal_columns(current, latest)
+    verdicts = [entry.verdict for entry in ranked] + ([pre_release_verdict] if pre_release_verdict else [])
     verdict = min(verdicts, key=VERDICTS.index, default=UNKNOWN)
-    families = [one.family for one in ranked if one.verdict == verdict and verdict in (MALICIOUS, SUSPICIOUS)]
-    status = current["enrichment_status"] if current["enrichment_status"] == HASH_SKIPPED else None
+    is_skipped = current["enrichment_status"] == HASH_SKIPPED
     return {
         **vt_columns,
-        "enrichment_status": status or _status(latest, queue, policy),
+        "enrichment_status": HASH_SKIPPED if is_skipped else _status(latest, queue, policy),
         "verdict": verdict,
-        "family": next((one for one in families if one), None),
-        "next_check_at": None if status else _next_check_at(latest, queue, policy),
+        "family": _family(ranked, verdict),
+        "next_check_at": None if is_skipped else _next_check_at(latest, queue, policy),
     }
 
 
 def request_propagation(connection: Connection, sha256: str, now: dt.datetime) -> None:
-    """Note that the rows of a hash in `files` are behind; those that come later copy what is current.
+    """Request the propagation of a hash's verdict to its rows in `files`, if it has any.
 
-    Whoever adds a row of a hash to `files` holds the row of the hash, as does our caller: none is missed.
+    Rows inserted later copy the current verdict. None is missed, because a transaction locks the hash before it inserts
+    such a row, as the caller has locked it.
     """
     if connection.execute(select(FILES.c.id).where(FILES.c.shasum == sha256).limit(1)).first() is not None:
         connection.execute(_REQUEST, {"sha256": sha256, "requested_at": now})
 
 
-def _change(connection: Connection, current: Mapping[Any, Any], wanted: Mapping[str, Any], now: dt.datetime) -> bool:
-    """Change what differs in the row of a hash, and have `files` follow where that is copied."""
-    changed = {name: value for name, value in wanted.items() if current[name] != value}
+def _locked_row(connection: Connection, sha256: str) -> RowMapping | None:
+    """Return the row of a hash, locked until the transaction ends; None if there is no such hash."""
+    return connection.execute(select(HASHES).where(HASHES.c.sha256 == sha256).with_for_update()).mappings().first()
+
+
+def _store(connection: Connection, current: Mapping[Any, Any], columns: Mapping[str, Any], now: dt.datetime) -> bool:
+    """Store the columns of a hash that differ, and request their propagation; return whether any differ."""
+    changed = {name: value for name, value in columns.items() if current[name] != value}
     if not changed:
         return False
     sha256 = current["sha256"]
     connection.execute(update(HASHES).where(HASHES.c.sha256 == sha256).values(**changed, updated_at=now))
-    if changed.keys() & set(_COPIED):
+    if changed.keys() & set(_PROPAGATED):
         request_propagation(connection, sha256, now)
     return True
 
 
-def _in_order(latest: Mapping[str, SpokenVerdict], policy: Policy) -> list[SpokenVerdict]:
-    """Return what sources said, those in use first, in their order; all with a verdict that we know."""
-    order = {name: place for place, name in enumerate(policy.providers)}
-    names = sorted(latest, key=lambda name: (order.get(name, len(order)), name))
+def _ranked(latest: Mapping[str, LatestVerdict], policy: Policy) -> list[LatestVerdict]:
+    """Return the verdicts with a known value: of the providers in use, in their order, then of the others by name."""
+    rank = {name: number for number, name in enumerate(policy.providers)}
+    names = sorted(latest, key=lambda name: (rank.get(name, len(rank)), name))
     return [latest[name] for name in names if latest[name].verdict in VERDICTS]
 
 
+def _family(ranked: list[LatestVerdict], verdict: str) -> str | None:
+    """Return the malware family named by the first provider with the aggregated verdict, if that is a detection."""
+    if verdict not in (MALICIOUS, SUSPICIOUS):
+        return None
+    return next((entry.family for entry in ranked if entry.verdict == verdict and entry.family), None)
+
+
 def _virustotal_columns(
-    current: Mapping[Any, Any], latest: Mapping[str, SpokenVerdict]
+    current: Mapping[Any, Any], latest: Mapping[str, LatestVerdict]
 ) -> tuple[dict[str, Any], str | None]:
-    """Return the columns that show VirusTotal's findings; and the verdict of those that the plan's table brought."""
+    """Return the vt_* columns, and the verdict they express if they come from a pre-release `files` table."""
     own, logged = latest.get(VIRUSTOTAL), latest.get(COWRIE_VIRUSTOTAL)
-    if own is None and _is_of_the_plan(current, logged):
-        kept = {name: current[name] for name in VERDICT_COLUMNS if name != "enrichment_status"}
-        return kept, verdict_of(current)
-    shown = next((one for one in (own, logged) if one is not None and one.is_found), own or logged)
-    columns: dict[str, Any] = {
-        "vt_classification": shown.classification if shown else None,
-        "vt_description": shown.description if shown else None,
-        "vt_malicious": shown is not None and shown.verdict == MALICIOUS,
-        "vt_first_seen": shown.first_seen if shown else None,
-        "vt_last_analysis": shown.last_analysis if shown else None,
-        "vt_positives": shown.positives if shown else None,
-        "vt_total": shown.total if shown else None,
-        "vt_scan_date": shown.confirmed_at if shown else None,
-    }
-    return columns, None
+    if own is None and _is_pre_release(current, logged):
+        return {name: current[name] for name in VERDICT_COLUMNS if name != "enrichment_status"}, verdict_of(current)
+    shown = _shown_verdict(own, logged)
+    if shown is None:
+        return {**dict.fromkeys(_VT_ATTRIBUTES), "vt_malicious": False}, None
+    columns = {column: getattr(shown, attribute) for column, attribute in _VT_ATTRIBUTES.items()}
+    return {**columns, "vt_malicious": shown.verdict == MALICIOUS}, None
 
 
-def _is_of_the_plan(current: Mapping[Any, Any], logged: SpokenVerdict | None) -> bool:
-    """Return whether the columns show what no history explains: a `files` table of the plan brought it.
+def _shown_verdict(own: LatestVerdict | None, logged: LatestVerdict | None) -> LatestVerdict | None:
+    """Return VirusTotal's own verdict or the one that Cowrie logged: the first that knows the file, else the first."""
+    known = (entry for entry in (own, logged) if entry is not None and entry.is_found)
+    return next(known, own or logged)
 
-    Such a verdict gives way to what Cowrie logged later.
+
+def _is_pre_release(current: Mapping[Any, Any], logged: LatestVerdict | None) -> bool:
+    """Return whether the vt_* columns come from a pre-release `files` table: no history explains them.
+
+    What Cowrie logged later replaces such a verdict.
     """
     if current["vt_scan_date"] is None:
         return bool(current["vt_malicious"]) and logged is None
     return logged is None or current["vt_scan_date"] > logged.confirmed_at
 
 
-def _status(latest: Mapping[str, SpokenVerdict], queue: Mapping[str, QueueRow], policy: Policy) -> str:
-    if any(one.verdict in policy.settled_by for one in latest.values()):
+def _status(latest: Mapping[str, LatestVerdict], queue: Mapping[str, QueueRow], policy: Policy) -> str:
+    """Return the `enrichment_status` of a hash that is not skipped."""
+    if any(entry.verdict in policy.settled_by for entry in latest.values()):
         return ENRICHED
-    standing = [_standing(queue.get(name), name in latest) for name in policy.providers]
-    if not standing:
+    states = [_queue_state(queue.get(name), name in latest) for name in policy.providers]
+    if not states:
         return ENRICHED if latest else PENDING
-    if all(one in (ANSWERED, REFUSED) for one in standing):
+    if all(state in (ANSWERED, REFUSED) for state in states):
         return ENRICHED
-    return HASH_FAILED if FAILED in standing else PENDING
+    return HASH_FAILED if FAILED in states else PENDING
 
 
-def _standing(row: QueueRow | None, has_answered: bool) -> str:
-    """Return how a source stands to a hash, also while it is being asked once more."""
+def _queue_state(row: QueueRow | None, has_answered: bool) -> str:
+    """Return the state of a row of the queue; of a claimed row the state before the claim."""
     if row is None:
         return PENDING
     if row.status != LEASED:
@@ -229,16 +251,18 @@ def _standing(row: QueueRow | None, has_answered: bool) -> str:
 
 
 def _next_check_at(
-    latest: Mapping[str, SpokenVerdict], queue: Mapping[str, QueueRow], policy: Policy
+    latest: Mapping[str, LatestVerdict], queue: Mapping[str, QueueRow], policy: Policy
 ) -> dt.datetime | None:
-    """Return when the next source is to be asked again about a hash that was asked about; None if none is."""
-    settling = {name for name, one in latest.items() if name in policy.providers and one.verdict in policy.settled_by}
+    """Return when the next provider is queried again about a hash; None if none is."""
+    deciding = {
+        name for name, entry in latest.items() if name in policy.providers and entry.verdict in policy.settled_by
+    }
     moments = []
     for name in policy.providers:
         row = queue.get(name)
         if row is None or row.next_attempt_at is None or row.priority:
             continue
-        others = settling & set(policy.outrank(name)) if name in latest else settling - {name}
+        others = deciding & set(policy.outrank(name)) if name in latest else deciding - {name}
         if not others:
             moments.append(row.next_attempt_at)
     return min(moments, default=None)

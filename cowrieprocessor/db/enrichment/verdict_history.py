@@ -1,15 +1,15 @@
-"""The history: what each source said about each hash, and from when to when it said so.
+"""The history: the verdicts of each provider about each hash, with the time span of each.
 
-A row is a span in which a source said the same whenever it was asked: from `fetched_at` to `confirmed_at`. Answers
-usually arrive in the order of their times; one that is older than what is known finds its place, and the spans come out
-as they would have in order. Only where a source said A, B, A again is that not possible in full: which answers between
-the ends of a span A confirmed it is not kept, so that a B that arrives late leaves the ends.
+A row is a span during which a provider gave the same answer to every lookup: from `fetched_at` to `confirmed_at`.
+Answers usually arrive in the order of their times; an older answer is inserted at its place, and the spans become what
+they would be in order. The exception is a provider that answers A, B, then A again: answers that confirmed a span A
+between its ends are not stored, so that a late B leaves only the ends.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -22,20 +22,20 @@ from cowrieprocessor.db.models import FileVerdict
 __all__ = [
     "HISTORY",
     "Content",
+    "LatestVerdict",
     "Observation",
     "Span",
-    "SpokenVerdict",
     "latest_verdicts",
-    "merged",
-    "remember",
-    "take_in",
+    "merge_history",
+    "merge_spans",
+    "record_answer",
 ]
 
 HISTORY: Table = FileVerdict.metadata.tables["file_verdicts"]
 
 _CONTENT = ("verdict", "classification", "positives", "total", "first_seen")
 Content = tuple[str, str | None, int | None, int | None, dt.datetime | None]
-"""What makes an answer another one: verdict, classification, positives, total and when the source saw it first."""
+"""What distinguishes answers: verdict, classification, positives, total and when the provider first saw the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Observation:
 
     Attributes:
         at: when it was given.
-        content: what it says.
-        row_id: the row that the rest of it is in; None for one that has none yet.
+        content: what distinguishes it from other answers.
+        row_id: the row with its other columns; None if it is not stored yet.
     """
 
     at: dt.datetime
@@ -55,13 +55,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Some time in which a source said the same.
+    """A time span during which a provider gave the same answer.
 
     Attributes:
-        fetched_at: when it first said so.
-        confirmed_at: when it last said so.
-        content: what it said.
-        row_id: the row that keeps its last answer; None if that is the new one.
+        fetched_at: when it was first given.
+        confirmed_at: when it was last given.
+        content: what distinguishes it from other answers.
+        row_id: the row of its latest answer; None if that is not stored yet.
     """
 
     fetched_at: dt.datetime
@@ -71,12 +71,12 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenVerdict:
-    """The latest that a source said of a hash, as judgement needs it.
+class LatestVerdict:
+    """A provider's latest verdict about a hash, as aggregation needs it.
 
     Attributes:
-        confirmed_at: when it last said so.
-        description, family: as the source named them; not part of what makes an answer another one.
+        confirmed_at: when it was last given.
+        description, family: as the provider named them; they do not distinguish answers.
     """
 
     provider: str
@@ -92,161 +92,174 @@ class SpokenVerdict:
 
     @property
     def is_found(self) -> bool:
-        """Whether the source knows the file at all."""
-        said = (self.classification, self.positives, self.total, self.first_seen, self.last_analysis, self.description)
-        return self.verdict != UNKNOWN or any(one is not None for one in said)
+        """Whether the provider knows the file at all."""
+        details = (
+            self.classification,
+            self.positives,
+            self.total,
+            self.first_seen,
+            self.last_analysis,
+            self.description,
+        )
+        return self.verdict != UNKNOWN or any(detail is not None for detail in details)
 
 
-def remember(
-    connection: Connection, sha256: str, provider: str, finding: ProviderVerdict, fetched_at: dt.datetime
+def record_answer(
+    connection: Connection, sha256: str, provider: str, verdict: ProviderVerdict, fetched_at: dt.datetime
 ) -> None:
-    """Write an answer into the history: again is a no-op, and an older one finds its place.
+    """Add an answer to the history at its place in time; adding it twice changes nothing.
 
     Args:
-        connection: in a write transaction; on PostgreSQL it holds the row of the hash.
+        connection: in a write transaction that, on PostgreSQL, has locked the hash.
         sha256: the hash.
-        provider: who answered.
-        finding: what it said.
-        fetched_at: when.
+        provider: the provider that answered.
+        verdict: its verdict.
+        fetched_at: when it answered.
     """
     before = _stored(connection, sha256, provider)
-    told = _Told(connection, sha256, provider, finding)
-    after = merged(before, Observation(fetched_at, content_of(finding)))
+    writer = _AnswerWriter(connection, sha256, provider, verdict)
+    stored_spans = {span.row_id: span for span in before}
     kept: set[int] = set()
-    for span in after:
+    for span in merge_spans(before, Observation(fetched_at, content_of(verdict))):
         if span.row_id is None or span.row_id in kept:
-            told.add(span)
+            writer.insert_span(span)
         else:
             kept.add(span.row_id)
-            told.change(next(one for one in before if one.row_id == span.row_id), span)
-    gone = [span.row_id for span in before if span.row_id not in kept]
-    if gone:
-        connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
+            writer.update_span(stored_spans[span.row_id], span)
+    _delete_others(connection, before, kept)
 
 
-def take_in(connection: Connection, sha256: str, provider: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Merge rows of another history of the same hash and source, as if each of their answers had been given here.
+def merge_history(connection: Connection, sha256: str, provider: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Merge another history of the same hash and provider, as if each of its answers had been recorded here.
 
     Args:
         connection: in a write transaction.
         sha256: the hash.
-        provider: the source.
+        provider: the provider.
         rows: the columns of the table without `id`.
     """
     before = _stored(connection, sha256, provider)
-    # What is here has its number, what comes has one below zero.
-    given = {-number: row for number, row in enumerate(rows, start=1)}
-    after = merged([*before, *(_span({**row, "id": number}) for number, row in given.items())])
+    # Stored rows keep their ids, incoming rows get negative ones.
+    incoming = {-number: row for number, row in enumerate(rows, start=1)}
+    after = merge_spans([*before, *(_span({**row, "id": number}) for number, row in incoming.items())])
     kept: set[int] = set()
     for span in after:
         row_id = span.row_id or 0
+        times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
         if row_id > 0 and row_id not in kept:
             kept.add(row_id)
-            times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
             connection.execute(update(HISTORY).where(HISTORY.c.id == row_id).values(times))
         else:
-            whole = given.get(row_id) or _whole(connection, row_id)
-            times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
-            connection.execute(insert(HISTORY).values({**whole, **times}))
-    gone = [span.row_id for span in before if span.row_id not in kept]
-    if gone:
-        connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(gone)))
+            row = incoming.get(row_id) or _row_without_id(connection, row_id)
+            connection.execute(insert(HISTORY).values({**row, **times}))
+    _delete_others(connection, before, kept)
 
 
-def merged(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
-    """Return the spans that a source's answers amount to.
+def merge_spans(spans: Sequence[Span], new: Observation | None = None) -> list[Span]:
+    """Return the spans that a provider's answers amount to.
 
     Args:
-        spans: those that are known.
-        new: one answer more. Of two that were given at the same moment the greater counts, in the order of `_rank`.
+        spans: the known spans.
+        new: one more answer. Of two answers given at the same moment the greater by `_rank` counts.
     """
     ends = [(at, span) for span in spans for at in (span.fetched_at, span.confirmed_at)]
     known = [Observation(at, span.content, span.row_id) for at, span in ends]
-    at_moment: dict[dt.datetime, Observation] = {}
-    for one in known if new is None else (*known, new):
-        other = at_moment.get(one.at)
-        # The new answer wins against an equal one only at the end: there it is the latest of its span anyway.
-        if other is None or _rank(one.content) > _rank(other.content):
-            at_moment[one.at] = one
-    ordered = sorted(at_moment.values(), key=lambda one: one.at)
-    return [_as_span(list(same)) for _, same in groupby(ordered, key=lambda one: one.content)]
+    by_moment: dict[dt.datetime, Observation] = {}
+    for observation in known if new is None else (*known, new):
+        other = by_moment.get(observation.at)
+        # An equal new answer does not replace the stored one, which has a row.
+        if other is None or _rank(observation.content) > _rank(other.content):
+            by_moment[observation.at] = observation
+    ordered = sorted(by_moment.values(), key=lambda observation: observation.at)
+    return [_as_span(list(same)) for _, same in groupby(ordered, key=lambda observation: observation.content)]
 
 
-def latest_verdicts(connection: Connection, sha256: str) -> dict[str, SpokenVerdict]:
-    """Return the latest that each source said about a hash, by source."""
+def latest_verdicts(connection: Connection, sha256: str) -> dict[str, LatestVerdict]:
+    """Return the latest verdict of each provider about a hash, by provider."""
     times = select(HISTORY.c.id, HISTORY.c.provider).where(HISTORY.c.sha256 == sha256)
     ordered = times.order_by(HISTORY.c.provider, HISTORY.c.fetched_at, HISTORY.c.id)
-    last = {row.provider: row.id for row in connection.execute(ordered)}
-    if not last:
+    latest_ids = {row.provider: row.id for row in connection.execute(ordered)}
+    if not latest_ids:
         return {}
-    found = connection.execute(select(HISTORY).where(HISTORY.c.id.in_(sorted(last.values())))).mappings()
-    return {row["provider"]: _spoken(row) for row in found}
+    query = select(HISTORY).where(HISTORY.c.id.in_(sorted(latest_ids.values())))
+    return {row["provider"]: _latest_verdict(row) for row in connection.execute(query).mappings()}
 
 
-def content_of(finding: ProviderVerdict) -> Content:
-    """Return what of a finding makes an answer another one."""
-    return (finding.verdict, finding.classification, finding.positives, finding.total, finding.first_seen)
+def content_of(verdict: ProviderVerdict) -> Content:
+    """Return what distinguishes a verdict from other answers."""
+    return (verdict.verdict, verdict.classification, verdict.positives, verdict.total, verdict.first_seen)
 
 
-class _Told:
-    """Writes rows for one answer."""
+class _AnswerWriter:
+    """Writes the rows that one new answer changes."""
 
-    def __init__(self, connection: Connection, sha256: str, provider: str, finding: ProviderVerdict) -> None:
+    def __init__(self, connection: Connection, sha256: str, provider: str, verdict: ProviderVerdict) -> None:
         self._connection = connection
         self._key = {"sha256": sha256, "provider": provider}
-        self._finding = finding
+        self._verdict = verdict
 
-    def add(self, span: Span) -> None:
-        """Add a row: of the new answer, or (a span that falls apart) of the same answer as another row."""
-        rest = self._rest() if span.row_id is None else self._rest_of(span.row_id)
+    def insert_span(self, span: Span) -> None:
+        """Insert a row: of the new answer, or of a stored one whose span the new answer splits."""
+        details = self._details() if span.row_id is None else self._details_of(span.row_id)
         times = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
         content = dict(zip(_CONTENT, span.content, strict=True))
-        self._connection.execute(insert(HISTORY).values(**self._key, **times, **content, **rest))
+        self._connection.execute(insert(HISTORY).values(**self._key, **times, **content, **details))
 
-    def change(self, before: Span, span: Span) -> None:
-        """Change the times of a row; the rest becomes the new answer's where that is the latest of the span."""
+    def update_span(self, before: Span, span: Span) -> None:
+        """Update the times of a row, and its details if the new answer is now the latest of the span."""
         values: dict[str, Any] = {}
         if before.fetched_at != span.fetched_at:
             values["fetched_at"] = span.fetched_at
         if before.confirmed_at != span.confirmed_at:
             values["confirmed_at"] = span.confirmed_at
             if span.confirmed_at > before.confirmed_at:
-                values |= self._rest()
+                values |= self._details()
         if values:
             self._connection.execute(update(HISTORY).where(HISTORY.c.id == span.row_id).values(**values))
 
-    def _rest(self) -> dict[str, Any]:
-        finding = self._finding
-        extras = {"description": finding.description, "family": finding.family}
-        response = {"answer": finding.response, **{name: said for name, said in extras.items() if said is not None}}
-        return {"last_analysis": finding.last_analysis, "response": response}
+    def _details(self) -> dict[str, Any]:
+        """Return the columns of the new answer that do not distinguish answers."""
+        optional = {"description": self._verdict.description, "family": self._verdict.family}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {
+            "last_analysis": self._verdict.last_analysis,
+            "response": {"answer": self._verdict.response, **given},
+        }
 
-    def _rest_of(self, row_id: int) -> dict[str, Any]:
+    def _details_of(self, row_id: int) -> dict[str, Any]:
+        """Return the same columns of a stored row."""
         columns = (HISTORY.c.last_analysis, HISTORY.c.response)
         row = self._connection.execute(select(*columns).where(HISTORY.c.id == row_id)).one()
         return {"last_analysis": row.last_analysis, "response": row.response}
 
 
 def _stored(connection: Connection, sha256: str, provider: str) -> list[Span]:
+    """Return the stored spans of a hash and a provider, in order."""
     columns = [HISTORY.c[name] for name in ("id", "fetched_at", "confirmed_at", *_CONTENT)]
-    mine = select(*columns).where(HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
-    ordered = mine.order_by(HISTORY.c.fetched_at, HISTORY.c.id)
+    query = select(*columns).where(HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
+    ordered = query.order_by(HISTORY.c.fetched_at, HISTORY.c.id)
     return [_span(row) for row in connection.execute(ordered).mappings()]
 
 
-def _whole(connection: Connection, row_id: int) -> dict[str, Any]:
-    """Return a row without its number."""
+def _delete_others(connection: Connection, spans: Sequence[Span], kept: Set[int]) -> None:
+    """Delete the rows of stored spans whose ids are not in `kept`."""
+    obsolete = [span.row_id for span in spans if span.row_id not in kept]
+    if obsolete:
+        connection.execute(delete(HISTORY).where(HISTORY.c.id.in_(obsolete)))
+
+
+def _row_without_id(connection: Connection, row_id: int) -> dict[str, Any]:
     row = connection.execute(select(HISTORY).where(HISTORY.c.id == row_id)).mappings().one()
     return {str(name): value for name, value in row.items() if name != "id"}
 
 
 def _rank(content: Content) -> tuple[Any, ...]:
-    """Return what answers of one moment are compared by: the graver first, then whatever makes the order total."""
+    """Return the sort key for answers of one moment: graver verdicts are greater, the rest makes the order total."""
     verdict, classification, positives, total, first_seen = content
-    grave = -VERDICTS.index(verdict) if verdict in VERDICTS else -len(VERDICTS)
-    seen = first_seen.timestamp() if first_seen else 0.0
-    given = tuple(one is not None for one in content)
-    return (grave, positives or 0, total or 0, classification or "", seen, *given, verdict)
+    gravity = -VERDICTS.index(verdict) if verdict in VERDICTS else -len(VERDICTS)
+    first_seen_s = first_seen.timestamp() if first_seen else 0.0
+    is_given = tuple(value is not None for value in content)
+    return (gravity, positives or 0, total or 0, classification or "", first_seen_s, *is_given, verdict)
 
 
 def _span(row: Mapping[Any, Any]) -> Span:
@@ -256,14 +269,14 @@ def _span(row: Mapping[Any, Any]) -> Span:
 
 
 def _as_span(same: Sequence[Observation]) -> Span:
-    """Return equal answers, one behind the other, as a span; it keeps the latest row that there is of them."""
-    row_id = next((one.row_id for one in reversed(same) if one.row_id is not None), None)
+    """Return consecutive equal answers as a span with the row of the latest stored one."""
+    row_id = next((answer.row_id for answer in reversed(same) if answer.row_id is not None), None)
     return Span(same[0].at, same[-1].at, same[0].content, row_id)
 
 
-def _spoken(row: Mapping[Any, Any]) -> SpokenVerdict:
+def _latest_verdict(row: Mapping[Any, Any]) -> LatestVerdict:
     response = row["response"] if isinstance(row["response"], dict) else {}
-    return SpokenVerdict(
+    return LatestVerdict(
         provider=row["provider"],
         verdict=row["verdict"],
         confirmed_at=row["confirmed_at"],

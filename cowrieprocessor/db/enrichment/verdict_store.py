@@ -1,4 +1,4 @@
-"""Writing down what came of asking a source: everything that follows from it, in the caller's one transaction."""
+"""Storage of a lookup's outcome with all its consequences, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
 
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
@@ -22,38 +23,38 @@ from cowrieprocessor.db.enrichment.queue import (
 )
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
-from cowrieprocessor.db.enrichment.verdict_history import remember
+from cowrieprocessor.db.enrichment.verdict_history import record_answer
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["lock_hashes", "pass_over", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
+__all__ = ["defer_lookup", "lock_hashes", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
 
-LOCKED_AT_ONCE = 400
+LOCKED_HASHES = 400
+"""Hashes that one statement locks."""
 
 
 def lock_hashes(connection: Connection, hashes: list[str]) -> None:
-    """Keep the rows of some hashes from changing, in the order in which loaders lock them.
+    """Lock the rows of hashes until the transaction ends, in the order in which loaders lock them.
 
-    Whoever stores answers about several hashes in one transaction begins with this: on PostgreSQL two who lock the
-    same rows in different orders would wait for each other for ever.
+    A transaction that stores answers about several hashes begins with this: on PostgreSQL two transactions that lock
+    the same rows in different orders would deadlock.
 
     Args:
         connection: in a write transaction that has locked no hash yet.
         hashes: in any order.
     """
     ordered = sorted(set(hashes))
-    for start in range(0, len(ordered), LOCKED_AT_ONCE):
-        part = ordered[start : start + LOCKED_AT_ONCE]
-        query = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(part)).order_by(HASHES.c.sha256)
+    for chunk in chunks(ordered, LOCKED_HASHES):
+        query = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(chunk)).order_by(HASHES.c.sha256)
         connection.execute(query.with_for_update()).all()
 
 
 def queued_hashes(connection: Connection, after: str, limit: int) -> list[str]:
-    """Return the next hashes that any source was asked about, in their order, behind one.
+    """Return the next hashes that have a row in the queue, in their order.
 
     Args:
         connection: in a transaction.
-        after: the hash; empty for the beginning.
-        limit: how many at most.
+        after: start after this hash; empty for the beginning.
+        limit: largest number of hashes.
     """
     query = select(QUEUE.c.sha256).distinct().where(QUEUE.c.sha256 > after).order_by(QUEUE.c.sha256).limit(limit)
     return list(connection.scalars(query))
@@ -64,36 +65,36 @@ def store_answer(
     sha256: str,
     provider: str,
     cache_key: str,
-    finding: ProviderVerdict,
+    verdict: ProviderVerdict,
     *,
     fetched_at: dt.datetime,
     expires_at: dt.datetime,
     policy: Policy,
     now: dt.datetime,
 ) -> None:
-    """Keep what a source said: cache, history, queue and the row of the hash, and a note that `files` has to follow.
+    """Store a provider's answer in cache, history, queue and the row of the hash, and request its propagation.
 
-    Answers may come in any order: an older one only adds to the history. Again is a no-op. Of a hash that is in no
-    session and no folder the cache alone is written.
+    Answers may arrive in any order: an older answer only adds to the history. Storing an answer twice changes nothing.
+    For a hash that is not in `file_hashes` only the cache is written.
 
     Args:
         connection: in a write transaction.
         sha256: the hash.
-        provider: who answered.
-        cache_key: the question.
-        finding: what it said; `unknown` with nothing but a response if it does not know the file.
-        fetched_at: when it said so.
-        expires_at: until when it need not be asked again.
-        policy: which sources are asked, and when enough is known.
-        now: the time.
+        provider: the provider that answered.
+        cache_key: what was looked up.
+        verdict: its verdict; `unknown` with only a response if it does not know the file.
+        fetched_at: when it answered.
+        expires_at: when the answer expires.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
     """
     known = _lock(connection, sha256)
-    store_in_cache(connection, provider, cache_key, finding.verdict, finding.response, fetched_at, expires_at)
+    store_in_cache(connection, provider, cache_key, verdict.verdict, verdict.response, fetched_at, expires_at)
     if not known:
         return
-    remember(connection, sha256, provider, finding, fetched_at)
-    _note_answer(connection, sha256, provider, cache_key, fetched_at, now)
-    aggregate(connection, sha256, policy, now, finding)
+    record_answer(connection, sha256, provider, verdict, fetched_at)
+    _queue_answer(connection, sha256, provider, cache_key, fetched_at, now)
+    aggregate(connection, sha256, policy, now, verdict)
 
 
 def store_failure(
@@ -107,66 +108,72 @@ def store_failure(
     policy: Policy,
     now: dt.datetime,
 ) -> None:
-    """Keep that no usable answer came, and when the source is asked again.
+    """Store that no usable answer came, and when the lookup is retried.
 
     Args:
         connection: in a write transaction.
         sha256: the hash, which was claimed.
-        provider: who was asked.
-        kind: one word for counting.
-        reason: what happened, for people.
-        next_attempt_at: when it is asked again.
-        policy: which sources are asked, and when enough is known.
-        now: the time.
+        provider: the provider that was queried.
+        kind: one word, for statistics.
+        reason: what happened, for display.
+        next_attempt_at: when the lookup is retried.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
     """
     values = {"status": FAILED, "last_error": bounded_error(f"{kind}: {reason}"), "next_attempt_at": next_attempt_at}
-    _note_no_answer(connection, sha256, provider, values, policy, now)
+    _store_outcome(connection, sha256, provider, values, policy, now)
 
 
 def store_refusal(
     connection: Connection, sha256: str, provider: str, *, reason: str, policy: Policy, now: dt.datetime
 ) -> None:
-    """Keep that a source will not answer about a hash: it is not asked again by itself.
+    """Store that a provider will not answer about a hash, which is then queried again only by hand.
 
     Args:
         connection: in a write transaction.
         sha256: the hash, which was claimed.
-        provider: who was asked.
-        reason: why, for people.
-        policy: which sources are asked, and when enough is known.
-        now: the time.
+        provider: the provider that was queried.
+        reason: why, for display.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
     """
     values = {"status": REFUSED, "last_error": bounded_error(reason), "next_attempt_at": None}
-    _note_no_answer(connection, sha256, provider, values, policy, now)
+    _store_outcome(connection, sha256, provider, values, policy, now)
 
 
-def pass_over(
-    connection: Connection, sha256: str, provider: str, *, look_again_at: dt.datetime, policy: Policy, now: dt.datetime
+def defer_lookup(
+    connection: Connection,
+    sha256: str,
+    provider: str,
+    *,
+    next_attempt_at: dt.datetime,
+    policy: Policy,
+    now: dt.datetime,
 ) -> None:
-    """Keep that a source has nothing to be asked about a hash now: counted as answered, without an answer.
+    """Store that a provider cannot be queried about a hash yet: it counts as answered, without an answer.
 
     Args:
         connection: in a write transaction.
         sha256: the hash, which was claimed.
-        provider: the source.
-        look_again_at: when there may be something.
-        policy: which sources are asked, and when enough is known.
-        now: the time.
+        provider: the provider.
+        next_attempt_at: when it may become possible.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
     """
-    values = {"status": ANSWERED, "attempts": 0, "last_error": None, "next_attempt_at": look_again_at}
-    _note_no_answer(connection, sha256, provider, values, policy, now)
+    values = {"status": ANSWERED, "attempts": 0, "last_error": None, "next_attempt_at": next_attempt_at}
+    _store_outcome(connection, sha256, provider, values, policy, now)
 
 
 def _lock(connection: Connection, sha256: str) -> bool:
-    """Keep a hash from changing; return whether there is such a row."""
+    """Lock the row of a hash; return whether it exists."""
     query = select(HASHES.c.sha256).where(HASHES.c.sha256 == sha256).with_for_update()
     return connection.execute(query).first() is not None
 
 
-def _note_answer(
+def _queue_answer(
     connection: Connection, sha256: str, provider: str, cache_key: str, fetched_at: dt.datetime, now: dt.datetime
 ) -> None:
-    """Let the queue know of an answer, by what the cache now has."""
+    """Update the queue after an answer, according to the answer that the cache has now."""
     entry = cached_answers(connection, provider, [cache_key])[cache_key]
     row = queue_row(connection, sha256, provider)
     answered = QueueRow(sha256, provider, ANSWERED, next_attempt_at=entry.expires_at)
@@ -174,10 +181,10 @@ def _note_answer(
         insert_row(connection, answered)
         return
     is_latest = fetched_at >= entry.fetched_at
-    taken_in = row.priority > 0 and row.status != LEASED
-    holds = entry.expires_at > now or fetched_at >= now or row.status == ANSWERED
-    # An answer from elsewhere (an imported cache, Cowrie's log) that is old says nothing to whoever is about to ask.
-    if is_latest and holds and not taken_in:
+    awaits_claim = row.priority > 0 and row.status != LEASED
+    is_current = entry.expires_at > now or fetched_at >= now or row.status == ANSWERED
+    # An expired answer from elsewhere (an imported cache, Cowrie's log) must not end a pending lookup.
+    if is_latest and is_current and not awaits_claim:
         change_row(
             connection,
             sha256,
@@ -193,7 +200,7 @@ def _note_answer(
         )
 
 
-def _note_no_answer(
+def _store_outcome(
     connection: Connection,
     sha256: str,
     provider: str,
@@ -201,6 +208,7 @@ def _note_no_answer(
     policy: Policy,
     now: dt.datetime,
 ) -> None:
+    """Store an outcome without an answer in the queue, and update the row of the hash."""
     if not _lock(connection, sha256):
         return
     row = queue_row(connection, sha256, provider)
@@ -218,7 +226,7 @@ def _note_no_answer(
             ),
         )
     elif row.status == ANSWERED and row.next_attempt_at is not None and row.next_attempt_at > now:
-        # Somebody else, who took over when the claim was too old, got an answer meanwhile.
+        # Another process claimed the hash when this claim had ended, and got an answer.
         return
     else:
         change_row(connection, sha256, provider, {**values, "priority": 0, "leased_until": None})

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.file_status import PENDING
-from cowrieprocessor.db.enrichment.propagation import propagate
+from cowrieprocessor.db.enrichment.propagation import propagate_hash
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, SessionSummary
 from cowrieprocessor.db.upgrade.v3_digest import MigrationRecord, read_record
 from cowrieprocessor.db.upgrade.v4_state import (
@@ -216,7 +216,7 @@ def _correct_rows_step(sha256: str, record: MigrationRecord, after_id: int, rows
     """Return the step that copies a hash's verdict to its rows, and sets the initial origin of pre-release rows."""
 
     def step(connection: Connection) -> Step | None:
-        *_, next_id = propagate(connection, sha256, after_id, rows_at_once)
+        *_, next_id = propagate_hash(connection, sha256, after_id, rows_at_once)
         if not record.planned_origin:
             last_id = record.planned_files_max_id if next_id is None else min(next_id, record.planned_files_max_id)
             is_pre_release = and_(FILES.c.shasum == sha256, FILES.c.id > after_id, FILES.c.id <= last_id)

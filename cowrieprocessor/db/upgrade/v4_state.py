@@ -28,7 +28,7 @@ from sqlalchemy import (
     select,
 )
 
-from cowrieprocessor.db.enrichment.file_status import PENDING, STATUSES, is_judged, verdict_of
+from cowrieprocessor.db.enrichment.file_status import PENDING, STATUSES, is_evaluated, verdict_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.db.schema_facts import SchemaFacts
@@ -157,7 +157,7 @@ def has_newer_verdict(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     if row["vt_scan_date"] is not None and other["vt_scan_date"] is not None:
         return bool(row["vt_scan_date"] > other["vt_scan_date"])
     if row["vt_scan_date"] is None and other["vt_scan_date"] is None:
-        return not is_judged(other) and is_judged(row)
+        return not is_evaluated(other) and is_evaluated(row)
     return row["vt_scan_date"] is not None
 
 

@@ -16,7 +16,7 @@ from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
-from cowrieprocessor.db.enrichment.verdict_history import take_in
+from cowrieprocessor.db.enrichment.verdict_history import merge_history
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
 from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, HASH_VERDICT_COLUMNS, V4_STATE, Row, has_newer_verdict
@@ -259,7 +259,7 @@ def _merge_history(connection: Connection, rows: Sequence[Row]) -> Merged:
         extend = update(VERDICTS).where(VERDICTS.c.id == bindparam("row_id"))
         connection.execute(extend.values(confirmed_at=bindparam("moment")), changes.confirmed)
     for (sha256, provider), given in sorted(changes.interleaved.items()):
-        take_in(connection, sha256, provider, given)
+        merge_history(connection, sha256, provider, given)
     for sha256 in changes.hashes_to_aggregate({sha256 for sha256, _ in stored}):
         aggregate_again(connection, sha256, dt.datetime.now(dt.UTC))
     added = len(changes.new) + sum(map(len, changes.interleaved.values()))

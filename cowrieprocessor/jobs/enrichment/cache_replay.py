@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry
-from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, scanfile_events, were_taken_in
+from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, are_recorded, scanfile_events
 from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
@@ -169,7 +169,7 @@ class _CowrieImport:
             for _, answer in read
             if answer is not None
         ]
-        stored = iter(were_taken_in(connection, scans, staged=self._writer.staged))
+        stored = iter(are_recorded(connection, scans, staged=self._writer.staged))
         return [_Event(event_id, answer, answer is not None and not next(stored)) for event_id, answer in read]
 
     def _answer(self, payload: Mapping[str, Any] | str, now: dt.datetime) -> Answer | None:

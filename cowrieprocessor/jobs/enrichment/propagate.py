@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, spread, waiting_parts
+from cowrieprocessor.db.enrichment.propagation import MAX_ROWS, SLICE_ROWS, pending_slices, propagate_slices
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 FIRST_ROWS = 500
@@ -47,11 +47,11 @@ class Propagation:
         if self._throttle.obstacle() is not None:
             return False
         with read_transaction(self._engine) as connection:
-            parts = waiting_parts(connection, self._rows, slice_rows=self._slice_rows)
+            parts = pending_slices(connection, self._rows, slice_rows=self._slice_rows)
         if not parts:
             return False
         with self._throttle.transaction() as turn:
-            step = spread(turn.connection, parts, now=self._clock.now(), may_go_on=turn.may_go_on)
+            step = propagate_slices(turn.connection, parts, now=self._clock.now(), may_go_on=turn.may_go_on)
         self.rows_changed += step.changed
         self._rows = min(MAX_ROWS, step.rows + self._slice_rows)
         return True

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.enrichment.candidate_cache import end_rests
+from cowrieprocessor.db.enrichment.candidate_cache import end_search_pauses
 from cowrieprocessor.db.enrichment.claims import Order, ask_first, note_skipped
 from cowrieprocessor.db.enrichment.staged_claims import staged_ask_first
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
@@ -330,7 +330,7 @@ class _Run:
             pause = scheduler.pause(now, watch=self._options.watch)
             if pause is not None and self._waits_for(pause, now):
                 self._wait(pause, now)
-            elif searched_again or not end_rests(self._engine):
+            elif searched_again or not end_search_pauses(self._engine):
                 return pause
             else:
                 searched_again = True  # what an earlier source answered may have given a later one something to do

@@ -1,1 +1,1 @@
-"""Backup, restore and optimize: a database as a whole."""
+"""Backup, restore and optimization of a whole database."""

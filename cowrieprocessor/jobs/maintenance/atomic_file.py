@@ -1,4 +1,4 @@
-"""A database file in the making: `NAME.part`, which gets its name when it is whole and verified."""
+"""Atomic creation of a database file: written as `NAME.part`, renamed when it is complete and verified."""
 
 from __future__ import annotations
 
@@ -10,43 +10,48 @@ from cowrieprocessor.db.dialects.base import DatabaseFiles
 from cowrieprocessor.errors import CopyRefused, DatabaseFull
 
 SPARE_BYTES = 16 << 20
-"""Room that is left on the disk whatever is written."""
+"""Free space that is left on the disk."""
 
 
-def part_of(target: Path) -> Path:
-    """Return the name under which a file is made."""
+def part_path(target: Path) -> Path:
+    """Return the path of a file while it is being written."""
     return target.with_name(f"{target.name}.part")
 
 
-def clear_part(files: DatabaseFiles, target: Path) -> Path:
-    """Remove what an earlier run that was killed left, and return the name to write to.
+def prepare_part(files: DatabaseFiles, target: Path) -> Path:
+    """Remove the remains of a killed run, and return the path to write to.
 
     Raises:
-        CopyRefused: something else has that name.
+        CopyRefused: another file has that name.
     """
-    part = part_of(target)
+    part = part_path(target)
     if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_one(part))):
-        raise CopyRefused(f"{part}: is in the way and is no copy that was begun; move it, then repeat the command")
+        raise CopyRefused(f"{part}: exists and is not an unfinished copy; move it, then repeat the command")
     discard(files, part)
     return part
 
 
 def discard(files: DatabaseFiles, part: Path) -> None:
-    """Remove a file in the making and what belongs to it."""
+    """Remove an unfinished file and its companions."""
     for path in (part, *files.companions(part)):
         path.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how much room a folder's disk has for us."""
+    """Return the free bytes of a folder's disk."""
     return shutil.disk_usage(folder).free
 
 
 def require_room(folder: Path, needed_bytes: int, what: str) -> None:
-    """Refuse to begin what cannot be ended.
+    """Require free space on a folder's disk before anything is written.
+
+    Args:
+        folder: the folder.
+        needed_bytes: required in addition to SPARE_BYTES.
+        what: what needs it, for the message.
 
     Raises:
-        DatabaseFull: the disk has less than that.
+        DatabaseFull: the disk has less.
     """
     free = free_bytes(folder)
     if free < needed_bytes + SPARE_BYTES:
@@ -55,8 +60,8 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
         )
 
 
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk, not only in memory."""
+def fsync_path(path: Path) -> None:
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -65,19 +70,19 @@ def sync(path: Path) -> None:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Give a finished file its name, which nothing may have.
+    """Give a finished file its name without replacing another file.
 
     Raises:
-        CopyRefused: something has that name by now.
+        CopyRefused: a file has that name by now.
     """
     try:
-        os.link(part, target)  # unlike a rename it never replaces
+        os.link(part, target)  # unlike a rename this never replaces a file
     except FileExistsError:
-        raise CopyRefused(f"{target}: is there already; name another file") from None
+        raise CopyRefused(f"{target}: exists already; name another file") from None
     except OSError:  # a file system without hard links
         if target.exists():
-            raise CopyRefused(f"{target}: is there already; name another file") from None
+            raise CopyRefused(f"{target}: exists already; name another file") from None
         part.rename(target)
     else:
         part.unlink()
-    sync(target.parent)
+    fsync_path(target.parent)

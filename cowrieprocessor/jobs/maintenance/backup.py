@@ -1,4 +1,4 @@
-"""A copy of a database made beside readers and writers: of one moment, verified, and never half there."""
+"""Online backup of a database: a verified copy of one moment, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -25,15 +25,22 @@ from cowrieprocessor.db.files.database_copy import (
 )
 from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
 from cowrieprocessor.errors import CopyRefused
-from cowrieprocessor.jobs.maintenance.atomic_file import clear_part, discard, free_bytes, publish, require_room, sync
+from cowrieprocessor.jobs.maintenance.atomic_file import (
+    discard,
+    free_bytes,
+    fsync_path,
+    prepare_part,
+    publish,
+    require_room,
+)
 
 COPY_BYTES_PER_S = 150_000_000
 CHECK_BYTES_PER_S = 50_000_000
 QUICK_CHECK_BYTES_PER_S = 150_000_000
-"""What an SSD and a processor do, roughly; for the times that are said before."""
+"""Rough rates of an SSD and a processor, for estimates."""
 
 BUSY_LOG_BYTES_PER_S = 2_000_000
-"""What a loader at 500 events a second adds to the log, roughly."""
+"""Roughly what a loader at 500 events a second adds to the write-ahead log."""
 
 SERVER_REMEDY = (
     "on PostgreSQL `pg_dump --format=custom --file=DEST` makes a backup and `pg_restore` brings it back; "
@@ -43,17 +50,17 @@ SERVER_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class BackupPlan:
-    """What a backup is going to do.
+    """What a backup will do.
 
     Attributes:
         database: its name.
-        destination: the file it makes.
-        size_bytes: how large that becomes.
-        free_bytes: room on its disk.
-        wal_bytes: the database's log now.
-        copying_s: about how long the copying takes; the log cannot shrink meanwhile.
-        checking_s: about how long the copy is verified after that.
-        log_growth_bytes: about how much it grows beside a loader that stores 500 events a second.
+        destination: the file to create.
+        size_bytes: its size.
+        free_bytes: free space on its disk.
+        wal_bytes: present size of the database's write-ahead log.
+        copying_s: estimated duration of the copying, during which the log cannot shrink.
+        checking_s: estimated duration of the verification.
+        log_growth_bytes: estimated growth of the log while a loader stores 500 events a second.
     """
 
     database: str
@@ -68,16 +75,16 @@ class BackupPlan:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What a backup made.
+    """Result of a backup.
 
     Attributes:
         destination: the file.
-        size_bytes: how large it is.
-        schema_version: of the moment that it shows.
-        rows: of each table at that moment.
+        size_bytes: its size.
+        schema_version: its schema version.
+        rows: number of rows of each table.
         check: full or quick.
-        duration_s: how long it took, verifying included.
-        log_peak_bytes: how large the database's log was at most while it was copied.
+        duration_s: duration, verification included.
+        log_peak_bytes: largest size of the database's write-ahead log during the copying.
     """
 
     destination: str
@@ -90,7 +97,7 @@ class BackupResult:
 
 
 def checking_s(size_bytes: int, *, quick: bool) -> float:
-    """Return about how many seconds it takes to check a database of that size."""
+    """Return the estimated seconds that checking a database of `size_bytes` takes."""
     return size_bytes / (QUICK_CHECK_BYTES_PER_S if quick else CHECK_BYTES_PER_S)
 
 
@@ -98,20 +105,20 @@ def plan_backup(engine: Engine, destination: Path, *, quick: bool = False) -> Ba
     """Return what a backup would do; nothing is written.
 
     Raises:
-        ConfigurationError: the database is no SQLite file; the message says what to use.
-        CopyRefused: something is where the backup should be.
-        DatabaseFull: its disk has too little room.
-        SchemaVersionError, NotADatabase: there is nothing of ours to back up.
+        ConfigurationError: the database is not an SQLite file; the message tells what to use.
+        CopyRefused: the destination exists.
+        DatabaseFull: its disk has too little free space.
+        SchemaVersionError, NotADatabase: it is not one of our databases.
     """
     files, path = database_file(engine, SERVER_REMEDY)
     destination = _destination(files, destination)
-    looking = read_only_engine(engine)
+    reader = read_only_engine(engine)
     try:
-        with read_transaction(looking) as connection:
+        with read_transaction(reader) as connection:
             usable_version(connection, describe(engine))
-            storage = dialect_of(looking).storage(connection)
+            storage = dialect_of(reader).storage(connection)
     finally:
-        dispose(looking)
+        dispose(reader)
     copying_s = storage.size_bytes / COPY_BYTES_PER_S
     growth = int(copying_s * BUSY_LOG_BYTES_PER_S)
     same_disk = path.stat().st_dev == destination.parent.stat().st_dev
@@ -135,41 +142,41 @@ def backup(
     quick: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> BackupResult:
-    """Copy a database into a new file while others go on with it, and verify the copy.
+    """Copy a database to a new file while other processes use it, and verify the copy.
 
-    The copy shows the moment at which it began. It is written to `DESTINATION.part`, and gets its name when it was
-    found sound, with the version and as many rows of each table as that moment had. Whatever ends this early, a kill
-    included, leaves no DESTINATION, and the next run removes the rest.
+    The copy has the state at the beginning. It is written to `DESTINATION.part` and renamed when it is verified: sound,
+    with the version and the row counts of that state. If this ends early, even by a kill, there is no DESTINATION, and
+    the next run removes the remains.
 
     Args:
-        engine: the database; it is only read.
-        destination: the file to make.
+        engine: the database, which is only read.
+        destination: the file to create.
         quick: verify without comparing tables with their indexes.
-        on_progress: called with the step (copying, counting, checking), how much is done, and how much there is.
+        on_progress: called with the step (copying, counting, checking), the amount done and the total.
 
     Raises:
         DatabaseDamaged: the copy, and so the database, is damaged.
-        CopyRefused: something is where the backup should be, or the copy is not what it was copied from.
+        CopyRefused: the destination exists, or the copy differs from the database.
         DatabaseError: see `plan_backup`.
     """
     started = time.monotonic()
     plan = plan_backup(engine, destination, quick=quick)
-    on_step = on_progress or _say_nothing
+    on_step = on_progress or _ignore
     files, path = database_file(engine, SERVER_REMEDY)
     target = Path(plan.destination)
-    log = _LogWatch(files.companions(path)[0])
+    log = _LogSize(files.companions(path)[0])
     with maintenance_lock(target, options_of(engine)):
-        part = clear_part(files, target)
-        done = False
+        part = prepare_part(files, target)
+        is_published = False
         try:
-            census = _copy(engine, part, on_step, log.look)
+            census = _copy(engine, part, on_step, log.sample)
             verify_copy(engine, part, census, quick=quick, on_step=on_step)
-            sync(part)
+            fsync_path(part)
             _destination(files, target)
             publish(part, target)
-            done = True
+            is_published = True
         finally:
-            if not done:
+            if not is_published:
                 discard(files, part)
     return BackupResult(
         destination=str(target),
@@ -182,32 +189,32 @@ def backup(
     )
 
 
-def _copy(engine: Engine, part: Path, on_step: StepReport, look: Callable[[], None]) -> Census:
-    """Write the copy and return what it has to hold; `look` is called between the steps of copying."""
+def _copy(engine: Engine, part: Path, on_step: StepReport, sample_log: Callable[[], None]) -> Census:
+    """Write the copy and return its expected content; `sample_log` is called after each group of pages."""
 
     def on_pages(step: str, done: int, total: int) -> None:
-        look()
+        sample_log()
         on_step(step, done, total)
 
     source = reading_engine(engine)
     try:
         with read_transaction(source) as connection:
-            usable_version(connection, describe(engine))  # the first look: from here on one moment is seen
+            usable_version(connection, describe(engine))  # the first read fixes the state that is copied
             copy_snapshot(connection, part, in_use=False, on_step=on_pages)
             return take_census(connection, describe(engine), on_step)
     finally:
         dispose(source)
 
 
-class _LogWatch:
-    """The largest size of a database's log that was seen."""
+class _LogSize:
+    """The largest sampled size of a database's write-ahead log."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
         self.peak_bytes = 0
 
-    def look(self) -> None:
-        """Look once more."""
+    def sample(self) -> None:
+        """Take a sample."""
         if self._log.exists():
             self.peak_bytes = max(self.peak_bytes, self._log.stat().st_size)
 
@@ -216,7 +223,7 @@ def _destination(files: DatabaseFiles, destination: Path) -> Path:
     """Return the destination's full path.
 
     Raises:
-        CopyRefused: it is there already, has no folder, or the rest of another database lies there.
+        CopyRefused: it exists, its folder is missing, or companions of another database have its name.
     """
     target = destination.expanduser()
     target = target.parent.resolve() / target.name
@@ -224,9 +231,9 @@ def _destination(files: DatabaseFiles, destination: Path) -> Path:
         raise CopyRefused(f"{target.parent}: no such folder; create it, or name another file")
     for path in (target, *files.companions(target)):
         if path.exists() or path.is_symlink():
-            raise CopyRefused(f"{path}: is there already and is not overwritten; name another file, or move it")
+            raise CopyRefused(f"{path}: exists already and is not overwritten; name another file, or move it")
     return target
 
 
-def _say_nothing(_step: str, _done: int, _total: int) -> None:
-    """Report to nobody."""
+def _ignore(_step: str, _done: int, _total: int) -> None:
+    """Discard progress."""

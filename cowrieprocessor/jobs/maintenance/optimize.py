@@ -1,4 +1,4 @@
-"""What makes a database smaller or its queries quicker, and can be done again at any time."""
+"""Optimization of a database: frees space and refreshes statistics; repeatable at any time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.redundant_index import drop_redundant_index, redundant_index
 
 READ_BYTES_PER_S = 200_000_000
-"""How fast the pages of an index are read from an SSD, roughly."""
+"""Rough rate at which the pages of an index are read from an SSD."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizePlan:
-    """What there is to do.
+    """What an optimization will do.
 
     Attributes:
         database: its name.
         redundant_index: the index that can be dropped; None if there is none.
-        index_bytes: about how large it is.
-        writers_wait_s: about how long loaders wait while it is dropped.
+        index_bytes: its estimated size.
+        writers_wait_s: estimated seconds that loaders wait while it is dropped.
     """
 
     database: str
@@ -36,13 +36,13 @@ class OptimizePlan:
 
 @dataclass(frozen=True, slots=True)
 class OptimizeResult:
-    """What was done.
+    """Result of an optimization.
 
     Attributes:
         database: its name.
         dropped_index: the index that was dropped; None if there was none.
-        freed_bytes: room in the file that new rows use now; the file itself stays as large.
-        analyzed: whether the statistics that queries are planned by are new.
+        freed_bytes: space in the file that new rows will use; the file keeps its size.
+        analyzed: whether the query planner's statistics were refreshed.
     """
 
     database: str
@@ -52,19 +52,19 @@ class OptimizeResult:
 
 
 def plan_optimize(engine: Engine) -> OptimizePlan:
-    """Return what there is to do; nothing is changed, and no file made beside the database.
+    """Return what an optimization would do; nothing is changed, and no file is created next to the database.
 
     Raises:
         SchemaVersionError: the database is not at our version.
-        DatabaseError: it is not there, or cannot be read.
+        DatabaseError: it does not exist or cannot be read.
     """
-    looking = read_only_engine(engine)
+    reader = read_only_engine(engine)
     try:
-        require_current(looking)
-        with read_transaction(looking) as connection:
+        require_current(reader)
+        with read_transaction(reader) as connection:
             index = redundant_index(connection)
     finally:
-        dispose(looking)
+        dispose(reader)
     size_bytes = index.size_bytes if index is not None else 0
     return OptimizePlan(
         database=describe(engine),
@@ -75,32 +75,32 @@ def plan_optimize(engine: Engine) -> OptimizePlan:
 
 
 def optimize(engine: Engine, *, on_step: Callable[[str], None] | None = None) -> OptimizeResult:
-    """Drop v3's redundant index and look at a sample of each table; again, it finds less to do.
+    """Drop v3's redundant index and refresh the query planner's statistics.
 
-    Loaders go on; they wait while the index is dropped, in one transaction, and for a moment after it.
+    Loaders keep running; they wait while the index is dropped, in one transaction, and for a moment after it.
 
     Args:
         engine: a database at our version.
-        on_step: called with what begins, in words.
+        on_step: called with a description of each step as it begins.
 
     Raises:
         SchemaVersionError: the database is not at our version.
         DatabaseError: see `write_transaction`.
     """
-    say = on_step or _say_nothing
+    notify = on_step or _ignore
     require_current(engine)
     dropped: str | None = None
     freed_bytes = 0
     with write_transaction(engine) as connection:
         index = redundant_index(connection)
         if index is not None:
-            say(f"dropping the index {index.name}")
+            notify(f"dropping the index {index.name}")
             freed_bytes, dropped = drop_redundant_index(connection), index.name
-    say("looking at a sample of each table")
+    notify("analyzing a sample of each table")
     with write_transaction(engine) as connection:
         dialect_of(connection).refresh_statistics(connection)
     return OptimizeResult(describe(engine), dropped, freed_bytes, analyzed=True)
 
 
-def _say_nothing(_step: str) -> None:
-    """Report to nobody."""
+def _ignore(_step: str) -> None:
+    """Discard a step's description."""

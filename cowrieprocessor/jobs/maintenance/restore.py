@@ -1,4 +1,4 @@
-"""A backup put in a database's place: verified before, and the old database kept beside it."""
+"""Restore of a backup: it is verified first, and the replaced database is kept next to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,14 @@ from cowrieprocessor.errors import (
     NotADatabase,
     SchemaVersionError,
 )
-from cowrieprocessor.jobs.maintenance.atomic_file import clear_part, discard, free_bytes, publish, require_room, sync
+from cowrieprocessor.jobs.maintenance.atomic_file import (
+    discard,
+    free_bytes,
+    fsync_path,
+    prepare_part,
+    publish,
+    require_room,
+)
 from cowrieprocessor.jobs.maintenance.backup import COPY_BYTES_PER_S, checking_s
 
 SERVER_REMEDY = "on PostgreSQL `pg_restore --clean --dbname=NAME BACKUP` brings a backup of pg_dump back"
@@ -42,16 +49,16 @@ SERVER_REMEDY = "on PostgreSQL `pg_restore --clean --dbname=NAME BACKUP` brings 
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What restoring is going to do.
+    """What a restore will do.
 
     Attributes:
         source: the backup.
-        database: what it replaces.
-        schema_version: of the backup.
-        size_bytes: of the backup.
-        replaced_bytes: of the database that is there; None if none is.
-        free_bytes: room on the database's disk.
-        duration_s: about how long it takes.
+        database: the database to replace.
+        schema_version: schema version of the backup.
+        size_bytes: size of the backup.
+        replaced_bytes: size of the database to replace; None if it does not exist.
+        free_bytes: free space on the database's disk.
+        duration_s: estimated duration.
     """
 
     source: str
@@ -65,16 +72,16 @@ class RestorePlan:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What was restored.
+    """Result of a restore.
 
     Attributes:
         source: the backup.
-        database: what is that backup now.
-        schema_version: of both.
-        rows: of each table.
-        kept: where the database that was there lies now; None if none was.
+        database: the restored database.
+        schema_version: schema version of both.
+        rows: number of rows of each table.
+        kept: path of the replaced database; None if there was none.
         check: full or quick.
-        duration_s: how long it took.
+        duration_s: duration.
     """
 
     source: str
@@ -87,14 +94,14 @@ class RestoreResult:
 
 
 def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> RestorePlan:
-    """Return what restoring would do; nothing is written.
+    """Return what a restore would do; nothing is written.
 
     Raises:
-        ConfigurationError: the database to replace is no SQLite file; the message says what to use.
+        ConfigurationError: the database to replace is not an SQLite file; the message tells what to use.
         CopyRefused: the backup is the database itself.
         DatabaseInUse: another process has the database open.
-        NotADatabase, SchemaVersionError: the backup, or what it would replace, is none of ours.
-        DatabaseFull: there is too little room beside the database.
+        NotADatabase, SchemaVersionError: the backup, or the database to replace, is not one of ours.
+        DatabaseFull: the database's disk has too little free space.
     """
     files, path = database_file(engine, SERVER_REMEDY)
     source = source.expanduser().resolve()
@@ -112,10 +119,10 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
         raise CopyRefused(f"{path.parent}: no such folder; create it, or name another database with --db")
     if path.exists():
         if not path.is_file():
-            raise CopyRefused(f"{path}: is no regular file; name the database file itself")
-        _is_readable(engine, files, path)
+            raise CopyRefused(f"{path}: is not a regular file; name the database file itself")
+        _is_readable(engine, files, path)  # raises if it is another application's
     _refuse_holders(path)
-    require_room(path.parent, size_bytes, "the restored database, beside the one that is kept,")
+    require_room(path.parent, size_bytes, "the restored database, next to the one that is kept,")
     return RestorePlan(
         source=str(source),
         database=str(path),
@@ -134,31 +141,31 @@ def restore(
     quick: bool = False,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> RestoreResult:
-    """Verify a backup, copy it beside the database, verify the copy, and let it take the database's place.
+    """Verify a backup, copy it next to the database, verify the copy, and replace the database with it.
 
-    The old database stays beside it as `NAME.before-restore-TIME`. Whatever ends this early, a kill included, leaves
-    the old database or the new one under the name, whole.
+    The old database is kept as `NAME.before-restore-TIME`. If this ends early, even by a kill, the old or the new
+    database has the name, complete.
 
     Args:
-        engine: the database to replace, which may be missing or damaged; nothing may have it open.
+        engine: the database to replace, which may be missing or damaged; no process may have it open.
         source: the backup.
         quick: verify without comparing tables with their indexes.
-        on_progress: called with the step (copying, counting, checking), how much is done, and how much there is.
+        on_progress: called with the step (copying, counting, checking), the amount done and the total.
 
     Raises:
-        DatabaseDamaged: the backup is damaged; the database is as it was.
-        DatabaseInUse: another process has the database open; it is as it was.
+        DatabaseDamaged: the backup is damaged; the database is unchanged.
+        DatabaseInUse: another process has the database open; it is unchanged.
         DatabaseError: see `plan_restore`.
     """
     started = time.monotonic()
-    on_step = on_progress or _say_nothing
+    on_step = on_progress or _ignore
     files, path = database_file(engine, SERVER_REMEDY)
     options = options_of(engine)
     with maintenance_lock(path, options):
         plan = plan_restore(engine, source, quick=quick)
-        part = clear_part(files, path)
-        _forget_second_names(files, path)
-        done = False
+        part = prepare_part(files, path)
+        _remove_second_names(files, path)
+        is_replaced = False
         try:
             backup = read_only_engine(engine, Path(plan.source))
             try:
@@ -170,11 +177,11 @@ def restore(
                 dispose(backup)
             verify_copy(engine, part, census, quick=quick, on_step=on_step)
             _keep_owner(path, part)
-            sync(part)
-            kept = _take_the_place(engine, files, path, part)
-            done = True
+            fsync_path(part)
+            kept = _replace(engine, files, path, part)
+            is_replaced = True
         finally:
-            if not done:
+            if not is_replaced:
                 discard(files, part)
     return RestoreResult(
         source=plan.source,
@@ -187,55 +194,55 @@ def restore(
     )
 
 
-def _take_the_place(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Path | None:
-    """Give the finished copy the database's name; return where the old database lies now.
+def _replace(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Path | None:
+    """Give the finished copy the database's name; return the path of the old database.
 
-    The old database gets its second name before it loses the first, so that there is one at every moment.
+    The old database gets its second name before it loses the first, so that the name exists at every moment.
     """
     if not path.exists():
-        for left in files.companions(path):  # a log whose database is gone would be taken for the new one's
-            if left.exists():
-                left.rename(_unused(left.with_name(f"{left.name}.before-restore-{_now()}")))
+        for orphan in files.companions(path):  # SQLite would apply the log of a missing database to the new one
+            if orphan.exists():
+                orphan.rename(_unused(orphan.with_name(f"{orphan.name}.before-restore-{_now()}")))
         publish(part, path)
         return None
-    if _is_readable(engine, files, path):  # otherwise it is kept as it is, its log beside it
+    if _is_readable(engine, files, path):  # otherwise it is kept unchanged, with its log
         with suppress(DatabaseDamaged), translate_errors(engine):
             files.settle(path, options_of(engine))
     kept = _unused(path.with_name(f"{path.name}.before-restore-{_now()}"))
-    _second_name(path, kept)
+    _add_second_name(path, kept)
     try:
         _refuse_holders(kept)
         _move_companions(files, path, kept)
         part.replace(path)
-        _give_back_if_opened(files, path, kept)
+        _undo_if_opened(files, path, kept)
     finally:
         if part.exists():
             _undo(files, path, kept)
-    sync(path.parent)
+    fsync_path(path.parent)
     return kept
 
 
-def _give_back_if_opened(files: DatabaseFiles, path: Path, kept: Path) -> None:
-    """Let the old database have its name again if somebody opened it in the last moment.
+def _undo_if_opened(files: DatabaseFiles, path: Path, kept: Path) -> None:
+    """Give the old database its name again if a process opened it just before the replacement.
 
     That process would write its log under the name that both databases had.
 
     Raises:
-        DatabaseInUse: somebody did.
+        DatabaseInUse: a process did.
     """
-    found = holders_of(kept)
-    if found is None or not found.processes:
+    holders = holders_of(kept)
+    if holders is None or not holders.processes:
         return
     kept.replace(path)
     _move_companions(files, kept, path)
     raise DatabaseInUse(
-        f"{path}: was opened in this moment by {name_holders(found.processes)}; nothing was replaced; "
+        f"{path}: was opened at this moment by {name_holders(holders.processes)}; nothing was replaced; "
         "stop that, then repeat the command"
     )
 
 
 def _undo(files: DatabaseFiles, path: Path, kept: Path) -> None:
-    """Give the old database back what was taken."""
+    """Give the old database its name and its companions again."""
     _move_companions(files, kept, path)
     if path.exists():
         kept.unlink()
@@ -244,21 +251,21 @@ def _undo(files: DatabaseFiles, path: Path, kept: Path) -> None:
 
 
 def _move_companions(files: DatabaseFiles, database: Path, other: Path) -> None:
-    """Give what lies beside one name of a database the names beside another one."""
-    for here, there in zip(files.companions(database), files.companions(other), strict=True):
-        if here.exists():
-            here.rename(there)
+    """Rename the companions of one database name to those of another."""
+    for old, new in zip(files.companions(database), files.companions(other), strict=True):
+        if old.exists():
+            old.rename(new)
 
 
-def _second_name(path: Path, kept: Path) -> None:
+def _add_second_name(path: Path, kept: Path) -> None:
     try:
         os.link(path, kept)
-    except OSError:  # a file system without hard links: for a moment there is only the new name
+    except OSError:  # a file system without hard links: for a moment only the new name exists
         path.rename(kept)
 
 
-def _forget_second_names(files: DatabaseFiles, path: Path) -> None:
-    """Remove the second name that a run gave the database before it was killed, and give its log back."""
+def _remove_second_names(files: DatabaseFiles, path: Path) -> None:
+    """Remove a second name of the database left by a killed run, and give its companions their names again."""
     for kept in path.parent.iterdir():
         if kept.name.startswith(f"{path.name}.before-restore-") and path.exists() and kept.samefile(path):
             _move_companions(files, kept, path)
@@ -266,7 +273,7 @@ def _forget_second_names(files: DatabaseFiles, path: Path) -> None:
 
 
 def _keep_owner(path: Path, part: Path) -> None:
-    """Let whoever owned the old database own the new one: root restores, and a service goes on with it."""
+    """Give the new database the owner of the old one: root may restore what a service uses."""
     if not path.exists():
         return
     old, new = path.stat(), part.stat()
@@ -280,15 +287,15 @@ def _keep_owner(path: Path, part: Path) -> None:
 
 
 def _is_readable(engine: Engine, files: DatabaseFiles, path: Path) -> bool:
-    """Return whether the database to replace can be opened; what is damaged or empty may be replaced.
+    """Return whether the database to replace can be opened; a damaged or empty file may be replaced.
 
     Raises:
         NotADatabase: it is another application's.
     """
-    looking = read_only_engine(engine)
+    reader = read_only_engine(engine)
     foreign: NotADatabase | None = None
     try:
-        with read_transaction(looking) as connection:
+        with read_transaction(reader) as connection:
             read_facts(connection, str(path))
     except DatabaseDamaged:
         return False
@@ -297,21 +304,21 @@ def _is_readable(engine: Engine, files: DatabaseFiles, path: Path) -> bool:
     except NotADatabase as error:
         foreign = error
     finally:
-        dispose(looking)
+        dispose(reader)
     if foreign is not None and files.looks_like_one(path):
         raise foreign
     return foreign is None
 
 
 def _refuse_holders(path: Path) -> None:
-    """Refuse while another process has the database open, as far as the system tells; SQLite's locks tell the rest."""
-    found = holders_of(path)
-    if found is not None and found.processes:
-        raise DatabaseInUse(f"{path}: is open in {name_holders(found.processes)}; stop that, then repeat the command")
+    """Refuse while the system reports another process that has the database open; SQLite's locks detect the others."""
+    holders = holders_of(path)
+    if holders is not None and holders.processes:
+        raise DatabaseInUse(f"{path}: is open in {name_holders(holders.processes)}; stop that, then repeat the command")
 
 
 def _unused(path: Path) -> Path:
-    """Return the name, or the first of `NAME-2`, `NAME-3` … that nothing has."""
+    """Return the path, or the first of `NAME-2`, `NAME-3` … that does not exist."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1
@@ -323,5 +330,5 @@ def _now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
-def _say_nothing(_step: str, _done: int, _total: int) -> None:
-    """Report to nobody."""
+def _ignore(_step: str, _done: int, _total: int) -> None:
+    """Discard progress."""

@@ -22,7 +22,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.propagation import propagate
+from cowrieprocessor.db.enrichment.propagation import propagate_hash
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
@@ -204,7 +204,7 @@ def _propagate(engine: Engine, hashes: list[str], rows_at_once: int) -> int:
         with write_transaction(engine) as connection:
             while waiting and left > 0:
                 sha256, after_id = waiting.pop()
-                checked, changed, next_id = propagate(connection, sha256, after_id, left)
+                checked, changed, next_id = propagate_hash(connection, sha256, after_id, left)
                 left -= checked + 1
                 updated += changed
                 if next_id is not None:

@@ -1,1 +1,1 @@
-"""Every row of version 4 recomputed from the events by code of its own, and compared."""
+"""Validation: every row of version 4 is recomputed from the events by independent code, and compared."""

@@ -1,4 +1,4 @@
-"""Counters of sessions compared with their events: information, because `db recount` repairs them on request."""
+"""Comparison of session counters with the events: informative, because `db recount` repairs counters on request."""
 
 from __future__ import annotations
 
@@ -11,35 +11,39 @@ from cowrieprocessor.jobs.validation.report import CounterCheck
 
 SAMPLED_SESSIONS = 1_000
 MAX_EVENTS = 20_000
-"""A session that says it has more is no part of the sample: reading it would take too long."""
+"""A session whose counter is higher is left out of the sample: reading its events would take too long."""
 
-_PLACES = 0x1000
-_AT_ONCE = 50
+_ID_PREFIXES = 0x1000
+"""Number of three-digit hexadecimal prefixes of session ids."""
 
 
-def check_sample(reading: TableScan) -> CounterCheck:
-    """Compare about a thousand sessions, spread over all."""
-    pages = PageReader(reading)
-    sampled = _sample(reading, pages.rows)
+def check_sample(scan: TableScan) -> CounterCheck:
+    """Compare about a thousand sessions, evenly distributed over all."""
+    pages = PageReader(scan)
+    sampled = _sample(scan, pages.rows)
     wrong = without_events = compared = 0
-    for start in range(0, len(sampled), _AT_ONCE):
-        for session_id in sampled[start : start + _AT_ONCE]:
-            with reading.snapshot() as connection:
-                stored = pages.rows.session(connection, session_id)
-                if stored is None or stored.event_count > MAX_EVENTS:
-                    continue
-                count = Count()
-                pages.add({session_id: count}, pages.rows.events_now(connection, session_id, 0), connection)
-            compared += 1
-            wrong += count.correction(stored) is not None
-            without_events += not count.events
+    for session_id in sampled:
+        with scan.snapshot() as connection:
+            stored = pages.rows.session(connection, session_id)
+            if stored is None or stored.event_count > MAX_EVENTS:
+                continue
+            count = Count()
+            pages.add({session_id: count}, pages.rows.events_now(connection, session_id, 0), connection)
+        compared += 1
+        wrong += count.correction(stored) is not None
+        without_events += not count.events
     return CounterCheck(compared, wrong, without_events, is_sample=len(sampled) >= SAMPLED_SESSIONS)
 
 
-def check_all(reading: TableScan, on_rows: Callable[[int, float], None]) -> CounterCheck:
-    """Compare every session."""
-    pages = PageReader(reading)
-    with reading.snapshot() as connection:
+def check_all(scan: TableScan, on_rows: Callable[[int, float], None]) -> CounterCheck:
+    """Compare every session.
+
+    Args:
+        scan: the database.
+        on_rows: called with the number of sessions compared, and the share of all, 0 to 1.
+    """
+    pages = PageReader(scan)
+    with scan.snapshot() as connection:
         total = max(1, pages.rows.count_sessions(connection))
     sessions = wrong = without_events = 0
     after: str | None = None
@@ -52,13 +56,13 @@ def check_all(reading: TableScan, on_rows: Callable[[int, float], None]) -> Coun
     return CounterCheck(sessions, wrong, without_events, is_sample=False)
 
 
-def _sample(reading: TableScan, rows: RecountRows) -> list[str]:
-    """Return all sessions where there are few, else those behind evenly spaced hexadecimal ids, and the first ones."""
-    with reading.snapshot() as connection:
+def _sample(scan: TableScan, rows: RecountRows) -> list[str]:
+    """Return all sessions if there are few, else those after evenly spaced id prefixes, filled up with the first."""
+    with scan.snapshot() as connection:
         first: list[SessionCounters] = rows.after(connection, None, SAMPLED_SESSIONS)
         if len(first) < SAMPLED_SESSIONS:
-            return [one.session_id for one in first]
-        places = (f"{number * _PLACES // SAMPLED_SESSIONS:03x}" for number in range(SAMPLED_SESSIONS))
-        spread = {one.session_id for place in places for one in rows.after(connection, place, 1)}
-    more = [one.session_id for one in first if one.session_id not in spread]
-    return sorted([*spread, *more[: SAMPLED_SESSIONS - len(spread)]])
+            return [session.session_id for session in first]
+        prefixes = (f"{number * _ID_PREFIXES // SAMPLED_SESSIONS:03x}" for number in range(SAMPLED_SESSIONS))
+        spaced = {session.session_id for prefix in prefixes for session in rows.after(connection, prefix, 1)}
+    others = [session.session_id for session in first if session.session_id not in spaced]
+    return sorted([*spaced, *others[: SAMPLED_SESSIONS - len(spaced)]])

@@ -1,4 +1,4 @@
-"""The events of a database read once for a validation, and caught up with while others write."""
+"""Expected rows of a validation: computed from all events once, and updated while other processes write."""
 
 from __future__ import annotations
 
@@ -15,118 +15,122 @@ from cowrieprocessor.db.validation import events as stored
 from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
 
-FLUSH_PARTS = 20_000
+FLUSH_ROWS = 20_000
+"""Expected rows kept in memory before they are written to the spill."""
 
 
-class EventsRead(ABC):
-    """The events that one job of the backfill answers for, recomputed into the spill.
+class ExpectedRows(ABC):
+    """The rows that one job of the backfill is responsible for, recomputed from their events into the spill.
 
-    An event counts if our own loader wrote it, or if the backfill says that it is past it. Others are not taken up
-    yet: that is no difference, but it is said.
+    An event counts if our own loader stored it, or if the cursor of the backfill is past it. Other events are not
+    backfilled yet, which is reported but is no difference.
 
     Attributes:
-        rows: events read.
-        not_backfilled: events that the backfill has not taken up yet; None where it never began.
-        without_row: events that make no row, by reason.
+        rows: number of events read.
+        not_backfilled: number of events that are not backfilled yet; None if the backfill never began.
+        without_row: number of events that make no row, by reason.
     """
 
     job: ClassVar[str]
     streams: ClassVar[tuple[str, ...]]
 
-    def __init__(self, reading: TableScan, spill: Spill) -> None:
-        self._reading = reading
+    def __init__(self, scan: TableScan, spill: Spill) -> None:
+        self._scan = scan
         self._spill = spill
         self.rows = 0
         self.not_backfilled: int | None = 0
         self.without_row: Counter[str] = Counter()
-        with reading.snapshot() as connection:
-            self._bound = stored.largest_event_id(reading, connection)
-            self._last_v3_id = stored.last_id_of_v3(reading, connection)
-            self._past = self._read_past(connection)
+        with scan.snapshot() as connection:
+            self._max_id = stored.largest_event_id(scan, connection)
+            self._last_v3_id = stored.last_id_of_v3(scan, connection)
+            self._backfilled = self._read_cursors(connection)
 
     @abstractmethod
-    def _take(self, fields: Mapping[str, Any]) -> None:
-        """Take up one event."""
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        """Add one event."""
 
     @abstractmethod
     def _flush(self) -> None:
-        """Put what was taken up into the spill."""
+        """Write what was added to the spill."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether the backfill has begun, or has nothing to do because all events are of our own loaders."""
-        with self._reading.snapshot() as connection:
-            known = stored.job(self._reading, connection, self.job) is not None
-            return known or stored.first_event_is_ours(self._reading, connection, self._last_v3_id)
+        """Whether the backfill has begun, or has nothing to do because our own loaders stored all events."""
+        with self._scan.snapshot() as connection:
+            is_recorded = stored.job(self._scan, connection, self.job) is not None
+            return is_recorded or stored.first_event_is_ours(self._scan, connection, self._last_v3_id)
 
     def read(self, on_rows: Callable[[int, float], None]) -> None:
-        """Read all events up to the newest one of the beginning.
+        """Read all events up to the newest at the beginning.
 
         Args:
-            on_rows: told how many events were read, and the share of the whole that is done.
+            on_rows: called with the number of events read, and the share of all, 0 to 1.
         """
         for number, stream in enumerate(self.streams):
-            for page in self._reading.walk(self._walk(stream, 0, self._bound)):
+            for page in self._scan.walk(self._query(stream, 0, self._max_id)):
                 for row in page:
-                    self._one(stream, row)
+                    self._add_row(stream, row)
                 self.rows += len(page)
-                done = page[-1][0] / max(1, self._bound)
-                on_rows(self.rows, (number + done) / len(self.streams))
+                share = page[-1][0] / max(1, self._max_id)
+                on_rows(self.rows, (number + share) / len(self.streams))
         self._flush()
 
     def catch_up(self) -> None:
-        """Take up what has come since, many rows at a time; the few that come meanwhile are left to `follow`."""
-        with self._reading.snapshot() as connection:
-            bound, past = stored.largest_event_id(self._reading, connection), self._read_past(connection)
+        """Add what was stored or backfilled since, page by page; what still arrives meanwhile is left to `follow`."""
+        with self._scan.snapshot() as connection:
+            max_id, backfilled = stored.largest_event_id(self._scan, connection), self._read_cursors(connection)
         for stream in self.streams:
-            before, now = self._past.get(stream, 0), past.get(stream, 0)
-            for page in self._reading.walk(self._walk(stream, min(before, self._bound), min(now, self._bound))):
+            before, now = self._backfilled.get(stream, 0), backfilled.get(stream, 0)
+            for page in self._scan.walk(self._query(stream, min(before, self._max_id), min(now, self._max_id))):
                 for row in page:
-                    self._moved_past(row)
-        self._past = past
+                    self._add_backfilled(row)
+        self._backfilled = backfilled
         for stream in self.streams:
-            for page in self._reading.walk(self._walk(stream, self._bound, bound)):
+            for page in self._scan.walk(self._query(stream, self._max_id, max_id)):
                 for row in page:
-                    self._one(stream, row)
-        self._bound = bound
+                    self._add_row(stream, row)
+        self._max_id = max_id
         self._flush()
 
     def follow(self, connection: Connection) -> None:
-        """Take up what the given transaction sees beyond `catch_up`, so that the spill says what it should see."""
-        bound = stored.largest_event_id(self._reading, connection)
-        past = self._read_past(connection)
+        """Add what the given transaction sees beyond `catch_up`, so that the spill has the rows it should see."""
+        max_id = stored.largest_event_id(self._scan, connection)
+        backfilled = self._read_cursors(connection)
         for stream in self.streams:
-            before, now = self._past.get(stream, 0), min(past.get(stream, 0), self._bound)
+            before, now = self._backfilled.get(stream, 0), min(backfilled.get(stream, 0), self._max_id)
             if now > before:
-                for row in self._now(connection, stream, before, now):
-                    self._moved_past(row)
-        self._past = past
-        if bound > self._bound:
+                for row in self._events_now(connection, stream, before, now):
+                    self._add_backfilled(row)
+        self._backfilled = backfilled
+        if max_id > self._max_id:
             for stream in self.streams:
-                for row in self._now(connection, stream, self._bound, bound):
-                    self._one(stream, row)
-        self._bound = bound
+                for row in self._events_now(connection, stream, self._max_id, max_id):
+                    self._add_row(stream, row)
+        self._max_id = max_id
         self._flush()
 
-    def _walk(self, stream: str, after: int, until: int) -> Any:
-        return stored.events(self._reading, stream, after, until, self._last_v3_id)
+    def _query(self, stream: str, after: int, until: int) -> Any:
+        return stored.events(self._scan, stream, after, until, self._last_v3_id)
 
-    def _now(self, connection: Connection, stream: str, after: int, until: int) -> list[Row]:
-        return stored.events_now(self._reading, connection, stream, after, until, self._last_v3_id)
+    def _events_now(self, connection: Connection, stream: str, after: int, until: int) -> list[Row]:
+        return stored.events_now(self._scan, connection, stream, after, until, self._last_v3_id)
 
-    def _read_past(self, connection: Connection) -> dict[str, int]:
-        found = stored.job(self._reading, connection, self.job)
-        last = (found[1].get("last") if found else None) or {}
+    def _read_cursors(self, connection: Connection) -> dict[str, int]:
+        """Return the id of the last backfilled event of each stream."""
+        job = stored.job(self._scan, connection, self.job)
+        last = (job[1].get("last") if job else None) or {}
         return {str(stream): int(event_id) for stream, event_id in last.items()}
 
-    def _one(self, stream: str, row: Row) -> None:
+    def _add_row(self, stream: str, row: Row) -> None:
+        """Add an event if it counts."""
         event_id, payload, is_ours = row
-        if not is_ours and event_id > self._past.get(stream, 0):
+        if not is_ours and event_id > self._backfilled.get(stream, 0):
             self.not_backfilled = (self.not_backfilled or 0) + 1
             return
         self._decode(payload)
 
-    def _moved_past(self, row: Row) -> None:
+    def _add_backfilled(self, row: Row) -> None:
+        """Add an event that the backfill has passed since it was read, unless it counted already."""
         _, payload, is_ours = row
         if not is_ours:
             self.not_backfilled = (self.not_backfilled or 0) - 1
@@ -137,66 +141,66 @@ class EventsRead(ABC):
             fields = None if payload is None else orjson.loads(payload)
         except orjson.JSONDecodeError:
             fields = None
-        if isinstance(fields, dict) and rules.readable(fields):
-            self._take(fields)
+        if isinstance(fields, dict) and rules.is_readable(fields):
+            self._add(fields)
         else:
             self.without_row[rules.UNREADABLE] += 1
 
 
-class FileEventsRead(EventsRead):
-    """The events that name files."""
+class ExpectedFiles(ExpectedRows):
+    """The rows of `files` and `file_hashes`, from the events that name files."""
 
     job: ClassVar[str] = "backfill-files"
     streams: ClassVar[tuple[str, ...]] = tuple(rules.ORIGINS)
 
-    def __init__(self, reading: TableScan, spill: Spill) -> None:
-        super().__init__(reading, spill)
-        self._parts: list[rules.Part] = []
-        self.is_settled = False
+    def __init__(self, scan: TableScan, spill: Spill) -> None:
+        super().__init__(scan, spill)
+        self._pending: list[rules.ExpectedRow] = []
+        self.is_merged = False
 
-    def settle(self) -> None:
-        """Make rows of the parts; what is added later goes into them."""
+    def merge(self) -> None:
+        """Merge what was added into rows; what is added later is merged at once."""
         self._spill.settle(FILES)
         self._spill.settle_hashes()
-        self.is_settled = True
+        self.is_merged = True
 
-    def _take(self, fields: Mapping[str, Any]) -> None:
-        part = rules.file_part(fields) if fields.get("eventid") in rules.ORIGINS else rules.UNREADABLE
-        if isinstance(part, str):
-            self.without_row[part] += 1
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        row = rules.expected_file(fields) if fields.get("eventid") in rules.ORIGINS else rules.UNREADABLE
+        if isinstance(row, str):
+            self.without_row[row] += 1
             return
-        self._parts.append(part)
-        if len(self._parts) >= FLUSH_PARTS:
+        self._pending.append(row)
+        if len(self._pending) >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        parts, self._parts = self._parts, []
-        self._spill.add(FILES, parts)
-        if self.is_settled and parts:
-            self._spill.tell_hashes_again(sorted({part[1] for part in parts}))
+        rows, self._pending = self._pending, []
+        self._spill.add(FILES, rows)
+        if self.is_merged and rows:
+            self._spill.tell_hashes_again(sorted({row[1] for row in rows}))
 
 
-class SessionEventsRead(EventsRead):
-    """All events, for what connections, key exchanges, logins and commands among them say."""
+class ExpectedSessions(ExpectedRows):
+    """The rows of `session_attributes` and `command_stats`, from connections, key exchanges, logins and commands."""
 
     job: ClassVar[str] = "backfill-sessions"
     streams: ClassVar[tuple[str, ...]] = (stored.ALL_TYPES,)
 
-    def __init__(self, reading: TableScan, spill: Spill) -> None:
-        super().__init__(reading, spill)
-        self._parts = rules.SessionParts()
+    def __init__(self, scan: TableScan, spill: Spill) -> None:
+        super().__init__(scan, spill)
+        self._pending = rules.ExpectedSessionRows()
 
-    def settle(self) -> None:
-        """Make rows of the parts; what is added later goes into them."""
+    def merge(self) -> None:
+        """Merge what was added into rows; what is added later is merged at once."""
         self._spill.settle(ATTRIBUTES)
         self._spill.settle(COMMANDS)
 
-    def _take(self, fields: Mapping[str, Any]) -> None:
-        self._parts.add(fields)
-        if len(self._parts) >= FLUSH_PARTS:
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        self._pending.add(fields)
+        if len(self._pending) >= FLUSH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        attributes, commands = self._parts.take()
+        attributes, commands = self._pending.drain()
         self._spill.add(ATTRIBUTES, attributes)
         self._spill.add(COMMANDS, commands)

@@ -1,7 +1,7 @@
-"""What events say about files and sessions, stated once more: by these rules a validation judges the tables.
+"""Independent rules by which a validation computes expected rows of files and sessions from events.
 
-Nothing of the loaders or of the backfill is used for files and attributes; only the vocabulary is shared
-(timestamps, inert text). Commands are normalised by the one function that defines how they are counted.
+Files and attributes use no code of the loaders or the backfill; only the vocabulary is shared (timestamps, inert text).
+Commands are normalised by the function that defines how they are counted.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ STATUSES = frozenset({"pending", "enriched", "failed", "skipped"})
 ORIGINS = {FILE_DOWNLOAD: "download", FILE_UPLOAD: "upload"}
 
 SEPARATOR = "\x01"
-"""Joins the parts of a candidate to one text that compares as they do: no inert text holds it, or anything smaller."""
+"""Joins the fields of a candidate into a text with the same sort order: inert text contains nothing as small."""
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
+"""The time of an event without a readable one: it sorts last."""
 
 NO_HASH = "file events that name no hash"
 BAD_HASH = "file events whose shasum is not 64 hexadecimal characters"
@@ -38,59 +39,65 @@ NO_TIME = "file events without a readable time"
 NO_SESSION = "file events without a session"
 UNREADABLE = "events whose payload cannot be read"
 
-Part = tuple[Any, ...]
+ExpectedRow = tuple[Any, ...]
 
 _ANY_HASH = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_KEY_CHARS = 64
 
 
-def readable(fields: Mapping[str, Any]) -> bool:
-    """Return whether an event's session and timestamp are texts or numbers, as loaders and backfill want them."""
+def is_readable(fields: Mapping[str, Any]) -> bool:
+    """Return whether an event's session and timestamp are texts or numbers, as loaders and backfill require."""
     return _is_key(fields.get("session"), decimals=False) and _is_key(fields.get("timestamp"), decimals=True)
 
 
 def session_of(fields: Mapping[str, Any]) -> str:
-    """Return the session that an event names; empty where it names none."""
+    """Return the session of an event; empty if it has none."""
     session = fields.get("session")
     return "" if session is None else str(session)
 
 
-def file_part(fields: Mapping[str, Any]) -> Part | str:
-    """Return (session, hash, name, URL, origin, time, time) of a file event, or why it names no storable file.
+def expected_file(fields: Mapping[str, Any]) -> ExpectedRow | str:
+    """Return (session, hash, name, URL, origin, time, time) of a file event, or the reason why it makes no row."""
+    session, moment = session_of(fields), moment_or_none(fields.get("timestamp"))
+    reason = _why_no_row(fields, session, moment)
+    if reason is not None:
+        return reason
+    origin = ORIGINS[str(fields["eventid"])]
+    name, url = _name_and_url(fields, origin)
+    return (session, fields["shasum"].lower(), name, url, origin, moment, moment)
 
-    The name is `destfile`, else `filename`, else the last segment of the URL; a redirect's `url` that is a path
-    and standard input's `stdin` are no URLs; an upload has none.
-    """
+
+def _why_no_row(fields: Mapping[str, Any], session: str, moment: str | None) -> str | None:
+    """Return the reason why a file event makes no row, or None if it makes one."""
     shasum = fields.get("shasum")
     if shasum is None or shasum == "":
         return NO_HASH
     if not isinstance(shasum, str) or _ANY_HASH.fullmatch(shasum) is None:
         return BAD_HASH
-    session, moment = session_of(fields), moment_or_none(fields.get("timestamp"))
-    if not session or moment is None:
-        return NO_TIME if session else NO_SESSION
+    if not session:
+        return NO_SESSION
+    return NO_TIME if moment is None else None
+
+
+def _name_and_url(fields: Mapping[str, Any], origin: str) -> tuple[str | None, str | None]:
+    """Return the name and the URL of a file event.
+
+    The name is `destfile`, else `filename`, else the last segment of the URL. The path in a redirect's `url` and
+    standard input's `stdin` are not URLs, and an upload has none.
+    """
     url = _given(fields, "url")
     if url == "stdin":
         url = None
     name = _given(fields, "destfile") or _given(fields, "filename")
     if name is None and url is not None:
         name = last_path_segment(url)
-    origin = ORIGINS[str(fields["eventid"])]
     if origin == "upload" or (url is not None and url.startswith("/")):
         url = None
-    return (
-        session,
-        shasum.lower(),
-        None if name is None else inert_cut(name, 512),
-        None if url is None else inert_cut(url, 1024),
-        origin,
-        moment,
-        moment,
-    )
+    return _inert_or_none(name, 512), _inert_or_none(url, 1024)
 
 
-class SessionParts:
-    """Candidates for the attributes of sessions and counts of their commands, merged in memory for a while."""
+class ExpectedSessionRows:
+    """Candidates for session attributes, and command counts, merged in memory until they are drained."""
 
     def __init__(self) -> None:
         self._attributes: dict[str, list[str | None]] = {}
@@ -100,48 +107,48 @@ class SessionParts:
         return len(self._attributes) + len(self._commands)
 
     def add(self, fields: Mapping[str, Any]) -> None:
-        """Add what one event says."""
+        """Add one event."""
         event_type = fields.get("eventid")
         session = session_of(fields)
         if not session or not isinstance(event_type, str) or event_type not in _EVENTS:
             return
         moment = moment_or_none(fields.get("timestamp"))
         if event_type == COMMAND_INPUT:
-            self._command(session, fields, moment)
+            self._add_command(session, fields, moment)
             return
         at = moment or NO_MOMENT
         if event_type == SESSION_CONNECT:
-            place, candidate = 0, (at, _cut(fields, "src_ip", 45), _cut(fields, "protocol", 16))
+            column, candidate = 0, (at, _cut(fields, "src_ip", 45), _cut(fields, "protocol", 16))
         elif event_type == CLIENT_KEX:
-            place, candidate = 1, (at, _cut(fields, "hassh", 32), "")
+            column, candidate = 1, (at, _cut(fields, "hassh", 32), "")
         else:
             failed = "1" if event_type == LOGIN_FAILED else "0"
-            place, candidate = 2, (failed, at, _cut(fields, "username", 255))
+            column, candidate = 2, (failed, at, _cut(fields, "username", 255))
         joined = SEPARATOR.join(candidate)
-        known = self._attributes.setdefault(session, [None, None, None])
-        before = known[place]
-        known[place] = joined if before is None else min(before, joined)
+        earliest = self._attributes.setdefault(session, [None, None, None])
+        before = earliest[column]
+        earliest[column] = joined if before is None else min(before, joined)
 
-    def _command(self, session: str, fields: Mapping[str, Any], moment: str | None) -> None:
-        """Count a command; v3 kept only a defanged text of it."""
-        given = fields.get("input")
-        text = given if isinstance(given, str) else fields.get("input_safe")
+    def _add_command(self, session: str, fields: Mapping[str, Any], moment: str | None) -> None:
+        """Count a command; v3 stored only a defanged form of it."""
+        original = fields.get("input")
+        text = original if isinstance(original, str) else fields.get("input_safe")
         if not isinstance(text, str) or not text:
             return
         command, is_risky = describe_command(text)
         if not command:
             return
-        known = self._commands.setdefault((session, command), [0, None, None, 0])
-        known[0] += 1
+        row = self._commands.setdefault((session, command), [0, None, None, 0])
+        row[0] += 1
         if moment is not None:
-            known[1] = min(moment, known[1] or moment)
-            known[2] = max(moment, known[2] or moment)
-        known[3] |= is_risky
+            row[1] = min(moment, row[1] or moment)
+            row[2] = max(moment, row[2] or moment)
+        row[3] |= is_risky
 
-    def take(self) -> tuple[list[Part], list[Part]]:
-        """Return the rows of attributes and of commands, and begin anew."""
-        attributes: list[Part] = [(session, *known) for session, known in sorted(self._attributes.items())]
-        commands: list[Part] = [(*key, *known) for key, known in sorted(self._commands.items())]
+    def drain(self) -> tuple[list[ExpectedRow], list[ExpectedRow]]:
+        """Return the rows of attributes and of commands, and clear both."""
+        attributes: list[ExpectedRow] = [(session, *row) for session, row in sorted(self._attributes.items())]
+        commands: list[ExpectedRow] = [(*key, *row) for key, row in sorted(self._commands.items())]
         self._attributes, self._commands = {}, {}
         return attributes, commands
 
@@ -159,8 +166,12 @@ def _cut(fields: Mapping[str, Any], key: str, max_chars: int) -> str:
     return inert_cut(value, max_chars) if isinstance(value, str) else ""
 
 
+def _inert_or_none(text: str | None, max_chars: int) -> str | None:
+    return None if text is None else inert_cut(text, max_chars)
+
+
 def _is_key(value: object, *, decimals: bool) -> bool:
-    """Return whether a value can stand where SQLite reads a key: the same for loaders and backfill."""
+    """Return whether SQLite can use a value as a key: the same rule as of loaders and backfill."""
     if value is None:
         return True
     if isinstance(value, str):

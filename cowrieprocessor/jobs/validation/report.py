@@ -1,4 +1,4 @@
-"""What a validation found: each difference by name, all of them by number."""
+"""Report of a validation: the first differences in detail, and the number of all."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ V3_TABLES = "v3 tables"
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as the events say.
+    """One deviation from what the events prescribe.
 
     Attributes:
         kind: missing, extra, orphan, different, bad format, schema, v3 tables.
-        table: where.
-        session_id: whose row it is; None where the row is a hash's.
-        sha256: which file it is about, if any.
-        field: the column that differs, if one does.
-        expected: what it should hold.
-        found: what it holds.
+        table: the table.
+        session_id: the session of the row; None for a row of a hash.
+        sha256: the file, if the row is about a file.
+        field: the column that differs, if it is about a column.
+        expected: the value the column should have.
+        found: the value it has, or a description of the row.
+        command: the command, if the row is about a command.
     """
 
     kind: str
@@ -39,14 +40,14 @@ class Difference:
     command: str | None = None
 
     def describe(self) -> str:
-        """Return it in a line."""
-        place = [f"{self.kind} in {self.table}" if self.kind != SCHEMA else f"schema of {self.table}"]
-        place += [
+        """Return the difference in one line."""
+        parts = [f"{self.kind} in {self.table}" if self.kind != SCHEMA else f"schema of {self.table}"]
+        parts += [
             f"{name} {value}"
             for name, value in (("session", self.session_id), ("hash", self.sha256), ("command", self.command))
             if value is not None
         ]
-        line = ", ".join(place)
+        line = ", ".join(parts)
         if self.field is None:
             return line if self.found is None else f"{line}: {self.found}"
         return f"{line}: {self.field} is {_shown(self.found)}, expected {_shown(self.expected)}"
@@ -54,34 +55,34 @@ class Difference:
 
 @dataclass(slots=True)
 class Differences:
-    """The first differences, and how many there are of each kind.
+    """The first differences, and the number of each kind.
 
     Attributes:
-        limit: how many are kept.
-        first: these.
-        counts: all of them: `missing in files` and so on.
+        limit: how many differences are stored.
+        first: the stored differences.
+        counts: number of all differences, by kind and table (`missing in files`).
     """
 
     limit: int
     first: list[Difference] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, one: Difference) -> None:
-        """Count a difference; keep it while there are few."""
-        self.counts[f"{one.kind} in {one.table}"] += 1
+    def add(self, difference: Difference) -> None:
+        """Count a difference, and store it up to the limit."""
+        self.counts[f"{difference.kind} in {difference.table}"] += 1
         if len(self.first) < self.limit:
-            self.first.append(one)
+            self.first.append(difference)
 
 
 @dataclass(frozen=True, slots=True)
 class QueryTime:
-    """One question, answered as v3 had to and from v4's tables. Information, never judged.
+    """Duration of one query as v3 had to run it and on v4's tables. Informative, not part of the result.
 
     Attributes:
-        question: what is asked.
-        before_ms: the answer from raw_events.
-        after_ms: the answer from `files`.
-        how: how the first number came about.
+        question: what is queried.
+        before_ms: duration on raw_events.
+        after_ms: duration on `files`.
+        how: how the first duration was measured.
     """
 
     question: str
@@ -92,13 +93,13 @@ class QueryTime:
 
 @dataclass(frozen=True, slots=True)
 class CounterCheck:
-    """Sessions whose counters were compared with their events. Information: `db recount` repairs them.
+    """Result of comparing session counters with their events. Informative: `db recount` repairs counters.
 
     Attributes:
-        sessions: how many were compared.
-        wrong: how many say something else than their events, most often because v3 added a log twice.
-        without_events: sessions of which no event is stored.
-        is_sample: whether these were some of many.
+        sessions: number of sessions compared.
+        wrong: number whose counters differ from their events, most often because v3 counted a log twice.
+        without_events: number of sessions without a stored event.
+        is_sample: whether only a sample was compared.
     """
 
     sessions: int
@@ -109,20 +110,21 @@ class CounterCheck:
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """All that a validation says.
+    """Result of a validation.
 
     Attributes:
         database: its name, without any password.
-        valid: nothing differs, and every event is taken up.
-        compared: rows compared, by table.
-        events_read: events read, by job of the backfill.
-        without_row: file events that can have no row, by reason.
-        not_backfilled: events that the backfill has not taken up yet, by its job; None where it has not begun.
-        differences: all differences, by kind and table.
-        first_differences: the first of them.
-        counters: sessions whose counters were compared.
-        query_times: questions, before and after.
-        seconds: how long it took.
+        valid: nothing differs, and every event is backfilled.
+        started_at: when it began.
+        compared: number of rows compared, by table.
+        events_read: number of events read, by job of the backfill.
+        without_row: number of file events that make no row, by reason.
+        not_backfilled: number of events not backfilled yet, by job; None if the job has not begun.
+        differences: number of all differences, by kind and table.
+        first_differences: the first differences.
+        counters: the comparison of session counters.
+        query_times: durations of queries, before and after.
+        seconds: duration.
     """
 
     database: str

@@ -1,4 +1,4 @@
-"""How one row of a table is compared with what the events say: a class for each table of v4."""
+"""Comparison of one row of a table with its expected row: a class for each table of v4."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.jobs.validation.report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
 
 ARTIFACT_SESSION = "artifact:"
+HASH_FORMAT = "64 lower-case hexadecimal characters"
 
 
 class TableCheck(ABC):
@@ -23,11 +24,11 @@ class TableCheck(ABC):
 
     @abstractmethod
     def agrees(self, expected: Row, found: Row) -> bool:
-        """Return whether the row is as it should be; quickly, because it is asked of every row."""
+        """Return whether a row is as expected; fast, because it is called for every row."""
 
     @abstractmethod
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
-        """Yield what is wrong with a row; nothing if all is well. Not both are None."""
+        """Yield the differences of a row, of which expected or found may be None; nothing if it is correct."""
 
 
 class FilesCheck(TableCheck):
@@ -40,7 +41,7 @@ class FilesCheck(TableCheck):
     _columns = ("filename", "download_url", "origin", "first_seen")
 
     def agrees(self, expected: Row, found: Row) -> bool:
-        """Return whether fields, format and status are right."""
+        """Return whether fields, format and status are correct."""
         return (
             expected[2:6] == found[2:6]
             and found[6] in rules.STATUSES
@@ -49,7 +50,7 @@ class FilesCheck(TableCheck):
         )
 
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
-        """Yield what is wrong with a row."""
+        """Yield the differences of a row."""
         if found is None:
             if expected is not None:
                 yield Difference(MISSING, self.table, expected[0], expected[1])
@@ -58,29 +59,29 @@ class FilesCheck(TableCheck):
         key = (self.table, row.session_id, row.shasum)
         if expected is None:
             if row.origin == ARTIFACT and row.session_id.startswith(ARTIFACT_SESSION):
-                yield from self._of_artifact(row, spill)
+                yield from self._artifact_differences(row, spill)
             elif row.has_session:
                 yield Difference(EXTRA, *key, found="no event names this file in this session")
             else:
                 yield Difference(ORPHAN, *key, found="there is no such session, neither a summary nor an event of it")
             return
-        for column, should, does in zip(self._columns, expected[2:6], found[2:6], strict=True):
-            if should != does:
-                yield Difference(DIFFERENT, *key, column, should, does)
-        yield from self._of_any(row)
+        for column, value, actual in zip(self._columns, expected[2:6], found[2:6], strict=True):
+            if value != actual:
+                yield Difference(DIFFERENT, *key, column, value, actual)
+        yield from self._common_differences(row)
 
-    def _of_artifact(self, row: FileRow, spill: Spill) -> Iterator[Difference]:
+    def _artifact_differences(self, row: FileRow, spill: Spill) -> Iterator[Difference]:
         key = (self.table, row.session_id, row.shasum)
         if spill.get(HASHES, (row.shasum,)) is not None:
             yield Difference(EXTRA, *key, found="a captured file that no log names, but an event does")
         elif not row.has_hash:
             yield Difference(MISSING, HashesCheck.table, sha256=row.shasum)
-        yield from self._of_any(row)
+        yield from self._common_differences(row)
 
-    def _of_any(self, row: FileRow) -> Iterator[Difference]:
+    def _common_differences(self, row: FileRow) -> Iterator[Difference]:
         key = (self.table, row.session_id, row.shasum)
         if rules.HASH.fullmatch(row.shasum) is None:
-            yield Difference(BAD_FORMAT, *key, "shasum", "64 lower-case hexadecimal characters", row.shasum)
+            yield Difference(BAD_FORMAT, *key, "shasum", HASH_FORMAT, row.shasum)
         if row.enrichment_status not in rules.STATUSES:
             yield _bad_status(*key, found=row.enrichment_status)
         elif row.verdict_differs:
@@ -99,11 +100,11 @@ class HashesCheck(TableCheck):
     _columns = ("session_count", "first_seen", "last_seen")
 
     def agrees(self, expected: Row, found: Row) -> bool:
-        """Return whether count, times and status are right; the format is, if an event's hash equals it."""
+        """Return whether count, times and status are correct; the format is, because an event has the same hash."""
         return expected[1:4] == found[1:4] and found[4] in rules.STATUSES
 
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
-        """Yield what is wrong with a row."""
+        """Yield the differences of a row."""
         if found is None:
             if expected is not None:
                 yield Difference(MISSING, self.table, sha256=expected[0])
@@ -114,12 +115,11 @@ class HashesCheck(TableCheck):
                 yield Difference(EXTRA, self.table, sha256=row.sha256, found="no event and no captured file has it")
                 return
         else:
-            for column, should, does in zip(self._columns, expected[1:4], found[1:4], strict=True):
-                if should != does:
-                    yield Difference(DIFFERENT, self.table, None, row.sha256, column, should, does)
+            for column, value, actual in zip(self._columns, expected[1:4], found[1:4], strict=True):
+                if value != actual:
+                    yield Difference(DIFFERENT, self.table, None, row.sha256, column, value, actual)
         if rules.HASH.fullmatch(row.sha256) is None:
-            expectation = "64 lower-case hexadecimal characters"
-            yield Difference(BAD_FORMAT, self.table, None, row.sha256, "sha256", expectation, row.sha256)
+            yield Difference(BAD_FORMAT, self.table, None, row.sha256, "sha256", HASH_FORMAT, row.sha256)
         if row.enrichment_status not in rules.STATUSES:
             yield _bad_status(self.table, None, row.sha256, found=row.enrichment_status)
 
@@ -142,7 +142,7 @@ class AttributesCheck(TableCheck):
         return expected[1:] == _joined(AttributeRow._make(found))
 
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
-        """Yield what is wrong with a row."""
+        """Yield the differences of a row."""
         if found is None:
             if expected is not None:
                 yield Difference(MISSING, self.table, expected[0])
@@ -151,16 +151,16 @@ class AttributesCheck(TableCheck):
             yield Difference(EXTRA, self.table, found[0], found="no event of the session says any of it")
             return
         joined = _joined(AttributeRow._make(found))
-        for columns, should, does in zip(self._columns, expected[1:], joined, strict=True):
-            if should == does:
+        for columns, expected_text, actual_text in zip(self._columns, expected[1:], joined, strict=True):
+            if expected_text == actual_text:
                 continue
-            for column, one, other in zip(columns, _parts(should), _parts(does), strict=True):
-                if column is not None and one != other:
-                    yield Difference(DIFFERENT, self.table, found[0], None, column, one, other)
+            for column, value, actual in zip(columns, _split(expected_text), _split(actual_text), strict=True):
+                if column is not None and value != actual:
+                    yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual)
 
 
 class CommandsCheck(TableCheck):
-    """`command_stats`: how often each session gave each command."""
+    """`command_stats`: how often each session entered each command."""
 
     table = "command_stats"
     shape = COMMANDS
@@ -169,11 +169,11 @@ class CommandsCheck(TableCheck):
     _columns = ("occurrences", "first_seen", "last_seen", "high_risk")
 
     def agrees(self, expected: Row, found: Row) -> bool:
-        """Return whether count, times and risk are right."""
+        """Return whether count, times and risk are correct."""
         return expected[2:5] == found[2:5] and bool(expected[5]) == bool(found[5])
 
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
-        """Yield what is wrong with a row."""
+        """Yield the differences of a row."""
         if found is None:
             if expected is not None:
                 yield Difference(MISSING, self.table, expected[0], command=expected[1])
@@ -181,20 +181,20 @@ class CommandsCheck(TableCheck):
         if expected is None:
             yield Difference(EXTRA, self.table, found[0], command=found[1])
             return
-        should = (*expected[2:5], int(expected[5]))
-        does = (*found[2:5], int(found[5]))
-        for column, one, other in zip(self._columns, should, does, strict=True):
-            if one != other:
-                yield Difference(DIFFERENT, self.table, found[0], None, column, one, other, command=found[1])
+        expected_values = (*expected[2:5], int(expected[5]))
+        actual_values = (*found[2:5], int(found[5]))
+        for column, value, actual in zip(self._columns, expected_values, actual_values, strict=True):
+            if value != actual:
+                yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual, command=found[1])
 
 
 def _bad_status(table: str, session_id: str | None, sha256: str, *, found: str) -> Difference:
-    expectation = f"one of {', '.join(sorted(rules.STATUSES))}"
-    return Difference(BAD_FORMAT, table, session_id, sha256, "enrichment_status", expectation, found)
+    expected = f"one of {', '.join(sorted(rules.STATUSES))}"
+    return Difference(BAD_FORMAT, table, session_id, sha256, "enrichment_status", expected, found)
 
 
 def _joined(row: AttributeRow) -> tuple[str | None, str | None, str | None]:
-    """Return the row's three candidates in the form in which those of the events are kept."""
+    """Return the row's three candidates in the form in which the spill has those of the events."""
     failed = "0" if row.login_success else "1"
     return (
         None if row.connect_at is None else _join(row.connect_at, row.src_ip, row.protocol),
@@ -203,9 +203,9 @@ def _joined(row: AttributeRow) -> tuple[str | None, str | None, str | None]:
     )
 
 
-def _join(*parts: str | None) -> str:
-    return rules.SEPARATOR.join(part or "" for part in parts)
+def _join(*values: str | None) -> str:
+    return rules.SEPARATOR.join(value or "" for value in values)
 
 
-def _parts(joined: str | None) -> list[str | None]:
-    return [None, None, None] if joined is None else [part or None for part in joined.split(rules.SEPARATOR)]
+def _split(joined: str | None) -> list[str | None]:
+    return [None, None, None] if joined is None else [value or None for value in joined.split(rules.SEPARATOR)]

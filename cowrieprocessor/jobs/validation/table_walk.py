@@ -1,7 +1,7 @@
-"""A table walked beside what was recomputed; what disagrees is looked at again before it is called a difference.
+"""Comparison of a table with its expected rows; a deviation is verified before it is reported as a difference.
 
-While the walk goes on, loaders and the backfill write. So a disagreement is only a suspicion: at the end each suspect
-is read again in one transaction together with the events that this transaction sees.
+Loaders and the backfill may write during the comparison, so that a deviation is only a suspect: at the end each suspect
+is read again, in one transaction with the events that this transaction sees.
 """
 
 from __future__ import annotations
@@ -12,85 +12,84 @@ from itertools import islice
 from cowrieprocessor.db.table_scan import TableScan
 from cowrieprocessor.db.validation.rows import Rows
 from cowrieprocessor.db.validation.spill import Row, Spill
-from cowrieprocessor.jobs.validation.expected_rows import EventsRead
+from cowrieprocessor.jobs.validation.expected_rows import ExpectedRows
 from cowrieprocessor.jobs.validation.report import Difference, Differences
 from cowrieprocessor.jobs.validation.table_checks import TableCheck
 
-LOOKED_AT_AGAIN = 200
-"""Suspects that one transaction reads again."""
+VERIFIED_SUSPECTS = 200
+"""Suspects that one transaction verifies."""
 
 
 class TableWalk:
     """Compares one table with the spill.
 
     Args:
-        reading: the database.
-        spill: what the events say.
-        check: how a row is compared.
+        scan: the database.
+        spill: the expected rows.
+        check: compares one row.
     """
 
-    def __init__(self, reading: TableScan, spill: Spill, check: TableCheck) -> None:
-        self._reading = reading
+    def __init__(self, scan: TableScan, spill: Spill, check: TableCheck) -> None:
+        self._scan = scan
         self._spill = spill
         self._check = check
-        self._rows = Rows(reading)
+        self._rows = Rows(scan)
         self._suspects: list[Row] = []
 
     def find_suspects(self, on_rows: Callable[[int, float], None]) -> int:
-        """Note the keys of rows that disagree; return how many rows the table has.
+        """Store the keys of rows that deviate; return the number of rows of the table.
 
         Args:
-            on_rows: told how many rows were compared, and the share of the whole.
+            on_rows: called with the number of rows compared, and the share of all, 0 to 1.
         """
         total = max(1, self._spill.count(self._check.shape))
-        expected = self._spill.walk(self._check.shape)
-        due = next(expected, None)
-        keys = len(self._check.shape.keys)
-        walk = self._reading.walk(self._rows.walk(self._check.kind))
+        expected_rows = self._spill.walk(self._check.shape)
+        expected = next(expected_rows, None)
+        width = len(self._check.shape.keys)
         compared = 0
-        for page in walk:
+        for page in self._scan.walk(self._rows.walk(self._check.kind)):
             for found in page:
-                key = found[:keys]
-                while due is not None and due[:keys] < key:
-                    self._suspect(due[:keys])
-                    due = next(expected, None)
-                if due is not None and due[:keys] == key:
-                    if not self._check.agrees(due, found):
+                key = found[:width]
+                while expected is not None and expected[:width] < key:
+                    self._suspect(expected[:width])
+                    expected = next(expected_rows, None)
+                if expected is not None and expected[:width] == key:
+                    if not self._check.agrees(expected, found):
                         self._suspect(key)
-                    due = next(expected, None)
+                    expected = next(expected_rows, None)
                 elif next(self._check.differences(None, found, self._spill), None) is not None:
                     self._suspect(key)
             compared += len(page)
             on_rows(compared, min(1.0, compared / total))
-        while due is not None:
-            self._suspect(due[:keys])
-            due = next(expected, None)
-        self._note_suspects()
+        while expected is not None:
+            self._suspect(expected[:width])
+            expected = next(expected_rows, None)
+        self._flush_suspects()
         return compared
 
-    def judge(self, events: EventsRead, differences: Differences) -> None:
-        """Look at the suspects again, and name those that are still wrong."""
-        suspects = self._noted()
-        while some := list(islice(suspects, LOOKED_AT_AGAIN)):
-            found: list[Difference] = []
-            with self._reading.snapshot() as connection:
-                events.follow(connection)
-                for key in some:
+    def verify_suspects(self, expected_rows: ExpectedRows, differences: Differences) -> None:
+        """Read the suspects again, and add the differences of those that still deviate."""
+        keys = self._suspect_keys()
+        while batch := list(islice(keys, VERIFIED_SUSPECTS)):
+            confirmed: list[Difference] = []
+            with self._scan.snapshot() as connection:
+                expected_rows.follow(connection)
+                for key in batch:
                     expected = self._spill.get(self._check.shape, key)
                     row = self._rows.one(connection, self._check.kind, key)
-                    found += self._check.differences(expected, row, self._spill)
-            for one in found:
-                differences.add(one)
+                    confirmed += self._check.differences(expected, row, self._spill)
+            for difference in confirmed:
+                differences.add(difference)
 
     def _suspect(self, key: Row) -> None:
         self._suspects.append((self._check.table, key[0], key[1] if len(key) > 1 else None))
-        if len(self._suspects) >= LOOKED_AT_AGAIN:
-            self._note_suspects()
+        if len(self._suspects) >= VERIFIED_SUSPECTS:
+            self._flush_suspects()
 
-    def _note_suspects(self) -> None:
+    def _flush_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
         self._spill.add_suspects(suspects)
 
-    def _noted(self) -> Iterator[Row]:
-        for one, other in self._spill.suspects(self._check.table):
-            yield (one,) if other is None else (one, other)
+    def _suspect_keys(self) -> Iterator[Row]:
+        for first, second in self._spill.suspects(self._check.table):
+            yield (first,) if second is None else (first, second)

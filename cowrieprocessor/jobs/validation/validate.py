@@ -1,6 +1,6 @@
-"""The validation: every row of v4's tables, proven from the events that are stored.
+"""Validation: every row of v4's tables is proven from the stored events.
 
-Reads only, in short transactions, while loaders and the backfill may write. What is recomputed lies in a temporary
+It only reads, in short transactions, while loaders and the backfill may write. Expected rows are kept in a temporary
 file, so that memory is bounded.
 """
 
@@ -18,11 +18,11 @@ from cowrieprocessor.db.engine import describe
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.table_scan import TableScan, table_scan_of
 from cowrieprocessor.db.upgrade import v3_digest
-from cowrieprocessor.db.validation import timings as questions
+from cowrieprocessor.db.validation import timings
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
-from cowrieprocessor.jobs.validation.expected_rows import EventsRead, FileEventsRead, SessionEventsRead
+from cowrieprocessor.jobs.validation.expected_rows import ExpectedFiles, ExpectedRows, ExpectedSessions
 from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
 from cowrieprocessor.jobs.validation.report import (
     SCHEMA,
@@ -47,14 +47,14 @@ DIFFERENCES_SHOWN = 50
 
 @dataclass(frozen=True, slots=True)
 class ValidateProgress:
-    """How far a validation is.
+    """Progress of a validation.
 
     Attributes:
-        step: what it does now.
-        rows: rows of this step that were read.
-        share: 0 to 1, of this step.
-        rows_per_s: in this step.
-        eta_s: seconds to the end of this step; None while it is not known.
+        step: the current step.
+        rows: rows read in this step.
+        share: share of this step, 0 to 1.
+        rows_per_s: rate of this step.
+        eta_s: estimated seconds to the end of this step; None while it is unknown.
     """
 
     step: str
@@ -76,34 +76,34 @@ def validate(
 
     Args:
         engine: a database at our version; nothing is written.
-        limit_differences: how many differences are named; all are counted.
-        files_only: leave out session_attributes and command_stats, which need all events read.
-        all_counters: compare the counters of every session, not of a sample.
-        on_progress: told how far it is.
+        limit_differences: how many differences are reported in detail; all are counted.
+        files_only: leave out session_attributes and command_stats, for which all events are read.
+        all_counters: compare the counters of every session instead of a sample.
+        on_progress: called with the progress of each step.
 
     Raises:
-        MigrationNeeded, SchemaVersionError: the database has to be migrated first.
+        MigrationNeeded, SchemaVersionError: the database must be migrated first.
         DatabaseError: it cannot be read, or the temporary folder is full.
     """
     require_current(engine)
-    with table_scan_of(engine) as reading, Spill() as spill:
-        run = _Validation(engine, reading, spill, Differences(limit_differences), on_progress)
+    with table_scan_of(engine) as scan, Spill() as spill:
+        run = _Validation(engine, scan, spill, Differences(limit_differences), on_progress)
         return run.report(files_only=files_only, all_counters=all_counters)
 
 
 class _Validation:
-    """One run, step after step."""
+    """One validation, step by step."""
 
     def __init__(
         self,
         engine: Engine,
-        reading: TableScan,
+        scan: TableScan,
         spill: Spill,
         differences: Differences,
         on_progress: Callable[[ValidateProgress], None] | None,
     ) -> None:
         self._engine = engine
-        self._reading = reading
+        self._scan = scan
         self._spill = spill
         self._differences = differences
         self._on_progress = on_progress
@@ -114,14 +114,14 @@ class _Validation:
         self._file_events_s = 0.0
 
     def report(self, *, files_only: bool, all_counters: bool) -> ValidationReport:
-        """Run all steps."""
+        """Run all steps and return the report."""
         started_at, began = dt.datetime.now(dt.UTC), time.monotonic()
-        self._schema()
-        self._files()
+        self._check_schema()
+        self._check_files()
         if not files_only:
-            self._sessions()
-        counters = self._counters(all_counters=all_counters)
-        query_times = self._query_times()
+            self._check_sessions()
+        counters = self._check_counters(all_counters=all_counters)
+        query_times = self._time_queries()
         valid = not self._differences.counts and all(rows == 0 for rows in self._not_backfilled.values())
         return ValidationReport(
             database=describe(self._engine),
@@ -138,61 +138,61 @@ class _Validation:
             query_times=query_times,
         )
 
-    def _schema(self) -> None:
-        """Compare the schema with the models, and v3's tables with what they were at the migration."""
-        with self._reading.snapshot() as connection:
+    def _check_schema(self) -> None:
+        """Compare the schema with the models, and v3's tables with their digest at the migration."""
+        with self._scan.snapshot() as connection:
             drift, changed = schema_drift(connection), v3_digest.compare(connection)
-        for one in drift:
-            self._differences.add(Difference(SCHEMA, one.table, found=one.what))
-        for other in changed:
-            row = "" if other.row_id is None else f"row {other.row_id} "
-            self._differences.add(Difference(V3_TABLES, other.table, found=f"{row}{other.what}"))
+        for deviation in drift:
+            self._differences.add(Difference(SCHEMA, deviation.table, found=deviation.what))
+        for change in changed:
+            row = "" if change.row_id is None else f"row {change.row_id} "
+            self._differences.add(Difference(V3_TABLES, change.table, found=f"{row}{change.what}"))
 
-    def _files(self) -> None:
-        events = FileEventsRead(self._reading, self._spill)
+    def _check_files(self) -> None:
+        expected = ExpectedFiles(self._scan, self._spill)
         began = time.monotonic()
-        events.read(self._step("reading file events"))
+        expected.read(self._step("reading file events"))
         self._file_events_s = time.monotonic() - began
-        events.settle()
-        self._compare(events, FilesCheck(), HashesCheck())
-        self._without_row.update(events.without_row)
+        expected.merge()
+        self._compare(expected, FilesCheck(), HashesCheck())
+        self._without_row.update(expected.without_row)
 
-    def _sessions(self) -> None:
-        events = SessionEventsRead(self._reading, self._spill)
-        if not events.has_begun:
-            self._not_backfilled[events.job] = None
+    def _check_sessions(self) -> None:
+        expected = ExpectedSessions(self._scan, self._spill)
+        if not expected.has_begun:
+            self._not_backfilled[expected.job] = None
             return
-        events.read(self._step("reading all events"))
-        events.settle()
-        self._compare(events, AttributesCheck(), CommandsCheck())
+        expected.read(self._step("reading all events"))
+        expected.merge()
+        self._compare(expected, AttributesCheck(), CommandsCheck())
 
-    def _compare(self, events: EventsRead, *checks: TableCheck) -> None:
-        walks = [TableWalk(self._reading, self._spill, check) for check in checks]
+    def _compare(self, expected: ExpectedRows, *checks: TableCheck) -> None:
+        walks = [TableWalk(self._scan, self._spill, check) for check in checks]
         for check, walk in zip(checks, walks, strict=True):
             self._compared[check.table] = walk.find_suspects(self._step(f"comparing {check.table}"))
-        events.catch_up()
+        expected.catch_up()
         for walk in walks:
-            walk.judge(events, self._differences)
-        self._events_read[events.job] = events.rows
-        self._not_backfilled[events.job] = events.not_backfilled
+            walk.verify_suspects(expected, self._differences)
+        self._events_read[expected.job] = expected.rows
+        self._not_backfilled[expected.job] = expected.not_backfilled
 
-    def _counters(self, *, all_counters: bool) -> CounterCheck:
+    def _check_counters(self, *, all_counters: bool) -> CounterCheck:
         if all_counters:
-            return check_all(self._reading, self._step("counting the events of sessions"))
-        return check_sample(self._reading)
+            return check_all(self._scan, self._step("counting the events of sessions"))
+        return check_sample(self._scan)
 
-    def _query_times(self) -> list[QueryTime]:
-        """Ask two questions as v3's users had to, and of `files`."""
-        with self._reading.snapshot() as connection:
-            newest = questions.newest_file(self._reading, connection)
+    def _time_queries(self) -> list[QueryTime]:
+        """Time two queries as v3's users had to run them, and on `files`."""
+        with self._scan.snapshot() as connection:
+            newest = timings.newest_file(self._scan, connection)
             if newest is None:
                 return []
             sha256, day = newest
             day_after = (dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat()
-            hash_ms = questions.time_hash_in_files(self._reading, connection, sha256)
-            day_ms = questions.time_day_in_files(self._reading, connection, day, day_after)
-            scan_ms, is_cut = questions.time_day_in_events(self._reading, connection, tuple(ORIGINS), day, day_after)
-        read = self._events_read.get(FileEventsRead.job, 0)
+            hash_ms = timings.time_hash_in_files(self._scan, connection, sha256)
+            day_ms = timings.time_day_in_files(self._scan, connection, day, day_after)
+            scan_ms, is_cut = timings.time_day_in_events(self._scan, connection, tuple(ORIGINS), day, day_after)
+        read = self._events_read.get(ExpectedFiles.job, 0)
         return [
             QueryTime(
                 f"which sessions have the file {sha256}",

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
-from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost, never_asked, retries
+from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost_claims, never_asked, retries
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
@@ -147,13 +147,13 @@ def _count_backlog(connection: Connection, provider: str, policy: Policy, now: d
     return {
         "waiting": count(HASHES, *never_queried)
         - count(HASHES, may_be_excluded, no_row, ~never_asked(provider, policy, now))
-        + count(queued, lost(provider, policy, now)),
+        + count(queued, lost_claims(provider, policy, now)),
         "asked_for": count(queued, asked_for(provider, now))
         + sum(count(queued, condition, by_hand) for condition in retry_conditions),
         "retries_due": sum(count(queued, condition, ~by_hand) for condition in retry_conditions),
         "expired": count(QUEUE, renewals.due)
-        - count(queued, may_be_excluded, renewals.due, ~renewals.kept)
-        + count(queued, renewals.ahead, renewals.kept),
+        - count(queued, may_be_excluded, renewals.due, ~renewals.needed)
+        + count(queued, renewals.skewed, renewals.needed),
     }
 
 

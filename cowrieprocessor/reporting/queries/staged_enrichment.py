@@ -10,7 +10,13 @@ from cowrieprocessor.db.enrichment.candidates import Reason
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import FAILED, REFUSED
 from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import CLAIM, IN_HAND, Question, claim_is_over, staged_backlog
+from cowrieprocessor.db.enrichment.staged_candidates import (
+    CLAIM,
+    IN_PROGRESS,
+    CandidateScope,
+    claim_is_over,
+    staged_backlog,
+)
 from cowrieprocessor.db.enrichment.staged_claims import count_replayable
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.reporting.queries.enrichment import FailureKind, QueueCounts, sort_kinds
@@ -56,7 +62,7 @@ def _counts(connection: Connection, provider: str, policy: Policy, now: dt.datet
     claims = select(CACHE.c.status, func.count(), func.sum(is_live)).where(of_source, CACHE.c.key.startswith(CLAIM))
     leased = failed = refused = 0
     for status, count, live in connection.execute(claims.group_by(CACHE.c.status)):
-        if status in IN_HAND:
+        if status in IN_PROGRESS:
             leased += int(live)
         elif status == _REFUSED:
             refused = count
@@ -65,7 +71,7 @@ def _counts(connection: Connection, provider: str, policy: Policy, now: dt.datet
     answered = select(func.count()).where(of_source, CACHE.c.status.in_(VERDICTS))
     backlog: dict[Reason, int] = {}
     if provider in policy.providers:
-        backlog = staged_backlog(connection, Question(provider, now, policy, providers_in_cache(connection)))
+        backlog = staged_backlog(connection, CandidateScope(provider, now, policy, providers_in_cache(connection)))
     return QueueCounts(
         waiting=backlog.get("new", 0),
         asked_for=backlog.get("asked-for", 0),

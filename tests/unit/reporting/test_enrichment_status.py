@@ -27,6 +27,7 @@ from cowrieprocessor.reporting.render.enrichment import enrichment_text
 from cowrieprocessor.reporting.render.json import to_json
 from cowrieprocessor.reporting.render.terminal import Screen
 from cowrieprocessor.settings import Settings, fingerprint, load_settings
+from tests.enrichment_scene import NO_CACHE
 from tests.stand_ins.clock import ManualClock
 from tests.unit.reporting.scene import add_hash, at, sha
 
@@ -84,7 +85,7 @@ def _fill(engine: Engine, seed: int, policy: Policy) -> None:
         claim(engine, provider, limit=4, now=moment, lease_s=900, policy=policy)
     for hours in range(4):  # processes killed repeatedly over the same hash, requested by hand and not
         only = [sha(number) for number in range(2 + 2 * hours, 12)]
-        claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only)
+        claim(engine, "urlhaus", limit=99, now=at(hours), lease_s=900, policy=policy, only=only, cache_timing=NO_CACHE)
     far = at(0, days=4000)
     with write_transaction(engine) as connection:
         ask_first(connection, [sha(number) for number in range(3)], ["malwarebazaar"])
@@ -254,7 +255,9 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
             add_hash(connection, sha(number), at(-9), session_count=9 - number)
         add_hash(connection, EMPTY_FILE_SHA256, at(-9), enrichment_status="skipped")
     for moment, limit in ((at(2), 4), (NOW, 2)):
-        claimed = staged_claim(engine, "virustotal", limit=limit, now=moment, lease_s=900, policy=policy)
+        claimed = staged_claim(
+            engine, "virustotal", limit=limit, now=moment, lease_s=900, policy=policy, cache_timing=NO_CACHE
+        )
         assert len(claimed) == limit
         if moment == NOW:
             break
@@ -272,7 +275,7 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
     assert [("virustotal", "failed", "timeout", 1)] == [
         (failure.provider, failure.status, failure.kind, failure.count) for failure in status.failures
     ]
-    left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy)
+    left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
     assert len(left) == queue.backlog
     others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
     assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one hash has a decisive verdict

@@ -1,4 +1,4 @@
-"""Reading ahead where looking takes long, and not at all where it does not."""
+"""Caching candidates where searches are slow, and not at all where they are fast."""
 
 from __future__ import annotations
 
@@ -6,93 +6,115 @@ from collections.abc import Sequence
 
 from sqlalchemy import create_engine
 
-from cowrieprocessor.db.enrichment.candidate_cache import KEPT_S, SLOW_S, CandidateCache, candidate_cache_of
+from cowrieprocessor.db.enrichment.candidate_cache import (
+    DEFAULT_TIMING,
+    CacheTiming,
+    CandidateCache,
+    candidate_cache_of,
+    end_search_pauses,
+)
 
 
 class Table:
-    """Hashes in their order, which take so many seconds to look through."""
+    """Hashes in their order, with a cache on a clock that advances by the duration of each search."""
 
-    def __init__(self, count: int, seconds: float) -> None:
+    def __init__(self, count: int, search_s: float) -> None:
         self.hashes = [f"{number:05d}" for number in range(count)]
-        self.seconds = seconds
+        self.search_s = search_s
         self.now = 0.0
-        self.looks = 0
-        self.ahead = CandidateCache(clock=lambda: self.now)
+        self.searches = 0
+        self.cache = CandidateCache(CacheTiming(clock=lambda: self.now))
 
-    def read(self, limit: int) -> list[str]:
-        """Look for the first so many."""
-        self.looks += 1
-        self.now += self.seconds
+    def search(self, limit: int) -> list[str]:
+        """Return the first hashes."""
+        self.searches += 1
+        self.now += self.search_s
         return self.hashes[:limit]
 
-    def still(self, asked: Sequence[str]) -> set[str]:
-        """Return which are still there."""
-        return set(asked) & set(self.hashes)
+    def still_valid(self, hashes: Sequence[str]) -> set[str]:
+        """Return which hashes are still there."""
+        return set(hashes) & set(self.hashes)
 
     def claim(self, limit: int) -> list[str]:
-        """Take the next ones out of the table."""
-        found = self.ahead.next(limit, self.read, self.still)
-        self.hashes = [one for one in self.hashes if one not in found]
-        return found
+        """Take the next hashes out of the table."""
+        claimed = self.cache.next(limit, self.search, self.still_valid)
+        self.hashes = [sha256 for sha256 in self.hashes if sha256 not in claimed]
+        return claimed
 
 
-def test_quick_looks_are_always_fresh() -> None:
-    """Where looking is quick every claim looks, and sees what came since."""
-    table = Table(10, SLOW_S / 2)
+def test_fast_searches_are_always_fresh() -> None:
+    """Where searches are fast every claim searches, and sees what was added since."""
+    table = Table(10, DEFAULT_TIMING.slow_s / 2)
     table.claim(2)
     table.hashes.insert(0, "00000")
 
     assert table.claim(2) == ["00000", "00002"]
-    assert table.looks == 2
+    assert table.searches == 2
 
 
-def test_a_slow_look_is_shared_in_order() -> None:
-    """Where looking is slow one look serves many claims, in the same order, none twice."""
+def test_a_slow_search_is_shared_in_order() -> None:
+    """Where searches are slow one serves many claims, in the same order, without repetition."""
     table = Table(5_000, 4.0)
     expected = list(table.hashes)
 
-    assert [one for _ in range(20) for one in table.claim(100)] == expected[:2_000]
-    assert table.looks == 1
+    assert [sha256 for _ in range(20) for sha256 in table.claim(100)] == expected[:2_000]
+    assert table.searches == 1
     assert table.claim(100) == expected[2_000:2_100]
-    assert table.looks == 2
+    assert table.searches == 2
 
 
-def test_what_others_took_is_not_handed_out() -> None:
-    """A hash that was read ahead and is not meant any more is passed over."""
+def test_what_others_claimed_is_not_returned() -> None:
+    """A cached hash that is no longer a candidate is skipped."""
     table = Table(100, 4.0)
     table.claim(10)
-    table.hashes = [one for one in table.hashes if one >= "00050"]
+    table.hashes = [sha256 for sha256 in table.hashes if sha256 >= "00050"]
 
     assert table.claim(3) == ["00050", "00051", "00052"]
     table.hashes = ["99999"]
     assert table.claim(3) == ["99999"]
 
 
-def test_after_a_while_it_looks_again() -> None:
-    """What was read ahead is used for some minutes only."""
+def test_cached_hashes_expire() -> None:
+    """Cached hashes are used for some minutes only."""
     table = Table(100, 4.0)
     table.claim(10)
-    table.now += KEPT_S + 1
+    table.now += DEFAULT_TIMING.max_age_s + 1
     table.hashes.insert(0, "00000")
 
     assert table.claim(1) == ["00000"]
 
 
-def test_a_slow_look_in_vain_is_not_repeated_at_once() -> None:
-    """Where a slow look found nothing, looking takes no more than a twentieth of the time."""
+def test_a_slow_search_without_result_is_not_repeated_at_once() -> None:
+    """Slow searches that find nothing take no more than a twentieth of the time."""
     table = Table(0, 4.0)
     assert table.claim(1) == []
     table.hashes = ["00001"]
     assert table.claim(1) == []
     table.now += 80
     assert table.claim(1) == ["00001"]
-    assert table.looks == 2
+    assert table.searches == 2
 
 
-def test_questions_and_engines_are_kept_apart() -> None:
-    """What was read ahead belongs to one engine and one question."""
-    one, other = create_engine("sqlite://"), create_engine("sqlite://")
+def test_searches_and_engines_are_kept_apart() -> None:
+    """A cache belongs to one engine and one search."""
+    first, second = create_engine("sqlite://"), create_engine("sqlite://")
 
-    assert candidate_cache_of(one, "a") is candidate_cache_of(one, "a")
-    assert candidate_cache_of(one, "a") is not candidate_cache_of(one, "b")
-    assert candidate_cache_of(one, "a") is not candidate_cache_of(other, "a")
+    assert candidate_cache_of(first, "a") is candidate_cache_of(first, "a")
+    assert candidate_cache_of(first, "a") is not candidate_cache_of(first, "b")
+    assert candidate_cache_of(first, "a") is not candidate_cache_of(second, "a")
+
+
+def test_pauses_of_an_engine_are_ended() -> None:
+    """Ending the pauses of an engine reports whether there were any, and searches again."""
+    engine, found = create_engine("sqlite://"), []
+    cache = candidate_cache_of(engine, "a", CacheTiming(slow_s=0.0, max_idle_share=1e-9))
+
+    def claim() -> list[str]:
+        return cache.next(1, lambda limit: found[:limit], set)
+
+    assert claim() == []
+    found = ["00001"]
+    assert claim() == []
+    assert end_search_pauses(engine)
+    assert claim() == ["00001"]
+    assert not end_search_pauses(engine)

@@ -1,4 +1,4 @@
-"""Spreading a verdict: rows of `files` and flags of sessions follow, in bounded steps, whoever writes beside."""
+"""Propagation: rows of `files` and flags of sessions follow a verdict, in bounded steps, next to other writers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import pytest
 from sqlalchemy import Engine, event, update
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.enrichment import propagation
 from cowrieprocessor.db.enrichment.propagation import (
     MAX_ROWS,
-    Part,
     PropagationStep,
+    pending_slices,
+    propagate_slices,
     propagate_some,
-    spread,
-    waiting_parts,
 )
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.models import VERDICT_COLUMNS
@@ -28,72 +26,71 @@ from tests.enrichment_scene import (
     VT,
     T,
     answer,
-    drain,
-    finding,
     flags,
     load,
+    propagate_all,
     put,
     row,
     rows,
     sha,
+    vt_verdict,
 )
 
 
 def sessions(count: int, *, of: int = 1, prefix: str = "s") -> list[tuple[str, str]]:
-    """Return so many sessions that dropped one hash."""
+    """Return `count` sessions that dropped one hash."""
     return [(f"{prefix}{number:04d}", sha(of)) for number in range(count)]
 
 
 def disagreeing(engine: Engine) -> list[str]:
-    """Return the sessions whose row in `files` does not say what the row of its hash says, or whose flag is wrong."""
-    known = {one["sha256"]: one for one in rows(engine, "file_hashes")}
+    """Return the sessions whose row in `files` differs from the row of its hash, or whose flag is wrong."""
+    hashes = {entry["sha256"]: entry for entry in rows(engine, "file_hashes")}
     flagged = flags(engine)
-    found = []
-    for one in rows(engine, "files"):
-        wanted = known[one["shasum"]]
-        if any(one[name] != wanted[name] for name in VERDICT_COLUMNS):
-            found.append(one["session_id"])
-        if one["vt_malicious"] and not flagged[one["session_id"]]:
-            found.append(one["session_id"])
-    malicious = {one["session_id"] for one in rows(engine, "files") if known[one["shasum"]]["vt_malicious"]}
-    return found + [name for name, flag in flagged.items() if flag and name not in malicious]
+    wrong = []
+    for file in rows(engine, "files"):
+        expected = hashes[file["shasum"]]
+        if any(file[name] != expected[name] for name in VERDICT_COLUMNS):
+            wrong.append(file["session_id"])
+        if file["vt_malicious"] and not flagged[file["session_id"]]:
+            wrong.append(file["session_id"])
+    malicious = {file["session_id"] for file in rows(engine, "files") if hashes[file["shasum"]]["vt_malicious"]}
+    return wrong + [name for name, flag in flagged.items() if flag and name not in malicious]
 
 
 def set_session(engine: Engine, session_id: str, **values: object) -> None:
-    """Change a session, as v3 did."""
+    """Update a session, as v3 did."""
     table = T["session_summaries"]
     with write_transaction(engine) as connection:
         connection.execute(update(table).where(table.c.session_id == session_id).values(**values))
 
 
 def test_nothing_to_do_is_none(engine: Engine) -> None:
-    """Where no hash waits there is no step, and no write."""
+    """If nothing is pending there is no step, and no write."""
     assert propagate_some(engine, now=NOW) is None
 
 
 def test_rows_follow_in_bounded_steps(engine: Engine) -> None:
-    """Each transaction changes at most so many rows; the cursor says how far; then the hash waits no more."""
+    """Each transaction changes at most `max_rows` rows and moves the cursor; then the hash is no longer pending."""
     load(engine, sessions(25))
-    answer(engine, sha(1), finding(9, size_bytes=77))
+    answer(engine, sha(1), vt_verdict(9, size_bytes=77))
 
     first = propagate_some(engine, now=NOW, max_rows=10)
 
     assert first == PropagationStep(10, 10, 0)
-    assert sum(one["vt_malicious"] for one in rows(engine, "files")) == 10 == sum(flags(engine).values())
+    assert sum(file["vt_malicious"] for file in rows(engine, "files")) == 10 == sum(flags(engine).values())
     assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(10, 10, 0)
     assert propagate_some(engine, now=NOW, max_rows=10) == PropagationStep(5, 5, 1)
     assert propagate_some(engine, now=NOW) is None
     assert disagreeing(engine) == []
-    assert {one["file_size"] for one in rows(engine, "files")} == {77}
+    assert {file["file_size"] for file in rows(engine, "files")} == {77}
 
 
 def test_a_step_is_never_larger_than_the_bound(engine: Engine) -> None:
-    """However many rows are asked for, one transaction changes no more than MAX_ROWS."""
+    """Whatever `max_rows` is, one transaction changes no more than MAX_ROWS."""
     load(engine, sessions(12))
-    answer(engine, sha(1), finding(9))
-    kept = propagation.MAX_ROWS
+    answer(engine, sha(1), vt_verdict(9))
 
-    assert kept == 5_000
+    assert MAX_ROWS == 5_000
     step = propagate_some(engine, now=NOW, max_rows=10**9)
     assert step is not None
     assert step.rows == 12 <= MAX_ROWS
@@ -103,86 +100,86 @@ def test_small_hashes_share_a_step(engine: Engine) -> None:
     """Many hashes with few rows each do not take a transaction each."""
     load(engine, [(f"s{number}", sha(number)) for number in range(20)])
     for number in range(20):
-        answer(engine, sha(number), finding(number % 3))
+        answer(engine, sha(number), vt_verdict(number % 3))
 
     assert propagate_some(engine, now=NOW) == PropagationStep(20, 20, 20)
     assert disagreeing(engine) == []
 
 
-def test_a_new_verdict_begins_again(engine: Engine) -> None:
-    """When the verdict changes half way, the rows that had the old one get the new one too."""
+def test_a_new_verdict_restarts_the_propagation(engine: Engine) -> None:
+    """When the verdict changes halfway, the rows that had the old verdict get the new one too."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     propagate_some(engine, now=NOW, max_rows=10)
-    answer(engine, sha(1), finding(11), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(11), at=NOW + DAY)
 
-    drain(engine, NOW + DAY)
+    propagate_all(engine, NOW + DAY)
 
-    assert {one["vt_positives"] for one in rows(engine, "files")} == {11}
+    assert {file["vt_positives"] for file in rows(engine, "files")} == {11}
     assert disagreeing(engine) == []
 
 
-def test_a_row_that_comes_meanwhile_has_the_verdict(engine: Engine) -> None:
-    """A session loaded while a verdict is spread carries it at once, and its flag, whatever the cursor says."""
+def test_a_row_inserted_meanwhile_has_the_verdict(engine: Engine) -> None:
+    """A session loaded during a propagation has the verdict and the flag at once, wherever the cursor is."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     propagate_some(engine, now=NOW, max_rows=10)
 
     load(engine, [("late", sha(1))])
 
     assert row(engine, "files", session_id="late")["vt_positives"] == 9
     assert flags(engine)["late"]
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
-def test_a_flag_goes_with_the_last_malicious_file(engine: Engine) -> None:
+def test_a_flag_is_removed_with_the_last_malicious_file(engine: Engine) -> None:
     """A session keeps its flag while another of its files is malicious, and loses it with the last."""
     load(engine, [("one", sha(1)), ("both", sha(1)), ("both", sha(2))])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
+    propagate_all(engine)
     assert flags(engine) == {"one": True, "both": True}
 
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
+    propagate_all(engine)
     assert flags(engine) == {"one": False, "both": True}
 
     answer(engine, sha(2), ProviderVerdict("unknown"), at=NOW + DAY)
-    drain(engine)
+    propagate_all(engine)
     assert flags(engine) == {"one": False, "both": False}
 
 
 @pytest.mark.parametrize(("stored", "kept"), [({"virustotal": 1}, True), (None, False)])
-def test_a_flag_of_v3_is_not_ours_to_take(engine: Engine, stored: object, kept: bool) -> None:
+def test_a_flag_of_v3_stays(engine: Engine, stored: object, kept: bool) -> None:
     """A session that v3 enriched keeps its flag; the JSON text null that v3 wrote means nothing."""
     load(engine, sessions(1))
     set_session(engine, "s0000", enrichment=stored)
-    answer(engine, sha(1), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    propagate_all(engine)
     assert flags(engine) == {"s0000": True}
 
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": kept}
 
 
-def test_a_flag_that_v3_set_alone_is_left(engine: Engine) -> None:
-    """A verdict that was never malicious takes no flag from anybody."""
+def test_a_flag_that_only_v3_set_stays(engine: Engine) -> None:
+    """A verdict that was never malicious removes no flag."""
     load(engine, sessions(1))
     set_session(engine, "s0000", vt_flagged=True)
 
-    answer(engine, sha(1), finding(0))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0))
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": True}
 
 
-def test_a_killed_step_is_done_again(engine: Engine) -> None:
-    """A step that ends before its commit leaves nothing, and the next one does it all."""
+def test_a_killed_step_is_repeated(engine: Engine) -> None:
+    """A step that ends before its commit leaves nothing, and the next step does all of it."""
     load(engine, sessions(20))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
 
     class Killed(Exception):
         """Stands for a crash."""
@@ -197,25 +194,25 @@ def test_a_killed_step_is_done_again(engine: Engine) -> None:
     finally:
         event.remove(engine, "commit", kill)
 
-    assert not any(one["vt_malicious"] for one in rows(engine, "files"))
+    assert not any(file["vt_malicious"] for file in rows(engine, "files"))
     assert row(engine, "verdict_propagation")["cursor"] == 0
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
-def test_a_note_about_a_hash_that_is_gone_is_removed(engine: Engine) -> None:
-    """A note whose hash is not there does not stay for ever."""
+def test_a_pending_entry_without_its_hash_is_removed(engine: Engine) -> None:
+    """A pending entry whose hash is gone is deleted."""
     load(engine, sessions(2))
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     with write_transaction(engine) as connection:
         connection.exec_driver_sql("DELETE FROM file_hashes")
 
-    assert drain(engine) == 0
+    assert propagate_all(engine) == 0
     assert rows(engine, "verdict_propagation") == []
 
 
-def test_everybody_at_once(db_url: str, engine: Engine) -> None:
-    """Loaders, who judges, and two who spread, beside each other: no deadlock, and in the end all agree."""
+def test_concurrent_loaders_aggregation_and_propagation(db_url: str, engine: Engine) -> None:
+    """Loaders, verdict aggregation and two propagations at once: no deadlock, and in the end all rows agree."""
     load(engine, [*sessions(60), *sessions(60, of=2)])
     errors: list[BaseException] = []
     start = threading.Barrier(5)
@@ -226,7 +223,7 @@ def test_everybody_at_once(db_url: str, engine: Engine) -> None:
             try:
                 start.wait(30)
                 work(own)
-            except BaseException as error:  # noqa: BLE001 - shown by the test
+            except BaseException as error:  # noqa: BLE001 - asserted on below
                 errors.append(error)
             finally:
                 dispose(own)
@@ -241,53 +238,53 @@ def test_everybody_at_once(db_url: str, engine: Engine) -> None:
 
         return work
 
-    def judges(own: Engine) -> None:
+    def aggregates(own: Engine) -> None:
         for turn in range(12):
             for of in (2, 1, 3):
-                said = finding(9 if (turn + of) % 2 else 0)
-                answer(own, sha(of), said, provider=VT, at=NOW + turn * DAY)
+                verdict = vt_verdict(9 if (turn + of) % 2 else 0)
+                answer(own, sha(of), verdict, provider=VT, at=NOW + turn * DAY)
 
-    def spreads(own: Engine) -> None:
+    def propagates(own: Engine) -> None:
         for _ in range(40):
             propagate_some(own, now=NOW, max_rows=17)
 
-    threads = [worker(one) for one in (loads("x"), loads("y"), judges, spreads, spreads)]
+    threads = [worker(work) for work in (loads("x"), loads("y"), aggregates, propagates, propagates)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
 
     assert errors == []
-    drain(engine)
+    propagate_all(engine)
     assert disagreeing(engine) == []
     assert len(rows(engine, "files", shasum=sha(1))) == 60 + 24
 
 
-def test_a_changed_size_follows_alone(engine: Engine) -> None:
-    """Rows get a size that became known, also where the verdict is the same."""
+def test_a_changed_size_is_propagated_alone(engine: Engine) -> None:
+    """Rows get a size that became known, even if the verdict is the same."""
     load(engine, sessions(3))
-    answer(engine, sha(1), finding(0))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(0))
+    propagate_all(engine)
 
-    answer(engine, sha(1), finding(0, size_bytes=5))
+    answer(engine, sha(1), vt_verdict(0, size_bytes=5))
 
-    assert drain(engine) == 3
-    assert {one["file_size"] for one in rows(engine, "files")} == {5}
+    assert propagate_all(engine) == 3
+    assert {file["file_size"] for file in rows(engine, "files")} == {5}
 
 
-def test_settled_elsewhere_does_not_flag_sessions(engine: Engine) -> None:
-    """`vt_flagged` is about VirusTotal's verdict: that of another source changes the status alone."""
+def test_a_decisive_verdict_of_another_provider_flags_no_session(engine: Engine) -> None:
+    """`vt_flagged` shows VirusTotal's verdict: that of another provider changes only the status."""
     load(engine, sessions(2))
     answer(engine, sha(1), ProviderVerdict("malicious"), provider=HL)
 
-    drain(engine)
+    propagate_all(engine)
 
     assert flags(engine) == {"s0000": False, "s0001": False}
-    assert {one["enrichment_status"] for one in rows(engine, "files")} == {"enriched"}
+    assert {file["enrichment_status"] for file in rows(engine, "files")} == {"enriched"}
 
 
 def test_the_json_null_of_v3_is_stored_as_such(engine: Engine) -> None:
-    """The scene really stores the JSON text null, so that the test about it is about it."""
+    """The scene really stores the JSON text null, which the test of v3's flags depends on."""
     load(engine, sessions(1))
     set_session(engine, "s0000", enrichment=None)
 
@@ -296,53 +293,49 @@ def test_the_json_null_of_v3_is_stored_as_such(engine: Engine) -> None:
         assert connection.exec_driver_sql(sql).scalar_one() == json.dumps(None)
 
 
-def test_a_hash_is_written_in_parts(engine: Engine) -> None:
-    """A transaction can end behind each part; the note says how far it came, and the rest is written later."""
+def test_a_hash_is_propagated_in_slices(engine: Engine) -> None:
+    """A transaction can end after each slice; the cursor tells how far it came, and the rest is done later."""
     load(engine, [*sessions(10), *sessions(1, of=2, prefix="t")])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, 100, slice_rows=4)
+        slices = pending_slices(connection, 100, slice_rows=4)
     answers = iter([True, False])
     with write_transaction(engine) as connection:
-        step = spread(connection, parts, now=NOW, may_go_on=lambda: next(answers))
+        step = propagate_slices(connection, slices, now=NOW, may_go_on=lambda: next(answers))
 
-    assert sorted(len(part.rows) for part in parts) == [1, 2, 4, 4]
-    assert step.rows == sum(one["vt_malicious"] for one in rows(engine, "files")) == sum(map(len_of, parts[:2]))
-    drain(engine)
+    assert sorted(len(part.rows) for part in slices) == [1, 2, 4, 4]
+    malicious = sum(file["vt_malicious"] for file in rows(engine, "files"))
+    assert step.rows == malicious == sum(len(part.rows) for part in slices[:2])
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
-def test_what_another_did_meanwhile_is_left_to_it(engine: Engine) -> None:
-    """Where a verdict was asked for or spread since it was looked at, the step does nothing about that hash."""
+def test_what_another_process_did_meanwhile_is_skipped(engine: Engine) -> None:
+    """A step skips hashes whose propagation was requested again or done since their slices were read."""
     load(engine, [*sessions(3), *sessions(3, of=2, prefix="t")])
-    answer(engine, sha(1), finding(9))
-    answer(engine, sha(2), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
+    answer(engine, sha(2), vt_verdict(9))
     with read_transaction(engine) as connection:
-        parts = waiting_parts(connection, 100)
-    drain(engine)
-    answer(engine, sha(1), finding(0), at=NOW + DAY)
+        slices = pending_slices(connection, 100)
+    propagate_all(engine)
+    answer(engine, sha(1), vt_verdict(0), at=NOW + DAY)
 
     with write_transaction(engine) as connection:
-        assert spread(connection, parts, now=NOW) == PropagationStep(0, 0, 0)
+        assert propagate_slices(connection, slices, now=NOW) == PropagationStep(0, 0, 0)
 
-    assert [one["sha256"] for one in rows(engine, "verdict_propagation")] == [sha(1)]
-    drain(engine)
+    assert [entry["sha256"] for entry in rows(engine, "verdict_propagation")] == [sha(1)]
+    propagate_all(engine)
     assert disagreeing(engine) == []
 
 
 def test_a_row_that_agrees_is_not_written(engine: Engine) -> None:
-    """Rows that say what their hash says keep the time at which they were last changed."""
+    """Rows that agree with their hash keep their last_updated time."""
     load(engine, sessions(2))
-    answer(engine, sha(1), finding(9))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(9))
+    propagate_all(engine)
     before = rows(engine, "files")
     put(engine, "verdict_propagation", {"sha256": sha(1), "requested_at": NOW, "cursor": 0})
 
     assert propagate_some(engine, now=NOW + DAY) == PropagationStep(2, 0, 1)
     assert before == rows(engine, "files")
-
-
-def len_of(part: Part) -> int:
-    """Return how many rows a part has."""
-    return len(part.rows)

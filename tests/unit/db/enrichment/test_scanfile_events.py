@@ -1,4 +1,4 @@
-"""The events in which Cowrie wrote down what VirusTotal told it."""
+"""The events in which Cowrie logged its VirusTotal lookups."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from tests.enrichment_scene import sha
 
 
-def test_they_come_in_order_and_whole(engine: Engine, tmp_path: Path) -> None:
-    """Events of this type alone, by id, as the JSON that was stored, page by page."""
+def test_events_are_read_in_order_and_complete(engine: Engine, tmp_path: Path) -> None:
+    """Only events of this type, by id, with the stored JSON, page by page."""
     log = tmp_path / "cowrie.json"
     lines = [
         {"eventid": name, "session": "s1", "timestamp": f"2026-03-01T12:00:{number:02d}.000000Z", "sha256": sha(number)}

@@ -1,4 +1,4 @@
-"""Staging the change: claims, failures and answers in the cache alone, and what is replayed afterwards."""
+"""Staging the change: claims, failures and answers only in the cache, and their replay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.enrichment.claims import Claimed
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import Question, staged_backlog
+from cowrieprocessor.db.enrichment.staged_candidates import CandidateScope, staged_backlog
 from cowrieprocessor.db.enrichment.staged_claims import (
     count_replayable,
     remove_claims,
@@ -27,7 +27,23 @@ from cowrieprocessor.db.enrichment.staged_claims import (
     staged_failure,
     staged_release,
 )
-from tests.enrichment_scene import DAY, HL, HOUR, MB, NOW, POLICY, VT, T, answer, finding, load, put, rows, sha
+from tests.enrichment_scene import (
+    DAY,
+    HL,
+    HOUR,
+    MB,
+    NO_CACHE,
+    NOW,
+    POLICY,
+    VT,
+    T,
+    answer,
+    load,
+    put,
+    rows,
+    sha,
+    vt_verdict,
+)
 
 LATER = NOW + dt.timedelta(seconds=900)
 EMPTY = hashlib.sha256(b"").hexdigest()
@@ -42,8 +58,18 @@ def take(
     limit: int = 100,
     only: Sequence[str] | None = None,
 ) -> list[Claimed]:
-    """Claim hashes for a quarter of an hour."""
-    return staged_claim(engine, provider, limit=limit, now=now, lease_s=900, policy=POLICY, earlier=earlier, only=only)
+    """Claim hashes for a quarter of an hour, on a machine of any speed."""
+    return staged_claim(
+        engine,
+        provider,
+        limit=limit,
+        now=now,
+        lease_s=900,
+        policy=POLICY,
+        earlier=earlier,
+        only=only,
+        cache_timing=NO_CACHE,
+    )
 
 
 def keep(
@@ -56,23 +82,23 @@ def keep(
     holds: dt.timedelta = DAY,
     key: str | None = None,
 ) -> None:
-    """Keep an answer in the cache."""
+    """Store an answer in the cache."""
     with write_transaction(engine) as connection:
         store_in_cache(connection, provider, key or sha256, verdict, {}, at, at + holds)
 
 
 def fail(engine: Engine, sha256: str, *, now: dt.datetime = NOW, again: dt.datetime = NOW + HOUR) -> None:
-    """Keep a failure."""
+    """Store a failure."""
     staged_failure(engine, VT, sha256, kind="timeout", now=now, not_before=again)
 
 
 def hashes(claimed: Sequence[Claimed]) -> list[str]:
-    """Return which hashes were claimed, in their order."""
-    return [one.sha256 for one in claimed]
+    """Return the claimed hashes, in order."""
+    return [item.sha256 for item in claimed]
 
 
 def test_no_other_table_is_touched(engine: Engine) -> None:
-    """Claiming, failing, giving back and answering change the cache and not one row of anything else."""
+    """Claims, failures, releases and answers change only the cache."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3)), ("c", EMPTY)])
     others = [name for name in T if name != "enrichment_cache"]
     before = {name: rows(engine, name) for name in others}
@@ -87,7 +113,7 @@ def test_no_other_table_is_touched(engine: Engine) -> None:
 
 
 def test_order_is_that_of_the_queue(engine: Engine) -> None:
-    """Never asked first, by sessions; then retries that are due; then answers that hold no longer."""
+    """Never-queried hashes first, by sessions; then due retries; then expired answers."""
     load(engine, [("a", sha(number)) for number in range(4)])
     load(engine, [("b", sha(3))])
     take(engine, only=[sha(0)])
@@ -96,7 +122,7 @@ def test_order_is_that_of_the_queue(engine: Engine) -> None:
 
     claimed = take(engine, now=NOW + 2 * HOUR)
 
-    assert [(one.sha256, one.reason, one.attempts) for one in claimed] == [
+    assert [(item.sha256, item.reason, item.attempts) for item in claimed] == [
         (sha(3), "new", 1),
         (sha(2), "new", 1),
         (sha(0), "retry", 2),
@@ -104,8 +130,8 @@ def test_order_is_that_of_the_queue(engine: Engine) -> None:
     ]
 
 
-def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
-    """What holds is not asked, what failed not before its time, what is being asked not by another."""
+def test_current_answers_failures_and_claims_are_not_claimed(engine: Engine) -> None:
+    """A current answer is not queried again, a failure not before its time, a claimed hash not by another."""
     load(engine, [("a", sha(1)), ("b", sha(2)), ("c", sha(3))])
     take(engine)
     keep(engine, sha(1), "unknown", holds=12 * HOUR)
@@ -115,11 +141,11 @@ def test_answers_and_failures_are_waited_for(engine: Engine) -> None:
     (left,) = take(engine, now=LATER)
     assert (left.sha256, left.reason, left.attempts) == (sha(3), "new", 2)
     assert hashes(take(engine, now=NOW + HOUR, only=[sha(1), sha(2)])) == [sha(2)]
-    assert [one.reason for one in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
+    assert [item.reason for item in take(engine, now=NOW + 12 * HOUR, only=[sha(1)])] == ["expired"]
 
 
 def test_an_answer_under_another_key_counts(engine: Engine) -> None:
-    """A source may keep its answers by address: the claim remembers that the hash has one, and how long it holds."""
+    """A provider may store answers by URL: the claim records that the hash has one, and when it expires."""
     load(engine, [("a", sha(1))])
     take(engine)
     keep(engine, sha(1), "suspicious", key="url:1")
@@ -127,11 +153,11 @@ def test_an_answer_under_another_key_counts(engine: Engine) -> None:
         staged_answer(connection, VT, sha(1), NOW + DAY)
 
     assert take(engine, now=NOW + DAY - HOUR) == []
-    assert [one.reason for one in take(engine, now=NOW + DAY)] == ["expired"]
+    assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
 
 
-def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
-    """A claim that is given back leaves nothing, or the failure that there was, due as it was."""
+def test_released_hashes_are_claimed_again(engine: Engine) -> None:
+    """A released claim leaves nothing, or the earlier failure with its time."""
     load(engine, [("a", sha(1)), ("b", sha(2))])
     take(engine, only=[sha(2)])
     fail(engine, sha(2), again=NOW + HOUR)
@@ -139,12 +165,12 @@ def test_what_is_given_back_is_claimed_again(engine: Engine) -> None:
 
     staged_release(engine, VT, [sha(1), sha(2), sha(3)])
 
-    assert [one["key"] for one in rows(engine, "enrichment_cache")] == [f"claim:{sha(2)}"]
+    assert [entry["key"] for entry in rows(engine, "enrichment_cache")] == [f"claim:{sha(2)}"]
     assert take(engine, now=NOW + HOUR) == first
 
 
-def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
-    """A settled hash is not asked, and a source waits for those before it, by the cache alone."""
+def test_decisive_verdicts_and_earlier_providers_apply_here_too(engine: Engine) -> None:
+    """A decisive verdict saves the query, and a provider waits for earlier ones, according to the cache alone."""
     load(engine, [("a", sha(number)) for number in range(5)])
     keep(engine, sha(0), "known-good", provider=HL)
     keep(engine, sha(1), "unknown", provider=HL)
@@ -157,21 +183,21 @@ def test_settled_and_earlier_sources_hold_here_too(engine: Engine) -> None:
     assert hashes(take(engine)) == [sha(4)]
 
 
-def test_a_killed_process_takes_no_file_its_place(engine: Engine) -> None:
-    """A file whose process was killed comes as it would have, three times; then with the retries."""
+def test_a_killed_process_costs_no_file_its_place(engine: Engine) -> None:
+    """A file whose claiming process was killed keeps its place three times; then it is among the retries."""
     load(engine, [("a", sha(1)), ("b", sha(1)), ("c", sha(2))])
     got = []
     for hours in range(4):
         claimed = take(engine, now=NOW + hours * HOUR)
-        got.append([(one.sha256, one.reason, one.attempts) for one in claimed])
+        got.append([(item.sha256, item.reason, item.attempts) for item in claimed])
         staged_release(engine, VT, [sha(2)])
 
     tries = [[(sha(1), "new", number), (sha(2), "new", 1)] for number in (1, 2, 3)]
     assert got == [*tries, [(sha(2), "new", 1), (sha(1), "retry", 4)]]
 
 
-def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
-    """A later source goes on waiting for one that was only claimed for, unless that was in vain again and again."""
+def test_a_lost_claim_counts_as_no_query(engine: Engine) -> None:
+    """A later provider goes on waiting for one with a lost claim, unless its claims were lost repeatedly."""
     load(engine, [("a", sha(1))])
     for hours in range(3):
         take(engine, HL, now=NOW + hours * HOUR)
@@ -179,8 +205,8 @@ def test_a_killed_process_has_asked_nothing(engine: Engine) -> None:
         assert bool(take(engine, earlier=[HL], now=NOW + (hours + 0.5) * HOUR)) == (hours == 2)
 
 
-def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> None:
-    """What is asked for by hand is asked whatever the cache has, once; also after it was given back, or lost."""
+def test_hashes_asked_for_by_hand_come_first(engine: Engine) -> None:
+    """They are claimed once, whatever the cache has, also after a release or a lost claim."""
     load(engine, [("a", sha(number)) for number in range(4)])
     keep(engine, sha(0), "malicious")
     keep(engine, sha(1), "known-good", provider=HL)
@@ -190,22 +216,22 @@ def test_by_hand_comes_first_and_asks_again_what_is_known(engine: Engine) -> Non
         staged_ask_first(connection, [*wanted, sha(9)], [VT], NOW)
 
     claimed = take(engine, earlier=[HL], only=wanted)
-    assert {one.sha256: one.reason for one in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
+    assert {item.sha256: item.reason for item in claimed} == {sha(number): "asked-for" for number in (0, 1, 3)}
     assert take(engine, only=wanted) == []
     staged_release(engine, VT, [sha(0)])
-    assert [(one.sha256, one.attempts) for one in take(engine, only=wanted)] == [(sha(0), 1)]
+    assert [(item.sha256, item.attempts) for item in take(engine, only=wanted)] == [(sha(0), 1)]
     later = NOW + HOUR
     lost = take(engine, only=[sha(0), sha(1)], now=later)
-    assert [(one.reason, one.attempts) for one in lost] == [("asked-for", 2)] * 2
-    for one in lost:
-        keep(engine, one.sha256, "malicious", at=later)
+    assert [(item.reason, item.attempts) for item in lost] == [("asked-for", 2)] * 2
+    for item in lost:
+        keep(engine, item.sha256, "malicious", at=later)
         with write_transaction(engine) as connection:
-            staged_answer(connection, VT, one.sha256, later + DAY)
+            staged_answer(connection, VT, item.sha256, later + DAY)
     assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
 
 
-def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
-    """Once the cache is replayed a source's claims go, but those of somebody who is asking; answers stay."""
+def test_claims_are_removed_after_the_replay(engine: Engine) -> None:
+    """A provider's claims are removed except those in progress; answers stay."""
     load(engine, [("a", sha(number)) for number in range(5)])
     take(engine, only=[sha(0), sha(1), sha(2)])
     fail(engine, sha(1))
@@ -217,14 +243,14 @@ def test_claims_are_removed_when_they_are_of_no_use(engine: Engine) -> None:
     take(engine, only=[sha(3)], now=later)
 
     assert remove_claims(engine, VT, LATER) == 3
-    left = {(one["provider"], one["key"]) for one in rows(engine, "enrichment_cache")}
+    left = {(entry["provider"], entry["key"]) for entry in rows(engine, "enrichment_cache")}
     assert left == {(VT, sha(2)), (VT, f"claim:{sha(3)}"), (HL, f"claim:{sha(0)}")}
     assert remove_claims(engine, VT, LATER) == 0
     assert hashes(take(engine, now=LATER, only=[sha(1), sha(2)])) == [sha(1)]
 
 
-def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
-    """Claims, failures and answers of a time that is far away are due at once, and answers of today replace them."""
+def test_clock_skew_hides_nothing(engine: Engine) -> None:
+    """Claims, failures and answers dated far in the future are due at once, and current answers replace them."""
     far = NOW + 3650 * DAY
     load(engine, [("a", sha(number)) for number in range(4)])
     take(engine, now=far, only=[sha(0), sha(1)])
@@ -234,7 +260,7 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
 
     claimed = take(engine)
 
-    assert {one.sha256: one.reason for one in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
+    assert {item.sha256: item.reason for item in claimed} == {sha(0): "new", sha(1): "retry", sha(2): "expired"}
     keep(engine, sha(2), "malicious")
     (kept,) = rows(engine, "enrichment_cache", key=sha(2))
     assert (kept["status"], kept["fetched_at"]) == ("malicious", NOW)
@@ -242,7 +268,7 @@ def test_a_clock_that_was_ahead_hides_nothing(engine: Engine) -> None:
 
 
 def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
-    """Return the steps of the plans of all that is asked of an SQLite database meanwhile."""
+    """Return the steps of the plans of all queries that `ask` runs on an SQLite database."""
     steps: list[str] = []
 
     def explain(connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -261,14 +287,14 @@ def plans(engine: Engine, ask: Callable[[], object]) -> list[str]:
 @pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("asks", ["claim", "status"])
 def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
-    """Whatever the cache holds, answers and claims of a hash are found by source and key, not by when they end."""
+    """Answers and claims of a hash are found by provider and key, not by when they expire."""
     load(engine, [("a", sha(number)) for number in range(3)])
     keep(engine, sha(1), "unknown", provider=HL)
     keep(engine, sha(2), "unknown", provider=MB)
 
     def status() -> None:
         with read_transaction(engine) as connection:
-            staged_backlog(connection, Question(VT, NOW, POLICY, providers_in_cache(connection)))
+            staged_backlog(connection, CandidateScope(VT, NOW, POLICY, providers_in_cache(connection)))
 
     steps = plans(engine, status if asks == "status" else lambda: take(engine, earlier=[HL]))
 
@@ -279,8 +305,8 @@ def test_each_hash_is_looked_up_by_key(engine: Engine, asks: str) -> None:
             assert (name, of_name) == (name, {"provider=? AND key=?)"})
 
 
-def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
-    """The names of the sources are found one after the other, without reading their answers."""
+def test_providers_in_the_cache_are_found_by_index(engine: Engine) -> None:
+    """The names of the providers are found without reading their answers."""
     load(engine, [("a", sha(1))])
     with read_transaction(engine) as connection:
         assert providers_in_cache(connection) == ()
@@ -291,18 +317,18 @@ def test_sources_in_the_cache_are_named_by_their_keys(engine: Engine) -> None:
         assert providers_in_cache(connection) == ("cowrie-virustotal", HL, VT)
 
 
-def test_what_was_refused_before_is_not_asked(engine: Engine) -> None:
-    """A refusal that the queue knows holds while the change is staged."""
+def test_refused_hashes_are_not_claimed(engine: Engine) -> None:
+    """A refusal in the queue applies while the change is staged."""
     load(engine, [("a", sha(1))])
     put(engine, "enrichment_queue", {"sha256": sha(1), "provider": VT, "status": "refused"})
 
     assert take(engine) == []
 
 
-def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
-    """Threads that claim at once get every hash once."""
+def test_no_two_processes_claim_the_same(db_url: str, engine: Engine) -> None:
+    """Threads that claim concurrently get every hash once."""
     load(engine, [(f"s{number}", sha(number)) for number in range(40)])
-    got: list[str] = []
+    all_claimed: list[str] = []
     start = threading.Barrier(3)
 
     def work() -> None:
@@ -310,7 +336,7 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
         try:
             start.wait(30)
             while claimed := take(own, limit=7):
-                got.extend(hashes(claimed))
+                all_claimed.extend(hashes(claimed))
         finally:
             dispose(own)
 
@@ -320,11 +346,11 @@ def test_no_two_ever_get_the_same(db_url: str, engine: Engine) -> None:
     for thread in threads:
         thread.join(60)
 
-    assert Counter(got) == Counter({sha(number): 1 for number in range(40)})
+    assert Counter(all_claimed) == Counter({sha(number): 1 for number in range(40)})
 
 
-def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
-    """Answers about known files that the history does not have yet, page by page; claims are none."""
+def test_answers_that_the_history_lacks_are_replayed(engine: Engine) -> None:
+    """Answers about known files that the history does not have, page by page; claims are not answers."""
     load(engine, [("a", sha(number)) for number in range(6)])
     take(engine, only=[sha(5)])
     for number in range(4):
@@ -332,19 +358,19 @@ def test_what_the_history_lacks_is_replayed(engine: Engine) -> None:
     keep(engine, sha(9), "clean")
     keep(engine, sha(4), "suspicious", key="url:4")
     answer(engine, sha(0), ProviderVerdict("unknown"))
-    answer(engine, sha(1), finding(3), at=NOW + HOUR)
+    answer(engine, sha(1), vt_verdict(3), at=NOW + HOUR)
     with read_transaction(engine) as connection:
         first = replayable(connection, VT, "", 1)
         rest = replayable(connection, VT, first[-1].key, 100)
         counted = count_replayable(connection, VT)
         others = replayable(connection, HL, "", 100)
 
-    assert [one.key for one in [*first, *rest]] == sorted([sha(2), sha(3)])
+    assert [item.key for item in [*first, *rest]] == sorted([sha(2), sha(3)])
     assert (counted, others) == (2, [])
 
 
 @pytest.mark.parametrize("only", [[], None])
-def test_nothing_wanted_or_nothing_there_is_nothing(engine: Engine, only: list[str] | None) -> None:
+def test_nothing_requested_or_nothing_there_claims_nothing(engine: Engine, only: list[str] | None) -> None:
     """No hash, no claim."""
     assert take(engine, only=only) == []
     assert take(engine, limit=0) == []

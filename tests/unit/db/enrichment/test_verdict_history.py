@@ -1,4 +1,4 @@
-"""The history: spans in which a source said the same, whatever the order in which its answers arrive."""
+"""The history: spans of equal answers, whatever the order in which the answers arrive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from cowrieprocessor.db.enrichment.verdict_history import (
     Observation,
     Span,
     latest_verdicts,
-    merged,
-    remember,
-    take_in,
+    merge_history,
+    merge_spans,
+    record_answer,
 )
-from tests.enrichment_scene import DAY, HOUR, NOW, VT, finding, row, rows, sha
+from tests.enrichment_scene import DAY, HOUR, NOW, VT, row, rows, sha, vt_verdict
 
-Spoken = tuple[dt.datetime, Content]
+Answer = tuple[dt.datetime, Content]
 
 
 def content(positives: int) -> Content:
-    """Return what VirusTotal would say."""
+    """Return the content of an answer of VirusTotal."""
     return ("malicious", None, positives, 70, None) if positives else ("clean", None, 0, 70, None)
 
 
@@ -37,52 +37,52 @@ def at(hours: int) -> dt.datetime:
     return NOW + hours * HOUR
 
 
-def spans_of(answers: Sequence[Spoken]) -> list[tuple[dt.datetime, dt.datetime, Content]]:
-    """Return the spans of answers in the order in which they arrive; rows are numbered as a database would."""
+def spans_of(answers: Sequence[Answer]) -> list[tuple[dt.datetime, dt.datetime, Content]]:
+    """Return the spans after answers arrive in this order; rows are numbered as a database does."""
     known: list[Span] = []
-    for moment, said in answers:
+    for moment, answer in answers:
         known = [
-            Span(one.fetched_at, one.confirmed_at, one.content, number)
-            for number, one in enumerate(merged(known, Observation(moment, said)))
+            Span(span.fetched_at, span.confirmed_at, span.content, number)
+            for number, span in enumerate(merge_spans(known, Observation(moment, answer)))
         ]
-    return [(one.fetched_at, one.confirmed_at, one.content) for one in known]
+    return [(span.fetched_at, span.confirmed_at, span.content) for span in known]
 
 
-def in_order(answers: Sequence[Spoken]) -> list[tuple[dt.datetime, dt.datetime, Content]]:
-    """Return the spans that answers amount to, without any history: sorted, then grouped."""
-    found = []
-    for said, same in groupby(sorted(answers, key=lambda one: one[0]), key=lambda one: one[1]):
+def in_order(answers: Sequence[Answer]) -> list[tuple[dt.datetime, dt.datetime, Content]]:
+    """Return the spans of answers without a history: sorted, then grouped."""
+    spans = []
+    for answer, same in groupby(sorted(answers, key=lambda entry: entry[0]), key=lambda entry: entry[1]):
         moments = [moment for moment, _ in same]
-        found.append((moments[0], moments[-1], said))
-    return found
+        spans.append((moments[0], moments[-1], answer))
+    return spans
 
 
 answers_at_different_times = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=12, unique_by=lambda one: one[0]
-).map(lambda found: [(at(hour), content(positives)) for hour, positives in found])
+    st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=12, unique_by=lambda entry: entry[0]
+).map(lambda drawn: [(at(hour), content(positives)) for hour, positives in drawn])
 
 
 @given(answers_at_different_times)
 @settings(max_examples=200)
-def test_answers_in_order_give_their_spans(answers: list[Spoken]) -> None:
-    """Answers in the order of their times give the spans that sorting and grouping gives."""
-    ordered = sorted(answers, key=lambda one: one[0])
+def test_answers_in_order_give_their_spans(answers: list[Answer]) -> None:
+    """Answers in the order of their times give the spans that sorting and grouping give."""
+    ordered = sorted(answers, key=lambda entry: entry[0])
 
     assert in_order(ordered) == spans_of(ordered)
 
 
 @given(answers_at_different_times)
 @settings(max_examples=200)
-def test_in_any_order_nothing_is_invented(answers: list[Spoken]) -> None:
+def test_in_any_order_nothing_is_invented(answers: list[Answer]) -> None:
     """In any order the first and the last answer are there, each end of a span is an answer, and neighbours differ.
 
-    Only what confirmed a span from inside can be forgotten, when late answers that say something else part it.
+    Only answers inside a span can be lost, when a late different answer splits it.
     """
     expected, found = in_order(answers), spans_of(answers)
-    told = dict(answers)
+    by_moment = dict(answers)
 
-    assert all(told[first] == said == told[last] for first, last, said in found)
-    assert all(one[1] < other[0] and one[2] != other[2] for one, other in pairwise(found))
+    assert all(by_moment[first] == answer == by_moment[last] for first, last, answer in found)
+    assert all(span[1] < after[0] and span[2] != after[2] for span, after in pairwise(found))
     assert len(found) <= len(expected)
     if expected:
         assert (expected[0][0], expected[0][2]) == (found[0][0], found[0][2])
@@ -91,9 +91,9 @@ def test_in_any_order_nothing_is_invented(answers: list[Spoken]) -> None:
 
 @given(answers_at_different_times, st.randoms(use_true_random=False))
 @settings(max_examples=200)
-def test_without_a_return_to_an_old_answer_the_order_does_not_matter(answers: list[Spoken], random: Any) -> None:
-    """Where a source never says again what it said before the last change, the spans are the same in every order."""
-    ordered = sorted(answers, key=lambda one: one[0])
+def test_without_a_return_to_an_old_answer_the_order_does_not_matter(answers: list[Answer], random: Any) -> None:
+    """If a provider never returns to an earlier answer, the spans are the same in every order."""
+    ordered = sorted(answers, key=lambda entry: entry[0])
     rising = [(moment, content(number // 3)) for number, (moment, _) in enumerate(ordered)]
     shuffled = list(rising)
     random.shuffle(shuffled)
@@ -103,9 +103,9 @@ def test_without_a_return_to_an_old_answer_the_order_does_not_matter(answers: li
 
 @given(answers_at_different_times)
 @settings(max_examples=200)
-def test_again_changes_nothing(answers: list[Spoken]) -> None:
-    """Answers that were taken in in their order change nothing when they are taken in again, in whatever order."""
-    ordered = sorted(answers, key=lambda one: one[0])
+def test_again_changes_nothing(answers: list[Answer]) -> None:
+    """Answers recorded in order change nothing when they are recorded again, in any order."""
+    ordered = sorted(answers, key=lambda entry: entry[0])
 
     assert spans_of(ordered) == spans_of([*ordered, *answers, *ordered])
 
@@ -113,8 +113,8 @@ def test_again_changes_nothing(answers: list[Spoken]) -> None:
 @given(st.lists(st.integers(0, 5), max_size=6), st.randoms(use_true_random=False))
 @settings(max_examples=100)
 def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> None:
-    """Of several answers of one moment the same one counts, whatever their order."""
-    answers = [(at(0), content(one)) for one in positives]
+    """Of several answers of one moment the same answer counts, whatever their order."""
+    answers = [(at(0), content(count)) for count in positives]
     shuffled = list(answers)
     random.shuffle(shuffled)
 
@@ -122,123 +122,123 @@ def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> N
     assert len(spans_of(answers)) == min(1, len(answers))
 
 
-def store(engine: Engine, said: ProviderVerdict, moment: dt.datetime, sha256: str = sha(1)) -> None:
-    """Write an answer into the history."""
+def store(engine: Engine, verdict: ProviderVerdict, moment: dt.datetime, sha256: str = sha(1)) -> None:
+    """Record an answer in the history."""
     with write_transaction(engine) as connection:
-        remember(connection, sha256, VT, said, moment)
+        record_answer(connection, sha256, VT, verdict, moment)
 
 
-def told(engine: Engine) -> list[tuple[Any, ...]]:
-    """Return the rows of the history."""
+def history(engine: Engine) -> list[tuple[Any, ...]]:
+    """Return the rows of the history, in order."""
     return [
-        (one["fetched_at"], one["confirmed_at"], one["verdict"], one["positives"])
-        for one in sorted(rows(engine, "file_verdicts"), key=lambda one: one["fetched_at"])
+        (entry["fetched_at"], entry["confirmed_at"], entry["verdict"], entry["positives"])
+        for entry in sorted(rows(engine, "file_verdicts"), key=lambda entry: entry["fetched_at"])
     ]
 
 
-def test_only_another_answer_makes_a_row(engine: Engine) -> None:
-    """A row more only when something but the time changed; the same again confirms the row that is there."""
+def test_only_a_different_answer_makes_a_row(engine: Engine) -> None:
+    """A row is added only when more than the time changed; an equal answer confirms the present row."""
     store(engine, ProviderVerdict("unknown"), at(0))
     store(engine, ProviderVerdict("unknown"), at(1))
-    store(engine, finding(12, 70), at(2))
-    store(engine, finding(12, 70), at(3))
-    store(engine, finding(40, 71), at(4))
+    store(engine, vt_verdict(12, 70), at(2))
+    store(engine, vt_verdict(12, 70), at(3))
+    store(engine, vt_verdict(40, 71), at(4))
 
-    assert told(engine) == [
+    assert history(engine) == [
         (at(0), at(1), "unknown", None),
         (at(2), at(3), "malicious", 12),
         (at(4), at(4), "malicious", 40),
     ]
 
 
-def test_another_label_is_another_answer_and_another_analysis_is_not(engine: Engine) -> None:
-    """A new label makes a row; a new analysis with the same result moves the row's own time, and its response."""
-    store(engine, finding(12, classification="trojan.mirai", last_analysis=at(-9)), at(0))
-    store(engine, finding(12, classification="trojan.mirai", last_analysis=at(-1), description="ELF"), at(1))
-    store(engine, finding(12, classification="trojan.gafgyt", last_analysis=at(-1)), at(2))
+def test_a_new_label_makes_a_row_and_a_new_analysis_does_not(engine: Engine) -> None:
+    """A new label makes a row; a new analysis with the same result updates the row's time and response."""
+    store(engine, vt_verdict(12, classification="trojan.mirai", last_analysis=at(-9)), at(0))
+    store(engine, vt_verdict(12, classification="trojan.mirai", last_analysis=at(-1), description="ELF"), at(1))
+    store(engine, vt_verdict(12, classification="trojan.gafgyt", last_analysis=at(-1)), at(2))
 
     first, second = rows(engine, "file_verdicts")
     assert (first["last_analysis"], first["confirmed_at"], first["response"]["description"]) == (at(-1), at(1), "ELF")
     assert (second["classification"], second["fetched_at"]) == ("trojan.gafgyt", at(2))
 
 
-def test_an_older_answer_moves_the_beginning_of_its_span(engine: Engine) -> None:
-    """An answer that arrives late and says what the next one says moves that row's beginning, nothing else."""
-    store(engine, finding(12, description="new"), at(5))
-    store(engine, finding(12, description="old"), at(1))
+def test_an_older_equal_answer_extends_its_span(engine: Engine) -> None:
+    """A late answer equal to the next moves the beginning of that row, and nothing else."""
+    store(engine, vt_verdict(12, description="new"), at(5))
+    store(engine, vt_verdict(12, description="old"), at(1))
 
-    (one,) = rows(engine, "file_verdicts")
-    assert (one["fetched_at"], one["confirmed_at"], one["response"]["description"]) == (at(1), at(5), "new")
+    (entry,) = rows(engine, "file_verdicts")
+    assert (entry["fetched_at"], entry["confirmed_at"], entry["response"]["description"]) == (at(1), at(5), "new")
 
 
-def test_an_older_answer_inside_a_span_parts_it(engine: Engine) -> None:
-    """An answer that says something else in the midst of a span leaves its two ends."""
-    store(engine, finding(12), at(1))
-    store(engine, finding(12), at(9))
-    store(engine, finding(3), at(5))
+def test_an_older_different_answer_splits_its_span(engine: Engine) -> None:
+    """A different answer in the middle of a span leaves its two ends."""
+    store(engine, vt_verdict(12), at(1))
+    store(engine, vt_verdict(12), at(9))
+    store(engine, vt_verdict(3), at(5))
 
-    assert told(engine) == [
+    assert history(engine) == [
         (at(1), at(1), "malicious", 12),
         (at(5), at(5), "malicious", 3),
         (at(9), at(9), "malicious", 12),
     ]
-    assert [one["response"] for one in rows(engine, "file_verdicts", positives=12)] == [
+    assert [entry["response"] for entry in rows(engine, "file_verdicts", positives=12)] == [
         {"answer": {"positives": 12}},
         {"answer": {"positives": 12}},
     ]
 
 
-def test_a_graver_answer_of_the_same_moment_replaces_the_other(engine: Engine) -> None:
-    """Of two answers of one moment the graver counts, whichever comes first; no row of the other is left."""
+def test_a_graver_answer_of_the_same_moment_counts(engine: Engine) -> None:
+    """Of two answers of one moment the graver counts, whichever comes first; the other leaves no row."""
     for sha256, order in ((sha(1), (0, 9)), (sha(2), (9, 0))):
         for positives in order:
-            store(engine, finding(positives), at(0), sha256)
+            store(engine, vt_verdict(positives), at(0), sha256)
 
-    assert [(one["sha256"], one["positives"]) for one in rows(engine, "file_verdicts")] in (
+    assert [(entry["sha256"], entry["positives"]) for entry in rows(engine, "file_verdicts")] in (
         [(sha(1), 9), (sha(2), 9)],
         [(sha(2), 9), (sha(1), 9)],
     )
 
 
-def test_the_latest_answer_is_told_by_source(engine: Engine) -> None:
-    """Judgement reads of each source what it said last, with what only the response keeps."""
-    store(engine, finding(1), at(9))
-    store(engine, finding(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
-    store(engine, finding(3), at(2))
+def test_the_latest_verdict_of_each_provider(engine: Engine) -> None:
+    """Aggregation reads each provider's latest verdict, with the details that only the response has."""
+    store(engine, vt_verdict(1), at(9))
+    store(engine, vt_verdict(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
+    store(engine, vt_verdict(3), at(2))
     with write_transaction(engine) as connection:
-        remember(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
+        record_answer(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
         latest = latest_verdicts(connection, sha(1))
         nothing = latest_verdicts(connection, sha(2))
 
     assert nothing == {}
-    assert {name: one.verdict for name, one in latest.items()} == {VT: "malicious", "hashlookup": "unknown"}
+    assert {name: item.verdict for name, item in latest.items()} == {VT: "malicious", "hashlookup": "unknown"}
     assert (latest[VT].positives, latest[VT].description, latest[VT].family) == (12, "ELF 32-bit", "mirai")
     assert (latest[VT].is_found, latest["hashlookup"].is_found) == (True, False)
 
 
 @given(answers_at_different_times, st.integers(0, 12))
 @settings(max_examples=200)
-def test_two_histories_are_put_in_order(answers: list[Spoken], cut: int) -> None:
-    """Two databases' histories of one source merge into one that invents nothing, whichever comes into which."""
-    one, other = (
-        [Span(first, last, said, number * sign) for number, (first, last, said) in enumerate(in_order(part), 1)]
+def test_two_histories_merge_in_order(answers: list[Answer], cut: int) -> None:
+    """Two databases' histories of one provider merge in either direction, and nothing is invented."""
+    first, second = (
+        [Span(first, last, answer, number * sign) for number, (first, last, answer) in enumerate(in_order(part), 1)]
         for part, sign in ((answers[:cut], 1), (answers[cut:], -1))
     )
-    told = dict(answers)
+    by_moment = dict(answers)
 
-    found = merged([*one, *other])
+    found = merge_spans([*first, *second])
 
     assert [(span.fetched_at, span.content) for span in found] == [
-        (span.fetched_at, span.content) for span in merged([*other, *one])
+        (span.fetched_at, span.content) for span in merge_spans([*second, *first])
     ]
-    assert all(told[span.fetched_at] == span.content == told[span.confirmed_at] for span in found)
+    assert all(by_moment[span.fetched_at] == span.content == by_moment[span.confirmed_at] for span in found)
     assert all(span.confirmed_at < after.fetched_at for span, after in pairwise(found))
 
 
-def test_rows_of_another_history_find_their_places(engine: Engine) -> None:
-    """Rows that were saved elsewhere lie between ours, continue them or are them; each keeps its own response."""
-    store(engine, finding(3), at(0))
-    store(engine, finding(9, description="ours"), at(10))
+def test_rows_of_another_history_are_merged(engine: Engine) -> None:
+    """Incoming rows lie between stored ones, extend them or equal them; each keeps its response."""
+    store(engine, vt_verdict(3), at(0))
+    store(engine, vt_verdict(9, description="ours"), at(10))
     columns = {"sha256": sha(1), "provider": VT, "classification": None, "total": 70, "first_seen": None}
 
     def given(positives: int, first: int, last: int) -> dict[str, Any]:
@@ -247,9 +247,9 @@ def test_rows_of_another_history_find_their_places(engine: Engine) -> None:
 
     for _ in range(2):
         with write_transaction(engine) as connection:
-            take_in(connection, sha(1), VT, [given(3, 0, 2), given(5, 4, 5), given(9, 7, 8), given(11, 12, 13)])
+            merge_history(connection, sha(1), VT, [given(3, 0, 2), given(5, 4, 5), given(9, 7, 8), given(11, 12, 13)])
 
-        assert told(engine) == [
+        assert history(engine) == [
             (at(0), at(2), "malicious", 3),
             (at(4), at(5), "malicious", 5),
             (at(7), at(10), "malicious", 9),

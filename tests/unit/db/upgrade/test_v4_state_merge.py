@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
-from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, drain, finding, load, put, row, rows, sha
+from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, load, propagate_all, put, row, rows, sha, vt_verdict
 
 
 def import_rows(engine: Engine, table: str, *given: dict[str, Any]) -> Merged:
@@ -30,8 +30,8 @@ def verdict(positives: int, at: dt.datetime, provider: str = VT, **more: Any) ->
 def test_two_histories_are_merged_and_the_verdict_aggregated(engine: Engine) -> None:
     """Exported answers from before and after the stored ones are merged; `files` gets the common verdict."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(3))
-    drain(engine)
+    answer(engine, sha(1), vt_verdict(3))
+    propagate_all(engine)
     given = [verdict(1, NOW - DAY), verdict(3, NOW + HOUR), verdict(40, NOW + DAY)]
 
     assert import_rows(engine, "file_verdicts", *given) == Merged(3, 0, 0)
@@ -43,7 +43,7 @@ def test_two_histories_are_merged_and_the_verdict_aggregated(engine: Engine) -> 
         (40, NOW + DAY, NOW + DAY),
     ]
     assert row(engine, "file_hashes")["vt_positives"] == 40
-    drain(engine)
+    propagate_all(engine)
     assert row(engine, "files")["vt_positives"] == 40
     assert import_rows(engine, "file_verdicts", *given).updated == 0
     assert len(rows(engine, "file_verdicts")) == 3
@@ -63,8 +63,8 @@ def test_an_answer_of_another_provider_counts(engine: Engine) -> None:
 def test_a_span_across_another_is_split(engine: Engine) -> None:
     """A change of verdict that only this database knows is kept."""
     load(engine, [("a", sha(1))])
-    answer(engine, sha(1), finding(3))
-    answer(engine, sha(1), finding(9), at=NOW + DAY)
+    answer(engine, sha(1), vt_verdict(3))
+    answer(engine, sha(1), vt_verdict(9), at=NOW + DAY)
 
     import_rows(engine, "file_verdicts", verdict(3, NOW, confirmed_at=NOW + 2 * DAY))
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.jobs.enrichment.propagate import FIRST_ROWS, Propagation
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
-from tests.enrichment_scene import answer, finding, flags, load, rows, sha
+from tests.enrichment_scene import answer, flags, load, rows, sha, vt_verdict
 from tests.stand_ins.clock import ManualClock
 from tests.unit.jobs.ticking import LOOKS_ALONE, ticking
 
@@ -37,7 +37,7 @@ def test_transactions_grow_until_they_last_long_enough(engine: Engine) -> None:
     """The first one writes few rows; each reads a little more than the one before it wrote, up to a short time."""
     assert FIRST_ROWS == 500
     load(engine, [(f"s{number:03d}", sha(1)) for number in range(200)])
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     most = 2 * FULL
 
     propagation = CountingPropagation(engine, first_rows=2, slice_rows=2)
@@ -57,7 +57,7 @@ def test_many_small_hashes_end_in_time_too(engine: Engine) -> None:
     """A transaction also ends between two hashes; none is left out, none is written twice."""
     load(engine, [(f"s{number:03d}", sha(number)) for number in range(30)])
     for number in range(30):
-        answer(engine, sha(number), finding(9))
+        answer(engine, sha(number), vt_verdict(9))
 
     propagation = CountingPropagation(engine)
     propagation.propagate_all(threading.Event())
@@ -70,7 +70,7 @@ def test_many_small_hashes_end_in_time_too(engine: Engine) -> None:
 def test_an_obstacle_keeps_it_from_writing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the write-ahead log must not grow, nothing is propagated; the next run does it."""
     load(engine, [("s1", sha(1))])
-    answer(engine, sha(1), finding(9))
+    answer(engine, sha(1), vt_verdict(9))
     propagation = Propagation(engine, ManualClock())
     monkeypatch.setattr(Throttle, "obstacle", lambda _self: Obstacle("waiting", "the log is long"))
     assert not propagation.propagate_some()

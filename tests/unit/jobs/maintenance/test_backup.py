@@ -1,4 +1,4 @@
-"""Backing up: one moment of a database that others write to, verified, or no file at all."""
+"""Backup: a verified copy of one moment of a database in use, or no file at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cowrieprocessor.errors import (
     NotADatabase,
     SchemaVersionError,
 )
-from cowrieprocessor.jobs.maintenance import atomic_file as part_file
+from cowrieprocessor.jobs.maintenance import atomic_file
 from cowrieprocessor.jobs.maintenance.backup import backup, plan_backup
 from tests import v3_schema
 from tests.other_connections import sqlite3
@@ -41,13 +41,13 @@ def source(v3_file: Path) -> Iterator[Engine]:
 
 
 def enlarge(path: Path, megabytes: int) -> None:
-    """Add so much that a copy takes several steps."""
+    """Enlarge a database so that a copy takes several steps."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE bulk (content BLOB)")
         connection.executemany("INSERT INTO bulk VALUES (zeroblob(1000000))", [()] * megabytes)
 
 
-def test_backup_holds_everything(v3_file: Path, source: Engine, tmp_path: Path) -> None:
+def test_backup_is_complete(v3_file: Path, source: Engine, tmp_path: Path) -> None:
     """The backup has every table, index, computed column, row and row number of the database."""
     result = backup(source, tmp_path / "b.sqlite")
     assert dump(tmp_path / "b.sqlite") == dump(v3_file)
@@ -55,7 +55,7 @@ def test_backup_holds_everything(v3_file: Path, source: Engine, tmp_path: Path) 
 
 
 def test_backup_is_one_private_file(source: Engine, tmp_path: Path) -> None:
-    """The backup is one file that only we may read, and stays one when it is opened for reading."""
+    """The backup is a single file that only its owner may read, also while it is open for reading."""
     target = tmp_path / "b.sqlite"
     backup(source, target)
     with closing(sqlite3.connect(f"file:{target}?mode=ro", uri=True)) as connection:
@@ -65,7 +65,7 @@ def test_backup_is_one_private_file(source: Engine, tmp_path: Path) -> None:
 
 
 def test_backup_of_version_4(tmp_path: Path) -> None:
-    """A database of our version is backed up too, and the backup can be used as one."""
+    """A database of our version can be backed up, and the backup can be used as a database."""
     engine = get_engine(tmp_path / "x.sqlite")
     apply_migrations(engine)
     assert backup(engine, tmp_path / "b.sqlite").schema_version == 4
@@ -73,8 +73,8 @@ def test_backup_of_version_4(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_backup_sees_one_moment_beside_a_writer(v3_file: Path, source: Engine, tmp_path: Path) -> None:
-    """With another process committing between all steps the copy ends, begins once, and holds whole transactions."""
+def test_backup_has_one_moment_despite_a_writer(v3_file: Path, source: Engine, tmp_path: Path) -> None:
+    """While another process commits between all steps the copy ends, never restarts, and has whole transactions."""
     enlarge(v3_file, 20)
     done: list[int] = []
     with StepWriter(v3_file) as writer:
@@ -101,8 +101,8 @@ def test_backup_sees_one_moment_beside_a_writer(v3_file: Path, source: Engine, t
     assert result.log_peak_bytes > 0
 
 
-def test_copying_without_a_held_transaction_begins_again(v3_file: Path, tmp_path: Path) -> None:
-    """What the backup avoids: stepped outside a transaction, SQLite's backup begins again at each foreign commit."""
+def test_copying_without_an_open_transaction_restarts(v3_file: Path, tmp_path: Path) -> None:
+    """What the backup avoids: outside a transaction SQLite's backup restarts at each commit of another process."""
     enlarge(v3_file, 20)
     done: list[int] = []
 
@@ -126,8 +126,8 @@ def test_copying_without_a_held_transaction_begins_again(v3_file: Path, tmp_path
     assert max(done) <= 1024
 
 
-def test_backup_is_not_written_over_anything(source: Engine, tmp_path: Path) -> None:
-    """A file, folder, link or the rest of a database in the way is refused, and stays as it is."""
+def test_backup_overwrites_nothing(source: Engine, tmp_path: Path) -> None:
+    """An existing file, folder, link or companion of a database is refused, and stays unchanged."""
     for name in ("file.sqlite", "with-log.sqlite-wal", "with-journal.sqlite-journal"):
         (tmp_path / name).write_bytes(b"mine")
     (tmp_path / "folder.sqlite").mkdir()
@@ -140,12 +140,12 @@ def test_backup_is_not_written_over_anything(source: Engine, tmp_path: Path) -> 
     assert (tmp_path / "file.sqlite").read_bytes() == b"mine"
 
 
-def test_rest_of_a_killed_backup_is_removed(source: Engine, tmp_path: Path) -> None:
-    """What a killed backup left is replaced; a file of that name that is none is not touched."""
+def test_remains_of_a_killed_backup_are_removed(source: Engine, tmp_path: Path) -> None:
+    """An unfinished copy is replaced; another file of that name is not touched."""
     (tmp_path / "b.sqlite.part").write_bytes(b"SQLite format 3\0" + b"half")
     backup(source, tmp_path / "b.sqlite")
     (tmp_path / "c.sqlite.part").write_bytes(b"my thesis")
-    with pytest.raises(CopyRefused, match="is in the way"):
+    with pytest.raises(CopyRefused, match="is not an unfinished copy"):
         backup(source, tmp_path / "c.sqlite")
     assert (tmp_path / "c.sqlite.part").read_bytes() == b"my thesis"
     assert not (tmp_path / "b.sqlite.part").exists()
@@ -153,7 +153,7 @@ def test_rest_of_a_killed_backup_is_removed(source: Engine, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("step", ["copying", "counting", "checking"])
 def test_interrupted_backup_leaves_nothing(v3_file: Path, source: Engine, tmp_path: Path, step: str) -> None:
-    """Ctrl-C in any step leaves neither the backup nor a part of it, and the next run succeeds."""
+    """Ctrl-C in any step leaves neither the backup nor an unfinished copy, and the next run succeeds."""
     enlarge(v3_file, 5)
     target = tmp_path / "out" / "b.sqlite"
     target.parent.mkdir()
@@ -170,7 +170,7 @@ def test_interrupted_backup_leaves_nothing(v3_file: Path, source: Engine, tmp_pa
 
 
 def test_signal_ends_a_long_statement() -> None:
-    """A statement that goes on inside SQLite is ended by a signal whose handler raises."""
+    """A statement running inside SQLite is ended by a signal whose handler raises."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -190,7 +190,7 @@ def test_signal_ends_a_long_statement() -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_damaged_database_gives_no_backup(v3_file: Path, tmp_path: Path, quick: bool) -> None:
-    """A damaged page is found in the copy; no backup is made and the database is not touched."""
+    """A damaged page is found in the copy; no backup is created and the database is unchanged."""
     with closing(sqlite3.connect(v3_file)) as connection:
         page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'command_stats'").fetchone()[0]
     content = bytearray(v3_file.read_bytes())
@@ -218,16 +218,16 @@ def test_index_that_lost_a_row_is_found_by_the_full_check(v3_file: Path, tmp_pat
     dispose(engine)
 
 
-def test_too_small_a_disk_is_said_before(source: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With less room than the database takes nothing is begun."""
-    monkeypatch.setattr(part_file, "free_bytes", lambda _: part_file.SPARE_BYTES + 1000)
+def test_a_full_disk_is_reported_before(source: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less free space than the database needs nothing is written."""
+    monkeypatch.setattr(atomic_file, "free_bytes", lambda _: atomic_file.SPARE_BYTES + 1000)
     with pytest.raises(DatabaseFull, match="make room"):
         backup(source, tmp_path / "b.sqlite")
     assert files_in(tmp_path) & {"b.sqlite", "b.sqlite.part"} == set()
 
 
-def test_plan_says_size_time_and_growth_of_the_log(v3_file: Path, source: Engine, tmp_path: Path) -> None:
-    """The plan names size, room, and how much the log may grow; it makes no file."""
+def test_plan_reports_size_and_growth_of_the_log(v3_file: Path, source: Engine, tmp_path: Path) -> None:
+    """The plan has the size, the free space and the growth of the log; it creates no file."""
     enlarge(v3_file, 3)
     before = files_in(tmp_path)
     plan = plan_backup(source, tmp_path / "b.sqlite")
@@ -238,15 +238,15 @@ def test_plan_says_size_time_and_growth_of_the_log(v3_file: Path, source: Engine
 
 @pytest.mark.parametrize(("version", "kind"), [("2", SchemaVersionError), ("5", SchemaVersionError)])
 def test_other_versions_are_not_backed_up(tmp_path: Path, version: str, kind: type[DatabaseError]) -> None:
-    """A database of a version that we cannot verify is refused."""
+    """A database of a version that cannot be verified is refused."""
     engine = get_engine(v3_schema.create(tmp_path / "other.sqlite", version=version), read_only=True)
     with pytest.raises(kind):
         backup(engine, tmp_path / "b.sqlite")
     dispose(engine)
 
 
-def test_what_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:
-    """Another application's file, and what is no database, are named as such."""
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """Another application's database and a file that is not a database are refused."""
     with closing(sqlite3.connect(tmp_path / "places.sqlite")) as connection, connection:
         connection.execute("CREATE TABLE moz_places (id INTEGER PRIMARY KEY)")
     (tmp_path / "letter.txt").write_bytes(b"Dear reader, " * 100)
@@ -256,14 +256,14 @@ def test_what_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_server_is_backed_up_by_its_own_tool(postgres_url: str, tmp_path: Path) -> None:
+def test_postgresql_is_backed_up_by_its_own_tool(postgres_url: str, tmp_path: Path) -> None:
     """For PostgreSQL the message names pg_dump."""
     with pytest.raises(ConfigurationError, match="pg_dump"):
         backup(get_engine(postgres_url), tmp_path / "b.dump")
 
 
-def test_two_backups_to_one_file(source: Engine, tmp_path: Path) -> None:
-    """A second backup to the same file waits for the first and is then refused, for the file is there."""
+def test_concurrent_backups_to_one_file(source: Engine, tmp_path: Path) -> None:
+    """A second backup to the same file is refused while the first is running."""
     target = tmp_path / "b.sqlite"
     other = get_engine(source.url.database, read_only=True, lock_timeout_s=0)
     outcomes: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""Optimizing: the redundant index goes, statistics come, nothing else changes, and again is harmless."""
+"""Optimization: the redundant index is dropped, statistics are refreshed, nothing else changes; repeatable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INDEX = "uq_raw_events_source_gen"
 
 @pytest.fixture
 def migrated(v3_file: Path) -> Iterator[Engine]:
-    """A v3 file with some thousand events, migrated."""
+    """A migrated v3 file with several thousand events."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         v3_schema.insert_events(connection, v3_schema.habits()[:1] * 5000, source="/var/log/cowrie/more.json")
     engine = get_engine(v3_file)
@@ -39,8 +39,8 @@ def indexes(engine: Engine) -> set[str]:
         return {str(name) for (name,) in rows}
 
 
-def test_redundant_index_goes(migrated: Engine) -> None:
-    """The index is dropped, its room in the file is said, and no other index is touched."""
+def test_redundant_index_is_dropped(migrated: Engine) -> None:
+    """The index is dropped, the space it frees is reported, and no other index is touched."""
     before = indexes(migrated)
     plan = plan_optimize(migrated)
     result = optimize(migrated)
@@ -51,13 +51,13 @@ def test_redundant_index_goes(migrated: Engine) -> None:
 
 
 def test_events_stay_unique(migrated: Engine, v3_file: Path) -> None:
-    """Without the index the constraint still keeps an event from being stored twice."""
+    """Without the index the constraint still prevents storing an event twice."""
     optimize(migrated)
     with closing(sqlite3.connect(v3_file)) as connection, pytest.raises(sqlite3.IntegrityError):
         v3_schema.insert_events(connection, v3_schema.habits()[:1])
 
 
-def test_again_only_statistics_are_renewed(migrated: Engine) -> None:
+def test_a_second_run_only_refreshes_statistics(migrated: Engine) -> None:
     """A second run finds no index and succeeds."""
     optimize(migrated)
     assert plan_optimize(migrated).redundant_index is None
@@ -66,15 +66,15 @@ def test_again_only_statistics_are_renewed(migrated: Engine) -> None:
 
 
 def test_plan_changes_nothing(migrated: Engine, v3_file: Path, tmp_path: Path) -> None:
-    """The plan changes no byte and makes no file."""
+    """The plan changes no byte and creates no file."""
     dispose(migrated)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     plan_optimize(migrated)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_statistics_are_of_a_sample(migrated: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each index only so many entries are read; what is not the constraint's is not there otherwise."""
+def test_statistics_are_from_a_sample(migrated: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a limited number of entries is read from each index."""
     monkeypatch.setattr(sqlite, "ANALYZED_ENTRIES", 100)
     optimize(migrated)
     with read_transaction(migrated) as connection:
@@ -85,7 +85,7 @@ def test_statistics_are_of_a_sample(migrated: Engine, monkeypatch: pytest.Monkey
 
 
 def test_events_of_a_type_are_still_read_through_their_index(migrated: Engine) -> None:
-    """With the statistics the backfill's query still goes through the index of event types, in order of ids."""
+    """With the statistics the backfill's query still uses the index on event types, in order of ids."""
     optimize(migrated)
     with read_transaction(migrated) as connection:
         plan = connection.exec_driver_sql(
@@ -96,7 +96,7 @@ def test_events_of_a_type_are_still_read_through_their_index(migrated: Engine) -
 
 
 def test_index_without_the_constraint_is_not_redundant(tmp_path: Path) -> None:
-    """An index of that name over other columns, or without the constraint beside it, stays."""
+    """An index with that name on other columns, or without the constraint, stays."""
     path = v3_schema.create(tmp_path / "x.sqlite")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"DROP INDEX {INDEX}")
@@ -108,15 +108,15 @@ def test_index_without_the_constraint_is_not_redundant(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_beside_a_writer(migrated: Engine, v3_file: Path) -> None:
-    """Another process that writes goes on before and after."""
+def test_concurrent_writer(migrated: Engine, v3_file: Path) -> None:
+    """Another process can write before and after."""
     with StepWriter(v3_file) as writer:
         assert optimize(migrated, on_step=lambda step: writer.commit() if "sample" in step else None).dropped_index
         writer.commit()
 
 
 def test_other_versions_are_refused(v3_file: Path) -> None:
-    """A v3 file keeps its index: it is migrated first."""
+    """A v3 file keeps its index: it must be migrated first."""
     engine = get_engine(v3_file)
     with pytest.raises(MigrationNeeded):
         optimize(engine)
@@ -127,6 +127,6 @@ def test_other_versions_are_refused(v3_file: Path) -> None:
 
 
 def test_new_database_has_no_redundant_index(engine: Engine) -> None:
-    """A database that was new with our version has only statistics to renew, on both databases."""
+    """A database created with our version has only statistics to refresh, on both databases."""
     result = optimize(engine)
     assert (result.dropped_index, result.analyzed) == (None, True)

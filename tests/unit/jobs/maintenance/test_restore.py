@@ -1,4 +1,4 @@
-"""Restoring: a verified copy takes the database's place whole, and the old one is kept."""
+"""Restore: a verified copy replaces the database as a whole, and the old database is kept."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cowrieprocessor.errors import (
     NotADatabase,
     SchemaVersionError,
 )
-from cowrieprocessor.jobs.maintenance import atomic_file as part_file
-from cowrieprocessor.jobs.maintenance import restore as restoring
+from cowrieprocessor.jobs.maintenance import atomic_file
+from cowrieprocessor.jobs.maintenance import restore as restore_module
 from cowrieprocessor.jobs.maintenance.backup import backup
 from cowrieprocessor.jobs.maintenance.restore import plan_restore, restore
 from tests import v3_schema
@@ -34,7 +34,7 @@ from tests.step_writer import StepWriter
 
 @pytest.fixture
 def saved(v3_file: Path, tmp_path: Path) -> Path:
-    """A backup of the v3 file, in a folder of its own."""
+    """A backup of the v3 file, in its own folder."""
     engine = get_engine(v3_file, read_only=True)
     (tmp_path / "saved").mkdir()
     backup(engine, tmp_path / "saved" / "b.sqlite")
@@ -44,7 +44,7 @@ def saved(v3_file: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Path:
-    """A database that is to be replaced: one of our version, closed."""
+    """A database to be replaced: of our version, closed."""
     (tmp_path / "live").mkdir()
     path = tmp_path / "live" / "cowrie.sqlite"
     engine = get_engine(path)
@@ -62,7 +62,7 @@ def target(live: Path) -> Iterator[Engine]:
 
 
 def test_restored_database_is_the_backup(live: Path, target: Engine, saved: Path) -> None:
-    """The database is the backup row for row, private, in WAL mode again; the old one lies beside it, whole."""
+    """The database equals the backup row for row, private, in WAL mode again; the old database is next to it."""
     old = dump(live)
     result = restore(target, saved)
     assert result.kept is not None
@@ -75,22 +75,22 @@ def test_restored_database_is_the_backup(live: Path, target: Engine, saved: Path
 
 
 def test_restored_database_is_migrated_again(live: Path, target: Engine, saved: Path) -> None:
-    """What was restored goes the same way as the database that was backed up."""
+    """The restored database can be migrated like the original."""
     restore(target, saved)
     dispose(target)
     assert apply_migrations(target) == 4
 
 
-def test_missing_database_is_made(saved: Path, tmp_path: Path) -> None:
-    """Where there is no database, the backup becomes it; nothing was there to keep."""
+def test_missing_database_is_created(saved: Path, tmp_path: Path) -> None:
+    """Without a database the backup becomes it, and nothing is kept."""
     engine = get_engine(tmp_path / "saved" / "new.sqlite")
     result = restore(engine, saved)
     assert (result.kept, dump(tmp_path / "saved" / "new.sqlite")) == (None, dump(saved))
     assert files_in(saved.parent) == {"b.sqlite", "new.sqlite"}
 
 
-def test_log_without_its_database_is_not_taken_for_the_new_ones(saved: Path, live: Path, target: Engine) -> None:
-    """A log whose database is gone is moved away, so that SQLite does not read it into the restored one."""
+def test_log_without_its_database_is_not_applied_to_the_new_one(saved: Path, live: Path, target: Engine) -> None:
+    """A log whose database is gone is renamed, so that SQLite does not apply it to the restored database."""
     with StepWriter(live) as writer:
         writer.kill()
     live.unlink()
@@ -102,7 +102,7 @@ def test_log_without_its_database_is_not_taken_for_the_new_ones(saved: Path, liv
 
 
 def test_log_of_the_old_database_is_kept_with_it(saved: Path, live: Path, target: Engine) -> None:
-    """What a killed writer had only in the log is in the database that is kept, and not in the restored one."""
+    """What a killed writer had only in the log is in the kept database, and not in the restored one."""
     with StepWriter(live) as writer:
         writer.commit()
         writer.kill()
@@ -114,7 +114,7 @@ def test_log_of_the_old_database_is_kept_with_it(saved: Path, live: Path, target
 
 
 def test_damaged_database_is_replaced_and_kept(saved: Path, live: Path, target: Engine) -> None:
-    """A database that cannot be opened any more is kept as it is, with its log."""
+    """A database that cannot be opened is kept unchanged, with its log."""
     with StepWriter(live):
         pass
     with StepWriter(live) as writer:
@@ -131,7 +131,7 @@ def test_damaged_database_is_replaced_and_kept(saved: Path, live: Path, target: 
 
 @pytest.mark.parametrize("statements", [(), ("BEGIN", "SELECT * FROM schema_state"), ("BEGIN IMMEDIATE",)])
 def test_open_database_is_not_replaced(saved: Path, live: Path, target: Engine, statements: tuple[str, ...]) -> None:
-    """While another process has the database open, even idle, it is refused with that process's number."""
+    """While another process has the database open, even idle, it is refused with the id of that process."""
     before = dump(live)
     refused = pytest.raises(DatabaseInUse, match=r"process \d+ \(python")
     with OtherProcess(live, "SELECT 1 FROM schema_state", *statements), refused:
@@ -140,32 +140,32 @@ def test_open_database_is_not_replaced(saved: Path, live: Path, target: Engine, 
     assert not [name for name in files_in(live.parent) if "part" in name or "before" in name]
 
 
-def test_sqlite_itself_tells_of_others_where_the_system_does_not(
+def test_sqlite_locks_detect_processes_that_the_system_does_not_report(
     saved: Path, live: Path, target: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system does not tell who has a file open, SQLite's locks do; nothing is replaced."""
-    monkeypatch.setattr(restoring, "holders_of", lambda _: None)
+    """If the system does not report who has a file open, SQLite's locks do; nothing is replaced."""
+    monkeypatch.setattr(restore_module, "holders_of", lambda _: None)
     before = dump(live)
     with OtherProcess(live, "SELECT 1 FROM schema_state"), pytest.raises(DatabaseInUse):
         restore(target, saved)
     assert dump(live) == before
 
 
-def test_database_opened_in_the_last_moment_keeps_its_name(
+def test_database_opened_at_the_last_moment_keeps_its_name(
     saved: Path, live: Path, target: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that opens the old database just before the new one takes its name gets it back."""
+    """If a process opens the old database just before the replacement, the old database keeps its name."""
     before = dump(live)
     opened: list[OtherProcess] = []
-    look = restoring._refuse_holders
+    refuse_holders = restore_module._refuse_holders
 
-    def look_then_open(path: Path) -> None:
-        look(path)
+    def refuse_then_open(path: Path) -> None:
+        refuse_holders(path)
         if ".before-restore-" in path.name:
             opened.append(OtherProcess(live, "SELECT 1 FROM schema_state").__enter__())
 
-    monkeypatch.setattr(restoring, "_refuse_holders", look_then_open)
-    with pytest.raises(DatabaseInUse, match="in this moment"):
+    monkeypatch.setattr(restore_module, "_refuse_holders", refuse_then_open)
+    with pytest.raises(DatabaseInUse, match="at this moment"):
         restore(target, saved)
     opened[0].end()
     assert dump(live) == before
@@ -173,12 +173,12 @@ def test_database_opened_in_the_last_moment_keeps_its_name(
 
 
 def test_damaged_backup_replaces_nothing(saved: Path, live: Path, target: Engine) -> None:
-    """A backup with a damaged page, or one that was cut off, is refused before anything is replaced."""
+    """A backup with a damaged page, or a truncated one, is refused before anything is replaced."""
     before, content = dump(live), saved.read_bytes()
     with closing(sqlite3.connect(saved)) as connection:
         page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'command_stats'").fetchone()[0]
-    hurt = content[: (page - 1) * 4096] + b"\xa5" * 4096 + content[page * 4096 :]
-    for damaged in (hurt, content[: len(content) // 2]):
+    with_damaged_page = content[: (page - 1) * 4096] + b"\xa5" * 4096 + content[page * 4096 :]
+    for damaged in (with_damaged_page, content[: len(content) // 2]):
         saved.write_bytes(damaged)
         with pytest.raises(DatabaseDamaged):
             restore(target, saved)
@@ -198,7 +198,7 @@ def test_damaged_backup_replaces_nothing(saved: Path, live: Path, target: Engine
     ids=["text", "empty", "folder", "missing", "v2", "v5"],
 )
 def test_what_is_no_backup_replaces_nothing(live: Path, target: Engine, tmp_path: Path, make, kind) -> None:  # type: ignore[no-untyped-def]
-    """A file that is no database, empty, missing or of another version is refused by name."""
+    """A file that is not a database, empty, missing or of another version is refused by name."""
     before = dump(live)
     make(tmp_path / "other")
     with pytest.raises(kind, match="other"):
@@ -207,7 +207,7 @@ def test_what_is_no_backup_replaces_nothing(live: Path, target: Engine, tmp_path
 
 
 def test_another_applications_database_is_not_replaced(saved: Path, tmp_path: Path) -> None:
-    """A file that holds another application's tables is refused, as is the backup itself as the database."""
+    """A file with another application's tables is refused, and so is the backup itself as the database."""
     path = tmp_path / "places.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE moz_places (id INTEGER PRIMARY KEY)")
@@ -219,11 +219,11 @@ def test_another_applications_database_is_not_replaced(saved: Path, tmp_path: Pa
     assert path.read_bytes() == before
 
 
-def test_too_small_a_disk_is_said_before(
+def test_a_full_disk_is_reported_before(
     saved: Path, live: Path, target: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With less room than the backup takes nothing is begun."""
-    monkeypatch.setattr(part_file, "free_bytes", lambda _: part_file.SPARE_BYTES + 1000)
+    """With less free space than the backup needs nothing is written."""
+    monkeypatch.setattr(atomic_file, "free_bytes", lambda _: atomic_file.SPARE_BYTES + 1000)
     with pytest.raises(DatabaseFull, match="make room"):
         restore(target, saved)
     assert files_in(live.parent) == {live.name}
@@ -231,7 +231,7 @@ def test_too_small_a_disk_is_said_before(
 
 @pytest.mark.parametrize("step", ["checking", "counting", "copying"])
 def test_interrupted_restore_leaves_the_old_database(saved: Path, live: Path, target: Engine, step: str) -> None:
-    """Ctrl-C in any step leaves the old database and nothing else, and the next run succeeds."""
+    """Ctrl-C in any step leaves only the old database, and the next run succeeds."""
     before = dump(live)
 
     def on_progress(now: str, _done: int, _total: int) -> None:
@@ -245,8 +245,8 @@ def test_interrupted_restore_leaves_the_old_database(saved: Path, live: Path, ta
     assert dump(live) == dump(saved)
 
 
-def test_second_name_of_a_killed_run_goes(saved: Path, live: Path, target: Engine) -> None:
-    """The name that a killed run gave the old database too is removed; other kept databases stay."""
+def test_second_name_of_a_killed_run_is_removed(saved: Path, live: Path, target: Engine) -> None:
+    """A second name that a killed run gave the old database is removed; other kept databases stay."""
     live.with_name(f"{live.name}.before-restore-20250101T000000Z").hardlink_to(live)
     older = live.with_name(f"{live.name}.before-restore-20240101T000000Z")
     older.write_bytes(b"older")
@@ -256,15 +256,15 @@ def test_second_name_of_a_killed_run_goes(saved: Path, live: Path, target: Engin
     assert older.read_bytes() == b"older"
 
 
-def test_plan_says_what_is_replaced(saved: Path, live: Path, target: Engine) -> None:
-    """The plan names version and sizes of both."""
+def test_plan_reports_what_is_replaced(saved: Path, live: Path, target: Engine) -> None:
+    """The plan has the version of the backup and both sizes."""
     plan = plan_restore(target, saved)
     assert (plan.schema_version, plan.size_bytes) == (3, saved.stat().st_size)
     assert plan.replaced_bytes == live.stat().st_size
 
 
 @pytest.mark.postgres
-def test_server_is_restored_by_its_own_tool(postgres_url: str, saved: Path) -> None:
+def test_postgresql_is_restored_by_its_own_tool(postgres_url: str, saved: Path) -> None:
     """For PostgreSQL the message names pg_restore."""
     with pytest.raises(ConfigurationError, match="pg_restore"):
         restore(get_engine(postgres_url), saved)

@@ -1,4 +1,4 @@
-"""Validation: what the events say is valid; each difference is named, and nothing else."""
+"""Validation: rows that agree with the events are valid; each difference is reported, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ S1, S2, SHA_A, SHA_B = "s1", "s2", v3_schema.SHA_A, v3_schema.SHA_B
 
 @pytest.fixture(scope="module")
 def made_upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A v3 database with every habit, migrated and backfilled."""
+    """A v3 database with every habit of v3, migrated and backfilled."""
     return upgrade(v3_schema.create(tmp_path_factory.mktemp("made") / "v3.sqlite"))
 
 
@@ -42,17 +42,17 @@ def upgraded(made_upgraded: Path, tmp_path: Path) -> Path:
 
 
 def validated(path: Path, **options: bool | int) -> ValidationReport:
-    """Return what a validation of a file says."""
+    """Return the report of a validation."""
     with opened(path, read_only=True) as engine:
         return validate(engine, **options)  # type: ignore[arg-type]
 
 
-def named(path: Path) -> list[str]:
-    """Return the differences in words."""
+def described(path: Path) -> list[str]:
+    """Return the descriptions of the differences."""
     report = validated(path)
     assert sum(report.differences.values()) == len(report.first_differences)
     assert not report.valid
-    return [one.describe() for one in report.first_differences]
+    return [difference.describe() for difference in report.first_differences]
 
 
 def call(*arguments: object) -> Result:
@@ -61,7 +61,7 @@ def call(*arguments: object) -> Result:
 
 
 def test_an_upgraded_database_is_valid(upgraded: Path) -> None:
-    """Every habit of v3 comes through migration and backfill without a difference, and every row is compared."""
+    """Every habit of v3 survives migration and backfill without a difference, and every row is compared."""
     report = validated(upgraded)
     assert (report.valid, report.first_differences) == (True, [])
     assert report.compared == {"files": 2, "file_hashes": 2, "session_attributes": 1, "command_stats": 1}
@@ -70,7 +70,7 @@ def test_an_upgraded_database_is_valid(upgraded: Path) -> None:
 
 @pytest.mark.parametrize("habit", ["from_v1", "planned_files"])
 def test_inherited_schemas_are_valid(tmp_path: Path, habit: str) -> None:
-    """v1's constraint, and a files table that another program made from the plan, are no difference."""
+    """v1's constraint and a pre-release files table are no difference."""
     version = "4" if habit == "planned_files" else "3"
     path = v3_schema.create(tmp_path / "v3.sqlite", version=version, **{habit: True})  # type: ignore[arg-type]
     report = validated(upgrade(path))
@@ -78,14 +78,14 @@ def test_inherited_schemas_are_valid(tmp_path: Path, habit: str) -> None:
 
 
 def test_the_genuine_v3_file_is_valid(corpus_v3_file: Path) -> None:
-    """The database that v3 itself wrote is valid after the upgrade; its two loads of one log are told as counters."""
+    """A database written by v3 itself is valid after the upgrade; its two loads of one log show in the counters."""
     report = validated(upgrade(corpus_v3_file))
     assert (report.valid, report.first_differences, report.compared["files"]) == (True, [], 152)
     assert report.counters.wrong > 0
 
 
-def test_the_maker_of_v3_files_agrees(tmp_path: Path) -> None:
-    """A made v3 database has as many files, hashes and sessions as its maker counted, and is valid."""
+def test_the_generator_of_v3_files_agrees(tmp_path: Path) -> None:
+    """A generated v3 database has as many files, hashes and sessions as its generator counted, and is valid."""
     path = tmp_path / "v3.sqlite"
     answer = make_v3_db(path, events=4000, seed=7)
     report = validated(upgrade(path))
@@ -94,15 +94,15 @@ def test_the_maker_of_v3_files_agrees(tmp_path: Path) -> None:
 
 
 def test_logs_of_our_loader_are_valid(engine: Engine, corpus: Path) -> None:
-    """What our loader stored is valid on either database, though no backfill ever ran."""
+    """Logs loaded by our loader are valid on both databases without a backfill."""
     BulkLoader(engine).load([corpus / "cowrie-3.1.4", corpus / "cowrie-2.9"])
     report = validate(engine)
     assert (report.valid, report.first_differences, report.counters.wrong) == (True, [], 0)
     assert report.compared["files"] > 10
 
 
-def test_a_difference_is_named_on_either_database(engine: Engine, corpus: Path) -> None:
-    """A row that is gone and one that is another's are named on SQLite and on PostgreSQL."""
+def test_differences_are_reported_on_both_databases(engine: Engine, corpus: Path) -> None:
+    """A missing row and a changed row are reported on SQLite and on PostgreSQL."""
     BulkLoader(engine).load([corpus / "cowrie-3.1.4"])
     with write_transaction(engine) as connection:
         gone, other = connection.execute(text("SELECT session_id, shasum FROM files ORDER BY id LIMIT 2")).all()
@@ -113,13 +113,16 @@ def test_a_difference_is_named_on_either_database(engine: Engine, corpus: Path) 
             text("UPDATE files SET filename = 'x' WHERE session_id = :session_id AND shasum = :shasum"), where
         )
     report = validate(engine)
-    found = {(one.kind, one.session_id, one.sha256, one.field) for one in report.first_differences}
+    found = {
+        (difference.kind, difference.session_id, difference.sha256, difference.field)
+        for difference in report.first_differences
+    }
     expected = {("missing", *gone, None), ("different", *other, "filename")}
     assert (found, report.differences) == (expected, {"different in files": 1, "missing in files": 1})
 
 
-def test_the_schema_of_a_server_is_looked_at(engine: Engine) -> None:
-    """A fresh database has the declared schema on either database; an index that is gone is named."""
+def test_the_schema_is_checked_on_both_databases(engine: Engine) -> None:
+    """A new database has the declared schema on both databases; a missing index is reported."""
     assert validate(engine).valid
     with write_transaction(engine) as connection:
         connection.execute(text("DROP INDEX ix_file_hashes_verdict"))
@@ -137,33 +140,33 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("column", "value"), FIELDS)
-def test_a_changed_field_is_named(upgraded: Path, column: str, value: str) -> None:
-    """One changed field of one row is the one difference, with what it is and what it should be."""
+def test_a_changed_field_is_reported(upgraded: Path, column: str, value: str) -> None:
+    """One changed field is the only difference, with its value and the expected value."""
     where = f"session_id = '{S1}' AND shasum = '{SHA_A}'"
     ((before,),) = rows(upgraded, f"SELECT {column} FROM files WHERE {where}")
     change(upgraded, f"UPDATE files SET {column} = {value} WHERE {where}")
     found = "empty" if value == "NULL" else value
     expected = f"different in files, session {S1}, hash {SHA_A}: {column} is {found}, expected {before!r}"
-    assert named(upgraded) == [expected]
+    assert described(upgraded) == [expected]
 
 
-def test_a_missing_row_is_named(upgraded: Path) -> None:
-    """One removed row is the one difference."""
+def test_a_missing_row_is_reported(upgraded: Path) -> None:
+    """One deleted row is the only difference."""
     change(upgraded, f"DELETE FROM files WHERE session_id = '{S2}'")
-    assert named(upgraded) == [f"missing in files, session {S2}, hash {SHA_B}"]
+    assert described(upgraded) == [f"missing in files, session {S2}, hash {SHA_B}"]
 
 
-def test_a_stray_row_is_named(upgraded: Path) -> None:
-    """One row that no event stands for is the one difference."""
+def test_an_extra_row_is_reported(upgraded: Path) -> None:
+    """One row without an event is the only difference."""
     change(upgraded, f"INSERT INTO files (session_id, shasum) VALUES ('{S1}', '{SHA_B}')")
     expected = f"extra in files, session {S1}, hash {SHA_B}: no event names this file in this session"
-    assert named(upgraded) == [expected]
+    assert described(upgraded) == [expected]
 
 
-def test_an_orphan_is_named(upgraded: Path) -> None:
-    """A row of a session that is nowhere else is an orphan."""
+def test_an_orphan_is_reported(upgraded: Path) -> None:
+    """A row whose session exists nowhere else is an orphan."""
     change(upgraded, f"INSERT INTO files (session_id, shasum) VALUES ('gone', '{SHA_B}')")
-    assert [line.split(":")[0] for line in named(upgraded)] == [f"orphan in files, session gone, hash {SHA_B}"]
+    assert [line.split(":")[0] for line in described(upgraded)] == [f"orphan in files, session gone, hash {SHA_B}"]
 
 
 @pytest.mark.parametrize(
@@ -226,14 +229,14 @@ def test_an_orphan_is_named(upgraded: Path) -> None:
         ),
     ],
 )
-def test_each_damage_is_named(upgraded: Path, statement: str, expected: str) -> None:
-    """One change of one row, index or constraint is the one difference."""
+def test_each_damage_is_reported(upgraded: Path, statement: str, expected: str) -> None:
+    """One change of a row, an index or a constraint is the only difference."""
     change(upgraded, statement)
-    assert named(upgraded) == [expected]
+    assert described(upgraded) == [expected]
 
 
-def test_what_others_added_to_the_schema_is_no_difference(upgraded: Path) -> None:
-    """A column, an index and a table of somebody else's keep nothing from working."""
+def test_additions_to_the_schema_are_no_difference(upgraded: Path) -> None:
+    """An additional column, index or table does no harm."""
     change(
         upgraded,
         "ALTER TABLE files ADD COLUMN more TEXT",
@@ -243,8 +246,8 @@ def test_what_others_added_to_the_schema_is_no_difference(upgraded: Path) -> Non
     assert validated(upgraded).valid
 
 
-def test_a_verdict_on_its_way_is_no_difference(upgraded: Path) -> None:
-    """While a hash waits for its verdict to reach its rows, they may differ from it."""
+def test_a_pending_propagation_is_no_difference(upgraded: Path) -> None:
+    """While the propagation of a verdict is pending, rows may differ from their hash."""
     change(
         upgraded,
         f"UPDATE file_hashes SET vt_positives = 3 WHERE sha256 = '{SHA_B}'",
@@ -254,14 +257,16 @@ def test_a_verdict_on_its_way_is_no_difference(upgraded: Path) -> None:
 
 
 def test_a_malicious_file_flags_its_session(upgraded: Path) -> None:
-    """A session with a malicious file that is not flagged is named."""
+    """An unflagged session with a malicious file is reported."""
     change(upgraded, *(f"UPDATE {table} SET vt_malicious = 1 WHERE 1" for table in ("files", "file_hashes")))
     change(upgraded, "UPDATE session_summaries SET vt_flagged = 1 WHERE session_id = 's1'")
-    assert named(upgraded) == [f"different in session_summaries, session s2, hash {SHA_B}: vt_flagged is 0, expected 1"]
+    assert described(upgraded) == [
+        f"different in session_summaries, session s2, hash {SHA_B}: vt_flagged is 0, expected 1"
+    ]
 
 
 def test_captured_files_need_no_event(upgraded: Path) -> None:
-    """A captured file that no log names is valid; with a hash that a log names, or without a hash, it is not."""
+    """A captured file that no log names is valid, unless a log names its hash or the hash is missing."""
     add = "INSERT INTO files (session_id, shasum, origin) VALUES ('artifact:sensor', '{}', 'artifact')".format
     captured = "d" * 64
     add_hash = f"INSERT INTO file_hashes (sha256, first_seen, last_seen) VALUES ('{captured}', '2025', '2025')"
@@ -269,21 +274,23 @@ def test_captured_files_need_no_event(upgraded: Path) -> None:
     assert validated(upgraded).valid
     change(upgraded, add(SHA_B))
     expected = f"extra in files, session artifact:sensor, hash {SHA_B}: a captured file that no log names, but an event"
-    assert [line[: len(expected)] for line in named(upgraded)] == [expected]
+    assert [line[: len(expected)] for line in described(upgraded)] == [expected]
     change(upgraded, f"DELETE FROM files WHERE shasum = '{SHA_B}' AND origin = 'artifact'", "DELETE FROM file_hashes")
-    assert f"missing in file_hashes, hash {captured}" in named(upgraded)
+    assert f"missing in file_hashes, hash {captured}" in described(upgraded)
 
 
-def test_all_are_counted_and_the_first_are_named(upgraded: Path) -> None:
-    """The limit bounds what is named, not what is counted."""
+def test_all_differences_are_counted_and_the_first_described(upgraded: Path) -> None:
+    """The limit applies to the descriptions, not to the counts."""
     change(upgraded, "DELETE FROM files", "DELETE FROM file_hashes")
     report = validated(upgraded, limit_differences=1)
     assert report.differences == {"missing in file_hashes": 2, "missing in files": 2}
-    assert [one.describe() for one in report.first_differences] == [f"missing in files, session {S1}, hash {SHA_A}"]
+    assert [difference.describe() for difference in report.first_differences] == [
+        f"missing in files, session {S1}, hash {SHA_A}"
+    ]
 
 
 def append_as_v3(path: Path, *payloads: dict[str, object]) -> None:
-    """Add events as a v3 loader that still runs does."""
+    """Add events as a v3 loader that still runs."""
     change(
         path,
         *(
@@ -294,8 +301,8 @@ def append_as_v3(path: Path, *payloads: dict[str, object]) -> None:
     )
 
 
-def test_what_v3_appended_is_said_apart(upgraded: Path) -> None:
-    """Events that an old loader added behind the backfill are no difference; they have to be taken up."""
+def test_events_appended_by_v3_are_reported_separately(upgraded: Path) -> None:
+    """Events that an old loader added after the backfill are no difference; they must be backfilled."""
     late = v3_schema.event(
         "cowrie.session.file_download", S2, "2025-01-03T00:00:00.000000Z", shasum=SHA_A, url="http://203.0.113.9/x"
     )
@@ -311,7 +318,7 @@ def test_what_v3_appended_is_said_apart(upgraded: Path) -> None:
 
 
 def test_before_the_backfill(v3_file: Path) -> None:
-    """A database that was only migrated is not valid: the backfill has not begun."""
+    """A migrated database is not valid before the backfill."""
     with opened(v3_file) as engine:
         apply_migrations(engine)
     report = validated(v3_file)
@@ -319,8 +326,8 @@ def test_before_the_backfill(v3_file: Path) -> None:
     assert report.not_backfilled == {"backfill-files": 7, "backfill-sessions": None}
 
 
-def test_a_v3_file_has_to_be_migrated(v3_file: Path) -> None:
-    """A v3 file is refused with the way to migrate it."""
+def test_a_v3_file_must_be_migrated(v3_file: Path) -> None:
+    """A v3 file is refused with the command that migrates it."""
     with pytest.raises(MigrationNeeded, match="db migrate"):
         validated(v3_file)
 
@@ -329,8 +336,8 @@ STEPS = ["reading file events", "comparing files", "comparing file_hashes", "rea
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_loader_that_writes_meanwhile_is_no_difference(upgraded: Path, corpus: Path, step: str) -> None:
-    """Whatever a loader adds at whichever moment of a validation, the database is valid."""
+def test_a_concurrent_loader_is_no_difference(upgraded: Path, corpus: Path, step: str) -> None:
+    """Whatever a loader adds at any moment of a validation, the database is valid."""
     loaded: list[str] = []
 
     def load(now: ValidateProgress) -> None:
@@ -345,27 +352,27 @@ def test_a_loader_that_writes_meanwhile_is_no_difference(upgraded: Path, corpus:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_backfill_that_goes_on_meanwhile_is_no_difference(upgraded: Path, step: str) -> None:
-    """Events that the backfill takes up during a validation count from that moment on."""
+def test_a_concurrent_backfill_is_no_difference(upgraded: Path, step: str) -> None:
+    """Events backfilled during a validation count from that moment on."""
     events = v3_schema.habits()
-    append_as_v3(upgraded, *({**one, "session": f"late{number}"} for number, one in enumerate(events) if one))
+    append_as_v3(upgraded, *({**item, "session": f"late{number}"} for number, item in enumerate(events) if item))
     done: list[str] = []
 
-    def take_up(now: ValidateProgress) -> None:
+    def run_backfill(now: ValidateProgress) -> None:
         if now.step.startswith(step) and not done:
             done.append(step)
             with opened(upgraded) as engine:
                 backfill(engine)
 
     with opened(upgraded, read_only=True) as engine:
-        report = validate(engine, on_progress=take_up)
+        report = validate(engine, on_progress=run_backfill)
     assert (done, report.first_differences) == ([step], [])
     late_files = 0 if step.startswith(("reading file", "comparing file")) else report.not_backfilled["backfill-files"]
     assert report.not_backfilled == {"backfill-files": late_files, "backfill-sessions": 0}
 
 
-def test_a_real_difference_is_found_beside_a_loader(upgraded: Path, corpus: Path) -> None:
-    """A missing row is named though a loader writes at the same time, and only that row."""
+def test_a_real_difference_is_found_despite_a_loader(upgraded: Path, corpus: Path) -> None:
+    """A missing row is reported while a loader writes, and only that row."""
     change(upgraded, f"DELETE FROM files WHERE session_id = '{S2}'")
     loaded: list[bool] = []
 
@@ -394,7 +401,7 @@ def test_nothing_is_changed_and_nothing_left_behind(
 
 @pytest.mark.parametrize("event_type", ["cowrie.session.file_download", validation_events.ALL_TYPES])
 def test_events_are_read_by_the_index_and_never_sorted(upgraded: Path, event_type: str) -> None:
-    """Each page begins behind the last id, in the index on the type or in the table itself."""
+    """Each page begins after the last id, in the index on the type or in the table itself."""
     with opened(upgraded, read_only=True) as engine, table_scan_of(engine) as reading:
         walk = validation_events.events(reading, event_type, 5, 100, 0)
         sql = f"EXPLAIN QUERY PLAN {walk.select} WHERE {walk.where} AND (e.id) > (?) ORDER BY e.id LIMIT 10"
@@ -406,7 +413,7 @@ def test_events_are_read_by_the_index_and_never_sorted(upgraded: Path, event_typ
 
 
 def test_tables_are_read_in_the_order_of_an_index(upgraded: Path) -> None:
-    """No page of a table sorts, and each begins behind the last key."""
+    """No page of a table is sorted, and each begins after the last key."""
     from cowrieprocessor.db.validation.rows import AttributeRow, CommandRow, FileRow, HashRow, Rows
 
     with opened(upgraded, read_only=True) as engine, table_scan_of(engine) as reading:
@@ -421,37 +428,37 @@ def test_tables_are_read_in_the_order_of_an_index(upgraded: Path) -> None:
             assert not [line for line in plan if "TEMP B-TREE" in line]
 
 
-def test_the_command_says_valid_and_ends_with_0(upgraded: Path) -> None:
-    """A valid database ends with 0; the last line says so."""
+def test_the_command_reports_valid_and_exits_with_0(upgraded: Path) -> None:
+    """For a valid database it exits with 0, and the last line says so."""
     done = call("--db", upgraded)
     assert (done.exit_code, "valid: every row is as the events say" in done.stdout) == (0, True)
 
 
-def test_the_command_tells_counters(upgraded: Path) -> None:
-    """Doubled counters are told with the remedy, and fail nothing."""
+def test_the_command_reports_counters(upgraded: Path) -> None:
+    """Doubled counters are reported with the remedy, and are no failure."""
     done = call("--counters", "--db", upgraded)
     assert (done.exit_code, "2 of 2 sessions (100.0%) have counters" in done.stdout) == (0, True)
     assert f"db recount --db {upgraded}" in done.stdout
 
 
 def test_the_json_is_complete(upgraded: Path) -> None:
-    """The document has all counts and the first differences, and the command ends with 1."""
+    """The document has all counts and the first differences, and the command exits with 1."""
     change(upgraded, "DELETE FROM files")
     done = call("--db", upgraded, "--json", "--limit-differences", 1)
     document = json.loads(done.stdout)
     assert (done.exit_code, document["valid"], document["differences"]) == (1, False, {"missing in files": 2})
-    assert [one["session_id"] for one in document["first_differences"]] == [S1]
+    assert [difference["session_id"] for difference in document["first_differences"]] == [S1]
 
 
 def test_attackers_text_is_inert(upgraded: Path) -> None:
-    """What a row holds reaches the terminal without control characters."""
+    """A row's values reach the terminal without control characters."""
     change(upgraded, f"UPDATE files SET filename = 'a' || char(27) || '[2J' WHERE session_id = '{S2}'")
     done = call("--db", upgraded)
     assert (done.exit_code, "\x1b" in done.output) == (1, False)
 
 
-def test_a_missing_database_is_not_made(tmp_path: Path) -> None:
-    """A name that was mistyped is said, and makes no file."""
+def test_a_missing_database_is_not_created(tmp_path: Path) -> None:
+    """A mistyped name is reported, and creates no file."""
     done = call("--db", tmp_path / "missing.sqlite")
     assert "no such database" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
@@ -461,7 +468,7 @@ def test_a_missing_database_is_not_made(tmp_path: Path) -> None:
 def test_an_interrupt_leaves_nothing_behind(
     upgraded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Ctrl-C at any step ends the validation, and its temporary file is gone."""
+    """Ctrl-C in any step ends the validation and removes its temporary file."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -476,15 +483,15 @@ def test_an_interrupt_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
-def test_no_room_for_temporary_files(upgraded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a temporary folder the error says how to name another."""
+def test_no_temporary_folder(upgraded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a temporary folder the error tells how to choose one."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(DatabaseError, match="TMPDIR"):
         validated(upgraded)
 
 
 def test_the_temporary_file_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only we may read what was recomputed, and it is gone afterwards."""
+    """Only the owner may read the expected rows, and they are removed afterwards."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Spill():
         (folder,) = tmp_path.iterdir()
@@ -492,12 +499,12 @@ def test_the_temporary_file_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (modes, list(tmp_path.iterdir())) == ([0o700, 0o600], [])
 
 
-def test_progress_goes_to_the_end_of_each_step(upgraded: Path) -> None:
-    """Every step tells its rows, and ends at the whole."""
-    told: dict[str, ValidateProgress] = {}
+def test_progress_reaches_the_end_of_each_step(upgraded: Path) -> None:
+    """Every step reports its rows and its final share."""
+    latest: dict[str, ValidateProgress] = {}
     with opened(upgraded, read_only=True) as engine:
-        validate(engine, all_counters=True, on_progress=lambda now: told.update({now.step: now}))
-    assert {step: (now.rows, now.share) for step, now in told.items()} == {
+        validate(engine, all_counters=True, on_progress=lambda now: latest.update({now.step: now}))
+    assert {step: (now.rows, now.share) for step, now in latest.items()} == {
         "reading file events": (7, pytest.approx(0.5 + 8 / 18 / 2)),
         "comparing files": (2, 1.0),
         "comparing file_hashes": (2, 1.0),
@@ -509,7 +516,7 @@ def test_progress_goes_to_the_end_of_each_step(upgraded: Path) -> None:
 
 
 def test_the_engine_may_be_writable(upgraded: Path) -> None:
-    """A validation reads through an engine that could write, too."""
+    """A validation also accepts an engine that can write."""
     engine = get_engine(upgraded)
     try:
         assert validate(engine, files_only=True).compared == {"files": 2, "file_hashes": 2}

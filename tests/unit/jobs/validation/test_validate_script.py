@@ -1,4 +1,4 @@
-"""`scripts/validate_files_migration.py`: the spelling that users' runbooks name."""
+"""`scripts/validate_files_migration.py`: the command named in users' runbooks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SCRIPT = PROJECT / "scripts" / "validate_files_migration.py"
 
 
 def call(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the script, from anywhere."""
+    """Run the script in a folder."""
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
     )
 
 
-def test_sample_data_goes_the_whole_way(tmp_path: Path) -> None:
-    """`--sample-data` makes, migrates, fills and proves a v3 database, from any folder, and leaves nothing there."""
+def test_sample_data_is_migrated_and_validated(tmp_path: Path) -> None:
+    """`--sample-data` creates, migrates, backfills and validates a v3 database, and leaves nothing in the folder."""
     done = call("--sample-data", "--json", cwd=tmp_path)
     report = json.loads(done.stdout)
     assert (done.returncode, report["valid"], report["compared"]["files"] > 100) == (0, True, True)
@@ -33,7 +33,7 @@ def test_sample_data_goes_the_whole_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "code"), [("SELECT 1", 0), ("DELETE FROM files", 1)])
 def test_a_database_by_url(tmp_path: Path, damage: str, code: int) -> None:
-    """`--db URL` ends with 0 where nothing differs, with 1 where something does."""
+    """`--db URL` exits with 0 if nothing differs, else with 1."""
     path = upgrade(v3_schema.create(tmp_path / "v3.sqlite"))
     change(path, damage)
     assert call("--db", f"sqlite:///{path}", cwd=tmp_path).returncode == code
