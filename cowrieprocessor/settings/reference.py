@@ -1,4 +1,4 @@
-"""Every setting with its default, where it can be given, and what it means."""
+"""Every setting with its default, where it can be set, and its meaning."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from cowrieprocessor.settings.values import (
 )
 
 SQLITE_JSON_DEPTH = 1000
-"""SQLite's JSON functions refuse deeper nesting. Source: sqlite.org/json1.html, section 3."""
+"""Maximum nesting that SQLite's JSON functions accept. Source: sqlite.org/json1.html, section 3."""
 
 
 DEFAULT_DATABASE = "cowrieprocessor.sqlite"
-"""The database in the current folder that is used where none is named."""
+"""The default database, in the current folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +74,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SettingReference:
-    """One setting: where it can be given, what it means, and how its value is read.
+    """One setting: where it can be set, what it means, and how its value is parsed.
 
     Attributes:
-        name: the field of `Settings` and the key in the file of settings.
+        name: the field of `Settings` and the key in the settings file.
         variable: the environment variable.
-        default: the default as people write it.
-        meaning: one sentence for people, with the unit.
-        read: turns a given value into the setting's type; raises ValueError saying what is expected.
-        is_secret: the value is a key: never shown, and in a file of settings only a reference to it may stand.
-        may_refer: the value is no key, but may be a reference, too; it is not shown either.
-        is_path: the value is a path (or, of a database, may be one): in a file of settings relative to the file.
-        aliases: other environment variables, in falling precedence, that set the same.
+        default: the default as users write it.
+        meaning: one sentence of documentation, with the unit.
+        read: converts a given value to the type of the setting; raises ValueError with what is expected.
+        is_secret: the value is a key: it is never shown, and the settings file may only contain a reference to it.
+        may_refer: the value is not a key but may also be a reference; it is not shown, either.
+        is_path: the value is a path, or for a database may be one: in the settings file relative to that file.
+        aliases: other environment variables for the same setting, in descending precedence.
     """
 
     name: str
@@ -99,22 +99,22 @@ class SettingReference:
     is_path: bool = False
 
     def value(self, given: object, where: str) -> object:
-        """Return a given value in the setting's type.
+        """Return a value converted to the type of the setting.
 
         Args:
-            given: as it was given.
-            where: where it stands, for messages.
+            given: the value as it was given.
+            where: its location, for messages.
 
         Raises:
-            ConfigurationError: it cannot be used; the message says where it stands and what is expected there.
+            ConfigurationError: the value is invalid; the message gives its location and what is expected.
         """
         is_hidden = self.is_secret or self.may_refer
         try:
-            read = self.read(given)
+            parsed = self.read(given)
         except ValueError as error:
             shown = "(not shown)" if self.name == "db_url" or is_hidden else repr(given)
             raise ConfigurationError(f"{where} is {shown}; expected {error}") from error
-        return Secret(str(read), where) if is_hidden else read
+        return Secret(str(parsed), where) if is_hidden else parsed
 
 
 _LOADING: tuple[SettingReference, ...] = (
@@ -372,4 +372,4 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
 )
 
 SETTINGS_REFERENCE = (*_LOADING, *_ENRICHMENT)
-"""Every setting, once. A field of `Settings` that is missing here fails a test."""
+"""Every setting, exactly once; a test compares it with the fields of `Settings`."""

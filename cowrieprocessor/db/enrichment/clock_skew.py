@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
+from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, QUEUE
 from cowrieprocessor.db.enrichment.response_cache import CACHE
@@ -74,7 +74,7 @@ def bring_cache_back(connection: Connection, provider: str, keys: Sequence[str],
         now: the time.
     """
     ahead = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + CLOCKS_DIFFER)
-    others = connection.scalars(select(CACHE.c.key).where(*ahead).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)).all()
+    others = connection.scalars(select(CACHE.c.key).where(*ahead).order_by(CACHE.c.key).limit(MAX_PARAMETERS)).all()
     for part in chunks(sorted({*keys, *others})):
         back = {"fetched_at": now - _STEP, "expires_at": now}
         connection.execute(update(CACHE).where(*ahead, CACHE.c.key.in_(part)).values(**back))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE
+from cowrieprocessor.db.chunks import MAX_PARAMETERS
 from cowrieprocessor.db.chunks import chunks as parts_of
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
@@ -38,7 +38,7 @@ MAX_ROWS = 5_000
 HASHES_AT_ONCE = 64
 """Hashes that one transaction looks at: each costs some statements, and a loader may be waiting."""
 
-SLICE_ROWS = NAMED_AT_ONCE
+SLICE_ROWS = MAX_PARAMETERS
 """A transaction can end behind so many rows of a hash."""
 
 

@@ -25,7 +25,7 @@ def clear_part(files: DatabaseFiles, target: Path) -> Path:
         CopyRefused: something else has that name.
     """
     part = part_of(target)
-    if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_one(part))):
+    if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_database(part))):
         raise CopyRefused(f"{part}: is in the way and is no copy that was begun; move it, then repeat the command")
     discard(files, part)
     return part

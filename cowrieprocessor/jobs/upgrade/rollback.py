@@ -126,11 +126,11 @@ def roll_back(
     with write_transaction(engine) as connection:
         kept = False
         try:
-            dialect_of(connection).hold_migration_lock(connection)
+            dialect_of(connection).lock_migrations(connection)
             facts, way = _look(connection, database)
             if not way.needed:  # another process has done it meanwhile
                 return RolledBack(database, (), None, Forgotten(0, 0), 0)
-            definitions_of(connection).keep_others_out(connection, way.tables)
+            definitions_of(connection).lock_tables(connection, way.tables)
             if rows_digest(connection, facts) != saved.rows_sha256:
                 say("saving again what was written meanwhile")
                 path.unlink()

@@ -156,8 +156,8 @@ class FileEventsRead(EventsRead):
 
     def settle(self) -> None:
         """Make rows of the parts; what is added later goes into them."""
-        self._spill.settle(FILES)
-        self._spill.settle_hashes()
+        self._spill.merge(FILES)
+        self._spill.merge_hashes()
         self.is_settled = True
 
     def _take(self, fields: Mapping[str, Any]) -> None:
@@ -173,7 +173,7 @@ class FileEventsRead(EventsRead):
         parts, self._parts = self._parts, []
         self._spill.add(FILES, parts)
         if self.is_settled and parts:
-            self._spill.tell_hashes_again(sorted({part[1] for part in parts}))
+            self._spill.recompute_hashes(sorted({part[1] for part in parts}))
 
 
 class SessionEventsRead(EventsRead):
@@ -188,8 +188,8 @@ class SessionEventsRead(EventsRead):
 
     def settle(self) -> None:
         """Make rows of the parts; what is added later goes into them."""
-        self._spill.settle(ATTRIBUTES)
-        self._spill.settle(COMMANDS)
+        self._spill.merge(ATTRIBUTES)
+        self._spill.merge(COMMANDS)
 
     def _take(self, fields: Mapping[str, Any]) -> None:
         self._parts.add(fields)

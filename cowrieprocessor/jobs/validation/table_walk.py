@@ -77,7 +77,7 @@ class TableWalk:
                 events.follow(connection)
                 for key in some:
                     expected = self._spill.get(self._check.shape, key)
-                    row = self._rows.one(connection, self._check.kind, key)
+                    row = self._rows.get(connection, self._check.kind, key)
                     found += self._check.differences(expected, row, self._spill)
             for one in found:
                 differences.add(one)

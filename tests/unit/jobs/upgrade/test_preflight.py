@@ -200,10 +200,9 @@ def test_holders_that_hide_are_found_by_their_locks(v3_file: Path, monkeypatch: 
     assert ([(holder.pid, holder.writes) for holder in found.writers], found.complete) == ([(writer.pid, None)], False)
 
 
-def test_where_the_system_does_not_tell_it_is_said(v3: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_the_system_does_not_tell_it_is_said(v3: Engine, v3_file: Path, tmp_path: Path) -> None:
     """Without /proc it is not known who has the file open: a warning, no refusal."""
-    monkeypatch.setattr(file_holders, "PROC", tmp_path / "no-proc")
-    found = preflight(v3)
+    found = dataclasses.replace(preflight(v3), holders=holders_of(v3_file, proc=tmp_path / "no-proc"))
     assert (found.holders, found.refusals()) == (None, [])
     assert any("does not tell" in warning for warning in found.warnings())
 
