@@ -180,7 +180,7 @@ def test_folder_or_fifo_is_no_database(
     """A folder or a FIFO is refused at once, without waiting for somebody to write into it."""
     make(tmp_path / "thing")
     with (
-        pytest.raises(NotADatabase, match="no regular file"),
+        pytest.raises(NotADatabase, match="not a regular file"),
         read_transaction(opened(tmp_path / "thing", read_only=read_only)),
     ):
         pass
