@@ -1,4 +1,4 @@
-"""The current time and waiting, behind an interface that tests can replace."""
+"""The current time and waiting, as an interface that tests can replace."""
 
 from __future__ import annotations
 

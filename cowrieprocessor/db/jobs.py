@@ -88,8 +88,8 @@ def save_job(connection: Connection, job: JobRecord) -> None:
         "finished_at": job.finished_at,
         "reason": job.reason,
     }
-    done = connection.execute(update(Job).where(Job.name == job.name).values(values))
-    if not done.rowcount:
+    result = connection.execute(update(Job).where(Job.name == job.name).values(values))
+    if not result.rowcount:
         connection.execute(insert(Job).values(name=job.name, **values))
 
 

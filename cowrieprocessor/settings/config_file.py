@@ -92,11 +92,11 @@ def find_config(environ: Mapping[str, str], toml_path: str | Path | None) -> Pat
     Raises:
         ConfigurationError: a file was named but does not exist.
     """
-    named = toml_path or environ.get(CONFIG_VARIABLE)
-    if not named:
+    name = toml_path or environ.get(CONFIG_VARIABLE)
+    if not name:
         default = Path(DEFAULT_CONFIG)
         return default if default.is_file() else None
-    path = resolve_path(str(named), Path())
+    path = resolve_path(str(name), Path())
     if not path.is_file():
         origin = "" if toml_path else f" ({CONFIG_VARIABLE})"
         raise ConfigurationError(f"{path}{origin}: no such settings file; correct the name or leave it out")
@@ -135,7 +135,7 @@ def file_settings(file: ConfigFile) -> dict[str, object]:
     Raises:
         ConfigurationError: a key is unknown, a value is invalid, or one setting has two different values.
     """
-    found: dict[str, tuple[object, str]] = {}
+    settings: dict[str, tuple[object, str]] = {}
     for table in (OWN_TABLE, GLOBAL_TABLE):
         for key, value in _table(file, table).items():
             if key in _IGNORED_KEYS[table]:
@@ -143,12 +143,12 @@ def file_settings(file: ConfigFile) -> dict[str, object]:
             setting = _setting(file, table, key)
             where = f"[{table}] {key}"
             parsed = file_value(file, setting, value, where)
-            if setting.name in found and not _is_same(found[setting.name][0], parsed):
+            if setting.name in settings and not _is_same(settings[setting.name][0], parsed):
                 raise ConfigurationError(
-                    f"{file.path}: {found[setting.name][1]} and {where} set different values; keep one of them"
+                    f"{file.path}: {settings[setting.name][1]} and {where} set different values; keep one of them"
                 )
-            found[setting.name] = parsed, where
-    return {name: value for name, (value, _) in found.items()}
+            settings[setting.name] = parsed, where
+    return {name: value for name, (value, _) in settings.items()}
 
 
 def _table(file: ConfigFile, name: str) -> Mapping[str, object]:

@@ -153,15 +153,15 @@ def shared_keys(file: ConfigFile, sensors: tuple[Sensor, ...], given: Mapping[st
     Raises:
         ConfigurationError: sensors name different keys, or a key that differs from the one in the other tables.
     """
-    found: dict[str, Secret] = {}
+    shared: dict[str, Secret] = {}
     for key, name in KEY_SETTINGS.items():
         secrets = {sensor.name: secret for sensor in sensors if (secret := getattr(sensor, name)) is not None}
         if not secrets:
             continue
-        shared = _shared_key(file, key, secrets, given.get(name))
+        secret = _shared_key(file, key, secrets, given.get(name))
         if name not in given:
-            found[name] = shared
-    return found
+            shared[name] = secret
+    return shared
 
 
 def _shared_key(file: ConfigFile, key: str, secrets: Mapping[str, Secret], global_key: object) -> Secret:

@@ -89,10 +89,10 @@ def size(low: int) -> Callable[[object], object]:
 
 def seconds(value: object) -> float:
     """Return a number of seconds."""
-    given = "" if isinstance(value, bool) else str(value).strip()
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given):
+    number = "" if isinstance(value, bool) else str(value).strip()
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number):
         raise ValueError("a number of seconds, 0 or more")
-    return float(given)
+    return float(number)
 
 
 def duration(value: object) -> float:
@@ -105,10 +105,10 @@ def duration(value: object) -> float:
 
 def flag(value: object) -> bool:
     """Return a boolean, given as 1 or 0, true or false, yes or no, on or off."""
-    given = str(value).strip().lower()
-    if given in _YES:
+    word = str(value).strip().lower()
+    if word in _YES:
         return True
-    if given in _NO:
+    if word in _NO:
         return False
     raise ValueError("1 or 0 (true or false, yes or no, on or off)")
 
@@ -116,19 +116,19 @@ def flag(value: object) -> bool:
 def names(value: object) -> tuple[str, ...]:
     """Return names in the given order from a list or a comma-separated text; `none` stands for an empty list."""
     parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-    given = tuple(str(part).strip().lower() for part in parts)
-    if given == ("none",):
+    result = tuple(str(part).strip().lower() for part in parts)
+    if result == ("none",):
         return ()
-    if not given or not all(_NAME.fullmatch(name) for name in given) or len(set(given)) != len(given):
+    if not result or not all(_NAME.fullmatch(name) for name in result) or len(set(result)) != len(result):
         raise ValueError("distinct names separated by commas, or `none`")
-    return given
+    return result
 
 
 def mail_address(value: object) -> str:
     """Return an e-mail address, or a reference to one; the format is checked only roughly."""
-    given = str(value).strip() if isinstance(value, str) else ""
-    if is_reference(given) or _MAIL_ADDRESS.fullmatch(given):
-        return given
+    address = str(value).strip() if isinstance(value, str) else ""
+    if is_reference(address) or _MAIL_ADDRESS.fullmatch(address):
+        return address
     raise ValueError("an e-mail address, or a reference to one: env:NAME, file:PATH or credential:NAME")
 
 
@@ -138,9 +138,9 @@ def web_address(value: object) -> str:
     Plain http is accepted only for this machine, so that keys are never sent unencrypted over a network.
     """
     expected = "an https:// address without user or password (http:// only for this machine itself)"
-    given = str(value).strip().rstrip("/")
+    address = str(value).strip().rstrip("/")
     try:
-        parts = urlsplit(given)
+        parts = urlsplit(address)
         host = parts.hostname
         _ = parts.port
     except ValueError:
@@ -148,7 +148,7 @@ def web_address(value: object) -> str:
     if not host or parts.username is not None or parts.query or parts.fragment:
         raise ValueError(expected)
     if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)):
-        return given
+        return address
     raise ValueError(expected)
 
 

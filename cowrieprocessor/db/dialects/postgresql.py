@@ -170,13 +170,13 @@ class PostgresqlDialect(Dialect):
                 "WHERE relnamespace = current_schema()::regnamespace AND NOT (indisvalid AND indisready)"
             )
         )
-        found = [f"index {name} is invalid: REINDEX it" for (name,) in invalid]
+        problems = [f"index {name} is invalid: REINDEX it" for (name,) in invalid]
         if full:
             connection.execute(text("SET LOCAL enable_indexonlyscan = off"))
             for table in sorted(self.table_names(connection)):
                 quoted = connection.dialect.identifier_preparer.quote(table)
                 connection.execute(text(f"SELECT count({quoted}.*) FROM {quoted}"))
-        return found
+        return problems
 
     def reusable_bytes(self, connection: Connection) -> int:
         """Return 0: the server's own vacuum manages free space."""

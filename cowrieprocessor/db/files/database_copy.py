@@ -70,7 +70,7 @@ def copy_snapshot(
         DatabaseError: it cannot be read or written; the message names the new file, because its disk fills up first.
     """
     engine = connection.engine
-    files, _ = database_file(engine, "only a file is copied as one")
+    files, _ = database_file(engine, "only a file can be copied")
     with translate_errors(read_only_engine(engine, target)):
         files.copy(connection, target, in_use=in_use, on_progress=lambda done, total: on_step("copying", done, total))
 

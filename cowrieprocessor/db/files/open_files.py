@@ -118,10 +118,10 @@ def _opened(process: Path, stat: os.stat_result) -> bool | None:
 
 def _is_same(descriptor: Path, stat: os.stat_result) -> bool:
     try:
-        other = descriptor.stat()
+        opened = descriptor.stat()
     except OSError:  # closed in the meantime, or on a file system that does not respond
         return False
-    return (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino)
+    return (opened.st_dev, opened.st_ino) == (stat.st_dev, stat.st_ino)
 
 
 def _is_for_writing(fdinfo: Path) -> bool:

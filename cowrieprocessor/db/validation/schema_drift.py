@@ -63,37 +63,37 @@ def _compare_columns(connection: Connection, inspector: Inspector, table: Table)
     if list(primary) != declared:
         yield f"the primary key is ({', '.join(primary)}) instead of ({', '.join(declared)})"
     for column in table.columns:
-        found = existing.get(column.name)
-        if found is None:
+        reflected = existing.get(column.name)
+        if reflected is None:
             yield f"the column {column.name} is missing"
             continue
-        yield from _compare_type(connection, column, found)
+        yield from _compare_type(connection, column, reflected)
         if column.info.get(GENERATED_FROM_PAYLOAD) is not None and sql_of(connection).computes_event_columns:
-            yield from _compare_expression(column, found)
+            yield from _compare_expression(column, reflected)
         else:
-            yield from _compare_default(column, found)
+            yield from _compare_default(column, reflected)
 
 
-def _compare_type(connection: Connection, column: Column[Any], found: Any) -> Iterator[str]:
-    declared, actual = (str(kind.compile(connection.dialect)) for kind in (column.type, found["type"]))
+def _compare_type(connection: Connection, column: Column[Any], reflected: Any) -> Iterator[str]:
+    declared, actual = (str(kind.compile(connection.dialect)) for kind in (column.type, reflected["type"]))
     if actual != declared:
         yield f"the column {column.name} is {actual} instead of {declared}"
-    if bool(found["nullable"]) != bool(column.nullable):
-        verb = "allows" if found["nullable"] else "does not allow"
+    if bool(reflected["nullable"]) != bool(column.nullable):
+        verb = "allows" if reflected["nullable"] else "does not allow"
         yield f"the column {column.name} {verb} NULL, contrary to its declaration"
 
 
-def _compare_expression(column: Column[Any], found: Any) -> Iterator[str]:
+def _compare_expression(column: Column[Any], reflected: Any) -> Iterator[str]:
     """Compare the expression of a generated column."""
-    computed = str((found.get("computed") or {}).get("sqltext") or "")
+    computed = str((reflected.get("computed") or {}).get("sqltext") or "")
     if "".join(computed.split()) != f"json_extract(payload,'$.{column.info[GENERATED_FROM_PAYLOAD]}')":
         yield f"the column {column.name} is computed as {computed or 'nothing'}"
 
 
-def _compare_default(column: Column[Any], found: Any) -> Iterator[str]:
+def _compare_default(column: Column[Any], reflected: Any) -> Iterator[str]:
     """Compare the server default of a column that is not part of the primary key."""
-    if not column.primary_key and _normalize_default(found["default"]) != _declared_default(column):
-        yield f"the default of {column.name} is {found['default']} instead of {_declared_default(column)}"
+    if not column.primary_key and _normalize_default(reflected["default"]) != _declared_default(column):
+        yield f"the default of {column.name} is {reflected['default']} instead of {_declared_default(column)}"
 
 
 def _normalize_default(default: object) -> str | None:
@@ -114,12 +114,12 @@ def _declared_default(column: Column[Any]) -> str | None:
 def _compare_indexes(inspector: Inspector, table: Table) -> Iterator[str]:
     existing = {index["name"]: index for index in inspector.get_indexes(table.name)}
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
-        found = existing.get(str(index.name))
+        reflected = existing.get(str(index.name))
         declared = [_column_of(expression) for expression in index.expressions]
-        if found is None:
+        if reflected is None:
             yield f"the index {index.name} is missing"
-        elif list(found["column_names"]) != declared or bool(found["unique"]) != bool(index.unique):
-            columns = ", ".join(str(name) for name in found["column_names"])
+        elif list(reflected["column_names"]) != declared or bool(reflected["unique"]) != bool(index.unique):
+            columns = ", ".join(str(name) for name in reflected["column_names"])
             yield f"the index {index.name} is on ({columns}) instead of ({', '.join(declared)})"
 
 
