@@ -105,6 +105,7 @@ _ISO = re.compile(
 )
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d+)?", re.ASCII)
 _SORTED = orjson.OPT_SORT_KEYS
+_from_iso = dt.datetime.fromisoformat
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _JSON_TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")([ \t\r\n]*+:[ \t\r\n]*+)?|[{}\[\]]')
@@ -252,7 +253,7 @@ def moment_or_none(timestamp: object) -> str | None:
     if type(timestamp) is str and len(timestamp) == 27 and timestamp[26] == "Z" and timestamp[7:20:3] == "-T::.":
         # Nearly every line has the form 2026-11-21T23:48:27.110758Z: slicing is faster than parsing and formatting.
         try:
-            dt.datetime.fromisoformat(timestamp)
+            _from_iso(timestamp)
         except ValueError:
             pass
         else:
@@ -287,7 +288,7 @@ def _parse_text(value: str) -> dt.datetime:
     text = value.strip()
     if match := _ISO.fullmatch(text):
         day, clock, zone = match.groups()
-        parsed = dt.datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}")
+        parsed = _from_iso(f"{day}T{clock.replace(',', '.')}")
         return (parsed - _offset(zone)).replace(tzinfo=dt.UTC)
     if _NUMBER.fullmatch(text):
         return _from_epoch(float(text) if "." in text else int(text))
