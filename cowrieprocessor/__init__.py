@@ -1,7 +1,7 @@
 """From Cowrie honeypot logs to a database of sessions, commands and captured files.
 
-The public API: what is named here stays. Everything is imported on first use, so that `import cowrieprocessor` and the
-command's `--help` stay quick.
+The public API: the names listed here are stable. Each is imported on first use, so that `import cowrieprocessor` and
+`--help` stay fast.
 """
 
 from __future__ import annotations

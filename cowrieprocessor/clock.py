@@ -1,4 +1,4 @@
-"""The current time and waiting, behind an interface that tests replace."""
+"""The current time and waiting, as an interface that tests can replace."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from collections.abc import Callable
 from typing import Protocol
 
 STOP_CHECK_S = 0.25
-"""The longest time between two checks of the stop event while pausing."""
+"""Longest interval between two checks of the stop event while pausing."""
 
 
 class Clock(Protocol):
-    """Tells the time and waits."""
+    """A source of the current time that can also wait."""
 
     def now(self) -> dt.datetime:
-        """Return the time, aware, in UTC."""
+        """Return the current time as an aware datetime in UTC."""
         ...
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Return after so many seconds, or as soon as `stop` is set."""
+        """Wait for `seconds`, or until `stop` is set."""
         ...
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system clock."""
 
     def now(self) -> dt.datetime:
-        """Return the time, aware, in UTC."""
+        """Return the current time as an aware datetime in UTC."""
         return dt.datetime.now(dt.UTC)
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Return after so many seconds, or as soon as `stop` is set."""
+        """Wait for `seconds`, or until `stop` is set."""
         stop.wait(seconds)
 
 
 def pause(seconds: float, stop: threading.Event, *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Return after `seconds`, or soon after `stop` is set.
+    """Wait for `seconds`, or until shortly after `stop` is set.
 
-    Polls `stop` instead of waiting on it: when a signal handler sets an event that the same thread is about to wait
-    on, the wait never returns.
+    Polls `stop` instead of waiting on it: if a signal handler sets the event just before the same thread waits on it,
+    the wait never returns.
     """
-    until = clock() + seconds
-    while not stop.is_set() and (left_s := until - clock()) > 0:
+    deadline = clock() + seconds
+    while not stop.is_set() and (left_s := deadline - clock()) > 0:
         time.sleep(min(STOP_CHECK_S, left_s))

@@ -1,79 +1,79 @@
 """Every error that cowrieprocessor raises on purpose.
 
     CowrieProcessorError
-    ├── ConfigurationError      a setting, flag or file of settings that cannot be used
-    ├── NotFound                what was asked for is not in the database, or the name fits several
-    ├── InputError              something that was given to read cannot be read
+    ├── ConfigurationError      an invalid setting, flag or settings file
+    ├── NotFound                no match in the database, or an ambiguous name
+    ├── InputError              input that cannot be read
     │   ├── InputNotFound           no such file or folder, or a folder without logs
-    │   ├── InputNotReadable        permission, a FIFO or device, a loop of folders
-    │   ├── CompressedDataError     an archive that ends early, or grows without measure
+    │   ├── InputNotReadable        no permission, a FIFO or device, a loop of folders
+    │   ├── CompressedDataError     an archive that is truncated, damaged, or expands beyond the limit
     │   │   ├── ArchiveDamaged          an archive that fails its own checks
-    │   │   └── ArchiveCut              an archive that ends early, or that something else follows
+    │   │   └── ArchiveCut              an archive that is truncated, or followed by other data
     │   ├── UnsupportedEncoding     UTF-16 and UTF-32 text
-    │   └── BadSavedFile            saved knowledge that is cut off, altered, or something else
-    ├── SaveFailed              saved knowledge could not be written where it should be
+    │   └── BadSavedFile            a state export that is truncated, altered, or some other file
+    ├── SaveFailed              the state export could not be written
     ├── InvalidShasum           a file event whose shasum is not 64 hexadecimal characters
-    ├── UnreadableTimestamp     a timestamp in none of the forms that Cowrie has written
-    └── DatabaseError           the database cannot serve
-        ├── DatabaseLocked          another process held the lock for longer than we may wait
-        ├── DatabaseInUse           another process has the file open, where it must not
+    ├── UnreadableTimestamp     a timestamp in none of the formats that Cowrie has used
+    └── DatabaseError           the database is unusable
+        ├── DatabaseLocked          another process held the lock beyond the timeout
+        ├── DatabaseInUse           another process has the file open when exclusive access is needed
         ├── DatabaseReadOnly        the file, its folder or the connection does not allow writing
         ├── DatabaseDamaged         integrity check failed, or a page cannot be read
-        ├── DatabaseFull            the disk has no room left
-        ├── NotADatabase            the file is something else
-        ├── CopyRefused             a copy cannot be written there, or is not what it was copied from
+        ├── DatabaseFull            the disk is full
+        ├── NotADatabase            the file is not a database
+        ├── CopyRefused             a copy cannot be written, or differs from its source
         ├── JobTaken                another process runs the job
-        │   └── AlreadyFollowed         another process follows, or watches, the same files
-        └── SchemaVersionError      too old, too new, or half-made; the message names the remedy
-            └── MigrationNeeded         a v3 database where v4 is wanted
+        │   └── AlreadyFollowed         another process follows or watches the same files
+        └── SchemaVersionError      too old, too new, or incomplete; the message names the remedy
+            └── MigrationNeeded         a v3 database where v4 is required
 
-A message says what happened, where (file:line, sha256) and what to do. `exit_code` is what the command line
-ends with; the codes are documented in docs/reference.md.
+A message says what happened, where (file:line, sha256) and what to do. `exit_code` is the exit status of the command
+line; the codes are documented in docs/reference.md.
 """
 
 from __future__ import annotations
 
 
 class CowrieProcessorError(Exception):
-    """The root: everything that cowrieprocessor raises on purpose derives from it."""
+    """Base class of every error that cowrieprocessor raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigurationError(CowrieProcessorError):
-    """A setting, a flag or a file of settings that cannot be used."""
+    """A setting, flag or settings file that is invalid."""
 
     exit_code = 2
 
 
 class NotFound(CowrieProcessorError):
-    """What was asked for is not in the database, or the name fits several."""
+    """The requested item is not in the database, or its name is ambiguous."""
 
 
 class InputError(CowrieProcessorError):
-    """Something that was given to read cannot be read."""
+    """Input that cannot be read."""
 
     exit_code = 3
 
 
 class InputNotFound(InputError):
-    """No such file or folder, or a folder that holds no logs."""
+    """No such file or folder, or a folder without logs."""
 
 
 class InputNotReadable(InputError):
-    """The permissions refuse it, or it is no regular file or folder."""
+    """Permission is denied, or the path is not a regular file or folder."""
 
 
 class CompressedDataError(InputError):
-    """An archive that ends early, is damaged, or grows beyond the allowed ratio."""
+    """An archive that is truncated, damaged, or expands beyond the allowed ratio."""
 
 
 class ArchiveDamaged(CompressedDataError):
-    """An archive that fails its own checks: nothing that comes out of it can be trusted."""
+    """An archive that fails its own checks: none of its content can be trusted."""
 
 
 class ArchiveCut(CompressedDataError):
-    """An archive that ends early, or that something else follows: what came out before that place is sound."""
+    """An archive that is truncated or followed by other data: the content up to that point is valid."""
 
 
 class UnsupportedEncoding(InputError):
@@ -81,11 +81,11 @@ class UnsupportedEncoding(InputError):
 
 
 class BadSavedFile(InputError):
-    """A file of saved knowledge that is cut off, was altered, or is something else."""
+    """A state export that is truncated, altered, or some other file."""
 
 
 class SaveFailed(CowrieProcessorError):
-    """Saved knowledge could not be written where it should be; nothing was changed."""
+    """The state export could not be written; nothing was changed."""
 
 
 class InvalidShasum(CowrieProcessorError, ValueError):
@@ -93,21 +93,21 @@ class InvalidShasum(CowrieProcessorError, ValueError):
 
 
 class UnreadableTimestamp(CowrieProcessorError, ValueError):
-    """A timestamp that is in none of the forms that Cowrie has written."""
+    """A timestamp in none of the formats that Cowrie has used."""
 
 
 class DatabaseError(CowrieProcessorError):
-    """The database cannot serve."""
+    """The database is unusable."""
 
     exit_code = 4
 
 
 class DatabaseLocked(DatabaseError):
-    """Another process held the database for longer than we may wait."""
+    """Another process held the database lock beyond the timeout."""
 
 
 class DatabaseInUse(DatabaseError):
-    """Another process has the file open, and what was asked for needs that none has."""
+    """Another process has the file open, and the operation needs exclusive access."""
 
 
 class DatabaseReadOnly(DatabaseError):
@@ -119,11 +119,11 @@ class DatabaseDamaged(DatabaseError):
 
 
 class DatabaseFull(DatabaseError):
-    """The disk that holds the database has no room left."""
+    """The disk of the database is full."""
 
 
 class NotADatabase(DatabaseError):
-    """The file exists and is not a SQLite database, or the server is not PostgreSQL."""
+    """The file exists and is not an SQLite database, or the server is not PostgreSQL."""
 
 
 class JobTaken(DatabaseError):
@@ -131,13 +131,13 @@ class JobTaken(DatabaseError):
 
 
 class AlreadyFollowed(JobTaken):
-    """Another process of this machine follows, or watches, the same files."""
+    """Another process on this machine follows or watches the same files."""
 
     exit_code = 6
 
 
 class CopyRefused(DatabaseError):
-    """A copy of a database cannot be written where it should, or it is not what it was copied from."""
+    """A copy of a database cannot be written, or differs from its source."""
 
 
 class SchemaVersionError(DatabaseError):
@@ -147,4 +147,4 @@ class SchemaVersionError(DatabaseError):
 
 
 class MigrationNeeded(SchemaVersionError):
-    """A v3 database was given where v4 is wanted."""
+    """A v3 database was given where v4 is required."""

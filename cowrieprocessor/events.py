@@ -1,9 +1,9 @@
 """Cowrie's vocabulary: the names of its events, and the only parser of a line.
 
-A value of a log becomes an `Event`, or is refused with a reason that goes into its dead letter. What SQLite's
-`json_extract` reads from the stored payload is what we read from it: whatever the two could read differently
-(a key given twice, a nesting that SQLite refuses, a session that is not text) is refused here, or stored in a spelling
-that every SQLite reads alike (an escaped key, a timestamp that is a number with decimals).
+A log value becomes an `Event`, or is refused with a reason that goes into its dead letter. `json_extract` in SQLite and
+this parser read the same from the stored payload: anything they could read differently is refused here (a duplicate
+key, nesting that SQLite rejects, a session that is not text) or normalized to a spelling that every SQLite version
+reads the same way (an escaped key, a timestamp that is a decimal number).
 
 Source: Cowrie's docs/OUTPUT.rst, and 482,000 real log lines from 2016 to 2026.
 """
@@ -69,7 +69,7 @@ EVENT_NAMES: dict[str, str] = {
     "cowrie.urlhaus.submitted": "a URL was submitted to URLhaus",
     "cowrie.virustotal.scanfile": "VirusTotal's verdict on a file, from Cowrie's own plug-in",
 }
-"""Every event name that Cowrie's docs list one by one, and what it means. An unknown name is still an event.
+"""Every event name that Cowrie's docs list individually, with its meaning. An unknown name is still an event.
 
 Source: `cowrie.core.eventids` of Cowrie 3.1.4, and the docs of older versions.
 """
@@ -81,12 +81,17 @@ EVENT_FAMILIES: dict[str, str] = {
     "cowrie.reversedns.": "the name of the attacker's address",
     "KIPP": "events of Kippo and of Cowrie before 2016, by number",
 }
-"""Beginnings of event names that vary, and what the family means."""
+"""Prefixes of event names with a variable part, and what each family means."""
 
 MAX_SESSION_CHARS = 64
 MAX_EVENT_TYPE_CHARS = 128
 MAX_TIMESTAMP_CHARS = 64
 SQLITE_MAX_NESTING = 1000
+_COLUMN_CHARS = (
+    ("session", MAX_SESSION_CHARS),
+    ("eventid", MAX_EVENT_TYPE_CHARS),
+    ("timestamp", MAX_TIMESTAMP_CHARS),
+)
 
 REFUSED_NOT_JSON = "not JSON"
 REFUSED_NOT_OBJECT = "JSON, but not an object"
@@ -99,12 +104,15 @@ _ISO = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d+)?", re.ASCII)
+_SORTED = orjson.OPT_SORT_KEYS
+_from_iso = dt.datetime.fromisoformat
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _JSON_TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")([ \t\r\n]*+:[ \t\r\n]*+)?|[{}\[\]]')
 _JSON_NUMBER = re.compile(rb"[0-9.eE+-]+")
 _TIMESTAMP_KEY = b'"timestamp"'
-_KEYS_THAT_SQLITE_READS = frozenset({b'"session"', b'"eventid"', _TIMESTAMP_KEY})
+_EXTRACTED_KEYS = frozenset({b'"session"', b'"eventid"', _TIMESTAMP_KEY})
+"""Keys that SQLite extracts into columns, as JSON text."""
 
 
 class Event(NamedTuple):
@@ -112,12 +120,12 @@ class Event(NamedTuple):
 
     Attributes:
         fields: the decoded object.
-        payload: the text as it came, but for what only some versions of SQLite would read.
+        payload: the original text, except where SQLite versions would read it differently.
         payload_hash: BLAKE2b-256 (hex) of the compact JSON with sorted keys.
-        session_id: None where the event has no session; empty where it names none.
-        event_type: None where the event has no name.
+        session_id: None if the field is missing; empty if it is the empty string.
+        event_type: None if the event has no name.
         timestamp: the timestamp as text, as SQLite reads it from the payload.
-        moment: the same in UTC as `YYYY-MM-DD HH:MM:SS.ffffff`, None where it is missing or unreadable.
+        moment: the timestamp in UTC as `YYYY-MM-DD HH:MM:SS.ffffff`; None if it is missing or unreadable.
     """
 
     fields: dict[str, Any]
@@ -139,65 +147,89 @@ class Refused(NamedTuple):
 def parse_event(
     raw: bytes, fields: Any, *, max_nesting: int = SQLITE_MAX_NESTING, hashed: bool = True
 ) -> Event | Refused:
-    """Return the event that one value of a log is, or why it cannot be one.
+    """Return the event that a log value represents, or why it is refused.
 
     Args:
         raw: the bytes of the value, valid JSON.
         fields: what orjson decoded them to.
         max_nesting: the deepest nesting allowed, at most SQLite's 1000.
-        hashed: whether payload_hash is wanted; it stays empty otherwise.
+        hashed: whether to compute payload_hash; it stays empty otherwise.
     """
     if type(fields) is not dict:
         return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
-    if (
-        raw.translate(None, b" \t\r\n").count(b'":') != len(fields)  # a key twice, or `":` in a text or nested object
-        or (b"\\" in raw and b"\\u00" in raw)  # a key of letters may be spelled with escapes
-        or (len(raw) >= 2 * max_nesting and raw.count(b"[") + raw.count(b"{") > max_nesting)
-        or type(fields.get("timestamp")) is float
-    ):
-        plain = _made_plain(raw, fields, max_nesting)
-        if plain is not raw:
-            return plain if isinstance(plain, Refused) else parse_event(plain, orjson.loads(plain), hashed=hashed)
     get = fields.get
     session, event_type, timestamp = get("session"), get("eventid"), get("timestamp")
-    if type(session) is not str or len(session) > MAX_SESSION_CHARS or "\0" in session:
-        session, problem = _key_text(session, "session", MAX_SESSION_CHARS)
-        if problem:
-            return problem
-    if type(event_type) is not str or len(event_type) > MAX_EVENT_TYPE_CHARS or "\0" in event_type:
-        event_type, problem = _key_text(event_type, "eventid", MAX_EVENT_TYPE_CHARS)
-        if problem:
-            return problem
-    if type(timestamp) is not str or len(timestamp) > MAX_TIMESTAMP_CHARS or "\0" in timestamp:
-        timestamp, problem = _key_text(timestamp, "timestamp", MAX_TIMESTAMP_CHARS)
-        if problem:
-            return problem
-    moment = moment_or_none(timestamp)
+    if type(timestamp) is float or _may_be_ambiguous(raw, len(fields), max_nesting):
+        normalized = _normalize(raw, fields, max_nesting)
+        if isinstance(normalized, Refused):
+            return normalized
+        if normalized is not raw:
+            return parse_event(normalized, orjson.loads(normalized), hashed=hashed)
+    if not _fit_columns(session, event_type, timestamp):
+        texts = _column_texts(fields)
+        if isinstance(texts, Refused):
+            return texts
+        session, event_type, timestamp = texts
     payload_hash = hash_payload(fields) if hashed else ""
-    return Event(fields, raw.decode(), payload_hash, session, event_type, timestamp, moment)
+    return Event(fields, raw.decode(), payload_hash, session, event_type, timestamp, moment_or_none(timestamp))
+
+
+def _may_be_ambiguous(raw: bytes, field_count: int, max_nesting: int) -> bool:
+    """Return whether SQLite might read an object differently: a quick test before `_normalize`."""
+    return (
+        raw.translate(None, b" \t\r\n").count(b'":') != field_count  # a duplicate key, or `":` in a string or below
+        or (b"\\" in raw and b"\\u00" in raw)  # an ASCII key may be spelled with escapes
+        or (len(raw) >= 2 * max_nesting and raw.count(b"[") + raw.count(b"{") > max_nesting)
+    )
+
+
+def _fit_columns(session: object, event_type: object, timestamp: object) -> bool:
+    """Return whether the three values are texts that can be stored unchanged, as those of nearly every line."""
+    return (
+        type(session) is str
+        and type(event_type) is str
+        and type(timestamp) is str
+        and len(session) <= MAX_SESSION_CHARS
+        and len(event_type) <= MAX_EVENT_TYPE_CHARS
+        and len(timestamp) <= MAX_TIMESTAMP_CHARS
+        and "\0" not in session
+        and "\0" not in event_type
+        and "\0" not in timestamp
+    )
+
+
+def _column_texts(fields: dict[str, Any]) -> tuple[str | None, str | None, str | None] | Refused:
+    """Return session, event name and timestamp as the text that SQLite reads, or why the event is refused."""
+    texts: list[str | None] = []
+    for key, max_chars in _COLUMN_CHARS:
+        text = _column_text(fields.get(key), key, max_chars)
+        if isinstance(text, Refused):
+            return text
+        texts.append(text)
+    return texts[0], texts[1], texts[2]
 
 
 def hash_payload(fields: Any) -> str:
-    """Return the BLAKE2b-256 (hex) of a value's compact JSON with sorted keys, as v3 computed it."""
+    """Return the BLAKE2b-256 (hex) of a value's compact JSON with sorted keys, as in v3."""
     return blake2b(canonical_json(fields), digest_size=32).hexdigest()
 
 
 def canonical_json(fields: Any) -> bytes:
-    """Return a decoded value as compact JSON with sorted keys, however deep it nests."""
+    """Return a decoded value as compact JSON with sorted keys, at any nesting depth."""
     try:
-        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:  # it writes 254 levels and reads 1024
-        return _deep_json(fields)
+        return orjson.dumps(fields, option=_SORTED)
+    except orjson.JSONEncodeError:  # orjson writes 254 levels but reads 1024
+        return _dump_deep(fields)
 
 
 def parse_timestamp(value: object) -> dt.datetime:
-    """Return the moment that a timestamp names, in UTC.
+    """Return a timestamp as an aware datetime in UTC.
 
-    Understood are ISO 8601 with `Z`, an offset or no zone (taken as UTC, Cowrie's default), with any number of
-    decimals; and epoch numbers in seconds, milliseconds, microseconds or nanoseconds, as a number or as text.
+    Accepts ISO 8601 with `Z`, an offset or no zone (taken as UTC, Cowrie's default) and any number of decimals, and
+    epoch numbers in seconds, milliseconds, microseconds or nanoseconds, as a number or as text.
 
     Raises:
-        UnreadableTimestamp: it is none of these, or lies outside the years 1 to 9999.
+        UnreadableTimestamp: none of these forms, or outside the years 1 to 9999.
 
     Source: Cowrie writes `%Y-%m-%dT%H:%M:%S.%fZ` when it runs in UTC, else `…+0200`.
     """
@@ -212,21 +244,20 @@ def parse_timestamp(value: object) -> dt.datetime:
 
 
 def utc_text(moment: dt.datetime) -> str:
-    """Return an aware moment as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, as SQLite stores it."""
+    """Return an aware datetime as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, as SQLite stores it."""
     return moment.astimezone(dt.UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def moment_or_none(timestamp: object) -> str | None:
-    """Return a timestamp as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, or None where it is missing or unreadable."""
-    if type(timestamp) is str and len(timestamp) == 27 and timestamp[26] == "Z" and timestamp[10] == "T":
-        # The form that nearly every line has: fromisoformat checks it, and slicing is quicker than formatting.
+    """Return a timestamp as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, or None if it is missing or unreadable."""
+    if type(timestamp) is str and len(timestamp) == 27 and timestamp[26] == "Z" and timestamp[7:20:3] == "-T::.":
+        # Nearly every line has the form 2026-11-21T23:48:27.110758Z: slicing is faster than parsing and formatting.
         try:
-            dt.datetime.fromisoformat(timestamp)
+            _from_iso(timestamp)
         except ValueError:
             pass
         else:
-            if timestamp[19] == "." and timestamp[7] == "-" and timestamp[13] == ":" == timestamp[16]:
-                return f"{timestamp[:10]} {timestamp[11:26]}"
+            return f"{timestamp[:10]} {timestamp[11:26]}"
     if timestamp is None:
         return None
     try:
@@ -236,7 +267,7 @@ def moment_or_none(timestamp: object) -> str | None:
 
 
 def duration_s(fields: dict[str, Any]) -> float | None:
-    """Return how long a session lasted, in seconds, from its closing event; None if it does not say.
+    """Return the duration of a session in seconds from its closing event; None if the event has none.
 
     Source: `duration` is a float up to Cowrie 2.6, text from 2.7 to 3.0.3; `duration_ms` is an integer since 3.0.4.
     """
@@ -257,7 +288,7 @@ def _parse_text(value: str) -> dt.datetime:
     text = value.strip()
     if match := _ISO.fullmatch(text):
         day, clock, zone = match.groups()
-        parsed = dt.datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}")
+        parsed = _from_iso(f"{day}T{clock.replace(',', '.')}")
         return (parsed - _offset(zone)).replace(tzinfo=dt.UTC)
     if _NUMBER.fullmatch(text):
         return _from_epoch(float(text) if "." in text else int(text))
@@ -275,7 +306,7 @@ def _offset(zone: str | None) -> dt.timedelta:
 
 
 def _from_epoch(number: float) -> dt.datetime:
-    """Return the moment of an epoch number; its size tells its unit (seconds up to the year 5138)."""
+    """Return an epoch number as a datetime; its magnitude determines its unit (seconds up to the year 5138)."""
     size = abs(number)
     for limit, per_second in ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (1e20, 10**9)):
         if size < limit:
@@ -285,31 +316,32 @@ def _from_epoch(number: float) -> dt.datetime:
     raise ValueError("too large for an epoch")
 
 
-def _key_text(value: object, key: str, max_chars: int) -> tuple[str | None, Refused | None]:
-    """Return a key field as the text that SQLite reads, or why the event cannot be stored."""
+def _column_text(value: object, key: str, max_chars: int) -> str | Refused | None:
+    """Return the text that SQLite reads for one field, or why the event is refused."""
     if value is None:
-        return None, None
+        return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = {"list": "a list", "dict": "an object", "bool": "true or false"}[type(value).__name__]
-        return None, Refused(f"{key} is not text", f"{key} is {kind}")
+        return Refused(f"{key} is not text", f"{key} is {kind}")
     if isinstance(value, float) or (isinstance(value, int) and abs(value) >= 2**63):
-        return None, Refused(f"{key} is not text", f"{key} is the number {value}")
+        return Refused(f"{key} is not text", f"{key} is the number {value}")
     text = value if isinstance(value, str) else str(value)
     if "\0" in text:
-        return None, Refused(f"{key} holds a NUL", f"{key} holds a NUL character")
+        return Refused(f"{key} holds a NUL", f"{key} holds a NUL character")
     if len(text) > max_chars:
-        return None, Refused(f"{key} is too long", f"{key} has {len(text)} characters, allowed are {max_chars}")
-    return text, None
+        return Refused(f"{key} is too long", f"{key} has {len(text)} characters, allowed are {max_chars}")
+    return text
 
 
-def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes | Refused:
-    """Return an object's bytes so that every SQLite reads from them what we read, or why that cannot be.
+def _normalize(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes | Refused:
+    """Return an object's JSON in a spelling that every SQLite version reads the same way, or why it is refused.
 
-    Before 3.44 SQLite does not find a key that is spelled with escapes, and how it prints a number with decimals
-    differs by version: such a key is spelled plainly, such a timestamp becomes the text of its digits.
+    SQLite before 3.44 does not find a key that is spelled with escapes, and the way it prints a decimal number depends
+    on its version: such a key is rewritten without escapes, such a timestamp as a string of its digits. Returns `raw`
+    itself if nothing has to change.
     """
     open_keys: list[set[bytes]] = []
-    edits: list[tuple[int, int, bytes]] = []
+    extracted: list[tuple[bytes, re.Match[bytes]]] = []
     for token in _JSON_TOKEN.finditer(raw):
         text, colon = token.groups()
         if text is None:
@@ -324,45 +356,55 @@ def _made_plain(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes |
             if key in open_keys[-1]:
                 return Refused(REFUSED_DUPLICATE_KEY, f"key {key.decode()[:80]}")
             open_keys[-1].add(key)
-            if len(open_keys) > 1 or key not in _KEYS_THAT_SQLITE_READS:
-                continue
-            if key != text:
-                edits.append((*token.span(1), key))
-            number = _JSON_NUMBER.match(raw, token.end()) if key == _TIMESTAMP_KEY else None
-            if number and type(fields["timestamp"]) is float:
-                edits.append((*number.span(), _digits(number.group(), fields["timestamp"])))
-    for start, end, spelling in reversed(edits):
-        raw = raw[:start] + spelling + raw[end:]
+            if len(open_keys) == 1 and key in _EXTRACTED_KEYS:
+                extracted.append((key, token))
+    return _respell(raw, extracted, fields)
+
+
+def _respell(raw: bytes, extracted: list[tuple[bytes, re.Match[bytes]]], fields: dict[str, Any]) -> bytes:
+    """Return an object's JSON with plain keys and a decimal timestamp as text; `raw` itself if nothing changes.
+
+    Args:
+        raw: the JSON of the object.
+        extracted: each key that SQLite extracts, as JSON without escapes, and its token in `raw`, colon included.
+        fields: the decoded object.
+    """
+    is_decimal = type(fields.get("timestamp")) is float
+    for key, token in reversed(extracted):  # from the back, so that earlier positions stay valid
+        if is_decimal and key == _TIMESTAMP_KEY and (number := _JSON_NUMBER.match(raw, token.end())):
+            raw = raw[: number.start()] + _quote_number(number.group(), fields["timestamp"]) + raw[number.end() :]
+        if key != token.group(1):
+            raw = raw[: token.start(1)] + key + raw[token.end(1) :]
     return raw
 
 
-def _digits(literal: bytes, number: float) -> bytes:
-    """Return a JSON number as JSON text without an exponent."""
+def _quote_number(literal: bytes, number: float) -> bytes:
+    """Return a JSON number as a JSON string without an exponent."""
     digits = literal.decode() if b"e" not in literal.lower() else f"{Decimal(repr(number)):f}"
     return b'"%s"' % digits.encode()
 
 
-def _deep_json(value: Any) -> bytes:
-    """Return what orjson would write with sorted keys if it wrote as deep as it reads."""
+def _dump_deep(value: Any) -> bytes:
+    """Return compact JSON with sorted keys, as orjson writes it, without orjson's limit on nesting."""
     written: list[bytes] = []
-    waiting: list[Any] = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, bytes):
-            written.append(one)
-        elif isinstance(one, dict):
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, bytes):
+            written.append(item)
+        elif isinstance(item, dict):
             written.append(b"{")
-            waiting.append(b"}")
-            for number, key in enumerate(sorted(one, reverse=True), start=1):
-                comma = b"," if number < len(one) else b""
-                waiting += (one[key], comma + orjson.dumps(key) + b":")
-        elif isinstance(one, list):
+            pending.append(b"}")
+            for number, key in enumerate(sorted(item, reverse=True), start=1):
+                comma = b"," if number < len(item) else b""
+                pending += (item[key], comma + orjson.dumps(key) + b":")
+        elif isinstance(item, list):
             written.append(b"[")
-            waiting.append(b"]")
-            for number, item in enumerate(reversed(one), start=1):
-                waiting.append(item)
-                if number < len(one):
-                    waiting.append(b",")
+            pending.append(b"]")
+            for number, element in enumerate(reversed(item), start=1):
+                pending.append(element)
+                if number < len(item):
+                    pending.append(b",")
         else:
-            written.append(orjson.dumps(one))
+            written.append(orjson.dumps(item))
     return b"".join(written)

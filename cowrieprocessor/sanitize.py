@@ -1,4 +1,4 @@
-"""Attacker-controlled text made inert: reversibly where it is stored, safely where it is shown."""
+"""Escape attacker-controlled text: reversibly for storage, safely for display."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCHEME_AND_HOST = re.compile(r"^(?:([a-z][a-z0-9+.-]*):)?//([^/?#]*)(.*)$", re.
 _AUTHORITY = re.compile(r"(?<=:)//(?:[^\s/?#\"'`<>:]|:(?!//))+")
 _LINK_SCHEME = re.compile(r"(?:(htt)|(f)t)(?=ps?://)", re.IGNORECASE)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "＝", "＋", "－", "＠")
-_FORMULA_BEHIND_SEMICOLON = re.compile(r";(\s*)(?=[=+\-@|＝＋－＠])")
+_FORMULA_AFTER_SEMICOLON = re.compile(r";(\s*)(?=[=+\-@|＝＋－＠])")
 _CUT_MARK = "…"
 
 
@@ -42,8 +42,8 @@ def _unescape(match: re.Match[str]) -> str:
 def inert(text: str) -> str:
     r"""Return the text with every control, invisible or reordering character escaped.
 
-    A backslash becomes two, so that `restore` gives the original back: ESC becomes `\x1b`, a lone surrogate
-    `\ud800`. The result holds no NUL, so that PostgreSQL can store it, and is valid Unicode.
+    ESC becomes `\x1b`, a lone surrogate `\ud800`; a backslash is doubled, so that `restore` returns the original. The
+    result is valid Unicode without NUL, so that PostgreSQL can store it.
     """
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
@@ -51,14 +51,14 @@ def inert(text: str) -> str:
 
 
 def restore(text: str) -> str:
-    """Return the original of a text that `inert` made and nothing cut."""
+    """Return the original of a text that `inert` escaped and that was not truncated."""
     return _ESCAPE.sub(_unescape, text)
 
 
 def inert_cut(text: str, max_chars: int) -> str:
-    """Return the inert text, cut to `max_chars` characters.
+    """Return the escaped text, truncated to `max_chars` characters.
 
-    A text that had to be cut ends in `…`, and never in the middle of an escape.
+    A truncated text ends in `…`, never in the middle of an escape.
     """
     safe = inert(text[: max_chars + 1])
     if len(safe) <= max_chars and len(text) <= max_chars:
@@ -73,9 +73,9 @@ def inert_cut(text: str, max_chars: int) -> str:
 
 
 def terminal_safe(text: str) -> str:
-    """Return the text for a terminal or a plain-text report: escapes instead of control characters.
+    """Return the text for a terminal or a plain-text report, with control characters escaped.
 
-    Backslashes stay as they are, so that text that `inert` made is not escaped twice.
+    Backslashes are left alone, so that the output of `inert` is not escaped twice.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -83,26 +83,26 @@ def terminal_safe(text: str) -> str:
 
 
 def csv_safe(text: str) -> str:
-    """Return the text for a CSV cell: inert, and never the beginning of a spreadsheet formula.
+    """Return the text for a CSV cell: escaped, and never the start of a spreadsheet formula.
 
-    Neither behind a semicolon, at which spreadsheets of many countries split a line.
+    This includes text after a semicolon, which spreadsheets use as the separator in many locales.
     """
-    safe = _FORMULA_BEHIND_SEMICOLON.sub(r";\1'", terminal_safe(text))
+    safe = _FORMULA_AFTER_SEMICOLON.sub(r";\1'", terminal_safe(text))
     return f"'{safe}" if safe.lstrip().startswith(_FORMULA_STARTS) else safe
 
 
 def mask_credentials(url: str) -> str:
     """Return the URL with `user:password@` replaced by `***@`.
 
-    Attackers' FTP URLs carry credentials of machines that are often somebody else's.
+    The FTP URLs of attackers often contain credentials of third-party machines.
     """
     return _CREDENTIALS.sub(lambda match: f"{match.group(1) or ''}//***@", url)
 
 
 def defang(url: str) -> str:
-    """Return the URL so that no program turns it into a link: `hxxp://198.51[.]100[.]7/x`.
+    """Return the URL in a form that no program turns into a link: `hxxp://198[.]51[.]100[.]7/x`.
 
-    Credentials are masked. A text that is no URL (a path, a bare word) only loses its control characters.
+    Credentials are masked. In text that is not a URL (a path, a single word) only control characters are escaped.
     """
     safe = terminal_safe(mask_credentials(url))
     match = _SCHEME_AND_HOST.match(safe)
@@ -117,16 +117,16 @@ def defang(url: str) -> str:
 
 
 def defang_all(text: str) -> str:
-    """Return the text with every URL in it defanged, as in the command `wget http://198.51.100.7/x`.
+    """Return the text with every URL in it defanged, such as the command `wget http://198.51.100.7/x`.
 
-    Credentials are masked, control characters escaped. A URL inside another one's path or query loses its link too.
+    Credentials are masked, control characters escaped. A URL in the path or query of another URL is defanged, too.
     """
     safe = _AUTHORITY.sub(lambda authority: defang(authority.group()), terminal_safe(text))
     return _LINK_SCHEME.sub(lambda scheme: "hxx" if scheme.group(1) else "fx", safe)
 
 
 def last_path_segment(url: str) -> str | None:
-    """Return the file name at the end of a URL's path, percent-decoded, or None if the path ends in `/`."""
+    """Return the last segment of a URL's path, percent-decoded, or None if the path ends in `/`."""
     path = url.split("?", 1)[0].split("#", 1)[0]
     match = _SCHEME_AND_HOST.match(path)
     if match:

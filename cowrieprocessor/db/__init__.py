@@ -1,1 +1,1 @@
-"""The database: engines, schema, revisions, and what SQLite and PostgreSQL do differently."""
+"""The database: engines, schema, revisions, and the differences between SQLite and PostgreSQL."""

@@ -1,4 +1,4 @@
-"""The base of the models and the column types that both databases share."""
+"""The base class of the models, and the column types common to both databases."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from sqlalchemy.schema import CreateColumn
 
 UTC = dt.UTC
 GENERATED_FROM_PAYLOAD = "generated_from_payload"
-"""Key in `Column.info`: the field of the JSON payload that SQLite computes this column from.
+"""Key in `Column.info`: the field of the JSON payload from which SQLite computes this column.
 
 On PostgreSQL the writer fills the column.
 """
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
-    """A moment, always UTC: timestamptz on PostgreSQL, `YYYY-MM-DD HH:MM:SS.ffffff` text on SQLite."""
+    """A datetime in UTC: timestamptz on PostgreSQL, text `YYYY-MM-DD HH:MM:SS.ffffff` on SQLite."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Return the moment in UTC; a naive one is refused, because its zone would be a guess."""
+        """Return the datetime in UTC.
+
+        Raises:
+            ValueError: the datetime is naive; its time zone would be a guess.
+        """
         if value is None:
             return None
         if value.tzinfo is None:
@@ -35,7 +39,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
-        """Return the moment as an aware datetime in UTC."""
+        """Return the stored value as an aware datetime in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -57,7 +61,7 @@ class Base(DeclarativeBase):
 
 @compiles(CreateColumn, "sqlite")
 def _create_column(element: CreateColumn, compiler: Any, **options: Any) -> str:
-    """Return the column's definition in CREATE TABLE, computed from the payload where the column says so."""
+    """Return the definition of a column for CREATE TABLE, as a generated column if its `info` asks for one."""
     column = element.element
     field = column.info.get(GENERATED_FROM_PAYLOAD)
     if field is None:

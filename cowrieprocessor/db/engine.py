@@ -1,7 +1,7 @@
-"""Engines and transactions: the only way to a database.
+"""Engines and transactions: the only access to a database.
 
-Reading and writing are told apart where they begin: `read_transaction` sees one state and cannot write;
-`write_transaction` holds the write lock from its first statement. Errors of a driver leave here as ours.
+Every transaction is either for reading or for writing: `read_transaction` sees one snapshot and cannot write;
+`write_transaction` holds the write lock from its first statement. Driver errors are translated to ours here.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def get_engine(
     lock_timeout_s: float | None = None,
     on_wait: Callable[[float], None] | None = None,
 ) -> Engine:
-    """Return an engine on a database; nothing is opened or created before its first use.
+    """Return an engine for a database; nothing is opened or created before its first use.
 
     Args:
-        db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. Without it, as for the commands: COWRIEPROC_DB_URL,
+        db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. By default, as for the commands: COWRIEPROC_DB_URL,
             COWRIEPROC_DB_PATH, the settings file, then `cowrieprocessor.sqlite` in the current folder.
-        read_only: open for looking only: nothing is written, and a missing file is an error, not a new file.
+        read_only: never write; a missing file is an error instead of being created.
         lock_timeout_s: seconds to wait for another writer; the setting `lock_timeout_s` by default.
-        on_wait: called about every five seconds of such waiting with the seconds waited so far (SQLite).
+        on_wait: called about every five seconds while waiting, with the seconds waited so far (SQLite).
 
     Raises:
-        ConfigurationError: the name cannot be used.
+        ConfigurationError: the path or URL is invalid.
     """
     settings = load_settings(overrides={"db_url": db, "lock_timeout_s": lock_timeout_s})
     url = _parse(settings.db_url or DEFAULT_DATABASE)
@@ -59,38 +59,38 @@ def get_engine(
 def write_transaction(engine: Engine) -> Iterator[Connection]:
     """Yield a connection that holds the write lock; commit at the end, roll back on any error.
 
-    On SQLite this is BEGIN IMMEDIATE, after waiting for other writers.
+    On SQLite the transaction starts with BEGIN IMMEDIATE, after waiting for other writers.
 
     Raises:
-        DatabaseReadOnly: the engine is for reading only, or the file may not be written.
-        DatabaseLocked: another process went on writing for longer than `lock_timeout_s`.
-        DatabaseFull, DatabaseDamaged, NotADatabase, DatabaseError: as their names say.
+        DatabaseReadOnly: the engine is read-only, or the file is not writable.
+        DatabaseLocked: another process kept writing for longer than `lock_timeout_s`.
+        DatabaseFull, DatabaseDamaged, NotADatabase, DatabaseError: see `cowrieprocessor.errors`.
     """
     if options_of(engine).read_only:
         raise DatabaseReadOnly(f"{describe(engine)}: opened for reading only; open it for writing")
-    dialect_of(engine).adopt(engine)
+    dialect_of(engine).install_listeners(engine)
     with translate_errors(engine), engine.begin() as connection:
         yield connection
 
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection that sees one state of the database throughout and cannot write.
+    """Yield a connection that sees one snapshot of the database and cannot write.
 
     Raises:
-        DatabaseError: the database is not there, or cannot be read; the message names the remedy.
+        DatabaseError: the database does not exist or cannot be read; the message names the remedy.
     """
     dialect = dialect_of(engine)
-    dialect.adopt(engine)
-    with translate_errors(engine), dialect.reading(engine) as connection:
+    dialect.install_listeners(engine)
+    with translate_errors(engine), dialect.read_transaction(engine) as connection:
         yield connection
 
 
 @contextmanager
 def translate_errors(engine: Engine) -> Iterator[None]:
-    """Turn the errors of the database's drivers into ours, with the remedy in the message.
+    """Translate the errors of the database drivers to ours, with the remedy in the message.
 
-    What only a mistake in our code can cause (a constraint violated, an SQL error) is left as it is.
+    Errors that only a bug in our code can cause (a violated constraint, an SQL error) are not translated.
     """
     dialect = dialect_of(engine)
     errors: tuple[type[Exception], ...] = (DBAPIError, *dialect.driver_errors)
@@ -98,25 +98,25 @@ def translate_errors(engine: Engine) -> Iterator[None]:
         yield
     except errors as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        ours = dialect.explain(cause, engine.url) if cause is not None else None
-        if ours is None:
+        translated = dialect.explain(cause, engine.url) if cause is not None else None
+        if translated is None:
             raise
-        raise ours from error
+        raise translated from error
 
 
 def describe(engine: Engine) -> str:
-    """Return the name of an engine's database for people: the path, or the URL without its password."""
+    """Return the display name of an engine's database: the path, or the URL without its password."""
     return dialect_of(engine).describe(engine.url)
 
 
 def dispose(engine: Engine) -> None:
-    """Close every connection of an engine that is not in use."""
+    """Close the idle connections of an engine."""
     with translate_errors(engine):
         engine.dispose()
 
 
 def _parse(name: str) -> URL:
-    """Return the URL of a database that was named by a path or a URL."""
+    """Return the URL of a database that is given as a path or a URL."""
     if "://" not in name:
         return URL.create("sqlite", database=name)
     try:
@@ -131,5 +131,5 @@ def _parse(name: str) -> URL:
 
 
 def _redacted(name: str) -> str:
-    """Return a URL that could not be parsed without what may be its password."""
+    """Return a URL that could not be parsed, without the part that may be its password."""
     return re.sub(r"(//)[^/]*@", r"\1***@", name.split("?", 1)[0])

@@ -1,4 +1,4 @@
-"""The rows of `jobs`: where every long job says where it stands, what it counted, and why it waits."""
+"""The rows of `jobs`: the progress, counters and state of every long job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cowrieprocessor.db.models import Job
 RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
 
 MIGRATION_JOB = "migrate"
-"""The row that keeps what version 3's tables were when version 4 began."""
+"""The row that records the state of the v3 tables at the time of the migration."""
 
 _INSERT = text(
     "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (:name, :state, :now, :now)"
@@ -27,10 +27,13 @@ class JobRecord:
     """One job. Times are aware, in UTC.
 
     Attributes:
-        name: identifies the job.
-        state: running, waiting (reason says for what), paused, done, failed or stopped (interrupted; go on later).
-        cursor: where it goes on; plain JSON.
-        counters: what it counted, by reason.
+        name: the unique name of the job.
+        state: running, waiting (see reason), paused, done, failed, or stopped (interrupted, can be resumed).
+        cursor: the position at which it resumes; plain JSON.
+        counters: its counters, by reason.
+        started_at: when it was started.
+        updated_at: when the row was last written.
+        finished_at: when it ended; None while it runs.
         reason: why it waits, failed or stopped; None while it runs or when it is done.
     """
 
@@ -45,36 +48,36 @@ class JobRecord:
 
 
 def load_job(connection: Connection, name: str, *, for_update: bool = False) -> JobRecord | None:
-    """Return a job's row, or None; `for_update` keeps it from changing until the transaction ends."""
+    """Return the row of a job, or None; `for_update` locks the row until the transaction ends."""
     query = select(*Job.__table__.columns).where(Job.name == name)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
     return None if row is None else _record(row)
 
 
 def jobs_of_kind(connection: Connection, kind: str) -> list[JobRecord]:
-    """Return the jobs whose names are `kind:` and something, in order."""
+    """Return the jobs whose names start with `kind:`, ordered by name."""
     query = select(*Job.__table__.columns).where(Job.name.startswith(f"{kind}:", autoescape=True)).order_by(Job.name)
     return [_record(row) for row in connection.execute(query).mappings()]
 
 
 def shared_job(connection: Connection, name: str, state: str) -> JobRecord:
-    """Return the row of a job that several processes work on at once, made if it is not there, and kept from changing.
+    """Return the locked row of a job that several processes work on at once; it is created if it does not exist.
 
     Args:
-        connection: in a write transaction.
-        name: the job.
-        state: of a row that is made.
+        connection: a connection in a write transaction.
+        name: the name of the job.
+        state: the state of a new row.
     """
     now = dt.datetime.now(dt.UTC)
     connection.execute(_INSERT, {"name": name, "state": state, "now": now})
     job = load_job(connection, name, for_update=True)
     if job is None:
-        raise LookupError(f"the row of the job {name} is gone though it was just made")
+        raise LookupError(f"the row of the job {name} disappeared right after it was created")
     return job
 
 
 def save_job(connection: Connection, job: JobRecord) -> None:
-    """Write a job's row whole; `updated_at` becomes now."""
+    """Write all columns of a job's row; `updated_at` is set to the current time."""
     job.updated_at = dt.datetime.now(dt.UTC)
     values = {
         "state": job.state,
@@ -85,13 +88,13 @@ def save_job(connection: Connection, job: JobRecord) -> None:
         "finished_at": job.finished_at,
         "reason": job.reason,
     }
-    done = connection.execute(update(Job).where(Job.name == job.name).values(values))
-    if not done.rowcount:
+    result = connection.execute(update(Job).where(Job.name == job.name).values(values))
+    if not result.rowcount:
         connection.execute(insert(Job).values(name=job.name, **values))
 
 
 def delete_job(connection: Connection, name: str) -> None:
-    """Remove a job's row, if it is there."""
+    """Delete the row of a job, if it exists."""
     connection.execute(delete(Job).where(Job.name == name))
 
 
@@ -100,6 +103,6 @@ def _record(row: Mapping[Any, Any]) -> JobRecord:
 
 
 def add_counters(counters: dict[str, Any], more: Mapping[str, int]) -> None:
-    """Add counters to counters, in place."""
+    """Add the counts in `more` to `counters`, in place."""
     for reason, count in more.items():
         counters[reason] = counters.get(reason, 0) + count

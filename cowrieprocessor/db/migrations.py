@@ -1,7 +1,7 @@
-"""The schema's version: what it is, whether we can work with it, and how it becomes ours.
+"""The schema version: reading it, requiring the current one, and migrating to it.
 
-`schema_state.schema_version` is authoritative. It moves in the same transaction as the tables, so that a
-database is wholly at one version or wholly at the other. Alembic's note of the revision is repaired from it.
+`schema_state.schema_version` is authoritative. It changes in the same transaction as the tables, so that a database is
+always entirely at one version. Alembic's revision stamp is repaired from it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
-    BEFORE_OURS,
     CURRENT_SCHEMA_VERSION,
     HEAD,
+    PRE_V4_REVISIONS,
     SCHEMA_VERSION_KEY,
     SchemaFacts,
+    current_revision,
     read_facts,
     refuse_unsupported,
-    standing_revision,
 )
 from cowrieprocessor.db.upgrade.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
@@ -41,51 +41,51 @@ _REVISIONS = Path(__file__).with_name("revisions")
 
 
 def apply_migrations(engine: Engine) -> int:
-    """Bring a database to our version and return it; a database that is there already is left alone.
+    """Migrate a database to the current version and return that version; a current database is left unchanged.
 
-    Takes an empty database, one of v3, or one of v4 that has only the planned `files` table. Only new, empty
-    tables are made, so it takes about a second at any size. It is one transaction: after a failure half-way
-    the database is what it was.
+    Accepts an empty database, a v3 database, or a v4 database that has only the `files` table of the original plan.
+    Only new, empty tables are created, so it takes about a second at any size. It is one transaction: a failed
+    migration leaves the database unchanged.
 
     Raises:
-        SchemaVersionError: the version is too old, too new, or half-made.
-        NotADatabase: the database is another application's; it is not written to.
+        SchemaVersionError: the schema is too old, too new, or incomplete.
+        NotADatabase: the database belongs to another application; it is not written to.
         DatabaseError: see `write_transaction`.
     """
     with read_transaction(engine) as connection:
         facts = read_facts(connection, describe(engine))
         if _is_current(facts):
             return CURRENT_SCHEMA_VERSION
-        if standing_revision(connection, facts, describe(engine)) in BEFORE_OURS:
-            take_record(connection, facts)  # the same pages again under the lock come from memory, while others wait
+        if current_revision(connection, facts, describe(engine)) in PRE_V4_REVISIONS:
+            take_record(connection, facts)  # warms the cache, so that the same reads under the lock are fast
     try:
         _migrate(engine)
     except DBAPIError as error:
         raise SchemaVersionError(
             f"{describe(engine)}: the migration failed and was undone: {error.orig}; "
-            "remove or rename what stands in its way, then repeat the command"
+            "remove or rename the conflicting object, then repeat the command"
         ) from error
     return CURRENT_SCHEMA_VERSION
 
 
 def schema_version(engine: Engine) -> int | None:
-    """Return the version of a database's schema; None for an empty database.
+    """Return the schema version of a database; None for an empty database.
 
     Raises:
-        NotADatabase: the database is another application's.
-        SchemaVersionError: `schema_state` holds no version.
+        NotADatabase: the database belongs to another application.
+        SchemaVersionError: `schema_state` has no valid version.
     """
     with read_transaction(engine) as connection:
         return read_facts(connection, describe(engine)).version
 
 
 def require_current(engine: Engine) -> None:
-    """Make sure that a database is at our version; nothing is changed.
+    """Check that a database is at the current version; nothing is changed.
 
     Raises:
-        MigrationNeeded: it is a v3 database, or one of v4 without all tables; the message says how.
-        SchemaVersionError: it is empty, or of a version that cannot be used.
-        NotADatabase: the database is another application's.
+        MigrationNeeded: it is a v3 database, or an incomplete v4 database; the message says how to migrate.
+        SchemaVersionError: it is empty, or of an unsupported version.
+        NotADatabase: the database belongs to another application.
     """
     name = describe(engine)
     with read_transaction(engine) as connection:
@@ -102,25 +102,25 @@ def require_current(engine: Engine) -> None:
 
 
 def _migrate(engine: Engine) -> None:
-    """Make what is missing, write the version, and keep what v3's tables were, in one transaction."""
+    """Create missing tables, write the version, and record the state of the v3 tables, in one transaction."""
     with write_transaction(engine) as connection:
-        dialect_of(connection).hold_migration_lock(connection)
+        dialect_of(connection).lock_migrations(connection)
         facts = read_facts(connection, describe(engine))
-        standing = standing_revision(connection, facts, describe(engine))
-        record = take_record(connection, facts) if standing in BEFORE_OURS else None
-        _upgrade(connection, standing, noted=ALEMBIC_TABLE in facts.tables)
+        revision = current_revision(connection, facts, describe(engine))
+        record = take_record(connection, facts) if revision in PRE_V4_REVISIONS else None
+        _upgrade(connection, revision, is_stamped=ALEMBIC_TABLE in facts.tables)
         _write_version(connection)
         if record is not None:
             write_record(connection, record)
 
 
 def prepare(engine: Engine) -> None:
-    """Make a database ready for writing: an empty one becomes ours, any other has to be ours already.
+    """Prepare a database for writing: create the schema in an empty database, require the current version otherwise.
 
     Raises:
-        MigrationNeeded: it is a v3 database, or one of v4 without all tables; the message says how.
-        SchemaVersionError: it is of a version that cannot be used.
-        NotADatabase: the database is another application's.
+        MigrationNeeded: it is a v3 database, or an incomplete v4 database; the message says how to migrate.
+        SchemaVersionError: it is of an unsupported version.
+        NotADatabase: the database belongs to another application.
     """
     if schema_version(engine) is None:
         apply_migrations(engine)
@@ -131,13 +131,13 @@ def _is_current(facts: SchemaFacts) -> bool:
     return facts.complete and facts.revision == HEAD
 
 
-def _upgrade(connection: Connection, standing: str | None, *, noted: bool) -> None:
-    """Run the revisions after `standing` in the connection's transaction; note each with Alembic.
+def _upgrade(connection: Connection, revision: str | None, *, is_stamped: bool) -> None:
+    """Run the revisions after `revision` in the connection's transaction, and stamp each with Alembic.
 
     Args:
-        connection: holds the write lock.
-        standing: the revision that the tables correspond to.
-        noted: whether Alembic's table is there; what it says is replaced by what is.
+        connection: a connection that holds the write lock.
+        revision: the revision that the tables correspond to; None for an empty database.
+        is_stamped: whether Alembic's table exists; its content is replaced.
     """
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
@@ -145,11 +145,11 @@ def _upgrade(connection: Connection, standing: str | None, *, noted: bool) -> No
 
     directory = ScriptDirectory(str(_REVISIONS), version_locations=[str(_REVISIONS)])
     context = MigrationContext.configure(connection)
-    if noted:
+    if is_stamped:
         connection.execute(text("DELETE FROM alembic_version"))
-    if standing is not None:
-        context.stamp(directory, standing)
-    steps = list(directory.iterate_revisions(HEAD, standing or "base"))
+    if revision is not None:
+        context.stamp(directory, revision)
+    steps = list(directory.iterate_revisions(HEAD, revision or "base"))
     with Operations.context(context):
         for step in reversed(steps):
             step.module.upgrade()

@@ -1,7 +1,7 @@
-"""The v4 schema as SQLAlchemy models: v3's tables, unchanged, and the tables that v4 adds.
+"""The v4 schema as SQLAlchemy models: the unchanged v3 tables, and the tables that v4 adds.
 
-The revisions in `db/revisions` create exactly these tables; a test compares them. What SQLite and PostgreSQL do
-differently (generated columns) is in `db/dialects`.
+The revisions in `db/revisions` create exactly these tables; a test compares them. The differences between SQLite and
+PostgreSQL are in `db/dialects`, those of generated columns in `db/columns.py`.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ VERDICT_COLUMNS = (
     "vt_scan_date",
     "enrichment_status",
 )
-"""What each row of `files` copies from the row of its hash in `file_hashes`."""
+"""The columns that each row of `files` copies from the row of its hash in `file_hashes`."""
 
 
 class Files(Base):
-    """One file (by hash) of one session: downloaded, uploaded, or found captured with no log that names it."""
+    """One file (by hash) of one session: downloaded, uploaded, or captured without a log that names it."""
 
     __tablename__ = "files"
 
@@ -115,7 +115,7 @@ class Files(Base):
 
 
 class FileHash(Base):
-    """One file by content: what lists, queues and joins use, and where the current verdict is kept."""
+    """One file by content: used by lists, queues and joins, and the location of the current verdict."""
 
     __tablename__ = "file_hashes"
 
@@ -161,10 +161,10 @@ class FileHash(Base):
 
 
 class SessionAttribute(Base):
-    """Where a session came from and how it logged in.
+    """The origin and login of a session.
 
-    The `*_at` columns and `login_success` say which event each value was taken from, so that the earliest one wins
-    whatever the order in which the events arrive, without reading the events again.
+    The `*_at` columns and `login_success` record from which event each value was taken, so that the earliest event wins
+    in whatever order the events arrive, without reading them again.
     """
 
     __tablename__ = "session_attributes"
@@ -187,14 +187,14 @@ class SessionAttribute(Base):
 
 
 class LogFile(Base):
-    """One log, whatever it is called: how far it was read, and the proof that it is the same log.
+    """One log, independent of its name: how far it was read, and the proof that it is the same log.
 
-    `identity` is the SHA-256 of the log's first complete JSON object with sorted keys. `source`, `source_inode` and
-    `generation` are what its rows in `raw_events` carry. `values_done` counts the values (events and dead letters)
-    before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the
-    `tail_bytes` bytes before it, `last_value_hash` the payload_hash of the last value before it.
-    bytes_stored + bytes_dead + bytes_nul is always byte_pos; bytes_gap are bytes behind it that were seen and destroyed
-    before they could be read.
+    `identity` is the SHA-256 of the log's first complete JSON object with sorted keys. Its rows in `raw_events` have
+    the same `source`, `source_inode` and `source_generation`. `values_done` counts the values (events and dead letters)
+    before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the `tail_bytes`
+    bytes before it, `last_value_hash` the payload_hash of the last value before it. bytes_stored + bytes_dead +
+    bytes_nul is always byte_pos; bytes_gap counts bytes after it that were seen but destroyed before they could be
+    read.
     """
 
     __tablename__ = "log_files"
@@ -226,12 +226,12 @@ class LogFile(Base):
 
 
 class FollowedFile(Base):
-    """What the follower saw of a file last: one with nothing new costs a stat, and what disappears is missed.
+    """The last known state of a followed file: an unchanged file costs one stat, and lost data is detected.
 
-    `place` is the SHA-256 of host and path. `device` to `ctime_ns` are what the system said when the file was last read
-    to its end (0 where it was not). `identity` and `generation` name the log in it, if it has a complete object, and
-    `bytes_seen` how far that log goes in it, counted like `byte_pos` of `log_files`; of a file without one, its bytes
-    that are not NUL. `head_digest` tells its beginning: SHA-256 and length.
+    `place` is the SHA-256 of host and path. `device` to `ctime_ns` are the stat values of the file when it was last
+    read to its end (0 if it was not). `identity` and `generation` name the log in it, if it has a complete object, and
+    `bytes_seen` is the length of that log in the file, counted like `byte_pos` of `log_files`; without a log, the
+    number of its bytes that are not NUL. `head_digest` identifies its beginning: SHA-256 and length.
     """
 
     __tablename__ = "followed_files"
@@ -254,7 +254,7 @@ class FollowedFile(Base):
 
 
 class FileVerdict(Base):
-    """What one source said about one hash, and from when to when it said so. Append-only."""
+    """The verdict of one source on one hash, and the period over which the source gave it. Append-only."""
 
     __tablename__ = "file_verdicts"
 
@@ -278,7 +278,7 @@ class FileVerdict(Base):
 
 
 class EnrichmentCacheEntry(Base):
-    """A source's last answer and until when it need not be asked again."""
+    """The last answer of a source, and when it expires."""
 
     __tablename__ = "enrichment_cache"
 
@@ -296,7 +296,7 @@ class EnrichmentCacheEntry(Base):
 
 
 class EnrichmentQueueItem(Base):
-    """A hash that a source is to be asked about, when, and what came of earlier attempts."""
+    """A hash to query at a source: when it is due, and the result of earlier attempts."""
 
     __tablename__ = "enrichment_queue"
 
@@ -316,7 +316,7 @@ class EnrichmentQueueItem(Base):
 
 
 class VerdictPropagation(Base):
-    """A hash whose rows in `files` still wait for its new verdict."""
+    """A hash whose new verdict still has to be propagated to its rows in `files`."""
 
     __tablename__ = "verdict_propagation"
 
@@ -326,13 +326,13 @@ class VerdictPropagation(Base):
 
 
 class ApiQuota(Base):
-    """The ledger: requests sent under one key in one window, written before each request.
+    """The quota ledger: requests sent with one key in one window, written before each request.
 
-    A window is a day or a month in UTC (`2026-11-22`, `2026-11`), or `now`: there `recent` holds the times of the last
-    requests, `allowed` is by the minute, `used` counts the failures in a row, and `paused_until` and `reason` say why
-    none may be sent after so many. `paused` says the same when the source asked for a pause (`used` counts how often in
-    a row), `refused` when it does not accept the key. `day` and `month` hold in `allowed` what the source itself says
-    may be sent; `read_at` is when it said so.
+    A window is a day or a month in UTC (`2026-11-22`, `2026-11`), or `now`: there `recent` lists the times of the last
+    requests, `allowed` is the limit per minute, `used` counts consecutive failures, and `paused_until` and `reason` say
+    why requests are paused after too many of them. The window `paused` records a pause that the source requested
+    (`used` counts consecutive pauses), `refused` that the source rejects the key. The windows `day` and `month` have in
+    `allowed` the limit that the source itself reports, and in `read_at` when it was read.
     """
 
     __tablename__ = "api_quota"
@@ -351,7 +351,7 @@ class ApiQuota(Base):
 
 
 class Job(Base):
-    """A long job: where it stands, what it counted, and why it waits or stopped."""
+    """A long job: its position, its counters, and why it waits or stopped."""
 
     __tablename__ = "jobs"
 

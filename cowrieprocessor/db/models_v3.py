@@ -1,4 +1,4 @@
-"""The tables of a v3 database. They stay exactly as they are; a migration never touches them."""
+"""The tables of a v3 database. Migrations never change them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cowrieprocessor.db.columns import FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base
 
 
 class SchemaState(Base):
-    """Key/value facts about the schema; `schema_version` is the authoritative version."""
+    """Key-value pairs about the schema; `schema_version` is the authoritative version."""
 
     __tablename__ = "schema_state"
 
@@ -21,7 +21,7 @@ class SchemaState(Base):
 
 
 class RawEvent(Base):
-    """One event of a log, as it came."""
+    """One event of a log, as it was logged."""
 
     __tablename__ = "raw_events"
 
@@ -52,7 +52,7 @@ class RawEvent(Base):
 
 
 class SessionSummary(Base):
-    """One attacker's session: when, how much, and what is flagged. `matcher` holds the sensor's name."""
+    """One session of an attacker: its times, counts and flags. `matcher` is the name of the sensor."""
 
     __tablename__ = "session_summaries"
 
@@ -80,7 +80,7 @@ class SessionSummary(Base):
 
 
 class CommandStat(Base):
-    """One command of one session, and how often it was given. v3 made this table and left it empty."""
+    """One command of one session, and how often it occurred. v3 created this table but left it empty."""
 
     __tablename__ = "command_stats"
 
@@ -100,7 +100,7 @@ class CommandStat(Base):
 
 
 class IngestCursor(Base):
-    """v3's cursors: read once, when a log of v3 is met for the first time. `log_files` holds ours."""
+    """The cursors of v3: each is read once, when its log is first loaded. `log_files` has the cursors of v4."""
 
     __tablename__ = "ingest_cursors"
 
@@ -115,7 +115,7 @@ class IngestCursor(Base):
 
 
 class DeadLetterEvent(Base):
-    """A value of a log that could not be stored as an event, or whose file could not be stored."""
+    """A log value that could not be stored as an event, or whose file could not be stored."""
 
     __tablename__ = "dead_letter_events"
 
@@ -144,4 +144,4 @@ V3_TABLES = (
     "ingest_cursors",
     "dead_letter_events",
 )
-"""Tables that a v3 database has; a migration never touches them."""
+"""The tables of a v3 database; migrations never change them."""

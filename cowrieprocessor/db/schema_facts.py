@@ -1,4 +1,4 @@
-"""What schema a database has: read from the database itself, and refused where it is none of ours.
+"""The schema of a database, as read from the database itself; unknown schemas are refused.
 
 Nothing here writes.
 """
@@ -16,35 +16,35 @@ from cowrieprocessor.errors import NotADatabase, SchemaVersionError
 CURRENT_SCHEMA_VERSION = 4
 SCHEMA_VERSION_KEY = "schema_version"
 OLDEST_VERSION = 3
-"""The oldest version that can be migrated; 1 and 2 lived a few days."""
+"""The oldest version that can be migrated; versions 1 and 2 existed for a few days only."""
 
 BASE_REVISION = "0001"
 PLANNED_FILES_REVISION = "0002"
 FILES_REVISION = "0003"
-BEFORE_OURS = frozenset({BASE_REVISION, PLANNED_FILES_REVISION, FILES_REVISION})
-"""Where a database stands that other programs made."""
+PRE_V4_REVISIONS = frozenset({BASE_REVISION, PLANNED_FILES_REVISION, FILES_REVISION})
+"""Revisions of databases that another program created: v3, with or without a `files` table."""
 
 VERDICTS_REVISION = "0004"
 HEAD = "0005"
-"""The newest revision; a database at CURRENT_SCHEMA_VERSION stands there."""
+"""The newest revision, which a complete database at CURRENT_SCHEMA_VERSION has."""
 
 ALEMBIC_TABLE = "alembic_version"
 OUR_TABLES = frozenset(Base.metadata.tables)
 _OTHER_V4_TABLES = OUR_TABLES - set(V3_TABLES) - {"files"}
 _LATER_TABLES = frozenset({"followed_files"})
-"""What HEAD adds to VERDICTS_REVISION."""
+"""The tables that HEAD adds to VERDICTS_REVISION."""
 
 _PLANNED_COLUMNS = frozenset(Base.metadata.tables["files"].columns.keys()) - {"origin"}
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaFacts:
-    """What is there.
+    """The version and tables of a database.
 
     Attributes:
-        version: what `schema_state` says; None when there is no such table.
-        tables: the names of all tables, other applications' included.
-        revision: what Alembic noted, if anything.
+        version: the version in `schema_state`; None if there is no such table.
+        tables: the names of all tables, including those of other applications.
+        revision: Alembic's revision stamp, if any.
     """
 
     version: int | None
@@ -53,41 +53,41 @@ class SchemaFacts:
 
     @property
     def complete(self) -> bool:
-        """Whether this is our version with all of its tables."""
+        """Whether this is the current version with all of its tables."""
         return self.version == CURRENT_SCHEMA_VERSION and self.tables >= OUR_TABLES
 
 
 def read_facts(connection: Connection, database: str) -> SchemaFacts:
-    """Return what is there.
+    """Return the version and tables of a database.
 
     Args:
         connection: a connection in a transaction.
-        database: the database's name for messages.
+        database: the name of the database, for messages.
 
     Raises:
-        NotADatabase: the tables are another application's.
-        SchemaVersionError: `schema_state` holds no version.
+        NotADatabase: the tables belong to another application.
+        SchemaVersionError: `schema_state` has no valid version.
     """
     dialect = dialect_of(connection)
     tables = frozenset(dialect.table_names(connection))
     if not _has_schema_state(connection, tables):
-        foreign = tables if dialect.ours_alone else tables & OUR_TABLES
+        foreign = tables if dialect.is_dedicated else tables & OUR_TABLES
         if foreign:
             raise NotADatabase(
-                f"{database}: holds tables of another application ({', '.join(sorted(foreign)[:5])}); "
+                f"{database}: contains tables of another application ({', '.join(sorted(foreign)[:5])}); "
                 "nothing was changed; name another database with --db"
             )
         return SchemaFacts(None, tables, None)
     return SchemaFacts(_version(connection, database), tables, _revision(connection, tables))
 
 
-def standing_revision(connection: Connection, facts: SchemaFacts, database: str) -> str | None:
-    """Return the revision that the tables correspond to; None stands for an empty database.
+def current_revision(connection: Connection, facts: SchemaFacts, database: str) -> str | None:
+    """Return the revision that the tables correspond to; None for an empty database.
 
-    A database at version 4 that has only the `files` table of the plan stands at that table's revision.
+    A database at version 4 that has only the `files` table of the original plan is at the revision of that table.
 
     Raises:
-        SchemaVersionError: the version cannot be migrated, or tables are missing or half-made.
+        SchemaVersionError: the version cannot be migrated, or tables are missing or incomplete.
     """
     if facts.version is None:
         return None
@@ -108,17 +108,17 @@ def standing_revision(connection: Connection, facts: SchemaFacts, database: str)
 
 
 def can_be_migrated(facts: SchemaFacts) -> bool:
-    """Return whether a migration would add something, as far as the version tells."""
+    """Return whether a migration would change the database, judging by its version."""
     if facts.complete:
         return False
     return facts.version is None or OLDEST_VERSION <= facts.version <= CURRENT_SCHEMA_VERSION
 
 
 def refuse_unsupported(version: int, database: str) -> None:
-    """Refuse the versions that we neither use nor migrate.
+    """Refuse the versions that can neither be used nor migrated.
 
     Raises:
-        SchemaVersionError: older than v3, or newer than we know.
+        SchemaVersionError: the version is older than v3, or newer than the current version.
     """
     if version > CURRENT_SCHEMA_VERSION:
         raise SchemaVersionError(
@@ -133,7 +133,7 @@ def refuse_unsupported(version: int, database: str) -> None:
 
 
 def _revision_of_files(connection: Connection, database: str) -> str:
-    """Return which revision of `files` is there; it has to have the planned columns and unique constraint."""
+    """Return the revision of the `files` table, which must have the planned columns and unique constraint."""
     columns = set(dialect_of(connection).column_names(connection, "files"))
     if missing := _PLANNED_COLUMNS - columns:
         raise _half_made(database, f"its table files lacks the columns {', '.join(sorted(missing))}")
@@ -164,7 +164,7 @@ def _version(connection: Connection, database: str) -> int:
         return int(str(value))
     except ValueError:
         raise SchemaVersionError(
-            f"{database}: schema_state says {value!r} where a schema version should be; restore a backup"
+            f"{database}: schema_state has {value!r} instead of a schema version; restore a backup"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What state a database is in: for `db status` and `db check`. Nothing here writes."""
+"""The state of a database, for `db status` and `db check`. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts, can_be_migr
 from cowrieprocessor.errors import DatabaseDamaged
 
 COUNTED_ROWS = 100_000
-"""Up to here rows are counted; of more the database's own estimate is taken, so that status answers at once."""
+"""Tables with more rows are estimated instead of counted, so that status answers at once."""
 
-SHOWN_DAMAGES = 10
+SHOWN_PROBLEMS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class RowCount:
-    """How many rows a table has; exactly, or about."""
+    """The number of rows of a table, exact or estimated."""
 
     rows: int
     exact: bool
@@ -31,7 +31,7 @@ class RowCount:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A long job as it last reported."""
+    """The last reported state of a long job."""
 
     name: str
     state: str
@@ -43,16 +43,16 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseStatus:
-    """What a database is, how large, and which jobs work on it.
+    """Version, size, tables and jobs of a database.
 
     Attributes:
         database: its name, without any password.
         schema_version: None for an empty database.
         needs_migration: whether `db migrate` would change it.
-        storage: where and how it is kept.
-        tables: our tables that are there, by name.
-        jobs: the jobs that ever ran, the latest report first.
-        losses: what was destroyed of followed logs before it could be read.
+        storage: where and how it is stored.
+        tables: the row counts of our tables that exist, by name.
+        jobs: all jobs, the most recently updated first.
+        losses: data in followed logs that was destroyed before it could be read.
     """
 
     database: str
@@ -64,12 +64,16 @@ class DatabaseStatus:
     losses: Losses
 
 
-def database_status(engine: Engine) -> DatabaseStatus:
-    """Return the state of a database, of whatever schema version, at once however large it is.
+def database_status(engine: Engine, *, counted_rows: int = COUNTED_ROWS) -> DatabaseStatus:
+    """Return the state of a database of any schema version, quickly at any size.
+
+    Args:
+        engine: the database.
+        counted_rows: the most rows to count in a table; larger tables are estimated.
 
     Raises:
-        NotADatabase: the database is another application's.
-        DatabaseError: it is not there, or cannot be read.
+        NotADatabase: the database belongs to another application.
+        DatabaseError: it does not exist, or cannot be read.
     """
     with read_transaction(engine) as connection:
         facts = read_facts(connection, describe(engine))
@@ -78,38 +82,38 @@ def database_status(engine: Engine) -> DatabaseStatus:
             schema_version=facts.version,
             needs_migration=can_be_migrated(facts),
             storage=dialect_of(engine).storage(connection),
-            tables={table: count_rows(connection, table) for table in sorted(OUR_TABLES & facts.tables)},
+            tables={table: count_rows(connection, table, counted_rows) for table in sorted(OUR_TABLES & facts.tables)},
             jobs=_jobs(connection, facts),
             losses=losses(connection) if LogFile.__tablename__ in facts.tables else Losses(),
         )
 
 
 def check_database(engine: Engine, *, full: bool = False) -> Storage:
-    """Make sure that a database is not damaged, and return where and how it is kept.
+    """Check that a database is not damaged, and return where and how it is stored.
 
     Args:
         engine: the database, which may be in use.
         full: read all of it, and compare tables with their indexes; takes about as long as copying it.
 
     Raises:
-        DatabaseDamaged: the message names the first damages.
+        DatabaseDamaged: the message quotes the first problems.
     """
     with read_transaction(engine) as connection:
         dialect = dialect_of(engine)
-        damages = dialect.damages(connection, full=full)
-        if damages:
-            more = f"; and {len(damages) - SHOWN_DAMAGES} more" if len(damages) > SHOWN_DAMAGES else ""
+        problems = dialect.find_damage(connection, full=full)
+        if problems:
+            more = f"; and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
             raise DatabaseDamaged(
-                f"{describe(engine)}: is damaged; restore a backup: {'; '.join(damages[:SHOWN_DAMAGES])}{more}"
+                f"{describe(engine)}: is damaged; restore a backup: {'; '.join(problems[:SHOWN_PROBLEMS])}{more}"
             )
         return dialect.storage(connection)
 
 
-def count_rows(connection: Connection, table: str) -> RowCount:
-    """Return how many rows one of our tables has: counted up to COUNTED_ROWS, estimated beyond."""
-    rows = select(text("1")).select_from(Base.metadata.tables[table]).limit(COUNTED_ROWS + 1).subquery()
+def count_rows(connection: Connection, table: str, counted_rows: int = COUNTED_ROWS) -> RowCount:
+    """Return the number of rows of one of our tables: counted up to `counted_rows`, estimated beyond."""
+    rows = select(text("1")).select_from(Base.metadata.tables[table]).limit(counted_rows + 1).subquery()
     counted = connection.execute(select(text("count(*)")).select_from(rows)).scalar_one()
-    if counted <= COUNTED_ROWS:
+    if counted <= counted_rows:
         return RowCount(counted, exact=True)
     return RowCount(max(counted, dialect_of(connection).estimated_rows(connection, table)), exact=False)
 

@@ -1,7 +1,7 @@
-"""How each database is read from end to end beside its writers.
+"""Full table scans while other connections write.
 
-SQLite's log cannot be emptied behind a reader, so there a long reading is many short transactions; on PostgreSQL it is
-one transaction that sees one state.
+SQLite cannot truncate its log past an open reader, so there a long scan consists of many short transactions; on
+PostgreSQL it is one transaction that sees one snapshot.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ PAGE_ROWS = 20_000
 PAGE_S = 0.3
 PAGE_CHARS = 4 << 20
 FETCHED_ROWS = 16
-"""Few, because a payload can be 2 MiB long."""
+"""Rows of one fetch if they have a payload, which can be 2 MiB long."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanQuery:
-    """A query whose rows are wanted from first to last, in the order of their keys.
+    """A query that is scanned from first to last row, in the order of its keys.
 
     Attributes:
         select: the query without its WHERE.
-        keys: expressions that the query selects first; together unique.
-        where: what else has to hold.
-        values: the values of `where`, and of the query before it.
-        after: go on behind the row with these keys.
-        text_keys: whether the keys are texts, which come in the order of their bytes.
-        payload: the number of a column that can be large; few rows are held at a time then.
+        keys: the expressions that the query selects first; together unique.
+        where: the condition.
+        values: the parameters of `select` and `where`, in this order.
+        after: start after the row with these keys.
+        text_keys: whether the keys are texts, which are ordered by their bytes.
+        payload: the index of a column that can be large; fewer rows are fetched at a time then.
     """
 
     select: str
@@ -52,52 +52,52 @@ class ScanQuery:
 
 
 class TableScan(ABC):
-    """Reads one database while others write to it."""
+    """Scans the tables of a database while other connections write to it."""
 
     ids_rise_with_commits: ClassVar[bool]
-    """Whether a row that is committed later has the larger id."""
+    """Whether a row that is committed later has a larger id."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[Connection]:
-        """Return a connection that sees one state of the database; it is to be held for a moment."""
+        """Return a connection that sees one snapshot of the database, for short use."""
 
     @abstractmethod
     def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
-        """Yield all rows in order, some at a time; no transaction is held while the caller works on SQLite."""
+        """Yield all rows in order, in pages; on SQLite no transaction is open while the caller handles a page."""
 
     @abstractmethod
     def moment(self, column: str) -> str:
-        """Return a moment as the text `YYYY-MM-DD HH:MM:SS.ffffff`, in UTC."""
+        """Return the SQL for a datetime column as text `YYYY-MM-DD HH:MM:SS.ffffff`, in UTC."""
 
     @abstractmethod
-    def differs(self, one: str, other: str) -> str:
-        """Return the test whether two expressions differ, NULL being equal to NULL."""
+    def differs(self, left: str, right: str) -> str:
+        """Return the SQL that tests whether two expressions differ; NULL equals NULL."""
 
     def json_text(self, connection: Connection, column: str) -> str:
-        """Return the text of a JSON column."""
+        """Return the SQL for the text of a JSON column."""
         return sql_of(connection).json_text(column)
 
     def rows(self, connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Return the rows of a query written with `?`, of which there are few."""
+        """Return all rows of a small query with `?` as placeholders."""
         with closing(connection.connection.cursor()) as cursor:
             cursor.execute(sql_of(connection).statement(sql), tuple(values))
             return [tuple(row) for row in cursor.fetchall()]
 
 
 class SqliteTableScan(TableScan):
-    """SQLite: short transactions, each page going on behind the last key of the one before."""
+    """SQLite: one short transaction per page, which starts after the last key of the previous page."""
 
     ids_rise_with_commits = True
 
     def snapshot(self) -> AbstractContextManager[Connection]:
-        """Return a transaction of its own."""
+        """Return a separate read transaction."""
         return read_transaction(self.engine)
 
     def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
-        """Yield pages of a third of a second at most, each read in a transaction of its own."""
+        """Yield pages, each read within about PAGE_S in its own transaction."""
         after = query.after
         while True:
             page, is_last = self._page(query, after)
@@ -111,8 +111,8 @@ class SqliteTableScan(TableScan):
         page: list[Row] = []
         chars = 0
         keys = ", ".join(query.keys)
-        behind = "" if after is None else f" AND ({keys}) > ({', '.join('?' * len(query.keys))})"
-        sql = f"{query.select} WHERE {query.where}{behind} ORDER BY {keys} LIMIT {PAGE_ROWS}"
+        later = "" if after is None else f" AND ({keys}) > ({', '.join('?' * len(query.keys))})"
+        sql = f"{query.select} WHERE {query.where}{later} ORDER BY {keys} LIMIT {PAGE_ROWS}"
         with read_transaction(self.engine) as connection, closing(connection.connection.cursor()) as cursor:
             ends_at = time.monotonic() + PAGE_S
             cursor.execute(sql, (*query.values, *(after or ())))
@@ -125,16 +125,16 @@ class SqliteTableScan(TableScan):
         return page, len(page) < PAGE_ROWS
 
     def moment(self, column: str) -> str:
-        """Return the column, with the decimals that SQLite's own CURRENT_TIMESTAMP leaves out."""
+        """Return the column, with the decimals that SQLite's CURRENT_TIMESTAMP omits."""
         return f"CASE length({column}) WHEN 19 THEN {column} || '.000000' ELSE {column} END"
 
-    def differs(self, one: str, other: str) -> str:
+    def differs(self, left: str, right: str) -> str:
         """Return SQLite's IS NOT."""
-        return f"({one}) IS NOT ({other})"
+        return f"({left}) IS NOT ({right})"
 
 
 class PostgresqlTableScan(TableScan):
-    """PostgreSQL: one transaction that sees one state, read through cursors of the server."""
+    """PostgreSQL: one transaction that sees one snapshot, read through server-side cursors."""
 
     ids_rise_with_commits = False
 
@@ -145,16 +145,16 @@ class PostgresqlTableScan(TableScan):
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Yield the one connection."""
+        """Yield the connection of the scan."""
         yield self._connection
 
     def walk(self, query: ScanQuery) -> Iterator[list[Row]]:
-        """Yield rows from a cursor of the server."""
+        """Yield pages from a server-side cursor."""
         collation = ' COLLATE "C"' if query.text_keys else ""
-        behind = "" if query.after is None else f" AND ({', '.join(query.keys)}) > ({', '.join('?' * len(query.keys))})"
+        later = "" if query.after is None else f" AND ({', '.join(query.keys)}) > ({', '.join('?' * len(query.keys))})"
         order = ", ".join(f"{key}{collation}" for key in query.keys)
         sql = sql_of(self._connection).statement(
-            f"{query.select} WHERE {query.where}{behind} ORDER BY {order}",
+            f"{query.select} WHERE {query.where}{later} ORDER BY {order}",
         )
         self._walks += 1
         raw: Any = self._connection.connection.driver_connection
@@ -164,20 +164,20 @@ class PostgresqlTableScan(TableScan):
                 yield [tuple(row) for row in rows]
 
     def moment(self, column: str) -> str:
-        """Return the moment through to_char."""
+        """Return the column formatted with to_char."""
         return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 
-    def differs(self, one: str, other: str) -> str:
+    def differs(self, left: str, right: str) -> str:
         """Return IS DISTINCT FROM."""
-        return f"({one}) IS DISTINCT FROM ({other})"
+        return f"({left}) IS DISTINCT FROM ({right})"
 
 
 @contextmanager
 def table_scan_of(engine: Engine) -> Iterator[TableScan]:
-    """Yield what reads a database from end to end.
+    """Yield the table scan for a database.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the database is neither SQLite nor PostgreSQL.
     """
     if engine.dialect.name == "sqlite":
         yield SqliteTableScan(engine)

@@ -40,17 +40,17 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     toml_path: str | Path | None = None,
 ) -> Settings:
-    """Return the settings from flags, environment, file of settings and defaults, in this precedence.
+    """Return the settings from flags, environment, settings file and defaults, in this order of precedence.
 
     Args:
-        overrides: what flags gave, by field name; None stands for a flag that was not given.
+        overrides: the values of flags by field name; None for a flag that was not given.
         environ: the environment; `os.environ` by default. An empty variable counts as not set.
-        toml_path: the file of settings; by default what COWRIEPROC_CONFIG names, else `sensors.toml` in the
-            current folder if there is one.
+        toml_path: the settings file; by default the file that COWRIEPROC_CONFIG names, else `sensors.toml` in the
+            current folder if it exists.
 
     Raises:
-        ConfigurationError: a value cannot be used, a key is unknown, or a named file cannot be read; the
-            message says where the value stands and what is expected.
+        ConfigurationError: a value is invalid, a key is unknown, or a named file cannot be read; the message gives
+            the location of the value and what is expected.
     """
     environ = os.environ if environ is None else environ
     values = _from_file(find_config(environ, toml_path))
@@ -71,23 +71,23 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for setting in SETTINGS_REFERENCE:
         for variable in (setting.variable, *setting.aliases):
-            given = environ.get(variable)
-            if given:
-                values[setting.name] = setting.value(given, variable)
+            value = environ.get(variable)
+            if value:
+                values[setting.name] = setting.value(value, variable)
                 break
     return values
 
 
 def _from_overrides(overrides: Mapping[str, object]) -> dict[str, object]:
     values: dict[str, object] = {}
-    for name, given in overrides.items():
+    for name, value in overrides.items():
         if name not in _BY_NAME:
             raise ConfigurationError(f"unknown setting {name!r}; known are {', '.join(sorted(_BY_NAME))}")
-        if given is not None:
-            values[name] = _BY_NAME[name].value(given, f"--{name.replace('_', '-')}")
+        if value is not None:
+            values[name] = _BY_NAME[name].value(value, f"--{name.replace('_', '-')}")
     return values
 
 
 def setting_names() -> tuple[str, ...]:
-    """Return the names of all settings, as the fields of `Settings` declare them."""
+    """Return the names of all settings, in the order of the fields of `Settings`."""
     return tuple(field.name for field in fields(Settings))

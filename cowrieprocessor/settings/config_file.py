@@ -1,7 +1,7 @@
-"""The file of settings: where it is, what its tables hold, and where in it a mistake stands.
+"""The settings file: its location, its tables, and error messages that point at the mistake.
 
-`[cowrieprocessor]` and `[global]` hold settings for everything, `[[sensor]]` holds one honeypot. Other tables belong to
-other programs. Version 3 wrote `[global]` and `[[sensor]]`; the keys it knew are understood, or named here as retired.
+`[cowrieprocessor]` and `[global]` contain general settings, each `[[sensor]]` one honeypot. Other tables belong to
+other programs. `[global]` and `[[sensor]]` come from version 3: its keys are supported, or listed here as retired.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.settings.paths import located
+from cowrieprocessor.settings.paths import resolve_path
 from cowrieprocessor.settings.reference import SETTINGS_REFERENCE, SettingReference
 from cowrieprocessor.settings.secrets import Secret, canonical_reference
 
 CONFIG_VARIABLE = "COWRIEPROC_CONFIG"
-"""Environment variable that names the file of settings; without it `sensors.toml` in the current folder."""
+"""Environment variable that names the settings file; without it `sensors.toml` in the current folder."""
 
 DEFAULT_CONFIG = "sensors.toml"
 OWN_TABLE, GLOBAL_TABLE, SENSOR_TABLE = "cowrieprocessor", "global", "sensor"
@@ -31,29 +31,38 @@ GLOBAL_KEYS = {
     "urlhausapi": "abusech_key",
     "email": "report_email",
 }
-"""How version 3 calls settings of ours in [global]."""
+"""The keys of version 3 in [global], with the settings that they set."""
 
 GLOBAL_SENSOR_KEYS = ("logpath", "downloads")
-"""What [global] may say of the one honeypot of a file that has no [[sensor]]."""
+"""Keys in [global] that describe the only honeypot of a file without [[sensor]]."""
 
 RETIRED_KEYS = frozenset(
     {"summarizedays", "staging_base", "spurapi", "dbxapi", "dbxkey", "dbxsecret", "dbxrefreshtoken", "cache"}
 )
-"""Keys that version 3 reads and that say nothing here: they may stay where they are."""
+"""Keys of version 3 without a meaning here: they are accepted and ignored."""
 
 _SQLITE_URL = re.compile(r"(sqlite(?:\+\w+)?:///)([^/:?][^?]*)(\?.*)?", re.DOTALL)
 _BY_NAME = {setting.name: setting for setting in SETTINGS_REFERENCE}
-_NEAR_ENOUGH_TABLE = 0.75
-_NEAR_ENOUGH_KEY = 0.6
+_BY_KEY = {
+    OWN_TABLE: _BY_NAME,
+    GLOBAL_TABLE: _BY_NAME | {key: _BY_NAME[name] for key, name in GLOBAL_KEYS.items()},
+}
+"""The settings by table and key."""
+
+_IGNORED_KEYS = {OWN_TABLE: frozenset[str](), GLOBAL_TABLE: RETIRED_KEYS.union(GLOBAL_SENSOR_KEYS)}
+"""Keys by table that do not set anything, or that `sensors.py` reads."""
+
+_MIN_TABLE_SIMILARITY = 0.75
+_MIN_KEY_SIMILARITY = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file of settings that could be parsed.
+    """A parsed settings file.
 
     Attributes:
-        path: as it was named, for messages.
-        folder: what relative paths in it are relative to; absolute.
+        path: the path as it was given, for messages.
+        folder: the absolute folder against which relative paths in the file are resolved.
         document: its tables.
     """
 
@@ -61,41 +70,45 @@ class ConfigFile:
     folder: Path
     document: Mapping[str, object]
 
-    def located(self, path: str) -> str:
-        """Return a path of the file as an absolute one, with `~` as the home folder."""
-        return str(located(path, self.folder))
+    def resolve(self, path: str) -> str:
+        """Return a path from the file as an absolute path, with `~` expanded."""
+        return str(resolve_path(path, self.folder))
 
-    def located_database(self, name: str) -> str:
-        """Return the name of a database with its path, if it is one, as an absolute one."""
+    def resolve_database(self, name: str) -> str:
+        """Return a database path or URL; the path of an SQLite file becomes absolute."""
         if "://" not in name:
-            return name if name == ":memory:" else self.located(name)
+            return name if name == ":memory:" else self.resolve(name)
         match = _SQLITE_URL.fullmatch(name)
-        return f"{match[1]}{self.located(match[2])}{match[3] or ''}" if match else name
+        return f"{match[1]}{self.resolve(match[2])}{match[3] or ''}" if match else name
 
 
 def find_config(environ: Mapping[str, str], toml_path: str | Path | None) -> Path | None:
-    """Return where the file of settings is, or None if there is none.
+    """Return the path of the settings file, or None if there is none.
+
+    Args:
+        environ: the environment.
+        toml_path: the file that was given explicitly, if any; it takes precedence.
 
     Raises:
-        ConfigurationError: a file was named and is not there.
+        ConfigurationError: a file was named but does not exist.
     """
-    named = toml_path or environ.get(CONFIG_VARIABLE)
-    if not named:
+    name = toml_path or environ.get(CONFIG_VARIABLE)
+    if not name:
         default = Path(DEFAULT_CONFIG)
         return default if default.is_file() else None
-    path = located(str(named), Path())
+    path = resolve_path(str(name), Path())
     if not path.is_file():
         origin = "" if toml_path else f" ({CONFIG_VARIABLE})"
-        raise ConfigurationError(f"{path}{origin}: no such file of settings; correct the name or leave it out")
+        raise ConfigurationError(f"{path}{origin}: no such settings file; correct the name or leave it out")
     return path
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Return a file of settings, parsed.
+    """Read and parse a settings file.
 
     Raises:
-        ConfigurationError: it cannot be read, is no TOML (the message says line and column), or a table of it is
-            nearly called as one of ours.
+        ConfigurationError: the file cannot be read, is not TOML (the message gives line and column), or has a table
+            whose name is a likely misspelling of a known table.
     """
     try:
         content = path.read_bytes()
@@ -104,87 +117,102 @@ def read_config(path: Path) -> ConfigFile:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8", "replace")) + 1
         raise ConfigurationError(
-            f"{path}: not readable as TOML: no UTF-8 text (at line {line}, column {column}); save it as UTF-8"
+            f"{path}: not readable as TOML: not UTF-8 text (at line {line}, column {column}); save it as UTF-8"
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not readable as TOML: {error}; correct the file") from error
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; correct its permissions") from error
     for name in document:
-        if name not in TABLES and (near := near_match(name, TABLES, _NEAR_ENOUGH_TABLE)):
+        if name not in TABLES and (near := closest_match(name, TABLES, _MIN_TABLE_SIMILARITY)):
             raise ConfigurationError(f"{path}: unknown table {name!r}; did you mean {near!r}?")
     return ConfigFile(path, path.absolute().parent, document)
 
 
 def file_settings(file: ConfigFile) -> dict[str, object]:
-    """Return the settings that stand in [cowrieprocessor] and [global], by name and in their types.
+    """Return the settings in [cowrieprocessor] and [global], by name and converted to their types.
 
     Raises:
-        ConfigurationError: a key is unknown, a value cannot be used, or one setting is given twice, differently.
+        ConfigurationError: a key is unknown, a value is invalid, or one setting has two different values.
     """
-    found: dict[str, tuple[object, str]] = {}
-    for table, spellings, others in ((OWN_TABLE, {}, ()), (GLOBAL_TABLE, GLOBAL_KEYS, GLOBAL_SENSOR_KEYS)):
-        given = file.document.get(table, {})
-        if not isinstance(given, dict):
-            raise ConfigurationError(f"{file.path}: `{table}` is not a table; write [{table}] above its settings")
-        for key, value in given.items():
-            if table == GLOBAL_TABLE and (key in RETIRED_KEYS or key in GLOBAL_SENSOR_KEYS):
+    settings: dict[str, tuple[object, str]] = {}
+    for table in (OWN_TABLE, GLOBAL_TABLE):
+        for key, value in _table(file, table).items():
+            if key in _IGNORED_KEYS[table]:
                 continue
-            name = spellings.get(key, key)
-            if name not in _BY_NAME:
-                known = {*spellings, *others, *_BY_NAME}
-                raise unknown_key(f"{file.path}: unknown setting {key!r} in [{table}]", key, known)
+            setting = _setting(file, table, key)
             where = f"[{table}] {key}"
-            read = file_value(file, _BY_NAME[name], value, where)
-            if name in found and not _is_same(found[name][0], read):
+            parsed = file_value(file, setting, value, where)
+            if setting.name in settings and not _is_same(settings[setting.name][0], parsed):
                 raise ConfigurationError(
-                    f"{file.path}: {found[name][1]} and {where} set the same, differently; keep one of them"
+                    f"{file.path}: {settings[setting.name][1]} and {where} set different values; keep one of them"
                 )
-            found[name] = read, where
-    return {name: value for name, (value, _) in found.items()}
+            settings[setting.name] = parsed, where
+    return {name: value for name, (value, _) in settings.items()}
 
 
-def _is_same(one: object, other: object) -> bool:
-    return one.is_same(other) if isinstance(one, Secret) and isinstance(other, Secret) else one == other
+def _table(file: ConfigFile, name: str) -> Mapping[str, object]:
+    table = file.document.get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{file.path}: `{name}` is not a table; write [{name}] above its settings")
+    return table
+
+
+def _setting(file: ConfigFile, table: str, key: str) -> SettingReference:
+    setting = _BY_KEY[table].get(key)
+    if setting is None:
+        known = {*_BY_KEY[table], *(_IGNORED_KEYS[table] - RETIRED_KEYS)}
+        raise unknown_key(f"{file.path}: unknown setting {key!r} in [{table}]", key, known)
+    return setting
+
+
+def _is_same(left: object, right: object) -> bool:
+    return left.is_same(right) if isinstance(left, Secret) and isinstance(right, Secret) else left == right
 
 
 def file_value(file: ConfigFile, setting: SettingReference, value: object, where: str) -> object:
-    """Return the value that a setting has in the file, in its type.
+    """Return a value from the file, converted to the type of its setting.
 
     Args:
         file: the file.
-        setting: what is set.
-        value: as it stands in the file.
+        setting: the setting.
+        value: the value in the file.
         where: the table and the key, for messages.
 
     Raises:
-        ConfigurationError: it cannot be used, or is a key itself where only a reference to it may stand.
+        ConfigurationError: the value is invalid, or is an actual key where only a reference to one is allowed.
     """
-    place = f"{file.path}: {where}"
-    if setting.is_secret or (setting.may_refer and is_like_a_reference(value)):
+    location = f"{file.path}: {where}"
+    if setting.is_secret or (setting.may_refer and looks_like_reference(value)):
         try:
             value = canonical_reference(value, file.folder)
         except ValueError as error:
-            raise ConfigurationError(f"{place} {error}") from None
-    read = setting.value(value, place)
-    if not isinstance(read, str) or not setting.is_path:
-        return read
-    return file.located_database(read) if setting.name == "db_url" else file.located(read)
+            raise ConfigurationError(f"{location} {error}") from None
+    parsed = setting.value(value, location)
+    if not isinstance(parsed, str) or not setting.is_path:
+        return parsed
+    return file.resolve_database(parsed) if setting.name == "db_url" else file.resolve(parsed)
 
 
-def is_like_a_reference(value: object) -> bool:
-    """Return whether a text begins with the name of a store and a colon, as no address does."""
+def looks_like_reference(value: object) -> bool:
+    """Return whether a text starts with the name of a store and a colon, as no e-mail address does."""
     return isinstance(value, str) and re.match(r"\s*[a-z][a-z0-9+-]*:", value) is not None
 
 
 def unknown_key(message: str, key: str, known: Collection[str]) -> ConfigurationError:
-    """Return the error about a key that nobody knows: with the one that was meant, if one is near, and all."""
-    near = near_match(key, known, _NEAR_ENOUGH_KEY)
-    meant = f"did you mean {near!r}? " if near else ""
-    return ConfigurationError(f"{message}; {meant}known are {', '.join(sorted(known))}")
+    """Return the error for an unknown key, with the closest known key, if any, and all known keys.
+
+    Args:
+        message: the beginning of the message: where, and which key.
+        key: the unknown key.
+        known: the keys that are allowed there.
+    """
+    near = closest_match(key, known, _MIN_KEY_SIMILARITY)
+    suggestion = f"did you mean {near!r}? " if near else ""
+    return ConfigurationError(f"{message}; {suggestion}known are {', '.join(sorted(known))}")
 
 
-def near_match(name: str, known: Collection[str], near_enough: float) -> str | None:
-    """Return the known name that is most like this one, if one is near enough (0 to 1)."""
-    found = difflib.get_close_matches(name.lower(), sorted(known), 1, near_enough)
-    return found[0] if found else None
+def closest_match(name: str, known: Collection[str], min_similarity: float) -> str | None:
+    """Return the known name that is most similar to `name`, or None if none reaches `min_similarity` (0 to 1)."""
+    matches = difflib.get_close_matches(name.lower(), sorted(known), 1, min_similarity)
+    return matches[0] if matches else None

@@ -1,14 +1,14 @@
-"""Paths that stand in a file of settings."""
+"""Paths in a settings file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def located(path: str, folder: Path) -> Path:
-    """Return a path with `~` as the home folder; a relative one is relative to the folder."""
+def resolve_path(path: str, folder: Path) -> Path:
+    """Return a path with `~` expanded; a relative path is resolved against `folder`."""
     try:
         expanded = Path(path).expanduser()
-    except RuntimeError:  # nobody is called as `~name` says: then it is the name of a file
+    except RuntimeError:  # no user is called `name`: `~name` is a file name
         expanded = Path(path)
     return folder / expanded

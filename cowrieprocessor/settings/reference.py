@@ -1,4 +1,4 @@
-"""Every setting with its default, where it can be given, and what it means."""
+"""Every setting with its default, where it can be set, and its meaning."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from cowrieprocessor.settings.values import (
 )
 
 SQLITE_JSON_DEPTH = 1000
-"""SQLite's JSON functions refuse deeper nesting. Source: sqlite.org/json1.html, section 3."""
+"""Maximum nesting that SQLite's JSON functions accept. Source: sqlite.org/json1.html, section 3."""
 
 
 DEFAULT_DATABASE = "cowrieprocessor.sqlite"
-"""The database in the current folder that is used where none is named."""
+"""The default database, in the current folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +74,18 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class SettingReference:
-    """One setting: where it can be given, what it means, and how its value is read.
+    """One setting: where it can be set, what it means, and how its value is parsed.
 
     Attributes:
-        name: the field of `Settings` and the key in the file of settings.
+        name: the field of `Settings` and the key in the settings file.
         variable: the environment variable.
-        default: the default as people write it.
-        meaning: one sentence for people, with the unit.
-        read: turns a given value into the setting's type; raises ValueError saying what is expected.
-        is_secret: the value is a key: never shown, and in a file of settings only a reference to it may stand.
-        may_refer: the value is no key, but may be a reference, too; it is not shown either.
-        is_path: the value is a path (or, of a database, may be one): in a file of settings relative to the file.
-        aliases: other environment variables, in falling precedence, that set the same.
+        default: the default as users write it.
+        meaning: one sentence of documentation, with the unit.
+        read: converts a given value to the type of the setting; raises ValueError with what is expected.
+        is_secret: the value is a key: it is never shown, and the settings file may only contain a reference to it.
+        may_refer: the value is not a key but may also be a reference; it is not shown, either.
+        is_path: the value is a path, or for a database may be one: in the settings file relative to that file.
+        aliases: other environment variables for the same setting, in descending precedence.
     """
 
     name: str
@@ -99,22 +99,22 @@ class SettingReference:
     is_path: bool = False
 
     def value(self, given: object, where: str) -> object:
-        """Return a given value in the setting's type.
+        """Return a value converted to the type of the setting.
 
         Args:
-            given: as it was given.
-            where: where it stands, for messages.
+            given: the value as it was given.
+            where: its location, for messages.
 
         Raises:
-            ConfigurationError: it cannot be used; the message says where it stands and what is expected there.
+            ConfigurationError: the value is invalid; the message gives its location and what is expected.
         """
         is_hidden = self.is_secret or self.may_refer
         try:
-            read = self.read(given)
+            parsed = self.read(given)
         except ValueError as error:
             shown = "(not shown)" if self.name == "db_url" or is_hidden else repr(given)
             raise ConfigurationError(f"{where} is {shown}; expected {error}") from error
-        return Secret(str(read), where) if is_hidden else read
+        return Secret(str(parsed), where) if is_hidden else parsed
 
 
 _LOADING: tuple[SettingReference, ...] = (
@@ -123,7 +123,7 @@ _LOADING: tuple[SettingReference, ...] = (
         "COWRIEPROC_DB_URL",
         f"{DEFAULT_DATABASE} in the current folder; `db` commands want it named",
         "The database: the path of an SQLite file, or an SQLAlchemy URL (`sqlite:///…`, `postgresql://…`). "
-        "`COWRIEPROC_DB_PATH` gives a path and serves where `COWRIEPROC_DB_URL` is not set.",
+        "`COWRIEPROC_DB_PATH` is a path, used if `COWRIEPROC_DB_URL` is not set.",
         text,
         aliases=("COWRIEPROC_DB_PATH",),
         is_path=True,
@@ -132,7 +132,7 @@ _LOADING: tuple[SettingReference, ...] = (
         "report_dir",
         "COWRIEPROC_REPORT_DIR",
         "none",
-        "The folder for reports, as version 3's file of settings names it. Nothing uses it yet.",
+        "The folder for reports, as in the settings file of version 3. Not used yet.",
         text,
         is_path=True,
     ),
@@ -140,7 +140,7 @@ _LOADING: tuple[SettingReference, ...] = (
         "log_dir",
         "COWRIEPROC_LOG_DIR",
         "none",
-        "The folder for this program's own logs, as version 3's file of settings names it. Nothing uses it yet.",
+        "The folder for this program's own logs, as in the settings file of version 3. Not used yet.",
         text,
         is_path=True,
     ),
@@ -148,7 +148,7 @@ _LOADING: tuple[SettingReference, ...] = (
         "report_email",
         "COWRIEPROC_REPORT_EMAIL",
         "none",
-        "Who gets reports by e-mail: an address, or where one is (as of a key). Nothing uses it yet.",
+        "The recipient of reports: an e-mail address, or a reference to one (as for a key). Not used yet.",
         mail_address,
         may_refer=True,
     ),
@@ -163,28 +163,28 @@ _LOADING: tuple[SettingReference, ...] = (
         "max_value_bytes",
         "COWRIEPROC_MAX_VALUE_BYTES",
         "2MiB",
-        "The largest JSON value in bytes that is kept as an event; a larger one becomes a dead letter.",
+        "The largest JSON value in bytes that is stored as an event; a larger value becomes a dead letter.",
         size(KIB),
     ),
     SettingReference(
         "max_ratio",
         "COWRIEPROC_MAX_RATIO",
         "250",
-        "How many times larger than itself a compressed log may become; beyond that it is refused as a bomb.",
+        "The highest decompression ratio of a log; beyond it the log is refused as a decompression bomb.",
         whole_number(1),
     ),
     SettingReference(
         "max_ratio_grace_bytes",
         "COWRIEPROC_MAX_RATIO_GRACE_BYTES",
         "64MiB",
-        "Decompressed bytes after which `max_ratio` begins to be checked.",
+        "The number of decompressed bytes from which on `max_ratio` is checked.",
         size(0),
     ),
     SettingReference(
         "max_nesting",
         "COWRIEPROC_MAX_NESTING",
         str(SQLITE_JSON_DEPTH),
-        "How deep a JSON value may nest; SQLite reads no deeper than 1000, so this cannot be more.",
+        "The deepest nesting of a JSON value; at most 1000, the limit of SQLite.",
         whole_number(1, SQLITE_JSON_DEPTH),
     ),
     SettingReference(
@@ -218,22 +218,23 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "enrichment_providers",
         "COWRIEPROC_ENRICHMENT_PROVIDERS",
         "every source that has its key",
-        "The sources to ask, in this order, with commas between them: `hashlookup`, `malwarebazaar`, `urlhaus`, "
-        "`urlhaus-url`, `virustotal`; `none` asks nobody.",
+        "The sources to ask, in this order, separated by commas: `hashlookup`, `malwarebazaar`, `urlhaus`, "
+        "`urlhaus-url`, `virustotal`; `none` asks no source.",
         names,
     ),
     SettingReference(
         "settled_by",
         "COWRIEPROC_SETTLED_BY",
         "known-good,malicious",
-        "Verdicts after which the later sources are not asked about a file; `none` asks every source about each.",
+        "The decisive verdicts: after one of them the later sources are not asked about a file; with `none` every "
+        "source is asked about every file.",
         names,
     ),
     SettingReference(
         "ttl_malicious_s",
         "COWRIEPROC_TTL_MALICIOUS",
         "30d",
-        "How long a verdict malicious or known-good holds before the source is asked again (`30d`, `12h`, …).",
+        "How long a verdict malicious or known-good is valid before the source is asked again (`30d`, `12h`, …).",
         duration,
     ),
     SettingReference(
@@ -257,7 +258,7 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "request_timeout_s",
         "COWRIEPROC_REQUEST_TIMEOUT",
         "30s",
-        "How long one request to a source may take in all.",
+        "The total timeout of one request to a source.",
         duration,
     ),
     SettingReference(
@@ -272,7 +273,7 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "virustotal_user",
         "COWRIEPROC_VIRUSTOTAL_USER",
         "none: the key stands for its user",
-        "Your user name at VirusTotal: with it the key's own quota is read without the key in an address.",
+        "Your user name at VirusTotal: with it the quota of the key is read without the key in the URL.",
         text,
     ),
     SettingReference(
@@ -307,15 +308,15 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "virustotal_malicious_at",
         "COWRIEPROC_VIRUSTOTAL_MALICIOUS_AT",
         "1",
-        "How many of VirusTotal's engines have to say malicious for the file to count as malicious.",
+        "How many of VirusTotal's engines must report malicious for the file to count as malicious.",
         whole_number(1, 1000),
     ),
     SettingReference(
         "virustotal_upload_from",
         "COWRIEPROC_VIRUSTOTAL_UPLOAD_FROM",
         "none: nothing is ever uploaded",
-        "The folder of captured files from which those that VirusTotal does not know are uploaded to it. They are "
-        "then visible to its customers.",
+        "The folder of captured files: those that VirusTotal does not know are uploaded to it. They are then visible "
+        "to its customers.",
         text,
         is_path=True,
     ),
@@ -323,7 +324,7 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "abusech_key",
         "COWRIEPROC_ABUSECH_KEY",
         "none: MalwareBazaar and URLhaus are not asked",
-        "The Auth-Key of abuse.ch, which serves for MalwareBazaar and URLhaus, or where it is (see `virustotal_key`).",
+        "The Auth-Key of abuse.ch, for MalwareBazaar and URLhaus, or where it is (see `virustotal_key`).",
         text,
         is_secret=True,
     ),
@@ -372,4 +373,4 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
 )
 
 SETTINGS_REFERENCE = (*_LOADING, *_ENRICHMENT)
-"""Every setting, once. A field of `Settings` that is missing here fails a test."""
+"""Every setting, exactly once; a test compares it with the fields of `Settings`."""

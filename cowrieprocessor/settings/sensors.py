@@ -1,4 +1,4 @@
-"""The sensors of the file of settings: which honeypots there are, and where their logs and captured files lie."""
+"""The sensors in the settings file: the honeypots, and where their logs and captured files are."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from cowrieprocessor.settings.reference import SETTINGS_REFERENCE
 from cowrieprocessor.settings.secrets import Secret
 
 SENSOR_KEYS = ("name", "logpath", "downloads", "vtapi", "urlhausapi", "email")
-"""What a [[sensor]] may say of itself."""
+"""The keys that a [[sensor]] may have."""
 
 KEY_SETTINGS = {"vtapi": "virustotal_key", "urlhausapi": "abusech_key"}
-"""Which settings the keys of sensors are, if they are one for all."""
+"""The API keys that a sensor may name, with the settings that they become; see `shared_keys`."""
 
 MAX_NAME_CHARS = 64
 
-ONLY_SENSOR = "default"
-"""How the honeypot is called whose logpath stands in [global]."""
+GLOBAL_SENSOR_NAME = "default"
+"""Name of the honeypot whose logpath is in [global]."""
 
 _RETIRED = RETIRED_KEYS | {"report_dir"}
 _BY_NAME = {setting.name: setting for setting in SETTINGS_REFERENCE}
@@ -42,11 +42,11 @@ class Sensor:
     """One configured honeypot.
 
     Attributes:
-        name: tells it from the others; 1 to 64 printable characters.
-        logpath: its live log, which stands for the rotated ones beside it, too, or the folder of its logs; absolute.
-        downloads: the folder of its captured files, if one is named; absolute.
-        email: who is told about it, if somebody is: an address, or where one is.
-        virustotal_key: where the key for VirusTotal is, if it names one; the same serves the whole database.
+        name: its unique name; 1 to 64 printable characters.
+        logpath: the absolute path of its live log, which includes the rotated logs next to it, or of its log folder.
+        downloads: the absolute path of the folder of its captured files, if any.
+        email: the recipient of its reports, if any: an address or a reference to one.
+        virustotal_key: the reference to its VirusTotal key, if any; a database has one key for all its sensors.
         abusech_key: the same for the Auth-Key of abuse.ch.
     """
 
@@ -61,29 +61,28 @@ class Sensor:
 def load_sensors(
     *, environ: Mapping[str, str] | None = None, toml_path: str | Path | None = None
 ) -> tuple[Sensor, ...]:
-    """Return the sensors of the file of settings, in its order; none if there is no file or it names none.
+    """Return the sensors in the settings file, in file order; empty if there is no file or it has no sensors.
 
-    Where there is no [[sensor]], a `logpath` in [global] is the one sensor, called `default`.
-
-    No path is looked at: a log or folder may come later.
+    Without [[sensor]], a `logpath` in [global] is the only sensor, named `default`. Paths are not checked: a log or
+    folder may be created later.
 
     Args:
         environ: the environment; `os.environ` by default.
-        toml_path: the file; by default what COWRIEPROC_CONFIG names, else `sensors.toml` in the current folder.
+        toml_path: the file; by default the one that COWRIEPROC_CONFIG names, else `sensors.toml` in the current folder.
 
     Raises:
-        ConfigurationError: a named file cannot be read, or a sensor of it cannot be used; the message says where.
+        ConfigurationError: a named file cannot be read, or a sensor is invalid; the message says where.
     """
     path = find_config(os.environ if environ is None else environ, toml_path)
     return file_sensors(read_config(path)) if path else ()
 
 
 def no_sensors(key: str, example: str) -> ConfigurationError:
-    """Return the error for a command that was given no path and finds none in the file of settings.
+    """Return the error for a command that has no path, neither as an argument nor in the settings file.
 
     Args:
-        key: what it looks for in [[sensor]]: `logpath` or `downloads`.
-        example: a path of this kind.
+        key: the key that the command needs from a [[sensor]]: `logpath` or `downloads`.
+        example: an example of such a path.
     """
     lines = ["[[sensor]]", 'name = "pot-1"', f'{key} = "{example}"']
     if key != "logpath":
@@ -98,78 +97,110 @@ def file_sensors(file: ConfigFile) -> tuple[Sensor, ...]:
     """Return the sensors of a file.
 
     Raises:
-        ConfigurationError: one of them cannot be used, or two are at odds.
+        ConfigurationError: a sensor is invalid, or two of them conflict.
     """
     tables = file.document.get(SENSOR_TABLE, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigurationError(f"{file.path}: `{SENSOR_TABLE}` is no list of tables; write [[sensor]] above each one")
-    sensors = tuple(_sensor(file, number, table) for number, table in enumerate(tables, 1)) or _only_sensor(file)
+        raise ConfigurationError(
+            f"{file.path}: `{SENSOR_TABLE}` is not a list of tables; write [[sensor]] above each sensor"
+        )
+    sensors = tuple(_read_sensor(file, number, table) for number, table in enumerate(tables, 1)) or _global_sensor(file)
     names: set[str] = set()
     folders: dict[str, str] = {}
     for sensor in sensors:
-        if sensor.name in names:
-            raise ConfigurationError(f"{file.path}: two [[sensor]] are called {sensor.name!r}; give each its own name")
-        names.add(sensor.name)
-        if sensor.downloads is None:
-            continue
-        first = folders.setdefault(os.path.normpath(sensor.downloads), sensor.name)
-        if first != sensor.name:
-            raise ConfigurationError(
-                f"{file.path}: [[sensor]] {first!r} and {sensor.name!r} have the same downloads; "
-                "captured files are one sensor's: correct one of them"
-            )
+        _require_unique_name(file, sensor, names)
+        _require_own_downloads(file, sensor, folders)
     if tables:
         _refuse_sensor_in_global(file)
     return sensors
 
 
+def _require_unique_name(file: ConfigFile, sensor: Sensor, names: set[str]) -> None:
+    """Add a sensor's name to the names of the sensors before it, which must not include it."""
+    if sensor.name in names:
+        raise ConfigurationError(
+            f"{file.path}: two [[sensor]] tables are named {sensor.name!r}; give each its own name"
+        )
+    names.add(sensor.name)
+
+
+def _require_own_downloads(file: ConfigFile, sensor: Sensor, folders: dict[str, str]) -> None:
+    """Add a sensor's downloads folder to those of the sensors before it, which must not include it.
+
+    Args:
+        file: the file, for messages.
+        sensor: the sensor.
+        folders: names of sensors by their normalized downloads folder.
+    """
+    if sensor.downloads is None:
+        return
+    first = folders.setdefault(os.path.normpath(sensor.downloads), sensor.name)
+    if first != sensor.name:
+        raise ConfigurationError(
+            f"{file.path}: [[sensor]] {first!r} and {sensor.name!r} have the same downloads folder; "
+            "captured files belong to one sensor: correct one of them"
+        )
+
+
 def shared_keys(file: ConfigFile, sensors: tuple[Sensor, ...], given: Mapping[str, object]) -> dict[str, Secret]:
-    """Return the settings that the sensors' keys are: one key serves a whole database.
+    """Return the settings that the keys of the sensors set: a database has one key for all its sensors.
 
     Args:
         file: the file, for messages.
         sensors: its sensors.
-        given: the settings in its other tables.
+        given: the settings in its other tables; they are not repeated in the result.
 
     Raises:
-        ConfigurationError: sensors name different keys, or another one than the tables for all.
+        ConfigurationError: sensors name different keys, or a key that differs from the one in the other tables.
     """
-    found: dict[str, Secret] = {}
+    shared: dict[str, Secret] = {}
     for key, name in KEY_SETTINGS.items():
-        of_sensors = [(sensor.name, secret) for sensor in sensors if (secret := getattr(sensor, name)) is not None]
-        if not of_sensors:
+        secrets = {sensor.name: secret for sensor in sensors if (secret := getattr(sensor, name)) is not None}
+        if not secrets:
             continue
-        first_name, first = of_sensors[0]
-        others = [other for other, secret in of_sensors if not secret.is_same(first)]
-        if others:
-            named = ", ".join(repr(one) for one in (first_name, *others))
-            raise ConfigurationError(
-                f"{file.path}: [[sensor]] {named}: different keys as {key}; a database has one key for all its "
-                f"files: write one {key} in [global] and none in [[sensor]]"
-            )
-        for_all = given.get(name)
-        if isinstance(for_all, Secret) and not for_all.is_same(first):
-            raise ConfigurationError(
-                f"{file.path}: [[sensor]] {first_name!r}: {key} is another key than the one for all sensors; "
-                "a database has one key for all its files: remove one of them"
-            )
-        if for_all is None:
-            found[name] = first
-    return found
+        secret = _shared_key(file, key, secrets, given.get(name))
+        if name not in given:
+            shared[name] = secret
+    return shared
 
 
-def _only_sensor(file: ConfigFile) -> tuple[Sensor, ...]:
-    """Return the sensor that [global] describes, if it does, where there is no [[sensor]]."""
+def _shared_key(file: ConfigFile, key: str, secrets: Mapping[str, Secret], global_key: object) -> Secret:
+    """Return the key that all sensors agree on.
+
+    Args:
+        file: the file, for messages.
+        key: the name of the key in [[sensor]].
+        secrets: the keys by sensor; not empty.
+        global_key: the key for all sensors, if one is set.
+    """
+    (first_name, first), *others = secrets.items()
+    different = [name for name, secret in others if not secret.is_same(first)]
+    if different:
+        names = ", ".join(repr(name) for name in (first_name, *different))
+        raise ConfigurationError(
+            f"{file.path}: [[sensor]] {names}: different keys in {key}; a database has one key for all its "
+            f"files: set {key} in [global] and remove it from [[sensor]]"
+        )
+    if isinstance(global_key, Secret) and not global_key.is_same(first):
+        raise ConfigurationError(
+            f"{file.path}: [[sensor]] {first_name!r}: {key} differs from the key for all sensors; "
+            "a database has one key for all its files: remove one of them"
+        )
+    return first
+
+
+def _global_sensor(file: ConfigFile) -> tuple[Sensor, ...]:
+    """Return the sensor that [global] describes, if any, for a file without [[sensor]]."""
     table = file.document.get(GLOBAL_TABLE, {})
     if not isinstance(table, dict):
-        return ()  # whoever reads the settings says so
+        return ()  # `file_settings` reports it
     where = f"[{GLOBAL_TABLE}]"
     if "logpath" not in table:
         if "downloads" in table:
-            raise ConfigurationError(f"{file.path}: {where} has downloads and no logpath; write where the log is, too")
+            raise ConfigurationError(f"{file.path}: {where} has downloads but no logpath; add the path of the log")
         return ()
     downloads = _path(file, table, "downloads", where) if "downloads" in table else None
-    return (Sensor(ONLY_SENSOR, _path(file, table, "logpath", where), downloads),)
+    return (Sensor(GLOBAL_SENSOR_NAME, _path(file, table, "logpath", where), downloads),)
 
 
 def _refuse_sensor_in_global(file: ConfigFile) -> None:
@@ -177,13 +208,13 @@ def _refuse_sensor_in_global(file: ConfigFile) -> None:
     for key in GLOBAL_SENSOR_KEYS:
         if isinstance(table, dict) and key in table:
             raise ConfigurationError(
-                f"{file.path}: [{GLOBAL_TABLE}] holds `{key}` beside [[sensor]]; remove it from [{GLOBAL_TABLE}], "
-                "and if none of the [[sensor]] has it, write it there, or in another [[sensor]] with a name of its own"
+                f"{file.path}: [{GLOBAL_TABLE}] has `{key}` in addition to [[sensor]]; remove it from "
+                f"[{GLOBAL_TABLE}], and if no [[sensor]] has it, add it there, or to a new [[sensor]] with its own name"
             )
 
 
-def _sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> Sensor:
-    """Return one sensor."""
+def _read_sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> Sensor:
+    """Return the sensor that a [[sensor]] table describes; `number` counts the tables from 1."""
     name = table.get("name")
     where = f"[[sensor]] {name!r}" if isinstance(name, str) and name else f"[[sensor]] number {number}"
     for key in table:
@@ -194,10 +225,10 @@ def _sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> Senso
     if not _is_name(name):
         raise ConfigurationError(
             f"{file.path}: {where}: name is {name!r}; expected 1 to {MAX_NAME_CHARS} printable characters without "
-            "blanks around them"
+            "leading or trailing blanks"
         )
     if "logpath" not in table:
-        raise ConfigurationError(f"{file.path}: {where} has no logpath; write where its log, or the folder of it, is")
+        raise ConfigurationError(f"{file.path}: {where} has no logpath; add the path of its log or log folder")
     return Sensor(
         name=str(name),
         logpath=_path(file, table, "logpath", where),
@@ -218,11 +249,11 @@ def _path(file: ConfigFile, table: Mapping[str, object], key: str, where: str) -
     value = table[key]
     if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigurationError(f"{file.path}: {where}: {key} is {value!r}; expected a path")
-    return Path(file.located(value))
+    return Path(file.resolve(value))
 
 
 def _secret(file: ConfigFile, table: Mapping[str, object], key: str, setting: str, where: str) -> Secret | None:
     if key not in table:
         return None
-    read = file_value(file, _BY_NAME[setting], table[key], f"{where}: {key}")
-    return read if isinstance(read, Secret) else None
+    value = file_value(file, _BY_NAME[setting], table[key], f"{where}: {key}")
+    return value if isinstance(value, Secret) else None

@@ -1,6 +1,7 @@
-"""How the values of settings are read: each reader returns the setting's type or says what it expected.
+"""Parsers for the values of settings.
 
-A reader raises ValueError with what is expected there; who calls it says where the value stands.
+A parser returns the type of the setting, or raises ValueError with what is expected; the caller adds the location of
+the value.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 def text(value: object) -> str:
-    """Return a text that is not empty, or a path as text."""
+    """Return a non-empty text, or a path as text."""
     if isinstance(value, Path):
         return str(value)
     if not isinstance(value, str) or not value:
-        raise ValueError("a text that is not empty")
+        raise ValueError("a non-empty text")
     return value
 
 
 def choice(*allowed: str) -> Callable[[object], object]:
-    """Return the reader of one of a few words."""
+    """Return the parser of one of the allowed words."""
 
     def read(value: object) -> str:
         if value not in allowed:
@@ -50,7 +51,7 @@ def choice(*allowed: str) -> Callable[[object], object]:
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[object], object]:
-    """Return the reader of a whole number within bounds."""
+    """Return the parser of a whole number from `low` to `high`, or without an upper limit."""
     expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
 
     def read(value: object) -> int:
@@ -71,7 +72,7 @@ def _as_int(value: object, expected: str) -> int:
 
 
 def size(low: int) -> Callable[[object], object]:
-    """Return the reader of a number of bytes, with or without a unit."""
+    """Return the parser of a number of bytes from `low`, with or without a unit."""
     expected = f"a number of bytes of at least {low}, such as {low} or 4MiB"
 
     def read(value: object) -> int:
@@ -88,55 +89,58 @@ def size(low: int) -> Callable[[object], object]:
 
 def seconds(value: object) -> float:
     """Return a number of seconds."""
-    given = "" if isinstance(value, bool) else str(value).strip()
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", given):
+    number = "" if isinstance(value, bool) else str(value).strip()
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number):
         raise ValueError("a number of seconds, 0 or more")
-    return float(given)
+    return float(number)
 
 
 def duration(value: object) -> float:
-    """Return a length of time in seconds, given as a number of seconds or with a unit: 90s, 15min, 12h, 30d."""
+    """Return a duration in seconds, given as a number of seconds or with a unit: 90s, 15min, 12h, 30d."""
     match = None if isinstance(value, bool) else _DURATION.fullmatch(str(value).strip())
     if match is None:
-        raise ValueError("a length of time, such as 90s, 15min, 12h or 30d")
+        raise ValueError("a duration, such as 90s, 15min, 12h or 30d")
     return float(match[1]) * _UNIT_S[match[2] or ""]
 
 
 def flag(value: object) -> bool:
-    """Return yes or no, given as 1 or 0, true or false, yes or no, on or off."""
-    given = str(value).strip().lower()
-    if given in _YES:
+    """Return a boolean, given as 1 or 0, true or false, yes or no, on or off."""
+    word = str(value).strip().lower()
+    if word in _YES:
         return True
-    if given in _NO:
+    if word in _NO:
         return False
     raise ValueError("1 or 0 (true or false, yes or no, on or off)")
 
 
 def names(value: object) -> tuple[str, ...]:
-    """Return names in the order given: a list, or a text with commas between them; `none` is no name at all."""
+    """Return names in the given order from a list or a comma-separated text; `none` stands for an empty list."""
     parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
-    given = tuple(str(part).strip().lower() for part in parts)
-    if given == ("none",):
+    result = tuple(str(part).strip().lower() for part in parts)
+    if result == ("none",):
         return ()
-    if not given or not all(_NAME.fullmatch(name) for name in given) or len(set(given)) != len(given):
-        raise ValueError("different names with commas between them, or `none`")
-    return given
+    if not result or not all(_NAME.fullmatch(name) for name in result) or len(set(result)) != len(result):
+        raise ValueError("distinct names separated by commas, or `none`")
+    return result
 
 
 def mail_address(value: object) -> str:
-    """Return an e-mail address, or a reference to one; whoever sends mail looks closer."""
-    given = str(value).strip() if isinstance(value, str) else ""
-    if is_reference(given) or _MAIL_ADDRESS.fullmatch(given):
-        return given
-    raise ValueError("an e-mail address, or where one is: env:NAME, file:PATH or credential:NAME")
+    """Return an e-mail address, or a reference to one; the format is checked only roughly."""
+    address = str(value).strip() if isinstance(value, str) else ""
+    if is_reference(address) or _MAIL_ADDRESS.fullmatch(address):
+        return address
+    raise ValueError("an e-mail address, or a reference to one: env:NAME, file:PATH or credential:NAME")
 
 
 def web_address(value: object) -> str:
-    """Return the address of a service without a slash at its end; keys are not sent unencrypted over a network."""
+    """Return the address of a service without a trailing slash.
+
+    Plain http is accepted only for this machine, so that keys are never sent unencrypted over a network.
+    """
     expected = "an https:// address without user or password (http:// only for this machine itself)"
-    given = str(value).strip().rstrip("/")
+    address = str(value).strip().rstrip("/")
     try:
-        parts = urlsplit(given)
+        parts = urlsplit(address)
         host = parts.hostname
         _ = parts.port
     except ValueError:
@@ -144,7 +148,7 @@ def web_address(value: object) -> str:
     if not host or parts.username is not None or parts.query or parts.fragment:
         raise ValueError(expected)
     if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host)):
-        return given
+        return address
     raise ValueError(expected)
 
 

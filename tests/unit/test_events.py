@@ -1,4 +1,4 @@
-"""Cowrie's vocabulary and the only parser of a line: what is an event, when it was, and what SQLite reads from it."""
+"""Cowrie's event names and the parser of a log line: events, their timestamps, and what SQLite reads from them."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ PAGE = (PROJECT / "docs" / "events.md").read_text(encoding="utf-8")
 
 
 def parsed(raw: bytes | str, **options: int) -> Event | Refused:
-    """Return what a line becomes."""
+    """Return the event of a line, or why it is refused."""
     raw = raw if isinstance(raw, bytes) else raw.encode()
     return parse_event(raw, orjson.loads(raw), **options)
 
 
 def event_of(raw: bytes | str, **options: int) -> Event:
-    """Return the event that a line is."""
+    """Return the event of a line, which must not be refused."""
     event = parsed(raw, **options)
     assert isinstance(event, Event), event
     return event
 
 
 def reason_for(raw: bytes | str, **options: int) -> str:
-    """Return why a line is no event."""
+    """Return why a line is refused, which it must be."""
     refused = parsed(raw, **options)
     assert isinstance(refused, Refused), refused
     return refused.reason
@@ -82,25 +82,25 @@ REAL_FAMILIES = ("cowrie.telnet.", "cowrie.proxy.", "cowrie.virustotal.", "cowri
 
 
 def test_catalogue_names_what_cowrie_emits() -> None:
-    """The catalogue has every name and family of names that Cowrie is known to emit, and no other."""
+    """The catalogue has exactly the names and families of names that Cowrie is known to emit."""
     assert set(EVENT_NAMES) == set(REAL_NAMES)
     assert set(EVENT_FAMILIES) == set(REAL_FAMILIES)
 
 
 def test_docs_list_every_event() -> None:
-    """docs/events.md has one row for each event name, in order, with its meaning as in the code."""
+    """docs/events.md has one row for each event name, in order, with the meaning in the code."""
     assert table_rows(PAGE, "event", "what happened") == [[f"`{name}`", what] for name, what in EVENT_NAMES.items()]
 
 
 def test_docs_list_every_family() -> None:
-    """docs/events.md has one row for each family of event names, with its meaning as in the code."""
+    """docs/events.md has one row for each family of event names, with the meaning in the code."""
     assert table_rows(PAGE, "begins with", "what happened") == [
         [f"`{name}`", what] for name, what in EVENT_FAMILIES.items()
     ]
 
 
 def test_docs_name_no_event_that_is_not_catalogued() -> None:
-    """Every name in backticks on docs/events.md that looks like an event's is catalogued, and the constants are."""
+    """Every event name in backticks on docs/events.md, and in a constant, is in the catalogue."""
     constants = {value for name, value in vars(events).items() if name.isupper() and str(value).startswith("cowrie.")}
 
     assert set(re.findall(r"`(cowrie\.[\w.-]+[\w-])`", PAGE)) == set(EVENT_NAMES)
@@ -109,22 +109,23 @@ def test_docs_name_no_event_that_is_not_catalogued() -> None:
 
 @pytest.mark.parametrize("form", [row[1] for row in table_rows(PAGE, "form", "example")])
 def test_documented_timestamps_are_understood(form: str) -> None:
-    """Every example of a timestamp on docs/events.md is read as one moment of 21 November 2026."""
+    """Every example of a timestamp on docs/events.md is read as a time on 21 November 2026."""
     examples = re.findall(r"`([^`]+)`", form)
+    values = [json.loads(example) if example[0] in '"1' else example for example in examples]
 
-    assert {moment_or_none(json.loads(one) if one[0] in '"1' else one)[:10] for one in examples} == {"2026-11-21"}  # type: ignore[index]
+    assert {moment_or_none(value)[:10] for value in values} == {"2026-11-21"}  # type: ignore[index]
 
 
 # --- what is an event ---
 
 
 def test_unknown_name_is_an_event() -> None:
-    """An event of a name that nobody has heard of is an event."""
+    """An event with an unknown name is an event."""
     assert event_of('{"eventid":"cowrie.teapot.brewed","session":"a"}').event_type == "cowrie.teapot.brewed"
 
 
 def test_event_of_a_plain_line() -> None:
-    """Of a line as Cowrie writes it, an event has the fields, the text as it came, its hash and the three keys."""
+    """The event of a typical line has the fields, the original text, its hash and the three column values."""
     raw = b'{"eventid":"cowrie.login.failed","session":"00c0ffee0001","timestamp":"2026-11-21T23:48:27.110758Z","a":1}'
 
     assert parsed(raw) == Event(
@@ -138,23 +139,23 @@ def test_event_of_a_plain_line() -> None:
     )
 
 
-def test_payload_is_kept_as_it_came() -> None:
-    """Escapes, white space, control characters and the spelling of numbers of a line are stored as they came."""
+def test_payload_is_kept_unchanged() -> None:
+    """Escapes, whitespace, control characters and the spelling of numbers are stored unchanged."""
     raw = '{ "session" : "a",\t"x":"\\u00e9\\u001b[31m\\u0000é","n":1.50E+2,"big":123456789012345678901234567890}'
 
     assert event_of(raw).payload == raw
 
 
-def test_hash_does_not_depend_on_order_or_white_space() -> None:
-    """The same object in another order and spelling has the same hash; another object has another one."""
-    one = event_of('{"session":"a","x":{"p":[1,2],"q":"é"}}')
-    other = event_of('{ "x": {"q": "\\u00e9", "p": [1, 2]},\n "session": "a" }')
+def test_hash_does_not_depend_on_order_or_whitespace() -> None:
+    """The same object in another order and spelling has the same hash; another object has another hash."""
+    event = event_of('{"session":"a","x":{"p":[1,2],"q":"é"}}')
+    respelled = event_of('{ "x": {"q": "\\u00e9", "p": [1, 2]},\n "session": "a" }')
 
-    assert other.payload_hash == one.payload_hash
-    assert event_of('{"session":"a","x":{"p":[2,1],"q":"é"}}').payload_hash != one.payload_hash
+    assert respelled.payload_hash == event.payload_hash
+    assert event_of('{"session":"a","x":{"p":[2,1],"q":"é"}}').payload_hash != event.payload_hash
 
 
-def test_hash_is_the_one_that_v3_computed() -> None:
+def test_hash_is_that_of_v3() -> None:
     """The hash is the BLAKE2b-256 of the compact JSON with sorted keys, in UTF-8."""
     expected = hashlib.blake2b(b'{"eventid":"x","input":"\xc3\xa9\\n","session":"a"}', digest_size=32).hexdigest()
 
@@ -163,18 +164,18 @@ def test_hash_is_the_one_that_v3_computed() -> None:
 
 @pytest.mark.parametrize("raw", ["[1]", '"text"', "5", "null", "true", "[]"])
 def test_json_of_another_kind_is_refused(raw: str) -> None:
-    """JSON that is no object is no event."""
+    """JSON that is not an object is refused."""
     assert reason_for(raw) == REFUSED_NOT_OBJECT
 
 
 @pytest.mark.parametrize("value", ["{}", '{"session":null,"eventid":null,"timestamp":null}', '{"message":["a"]}'])
 def test_missing_keys_are_none(value: str) -> None:
-    """An object without session, name and timestamp, or with null there, is an event that has none of them."""
+    """An object without session, name and timestamp, or with null values, is an event without them."""
     assert event_of(value)[3:] == (None, None, None, None)
 
 
 def test_empty_keys_stay_empty() -> None:
-    """An empty session, name or timestamp is kept as the empty text, which is not the same as none."""
+    """An empty session, name or timestamp stays an empty text, which differs from a missing one."""
     assert event_of('{"session":"","eventid":"","timestamp":""}')[3:] == ("", "", "", None)
 
 
@@ -184,7 +185,7 @@ LIMITS = {"session": 64, "eventid": 128, "timestamp": 64}
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", ["[]", '["a"]', "{}", '{"a":1}', "true", "false", str(2**63), str(2**64 - 1)])
-def test_keys_that_no_text_stands_for_are_refused(key: str, value: str) -> None:
+def test_values_that_are_not_text_are_refused(key: str, value: str) -> None:
     """A session, name or timestamp that is a list, an object, true, false or beyond SQLite's integers is refused."""
     assert reason_for(f'{{"{key}":{value}}}') == f"{key} is not text"
 
@@ -192,20 +193,20 @@ def test_keys_that_no_text_stands_for_are_refused(key: str, value: str) -> None:
 @pytest.mark.parametrize("key", ["session", "eventid"])
 @pytest.mark.parametrize("value", ["1.5", "1e3", "-0.0", str(2**64), str(-(2**63) - 1), "0.1"])
 def test_decimal_session_or_name_is_refused(key: str, value: str) -> None:
-    """A session or name that SQLite would print as a number with decimals, in its own way, is refused."""
+    """A session or name that is a decimal number, whose text depends on the SQLite version, is refused."""
     assert reason_for(f'{{"{key}":{value}}}') == f"{key} is not text"
 
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", ["0", "-0", "7", "-7", "1606003200", str(2**63 - 1), str(1 - 2**63)])
-def test_whole_numbers_stand_for_their_digits(key: str, value: str) -> None:
-    """A session, name or timestamp that is a whole number is read as its digits."""
+def test_whole_numbers_become_their_digits(key: str, value: str) -> None:
+    """A session, name or timestamp that is a whole number is read as the text of its digits."""
     assert event_of(f'{{"{key}":{value}}}')[3 + KEYS.index(key)] == str(int(value))
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_keys_have_a_longest_length(key: str) -> None:
-    """A key field of as many characters as the column holds is taken, whatever their bytes; one more is refused."""
+def test_column_values_have_a_maximum_length(key: str) -> None:
+    """A value with as many characters as its column allows is accepted, whatever its bytes; a longer one is refused."""
     longest = "😀" * LIMITS[key]
 
     assert event_of(json.dumps({key: longest}))[3 + KEYS.index(key)] == longest
@@ -215,18 +216,18 @@ def test_keys_have_a_longest_length(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", ["\\u0000", "a\\u0000", "\\u0000b", "a\\u0000b"])
 def test_nul_in_a_key_is_refused(key: str, value: str) -> None:
-    """A NUL in session, name or timestamp, where databases would cut it, is refused."""
+    """A NUL in session, name or timestamp, at which databases would truncate it, is refused."""
     assert reason_for(f'{{"{key}":"{value}"}}') == f"{key} holds a NUL"
 
 
 def test_nul_in_another_field_is_an_event() -> None:
-    """A NUL, or any other control character, in a field of the attacker's does not keep the event out."""
+    """An event with a NUL, or any other control character, in a field of the attacker is accepted."""
     event = event_of('{"session":"a","input":"\\u0000\\u001b\\u202e","username":"\\ud83d\\ude00"}')
 
     assert event.fields["input"] == "\0\x1b\u202e"
 
 
-# --- keys that are named twice or spelled oddly ---
+# --- duplicate keys and unusual spellings ---
 
 
 @pytest.mark.parametrize(
@@ -250,8 +251,8 @@ def test_nul_in_another_field_is_an_event() -> None:
         '{"timestamp":[1],"timestamp":0.5}',
     ],
 )
-def test_key_that_is_named_twice_is_refused(raw: str) -> None:
-    """An object that names a key twice is refused, however the second one is spelled and wherever it stands."""
+def test_duplicate_key_is_refused(raw: str) -> None:
+    """An object with a duplicate key is refused, however the second key is spelled and wherever it is."""
     assert reason_for(raw) == REFUSED_DUPLICATE_KEY
 
 
@@ -267,23 +268,23 @@ def test_key_that_is_named_twice_is_refused(raw: str) -> None:
         '{"session":"a" , "x" :\t1 }',
     ],
 )
-def test_what_only_looks_like_a_second_key_is_not(raw: str) -> None:
-    """The same key in another object, or its spelling in a text, is no second one, and the payload stays as it came."""
+def test_apparent_duplicates_are_accepted(raw: str) -> None:
+    """The same key in another object, or its spelling in a text, is no duplicate, and the payload is unchanged."""
     event = event_of(raw)
 
     assert (event.session_id, event.payload) == ("a", raw)
 
 
-def test_duplicate_below_deep_nesting_is_seen() -> None:
-    """A key that is named twice is seen however deep the value is nested beside it."""
+def test_duplicate_next_to_deep_nesting_is_detected() -> None:
+    """A duplicate key is detected however deep another value is nested."""
     raw = '{"session":"a","session":"b","x":' + "[" * 990 + "]" * 990 + "}"
 
     assert reason_for(raw) == REFUSED_DUPLICATE_KEY
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_escaped_key_is_spelled_plainly(key: str) -> None:
-    """Of a key that is written with escapes, which old SQLite does not find, only the key's spelling is changed."""
+def test_escaped_key_is_rewritten_without_escapes(key: str) -> None:
+    """If a key is spelled with escapes, which old SQLite versions do not find, only its spelling is changed."""
     escaped = f"\\u{ord(key[0]):04x}{key[1:]}"
     event = event_of(f'{{"x": "\\u0041", "{escaped}" : "v", "y":1.50}}')
 
@@ -306,7 +307,7 @@ def test_escaped_key_is_spelled_plainly(key: str) -> None:
     ],
 )
 def test_decimal_timestamp_becomes_its_digits(number: str, text: str) -> None:
-    """A timestamp that is a number with decimals, which each SQLite prints in its own way, is stored as its digits."""
+    """A timestamp that is a decimal number, whose text depends on the SQLite version, is stored as its digits."""
     event = event_of(f'{{"x":{{"timestamp":1.5}},"timestamp" :{number} ,"y":2.50}}')
 
     assert event.payload == f'{{"x":{{"timestamp":1.5}},"timestamp" :"{text}" ,"y":2.50}}'
@@ -316,7 +317,7 @@ def test_decimal_timestamp_becomes_its_digits(number: str, text: str) -> None:
 
 @pytest.mark.parametrize("number", ["1e300", "5e-324", "1e-300", "0." + "1" * 100])
 def test_timestamp_of_too_many_digits_is_refused(number: str) -> None:
-    """A number that takes more digits than the column holds is no timestamp, and is not written out at length."""
+    """A number with more digits than the column allows is refused instead of being written out."""
     assert reason_for(f'{{"timestamp":{number}}}') == "timestamp is too long"
 
 
@@ -324,7 +325,7 @@ def test_timestamp_of_too_many_digits_is_refused(number: str) -> None:
 
 
 def nested(levels: int, kind: str = "[") -> bytes:
-    """Return an object of so many levels: the object itself, and lists or objects in it."""
+    """Return an object with the given nesting depth: the object itself, and lists or objects in it."""
     inner = levels - 1
     if kind == "[":
         return b'{"session":"a","x":' + b"[" * inner + b"]" * inner + b"}"
@@ -334,7 +335,7 @@ def nested(levels: int, kind: str = "[") -> bytes:
 @pytest.mark.parametrize("kind", "[{")
 @pytest.mark.parametrize("levels", [2, 100, 254, 255, 256, 999, 1000])
 def test_nesting_that_sqlite_reads_is_an_event(levels: int, kind: str) -> None:
-    """An object of up to 1000 levels is an event with a hash, whatever our caller's own depth."""
+    """An object of up to 1000 levels is an event with a hash."""
     raw = nested(levels, kind)
     event = event_of(raw)
 
@@ -350,19 +351,19 @@ def test_nesting_that_sqlite_refuses_is_refused(levels: int, kind: str) -> None:
 
 
 def test_orjson_refuses_deeper_nesting() -> None:
-    """A nesting of 2000 does not come as far as the parser: orjson refuses it."""
+    """A nesting of 2000 levels does not reach the parser: orjson refuses it."""
     with pytest.raises(orjson.JSONDecodeError, match="depth limit exceeded"):
         orjson.loads(nested(2000))
 
 
 @pytest.mark.parametrize(("levels", "refused"), [(10, False), (11, True), (50, True)])
 def test_lower_limit_of_nesting_holds_for_short_values(levels: int, refused: bool) -> None:
-    """A limit below SQLite's holds for a value of any length."""
+    """A limit below SQLite's applies to values of any length."""
     assert isinstance(parsed(nested(levels), max_nesting=10), Refused) == refused
 
 
-def test_many_brackets_are_no_nesting() -> None:
-    """A thousand lists beside each other are not deep."""
+def test_many_brackets_are_not_nesting() -> None:
+    """Thousands of adjacent lists are not deep."""
     assert event_of(b'{"session":"a","x":[' + b"[]," * 2000 + b"[]]}").session_id == "a"
 
 
@@ -374,7 +375,7 @@ def test_many_brackets_are_no_nesting() -> None:
     )
 )
 def test_canonical_json_is_the_same_below_any_depth(value: Any) -> None:
-    """The compact JSON of a value nested deeper than orjson writes is the one that orjson writes, in its brackets."""
+    """The compact JSON of a value nested deeper than orjson's limit is orjson's JSON of the inner value in brackets."""
     deep = value
     for _ in range(300):
         deep = [deep]
@@ -390,7 +391,7 @@ def test_deep_nesting_in_a_key_is_no_crash(key: str) -> None:
     assert isinstance(parsed(raw), Event if key == "shasum" else Refused)
 
 
-# --- what is no JSON ---
+# --- invalid JSON ---
 
 
 @pytest.mark.parametrize(
@@ -414,8 +415,8 @@ def test_deep_nesting_in_a_key_is_no_crash(key: str) -> None:
         b'\xef\xbb\xbf{"a":1}',
     ],
 )
-def test_what_is_no_json_never_becomes_an_event(raw: bytes) -> None:
-    """NaN, infinities, 5,000-digit integers, lone surrogates, bytes that are not UTF-8 and raw controls are no JSON."""
+def test_invalid_json_never_becomes_an_event(raw: bytes) -> None:
+    """NaN, infinities, 5,000-digit integers, lone surrogates, invalid UTF-8 and raw control characters are not JSON."""
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(raw)
 
@@ -463,7 +464,7 @@ def test_what_is_no_json_never_becomes_an_event(raw: bytes) -> None:
     ],
 )
 def test_timestamps_of_all_forms(timestamp: object, moment: str) -> None:
-    """ISO 8601 with Z, any offset or none, and epochs of any unit as number or text give the moment in UTC."""
+    """ISO 8601 with Z, any offset or none, and epochs of any unit as number or text are converted to UTC."""
     assert moment_or_none(timestamp) == moment
     assert utc_text(parse_timestamp(timestamp)) == moment
 
@@ -501,19 +502,19 @@ def test_timestamps_of_all_forms(timestamp: object, moment: str) -> None:
     ],
 )
 def test_unreadable_timestamps_have_no_moment(timestamp: object) -> None:
-    """What is no timestamp, or lies outside the years 1 to 9999 in UTC, has no moment and is never a crash."""
+    """A value that is not a timestamp, or is outside the years 1 to 9999 in UTC, has no moment and never crashes."""
     assert moment_or_none(timestamp) is None
     with pytest.raises(UnreadableTimestamp):
         parse_timestamp(timestamp)
 
 
 def test_missing_timestamp_has_no_moment() -> None:
-    """An event without a timestamp has none."""
+    """An event without a timestamp has no moment."""
     assert moment_or_none(None) is None
 
 
 def test_unreadable_timestamp_is_still_an_event() -> None:
-    """An event whose offset leads out of the calendar is an event without a moment."""
+    """An event whose time in UTC is outside the calendar is an event without a moment."""
     event = event_of('{"session":"a","timestamp":"0001-01-01T00:00:00.000000+0100"}')
 
     assert (event.timestamp, event.moment) == ("0001-01-01T00:00:00.000000+0100", None)
@@ -528,8 +529,8 @@ ISO_PIECES = st.lists(
 @example("2026-11-21T23:48:27.11075 Z")
 @example("2026-W47-6T23:48:27.110758Z")
 @example("2026-11-21T23:48:27-110758Z")
-def test_short_cut_for_the_common_form_changes_nothing(text: str) -> None:
-    """The quick way for the form that nearly every line has gives what parse_timestamp gives, for any text."""
+def test_fast_path_for_the_common_form_changes_nothing(text: str) -> None:
+    """The fast path for the most common form has the same result as parse_timestamp, for any text."""
     try:
         expected = utc_text(parse_timestamp(text))
     except UnreadableTimestamp:
@@ -539,8 +540,8 @@ def test_short_cut_for_the_common_form_changes_nothing(text: str) -> None:
 
 
 @given(st.datetimes(), st.integers(-24 * 60, 24 * 60))
-def test_offsets_are_taken_off(moment: dt.datetime, minutes: int) -> None:
-    """A local time with its offset is the moment in UTC, for every offset of up to a day."""
+def test_offsets_are_subtracted(moment: dt.datetime, minutes: int) -> None:
+    """A local time with its offset is converted to UTC, for every offset of up to a day."""
     try:
         local = moment + dt.timedelta(minutes=minutes)
     except OverflowError:
@@ -571,11 +572,11 @@ def test_offsets_are_taken_off(moment: dt.datetime, minutes: int) -> None:
     ],
 )
 def test_durations_of_all_versions(fields: dict[str, Any], seconds: float | None) -> None:
-    """A session's duration is read as versions of Cowrie write it: a number, text, or whole milliseconds."""
+    """The duration of a session is read in the forms of all Cowrie versions: a number, text, or whole milliseconds."""
     assert duration_s(fields) == seconds
 
 
-# --- promise 7: what SQLite reads is what we read ---
+# --- SQLite reads the same values as the parser ---
 
 COLUMNS = ", ".join(
     f"{column} VARCHAR(64) GENERATED ALWAYS AS (json_extract(payload, '$.{key}')) VIRTUAL"
@@ -585,7 +586,7 @@ COLUMNS = ", ".join(
 
 @pytest.fixture(scope="module", params=["pysqlite3", "sqlite3"])
 def sqlite(request: pytest.FixtureRequest) -> Any:
-    """A database of one table like raw_events, of each SQLite library that is installed."""
+    """A database with a table like raw_events, for each installed SQLite library."""
     try:
         library = importlib.import_module(request.param)
     except ModuleNotFoundError:
@@ -597,7 +598,7 @@ def sqlite(request: pytest.FixtureRequest) -> Any:
 
 
 def read_by_sqlite(connection: Any, payload: str) -> tuple[object, ...]:
-    """Return whether SQLite takes a payload for JSON, and what its generated columns say."""
+    """Return whether SQLite accepts a payload as JSON, and the values of its generated columns."""
     connection.execute("DELETE FROM raw_events")
     connection.execute("INSERT INTO raw_events (payload) VALUES (?)", (payload,))
     row = connection.execute("SELECT json_valid(payload), session_id, event_type, event_timestamp FROM raw_events")
@@ -605,7 +606,7 @@ def read_by_sqlite(connection: Any, payload: str) -> tuple[object, ...]:
 
 
 def assert_sqlite_reads_the_same(connection: Any, raw: bytes) -> None:
-    """Assert that SQLite reads from a stored payload what we read, if the line is an event at all."""
+    """Assert that SQLite reads the same values from a stored payload as the parser, if the line is an event."""
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -618,13 +619,13 @@ def assert_sqlite_reads_the_same(connection: Any, raw: bytes) -> None:
 
 
 def spelled(text: str, draw: st.DrawFn) -> str:
-    """Return a text as JSON, some of its characters as escapes."""
-    how = draw(st.sampled_from(["as it is", "ascii", "all escaped", "slash"]))
-    if how == "all escaped":
+    """Return a text as JSON in a random spelling, with or without escapes."""
+    spelling = draw(st.sampled_from(["plain", "ascii", "all escaped", "slash"]))
+    if spelling == "all escaped":
         units = text.encode("utf-16-be", "surrogatepass")
         return '"' + "".join(f"\\u{units[i]:02x}{units[i + 1]:02X}" for i in range(0, len(units), 2)) + '"'
-    document = json.dumps(text, ensure_ascii=how == "ascii")
-    return document.replace("/", "\\/") if how == "slash" else document
+    document = json.dumps(text, ensure_ascii=spelling == "ascii")
+    return document.replace("/", "\\/") if spelling == "slash" else document
 
 
 NUMBERS = st.one_of(
@@ -654,7 +655,7 @@ OTHER_KEYS = st.sampled_from(["x", "sess", "sessions", "Session", "$.session", "
 
 @st.composite
 def json_values(draw: st.DrawFn, depth: int = 2) -> str:
-    """JSON of any kind in many spellings, some of it not quite JSON."""
+    """JSON of any kind in many spellings, some of it invalid."""
     kind = draw(st.sampled_from(["number", "text", "text", "word", "list", "object"] if depth else ["text", "number"]))
     if kind == "number":
         return draw(NUMBERS)
@@ -669,7 +670,7 @@ def json_values(draw: st.DrawFn, depth: int = 2) -> str:
 
 @st.composite
 def json_objects(draw: st.DrawFn, depth: int = 2) -> str:
-    """JSON objects that hold the three keys SQLite reads, some of them twice, in any spelling."""
+    """JSON objects with the three keys that SQLite extracts, some of them twice, in any spelling."""
     pairs = []
     for key in draw(st.lists(st.sampled_from(KEYS) | OTHER_KEYS, max_size=5)):
         before, after = draw(SPACES), draw(SPACES)
@@ -680,13 +681,13 @@ def json_objects(draw: st.DrawFn, depth: int = 2) -> str:
 @settings(max_examples=500)
 @given(raw=json_objects())
 def test_sqlite_reads_what_we_read(sqlite: Any, raw: str) -> None:
-    """From the payload of any event SQLite reads session, name and timestamp as we do, and takes it for JSON."""
+    """SQLite accepts the payload of any event as JSON, and reads the same session, name and timestamp as the parser."""
     assert_sqlite_reads_the_same(sqlite, raw.encode("utf-8", "surrogatepass"))
 
 
 @given(raw=st.binary(max_size=40), before=json_objects(), after=json_objects())
 def test_sqlite_reads_what_we_read_of_junk(sqlite: Any, raw: bytes, before: str, after: str) -> None:
-    """Whatever bytes are put into an object, SQLite never reads another event from it than we do."""
+    """Whatever bytes are inserted into an object, SQLite never reads other values from it than the parser."""
     text = before.encode("utf-8", "surrogatepass")[:-1] + raw + after.encode("utf-8", "surrogatepass")[1:]
 
     assert_sqlite_reads_the_same(sqlite, text)
@@ -703,19 +704,19 @@ def test_sqlite_reads_what_we_read_of_junk(sqlite: Any, raw: bytes, before: str,
     ),
 )
 def test_sqlite_reads_what_we_read_of_known_traps(sqlite: Any, key: str, literal: str) -> None:
-    """Numbers that print differently, NULs, escapes and odd characters in a key are read alike or refused."""
+    """Numbers that print differently, NULs, escapes and unusual characters in a value are read the same or refused."""
     for name in (key, f"\\u{ord(key[0]):04x}{key[1:]}"):
         assert_sqlite_reads_the_same(sqlite, f'{{"x":{{"{key}":"no"}}, "{name}" :{literal}}}'.encode())
 
 
 @pytest.mark.parametrize("kind", "[{")
 def test_sqlite_reads_the_deepest_nesting(sqlite: Any, kind: str) -> None:
-    """SQLite takes the deepest nesting that we take."""
+    """SQLite accepts the deepest nesting that the parser accepts."""
     assert read_by_sqlite(sqlite, event_of(nested(1000, kind)).payload) == (1, "a", None, None)
 
 
 def test_parity_check_can_fail(sqlite: Any) -> None:
-    """A payload in which a key is named twice is read differently, so that the tests above could fail."""
+    """A payload with a duplicate key is read differently, so that the tests above can fail."""
     raw = '{"session":"first","session":"last"}'
 
     assert orjson.loads(raw)["session"] == "last"

@@ -1,4 +1,4 @@
-"""Attackers' text made inert."""
+"""Escaping of attacker-controlled text."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HARMFUL = st.text(
 )
 
 
-def _alive(text: str) -> list[str]:
-    """Return the characters of a text that a terminal would obey, hide or reorder, judged by Unicode's database."""
+def _unsafe_characters(text: str) -> list[str]:
+    """Return the characters of a text that a terminal would interpret, hide or reorder, by Unicode category."""
     return [
         character
         for character in text
@@ -41,16 +41,16 @@ def _alive(text: str) -> list[str]:
 
 @given(st.one_of(ANY_TEXT, HARMFUL))
 def test_inert_text_is_harmless_and_can_be_restored(text: str) -> None:
-    """Every text becomes one without live characters that is valid UTF-8, and comes back as it was."""
+    """Every text becomes valid UTF-8 without unsafe characters, and can be restored."""
     safe = inert(text)
-    assert not _alive(safe)
+    assert not _unsafe_characters(safe)
     safe.encode()
     assert text == restore(safe)
 
 
 @given(st.one_of(ANY_TEXT, HARMFUL), st.integers(12, 40))
 def test_cut_text_keeps_its_limit_and_whole_escapes(text: str, limit: int) -> None:
-    """A cut text has at most the limit's characters, is a beginning of the whole, and ends in no half escape."""
+    """A truncated text respects the limit, is a prefix of the whole text, and does not end within an escape."""
     cut = inert_cut(text, limit)
     assert len(cut) <= limit
     if cut == inert(text):
@@ -61,14 +61,14 @@ def test_cut_text_keeps_its_limit_and_whole_escapes(text: str, limit: int) -> No
 
 @given(st.one_of(ANY_TEXT, HARMFUL))
 def test_terminal_text_is_harmless_and_stable(text: str) -> None:
-    """Text for a terminal has no live character, and making it safe again changes nothing."""
+    """Text for a terminal has no unsafe character, and escaping it again changes nothing."""
     safe = terminal_safe(text)
-    assert not _alive(safe)
+    assert not _unsafe_characters(safe)
     assert safe == terminal_safe(safe)
 
 
-def test_terminal_text_shows_inert_text_as_it_is() -> None:
-    """What was made inert when it was stored is not escaped a second time."""
+def test_terminal_text_shows_inert_text_unchanged() -> None:
+    """Text that was escaped for storage is not escaped a second time."""
     assert inert("\x1b\\") == terminal_safe(inert("\x1b\\")) == "\\x1b\\\\"
 
 
@@ -93,16 +93,16 @@ def test_terminal_text_shows_inert_text_as_it_is() -> None:
     ],
 )
 def test_csv_cell_is_no_formula(text: str) -> None:
-    """A cell that a spreadsheet could run gets an apostrophe, or its control character becomes an escape."""
+    """A cell that a spreadsheet could evaluate gets an apostrophe, or its control character is escaped."""
     cell = csv_safe(text)
     assert not cell.lstrip().startswith(("=", "+", "-", "@", "|", "＝", "＋", "－", "＠"))
     assert not re.search(r";\s*[=+\-@|]", cell)
-    assert not _alive(cell)
+    assert not _unsafe_characters(cell)
 
 
 @pytest.mark.parametrize("text", ["", "root", "a=b", "1+1", "x-y", "a; b"])
 def test_csv_cell_of_plain_text_is_left_alone(text: str) -> None:
-    """Text that is no formula stays as it is."""
+    """Text that is not a formula is not changed."""
     assert text == csv_safe(text)
 
 
@@ -118,7 +118,7 @@ def test_csv_cell_of_plain_text_is_left_alone(text: str) -> None:
     ],
 )
 def test_credentials_in_a_url_are_masked(url: str, masked: str) -> None:
-    """User and password before the host disappear; an @ elsewhere stays."""
+    """User and password before the host are masked; an @ elsewhere is kept."""
     assert masked == mask_credentials(url)
 
 
@@ -137,7 +137,7 @@ def test_credentials_in_a_url_are_masked(url: str, masked: str) -> None:
     ],
 )
 def test_a_defanged_url_is_no_link(url: str, defanged: str) -> None:
-    """A URL loses its scheme's name and its host's dots, its path stays readable."""
+    """The scheme and the dots of the host are replaced, the path stays readable."""
     assert defanged == defang(url)
 
 
@@ -157,22 +157,22 @@ def test_a_defanged_url_is_no_link(url: str, defanged: str) -> None:
     ],
 )
 def test_urls_inside_a_text_are_defanged(text: str, defanged: str) -> None:
-    """A command keeps its words, but none of its URLs stays a link or keeps a password."""
+    """A command keeps its words, but none of its URLs remains a link or contains a password."""
     assert defanged == defang_all(text)
 
 
 @given(st.one_of(ANY_TEXT, HARMFUL))
-def test_defanging_leaves_no_link_and_no_live_character(text: str) -> None:
-    """Whatever the text, no http or ftp link is left in it."""
+def test_defanging_leaves_no_link_and_no_unsafe_character(text: str) -> None:
+    """No http or ftp link and no unsafe character remains in any text."""
     safe = defang_all(f"{text}http://a.b/{text} ftp://x:y@c.d")
-    assert not _alive(safe)
+    assert not _unsafe_characters(safe)
     assert not re.search(r"(?:http|ftp)s?://", safe, re.IGNORECASE)
     assert "x:y@" not in safe
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, "a:" * 150_000, "a://" * 75_000, "\\" * 300_000, ";" * 300_000])
-def test_time_grows_with_the_length_only(text: str) -> None:
-    """No text of 300 kB takes more than seconds, where a quadratic search would take minutes."""
+def test_time_is_linear_in_the_length(text: str) -> None:
+    """No text of 300 kB takes more than seconds; a quadratic search would take minutes."""
     start = time.process_time()
     for function in (inert, terminal_safe, csv_safe, defang, defang_all, mask_credentials):
         function(text)
@@ -192,5 +192,5 @@ def test_time_grows_with_the_length_only(text: str) -> None:
     ],
 )
 def test_last_segment_of_a_path_is_a_name(url: str, name: str | None) -> None:
-    """The name is what stands behind the last slash of the path, without query and fragment."""
+    """The name is the text after the last slash of the path, without query and fragment."""
     assert name == last_path_segment(url)

@@ -15,21 +15,21 @@ from cowrieprocessor.settings.values import duration
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
-def written(tmp_path: Path, content: str) -> Path:
-    """Return a file of settings with this content."""
+def write_config(tmp_path: Path, content: str) -> Path:
+    """Write a settings file with this content and return its path."""
     path = tmp_path / "sensors.toml"
     path.write_text(content, encoding="utf-8")
     return path
 
 
 def test_defaults_are_those_of_the_class() -> None:
-    """Without flags, environment and file the defaults hold."""
+    """Without flags, environment and file the defaults apply."""
     assert load_settings(environ={}) == Settings()
 
 
 def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
-    """Each source gives way to the one above it, setting by setting."""
-    path = written(tmp_path, "[cowrieprocessor]\nbatch_size = 10\nmax_ratio = 20\nmax_nesting = 30\n")
+    """Each source overrides the ones below it, setting by setting."""
+    path = write_config(tmp_path, "[cowrieprocessor]\nbatch_size = 10\nmax_ratio = 20\nmax_nesting = 30\n")
     environ = {"COWRIEPROC_BATCH_SIZE": "11", "COWRIEPROC_MAX_RATIO": "21"}
     settings = load_settings(overrides={"batch_size": 12}, environ=environ, toml_path=path)
     assert (settings.batch_size, settings.max_ratio, settings.max_nesting) == (12, 21, 30)
@@ -43,22 +43,22 @@ def test_flag_not_given_and_empty_variable_set_nothing() -> None:
 
 
 def test_url_beats_path_in_the_environment() -> None:
-    """COWRIEPROC_DB_PATH serves where COWRIEPROC_DB_URL is not set."""
+    """COWRIEPROC_DB_PATH applies if COWRIEPROC_DB_URL is not set."""
     both = {"COWRIEPROC_DB_PATH": "/a.sqlite", "COWRIEPROC_DB_URL": "postgresql:///b"}
     assert load_settings(environ=both).db_url == "postgresql:///b"
     assert load_settings(environ={"COWRIEPROC_DB_PATH": "/a.sqlite"}).db_url == "/a.sqlite"
 
 
 def test_file_in_the_current_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sensors.toml in the current folder is read without being named; tables of others in it are let be."""
-    written(tmp_path, '[enrichment_of_others]\nname = "x"\n[cowrieprocessor]\nbatch_size = 7\n')
+    """sensors.toml in the current folder is read without being named; its unknown tables are ignored."""
+    write_config(tmp_path, '[enrichment_of_others]\nname = "x"\n[cowrieprocessor]\nbatch_size = 7\n')
     monkeypatch.chdir(tmp_path)
     assert load_settings(environ={}).batch_size == 7
 
 
 def test_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
-    """COWRIEPROC_CONFIG names the file of settings."""
-    path = written(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
+    """COWRIEPROC_CONFIG names the settings file."""
+    path = write_config(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
     assert load_settings(environ={"COWRIEPROC_CONFIG": str(path)}).batch_size == 7
 
 
@@ -66,7 +66,7 @@ def test_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
     ("given", "expected"), [("4096", 4096), ("64KiB", 65536), ("4MiB", 4 << 20), ("2 gib", 2 << 30)]
 )
 def test_sizes_may_have_a_unit(given: str, expected: int) -> None:
-    """A size is a number of bytes, or one with a binary unit."""
+    """A size is a number of bytes, or a number with a binary unit."""
     assert load_settings(environ={"COWRIEPROC_MAX_VALUE_BYTES": given}).max_value_bytes == expected
 
 
@@ -87,7 +87,7 @@ def test_sizes_may_have_a_unit(given: str, expected: int) -> None:
     ],
 )
 def test_unusable_variable_is_named_with_its_value_and_the_remedy(variable: str, value: str) -> None:
-    """A value that cannot be used is refused, naming the variable, the value and what is expected."""
+    """An invalid value is refused, naming the variable, the value and what is expected."""
     with pytest.raises(ConfigurationError, match=rf"{variable} is '{re.escape(value)}'; expected .+"):
         load_settings(environ={variable: value})
 
@@ -103,27 +103,27 @@ def test_unusable_variable_is_named_with_its_value_and_the_remedy(variable: str,
     ],
 )
 def test_unusable_file_is_named(tmp_path: Path, content: str, message: str) -> None:
-    """A file of settings with a mistake is refused, naming the file and the mistake."""
-    path = written(tmp_path, content)
+    """A settings file with a mistake is refused, naming the file and the mistake."""
+    path = write_config(tmp_path, content)
     with pytest.raises(ConfigurationError, match=message) as caught:
         load_settings(environ={}, toml_path=path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_file_that_is_named_and_missing_is_refused(tmp_path: Path) -> None:
-    """A file of settings that was named has to be there."""
-    with pytest.raises(ConfigurationError, match=r"no\.toml .COWRIEPROC_CONFIG.: no such file"):
+    """A settings file that was named must exist."""
+    with pytest.raises(ConfigurationError, match=r"no\.toml .COWRIEPROC_CONFIG.: no such settings file"):
         load_settings(environ={"COWRIEPROC_CONFIG": str(tmp_path / "no.toml")})
 
 
 def test_unknown_flag_is_refused() -> None:
-    """An override that is no setting is refused."""
+    """An override that is not a setting is refused."""
     with pytest.raises(ConfigurationError, match="unknown setting 'colour'"):
         load_settings(overrides={"colour": "red"}, environ={})
 
 
 def test_reference_names_every_setting() -> None:
-    """Every field of Settings stands in the reference, in order, with its variable and its true default."""
+    """Every field of Settings is in the reference, in order, with its variable and its actual default."""
     assert [setting.name for setting in SETTINGS_REFERENCE] == [field.name for field in fields(Settings)]
     for setting in SETTINGS_REFERENCE:
         name = setting.name.removesuffix("_s") if setting.read is duration else setting.name
@@ -147,8 +147,8 @@ def test_docs_list_every_setting() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"), [("90", 90), ("90s", 90), ("15min", 900), ("12h", 43200), ("30d", 2592000)]
 )
-def test_lengths_of_time_may_have_a_unit(given: str, expected: float) -> None:
-    """A length of time is a number of seconds, or one with a unit."""
+def test_durations_may_have_a_unit(given: str, expected: float) -> None:
+    """A duration is a number of seconds, or a number with a unit."""
     assert load_settings(environ={"COWRIEPROC_TTL_CLEAN": given}).ttl_clean_s == expected
 
 
@@ -157,19 +157,19 @@ def test_lengths_of_time_may_have_a_unit(given: str, expected: float) -> None:
     ["http://mirror.example/api", "ftp://x", "https://user:pw@x", "https://", "https://x/?key=1", "https://x:port"],
 )
 def test_addresses_of_services_are_encrypted_and_carry_no_key(address: str) -> None:
-    """A key would travel in clear, or stand in the address: both are refused."""
+    """An address that would send a key in clear text, or contains one, is refused."""
     with pytest.raises(ConfigurationError, match="https://"):
         load_settings(environ={"COWRIEPROC_VIRUSTOTAL_URL": address})
 
 
 def test_a_service_on_this_machine_needs_no_encryption() -> None:
-    """A service on loopback may be asked in clear; the slash at the end is dropped."""
-    given = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_URL": "http://127.0.0.1:8080/api/v3/"})
-    assert given.virustotal_url == "http://127.0.0.1:8080/api/v3"
+    """A service on loopback may use plain http; a trailing slash is dropped."""
+    loaded = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_URL": "http://127.0.0.1:8080/api/v3/"})
+    assert loaded.virustotal_url == "http://127.0.0.1:8080/api/v3"
 
 
 def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
-    """Neither the settings nor an error about a key tell it; its fingerprint tells keys apart."""
+    """Neither the settings nor an error about a key reveal it; its fingerprint identifies it."""
     key = "canary" * 10
     settings = load_settings(environ={"COWRIEPROC_VIRUSTOTAL_KEY": key})
     assert settings.virustotal_key is not None
@@ -181,12 +181,12 @@ def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
         Secret(f"{key} {key}", "COWRIEPROC_VIRUSTOTAL_KEY").reveal()
     assert key not in str(caught.value)
     with pytest.raises(ConfigurationError, match="env:NAME") as caught:
-        load_settings(environ={}, toml_path=written(tmp_path, f'[cowrieprocessor]\nvirustotal_key = "{key}"\n'))
+        load_settings(environ={}, toml_path=write_config(tmp_path, f'[cowrieprocessor]\nvirustotal_key = "{key}"\n'))
     assert key not in str(caught.value)
 
 
 def test_keys_are_read_from_where_they_are(tmp_path: Path) -> None:
-    """A key comes from another variable, from a file, or from systemd; a missing one is named with the remedy."""
+    """A key comes from another variable, a file, or systemd; a missing key is reported with the remedy."""
     (tmp_path / "key").write_text("the-key\n", encoding="utf-8")
     environ = {"MY_KEY": "other-key", "CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert Secret("env:MY_KEY", "s").reveal(environ) == "other-key"

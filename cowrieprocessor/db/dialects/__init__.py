@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently: one class each, chosen by the engine."""
+"""The differences between SQLite and PostgreSQL: one class each, selected by the engine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ def dialect_of(database: Engine | Connection) -> Dialect:
     """Return the dialect of an engine or connection.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the database is neither SQLite nor PostgreSQL.
     """
     return dialect_named(database.dialect.name)
 
 
 def dialect_named(name: str) -> Dialect:
-    """Return the dialect that SQLAlchemy calls `name`; only the one asked for is imported.
+    """Return the dialect with SQLAlchemy's name `name`; only this dialect is imported.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the name is neither sqlite nor postgresql.
     """
     if name == "sqlite":
         from cowrieprocessor.db.dialects.sqlite.dialect import SQLITE

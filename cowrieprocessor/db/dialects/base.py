@@ -1,4 +1,4 @@
-"""What a dialect has to answer, and the options that an engine carries with it."""
+"""The interface of a dialect, and the options of an engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sqlalchemy import URL, Connection, Engine
 from cowrieprocessor.errors import DatabaseError
 
 OPTIONS_KEY = "cowrieprocessor"
-"""Execution option under which an engine carries its `EngineOptions`."""
+"""Execution option of an engine for its `EngineOptions`."""
 
-READING_KEY = "cowrieprocessor_reading"
-"""Execution option of a connection whose transaction only reads."""
+READ_ONLY_KEY = "cowrieprocessor_reading"
+"""Execution option of a connection whose transaction is read-only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class EngineOptions:
     """How an engine behaves.
 
     Attributes:
-        read_only: nothing is ever written or created through it.
+        read_only: never write or create anything.
         lock_timeout_s: seconds to wait for another writer.
-        on_wait: called about every five seconds of waiting with the seconds waited so far.
-        driver: which SQLite library: auto, pysqlite3 or stdlib.
-        leave_no_trace: for looking only, and no file is made beside the database either (SQLite).
+        on_wait: called about every five seconds while waiting, with the seconds waited so far.
+        driver: the SQLite library: auto, pysqlite3 or stdlib.
+        leave_no_trace: with `read_only`, also create no file next to the database (SQLite).
     """
 
     read_only: bool = False
@@ -41,14 +41,14 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where and how a database is kept.
+    """Where and how a database is stored.
 
     Attributes:
-        library: the library or server that reads it, with its version.
+        library: the library or server, with its version.
         wal_reset_bug: whether that library can corrupt a database in WAL mode; writers are then serialized.
         journal_mode: SQLite's journal mode; None on PostgreSQL.
-        size_bytes: the database without its log.
-        wal_bytes: the write-ahead log beside it; None on PostgreSQL.
+        size_bytes: the size of the database without its log.
+        wal_bytes: the size of the write-ahead log; None on PostgreSQL.
     """
 
     library: str
@@ -59,33 +59,33 @@ class Storage:
 
 
 def options_of(database: Engine | Connection) -> EngineOptions:
-    """Return the options that an engine carries; the defaults for one that SQLAlchemy made directly."""
+    """Return the options of an engine; the defaults for an engine that was created with SQLAlchemy directly."""
     options = database.get_execution_options().get(OPTIONS_KEY)
     return options if isinstance(options, EngineOptions) else EngineOptions()
 
 
 class DatabaseFiles(ABC):
-    """What can be done with a database that is a file."""
+    """Operations on a database that is a file."""
 
     @abstractmethod
     def path_of(self, url: URL) -> Path | None:
-        """Return the file a database is kept in, resolved; None for one in memory."""
+        """Return the resolved path of a database's file; None for an in-memory database."""
 
     @abstractmethod
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """Return the files that may lie beside a database and belong to it, there or not."""
+        """Return the paths of the additional files that belong to a database, whether they exist or not."""
 
     @abstractmethod
-    def looks_like_one(self, path: Path) -> bool:
-        """Return whether a file that nothing has open is empty or begins as a database does."""
+    def looks_like_database(self, path: Path) -> bool:
+        """Return whether a file that is not open anywhere is empty or starts like a database."""
 
     @abstractmethod
     def file_system(self, path: Path) -> str | None:
-        """Return the type of the file system that a path lies on; None where the system does not tell."""
+        """Return the type of the file system of a path; None if the operating system does not report it."""
 
     @abstractmethod
     def require_local_disk(self, path: Path) -> None:
-        """Refuse a path on a disk that other machines share.
+        """Refuse a path on a network file system.
 
         Raises:
             DatabaseError: the message names the remedy.
@@ -95,18 +95,18 @@ class DatabaseFiles(ABC):
     def copy(
         self, connection: Connection, target: Path, *, in_use: bool, on_progress: Callable[[int, int], None]
     ) -> None:
-        """Write the state that a reading transaction sees into a new file, which only we may read.
+        """Write the snapshot that a read transaction sees to a new file, which only its owner can read.
 
         Args:
-            connection: in a transaction that reads; it keeps the state, whoever writes meanwhile.
-            target: the file to make; nothing may be there.
-            in_use: make it ready to be worked on; otherwise it is one file that lies still.
-            on_progress: called with the pages copied so far and all pages.
+            connection: a connection in a read transaction, which preserves the snapshot while others write.
+            target: the file to create; it must not exist.
+            in_use: prepare the copy for use; otherwise it is a single file for storage.
+            on_progress: called with the number of pages copied so far and of all pages.
         """
 
     @abstractmethod
-    def settle(self, path: Path, options: EngineOptions) -> None:
-        """Bring everything that belongs to a database into its one file, and close it.
+    def consolidate(self, path: Path, options: EngineOptions) -> None:
+        """Move everything that belongs to a database into its main file, and close it.
 
         Raises:
             DatabaseInUse: another connection has it open.
@@ -115,76 +115,76 @@ class DatabaseFiles(ABC):
 
 
 class Dialect(ABC):
-    """Everything that one database does in its own way."""
+    """Everything that is specific to one kind of database."""
 
     name: ClassVar[str]
-    """SQLAlchemy's name of it."""
+    """SQLAlchemy's name of the dialect."""
 
-    ours_alone: ClassVar[bool]
-    """True where a database with other tables cannot be ours; a server's database may be shared."""
+    is_dedicated: ClassVar[bool]
+    """Whether a database belongs to one application only; a database on a server may be shared."""
 
     @property
     @abstractmethod
     def files(self) -> DatabaseFiles | None:
-        """What can be done with its files; None where a server keeps them."""
+        """The operations on the file of a database; None if a server manages the files."""
 
     @property
     @abstractmethod
     def driver_errors(self) -> tuple[type[Exception], ...]:
-        """The root error classes of the drivers in use."""
+        """The base error classes of the drivers in use."""
 
     @abstractmethod
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
-        """Return an engine that opens connections as we need them; nothing is opened yet."""
+        """Return an engine with our connection settings; no connection is opened yet."""
 
     @abstractmethod
-    def adopt(self, engine: Engine) -> None:
-        """Give an engine that SQLAlchemy made directly our way of beginning transactions; once."""
+    def install_listeners(self, engine: Engine) -> None:
+        """Install our transaction handling in an engine, unless it already has it."""
 
     @abstractmethod
-    def reading(self, engine: Engine) -> AbstractContextManager[Connection]:
-        """Return a transaction that sees one state of the database and cannot write."""
+    def read_transaction(self, engine: Engine) -> AbstractContextManager[Connection]:
+        """Return a transaction that sees one snapshot of the database and cannot write."""
 
     @abstractmethod
     def describe(self, url: URL) -> str:
-        """Return the database's name for people, without any password."""
+        """Return the display name of a database, without any password."""
 
     @abstractmethod
     def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
-        """Return the error that stands for a driver's error; None if it is a mistake in our code."""
+        """Return our error for a driver's error; None if the cause is a bug in our code."""
 
     @abstractmethod
-    def hold_migration_lock(self, connection: Connection) -> None:
-        """Make every other migration wait until this transaction ends."""
+    def lock_migrations(self, connection: Connection) -> None:
+        """Block every other migration until this transaction ends."""
 
     @abstractmethod
     def table_names(self, connection: Connection) -> Collection[str]:
-        """Return the names of all tables that can be seen, whoever made them."""
+        """Return the names of all visible tables, including those of other applications."""
 
     @abstractmethod
     def column_names(self, connection: Connection, table: str) -> Collection[str]:
-        """Return the names of a table's columns, computed ones included."""
+        """Return the names of a table's columns, including generated columns."""
 
     @abstractmethod
     def storage(self, connection: Connection) -> Storage:
-        """Return where and how the database is kept."""
+        """Return where and how the database is stored."""
 
     @abstractmethod
     def estimated_rows(self, connection: Connection, table: str) -> int:
-        """Return about how many rows a table has, at once however many there are."""
+        """Return the approximate number of rows of a table, quickly at any size."""
 
     @abstractmethod
-    def damages(self, connection: Connection, *, full: bool) -> list[str]:
-        """Return what is wrong with the database; `full` reads all of it."""
+    def find_damage(self, connection: Connection, *, full: bool) -> list[str]:
+        """Return a description of each problem of a damaged database; `full` reads all of it."""
 
     @abstractmethod
     def reusable_bytes(self, connection: Connection) -> int:
-        """Return how much of the database's file is free for new rows; 0 where a server looks after that."""
+        """Return how many bytes of the database's file are free for new rows; 0 if a server manages free space."""
 
     @abstractmethod
     def refresh_statistics(self, connection: Connection) -> None:
-        """Have the database look at a bounded sample of every table, for better plans of queries."""
+        """Update the query planner's statistics from a bounded sample of every table."""
 
     @abstractmethod
     def exact_rows(self, connection: Connection, table: str) -> int:
-        """Return how many rows a table has, counted; Ctrl-C ends it."""
+        """Count the rows of a table; Ctrl-C interrupts it."""

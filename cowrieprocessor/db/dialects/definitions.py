@@ -1,4 +1,4 @@
-"""What rolling back and the digest of v3's tables ask of a database: definitions, locks, room to sort in."""
+"""Table definitions, table locks and sort space, for the rollback and the digest of the v3 tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cowrieprocessor.errors import ConfigurationError
 
 
 class Definitions(ABC):
-    """How one database tells what a table is, and how tables are taken away from it."""
+    """How one kind of database describes, locks and empties its tables."""
 
     @abstractmethod
     def of_table(self, connection: Connection, table: str, *, without_index: str) -> list[str]:
-        """Return a table's definition and those of its indexes, normalised and sorted, but for one index."""
+        """Return the normalized, sorted definitions of a table and its indexes, except for `without_index`."""
 
     @abstractmethod
     def index_names(self, connection: Connection, table: str) -> set[str]:
@@ -23,80 +23,82 @@ class Definitions(ABC):
 
     @abstractmethod
     def statistics_tables(self, connection: Connection) -> list[str]:
-        """Return the tables that ANALYZE has made beside ours."""
+        """Return the tables that ANALYZE has created."""
 
     @abstractmethod
-    def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Have every other connection wait that wants one of the tables, until this transaction ends."""
+    def lock_tables(self, connection: Connection, tables: Iterable[str]) -> None:
+        """Block other connections' access to the tables until this transaction ends."""
 
     @abstractmethod
     def sort_on_disk(self, connection: Connection) -> None:
-        """Let the connection sort in files instead of memory: the index of a large table is built by sorting.
+        """Let the connection sort in files instead of memory, because building the index of a large table sorts it.
 
-        It has to be a new connection, and this the first statement of its transaction.
+        This must be the first statement on a new connection.
         """
 
     @abstractmethod
     def empty(self, connection: Connection, table: str) -> None:
-        """Delete all rows of a table, at once however many there are."""
+        """Delete all rows of a table, quickly at any size."""
 
 
 class SqliteDefinitions(Definitions):
-    """SQLite: the statements that made everything are kept, and a writer is alone."""
+    """SQLite: the catalog has the original CREATE statements, and there is only one writer."""
 
     def of_table(self, connection: Connection, table: str, *, without_index: str) -> list[str]:
-        """Return the statements, every run of white space as one blank."""
+        """Return the CREATE statements, with each run of whitespace as one space."""
         query = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL AND name <> ?"
         return sorted(
             " ".join(str(sql).split()) for (sql,) in connection.exec_driver_sql(query, (table, without_index))
         )
 
     def index_names(self, connection: Connection, table: str) -> set[str]:
-        """Return the names that SQLite's catalogue has."""
+        """Return the names from SQLite's catalog."""
         query = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?"
         return {str(name) for (name,) in connection.exec_driver_sql(query, (table,))}
 
     def statistics_tables(self, connection: Connection) -> list[str]:
-        """Return those of sqlite_stat1 to sqlite_stat4 that are there. Source: sqlite.org/fileformat2.html, 2.6.3."""
+        """Return those of sqlite_stat1 to sqlite_stat4 that exist. Source: sqlite.org/fileformat2.html, 2.6.3."""
         query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'sqlite_stat[1-4]' ORDER BY name"
         return [str(name) for (name,) in connection.exec_driver_sql(query)]
 
-    def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Do nothing: the write lock is held since the transaction began."""
+    def lock_tables(self, connection: Connection, tables: Iterable[str]) -> None:
+        """Do nothing: the transaction already has the write lock."""
 
     def sort_on_disk(self, connection: Connection) -> None:
-        """Turn off our own PRAGMA temp_store=MEMORY. Source: sqlite.org/tempfiles.html, section 2.8."""
+        """Override our PRAGMA temp_store=MEMORY. Source: sqlite.org/tempfiles.html, section 2.8."""
         connection.exec_driver_sql("PRAGMA temp_store=FILE")
 
     def empty(self, connection: Connection, table: str) -> None:
-        """DELETE without WHERE, which SQLite does by the page. Source: sqlite.org/lang_delete.html, section 3."""
+        """DELETE without WHERE, which SQLite does page by page. Source: sqlite.org/lang_delete.html, section 3."""
         connection.exec_driver_sql(f"DELETE FROM {connection.dialect.identifier_preparer.quote(table)}")
 
 
 class PostgresqlDefinitions(Definitions):
-    """PostgreSQL: the catalogue knows the parts; others read and write meanwhile."""
+    """PostgreSQL: the catalog has the parts of a definition; other connections read and write concurrently."""
 
     def of_table(self, connection: Connection, table: str, *, without_index: str) -> list[str]:
-        """Return columns and indexes, one text each."""
+        """Return one text for each column and index."""
         inspector = inspect(connection)
-        columns = [f"column {one['name']} {one['type']} {one['nullable']}" for one in inspector.get_columns(table)]
+        columns = [
+            f"column {column['name']} {column['type']} {column['nullable']}" for column in inspector.get_columns(table)
+        ]
         indexes = [
-            f"index {one['name']} {one['column_names']} {one['unique']}"
-            for one in inspector.get_indexes(table)
-            if one["name"] != without_index
+            f"index {index['name']} {index['column_names']} {index['unique']}"
+            for index in inspector.get_indexes(table)
+            if index["name"] != without_index
         ]
         return sorted(columns + indexes)
 
     def index_names(self, connection: Connection, table: str) -> set[str]:
-        """Return the names that the catalogue has."""
-        return {str(one["name"]) for one in inspect(connection).get_indexes(table)}
+        """Return the names from the catalog."""
+        return {str(index["name"]) for index in inspect(connection).get_indexes(table)}
 
     def statistics_tables(self, connection: Connection) -> list[str]:
-        """Return none: statistics are in the server's own catalogue."""
+        """Return an empty list: statistics are in the server's own catalog."""
         return []
 
-    def keep_others_out(self, connection: Connection, tables: Iterable[str]) -> None:
-        """Lock the tables, in one order for all."""
+    def lock_tables(self, connection: Connection, tables: Iterable[str]) -> None:
+        """Lock the tables, always in the same order."""
         quote = connection.dialect.identifier_preparer.quote
         if names := ", ".join(quote(table) for table in sorted(tables)):
             connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
@@ -105,7 +107,7 @@ class PostgresqlDefinitions(Definitions):
         """Do nothing: the server sorts within maintenance_work_mem."""
 
     def empty(self, connection: Connection, table: str) -> None:
-        """TRUNCATE, which is undone with its transaction."""
+        """TRUNCATE, which a rollback undoes."""
         connection.exec_driver_sql(f"TRUNCATE TABLE {connection.dialect.identifier_preparer.quote(table)}")
 
 
@@ -113,10 +115,10 @@ _BY_NAME: dict[str, Definitions] = {"sqlite": SqliteDefinitions(), "postgresql":
 
 
 def definitions_of(connection: Connection) -> Definitions:
-    """Return how a connection's database tells of its tables.
+    """Return the definitions for the database of a connection.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the database is neither SQLite nor PostgreSQL.
     """
     try:
         return _BY_NAME[connection.dialect.name]

@@ -1,4 +1,4 @@
-"""PostgreSQL through psycopg 3: sessions in UTC, advisory locks, and what its errors mean."""
+"""PostgreSQL through psycopg 3: sessions in UTC, advisory locks, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ _BY_STATE: dict[str, tuple[type[DatabaseError], str]] = {
     "28": (DatabaseError, "the server refused the login; check user and password"),
     "3D000": (DatabaseError, "no such database on the server; create it with createdb"),
     "3F000": (DatabaseError, "no such schema; create it, or correct the user's search_path"),
-    "40001": (DatabaseLocked, "another transaction came in between; repeat the command"),
+    "40001": (DatabaseLocked, "another transaction interfered; repeat the command"),
     "40P01": (DatabaseLocked, "two transactions waited for each other; repeat the command"),
     "42501": (
         DatabaseReadOnly,
-        "the user may not do that; grant it CREATE on the schema and ownership of the tables",
+        "the user lacks a permission; grant it CREATE on the schema and ownership of the tables",
     ),
     "53100": (DatabaseFull, "the server's disk is full; make room, then repeat the command"),
     "53": (DatabaseError, "the server has no connections or memory left; try again later"),
-    "55P03": (DatabaseLocked, "another process holds the table; wait for it, then repeat the command"),
+    "55P03": (DatabaseLocked, "another process has locked the table; wait for it, then repeat the command"),
     "57": (DatabaseError, "the server stopped the command; check that it runs, then repeat the command"),
-    "58": (DatabaseError, "the server could not read or write its disk; look at its log"),
+    "58": (DatabaseError, "the server could not read or write its disk; see its log"),
     "XX001": (DatabaseDamaged, "the server found damaged data; restore a backup"),
     "XX002": (DatabaseDamaged, "the server found a damaged index; REINDEX it, or restore a backup"),
 }
-"""By SQLSTATE, or its class. Source: PostgreSQL's documentation, appendix A."""
+"""Errors by SQLSTATE or its class. Source: PostgreSQL's documentation, appendix A."""
 
-_NO_CONNECTION = "cannot connect; check the URL, that the server runs, and that the database is there (createdb)"
-"""libpq gives no SQLSTATE before there is a connection, and its words depend on the language."""
+_NO_CONNECTION = "cannot connect; check the URL, that the server runs, and that the database exists (createdb)"
+"""Before there is a connection libpq gives no SQLSTATE, and its message depends on the language."""
 
 
 def _on_connect(options: EngineOptions, connection: Any, _record: object) -> None:
-    """Set up a session: UTC, bounded waiting for locks, read-only where asked.
+    """Set up a session: UTC, a lock timeout, and read-only if requested.
 
     Raises:
         DatabaseError: the database does not store text as UTF-8.
@@ -60,7 +60,7 @@ def _on_connect(options: EngineOptions, connection: Any, _record: object) -> Non
         raise DatabaseError(f"the database stores text as {encoding}; create one with createdb --encoding=UTF8")
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
-        cursor.execute(f"SET lock_timeout = {max(1, int(options.lock_timeout_s * 1000))}")  # 0 would be for ever
+        cursor.execute(f"SET lock_timeout = {max(1, int(options.lock_timeout_s * 1000))}")  # 0 means no timeout
         if options.read_only:
             cursor.execute("SET default_transaction_read_only = on")
     connection.commit()
@@ -70,20 +70,20 @@ class PostgresqlDialect(Dialect):
     """PostgreSQL 13 and later."""
 
     name: ClassVar[str] = "postgresql"
-    ours_alone: ClassVar[bool] = False
+    is_dedicated: ClassVar[bool] = False
 
     @property
     def files(self) -> None:
-        """Nothing: the server keeps them."""
+        """None: the server manages its files."""
         return
 
     @property
     def driver_errors(self) -> tuple[type[Exception], ...]:
-        """The root error class of psycopg."""
+        """The base error class of psycopg."""
         return (_psycopg().Error,)
 
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
-        """Return an engine on a server's database; nothing is connected yet.
+        """Return an engine for a database on a server; no connection is opened yet.
 
         Raises:
             ConfigurationError: psycopg is not installed.
@@ -99,24 +99,24 @@ class PostgresqlDialect(Dialect):
         event.listen(engine, "connect", partial(_on_connect, options))
         return engine
 
-    def adopt(self, engine: Engine) -> None:
-        """Do nothing: psycopg's transactions are as we need them."""
+    def install_listeners(self, engine: Engine) -> None:
+        """Do nothing: psycopg's own transaction handling is suitable."""
 
     @contextmanager
-    def reading(self, engine: Engine) -> Iterator[Connection]:
-        """Yield a connection in a read-only transaction that sees one state of the database."""
+    def read_transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Yield a connection in a read-only transaction that sees one snapshot of the database."""
         with engine.connect() as connection:
             connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
                 yield connection
 
     def describe(self, url: URL) -> str:
-        """Return the URL, every secret in it replaced."""
+        """Return the URL with every secret in it masked."""
         hidden = dict.fromkeys(SECRET_PARAMETERS & url.query.keys(), "***")
         return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
-        """Return our error for the server's SQLSTATE, or for a server that cannot be reached."""
+        """Return our error for the server's SQLSTATE, or for a server that is unreachable."""
         state = getattr(error, "sqlstate", None)
         if state is None:
             if not isinstance(error, _psycopg().OperationalError):
@@ -128,7 +128,7 @@ class PostgresqlDialect(Dialect):
             return None
         return kind(f"{self.describe(url)}: {remedy} (the server says: {_redacted(str(error), url)})")
 
-    def hold_migration_lock(self, connection: Connection) -> None:
+    def lock_migrations(self, connection: Connection) -> None:
         """Take an advisory lock that ends with the transaction."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
 
@@ -152,38 +152,38 @@ class PostgresqlDialect(Dialect):
         )
 
     def estimated_rows(self, connection: Connection, table: str) -> int:
-        """Return the server's own estimate; 0 for a table that it has not looked at yet."""
+        """Return the server's own estimate; 0 for a table that it has not analyzed yet."""
         query = text("SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass(:name)")
         quoted = connection.dialect.identifier_preparer.quote(table)
         return int(connection.execute(query, {"name": quoted}).scalar_one())
 
     def exact_rows(self, connection: Connection, table: str) -> int:
-        """Count them all."""
+        """Count all rows."""
         quoted = connection.dialect.identifier_preparer.quote(table)
         return int(connection.execute(text(f"SELECT count(*) FROM {quoted}")).scalar_one())
 
-    def damages(self, connection: Connection, *, full: bool) -> list[str]:
-        """Return the invalid indexes; `full` also reads every row of every table, past the indexes."""
+    def find_damage(self, connection: Connection, *, full: bool) -> list[str]:
+        """Return the invalid indexes; `full` also reads every row of every table without using indexes."""
         invalid = connection.execute(
             text(
                 "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
                 "WHERE relnamespace = current_schema()::regnamespace AND NOT (indisvalid AND indisready)"
             )
         )
-        found = [f"index {name} is invalid: REINDEX it" for (name,) in invalid]
+        problems = [f"index {name} is invalid: REINDEX it" for (name,) in invalid]
         if full:
             connection.execute(text("SET LOCAL enable_indexonlyscan = off"))
             for table in sorted(self.table_names(connection)):
                 quoted = connection.dialect.identifier_preparer.quote(table)
                 connection.execute(text(f"SELECT count({quoted}.*) FROM {quoted}"))
-        return found
+        return problems
 
     def reusable_bytes(self, connection: Connection) -> int:
-        """Return 0: the server's own vacuum looks after free room."""
+        """Return 0: the server's own vacuum manages free space."""
         return 0
 
     def refresh_statistics(self, connection: Connection) -> None:
-        """Run ANALYZE, which reads a sample of each table that the user may analyze."""
+        """Run ANALYZE, which samples each table that the user may analyze."""
         connection.execute(text("ANALYZE"))
 
 

@@ -1,4 +1,4 @@
-"""How hard a database is being written to: what a long job looks at before it writes more."""
+"""Write pressure: what a long job checks before it writes more."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cowrieprocessor.errors import ConfigurationError
 
 
 class Pressure(ABC):
-    """What one database can tell about others that write to it."""
+    """The signs that other connections write to a database."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @abstractmethod
     def log_bytes(self) -> int:
-        """Return the size of the write-ahead log that waits to be copied into the database; 0 where none does."""
+        """Return the size of the write-ahead log that is not yet checkpointed; 0 if there is none."""
 
     @abstractmethod
     def empty_log(self) -> None:
-        """Have the log copied into the database and emptied as far as readers allow."""
+        """Checkpoint the log and truncate it as far as readers allow."""
 
     @abstractmethod
     def others_wrote(self, connection: Connection) -> bool:
-        """Return whether others have committed since this was last asked on the same connection."""
+        """Return whether others have committed since the previous call on the same connection."""
 
 
 class SqlitePressure(Pressure):
-    """SQLite: one write-ahead log, which a reader can keep from being emptied, and one writer at a time."""
+    """SQLite: one write-ahead log, which an open reader keeps from being truncated, and one writer at a time."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
@@ -40,14 +40,14 @@ class SqlitePressure(Pressure):
         self._version: tuple[int, int] | None = None
 
     def log_bytes(self) -> int:
-        """Return the size of the file beside the database."""
+        """Return the size of the `-wal` file."""
         try:
             return self._log.stat().st_size
         except FileNotFoundError:
             return 0
 
     def empty_log(self) -> None:
-        """Checkpoint and truncate; a reader or writer in the way is left alone."""
+        """Checkpoint and truncate, without interrupting readers or writers."""
         raw = self.engine.raw_connection()
         try:
             empty_log(raw.driver_connection)
@@ -63,17 +63,17 @@ class SqlitePressure(Pressure):
 
 
 class PostgresqlPressure(Pressure):
-    """PostgreSQL: writers of different rows do not wait for each other, and the server looks after its log."""
+    """PostgreSQL: writers of different rows do not block each other, and the server manages its log."""
 
     def log_bytes(self) -> int:
-        """Return 0: the log is the server's business."""
+        """Return 0: the server manages its log."""
         return 0
 
     def empty_log(self) -> None:
-        """Do nothing: the server does it."""
+        """Do nothing: the server manages its log."""
 
     def others_wrote(self, connection: Connection) -> bool:
-        """Return False: others need not be let in."""
+        """Return False: there is no need to yield to other writers."""
         return False
 
 
@@ -81,10 +81,10 @@ _BY_NAME: dict[str, type[Pressure]] = {"sqlite": SqlitePressure, "postgresql": P
 
 
 def pressure_of(engine: Engine) -> Pressure:
-    """Return what tells about the others that write to a database.
+    """Return the write pressure of a database.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the database is neither SQLite nor PostgreSQL.
     """
     try:
         return _BY_NAME[engine.dialect.name](engine)

@@ -1,4 +1,4 @@
-"""How each database writes the few expressions that the loader's merges need."""
+"""The few SQL expressions of the loader that differ between the databases."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ LOADING_LOCKS = 0x6C6F6164  # "load", the first key of our loaders' advisory loc
 
 
 class SqlExpressions(ABC):
-    """Expressions for merging a new row into the one that is there."""
+    """Expressions for merging a new row into an existing row."""
 
     computes_event_columns: ClassVar[bool]
-    """Whether raw_events reads session_id, event_type and event_timestamp from the payload by itself."""
+    """Whether the database itself computes session_id, event_type and event_timestamp of raw_events."""
 
     @abstractmethod
     def statement(self, sql: str) -> str:
-        """Return a statement written with `?` for its values in the driver's own style."""
+        """Return a statement with `?` as placeholders in the style of the driver."""
 
     @abstractmethod
-    def earliest(self, one: str, other: str) -> str:
-        """Return the smaller of two expressions, or the one that is not NULL."""
+    def earliest(self, left: str, right: str) -> str:
+        """Return the smaller of two expressions; NULL only if both are."""
 
     @abstractmethod
-    def latest(self, one: str, other: str) -> str:
-        """Return the larger of two expressions, or the one that is not NULL."""
+    def latest(self, left: str, right: str) -> str:
+        """Return the larger of two expressions; NULL only if both are."""
 
     @abstractmethod
     def binary(self, text: str) -> str:
         """Return a text expression that compares by its UTF-8 bytes."""
 
     @abstractmethod
-    def merged_lists(self, one: str, other: str) -> str:
-        """Return the sorted union of two JSON lists of texts; what is no list counts as empty."""
+    def merged_lists(self, left: str, right: str) -> str:
+        """Return the sorted union of two JSON lists of texts; `left` counts as empty if it is not a list."""
 
     @abstractmethod
     def json_text(self, column: str) -> str:
@@ -44,43 +44,43 @@ class SqlExpressions(ABC):
 
     @abstractmethod
     def for_update(self) -> str:
-        """Return the clause that keeps a row that was read from changing until the end of the transaction."""
+        """Return the clause that locks the selected rows until the end of the transaction."""
 
     @abstractmethod
     def numbered_locks(self) -> str | None:
-        """Return the statement that waits for locks, held until the end of the transaction; its value is a list.
+        """Return the statement that acquires numbered locks until the end of the transaction.
 
-        None where whoever writes is alone anyway.
+        Its parameter is the list of numbers. None if the database has only one writer at a time.
         """
 
 
 class SqliteExpressions(SqlExpressions):
-    """SQLite: the write lock is held from the beginning, text compares by bytes."""
+    """SQLite: a write transaction has the write lock from its start, and text compares by bytes."""
 
     computes_event_columns = True
 
     def statement(self, sql: str) -> str:
-        """Return the statement as it is: SQLite's drivers use `?`."""
+        """Return the statement unchanged: SQLite's drivers use `?`."""
         return sql
 
-    def earliest(self, one: str, other: str) -> str:
-        """Return SQLite's scalar min, which is NULL if either argument is."""
-        return f"min(coalesce({one}, {other}), coalesce({other}, {one}))"
+    def earliest(self, left: str, right: str) -> str:
+        """Return SQLite's scalar min with coalesced arguments, because it is NULL if either argument is."""
+        return f"min(coalesce({left}, {right}), coalesce({right}, {left}))"
 
-    def latest(self, one: str, other: str) -> str:
-        """Return SQLite's scalar max, which is NULL if either argument is."""
-        return f"max(coalesce({one}, {other}), coalesce({other}, {one}))"
+    def latest(self, left: str, right: str) -> str:
+        """Return SQLite's scalar max with coalesced arguments, because it is NULL if either argument is."""
+        return f"max(coalesce({left}, {right}), coalesce({right}, {left}))"
 
     def binary(self, text: str) -> str:
-        """Return the expression itself: BINARY is SQLite's default."""
+        """Return the expression itself: BINARY is SQLite's default collation."""
         return text
 
-    def merged_lists(self, one: str, other: str) -> str:
-        """Return the union through json_each; most often the two are equal."""
+    def merged_lists(self, left: str, right: str) -> str:
+        """Return the union with json_each; usually the two are equal."""
         return (
-            f"CASE WHEN {one} = {other} THEN {one} ELSE (SELECT json_group_array(value) FROM ("
-            f"SELECT value FROM json_each(CASE json_type({one}) WHEN 'array' THEN {one} ELSE '[]' END) UNION "
-            f"SELECT value FROM json_each({other}) ORDER BY 1)) END"
+            f"CASE WHEN {left} = {right} THEN {left} ELSE (SELECT json_group_array(value) FROM ("
+            f"SELECT value FROM json_each(CASE json_type({left}) WHEN 'array' THEN {left} ELSE '[]' END) UNION "
+            f"SELECT value FROM json_each({right}) ORDER BY 1)) END"
         )
 
     def json_text(self, column: str) -> str:
@@ -88,11 +88,11 @@ class SqliteExpressions(SqlExpressions):
         return column
 
     def for_update(self) -> str:
-        """Return nothing: nobody else writes."""
+        """Return an empty text: there is no other writer."""
         return ""
 
     def numbered_locks(self) -> None:
-        """Return None: nobody else writes."""
+        """Return None: there is no other writer."""
         return
 
 
@@ -105,24 +105,24 @@ class PostgresqlExpressions(SqlExpressions):
         """Return the statement with psycopg's placeholders."""
         return sql.replace("%", "%%").replace("?", "%s")
 
-    def earliest(self, one: str, other: str) -> str:
-        """Return LEAST, which passes over NULL."""
-        return f"LEAST({one}, {other})"
+    def earliest(self, left: str, right: str) -> str:
+        """Return LEAST, which ignores NULL."""
+        return f"LEAST({left}, {right})"
 
-    def latest(self, one: str, other: str) -> str:
-        """Return GREATEST, which passes over NULL."""
-        return f"GREATEST({one}, {other})"
+    def latest(self, left: str, right: str) -> str:
+        """Return GREATEST, which ignores NULL."""
+        return f"GREATEST({left}, {right})"
 
     def binary(self, text: str) -> str:
-        """Return the expression with the collation that compares bytes."""
+        """Return the expression with the byte-wise collation."""
         return f'({text}) COLLATE "C"'
 
-    def merged_lists(self, one: str, other: str) -> str:
-        """Return the union through json_array_elements_text."""
-        first = f"CASE json_typeof({one}) WHEN 'array' THEN {one} ELSE '[]'::json END"
+    def merged_lists(self, left: str, right: str) -> str:
+        """Return the union with json_array_elements_text."""
+        first = f"CASE json_typeof({left}) WHEN 'array' THEN {left} ELSE '[]'::json END"
         return (
             '(SELECT json_agg(path ORDER BY path COLLATE "C") FROM ('
-            f"SELECT json_array_elements_text({first}) UNION SELECT json_array_elements_text({other})) AS paths(path))"
+            f"SELECT json_array_elements_text({first}) UNION SELECT json_array_elements_text({right})) AS paths(path))"
         )
 
     def json_text(self, column: str) -> str:
@@ -134,7 +134,7 @@ class PostgresqlExpressions(SqlExpressions):
         return " FOR UPDATE"
 
     def numbered_locks(self) -> str:
-        """Return advisory locks, taken in the order of the list; those with two keys are nobody else's."""
+        """Return advisory locks, acquired in the order of the list; locks with two keys do not clash with others."""
         return f"SELECT pg_advisory_xact_lock({LOADING_LOCKS}, number) FROM unnest(?::int[]) AS number"
 
 
@@ -142,10 +142,10 @@ _BY_NAME: dict[str, SqlExpressions] = {"sqlite": SqliteExpressions(), "postgresq
 
 
 def sql_of(connection: Connection) -> SqlExpressions:
-    """Return how a connection's database writes.
+    """Return the SQL expressions for the database of a connection.
 
     Raises:
-        ConfigurationError: it is neither SQLite nor PostgreSQL.
+        ConfigurationError: the database is neither SQLite nor PostgreSQL.
     """
     try:
         return _BY_NAME[connection.dialect.name]

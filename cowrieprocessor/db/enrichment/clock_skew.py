@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, select, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
+from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, QUEUE
 from cowrieprocessor.db.enrichment.response_cache import CACHE
@@ -77,12 +77,12 @@ def correct_cache_skew(connection: Connection, provider: str, keys: Sequence[str
     Args:
         connection: in a write transaction.
         provider: the provider.
-        keys: keys to correct; up to NAMED_AT_ONCE other future answers are corrected too, because a provider may
+        keys: keys to correct; up to MAX_PARAMETERS other future answers are corrected too, because a provider may
             store answers under other keys than hashes.
         now: the current time.
     """
     is_skewed = (CACHE.c.provider == provider, CACHE.c.fetched_at > now + MAX_CLOCK_SKEW)
-    found = select(CACHE.c.key).where(*is_skewed).order_by(CACHE.c.key).limit(NAMED_AT_ONCE)
+    found = select(CACHE.c.key).where(*is_skewed).order_by(CACHE.c.key).limit(MAX_PARAMETERS)
     for chunk in chunks(sorted({*keys, *connection.scalars(found).all()})):
         values = {"fetched_at": now - _STEP, "expires_at": now}
         connection.execute(update(CACHE).where(*is_skewed, CACHE.c.key.in_(chunk)).values(**values))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
+from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
@@ -37,7 +37,7 @@ MAX_ROWS = 5_000
 MAX_HASHES = 64
 """Hashes that one transaction processes: each costs several statements, and a loader may be waiting."""
 
-SLICE_ROWS = NAMED_AT_ONCE
+SLICE_ROWS = MAX_PARAMETERS
 """Rows of one hash after which a transaction can end."""
 
 

@@ -92,7 +92,7 @@ def candidate_details(connection: Connection, scope: CandidateScope, hashes: Seq
     Args:
         connection: in a transaction.
         scope: the provider and the rules.
-        hashes: at most NAMED_AT_ONCE.
+        hashes: at most MAX_PARAMETERS.
 
     Returns:
         Rows with `sha256`, `reason`, `claim` (the response of its claim), `is_ahead` (a time is clock-skewed).

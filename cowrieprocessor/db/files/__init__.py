@@ -1,1 +1,1 @@
-"""A database as files: copied, locked, held open by other processes."""
+"""The database as a file: copies, locks, and the processes that have it open."""

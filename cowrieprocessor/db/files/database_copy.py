@@ -1,4 +1,4 @@
-"""A whole database copied while others write, counted on both sides, and compared. Nothing here names a file anew."""
+"""Copy a whole database while others write, and verify the copy by its row counts. Nothing here renames a file."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from cowrieprocessor.db.engine import describe, dispose, read_transaction, trans
 from cowrieprocessor.db.schema_facts import read_facts, refuse_unsupported
 from cowrieprocessor.errors import ConfigurationError, CopyRefused, DatabaseDamaged, SchemaVersionError
 
-SHOWN_DAMAGES = 5
+SHOWN_PROBLEMS = 5
 
 StepReport = Callable[[str, int, int], None]
-"""Called with the step (copying, counting, checking), how much of it is done, and how much there is."""
+"""Called with the step (copying, counting, checking), the amount done, and the total amount."""
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What a copy has to agree in: the schema's version, and how many rows each table has."""
+    """What a copy must have in common with its source: the schema version, and the number of rows of each table."""
 
     version: int
     rows: dict[str, int]
 
 
 def database_file(engine: Engine, remedy: str) -> tuple[DatabaseFiles, Path]:
-    """Return the file of an engine's database, and what can be done with it.
+    """Return the file operations of an engine's database, and the path of its file.
+
+    Args:
+        engine: the database.
+        remedy: what to do instead if the database is not a file, for the message.
 
     Raises:
-        ConfigurationError: a server keeps it, or it is in memory; `remedy` says what to do there.
+        ConfigurationError: the database is on a server or in memory.
     """
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None
@@ -42,14 +46,14 @@ def database_file(engine: Engine, remedy: str) -> tuple[DatabaseFiles, Path]:
 
 
 def read_only_engine(engine: Engine, path: Path | None = None) -> Engine:
-    """Return an engine that looks at the same database, or at another file, and leaves no trace beside it."""
+    """Return a read-only engine for the same database, or another file, that creates no files next to it."""
     options = replace(options_of(engine), read_only=True, leave_no_trace=True)
     url = engine.url if path is None else URL.create("sqlite", database=str(path))
     return dialect_of(engine).create_engine(url, options)
 
 
-def reading_engine(engine: Engine) -> Engine:
-    """Return an engine that reads the same database, for a transaction that others may write beside."""
+def snapshot_engine(engine: Engine) -> Engine:
+    """Return a read-only engine for the same database, for a snapshot that is read while others write."""
     return dialect_of(engine).create_engine(engine.url, replace(options_of(engine), read_only=True))
 
 
@@ -60,13 +64,13 @@ def copy_snapshot(
     in_use: bool,
     on_step: StepReport,
 ) -> None:
-    """Write the state that a reading transaction sees into a new file; see `DatabaseFiles.copy`.
+    """Write the snapshot that a read transaction sees to a new file; see `DatabaseFiles.copy`.
 
     Raises:
-        DatabaseError: it cannot be read or written; the message names the file written, for its disk fills first.
+        DatabaseError: it cannot be read or written; the message names the new file, because its disk fills up first.
     """
     engine = connection.engine
-    files, _ = database_file(engine, "only a file is copied as one")
+    files, _ = database_file(engine, "only a file can be copied")
     with translate_errors(read_only_engine(engine, target)):
         files.copy(connection, target, in_use=in_use, on_progress=lambda done, total: on_step("copying", done, total))
 
@@ -75,8 +79,8 @@ def take_census(connection: Connection, database: str, on_step: StepReport) -> C
     """Count the rows of every table.
 
     Raises:
-        NotADatabase: the tables are another application's.
-        SchemaVersionError: it is empty, or of a version that nothing here can use.
+        NotADatabase: the tables belong to another application.
+        SchemaVersionError: the database is empty, or of an unsupported version.
     """
     version = usable_version(connection, database)
     dialect = dialect_of(connection)
@@ -90,11 +94,11 @@ def take_census(connection: Connection, database: str, on_step: StepReport) -> C
 
 
 def usable_version(connection: Connection, database: str) -> int:
-    """Return the schema's version, if it is one that we use or migrate.
+    """Return the schema version, if it can be used or migrated.
 
     Raises:
-        NotADatabase: the tables are another application's.
-        SchemaVersionError: it is empty, or of another version.
+        NotADatabase: the tables belong to another application.
+        SchemaVersionError: the database is empty, or of an unsupported version.
     """
     version = read_facts(connection, database).version
     if version is None:
@@ -103,43 +107,48 @@ def usable_version(connection: Connection, database: str) -> int:
     return version
 
 
-def require_sound(connection: Connection, database: str, *, quick: bool, on_step: StepReport) -> None:
-    """Make sure that a database is not damaged.
+def require_intact(connection: Connection, database: str, *, quick: bool, on_step: StepReport) -> None:
+    """Check that a database is not damaged.
+
+    Args:
+        connection: a connection in a read transaction.
+        database: the name of the database, for messages.
+        quick: do not compare tables with their indexes.
+        on_step: called with the progress.
 
     Raises:
-        DatabaseDamaged: the message names the first damages.
+        DatabaseDamaged: the message quotes the first problems.
     """
     on_step("checking", 0, 1)
-    damages = dialect_of(connection).damages(connection, full=not quick)
-    if damages:
-        raise DatabaseDamaged(f"{database}: is damaged: {'; '.join(damages[:SHOWN_DAMAGES])}")
+    problems = dialect_of(connection).find_damage(connection, full=not quick)
+    if problems:
+        raise DatabaseDamaged(f"{database}: is damaged: {'; '.join(problems[:SHOWN_PROBLEMS])}")
     on_step("checking", 1, 1)
 
 
 def verify_copy(engine: Engine, copied: Path, expected: Census, *, quick: bool, on_step: StepReport) -> None:
-    """Make sure that a copy is sound and holds what was there.
+    """Check that a copy is not damaged and has the expected rows.
 
     Args:
-        engine: on any database of the same kind: the copy is opened as that one is.
-        copied: the copy.
-        expected: what it has to hold.
+        engine: an engine of the same kind, whose options are used to open the copy.
+        copied: the path of the copy.
+        expected: the census of the source.
         quick: do not compare tables with their indexes.
-        on_step: told about the steps.
+        on_step: called with the progress.
 
     Raises:
-        CopyRefused: it differs; the message says in what.
-        DatabaseDamaged: it is damaged.
+        CopyRefused: the copy differs; the message says how.
+        DatabaseDamaged: the copy is damaged.
     """
     copy = read_only_engine(engine, copied)
     try:
         with read_transaction(copy) as connection:
-            require_sound(connection, f"{copied}: the copy", quick=quick, on_step=on_step)
-            found = take_census(connection, str(copied), on_step)
+            require_intact(connection, f"{copied}: the copy", quick=quick, on_step=on_step)
+            census = take_census(connection, str(copied), on_step)
     finally:
         dispose(copy)
-    if found != expected:
-        different = sorted(
-            name for name in expected.rows.keys() | found.rows.keys() if expected.rows.get(name) != found.rows.get(name)
-        )
-        what = f"rows of {', '.join(different[:SHOWN_DAMAGES])}" if different else "version"
-        raise CopyRefused(f"{copied}: the copy has other {what} than the database; look at the disk, then repeat")
+    if census != expected:
+        tables = expected.rows.keys() | census.rows.keys()
+        different = sorted(table for table in tables if expected.rows.get(table) != census.rows.get(table))
+        what = f"rows of {', '.join(different[:SHOWN_PROBLEMS])}" if different else "version"
+        raise CopyRefused(f"{copied}: the copy differs from the database in the {what}; check the disk, then repeat")

@@ -1,4 +1,4 @@
-"""One command at a time on a database as a whole: migrating, writing a copy, putting one in its place."""
+"""The lock for commands on a whole database: migration, backup and restore run one at a time."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ PRIVATE = 0o600
 
 @contextmanager
 def maintenance_lock(database: Path, options: EngineOptions) -> Iterator[None]:
-    """Hold the lock file beside a database; it is gone afterwards. A killed holder's file keeps nobody out.
+    """Lock the lock file next to a database, and delete it at the end; the file of a killed process does not block.
 
     Raises:
-        DatabaseLocked: another such command held it for longer than we may wait.
-        DatabaseError: the folder is missing or may not be written.
+        DatabaseLocked: another such command kept the lock beyond the timeout.
+        DatabaseError: the folder does not exist or is not writable.
     """
     path = database.with_name(f"{database.name}.maintenance-lock")
-    held: list[int] = []
-    if not wait_until(lambda: _take(path, held), options):
+    descriptors: list[int] = []
+    if not wait_until(lambda: _try_lock(path, descriptors), options):
         raise DatabaseLocked(
-            f"{database}: another maintenance command has been at work on it for {options.lock_timeout_s:g} s; "
+            f"{database}: another maintenance command has been running on it for {options.lock_timeout_s:g} s; "
             "wait for it, then repeat the command"
         )
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while we still hold it: whoever waits finds another file, or none
-        os.close(held[0])
+        path.unlink(missing_ok=True)  # while still locked: a waiting process then finds a new file, or none
+        os.close(descriptors[0])
 
 
-def _take(path: Path, held: list[int]) -> bool:
-    """Try to get the lock; the file that was locked has to be the one that has the name now."""
+def _try_lock(path: Path, descriptors: list[int]) -> bool:
+    """Try to lock the lock file and append its descriptor; the locked file must still have its name."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
     except FileNotFoundError:
         raise DatabaseError(f"{path.parent}: no such folder; create it, or name another file") from None
     except PermissionError as error:
-        raise DatabaseReadOnly(f"{path}: may not be written; choose a folder that you may write in") from error
+        raise DatabaseReadOnly(f"{path}: is not writable; choose a folder that you may write to") from error
     except OSError as error:
-        raise DatabaseError(f"{path}: cannot be opened: {error.strerror}; look at what is there") from error
-    taken = False
+        raise DatabaseError(f"{path}: cannot be opened: {error.strerror}; check what is there") from error
+    locked = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = _has_the_name(descriptor, path)
+        locked = _is_at_path(descriptor, path)
     except BlockingIOError:
         return False
     finally:
-        if not taken:
+        if not locked:
             os.close(descriptor)
-    if taken:
-        held.append(descriptor)
-    return taken
+    if locked:
+        descriptors.append(descriptor)
+    return locked
 
 
-def _has_the_name(descriptor: int, path: Path) -> bool:
+def _is_at_path(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, Text, and_, bindparam, case, cast, func, null, or_, select
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE, chunks
+from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 from cowrieprocessor.events import Event, moment_or_none
 
@@ -23,7 +23,7 @@ MAX_COMPARED_CHARS = 64 << 10
 REWRITTEN = frozenset({"input", "command", "input_safe", "input_hash"})
 """Keys that version 3 added in place of a command, or emptied."""
 
-_EVENTS_AT_ONCE = NAMED_AT_ONCE // 2 - 2
+_EVENTS_AT_ONCE = MAX_PARAMETERS // 2 - 2
 _NOT_COMPARED = REWRITTEN | {"session", "eventid", "timestamp"}  # the last three are compared as columns
 
 _LOG = LogFile.__table__

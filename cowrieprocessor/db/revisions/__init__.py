@@ -1,4 +1,4 @@
-"""The history of the schema: one change a file, spelled out, never edited after a release.
+"""The history of the schema: one change per file, written out in full, never edited after a release.
 
-The revisions do not import the models: they say what was, the models say what is. A test compares the two.
+The revisions do not import the models: revisions describe the past, the models the present. A test compares the two.
 """

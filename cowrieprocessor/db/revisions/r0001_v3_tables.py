@@ -1,4 +1,4 @@
-"""The tables of v3, but for its redundant second unique index uq_raw_events_source_gen."""
+"""The tables of v3, without its redundant second unique index uq_raw_events_source_gen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create v3's six tables."""
+    """Create the six tables of v3."""
     _create_schema_state()
     _create_raw_events()
     _create_session_summaries()
@@ -42,7 +42,7 @@ def _moment_of_insert(name: str) -> sa.Column[object]:
 
 
 def _from_payload(name: str, length: int, field: str) -> sa.Column[str]:
-    """Return a column that SQLite computes from the payload (see db/dialects/generated_columns.py)."""
+    """Return a column that SQLite computes from the payload (see db/columns.py)."""
     return sa.Column(name, sa.String(length), info={"generated_from_payload": field})
 
 

@@ -1,4 +1,4 @@
-"""The table `files` as it was planned: one row per session and hash."""
+"""The table `files` of the original plan: one row per session and hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to hashes, sessions, logs, verdicts, quotas and jobs."""
+"""The tables for hashes, session attributes, logs, verdicts, quotas and jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the other tables of v4."""
+    """Create the tables."""
     _create_file_hashes()
     _create_session_attributes()
     _create_log_files()

@@ -1,4 +1,4 @@
-"""`followed_files`: what the follower saw of each file last, so that one with nothing new costs a stat."""
+"""`followed_files`: the last known state of each followed file, so that an unchanged file costs one stat."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a validation reads from the database, and where it keeps what it recomputed."""
+"""Database access of the validation: its queries, and the storage for recomputed rows."""

@@ -1,4 +1,4 @@
-"""The rows that a validation compares: of files, file_hashes, session_attributes and command_stats."""
+"""The rows that the validation compares: files, file_hashes, session_attributes and command_stats."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ARTIFACT = "artifact"
 
 
 class FileRow(NamedTuple):
-    """One row of `files`, and what it should agree with.
+    """One row of `files`, and whether it is consistent with other tables.
 
     Attributes:
-        verdict_differs: the hash has another verdict or status, and none is on its way to this row.
-        flag_missing: it is malicious and its session is not flagged.
+        verdict_differs: its hash has another verdict or status, and no propagation to this row is pending.
+        flag_missing: it is malicious but its session is not flagged.
         has_session: its session has a summary or events.
         has_hash: its hash has a row in file_hashes.
     """
@@ -36,7 +36,11 @@ class FileRow(NamedTuple):
 
 
 class HashRow(NamedTuple):
-    """One row of `file_hashes`. `has_artifact` says whether a captured file stands for a hash without sessions."""
+    """One row of `file_hashes`.
+
+    Attributes:
+        has_artifact: for a hash without sessions, whether a captured file has this hash; otherwise None.
+    """
 
     sha256: str
     session_count: int
@@ -72,11 +76,11 @@ class CommandRow(NamedTuple):
 
 
 class Rows:
-    """The queries for one database."""
+    """The queries for these rows."""
 
-    def __init__(self, reading: TableScan) -> None:
-        self._reading = reading
-        differs, moment = reading.differs, reading.moment
+    def __init__(self, scan: TableScan) -> None:
+        self._scan = scan
+        differs, moment = scan.differs, scan.moment
         verdict = " OR ".join(differs(f"f.{column}", f"h.{column}") for column in VERDICT_COLUMNS)
         self._queries: dict[type[Any], tuple[str, tuple[str, ...]]] = {
             FileRow: (
@@ -110,13 +114,13 @@ class Rows:
         }
 
     def walk(self, kind: type[Any]) -> ScanQuery:
-        """Return the walk over a table in the order of its keys."""
+        """Return the scan of a table in the order of its keys."""
         select, keys = self._queries[kind]
         return ScanQuery(select, keys)
 
-    def one(self, connection: Connection, kind: type[Any], key: Row) -> Row | None:
-        """Return the row of a key, if there is one."""
+    def get(self, connection: Connection, kind: type[Any], key: Row) -> Row | None:
+        """Return the row with a key, or None."""
         select, keys = self._queries[kind]
         where = " AND ".join(f"{column} = ?" for column in keys)
-        found = self._reading.rows(connection, f"{select} WHERE {where}", key)
-        return found[0] if found else None
+        rows = self._scan.rows(connection, f"{select} WHERE {where}", key)
+        return rows[0] if rows else None

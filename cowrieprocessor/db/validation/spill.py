@@ -1,9 +1,10 @@
-"""What a validation recomputed, kept in a private temporary SQLite file, so that memory stays bounded.
+"""The recomputed rows of a validation, in a private temporary SQLite file, so that memory use is bounded.
 
-Parts come in any order; `settle` makes of them one row per key, of each column the smallest, the largest or the sum.
+Partial rows are added in any order; `merge` combines them to one row per key, with the smallest value, the largest
+value or the sum in each column.
 
-The library is Python's own: that of pysqlite3 is built to sort in memory, however much there is to sort. The file is
-nobody else's, so that two libraries in one process do no harm.
+The library is Python's own, because pysqlite3 is built to sort in memory at any size. No other process opens the file,
+so that two libraries in one process do no harm.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Row = tuple[Any, ...]
 
 _PRAGMAS = ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "temp_store=FILE", "cache_size=-16384")
 _FETCHED_ROWS = 1000
-_MERGED = {
+_UPSERT = {
     "min": "min(coalesce({0}, excluded.{0}), coalesce(excluded.{0}, {0}))",
     "max": "max(coalesce({0}, excluded.{0}), coalesce(excluded.{0}, {0}))",
     "sum": "{0} + excluded.{0}",
@@ -33,7 +34,13 @@ _MERGED = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One table of recomputed rows: its keys, and how the parts of each other column become one value."""
+    """One table of recomputed rows.
+
+    Attributes:
+        name: its name.
+        keys: its key columns.
+        values: the other columns, with the function that merges their values: min, max or sum.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -41,7 +48,7 @@ class Shape:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns, the keys first."""
+        """All columns, starting with the keys."""
         return *self.keys, *self.values
 
 
@@ -61,25 +68,25 @@ _SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS)
 
 
 class Spill:
-    """The temporary file; it is gone when the `with` ends.
+    """The temporary file, as a context manager that deletes it at the end.
 
     Raises:
-        DatabaseError: the temporary folder cannot hold it; the message says how to choose another one.
+        DatabaseError: the temporary folder is not writable or full; the message says how to choose another folder.
     """
 
     def __init__(self) -> None:
-        self._settled: set[str] = set()
+        self._merged: set[str] = set()
 
     def __enter__(self) -> Spill:
-        """Make the file: only we may read it and its folder."""
+        """Create the file and its folder, readable by the owner only."""
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="cowrieprocessor-validate-")
         except OSError as error:
             raise DatabaseError(
-                f"no temporary file can be made ({error}); name a folder with room in TMPDIR"
+                f"cannot create a temporary folder ({error}); set TMPDIR to a folder with free space"
             ) from error
         path = Path(self._folder.name) / "recomputed.sqlite"
-        with self._explained():
+        with self._translate_errors():
             create_private(path)
             self._connection = sqlite3.connect(path, isolation_level=None)
             for pragma in _PRAGMAS:
@@ -91,110 +98,112 @@ class Spill:
                     f"CREATE TABLE {shape.name} ({', '.join(shape.columns)},"
                     f" PRIMARY KEY ({', '.join(shape.keys)})) WITHOUT ROWID"
                 )
-            self._connection.execute("CREATE TABLE suspects (what, one, other)")
+            self._connection.execute("CREATE TABLE suspects (table_name, first_key, second_key)")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the file."""
+        """Delete the file."""
         self._connection.close()
         self._folder.cleanup()
 
     def add(self, shape: Shape, rows: Sequence[Row]) -> None:
-        """Add parts: quickly before the table is settled, into its rows afterwards."""
+        """Add partial rows: appended before the table is merged, merged into its rows afterwards."""
         if not rows:
             return
         marks = ", ".join("?" * len(shape.columns))
-        if shape.name not in self._settled:
-            self._many(f"INSERT INTO {shape.name}_parts VALUES ({marks})", rows)
+        if shape.name not in self._merged:
+            self._execute_many(f"INSERT INTO {shape.name}_parts VALUES ({marks})", rows)
             return
-        updates = ", ".join(f"{column} = {_MERGED[how].format(column)}" for column, how in shape.values.items())
-        self._many(
+        updates = ", ".join(
+            f"{column} = {_UPSERT[function].format(column)}" for column, function in shape.values.items()
+        )
+        self._execute_many(
             f"INSERT INTO {shape.name} VALUES ({marks}) ON CONFLICT ({', '.join(shape.keys)}) DO UPDATE SET {updates}",
             rows,
         )
 
-    def settle(self, shape: Shape) -> int:
-        """Make one row per key of all parts, and return how many there are."""
+    def merge(self, shape: Shape) -> int:
+        """Merge all partial rows to one row per key, and return the number of rows."""
         keys = ", ".join(shape.keys)
-        values = "".join(f", {how}({column})" for column, how in shape.values.items())
-        self._run(
+        values = "".join(f", {function}({column})" for column, function in shape.values.items())
+        self._execute(
             f"INSERT INTO {shape.name} SELECT {keys}{values} FROM {shape.name}_parts GROUP BY {keys} ORDER BY {keys}"
         )
-        self._run(f"DROP TABLE {shape.name}_parts")
-        self._settled.add(shape.name)
+        self._execute(f"DROP TABLE {shape.name}_parts")
+        self._merged.add(shape.name)
         return self.count(shape)
 
-    def settle_hashes(self) -> int:
-        """Make the hashes of the settled files, and return how many there are."""
-        self._run(
+    def merge_hashes(self) -> int:
+        """Compute the hashes from the merged files, and return the number of rows."""
+        self._execute(
             "INSERT INTO hashes SELECT shasum, count(*), min(first_seen), max(last_seen) FROM files"
             " GROUP BY shasum ORDER BY shasum"
         )
-        self._settled.add(HASHES.name)
+        self._merged.add(HASHES.name)
         return self.count(HASHES)
 
-    def tell_hashes_again(self, hashes: Sequence[str]) -> None:
-        """Recompute some hashes after files were added behind `settle_hashes`."""
-        self._run("CREATE INDEX IF NOT EXISTS files_shasum ON files (shasum)")
-        self._many("DELETE FROM hashes WHERE sha256 = ?", [(one,) for one in hashes])
-        self._many(
+    def recompute_hashes(self, hashes: Sequence[str]) -> None:
+        """Recompute the given hashes, whose files were added after `merge_hashes`."""
+        self._execute("CREATE INDEX IF NOT EXISTS files_shasum ON files (shasum)")
+        self._execute_many("DELETE FROM hashes WHERE sha256 = ?", [(sha256,) for sha256 in hashes])
+        self._execute_many(
             "INSERT INTO hashes SELECT shasum, count(*), min(first_seen), max(last_seen) FROM files"
             " WHERE shasum = ? GROUP BY shasum",
-            [(one,) for one in hashes],
+            [(sha256,) for sha256 in hashes],
         )
 
     def count(self, shape: Shape) -> int:
-        """Return how many rows a settled table has."""
-        with self._explained():
+        """Return the number of rows of a merged table."""
+        with self._translate_errors():
             return int(self._connection.execute(f"SELECT count(*) FROM {shape.name}").fetchone()[0])
 
     def get(self, shape: Shape, key: Row) -> Row | None:
-        """Return the row of a key, if there is one."""
+        """Return the row with a key, or None."""
         where = " AND ".join(f"{column} = ?" for column in shape.keys)
-        with self._explained():
+        with self._translate_errors():
             row: Row | None = self._connection.execute(f"SELECT * FROM {shape.name} WHERE {where}", key).fetchone()
         return row
 
     def walk(self, shape: Shape) -> Iterator[Row]:
-        """Yield the rows of a settled table in the order of their keys."""
+        """Yield the rows of a merged table in the order of their keys."""
         with closing(self._connection.cursor()) as cursor:
             cursor.execute(f"SELECT * FROM {shape.name} ORDER BY {', '.join(shape.keys)}")
             while True:
-                with self._explained():
+                with self._translate_errors():
                     rows = cursor.fetchmany(_FETCHED_ROWS)
                 if not rows:
                     return
                 yield from rows
 
     def add_suspects(self, rows: Sequence[Row]) -> None:
-        """Note what did not agree at first sight: (table, first key, second key or None)."""
-        self._many("INSERT INTO suspects VALUES (?, ?, ?)", rows)
+        """Record rows that did not agree at first: (table, first key, second key or None)."""
+        self._execute_many("INSERT INTO suspects VALUES (?, ?, ?)", rows)
 
     def suspects(self, table: str) -> Iterator[Row]:
-        """Yield the keys that were noted of one table, in the order in which they were noted."""
+        """Yield the recorded keys of one table, in the order in which they were recorded."""
         with closing(self._connection.cursor()) as cursor:
-            cursor.execute("SELECT one, other FROM suspects WHERE what = ? ORDER BY rowid", (table,))
+            cursor.execute("SELECT first_key, second_key FROM suspects WHERE table_name = ? ORDER BY rowid", (table,))
             while rows := cursor.fetchmany(_FETCHED_ROWS):
                 yield from rows
 
-    def _many(self, sql: str, rows: Sequence[Row]) -> None:
-        with self._explained():
+    def _execute_many(self, sql: str, rows: Sequence[Row]) -> None:
+        with self._translate_errors():
             self._connection.execute("BEGIN")
             self._connection.executemany(sql, rows)
             self._connection.execute("COMMIT")
 
-    def _run(self, sql: str) -> None:
-        with self._explained():
+    def _execute(self, sql: str) -> None:
+        with self._translate_errors():
             self._connection.execute(sql)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
             raise DatabaseError(
-                f"{self._folder.name}: what was recomputed cannot be kept here ({error}); make room, "
-                "or name a folder with more of it in TMPDIR"
+                f"{self._folder.name}: the recomputed rows cannot be stored here ({error}); free some space, "
+                "or set TMPDIR to a folder with more"
             ) from error

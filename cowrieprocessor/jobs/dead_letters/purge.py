@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE
+from cowrieprocessor.db.chunks import MAX_PARAMETERS
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import LetterFilter
 from cowrieprocessor.db.engine import read_transaction
@@ -100,7 +100,7 @@ def purge(
             with throttle.transaction() as turn:
                 deleted = 0
                 while ids and (not deleted or turn.may_go_on()):
-                    part, ids = ids[:NAMED_AT_ONCE], ids[NAMED_AT_ONCE:]
+                    part, ids = ids[:MAX_PARAMETERS], ids[MAX_PARAMETERS:]
                     deleted += table.purge(turn.connection, letter_filter, part)
             purged += deleted
             on_progress(purged)

@@ -25,7 +25,7 @@ def prepare_part(files: DatabaseFiles, target: Path) -> Path:
         CopyRefused: another file has that name.
     """
     part = part_path(target)
-    if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_one(part))):
+    if part.is_symlink() or (part.exists() and not (part.is_file() and files.looks_like_database(part))):
         raise CopyRefused(f"{part}: exists and is not an unfinished copy; move it, then repeat the command")
     discard(files, part)
     return part

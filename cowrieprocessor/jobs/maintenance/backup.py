@@ -18,7 +18,7 @@ from cowrieprocessor.db.files.database_copy import (
     copy_snapshot,
     database_file,
     read_only_engine,
-    reading_engine,
+    snapshot_engine,
     take_census,
     usable_version,
     verify_copy,
@@ -196,7 +196,7 @@ def _copy(engine: Engine, part: Path, on_step: StepReport, sample_log: Callable[
         sample_log()
         on_step(step, done, total)
 
-    source = reading_engine(engine)
+    source = snapshot_engine(engine)
     try:
         with read_transaction(source) as connection:
             usable_version(connection, describe(engine))  # the first read fixes the state that is copied

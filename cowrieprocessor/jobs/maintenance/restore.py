@@ -19,7 +19,7 @@ from cowrieprocessor.db.files.database_copy import (
     copy_snapshot,
     database_file,
     read_only_engine,
-    require_sound,
+    require_intact,
     take_census,
     usable_version,
     verify_copy,
@@ -170,7 +170,7 @@ def restore(
             backup = read_only_engine(engine, Path(plan.source))
             try:
                 with read_transaction(backup) as connection:
-                    require_sound(connection, plan.source, quick=quick, on_step=on_step)
+                    require_intact(connection, plan.source, quick=quick, on_step=on_step)
                     census = take_census(connection, plan.source, on_step)
                     copy_snapshot(connection, part, in_use=True, on_step=on_step)
             finally:
@@ -207,7 +207,7 @@ def _replace(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Pa
         return None
     if _is_readable(engine, files, path):  # otherwise it is kept unchanged, with its log
         with suppress(DatabaseDamaged), translate_errors(engine):
-            files.settle(path, options_of(engine))
+            files.consolidate(path, options_of(engine))
     kept = _unused(path.with_name(f"{path.name}.before-restore-{_now()}"))
     _add_second_name(path, kept)
     try:
@@ -305,7 +305,7 @@ def _is_readable(engine: Engine, files: DatabaseFiles, path: Path) -> bool:
         foreign = error
     finally:
         dispose(reader)
-    if foreign is not None and files.looks_like_one(path):
+    if foreign is not None and files.looks_like_database(path):
         raise foreign
     return foreign is None
 

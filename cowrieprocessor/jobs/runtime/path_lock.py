@@ -86,7 +86,7 @@ class PathLock:
             DatabaseError: see `write_transaction`.
         """
         with write_transaction(self._engine) as connection:
-            dialect_of(self._engine).hold_migration_lock(connection)  # of two that come at once the second waits here
+            dialect_of(self._engine).lock_migrations(connection)  # of two that come at once the second waits here
             others = jobs_of_kind(connection, self._kind)
             for other in others:
                 self._refuse_if_held(other)

@@ -14,7 +14,7 @@ from cowrieprocessor.db.dialects.base import DatabaseFiles
 from cowrieprocessor.db.engine import describe, dispose, read_transaction
 from cowrieprocessor.db.files.database_copy import read_only_engine
 from cowrieprocessor.db.files.open_files import FileHolders, holders_of, name_holders
-from cowrieprocessor.db.schema_facts import can_be_migrated, read_facts, standing_revision
+from cowrieprocessor.db.schema_facts import can_be_migrated, current_revision, read_facts
 from cowrieprocessor.db.upgrade.estimates import ExpectedWork, expected_work, tables_to_add
 from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseInUse, DatabaseReadOnly
 from cowrieprocessor.jobs.maintenance.atomic_file import SPARE_BYTES, free_bytes
@@ -164,7 +164,7 @@ def preflight(engine: Engine) -> Preflight:
 
 def _inspect(connection: Connection, name: str, files: DatabaseFiles | None, path: Path | None) -> Preflight:
     facts = read_facts(connection, name)
-    standing_revision(connection, facts, name)
+    current_revision(connection, facts, name)
     storage = dialect_of(connection).storage(connection)
     work = expected_work(connection, facts)
     needs_migration = can_be_migrated(facts)

@@ -127,11 +127,11 @@ def roll_back(
     with write_transaction(engine) as connection:
         is_done = False
         try:
-            dialect_of(connection).hold_migration_lock(connection)
+            dialect_of(connection).lock_migrations(connection)
             facts, changes = _inspect(connection, database)
             if not changes.needed:  # another process rolled it back meanwhile
                 return RolledBack(database, (), None, RemovedRows(0, 0), 0)
-            definitions_of(connection).keep_others_out(connection, changes.tables)
+            definitions_of(connection).lock_tables(connection, changes.tables)
             if rows_digest(connection, facts) != saved.rows_sha256:
                 notify("saving again, because rows were written meanwhile")
                 path.unlink()

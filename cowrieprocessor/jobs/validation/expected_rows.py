@@ -160,8 +160,8 @@ class ExpectedFiles(ExpectedRows):
 
     def merge(self) -> None:
         """Merge what was added into rows; what is added later is merged at once."""
-        self._spill.settle(FILES)
-        self._spill.settle_hashes()
+        self._spill.merge(FILES)
+        self._spill.merge_hashes()
         self.is_merged = True
 
     def _add(self, fields: Mapping[str, Any]) -> None:
@@ -177,7 +177,7 @@ class ExpectedFiles(ExpectedRows):
         rows, self._pending = self._pending, []
         self._spill.add(FILES, rows)
         if self.is_merged and rows:
-            self._spill.tell_hashes_again(sorted({row[1] for row in rows}))
+            self._spill.recompute_hashes(sorted({row[1] for row in rows}))
 
 
 class ExpectedSessions(ExpectedRows):
@@ -192,8 +192,8 @@ class ExpectedSessions(ExpectedRows):
 
     def merge(self) -> None:
         """Merge what was added into rows; what is added later is merged at once."""
-        self._spill.settle(ATTRIBUTES)
-        self._spill.settle(COMMANDS)
+        self._spill.merge(ATTRIBUTES)
+        self._spill.merge(COMMANDS)
 
     def _add(self, fields: Mapping[str, Any]) -> None:
         self._pending.add(fields)

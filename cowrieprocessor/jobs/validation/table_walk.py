@@ -76,7 +76,7 @@ class TableWalk:
                 expected_rows.follow(connection)
                 for key in batch:
                     expected = self._spill.get(self._check.shape, key)
-                    row = self._rows.one(connection, self._check.kind, key)
+                    row = self._rows.get(connection, self._check.kind, key)
                     confirmed += self._check.differences(expected, row, self._spill)
             for difference in confirmed:
                 differences.add(difference)

@@ -15,10 +15,12 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.cli.db import db
-from cowrieprocessor.db import status as inspection
+from cowrieprocessor.cli.db_commands.text import status_text
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
+from cowrieprocessor.db.status import database_status
 from cowrieprocessor.errors import DatabaseDamaged, DatabaseError, NotADatabase, SchemaVersionError
+from cowrieprocessor.reporting.render.json import to_json
 from tests import v3_schema
 from tests.other_connections import sqlite3
 
@@ -108,9 +110,8 @@ def test_status_shows_jobs_with_nothing_to_obey(tmp_path: Path) -> None:
     assert "load  failed, finished 2025-01-02 03:04:05 UTC: \\x1b[2Jgone" in output
 
 
-def test_status_estimates_large_tables(engine: Engine, monkeypatch: pytest.MonkeyPatch, db_url: str) -> None:
+def test_status_estimates_large_tables(engine: Engine) -> None:
     """Tables beyond a number of rows are not counted to the end, and marked so."""
-    monkeypatch.setattr(inspection, "COUNTED_ROWS", 2)
     with write_transaction(engine) as connection:
         connection.execute(
             text("INSERT INTO files (session_id, shasum) VALUES ('a', 'x'), ('b', 'x'), ('c', 'x'), ('d', 'x')")
@@ -118,9 +119,9 @@ def test_status_estimates_large_tables(engine: Engine, monkeypatch: pytest.Monke
     if engine.name == "postgresql":
         with write_transaction(engine) as connection:
             connection.execute(text("ANALYZE files"))
-    document = json.loads(call("status", "--json", "--db", db_url).stdout)
-    assert document["tables"]["files"] == {"rows": 4, "exact": False}
-    assert "about 4" in call("status", "--db", db_url).stdout
+    status = database_status(engine, counted_rows=2)
+    assert json.loads(to_json(status))["tables"]["files"] == {"rows": 4, "exact": False}
+    assert "about 4" in status_text(status)
 
 
 def test_status_of_another_applications_file(tmp_path: Path) -> None:

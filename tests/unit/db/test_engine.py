@@ -1,4 +1,4 @@
-"""Opening a database: what is made, what is refused, and what the errors say."""
+"""Opening a database: what is created, what is refused, and the error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPENER = Callable[..., Engine]
 
 @pytest.fixture
 def opened() -> Iterator[OPENER]:
-    """get_engine, whose engines are closed after the test."""
+    """Return get_engine, whose engines are closed after the test."""
     engines: list[Engine] = []
 
     def open_(*args: object, **options: object) -> Engine:
@@ -53,7 +53,7 @@ def opened() -> Iterator[OPENER]:
 
 
 def touch(engine: Engine) -> None:
-    """Write something."""
+    """Write to the database."""
     with write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY, y TEXT)"))
 
@@ -64,7 +64,7 @@ def mode(path: Path) -> int:
 
 
 def test_new_file_is_private(tmp_path: Path, opened: OPENER) -> None:
-    """A new database, its log and its shared memory can be read by their owner alone, whatever the umask."""
+    """A new database, its log and its shared memory are readable by their owner only, whatever the umask."""
     path = tmp_path / "new.sqlite"
     before = os.umask(0)
     try:
@@ -77,7 +77,7 @@ def test_new_file_is_private(tmp_path: Path, opened: OPENER) -> None:
 
 
 def test_existing_file_keeps_its_mode(tmp_path: Path, opened: OPENER) -> None:
-    """A database that its owner shares with a group stays shared."""
+    """The permissions of an existing database are not changed."""
     path = tmp_path / "shared.sqlite"
     path.touch()
     path.chmod(0o640)
@@ -86,21 +86,21 @@ def test_existing_file_keeps_its_mode(tmp_path: Path, opened: OPENER) -> None:
 
 
 def test_nothing_is_opened_before_the_first_use(tmp_path: Path, opened: OPENER) -> None:
-    """Making an engine creates no file."""
+    """Creating an engine creates no file."""
     opened(tmp_path / "later.sqlite")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["plain.sqlite", "with blank.sqlite", "50%20.sqlite", "what?mode=ro#x", "ünï.db"])
-def test_path_is_taken_as_it_is(tmp_path: Path, opened: OPENER, name: str) -> None:
-    """A path names exactly one file, whatever characters it has."""
+def test_path_is_taken_literally(tmp_path: Path, opened: OPENER, name: str) -> None:
+    """A path names exactly one file, whatever characters it contains."""
     touch(opened(str(tmp_path / name)))
     assert (tmp_path / name).is_file()
 
 
 def test_url_and_path_name_the_same_file(tmp_path: Path, opened: OPENER) -> None:
-    """A URL of SQLAlchemy's kind opens the file that the path opens."""
-    path = tmp_path / "one.sqlite"
+    """An SQLAlchemy URL opens the same file as the path."""
+    path = tmp_path / "same.sqlite"
     touch(opened(path))
     engine = opened(f"sqlite:///{path}")
     with read_transaction(engine) as connection:
@@ -112,7 +112,7 @@ def test_url_and_path_name_the_same_file(tmp_path: Path, opened: OPENER) -> None
 def test_bare_call_takes_the_environment(
     tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Called bare, the environment names the database."""
+    """Without arguments, the environment names the database."""
     monkeypatch.setenv(variable, str(tmp_path / "env.sqlite"))
     touch(opened())
     assert (tmp_path / "env.sqlite").exists()
@@ -121,7 +121,7 @@ def test_bare_call_takes_the_environment(
 def test_bare_call_uses_the_file_in_the_current_folder(
     tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Called bare with nothing in the environment, the database is `cowrieprocessor.sqlite` here, as for commands."""
+    """Without arguments and environment, the database is `cowrieprocessor.sqlite` in the current folder."""
     monkeypatch.chdir(tmp_path)
     touch(opened())
     assert (tmp_path / "cowrieprocessor.sqlite").exists()
@@ -137,21 +137,21 @@ def test_bare_call_uses_the_file_in_the_current_folder(
     ],
 )
 def test_unusable_url_is_refused_without_its_password(name: str, message: str) -> None:
-    """A URL that cannot be used is refused, and the message does not hold its password."""
+    """An invalid URL is refused, and the message does not contain its password."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         get_engine(name)
     assert SECRET not in str(caught.value)
 
 
-def test_missing_folder_is_said(tmp_path: Path, opened: OPENER) -> None:
-    """A database in a folder that does not exist is refused, naming the folder; none is made."""
+def test_missing_folder_is_reported(tmp_path: Path, opened: OPENER) -> None:
+    """A database in a folder that does not exist is refused, naming the folder; it is not created."""
     with pytest.raises(DatabaseError, match="no-such-folder does not exist; create it"):
         touch(opened(tmp_path / "no-such-folder" / "x.sqlite"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_looking_creates_nothing(tmp_path: Path, opened: OPENER) -> None:
-    """Looking at a database that is not there says how to make one, and makes none."""
+def test_read_only_engine_creates_nothing(tmp_path: Path, opened: OPENER) -> None:
+    """Reading a missing database fails with a hint on how to create it, and creates nothing."""
     path = tmp_path / "missing.sqlite"
     with (
         pytest.raises(DatabaseError, match=rf"{path}: no such database; `cowrieprocessor load"),
@@ -163,7 +163,7 @@ def test_looking_creates_nothing(tmp_path: Path, opened: OPENER) -> None:
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_other_file_is_no_database(tmp_path: Path, opened: OPENER, read_only: bool) -> None:
-    """A file that is something else is refused and stays what it was."""
+    """A file that is not a database is refused and not changed."""
     path = tmp_path / "cowrie.json"
     content = b'{"eventid": "cowrie.session.connect"}\n' * 200
     path.write_bytes(content)
@@ -177,17 +177,17 @@ def test_other_file_is_no_database(tmp_path: Path, opened: OPENER, read_only: bo
 def test_folder_or_fifo_is_no_database(
     tmp_path: Path, opened: OPENER, make: Callable[[Path], None], read_only: bool
 ) -> None:
-    """A folder or a FIFO is refused at once, without waiting for somebody to write into it."""
+    """A folder or a FIFO is refused immediately, without waiting for a writer."""
     make(tmp_path / "thing")
     with (
-        pytest.raises(NotADatabase, match="no regular file"),
+        pytest.raises(NotADatabase, match="not a regular file"),
         read_transaction(opened(tmp_path / "thing", read_only=read_only)),
     ):
         pass
 
 
-def test_reading_engine_refuses_to_write(db_url: str, opened: OPENER) -> None:
-    """An engine for looking refuses a write transaction, and the database refuses a write that comes anyway."""
+def test_read_only_engine_refuses_to_write(db_url: str, opened: OPENER) -> None:
+    """A read-only engine refuses a write transaction, and the database refuses a write that bypasses it."""
     touch(opened(db_url))
     engine = opened(db_url, read_only=True)
     with pytest.raises(DatabaseReadOnly), write_transaction(engine):
@@ -197,7 +197,7 @@ def test_reading_engine_refuses_to_write(db_url: str, opened: OPENER) -> None:
 
 
 def test_read_transaction_cannot_write(db_url: str, opened: OPENER) -> None:
-    """A read transaction of a writing engine refuses to write; the next write transaction does not."""
+    """A read transaction of a writable engine refuses to write; the next write transaction does not."""
     engine = opened(db_url)
     touch(engine)
     insert = text("INSERT INTO t (x, y) VALUES (1, 'x')")
@@ -209,8 +209,8 @@ def test_read_transaction_cannot_write(db_url: str, opened: OPENER) -> None:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 1
 
 
-def test_read_transaction_sees_one_state(db_url: str, opened: OPENER) -> None:
-    """What another connection commits during a read transaction is seen by the next one."""
+def test_read_transaction_sees_one_snapshot(db_url: str, opened: OPENER) -> None:
+    """A commit of another connection during a read transaction is visible only to the next read transaction."""
     writer, reader = opened(db_url), opened(db_url, read_only=True)
     touch(writer)
     count = text("SELECT count(*) FROM t")
@@ -225,7 +225,7 @@ def test_read_transaction_sees_one_state(db_url: str, opened: OPENER) -> None:
 
 
 def test_failed_write_transaction_leaves_nothing(db_url: str, opened: OPENER) -> None:
-    """An error undoes the whole transaction, tables made in it included."""
+    """An error rolls back the whole transaction, including its new tables."""
     engine = opened(db_url)
     touch(engine)
 
@@ -242,16 +242,16 @@ def test_failed_write_transaction_leaves_nothing(db_url: str, opened: OPENER) ->
         assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
 
 
-def test_violated_constraint_stays_what_it_is(db_url: str, opened: OPENER) -> None:
-    """A violated constraint is a mistake of the caller, not a state of the database: it is not translated."""
+def test_violated_constraint_is_not_translated(db_url: str, opened: OPENER) -> None:
+    """A violated constraint is a bug of the caller, not a state of the database: the error is not translated."""
     engine = opened(db_url)
     touch(engine)
     with pytest.raises(IntegrityError), write_transaction(engine) as connection:
         connection.execute(text("INSERT INTO t (x, y) VALUES (1, 'x'), (1, 'x')"))
 
 
-def test_full_disk_is_said(tmp_path: Path, opened: OPENER) -> None:
-    """When the file cannot grow, the error says that the disk is full, and nothing of the transaction stays."""
+def test_full_disk_is_reported(tmp_path: Path, opened: OPENER) -> None:
+    """When the file cannot grow, the error says that the disk is full, and the transaction is rolled back."""
     engine = opened(tmp_path / "full.sqlite")
     touch(engine)
     with read_transaction(engine) as connection:  # the setting stays with the connection
@@ -262,8 +262,8 @@ def test_full_disk_is_said(tmp_path: Path, opened: OPENER) -> None:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
 
 
-def test_damaged_page_is_said(tmp_path: Path, opened: OPENER) -> None:
-    """A page that cannot be read is reported as damage, with what to do."""
+def test_damaged_page_is_reported(tmp_path: Path, opened: OPENER) -> None:
+    """A page that cannot be read is reported as damage, with the remedy."""
     path = tmp_path / "damaged.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE t (x INTEGER PRIMARY KEY, y TEXT)")
@@ -299,7 +299,7 @@ MOUNTINFO = r"""
     ],
 )
 def test_file_system_is_that_of_the_deepest_and_latest_mount(path: str, expected: str) -> None:
-    """A path lies on the deepest mount above it; of two on one place, on the later."""
+    """A path is on the deepest mount above it; of two mounts on one path, on the later."""
     assert file_system_type(Path(path), MOUNTINFO) == expected
 
 
@@ -307,7 +307,7 @@ def test_file_system_is_that_of_the_deepest_and_latest_mount(path: str, expected
 def test_network_file_system_is_refused(
     tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """On a network file system nothing is opened or made; the message names the alternatives."""
+    """On a network file system nothing is opened or created; the message names the alternatives."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / {tmp_path} rw - {kind} x rw\n")
     monkeypatch.setattr(filesystems, "MOUNTINFO", mounts)
@@ -319,13 +319,13 @@ def test_network_file_system_is_refused(
 @pytest.mark.postgres
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
 def test_every_spelling_of_a_postgres_url_is_accepted(postgres_url: str, opened: OPENER, scheme: str) -> None:
-    """URLs written for other drivers work: psycopg 3 serves them."""
+    """URLs for other drivers work with psycopg 3."""
     touch(opened(postgres_url.replace("postgresql+psycopg", scheme)))
 
 
 @pytest.mark.postgres
 def test_postgres_session_is_in_utc(postgres_url: str, opened: OPENER) -> None:
-    """A session's zone is UTC although the server's is another."""
+    """The time zone of a session is UTC, whatever the time zone of the server."""
     with read_transaction(opened(postgres_url)) as connection:
         assert connection.execute(text("SHOW timezone")).scalar() == "UTC"
 
@@ -337,11 +337,11 @@ def test_postgres_session_is_in_utc(postgres_url: str, opened: OPENER) -> None:
 def test_postgres_password_is_in_no_message(
     postgres_server: PostgresServer, opened: OPENER, name: str, message: str
 ) -> None:
-    """Errors of a server name the URL without the password, wherever in the URL it stands."""
+    """Errors of a server name the URL without the password, wherever in the URL it is."""
     database, _, parameters = name.partition("&")
-    in_front = f"postgresql://tester:{SECRET}@/{database}?host={postgres_server.folder}&{parameters}"
+    in_userinfo = f"postgresql://tester:{SECRET}@/{database}?host={postgres_server.folder}&{parameters}"
     in_query = f"postgresql://tester@/{database}?host={postgres_server.folder}&password={SECRET}&{parameters}"
-    for url in (in_front, in_query):
+    for url in (in_userinfo, in_query):
         engine = opened(url)
         with pytest.raises(DatabaseError, match=message) as caught, read_transaction(engine):
             pass
@@ -351,7 +351,7 @@ def test_postgres_password_is_in_no_message(
 
 @pytest.mark.postgres
 def test_postgres_that_is_not_utf8_is_refused(postgres_server: PostgresServer, opened: OPENER) -> None:
-    """A server's database that does not store UTF-8 is refused: attackers' text would not fit."""
+    """A server's database that does not store UTF-8 is refused: it could not store the text of attackers."""
     statement = (
         "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
     )

@@ -1,4 +1,4 @@
-"""A database whose writer was killed in mid-transaction: readers see what was committed."""
+"""A database whose writer was killed during a transaction: readers see the committed rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = 2_000
 
 @pytest.fixture
 def hot(tmp_path: Path) -> Path:
-    """A database in rollback-journal mode with a hot journal beside it."""
+    """A database in rollback-journal mode with a hot journal."""
     path = tmp_path / "killed.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE counted (number INTEGER, filling TEXT)")
@@ -40,8 +40,8 @@ def hot(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_reader_recovers_what_a_killed_writer_left(hot: Path) -> None:
-    """A reader has the journal rolled back first and reads what was committed, as any program that may write would."""
+def test_a_reader_rolls_back_the_journal_of_a_killed_writer(hot: Path) -> None:
+    """A reader first rolls back the journal, as any program that opens the file for writing, then reads the rows."""
     engine = get_engine(hot, read_only=True)
     with read_transaction(engine) as connection:
         counted = connection.exec_driver_sql("SELECT count(*), sum(number) FROM counted").one()
@@ -51,8 +51,10 @@ def test_a_reader_recovers_what_a_killed_writer_left(hot: Path) -> None:
     assert not hot.with_name("killed.sqlite-journal").exists()
 
 
-def test_a_reader_who_may_not_write_is_told_of_the_journal(hot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the journal cannot be rolled back, the message names it, and not permissions in general."""
+def test_a_reader_without_write_permission_is_told_about_the_journal(
+    hot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the journal cannot be rolled back, the message names it instead of permissions in general."""
     monkeypatch.setattr(sqlite_connection, "uri", lambda path, _: uri(path, "ro"))
     engine = get_engine(hot, read_only=True)
 

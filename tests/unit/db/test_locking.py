@@ -1,4 +1,4 @@
-"""Two writers: one waits, says so, and gives up in time; a library with the WAL-reset bug is kept from it."""
+"""Concurrent writers: waiting, its reports and its timeout; writers are serialized if SQLite has the WAL-reset bug."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ affected = pytest.mark.skipif(
 
 @pytest.fixture
 def opened() -> Iterator[OPENER]:
-    """get_engine, whose engines are closed after the test."""
+    """Return get_engine, whose engines are closed after the test."""
     engines: list[Engine] = []
 
     def open_(*args: object, **options: object) -> Engine:
@@ -40,14 +40,14 @@ def opened() -> Iterator[OPENER]:
 
 
 def prepare(engine: Engine) -> None:
-    """Make a table with one row that counts."""
+    """Create a table with one row, a counter."""
     with write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE t (x INTEGER)"))
         connection.execute(text("INSERT INTO t VALUES (0)"))
 
 
 def count_up(engine: Engine) -> None:
-    """Read the row and write it back, one higher."""
+    """Read the counter and write it back incremented."""
     with write_transaction(engine) as connection:
         value = connection.execute(
             text("SELECT x FROM t FOR UPDATE" if engine.name == "postgresql" else "SELECT x FROM t")
@@ -55,8 +55,8 @@ def count_up(engine: Engine) -> None:
         connection.execute(text("UPDATE t SET x = :x"), {"x": value.scalar_one() + 1})
 
 
-def test_writer_gives_up_after_its_time(tmp_path: Path, opened: OPENER) -> None:
-    """When another process keeps writing, the writer ends with what to do."""
+def test_writer_gives_up_after_its_timeout(tmp_path: Path, opened: OPENER) -> None:
+    """When another process keeps writing, the writer fails with the remedy."""
     path = tmp_path / "x.sqlite"
     engine = opened(path, lock_timeout_s=0)
     prepare(engine)
@@ -65,8 +65,8 @@ def test_writer_gives_up_after_its_time(tmp_path: Path, opened: OPENER) -> None:
     count_up(engine)
 
 
-def test_writer_waits_and_says_so(tmp_path: Path, opened: OPENER) -> None:
-    """While another process writes, the writer says how long it has waited, and goes on when it may."""
+def test_writer_waits_and_reports_it(tmp_path: Path, opened: OPENER) -> None:
+    """While another process writes, the writer reports how long it has waited, and continues afterwards."""
     path = tmp_path / "x.sqlite"
     waited: list[float] = []
     prepare(opened(path))
@@ -81,7 +81,7 @@ def test_writer_waits_and_says_so(tmp_path: Path, opened: OPENER) -> None:
 
 
 def test_reader_does_not_wait_for_a_writer(tmp_path: Path, opened: OPENER) -> None:
-    """Looking is possible while another process writes."""
+    """Reading is possible while another process writes."""
     path = tmp_path / "x.sqlite"
     prepare(opened(path))
     reader = opened(path, read_only=True, lock_timeout_s=0)
@@ -89,8 +89,8 @@ def test_reader_does_not_wait_for_a_writer(tmp_path: Path, opened: OPENER) -> No
         assert connection.execute(text("SELECT x FROM t")).scalar() == 0
 
 
-def test_moment_of_exclusive_use_is_waited_out(tmp_path: Path, opened: OPENER) -> None:
-    """Opening waits out a moment in which another process has the file for itself, as when it closes it."""
+def test_short_exclusive_use_is_waited_out(tmp_path: Path, opened: OPENER) -> None:
+    """Opening waits while another process has exclusive access for a moment, as when it closes the file."""
     path = tmp_path / "x.sqlite"
     first = opened(path)
     prepare(first)
@@ -105,8 +105,8 @@ def test_moment_of_exclusive_use_is_waited_out(tmp_path: Path, opened: OPENER) -
 
 
 @pytest.mark.postgres
-def test_postgres_writer_gives_up_after_its_time(postgres_url: str, opened: OPENER) -> None:
-    """A table that another transaction holds on a server ends the waiting in time too."""
+def test_postgres_writer_gives_up_after_its_timeout(postgres_url: str, opened: OPENER) -> None:
+    """The timeout also applies to a table that another transaction has locked on a server."""
     prepare(opened(postgres_url))
     with opened(postgres_url).begin() as other:
         other.execute(text("LOCK TABLE t"))
@@ -114,17 +114,17 @@ def test_postgres_writer_gives_up_after_its_time(postgres_url: str, opened: OPEN
             count_up(opened(postgres_url, lock_timeout_s=0))
 
 
-def test_words_come_after_one_second_and_then_every_five() -> None:
-    """Waiting is said after the first second and then about every five, until the time is over."""
+def test_waiting_is_reported_after_one_second_and_then_every_five() -> None:
+    """Waiting is reported after the first second and then about every five, until the timeout."""
     now = [0.0]
-    words: list[int] = []
+    reports: list[int] = []
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    options = EngineOptions(lock_timeout_s=20, on_wait=lambda seconds: words.append(round(seconds)))
+    options = EngineOptions(lock_timeout_s=20, on_wait=lambda seconds: reports.append(round(seconds)))
     assert not wait_until(lambda: False, options, clock=lambda: now[0], sleep=sleep)
-    assert (words, round(now[0])) == ([1, 6, 11, 16], 20)
+    assert (reports, round(now[0])) == ([1, 6, 11, 16], 20)
 
 
 def test_no_update_is_lost(db_url: str, opened: OPENER) -> None:
@@ -137,7 +137,7 @@ def test_no_update_is_lost(db_url: str, opened: OPENER) -> None:
 
 
 def _together(task: Callable[[Engine], None], engines: list[Engine], times: int) -> None:
-    """Run a task several times on each engine, every engine in a thread of its own."""
+    """Run a task several times on each engine, with one thread per engine."""
     errors: list[BaseException] = []
 
     def work(engine: Engine) -> None:
@@ -174,12 +174,12 @@ def _together(task: Callable[[Engine], None], engines: list[Engine], times: int)
     ],
 )
 def test_versions_with_the_wal_reset_bug(version: tuple[int, ...], expected: bool) -> None:
-    """The bug came with WAL in 3.7.0 and went with 3.51.3, 3.50.7 and 3.44.6."""
+    """The bug was introduced with WAL in 3.7.0 and fixed in 3.51.3, 3.50.7 and 3.44.6."""
     assert wal_reset_bug(version) is expected
 
 
-def test_installed_pysqlite3_is_used_and_sound() -> None:
-    """Where pysqlite3 is installed it is the default, and its SQLite does not have the bug."""
+def test_installed_pysqlite3_is_used_and_not_affected() -> None:
+    """If pysqlite3 is installed it is the default, and its SQLite does not have the bug."""
     pysqlite3 = pytest.importorskip("pysqlite3.dbapi2")
     assert load_driver("auto") is pysqlite3
     assert not wal_reset_bug(pysqlite3.sqlite_version_info)
@@ -187,12 +187,12 @@ def test_installed_pysqlite3_is_used_and_sound() -> None:
 
 @pytest.fixture
 def stdlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have engines use Python's own SQLite."""
+    """Make engines use Python's own SQLite."""
     monkeypatch.setenv("COWRIEPROC_SQLITE_DRIVER", "stdlib")
 
 
 def lock_is_free(path: Path) -> bool:
-    """Return whether nobody holds the writer lock of a database."""
+    """Return whether the writer lock of a database is free."""
     with path.with_name(path.name + ".writer-lock").open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,7 +204,7 @@ def lock_is_free(path: Path) -> bool:
 @affected
 @pytest.mark.usefixtures("stdlib")
 def test_affected_library_writes_under_a_lock(tmp_path: Path, opened: OPENER) -> None:
-    """With the bug in the library a writer holds the lock file for each transaction, and no longer."""
+    """With an affected library a writer locks the lock file for the duration of each transaction."""
     path = tmp_path / "x.sqlite"
     engine = opened(path)
     prepare(engine)
@@ -225,7 +225,7 @@ def test_affected_library_writes_under_a_lock(tmp_path: Path, opened: OPENER) ->
 @affected
 @pytest.mark.usefixtures("stdlib")
 def test_affected_library_waits_for_the_lock(tmp_path: Path, opened: OPENER) -> None:
-    """With the bug in the library a writer waits for whoever holds the lock file, and then gives up."""
+    """With an affected library a writer waits for the lock file and gives up after its timeout."""
     path = tmp_path / "x.sqlite"
     engine = opened(path, lock_timeout_s=0)
     prepare(engine)
@@ -241,7 +241,7 @@ def test_affected_library_waits_for_the_lock(tmp_path: Path, opened: OPENER) -> 
 def test_affected_library_closes_under_the_lock(
     tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the bug in the library a connection is closed, and so checkpoints, only by who holds the lock."""
+    """With an affected library a connection is closed, which checkpoints, only while it has the lock."""
     path = tmp_path / "x.sqlite"
     engine = opened(path)
     prepare(engine)
@@ -251,15 +251,15 @@ def test_affected_library_closes_under_the_lock(
         fcntl.flock(other, fcntl.LOCK_EX)
         closer.start()
         closer.join(0.2)
-        waiting, there = closer.is_alive(), log.exists()
+        is_waiting, had_log = closer.is_alive(), log.exists()
     closer.join()
-    assert (waiting, there, log.exists()) == (True, True, False)
+    assert (is_waiting, had_log, log.exists()) == (True, True, False)
 
 
 @affected
 @pytest.mark.usefixtures("stdlib")
 def test_affected_library_loses_no_update(tmp_path: Path, opened: OPENER) -> None:
-    """With the bug in the library several writers still work side by side, connections of one process too."""
+    """With an affected library several writers still work concurrently, also within one process."""
     path = tmp_path / "x.sqlite"
     prepare(opened(path))
     _together(count_up, [opened(path) for _ in range(4)], times=25)
@@ -267,8 +267,8 @@ def test_affected_library_loses_no_update(tmp_path: Path, opened: OPENER) -> Non
         assert connection.execute(text("SELECT x FROM t")).scalar() == 100
 
 
-def test_sound_library_needs_no_lock_file(tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the bug no lock file is made."""
+def test_unaffected_library_needs_no_lock_file(tmp_path: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an unaffected library no lock file is created."""
     pytest.importorskip("pysqlite3.dbapi2")
     monkeypatch.setenv("COWRIEPROC_SQLITE_DRIVER", "pysqlite3")
     prepare(opened(tmp_path / "x.sqlite"))

@@ -24,8 +24,8 @@ print(apply_migrations(engine))
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_one_waits_and_finds_it_done(tmp_path: Path, planned: bool) -> None:
-    """Both wait for a writer, then one migrates and the other finds it done: one record, one set of tables."""
+def test_second_process_waits_and_finds_it_migrated(tmp_path: Path, planned: bool) -> None:
+    """Both wait for a writer, then the first migrates and the second finds it done: one record, one set of tables."""
     path = v3_schema.create(tmp_path / "v3.sqlite", planned_files=planned)
     processes = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Migrating: from nothing, from v3, from the plan's v4; refusing everything else; whole or not at all."""
+"""Migrations from an empty database, v3 and the planned v4; everything else is refused; a migration is atomic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPENER = Callable[[Path | str], Engine]
 
 @pytest.fixture
 def opened() -> Iterator[OPENER]:
-    """A function that opens an engine, which is closed after the test."""
+    """Return a function that opens an engine, which is closed after the test."""
     engines: list[Engine] = []
 
     def open_(db: Path | str) -> Engine:
@@ -44,7 +44,7 @@ def opened() -> Iterator[OPENER]:
 
 
 def digest_of_v3(path: Path) -> dict[str, tuple[object, ...]]:
-    """Return definition, number of rows and a digest of all rows of each v3 table but schema_state."""
+    """Return definition, number of rows and a digest of all rows of each v3 table except schema_state."""
     digests: dict[str, tuple[object, ...]] = {}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         for table in V3_TABLES:
@@ -63,12 +63,12 @@ def all_tables(path: Path) -> set[str]:
 
 
 def test_version_is_4() -> None:
-    """Our version is 4, under the key that v3 used."""
+    """The current version is 4, stored under the key of v3."""
     assert (CURRENT_SCHEMA_VERSION, SCHEMA_VERSION_KEY) == (4, "schema_version")
 
 
-def test_empty_database_becomes_ours(db_url: str, opened: OPENER) -> None:
-    """An empty database gets every table of the models and our version; once more changes nothing."""
+def test_empty_database_is_migrated(db_url: str, opened: OPENER) -> None:
+    """An empty database gets every table of the models and the current version; a second migration changes nothing."""
     engine = opened(db_url)
     assert schema_version(engine) is None
     assert [apply_migrations(engine), apply_migrations(engine)] == [4, 4]
@@ -78,7 +78,7 @@ def test_empty_database_becomes_ours(db_url: str, opened: OPENER) -> None:
 
 
 def test_engine_of_sqlalchemy_itself_is_accepted(tmp_path: Path) -> None:
-    """An engine that SQLAlchemy made directly is migrated in one transaction too."""
+    """An engine that was created with SQLAlchemy directly is migrated, too."""
     engine = create_engine(f"sqlite:///{tmp_path / 'plain.sqlite'}")
     assert apply_migrations(engine) == 4
     assert schema_version(engine) == 4
@@ -86,7 +86,7 @@ def test_engine_of_sqlalchemy_itself_is_accepted(tmp_path: Path) -> None:
 
 
 def test_memory_database_is_accepted(opened: OPENER) -> None:
-    """A database in memory is migrated and keeps its tables for the engine's life."""
+    """An in-memory database is migrated and keeps its tables for the lifetime of the engine."""
     engine = opened("sqlite://")
     apply_migrations(engine)
     require_current(engine)
@@ -94,7 +94,7 @@ def test_memory_database_is_accepted(opened: OPENER) -> None:
 
 @pytest.mark.parametrize("from_v1", [False, True])
 def test_v3_is_migrated_and_its_tables_stay(tmp_path: Path, opened: OPENER, from_v1: bool) -> None:
-    """A v3 file, upgraded from v1 or not, gets the new tables, empty; definition and rows of its own stay."""
+    """A v3 file, upgraded from v1 or not, gets the new, empty tables; its own tables and rows are unchanged."""
     path = v3_schema.create(tmp_path / "v3.sqlite", from_v1=from_v1)
     before = digest_of_v3(path)
     engine = opened(path)
@@ -108,14 +108,14 @@ def test_v3_is_migrated_and_its_tables_stay(tmp_path: Path, opened: OPENER, from
 
 
 def test_corpus_v3_is_migrated_and_its_tables_stay(corpus_v3_file: Path, opened: OPENER) -> None:
-    """The genuine v3 file keeps definition and rows of its tables."""
+    """The genuine v3 file keeps the definitions and rows of its tables."""
     before = digest_of_v3(corpus_v3_file)
     apply_migrations(opened(corpus_v3_file))
     assert digest_of_v3(corpus_v3_file) == before
 
 
 def test_migrating_changes_few_old_pages(corpus_v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
-    """Of the pages that were there, only those of the catalogue and schema_state change: size does not matter."""
+    """Of the existing pages only those of the catalog and schema_state change, so that size does not matter."""
     old = shutil.copy(corpus_v3_file, tmp_path / "old.sqlite")
     engine = opened(corpus_v3_file)
     apply_migrations(engine)
@@ -127,8 +127,8 @@ def test_migrating_changes_few_old_pages(corpus_v3_file: Path, opened: OPENER, t
     assert len(changed) < 12
 
 
-def test_migrated_file_answers_in_the_standard_library(v3_file: Path, opened: OPENER) -> None:
-    """v3's tools, which use Python's own sqlite3, read and write the migrated file."""
+def test_migrated_file_works_in_the_standard_library(v3_file: Path, opened: OPENER) -> None:
+    """Python's own sqlite3, which the tools of v3 use, reads and writes the migrated file."""
     engine = opened(v3_file)
     apply_migrations(engine)
     dispose(engine)
@@ -140,7 +140,7 @@ def test_migrated_file_answers_in_the_standard_library(v3_file: Path, opened: OP
 
 
 def test_existing_v4_tables_are_not_touched(engine: Engine) -> None:
-    """Migrating a database that is at our version keeps its rows."""
+    """Migrating a database that is at the current version keeps its rows."""
     with write_transaction(engine) as connection:
         connection.execute(text("INSERT INTO files (session_id, shasum) VALUES ('s1', 'x')"))
     apply_migrations(engine)
@@ -152,7 +152,7 @@ def test_existing_v4_tables_are_not_touched(engine: Engine) -> None:
 
 @pytest.mark.parametrize("version", ["3", "4"])
 def test_plan_with_only_files_is_completed(tmp_path: Path, opened: OPENER, version: str) -> None:
-    """A database that has only the plan's files table gets the rest, its rows kept, origin download."""
+    """A database with only the planned files table gets the other tables; its rows are kept with origin download."""
     path = v3_schema.create(tmp_path / "planned.sqlite", version=version, planned_files=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO files (session_id, shasum) VALUES ('s1', 'x')")
@@ -168,7 +168,7 @@ def test_plan_with_only_files_is_completed(tmp_path: Path, opened: OPENER, versi
 
 
 def test_plan_with_origin_is_completed(tmp_path: Path, opened: OPENER) -> None:
-    """A files table that has the column origin already is completed too."""
+    """A database whose files table already has the column origin is completed, too."""
     path = v3_schema.create(tmp_path / "planned.sqlite", version="4", planned_files=True)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("ALTER TABLE files ADD COLUMN origin VARCHAR(16) NOT NULL DEFAULT 'download'")
@@ -186,8 +186,8 @@ def test_plan_with_origin_is_completed(tmp_path: Path, opened: OPENER) -> None:
         ("UPDATE schema_state SET value = 'three'", "three"),
     ],
 )
-def test_half_made_database_is_refused(v3_file: Path, opened: OPENER, damage: str, message: str) -> None:
-    """A v3 file whose tables are not all there, or half of another version, is refused and stays as it was."""
+def test_incomplete_database_is_refused(v3_file: Path, opened: OPENER, damage: str, message: str) -> None:
+    """A v3 file with missing tables, or with some tables of another version, is refused and not changed."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         connection.execute(damage)
     before = all_tables(v3_file)
@@ -198,7 +198,7 @@ def test_half_made_database_is_refused(v3_file: Path, opened: OPENER, damage: st
 
 @pytest.mark.parametrize(("version", "remedy"), [("1", "load"), ("2", "load"), ("5", "newer"), ("99", "newer")])
 def test_other_versions_are_refused(tmp_path: Path, opened: OPENER, version: str, remedy: str) -> None:
-    """Versions 1 and 2 and those above ours are refused with the remedy; nothing is changed."""
+    """Versions 1 and 2 and later versions than the current one are refused with the remedy; nothing is changed."""
     path = v3_schema.create(tmp_path / "other.sqlite", version=version)
     before = path.read_bytes()
     engine = opened(path)
@@ -211,20 +211,20 @@ def test_other_versions_are_refused(tmp_path: Path, opened: OPENER, version: str
 
 
 def test_v3_where_v4_is_needed_says_how_to_migrate(v3_file: Path, opened: OPENER) -> None:
-    """Who needs version 4 and has version 3 is told to make a backup and to migrate."""
+    """If version 4 is required, the message for a v3 database says to make a backup and to migrate."""
     with pytest.raises(MigrationNeeded, match=r"backup first .*`cowrieprocessor db migrate --db "):
         require_current(opened(v3_file))
 
 
 def test_empty_database_is_not_current(db_url: str, opened: OPENER) -> None:
-    """Who needs version 4 and has an empty database is told to load something."""
+    """If version 4 is required, the message for an empty database says to load logs."""
     with pytest.raises(SchemaVersionError, match="cowrieprocessor load"):
         require_current(opened(db_url))
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_another_applications_file_is_never_written(tmp_path: Path, opened: OPENER, journal: str) -> None:
-    """A file that holds another application's tables is refused, byte for byte what it was."""
+    """A file with tables of another application is refused and stays byte for byte the same."""
     path = tmp_path / "places.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"PRAGMA journal_mode={journal}")
@@ -239,7 +239,7 @@ def test_another_applications_file_is_never_written(tmp_path: Path, opened: OPEN
 
 
 def test_another_applications_schema_state_is_not_ours(tmp_path: Path, opened: OPENER) -> None:
-    """A table of the name schema_state with other columns is another application's."""
+    """A table named schema_state with other columns belongs to another application."""
     path = tmp_path / "other.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE schema_state (state TEXT)")
@@ -249,7 +249,7 @@ def test_another_applications_schema_state_is_not_ours(tmp_path: Path, opened: O
 
 @pytest.mark.postgres
 def test_shared_postgres_database_is_accepted(postgres_url: str, opened: OPENER) -> None:
-    """On a server, other applications' tables beside ours are no hindrance."""
+    """On a server, a database may also have tables of other applications."""
     engine = opened(postgres_url)
     with write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE moz_places (id INTEGER PRIMARY KEY)"))
@@ -258,7 +258,7 @@ def test_shared_postgres_database_is_accepted(postgres_url: str, opened: OPENER)
 
 @pytest.mark.postgres
 def test_foreign_table_of_our_name_is_refused(postgres_url: str, opened: OPENER) -> None:
-    """A server's database that has a table of our name and no version is another application's."""
+    """A server's database that has a table with one of our names but no version belongs to another application."""
     engine = opened(postgres_url)
     with write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE jobs (id INTEGER PRIMARY KEY)"))
@@ -266,8 +266,8 @@ def test_foreign_table_of_our_name_is_refused(postgres_url: str, opened: OPENER)
         apply_migrations(engine)
 
 
-def test_failure_half_way_leaves_the_old_version_whole(db_url: str, opened: OPENER) -> None:
-    """When a late step fails, no new table and no new version stays, and the next try succeeds."""
+def test_failed_migration_leaves_the_old_version(db_url: str, opened: OPENER) -> None:
+    """When a late step fails, no new table and no new version remains, and the next attempt succeeds."""
     engine = opened(db_url)
     with write_transaction(engine) as connection:
         Base.metadata.create_all(connection, tables=[Base.metadata.tables[name] for name in V3_TABLES])
@@ -283,18 +283,18 @@ def test_failure_half_way_leaves_the_old_version_whole(db_url: str, opened: OPEN
     assert apply_migrations(engine) == 4
 
 
-def test_alembics_note_is_repaired_from_the_version(engine: Engine) -> None:
-    """Whatever Alembic's own table says, the version decides and the note is corrected."""
-    for lie in ("UPDATE alembic_version SET version_num = '0001'", "DELETE FROM alembic_version"):
+def test_alembics_stamp_is_repaired_from_the_version(engine: Engine) -> None:
+    """Whatever Alembic's own table contains, the version decides and the stamp is corrected."""
+    for statement in ("UPDATE alembic_version SET version_num = '0001'", "DELETE FROM alembic_version"):
         with write_transaction(engine) as connection:
-            connection.execute(text(lie))
+            connection.execute(text(statement))
         apply_migrations(engine)
         with read_transaction(engine) as connection:
             assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0005",)]
 
 
 def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
-    """A database of version 4 without `followed_files` gets it; nothing else changes, nothing is recorded as v3's."""
+    """A database of version 4 without `followed_files` gets it; nothing else changes, and no v3 record is written."""
     with write_transaction(engine) as connection:
         connection.execute(text("DROP TABLE followed_files"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
@@ -307,8 +307,8 @@ def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> Non
         assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
 
 
-def test_alembics_note_of_a_v3_file_is_not_believed(v3_file: Path, opened: OPENER) -> None:
-    """A v3 file with somebody's revision that we do not know is migrated by its version."""
+def test_alembics_stamp_of_a_v3_file_is_ignored(v3_file: Path, opened: OPENER) -> None:
+    """A v3 file with an unknown Alembic revision is migrated by its version."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("INSERT INTO alembic_version VALUES ('c0ffee')")
@@ -316,12 +316,12 @@ def test_alembics_note_of_a_v3_file_is_not_believed(v3_file: Path, opened: OPENE
 
 
 def test_two_migrations_at_once_both_succeed(db_url: str, opened: OPENER) -> None:
-    """Of two migrations that start together one does the work, the other finds it done."""
+    """Of two migrations that start at the same time the first does the work, the second finds it done."""
     results: list[int | DatabaseError] = []
-    together = threading.Barrier(2)
+    barrier = threading.Barrier(2)
 
     def migrate(engine: Engine) -> None:
-        together.wait()
+        barrier.wait()
         try:
             results.append(apply_migrations(engine))
         except DatabaseError as error:
@@ -336,7 +336,7 @@ def test_two_migrations_at_once_both_succeed(db_url: str, opened: OPENER) -> Non
 
 
 def test_times_given_by_the_database_are_utc(engine: Engine) -> None:
-    """A moment that the database itself fills in is UTC, whatever the server's zone."""
+    """A timestamp that the database itself generates is in UTC, whatever the time zone of the server."""
     with write_transaction(engine) as connection:
         connection.execute(text("INSERT INTO ingest_cursors (source) VALUES ('x')"))
         value = connection.execute(text("SELECT CAST(last_ingest_at AS VARCHAR(40)) FROM ingest_cursors")).scalar()

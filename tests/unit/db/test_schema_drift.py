@@ -1,4 +1,4 @@
-"""A fresh database, a migrated one and the models have the same schema; v3's tables are v3's."""
+"""A fresh database, a migrated database and the models have the same schema; the v3 tables are those of v3."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ DDL_AFTER_3_31 = re.compile(r"\b(STRICT|STORED|RETURNING|DROP\s+COLUMN|->>?)\b|-
 
 
 def fresh(path: Path) -> Path:
-    """Return an SQLite file that was made at our version."""
+    """Return the path of an SQLite file after applying all migrations; it is created if missing."""
     engine = get_engine(path)
     apply_migrations(engine)
     dispose(engine)
     return path
 
 
-def made_by_models(path: Path) -> Path:
-    """Return an SQLite file that the models made."""
+def created_by_models(path: Path) -> Path:
+    """Return the path of an SQLite file that was created from the models."""
     engine = get_engine(path)
     with write_transaction(engine) as connection:
         Base.metadata.create_all(connection)
@@ -39,7 +39,7 @@ def made_by_models(path: Path) -> Path:
 
 
 def without(shape: Shape, *tables: str) -> Shape:
-    """Return the shape without Alembic's note and v3's redundant index."""
+    """Return the shape without the given tables, Alembic's table and v3's redundant index."""
     kept = {name: dict(table) for name, table in shape.items() if name not in ("alembic_version", *tables)}
     for table in kept.values():
         indexes = table["indexes"]
@@ -49,35 +49,35 @@ def without(shape: Shape, *tables: str) -> Shape:
 
 
 def test_fresh_equals_models_on_sqlite(tmp_path: Path) -> None:
-    """The revisions make exactly the tables that the models declare."""
+    """The revisions create exactly the tables that the models declare."""
     revisions = without(sqlite_shape(fresh(tmp_path / "fresh")))
-    models = without(sqlite_shape(made_by_models(tmp_path / "models")))
+    models = without(sqlite_shape(created_by_models(tmp_path / "models")))
     assert models == revisions
 
 
 def test_migrated_equals_fresh_on_sqlite(v3_file: Path, tmp_path: Path) -> None:
-    """A migrated v3 file has the schema of a fresh one, but for v3's redundant index."""
+    """A migrated v3 file has the schema of a fresh database, except for v3's redundant index."""
     assert without(sqlite_shape(fresh(v3_file))) == without(sqlite_shape(fresh(tmp_path / "fresh")))
 
 
 def test_migrated_corpus_equals_fresh_on_sqlite(corpus_v3_file: Path, tmp_path: Path) -> None:
-    """The genuine v3 file, migrated, has the schema of a fresh one, but for v3's redundant index."""
+    """The genuine v3 file, migrated, has the schema of a fresh database, except for v3's redundant index."""
     assert without(sqlite_shape(fresh(corpus_v3_file))) == without(sqlite_shape(fresh(tmp_path / "fresh")))
 
 
 def test_completed_equals_fresh_on_sqlite(tmp_path: Path) -> None:
-    """A database with the plan's files table, completed, has the schema of a fresh one."""
+    """A database with the planned files table, migrated, has the schema of a fresh database."""
     planned = v3_schema.create(tmp_path / "planned", version="4", planned_files=True)
     assert without(sqlite_shape(fresh(planned))) == without(sqlite_shape(fresh(tmp_path / "fresh")))
 
 
 def test_v3_builder_equals_genuine_v3(v3_file: Path, corpus_v3_file: Path) -> None:
-    """The v3 database that tests build has the schema of the genuine one."""
+    """The v3 database that tests build has the schema of the genuine v3 file."""
     assert sqlite_shape(v3_file) == sqlite_shape(corpus_v3_file)
 
 
-def test_comparison_sees_a_changed_generated_column(tmp_path: Path) -> None:
-    """The comparison is not blind: a generated column with another expression differs."""
+def test_comparison_detects_a_changed_generated_column(tmp_path: Path) -> None:
+    """The comparison detects a generated column with another expression, so it is not vacuous."""
     path = fresh(tmp_path / "fresh")
     before = sqlite_shape(path)
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -87,13 +87,13 @@ def test_comparison_sees_a_changed_generated_column(tmp_path: Path) -> None:
 
 
 def test_generated_columns_are_those_of_v3(tmp_path: Path) -> None:
-    """raw_events is defined word for word as in v3, generated columns included."""
+    """raw_events has exactly the definition of v3, including generated columns."""
     ours = sqlite_shape(fresh(tmp_path / "fresh"))["raw_events"]["sql"]
     assert ours == normalised(v3_schema.TABLES["raw_events"].replace("{extra_constraint}", ""))
 
 
 def test_ddl_is_understood_by_sqlite_3_31(tmp_path: Path) -> None:
-    """No definition uses what came after SQLite 3.31: v3's readers open the file too."""
+    """No definition uses a feature newer than SQLite 3.31, so that the readers of v3 can open the file."""
     with closing(sqlite3.connect(fresh(tmp_path / "fresh"))) as connection:
         statements = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
     assert [sql for sql in statements if DDL_AFTER_3_31.search(sql)] == []
@@ -101,7 +101,7 @@ def test_ddl_is_understood_by_sqlite_3_31(tmp_path: Path) -> None:
 
 @pytest.fixture
 def postgres_engine(postgres_url: str) -> Iterator[Engine]:
-    """An engine on an empty PostgreSQL database."""
+    """An engine for an empty PostgreSQL database."""
     engine = get_engine(postgres_url)
     yield engine
     dispose(engine)
@@ -109,7 +109,7 @@ def postgres_engine(postgres_url: str) -> Iterator[Engine]:
 
 @pytest.mark.postgres
 def test_fresh_equals_models_on_postgres(postgres_engine: Engine) -> None:
-    """The revisions make exactly the tables, indexes and constraints that the models declare."""
+    """The revisions create exactly the tables, indexes and constraints that the models declare."""
     apply_migrations(postgres_engine)
     revisions = without(postgres_shape(postgres_engine))
     with write_transaction(postgres_engine) as connection:
@@ -120,7 +120,7 @@ def test_fresh_equals_models_on_postgres(postgres_engine: Engine) -> None:
 
 @pytest.mark.postgres
 def test_migrated_equals_models_on_postgres(postgres_engine: Engine) -> None:
-    """A version-3 schema on PostgreSQL, migrated, is what the models declare."""
+    """A version-3 schema on PostgreSQL, migrated, equals the models."""
     with write_transaction(postgres_engine) as connection:
         Base.metadata.create_all(connection, tables=[Base.metadata.tables[name] for name in V3_TABLES])
         connection.execute(text("INSERT INTO schema_state VALUES ('schema_version', '3')"))

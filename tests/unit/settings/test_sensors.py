@@ -1,4 +1,4 @@
-"""The sensors of the file of settings: what is read, what is refused, and how it is said."""
+"""The sensors in the settings file: what is read, what is refused, and the error messages."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ POT = '[[sensor]]\nname = "pot-1"\nlogpath = "/srv/one/cowrie.json"\n'
 POTS = POT + '[[sensor]]\nname = "pot-2"\nlogpath = "/srv/two"\n'
 
 
-def written(folder: Path, content: str | bytes) -> Path:
-    """Return a file of settings with this content."""
+def write_config(folder: Path, content: str | bytes) -> Path:
+    """Write a settings file with this content and return its path."""
     path = folder / "sensors.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
 def refusal(folder: Path, content: str | bytes) -> str:
-    """Return what is said about a file of settings with this content, by either way to read it, without its path."""
-    path = written(folder, content)
-    with pytest.raises(ConfigurationError) as of_settings:
+    """Return the error message for a settings file with this content, without the path of the file."""
+    path = write_config(folder, content)
+    with pytest.raises(ConfigurationError) as caught:
         load_settings(environ={}, toml_path=path)
-    message = str(of_settings.value)
+    message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
 
 
 def test_sensors_come_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """Each [[sensor]] is a sensor, with what it says and nothing more."""
-    path = written(tmp_path, POTS + 'downloads = "/srv/two/downloads"\n')
+    """Each [[sensor]] is one sensor, with exactly the values it names."""
+    path = write_config(tmp_path, POTS + 'downloads = "/srv/two/downloads"\n')
     assert load_sensors(environ={}, toml_path=path) == (
         Sensor("pot-1", Path("/srv/one/cowrie.json")),
         Sensor("pot-2", Path("/srv/two"), Path("/srv/two/downloads")),
@@ -45,21 +45,21 @@ def test_sensors_come_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_without_a_file_there_are_no_sensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file and a file without sensors both mean: none."""
+    """Without a file, and with a file without sensors, there are none."""
     monkeypatch.chdir(tmp_path)
     assert load_sensors(environ={}) == ()
-    written(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
+    write_config(tmp_path, "[cowrieprocessor]\nbatch_size = 7\n")
     assert load_sensors(environ={}) == ()
 
 
 def test_the_environment_names_the_file(tmp_path: Path) -> None:
-    """COWRIEPROC_CONFIG names the file of sensors, too."""
-    path = written(tmp_path, POT)
+    """COWRIEPROC_CONFIG names the file for sensors, too."""
+    path = write_config(tmp_path, POT)
     assert [sensor.name for sensor in load_sensors(environ={"COWRIEPROC_CONFIG": str(path)})] == ["pot-1"]
 
 
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the command is called, a path in the file means the same; ~ is the home folder."""
+    """A path in the file does not depend on the current folder; ~ is the home folder."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -67,7 +67,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "etc"
     folder.mkdir()
     (folder / "vt.key").write_text("vt-key\n", encoding="utf-8")
-    path = written(
+    path = write_config(
         folder,
         '[global]\ndb = "cowrie.sqlite"\nreport_dir = "~/reports"\nurlhausapi = "file:~/key"\n'
         '[[sensor]]\nname = "a"\nlogpath = "log"\ndownloads = "~/dl"\nvtapi = "file:vt.key"\n'
@@ -99,14 +99,14 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_a_database_is_a_path_or_a_url(tmp_path: Path, db: str, expected: str) -> None:
-    """A path is relative to the file, in a URL of SQLite as well; another URL stays as it is."""
-    path = written(tmp_path, f'[global]\ndb = "{db}"\n')
+    """A path is relative to the file, also in an SQLite URL; any other URL is left unchanged."""
+    path = write_config(tmp_path, f'[global]\ndb = "{db}"\n')
     assert load_settings(environ={}, toml_path=path).db_url == expected.format(folder=tmp_path)
 
 
 def test_a_file_of_version_3_is_understood(tmp_path: Path) -> None:
-    """The keys that version 3 knew set what they set there, or are let stand where they mean nothing any more."""
-    path = written(
+    """The keys of version 3 keep their meaning, or are ignored where they have none here."""
+    path = write_config(
         tmp_path,
         '[global]\ndb = "/srv/cowrie.sqlite"\nreport_dir = "/srv/reports"\nlog_dir = "/srv/logs"\n'
         'vtapi = "env:VT_API_KEY"\nemail = "soc@example.com"\n'
@@ -130,8 +130,8 @@ def test_a_file_of_version_3_is_understood(tmp_path: Path) -> None:
 
 
 def test_one_honeypot_needs_no_table_of_its_own(tmp_path: Path) -> None:
-    """A logpath in [global], with its downloads, is a sensor called default; its key is the one for all."""
-    path = written(tmp_path, '[global]\nlogpath = "log"\ndownloads = "/srv/dl"\nvtapi = "env:K"\nbatch_size = 7\n')
+    """A logpath in [global], with its downloads, is a sensor named default; its key is the key for all."""
+    path = write_config(tmp_path, '[global]\nlogpath = "log"\ndownloads = "/srv/dl"\nvtapi = "env:K"\nbatch_size = 7\n')
 
     (sensor,) = load_sensors(environ={}, toml_path=path)
     given = load_settings(environ={}, toml_path=path)
@@ -140,13 +140,13 @@ def test_one_honeypot_needs_no_table_of_its_own(tmp_path: Path) -> None:
     assert given.batch_size == 7
     assert given.virustotal_key is not None
 
-    path = written(tmp_path, '[global]\nlogpath = "/srv/log"\n')
+    path = write_config(tmp_path, '[global]\nlogpath = "/srv/log"\n')
     assert load_sensors(environ={}, toml_path=path) == (Sensor("default", Path("/srv/log")),)
 
 
 def test_global_knows_every_name_of_a_setting(tmp_path: Path) -> None:
-    """[global] takes the names of [cowrieprocessor], and both together as long as they agree."""
-    path = written(tmp_path, "[global]\nbatch_size = 7\nmax_ratio = 9\n[cowrieprocessor]\nbatch_size = 7\n")
+    """[global] accepts the names of [cowrieprocessor], and both tables may set the same value."""
+    path = write_config(tmp_path, "[global]\nbatch_size = 7\nmax_ratio = 9\n[cowrieprocessor]\nbatch_size = 7\n")
     assert load_settings(environ={}, toml_path=path).batch_size == 7
     assert load_settings(environ={"COWRIEPROC_MAX_RATIO": "8"}, toml_path=path).max_ratio == 8
 
@@ -156,20 +156,20 @@ def test_global_knows_every_name_of_a_setting(tmp_path: Path) -> None:
     [
         (
             "[global]\nbatch_size = 7\n[cowrieprocessor]\nbatch_size = 8\n",
-            "[cowrieprocessor] batch_size and [global] batch_size set the same, differently; keep one of them",
+            "[cowrieprocessor] batch_size and [global] batch_size set different values; keep one of them",
         ),
         (
             '[global]\ndb = "/a"\ndb_url = "/b"\n',
-            "[global] db and [global] db_url set the same, differently; keep one of them",
+            "[global] db and [global] db_url set different values; keep one of them",
         ),
         (
             '[cowrieprocessor]\nvirustotal_key = "env:A"\n[global]\nvtapi = "env:B"\n',
-            "[cowrieprocessor] virustotal_key and [global] vtapi set the same, differently; keep one of them",
+            "[cowrieprocessor] virustotal_key and [global] vtapi set different values; keep one of them",
         ),
     ],
 )
 def test_one_setting_given_twice_has_to_agree(tmp_path: Path, content: str, message: str) -> None:
-    """Two tables, or two names of one setting, that do not agree are refused, naming both."""
+    """Two tables, or two names of one setting, with different values are refused, naming both."""
     assert refusal(tmp_path, content) == message
 
 
@@ -179,32 +179,35 @@ def test_one_setting_given_twice_has_to_agree(tmp_path: Path, content: str, mess
         ('[[sensor]]\nname = "p"\nlogpth = "/x"\n', "[[sensor]] 'p': unknown key 'logpth'; did you mean 'logpath'? "),
         (POT + 'virustotal = "env:X"\n', "[[sensor]] 'pot-1': unknown key 'virustotal'; known are downloads, email, "),
         ('[[sensor]]\nlogpath = "/x"\n', '[[sensor]] number 1 has no name; write name = "pot-1"'),
-        (POT + '[[sensor]]\nname = "p"\n', "[[sensor]] 'p' has no logpath; write where its log, or the folder of it, "),
+        (POT + '[[sensor]]\nname = "p"\n', "[[sensor]] 'p' has no logpath; add the path of its log or log folder"),
         ('[[sensor]]\nname = ""\nlogpath = "/x"\n', "[[sensor]] number 1: name is ''; expected 1 to 64 printable "),
         ('[[sensor]]\nname = " p"\nlogpath = "/x"\n', "[[sensor]] ' p': name is ' p'; expected 1 to 64 printable "),
         ('[[sensor]]\nname = "a\\u001bb"\nlogpath = "/x"\n', "[[sensor]] 'a\\x1bb': name is 'a\\x1bb'; expected 1 to "),
         (f'[[sensor]]\nname = "{"x" * 65}"\nlogpath = "/x"\n', f"[[sensor]] '{'x' * 65}': name is "),
         ('[[sensor]]\nname = 7\nlogpath = "/x"\n', "[[sensor]] number 1: name is 7; expected 1 to 64 printable "),
-        (POT + POT, "two [[sensor]] are called 'pot-1'; give each its own name"),
+        (POT + POT, "two [[sensor]] tables are named 'pot-1'; give each its own name"),
         ('[[sensor]]\nname = "p"\nlogpath = ["/x"]\n', "[[sensor]] 'p': logpath is ['/x']; expected a path"),
         (POT + 'downloads = ""\n', "[[sensor]] 'pot-1': downloads is ''; expected a path"),
         (POT + 'downloads = "a\\u0000b"\n', "[[sensor]] 'pot-1': downloads is 'a\\x00b'; expected a path"),
         (
             POT + 'downloads = "/d/"\n[[sensor]]\nname = "b"\nlogpath = "/b"\ndownloads = "/x/../d"\n',
-            "[[sensor]] 'pot-1' and 'b' have the same downloads; ",
+            "[[sensor]] 'pot-1' and 'b' have the same downloads folder; ",
         ),
         (
             POT + '[global]\nlogpath = "/x"\n',
-            "[global] holds `logpath` beside [[sensor]]; remove it from [global], and if none of the [[sensor]] ",
+            "[global] has `logpath` in addition to [[sensor]]; remove it from [global], and if no [[sensor]] has it, ",
         ),
-        (POT + '[global]\ndownloads = "/x"\n', "[global] holds `downloads` beside [[sensor]]; remove it from "),
-        ('[global]\ndownloads = "/x"\n', "[global] has downloads and no logpath; write where the log is, too"),
+        (POT + '[global]\ndownloads = "/x"\n', "[global] has `downloads` in addition to [[sensor]]; remove it from "),
+        ('[global]\ndownloads = "/x"\n', "[global] has downloads but no logpath; add the path of the log"),
         ("[global]\nlogpath = 7\n", "[global]: logpath is 7; expected a path"),
         ('[global]\nlogpat = "/x"\n', "unknown setting 'logpat' in [global]; did you mean 'logpath'? known are "),
         ('[cowrieprocessor]\nlogpath = "/x"\n', "unknown setting 'logpath' in [cowrieprocessor]; "),
         (POT + 'email = "nobody"\n', "[[sensor]] 'pot-1': email is (not shown); expected an e-mail address"),
-        ('[sensor]\nname = "p"\nlogpath = "/x"\n', "`sensor` is no list of tables; write [[sensor]] above each one"),
-        ("sensor = [1]\n", "`sensor` is no list of tables; write [[sensor]] above each one"),
+        (
+            '[sensor]\nname = "p"\nlogpath = "/x"\n',
+            "`sensor` is not a list of tables; write [[sensor]] above each sensor",
+        ),
+        ("sensor = [1]\n", "`sensor` is not a list of tables; write [[sensor]] above each sensor"),
         ('[[sensors]]\nname = "p"\n', "unknown table 'sensors'; did you mean 'sensor'?"),
         ('[Global]\ndb = "x"\n', "unknown table 'Global'; did you mean 'global'?"),
         ("global = 1\n", "`global` is not a table; write [global] above its settings"),
@@ -213,29 +216,31 @@ def test_one_setting_given_twice_has_to_agree(tmp_path: Path, content: str, mess
         ("[global]\nbatch_size = true\n", "[global] batch_size is True; expected a whole number"),
     ],
 )
-def test_a_mistake_is_named_with_its_place_and_the_remedy(tmp_path: Path, content: str, message: str) -> None:
+def test_a_mistake_is_named_with_its_location_and_the_remedy(tmp_path: Path, content: str, message: str) -> None:
     """Each mistake is refused with the file, the table, the key, and what is expected; near matches are suggested."""
     assert refusal(tmp_path, content).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
+    ("content", "location"),
     [
         ("[global]\ndb = \n", "(at line 2, column 6)"),
         (POT + "logpath = 'x'\n", "(at line 4, column 14)"),
-        (b'# caf\xc3\xa9\n[global]\nemail = "\xc3\xa9\xff"\n', "no UTF-8 text (at line 3, column 11)"),
+        (b'# caf\xc3\xa9\n[global]\nemail = "\xc3\xa9\xff"\n', "not UTF-8 text (at line 3, column 11)"),
     ],
 )
-def test_a_file_that_is_no_toml_is_named_with_line_and_column(tmp_path: Path, content: str | bytes, place: str) -> None:
-    """Whoever reads the message finds the place."""
+def test_a_file_that_is_no_toml_is_named_with_line_and_column(
+    tmp_path: Path, content: str | bytes, location: str
+) -> None:
+    """The message gives line and column of the mistake."""
     message = refusal(tmp_path, content)
     assert message.startswith("not readable as TOML: ")
-    assert place in message
+    assert location in message
 
 
 def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
-    """Editors that write one do not make the file unreadable."""
-    path = written(tmp_path, b"\xef\xbb\xbf" + POT.encode())
+    """A file that an editor saved with a byte order mark is readable."""
+    path = write_config(tmp_path, b"\xef\xbb\xbf" + POT.encode())
     assert [sensor.name for sensor in load_sensors(environ={}, toml_path=path)] == ["pot-1"]
 
 
@@ -243,40 +248,40 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (f'"{KEY}"', "vtapi is a key itself, or a reference of another kind; write where the key is: env:NAME, "),
-        (f'"vault:{KEY}"', "vtapi is a reference `vault:`, which is not understood; write env:NAME, file:PATH or "),
-        (f'"op://{KEY}"', "vtapi is a reference `op:`, which is not understood; write env:NAME, file:PATH or "),
-        (f'"{KEY}:x"', "vtapi is a key itself, or a reference of another kind; write where the key is: env:NAME, "),
-        ('"env:"', "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
-        ('""', "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
-        ("7", "vtapi says nothing; expected env:NAME, file:PATH or credential:NAME"),
+        (f'"{KEY}"', "vtapi is a key itself, or an unknown kind of reference; write where the key is: env:NAME, "),
+        (f'"vault:{KEY}"', "vtapi is a reference `vault:`, which is not supported; write env:NAME, file:PATH or "),
+        (f'"op://{KEY}"', "vtapi is a reference `op:`, which is not supported; write env:NAME, file:PATH or "),
+        (f'"{KEY}:x"', "vtapi is a key itself, or an unknown kind of reference; write where the key is: env:NAME, "),
+        ('"env:"', "vtapi is not a reference; expected env:NAME, file:PATH or credential:NAME"),
+        ('""', "vtapi is not a reference; expected env:NAME, file:PATH or credential:NAME"),
+        ("7", "vtapi is not a reference; expected env:NAME, file:PATH or credential:NAME"),
     ],
 )
 def test_only_a_reference_to_a_key_may_stand_in_the_file(tmp_path: Path, table: str, given: str, message: str) -> None:
-    """A key itself, or a reference of another kind, is refused by its place and never shown."""
-    said = refusal(tmp_path, f"{table}vtapi = {given}\n")
-    place = "[global] " if table == "[global]\n" else "[[sensor]] 'pot-1': "
-    assert said.startswith(place + message)
-    assert "canary" not in said
+    """A key itself, or an unknown kind of reference, is refused with its location and never shown."""
+    refused = refusal(tmp_path, f"{table}vtapi = {given}\n")
+    location = "[global] " if table == "[global]\n" else "[[sensor]] 'pot-1': "
+    assert refused.startswith(location + message)
+    assert "canary" not in refused
 
 
 @settings(max_examples=60)
 @given(st.text(string.ascii_letters + string.digits + ":/ -_", min_size=8, max_size=60))
 def test_no_key_is_ever_shown(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
-    """Whatever stands where a reference should stand, no message repeats it, nor the beginning or end of it."""
-    path = written(tmp_path_factory.getbasetemp(), f'{POT}vtapi = "{key}-{KEY}-{key}"\n')
-    said = ""
+    """No message repeats a text in place of a reference, nor the beginning or end of it."""
+    path = write_config(tmp_path_factory.getbasetemp(), f'{POT}vtapi = "{key}-{KEY}-{key}"\n')
+    shown = ""
     try:
-        said = repr(load_sensors(environ={}, toml_path=path))
+        shown = repr(load_sensors(environ={}, toml_path=path))
     except ConfigurationError as error:
-        said = str(error)
-    assert KEY not in said
-    assert "pot-1" in said
+        shown = str(error)
+    assert KEY not in shown
+    assert "pot-1" in shown
 
 
 def test_a_reference_that_leads_nowhere_names_the_sensor_and_the_key(tmp_path: Path) -> None:
-    """A variable that is not set and a file that is not there are said when the key is used, by sensor and key."""
-    path = written(tmp_path, POT + 'vtapi = "env:NO_KEY"\nurlhausapi = "file:no.key"\n')
+    """A variable that is not set and a missing file are reported when the key is used, with sensor and key."""
+    path = write_config(tmp_path, POT + 'vtapi = "env:NO_KEY"\nurlhausapi = "file:no.key"\n')
 
     (sensor,) = load_sensors(environ={}, toml_path=path)
 
@@ -286,16 +291,16 @@ def test_a_reference_that_leads_nowhere_names_the_sensor_and_the_key(tmp_path: P
         sensor.virustotal_key.reveal({})
     with pytest.raises(ConfigurationError) as missing:
         sensor.abusech_key.reveal({})
-    place = f"{path}: [[sensor]] 'pot-1'"
-    assert str(unset.value) == f"{place}: vtapi: the environment variable NO_KEY is not set; set it"
-    assert str(missing.value).startswith(f"{place}: urlhausapi: {tmp_path / 'no.key'} cannot be read: No such file")
+    location = f"{path}: [[sensor]] 'pot-1'"
+    assert str(unset.value) == f"{location}: vtapi: the environment variable NO_KEY is not set; set it"
+    assert str(missing.value).startswith(f"{location}: urlhausapi: {tmp_path / 'no.key'} cannot be read: No such file")
 
 
 def with_keys(first: str, second: str, for_all: str = "") -> str:
-    """Return a file with the keys of two sensors, and the one for all, where they are not empty."""
+    """Return a settings file with the keys of two sensors and the key for all sensors; an empty key is left out."""
     top = f'[global]\nvtapi = "{for_all}"\n' if for_all else ""
-    one, two = (f'vtapi = "{key}"\n' if key else "" for key in (first, second))
-    return f'{top}{POT}{one}[[sensor]]\nname = "pot-2"\nlogpath = "/srv/two"\n{two}'
+    first_line, second_line = (f'vtapi = "{key}"\n' if key else "" for key in (first, second))
+    return f'{top}{POT}{first_line}[[sensor]]\nname = "pot-2"\nlogpath = "/srv/two"\n{second_line}'
 
 
 @pytest.mark.parametrize(
@@ -309,8 +314,8 @@ def with_keys(first: str, second: str, for_all: str = "") -> str:
     ],
 )
 def test_one_key_of_the_sensors_serves_the_database(tmp_path: Path, first: str, second: str, for_all: str) -> None:
-    """Where all sensors that name a key name the same, it is the key; flags and environment beat it."""
-    path = written(tmp_path, with_keys(first, second, for_all))
+    """If all sensors with a key name the same key, it applies; flags and environment take precedence."""
+    path = write_config(tmp_path, with_keys(first, second, for_all))
     found = load_settings(environ={}, toml_path=path).virustotal_key
     assert found is not None
     assert found.reveal({"A": "key-a"}) == "key-a"
@@ -322,36 +327,36 @@ def test_one_key_of_the_sensors_serves_the_database(tmp_path: Path, first: str, 
 @pytest.mark.parametrize(
     ("first", "second", "for_all", "message"),
     [
-        ("env:A", "env:B", "", "[[sensor]] 'pot-1', 'pot-2': different keys as vtapi; a database has one key for all "),
+        ("env:A", "env:B", "", "[[sensor]] 'pot-1', 'pot-2': different keys in vtapi; a database has one key for all "),
         (
             "env:A",
             "",
             "env:B",
-            "[[sensor]] 'pot-1': vtapi is another key than the one for all sensors; a database has ",
+            "[[sensor]] 'pot-1': vtapi differs from the key for all sensors; a database has ",
         ),
     ],
 )
 def test_several_keys_for_one_database_are_refused(
     tmp_path: Path, first: str, second: str, for_all: str, message: str
 ) -> None:
-    """Which of several keys would be used, nobody could tell: the sensors are named, and what to do."""
+    """Different keys would be ambiguous: the message names the sensors and the remedy."""
     assert refusal(tmp_path, with_keys(first, second, for_all)).startswith(message)
 
 
-def test_the_example_is_a_file_of_settings(tmp_path: Path) -> None:
-    """packaging/sensors.toml.example can be used as it is, and so can what stands in it as a comment."""
+def test_the_example_is_a_settings_file(tmp_path: Path) -> None:
+    """packaging/sensors.toml.example is valid as it is, and with its commented-out lines."""
     text = (PROJECT / "packaging" / "sensors.toml.example").read_text(encoding="utf-8")
     uncommented = "\n".join(line.removeprefix("#:").strip() for line in text.splitlines())
     assert uncommented != text
     for content in (text, uncommented):
-        path = written(tmp_path, content)
+        path = write_config(tmp_path, content)
         assert load_settings(environ={}, toml_path=path).db_url == "/var/lib/cowrieprocessor/cowrie.sqlite"
         assert [sensor.name for sensor in load_sensors(environ={}, toml_path=path)] == ["pot-1", "pot-2"]
 
 
 @pytest.mark.parametrize("key", ["logpath", "downloads"])
-def test_the_hint_for_who_has_no_sensors_can_be_written_into_the_file(tmp_path: Path, key: str) -> None:
-    """What the error about missing sensors says to write is a file of settings with a sensor that has it."""
-    path = written(tmp_path, str(no_sensors(key, "/srv/x")).split("write there:\n")[1])
+def test_the_hint_about_missing_sensors_can_be_written_into_the_file(tmp_path: Path, key: str) -> None:
+    """The lines that the error about missing sensors suggests are a settings file with such a sensor."""
+    path = write_config(tmp_path, str(no_sensors(key, "/srv/x")).split("write there:\n")[1])
     (sensor,) = load_sensors(environ={}, toml_path=path)
     assert getattr(sensor, key) == Path("/srv/x")

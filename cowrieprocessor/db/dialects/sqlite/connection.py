@@ -1,17 +1,17 @@
-"""Connections to SQLite: which library, opened how, and how a writing transaction begins.
+"""SQLite connections: the choice of library, how a file is opened, and how a write transaction begins.
 
-The driver's own transaction handling is off (`isolation_level=None`): our listener issues BEGIN IMMEDIATE, so
-that DDL is transactional and no transaction turns from reading to writing half-way, which SQLite may refuse.
+The driver's own transaction handling is off (`isolation_level=None`): our listener issues BEGIN IMMEDIATE, so that DDL
+is transactional and no read transaction has to be upgraded to a write transaction, which SQLite may refuse.
 
-One process uses one SQLite library for one file: POSIX locks belong to the process, so two libraries in it (pysqlite3
-and Python's own) do not see each other's, and drop them for each other. Source: sqlite.org/howtocorrupt.html, 2.2.1.
+A process must use one SQLite library per file: POSIX locks belong to the process, so two libraries in it (pysqlite3 and
+Python's own) miss each other's locks and release them for each other. Source: sqlite.org/howtocorrupt.html, 2.2.1.
 """
 
 from __future__ import annotations
 
 import importlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,23 +22,24 @@ from cowrieprocessor.db.dialects.base import EngineOptions
 from cowrieprocessor.db.dialects.sqlite.files import (
     WriterLock,
     create_private,
+    no_trace_uri,
     require_existing,
     shared_uri,
-    untouching_uri,
     uri,
 )
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import ConfigurationError, DatabaseLocked, DatabaseReadOnly
 
 BUSY_MS = 10_000
-"""How long SQLite itself waits where only a moment is to be expected: recovery, or the last one closing."""
+"""SQLite's busy timeout for short waits: recovery, or the close of the last connection."""
 
 WRITER_BUSY_MS = 250
-"""How long it waits for the write lock; our own loop, which can say so, goes on from there."""
+"""SQLite's busy timeout for the write lock; after it our own loop, which can report the wait, tries again."""
+
 CLOSE_WAIT_S = 5.0
 
 CHECKPOINT_BUSY_MS = 50
-"""How long emptying the log may keep other writers waiting for a reader that is in the way."""
+"""How long truncating the log may block other writers while a reader still needs the log."""
 
 PRAGMAS = (
     "PRAGMA foreign_keys=ON",
@@ -49,12 +50,12 @@ PRAGMAS = (
 WRITER_PRAGMAS = (
     "PRAGMA synchronous=NORMAL",
     "PRAGMA wal_autocheckpoint=40000",  # pages: 160 MB, so that index pages are copied once for several batches
-    "PRAGMA journal_size_limit=163840000",  # the same: a WAL that is begun anew keeps its room
+    "PRAGMA journal_size_limit=163840000",  # the same: a WAL that restarts keeps its space
 )
 
 
 def wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """Return whether this SQLite can corrupt a WAL database when two connections checkpoint at once.
+    """Return whether this SQLite version can corrupt a WAL database when two connections checkpoint at once.
 
     Args:
         version: major, minor, patch.
@@ -70,10 +71,13 @@ def wal_reset_bug(version: tuple[int, ...]) -> bool:
 
 @cache
 def load_driver(choice: str) -> ModuleType:
-    """Return the SQLite driver: `pysqlite3`, `stdlib`, or for `auto` pysqlite3 where it is installed.
+    """Return the SQLite driver module.
+
+    Args:
+        choice: `pysqlite3`, `stdlib`, or `auto` for pysqlite3 if it is installed.
 
     Raises:
-        ConfigurationError: pysqlite3 was asked for and is not installed.
+        ConfigurationError: `pysqlite3` was chosen but is not installed.
     """
     if choice == "stdlib":
         return sqlite3
@@ -89,38 +93,38 @@ def load_driver(choice: str) -> ModuleType:
 
 @cache
 def driver_errors() -> tuple[type[Exception], ...]:
-    """Return the root error classes of the drivers that may be in use."""
+    """Return the base error classes of the drivers that may be in use."""
     return tuple({sqlite3.Error, load_driver("auto").Error})
 
 
 def primary_code(error: BaseException) -> int | None:
-    """Return SQLite's primary result code of a driver's error, if it came from SQLite."""
+    """Return SQLite's primary result code of a driver's error; None if the error is not from SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else None
 
 
 class _SerializedWrites:
-    """A connection under a library with the WAL-reset bug: one writer at a time, closing included."""
+    """Mixin for connections of a library with the WAL-reset bug: one writer at a time, including close."""
 
     writer_lock: WriterLock | None = None
 
     def commit(self) -> None:
-        """Commit (which may checkpoint), then let the next writer in."""
+        """Commit, which may checkpoint, then release the writer lock."""
         super().commit()  # type: ignore[misc]
         self._release()
 
     def rollback(self) -> None:
-        """Roll back, then let the next writer in."""
+        """Roll back, then release the writer lock."""
         super().rollback()  # type: ignore[misc]
         self._release()
 
     def close(self) -> None:
-        """Close under the lock: the last connection to close checkpoints.
+        """Close while holding the lock, because the last connection to close checkpoints.
 
-        Whoever keeps the lock from us for longer has the database open: ours is not the last to close.
+        If the lock stays taken for longer, its owner has the database open, so this is not the last connection.
         """
         if self.writer_lock is not None:
-            self.writer_lock.try_for(EngineOptions(lock_timeout_s=CLOSE_WAIT_S))
+            self.writer_lock.try_acquire(EngineOptions(lock_timeout_s=CLOSE_WAIT_S))
         try:
             super().close()  # type: ignore[misc]
         finally:
@@ -138,7 +142,7 @@ def _serialized_connection(driver: ModuleType) -> type[Any]:
 
 
 def connect(path: Path, options: EngineOptions) -> Any:
-    """Return a driver's connection on a file, set up as we need it; a writer creates a missing file.
+    """Return a configured driver connection to a file; a writer creates a missing file.
 
     Raises:
         DatabaseError: see `require_existing`, `create_private`, `require_local_disk`.
@@ -147,7 +151,7 @@ def connect(path: Path, options: EngineOptions) -> Any:
     path = path.resolve()
     if options.read_only:
         require_existing(path)
-        name = untouching_uri(path) if options.leave_no_trace else shared_uri(path, "ro")
+        name = no_trace_uri(path) if options.leave_no_trace else shared_uri(path, "ro")
     else:
         name = shared_uri(path, "rw")
         create_private(path)
@@ -175,17 +179,17 @@ def connect(path: Path, options: EngineOptions) -> Any:
 
 
 def recover(connection: Any, driver: ModuleType, path: Path) -> None:
-    """Roll back what a killed writer left unfinished, which a read-only connection may not do itself.
+    """Roll back the unfinished transaction of a killed writer, which a read-only connection cannot do.
 
-    Any program that opens the file for writing does the same; committed rows stay as they are.
+    Any program that opens the file for writing does the same; committed rows are not affected.
 
     Args:
-        connection: the reader's, opened with `mode=ro`.
-        driver: the library that `connection` belongs to.
+        connection: the reader's connection, opened with `mode=ro`.
+        driver: the library of `connection`.
         path: the database file.
 
     Raises:
-        DatabaseReadOnly: this user may not write the file.
+        DatabaseReadOnly: this user has no write permission for the file.
 
     Source: sqlite.org/rescode.html, SQLITE_READONLY_ROLLBACK; sqlite.org/lockingv3.html, "Dealing with hot journals".
     """
@@ -204,7 +208,7 @@ def recover(connection: Any, driver: ModuleType, path: Path) -> None:
 
 
 def _is_refused_to_readers(connection: Any) -> bool:
-    """Return whether SQLite refuses to read the file because something has to be written first."""
+    """Return whether SQLite refuses to read the file because it has to be written first."""
     try:
         connection.execute("PRAGMA schema_version").fetchone()
     except driver_errors() as error:
@@ -213,23 +217,23 @@ def _is_refused_to_readers(connection: Any) -> bool:
 
 
 def connect_in_memory(options: EngineOptions) -> Any:
-    """Return a driver's connection on a private database in memory."""
+    """Return a driver connection to a private in-memory database."""
     return load_driver(options.driver).connect(":memory:", isolation_level=None, check_same_thread=False)
 
 
-def begin_writing(connection: Any, options: EngineOptions) -> None:
-    """Begin a transaction that holds the write lock, waiting for it as long as we may.
+def begin_immediate(connection: Any, options: EngineOptions) -> None:
+    """Begin a transaction that holds the write lock, waiting for it up to `options.lock_timeout_s`.
 
     Raises:
-        DatabaseLocked: another process went on writing.
+        DatabaseLocked: another process kept writing.
     """
     began = False
     lock: WriterLock | None = getattr(connection, "writer_lock", None)
     if lock is not None:
         lock.acquire()
     try:
-        with _short_patience(connection):
-            began = wait_until(lambda: _try_to(connection, "BEGIN IMMEDIATE"), options)
+        with _short_busy_timeout(connection):
+            began = wait_until(lambda: _try_execute(connection, "BEGIN IMMEDIATE"), options)
     finally:
         if lock is not None and not began:
             lock.release()
@@ -241,14 +245,14 @@ def begin_writing(connection: Any, options: EngineOptions) -> None:
 
 
 def empty_log(connection: Any) -> None:
-    """Checkpoint and truncate the write-ahead log as far as others let us; nobody waits longer than a moment for it."""
+    """Checkpoint and truncate the write-ahead log as far as other connections allow, without blocking them for long."""
     lock: WriterLock | None = getattr(connection, "writer_lock", None)
-    if lock is not None and not lock.try_for(EngineOptions(lock_timeout_s=0.0)):
+    if lock is not None and not lock.try_acquire(EngineOptions(lock_timeout_s=0.0)):
         return
     connection.execute(f"PRAGMA busy_timeout={CHECKPOINT_BUSY_MS}")
     try:
-        _try_to(connection, "PRAGMA wal_checkpoint(PASSIVE)")
-        _try_to(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        _try_execute(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+        _try_execute(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         if lock is not None:
@@ -272,22 +276,25 @@ def _journal_mode(connection: Any) -> str:
 
 
 def _is_ours_or_empty(connection: Any) -> bool:
-    """Return whether we may change the file: another application's database is never written to."""
+    """Return whether the file may be changed: the database of another application is never written to."""
     names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     return not names or "schema_state" in names
 
 
 def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
-    """Turn on write-ahead logging, which needs the file for ourselves for a moment.
+    """Turn on write-ahead logging, which needs exclusive access for a moment.
 
-    A file that may not be written stays as it is: whoever writes through this connection will be told.
+    A file without write permission is left alone: the first write through this connection reports it.
     """
     lock: WriterLock | None = getattr(connection, "writer_lock", None)
     if lock is not None:
         lock.acquire()
     try:
-        with _short_patience(connection):
-            switched = wait_until(lambda: _try_to(connection, "PRAGMA journal_mode=WAL", _unless_read_only), options)
+        with _short_busy_timeout(connection):
+            switched = wait_until(
+                lambda: _try_execute(connection, "PRAGMA journal_mode=WAL", ignored_code=sqlite3.SQLITE_READONLY),
+                options,
+            )
     finally:
         if lock is not None:
             lock.release()
@@ -298,8 +305,8 @@ def _switch_to_wal(connection: Any, options: EngineOptions) -> None:
 
 
 @contextmanager
-def _short_patience(connection: Any) -> Iterator[None]:
-    """Have SQLite itself wait only briefly, so that our own loop can speak."""
+def _short_busy_timeout(connection: Any) -> Iterator[None]:
+    """Shorten SQLite's busy timeout, so that our own loop can report the wait."""
     connection.execute(f"PRAGMA busy_timeout={WRITER_BUSY_MS}")
     try:
         yield
@@ -307,18 +314,20 @@ def _short_patience(connection: Any) -> Iterator[None]:
         connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
 
 
-def _unless_read_only(code: int | None) -> bool:
-    return code == sqlite3.SQLITE_READONLY
+def _try_execute(connection: Any, statement: str, *, ignored_code: int | None = None) -> bool:
+    """Run a statement; return False if another connection blocks it.
 
-
-def _try_to(connection: Any, statement: str, forgive: Callable[[int | None], bool] | None = None) -> bool:
-    """Run a statement; return False if another connection is in the way."""
+    Args:
+        connection: a driver's connection.
+        statement: the statement.
+        ignored_code: a primary result code that counts as success.
+    """
     try:
         connection.execute(statement)
     except driver_errors() as error:
         code = primary_code(error)
         if code == sqlite3.SQLITE_BUSY:
             return False
-        if forgive is None or not forgive(code):
+        if code is None or code != ignored_code:
             raise
     return True

@@ -1,4 +1,4 @@
-"""SQLite as a dialect: its engines, its transactions, and what its errors mean."""
+"""The SQLite dialect: engines, transactions, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from cowrieprocessor.db.dialects.base import (
     OPTIONS_KEY,
-    READING_KEY,
+    READ_ONLY_KEY,
     Dialect,
     EngineOptions,
     Storage,
     options_of,
 )
 from cowrieprocessor.db.dialects.sqlite.connection import (
-    begin_writing,
+    begin_immediate,
     connect,
     connect_in_memory,
     driver_errors,
@@ -44,6 +44,7 @@ __all__ = ["SQLITE", "SqliteDialect", "load_driver", "wal_reset_bug"]
 
 MEMORY = ":memory:"
 ANALYZED_ENTRIES = 1000
+"""Approximate number of entries of each index that ANALYZE reads."""
 
 _ERRORS: dict[int, tuple[type[DatabaseError], str]] = {
     sqlite3.SQLITE_BUSY: (
@@ -56,7 +57,7 @@ _ERRORS: dict[int, tuple[type[DatabaseError], str]] = {
     ),
     sqlite3.SQLITE_READONLY: (
         DatabaseReadOnly,
-        "may not be written; check the permissions of the file, its folder, and how the disk is mounted",
+        "is not writable; check the permissions of the file, its folder, and how the disk is mounted",
     ),
     sqlite3.SQLITE_PERM: (
         DatabaseReadOnly,
@@ -64,56 +65,56 @@ _ERRORS: dict[int, tuple[type[DatabaseError], str]] = {
     ),
     sqlite3.SQLITE_CORRUPT: (
         DatabaseDamaged,
-        "the database is damaged; `cowrieprocessor db check --full` says more; restore a backup",
+        "the database is damaged; `cowrieprocessor db check --full` shows details; restore a backup",
     ),
     sqlite3.SQLITE_FULL: (DatabaseFull, "the disk is full; make room, then repeat the command"),
     sqlite3.SQLITE_IOERR: (
         DatabaseError,
-        "the disk could not be read or written; look at the system log, then run `cowrieprocessor db check`",
+        "the disk could not be read or written; see the system log, then run `cowrieprocessor db check`",
     ),
     sqlite3.SQLITE_CANTOPEN: (
         DatabaseError,
         "cannot be opened; check the permissions of the file and of its folder (a database in WAL mode needs "
-        "-wal and -shm files beside it, even for reading)",
+        "-wal and -shm files next to it, even for reading)",
     ),
     sqlite3.SQLITE_NOTADB: (NotADatabase, "is not an SQLite database; name another file with --db"),
 }
-"""SQLite's primary result codes that are no mistake of ours. Source: sqlite.org/rescode.html."""
+"""Errors by SQLite's primary result code, except those that only a bug causes. Source: sqlite.org/rescode.html."""
 
 
 def _on_begin(connection: Connection) -> None:
-    """Begin a transaction: BEGIN to read, BEGIN IMMEDIATE to write."""
+    """Begin a transaction: BEGIN for reading, BEGIN IMMEDIATE for writing."""
     raw: Any = connection.connection.driver_connection
-    if raw.isolation_level is not None:  # an engine that SQLAlchemy made directly
+    if raw.isolation_level is not None:  # the engine was created with SQLAlchemy directly
         raw.isolation_level = None
     options = options_of(connection)
-    if options.read_only or connection.get_execution_options().get(READING_KEY):
+    if options.read_only or connection.get_execution_options().get(READ_ONLY_KEY):
         raw.execute("BEGIN")
     else:
-        begin_writing(raw, options)
+        begin_immediate(raw, options)
 
 
 class SqliteDialect(Dialect):
-    """SQLite, by whichever driver is there."""
+    """SQLite, with pysqlite3 or Python's own driver."""
 
     name: ClassVar[str] = "sqlite"
-    ours_alone: ClassVar[bool] = True
+    is_dedicated: ClassVar[bool] = True
 
     @property
     def files(self) -> SqliteDatabaseFiles:
-        """What can be done with its file."""
+        """The operations on the file of a database."""
         return SqliteDatabaseFiles()
 
     @property
     def driver_errors(self) -> tuple[type[Exception], ...]:
-        """The root error classes of both drivers."""
+        """The base error classes of both drivers."""
         return driver_errors()
 
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
-        """Return an engine on a file, or on a private database in memory.
+        """Return an engine for a file, or for a private in-memory database.
 
         Raises:
-            ConfigurationError: the URL has parameters; what they would say is ours to decide.
+            ConfigurationError: the URL has parameters; connection settings are not configurable.
         """
         if url.query:
             raise ConfigurationError(f"{self.describe(url)}: an SQLite URL takes no parameters; give the path alone")
@@ -127,19 +128,19 @@ class SqliteDialect(Dialect):
             hide_parameters=True,
             execution_options={OPTIONS_KEY: options},
         )
-        self.adopt(engine)
+        self.install_listeners(engine)
         return engine
 
-    def adopt(self, engine: Engine) -> None:
-        """Let our listener begin the engine's transactions."""
+    def install_listeners(self, engine: Engine) -> None:
+        """Install the listener that begins the transactions of an engine, unless it is installed."""
         if not event.contains(engine, "begin", _on_begin):
             event.listen(engine, "begin", _on_begin)
 
     @contextmanager
-    def reading(self, engine: Engine) -> Iterator[Connection]:
-        """Yield a connection in a deferred transaction that SQLite lets write nothing."""
+    def read_transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Yield a connection in a deferred transaction in which SQLite rejects writes."""
         with engine.connect() as connection:
-            connection = connection.execution_options(**{READING_KEY: True})
+            connection = connection.execution_options(**{READ_ONLY_KEY: True})
             raw: Any = connection.connection.driver_connection
             raw.execute("PRAGMA query_only=ON")
             try:
@@ -161,16 +162,16 @@ class SqliteDialect(Dialect):
         kind, remedy = _ERRORS[code]
         return kind(f"{self.describe(url)}: {remedy} (SQLite says: {error})")
 
-    def hold_migration_lock(self, connection: Connection) -> None:
-        """Do nothing: BEGIN IMMEDIATE already holds the only write lock there is."""
+    def lock_migrations(self, connection: Connection) -> None:
+        """Do nothing: after BEGIN IMMEDIATE the transaction has the only write lock."""
 
     def table_names(self, connection: Connection) -> Collection[str]:
-        """Return all tables and views of the file but SQLite's own."""
+        """Return all tables and views of the file except SQLite's own."""
         rows = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
         return {str(name) for (name,) in rows if not str(name).startswith("sqlite_")}
 
     def column_names(self, connection: Connection, table: str) -> Collection[str]:
-        """Return the names of a table's columns, computed ones included."""
+        """Return the names of a table's columns, including generated columns."""
         rows = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (table,))
         return {str(name) for (name,) in rows}
 
@@ -191,33 +192,33 @@ class SqliteDialect(Dialect):
         )
 
     def estimated_rows(self, connection: Connection, table: str) -> int:
-        """Return the largest rowid, which SQLite finds at once; deleted rows still count."""
+        """Return the largest rowid, which SQLite finds immediately; deleted rows still count."""
         quoted = connection.dialect.identifier_preparer.quote(table)
         return int(connection.exec_driver_sql(f"SELECT coalesce(max(rowid), 0) FROM {quoted}").scalar_one())
 
     def exact_rows(self, connection: Connection, table: str) -> int:
-        """Count through the smallest index there is."""
+        """Count all rows; SQLite uses the smallest index."""
         quoted = connection.dialect.identifier_preparer.quote(table)
         raw: Any = connection.connection.driver_connection
         with interruptible(raw):
             return int(raw.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0])
 
-    def damages(self, connection: Connection, *, full: bool) -> list[str]:
-        """Run SQLite's quick_check, or its integrity_check, which also compares tables with their indexes."""
+    def find_damage(self, connection: Connection, *, full: bool) -> list[str]:
+        """Run quick_check, or with `full` integrity_check, which also compares tables with their indexes."""
         raw: Any = connection.connection.driver_connection
         with interruptible(raw):
             rows = raw.execute(f"PRAGMA {'integrity_check' if full else 'quick_check'}").fetchall()
         return [str(line) for (line,) in rows if line != "ok"]
 
     def reusable_bytes(self, connection: Connection) -> int:
-        """Return the size of the pages that are in no use."""
+        """Return the total size of the free pages."""
         pages, page_bytes = (
             int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("freelist_count", "page_size")
         )
         return pages * page_bytes
 
     def refresh_statistics(self, connection: Connection) -> None:
-        """Run ANALYZE over about a thousand entries of each index, however large it is."""
+        """Run ANALYZE on about ANALYZED_ENTRIES entries of each index, at any size."""
         connection.exec_driver_sql(f"PRAGMA analysis_limit={ANALYZED_ENTRIES}")
         connection.exec_driver_sql("ANALYZE")
 

@@ -1,7 +1,7 @@
-"""The file of an SQLite database: made private, found on a local disk, and locked against a second writer.
+"""The file of an SQLite database: private permissions, the check for a local disk, and the writer lock.
 
-Nothing here opens the database file itself, except to create it: closing any descriptor of a file drops the
-locks that SQLite holds on it in this process. Source: sqlite.org/howtocorrupt.html, section 2.2.
+Nothing here opens the database file itself, except to create it: closing any descriptor of a file releases SQLite's
+locks on it in this process. Source: sqlite.org/howtocorrupt.html, section 2.2.
 """
 
 from __future__ import annotations
@@ -19,50 +19,52 @@ from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, 
 
 PRIVATE = 0o600
 COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite appends to a database's name for the files beside it."""
+"""Suffixes that SQLite appends to the name of a database for its additional files."""
 
 
 def require_local_disk(path: Path) -> None:
     """Refuse a path on a network file system.
 
+    WAL needs memory that all processes share, and machines do not share memory.
+
     Raises:
-        DatabaseError: WAL needs memory that all processes share, and machines do not share memory.
+        DatabaseError: the path is on a network file system.
 
     Source: sqlite.org/wal.html, "WAL does not work over a network filesystem".
     """
     kind = file_system_type(path, mounts())
     if kind in NETWORK_FILE_SYSTEMS:
         raise DatabaseError(
-            f"{path}: lies on a network file system ({kind}), where SQLite's write-ahead log is not safe; "
+            f"{path}: is on a network file system ({kind}), where SQLite's write-ahead log is not safe; "
             "put the database on a local disk, or use PostgreSQL"
         )
 
 
 def require_existing(path: Path) -> None:
-    """Refuse to look at a database that is not there, or that is no regular file.
+    """Check that a database exists and is a regular file.
 
     Raises:
-        DatabaseError: no such file.
+        DatabaseError: there is no such file.
         NotADatabase: it is a folder, a FIFO or a device.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise DatabaseError(
-            f"{path}: no such database; `cowrieprocessor load --db {path} LOGS` makes one, or name another with --db"
+            f"{path}: no such database; `cowrieprocessor load --db {path} LOGS` creates it, or name another with --db"
         ) from None
     except OSError as error:
         raise DatabaseError(f"{path}: {error.strerror}; correct the path or its permissions") from error
     if not stat.S_ISREG(mode):
-        raise NotADatabase(f"{path}: is no regular file; name the database file itself")
+        raise NotADatabase(f"{path}: is not a regular file; name the database file itself")
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file that only we may read, unless one is there; -wal and -shm inherit its mode.
+    """Create an empty file that only its owner can read, unless it exists; -wal and -shm inherit its mode.
 
     Raises:
-        DatabaseError: the folder is missing, or cannot be written.
-        NotADatabase: a folder, FIFO or device is in its place.
+        DatabaseError: the folder does not exist or is not writable.
+        NotADatabase: the path is a folder, a FIFO or a device.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
@@ -73,34 +75,34 @@ def create_private(path: Path) -> None:
             f"{path}: the folder {path.parent} does not exist; create it, or name another file with --db"
         ) from None
     except PermissionError:
-        raise DatabaseReadOnly(f"{path}: may not be created; choose a folder that you may write in") from None
+        raise DatabaseReadOnly(f"{path}: no permission to create it; choose a folder that you may write to") from None
     except OSError as error:
-        raise DatabaseError(f"{path}: cannot be created: {error.strerror}; choose another place") from error
+        raise DatabaseError(f"{path}: cannot be created: {error.strerror}; choose another path") from error
 
 
 def uri(path: Path, mode: str) -> str:
-    """Return SQLite's URI of a path; mode is `ro` or `rw`. Source: sqlite.org/uri.html."""
+    """Return the SQLite URI of a path; mode is `ro` or `rw`. Source: sqlite.org/uri.html."""
     return f"file:{quote(os.fsencode(path))}?mode={mode}"
 
 
 def shared_uri(path: Path, mode: str) -> str:
-    """Return SQLite's URI of a path that others may have open at the same time; mode is `ro` or `rw`.
+    """Return the SQLite URI of a path that other processes may have open; mode is `ro` or `rw`.
 
     Raises:
-        DatabaseError: it lies on a network file system.
+        DatabaseError: the path is on a network file system.
     """
     require_local_disk(path)
     return uri(path, mode)
 
 
-def untouching_uri(path: Path) -> str:
-    """Return an URI that reads a file and makes none beside it.
+def no_trace_uri(path: Path) -> str:
+    """Return the SQLite URI that reads a database without creating files next to it.
 
-    Reading a database in WAL mode makes its -wal and -shm where they are missing. Where there is no log, everything
-    is in the file, which can then be read as one that does not change.
+    Opening a database in WAL mode creates missing -wal and -shm files. Without a log the main file is complete, and can
+    be opened as immutable.
 
     Raises:
-        DatabaseError: a log lies there without its -shm: reading it needs one.
+        DatabaseError: a log exists without its -shm file, which is needed to read it.
 
     Source: sqlite.org/uri.html, `immutable`; sqlite.org/wal.html, "Read-Only Databases".
     """
@@ -108,8 +110,8 @@ def untouching_uri(path: Path) -> str:
     log_bytes = log.stat().st_size if log.exists() else 0
     if log_bytes and not shared.exists():
         raise DatabaseError(
-            f"{path}: its write-ahead log lies there without {shared.name}, as after a copy; "
-            "run `cowrieprocessor db status` on it, which makes that file, then repeat the command"
+            f"{path}: its write-ahead log exists without {shared.name}, as after a copy; "
+            "run `cowrieprocessor db status` on it, which creates that file, then repeat the command"
         )
     if journal.exists() or (log.exists() and shared.exists()):
         return shared_uri(path, "ro")
@@ -117,10 +119,10 @@ def untouching_uri(path: Path) -> str:
 
 
 class WriterLock:
-    """A lock beside the database that one writer at a time holds, where the SQLite library needs it.
+    """A lock file next to the database that serializes writers, for SQLite libraries with the WAL-reset bug.
 
-    Serialized writers cannot checkpoint at the same time, which is what the WAL-reset bug needs. Each
-    connection has a lock of its own, so that it also keeps the connections of one process apart.
+    The bug needs two connections that checkpoint at the same time. Each connection opens the lock file separately, so
+    that the connections of one process are serialized, too.
     """
 
     def __init__(self, database: Path, options: EngineOptions) -> None:
@@ -130,47 +132,52 @@ class WriterLock:
 
     @property
     def path(self) -> Path:
-        """The lock file; it stays there, empty."""
+        """The lock file; it is empty and never deleted."""
         return self._database.with_name(self._database.name + ".writer-lock")
 
     @property
-    def held(self) -> bool:
-        """Whether we hold it."""
+    def is_held(self) -> bool:
+        """Whether this connection has the lock."""
         return self._descriptor is not None
 
     def acquire(self) -> None:
         """Wait for the lock.
 
         Raises:
-            DatabaseLocked: another writer held it for longer than we may wait.
+            DatabaseLocked: another writer kept the lock beyond the timeout.
         """
-        if not self.try_for(self._options):
+        if not self.try_acquire(self._options):
             raise DatabaseLocked(
                 f"{self._database}: another process has been writing for {self._options.lock_timeout_s:g} s; "
                 "wait for it, or stop it, then repeat the command"
             )
 
-    def try_for(self, options: EngineOptions) -> bool:
-        """Wait for the lock as long as these options say; return whether we hold it."""
-        if self.held:
+    def try_acquire(self, options: EngineOptions) -> bool:
+        """Wait for the lock up to `options.lock_timeout_s`; return whether it was acquired.
+
+        Raises:
+            DatabaseReadOnly: the lock file is not writable.
+            DatabaseError: it cannot be opened.
+        """
+        if self.is_held:
             return True
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(self.path, flags, PRIVATE)
         except PermissionError as error:
-            raise DatabaseReadOnly(f"{self.path}: may not be written; choose a folder you may write in") from error
+            raise DatabaseReadOnly(f"{self.path}: is not writable; choose a folder that you may write to") from error
         except OSError as error:
-            raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}; remove what is there") from error
+            raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}; remove that file") from error
         try:
             if wait_until(lambda: _flock(descriptor), options):
                 self._descriptor = descriptor
         finally:
             if self._descriptor is None:
                 os.close(descriptor)
-        return self.held
+        return self.is_held
 
     def release(self) -> None:
-        """Let the next writer in; does nothing when we do not hold it."""
+        """Release the lock, if this connection has it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,7 +1,7 @@
-"""Long statements that Ctrl-C can end.
+"""Let Ctrl-C interrupt long SQLite statements.
 
-Python looks at signals between its own instructions, and a statement of SQLite can take minutes without one. SQLite
-calls our handler now and then; an exception in it ends the statement with SQLITE_INTERRUPT.
+Python handles signals between its own instructions, and an SQLite statement can run for minutes without any. SQLite
+regularly calls our progress handler; an exception in it ends the statement with SQLITE_INTERRUPT.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, primary_code
 
-LOOK_EVERY = 100_000
-"""Instructions of SQLite's machine between two looks: some milliseconds."""
+INSTRUCTIONS_PER_CHECK = 100_000
+"""Instructions of SQLite's virtual machine between two calls of the handler: a few milliseconds."""
 
 
 @contextmanager
 def interruptible(connection: Any) -> Iterator[None]:
-    """Let Ctrl-C and signals that raise end the statements of a driver's connection.
+    """Let Ctrl-C, and signal handlers that raise, interrupt the statements of a driver's connection.
 
     Raises:
-        KeyboardInterrupt: a signal ended the statement.
+        KeyboardInterrupt: a signal interrupted the statement.
     """
-    connection.set_progress_handler(_go_on, LOOK_EVERY)
+    connection.set_progress_handler(_continue, INSTRUCTIONS_PER_CHECK)
     try:
         yield
     except driver_errors() as error:
@@ -32,8 +32,8 @@ def interruptible(connection: Any) -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        connection.set_progress_handler(None, LOOK_EVERY)
+        connection.set_progress_handler(None, INSTRUCTIONS_PER_CHECK)
 
 
-def _go_on() -> int:
+def _continue() -> int:
     return 0

@@ -1,4 +1,4 @@
-"""SQLite's file as a whole: copied while others write, and brought to rest."""
+"""Operations on whole SQLite files: online backup, and consolidation into one file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from cowrieprocessor.errors import DatabaseInUse
 from cowrieprocessor.filesystems import file_system_type, mounts
 
 PAGES_AT_ONCE = 1024
-"""Pages that one step copies: 4 MiB at the usual size of a page."""
+"""Pages per step of the backup: 4 MiB at the default page size."""
 
-SETTLE_BUSY_S = 2.0
+EXCLUSIVE_BUSY_S = 2.0
+"""SQLite's busy timeout for exclusive access to a file."""
+
 HEADER = b"SQLite format 3\0"
 
 _CODES = {
@@ -33,30 +35,30 @@ _CODES = {
     "file is not a database": sqlite3.SQLITE_NOTADB,
     "unable to open database file": sqlite3.SQLITE_CANTOPEN,
 }
-"""Source: sqlite.org/c3ref/errcode.html, sqlite3_errstr."""
+"""Result codes by their message. Source: sqlite.org/c3ref/errcode.html, sqlite3_errstr."""
 
 
 class SqliteDatabaseFiles(DatabaseFiles):
     """The file of an SQLite database."""
 
     def path_of(self, url: URL) -> Path | None:
-        """Return the file."""
+        """Return the resolved path of the file; None for an in-memory database."""
         if url.database in (None, "", ":memory:"):
             return None
         return Path(url.database or "").expanduser().resolve()
 
     def companions(self, path: Path) -> tuple[Path, ...]:
-        """Return the log, its shared memory, and the rollback journal."""
-        return tuple(path.with_name(path.name + ending) for ending in COMPANIONS)
+        """Return the paths of the log, its shared memory, and the rollback journal."""
+        return tuple(path.with_name(path.name + suffix) for suffix in COMPANIONS)
 
-    def looks_like_one(self, path: Path) -> bool:
-        """Return whether the file is empty or has SQLite's header; journals in the making have zeros there."""
+    def looks_like_database(self, path: Path) -> bool:
+        """Return whether the file is empty or has SQLite's header; an unfinished copy may have zeros instead."""
         with path.open("rb") as file:
-            begin = file.read(len(HEADER))
-        return begin == HEADER or not begin.strip(b"\0")
+            start = file.read(len(HEADER))
+        return start == HEADER or not start.strip(b"\0")
 
     def file_system(self, path: Path) -> str | None:
-        """Return what Linux's list of mounts says."""
+        """Return the type from Linux's list of mounts; None if it is not listed."""
         return file_system_type(path, mounts()) or None
 
     def require_local_disk(self, path: Path) -> None:
@@ -66,36 +68,34 @@ class SqliteDatabaseFiles(DatabaseFiles):
     def copy(
         self, connection: Connection, target: Path, *, in_use: bool, on_progress: Callable[[int, int], None]
     ) -> None:
-        """Copy page by page with SQLite's online backup, from the connection whose transaction keeps the state.
+        """Copy page by page with SQLite's online backup, from the connection whose transaction has the snapshot.
 
-        Begun in a held reading transaction, the copy never begins again, however much others write: the backup
-        reads through that transaction. Without it each commit of another process would send it back to page one.
+        Within an open read transaction the backup never restarts, however much others write, because it reads through
+        that transaction. Without it each commit of another process would restart the backup from the first page.
 
         Source: sqlite.org/c3ref/backup_finish.html, sqlite3_backup_step.
         """
         source: Any = connection.connection.driver_connection
         driver = load_driver(options_of(connection).driver)
         create_private(target)
-        written = _open(driver, target)
+        copy = _open(driver, target)
         try:
-            written.execute("PRAGMA journal_mode=OFF")  # a copy that was not finished is thrown away
-            written.execute("PRAGMA synchronous=OFF")  # the whole file is synced at the end
-            source.backup(
-                written, pages=PAGES_AT_ONCE, progress=lambda _, left, total: on_progress(total - left, total)
-            )
+            copy.execute("PRAGMA journal_mode=OFF")  # an unfinished copy is discarded
+            copy.execute("PRAGMA synchronous=OFF")  # the whole file is synced at the end
+            source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, total: on_progress(total - left, total))
         except driver_errors() as error:
-            _give_code(error)
+            _set_result_code(error)
             raise
         finally:
-            written.close()
+            copy.close()
         finished = _open(driver, target)
         try:
             finished.execute(f"PRAGMA journal_mode={'WAL' if in_use else 'DELETE'}")
         finally:
             finished.close()
 
-    def settle(self, path: Path, options: EngineOptions) -> None:
-        """Leave WAL mode, which SQLite allows only to the one connection there is, enter it again, and close."""
+    def consolidate(self, path: Path, options: EngineOptions) -> None:
+        """Leave WAL mode, which SQLite allows only to the last connection, enter it again, and close."""
         driver = load_driver(options.driver)
         lock = WriterLock(path, options) if wal_reset_bug(driver.sqlite_version_info) else None
         if lock is not None:
@@ -103,7 +103,7 @@ class SqliteDatabaseFiles(DatabaseFiles):
         try:
             connection = _open(driver, path)
             try:
-                _take_for_ourselves(connection)
+                _checkpoint_exclusively(connection)
             except driver_errors() as error:
                 if primary_code(error) != sqlite3.SQLITE_BUSY:
                     raise
@@ -117,14 +117,14 @@ class SqliteDatabaseFiles(DatabaseFiles):
                 lock.release()
 
 
-def _give_code(error: Any) -> None:
-    """Give an error of the backup SQLite's result code: the driver gives it the code's text alone."""
+def _set_result_code(error: Any) -> None:
+    """Set SQLite's result code on an error of the backup, for which the driver provides only the message."""
     if primary_code(error) is None:
         error.sqlite_errorcode = _CODES.get(str(error))
 
 
-def _take_for_ourselves(connection: Any) -> None:
-    """Move the log into the file and remove what lies beside it; the journal mode ends as it was."""
+def _checkpoint_exclusively(connection: Any) -> None:
+    """Move the log into the main file and remove the additional files; the journal mode does not change."""
     mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
     connection.execute("PRAGMA journal_mode=DELETE")
     connection.execute("BEGIN EXCLUSIVE")
@@ -134,4 +134,4 @@ def _take_for_ourselves(connection: Any) -> None:
 
 
 def _open(driver: Any, path: Path) -> Any:
-    return driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=SETTLE_BUSY_S)
+    return driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=EXCLUSIVE_BUSY_S)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert
 
-from cowrieprocessor.db.chunks import NAMED_AT_ONCE
+from cowrieprocessor.db.chunks import MAX_PARAMETERS
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.positions import payload_at, source_keys_of, taken_offsets
 from cowrieprocessor.db.dead_letters.statements import LetterFilter
@@ -19,7 +19,7 @@ def test_many_ids_are_looked_up_in_chunks(engine: Engine) -> None:
     """More ids than one statement may name, most of them missing, return the existing ones in order."""
     with write_transaction(engine) as connection:
         connection.execute(insert(DeadLetterEvent), [{"reason": "r", "payload": {"n": n}} for n in range(1_000)])
-    ids = tuple(range(-2 * NAMED_AT_ONCE, 1_200, 2))
+    ids = tuple(range(-2 * MAX_PARAMETERS, 1_200, 2))
     with read_transaction(engine) as connection:
         choice = LetterFilter(ids=ids)
         found, after = [], 0

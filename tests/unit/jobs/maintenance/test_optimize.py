@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.dialects.sqlite import dialect as sqlite
+from cowrieprocessor.db.dialects.sqlite.dialect import ANALYZED_ENTRIES
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded
@@ -73,14 +73,13 @@ def test_plan_changes_nothing(migrated: Engine, v3_file: Path, tmp_path: Path) -
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_statistics_are_from_a_sample(migrated: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_from_a_sample(migrated: Engine) -> None:
     """Only a limited number of entries is read from each index."""
-    monkeypatch.setattr(sqlite, "ANALYZED_ENTRIES", 100)
     optimize(migrated)
     with read_transaction(migrated) as connection:
         limit = connection.exec_driver_sql("PRAGMA analysis_limit").scalar()
         analyzed = connection.exec_driver_sql("SELECT count(*) FROM sqlite_stat1").scalar()
-    assert limit == 100
+    assert limit == ANALYZED_ENTRIES
     assert analyzed
 
 

@@ -202,10 +202,9 @@ def test_processes_with_unreadable_descriptors_are_found_by_their_locks(
     assert ([(holder.pid, holder.writes) for holder in found.writers], found.complete) == ([(writer.pid, None)], False)
 
 
-def test_unknown_open_files_are_a_warning(v3: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_open_files_are_a_warning(v3: Engine, v3_file: Path, tmp_path: Path) -> None:
     """Without /proc it is unknown which processes have the file open: a warning, no refusal."""
-    monkeypatch.setattr(open_files, "PROC", tmp_path / "no-proc")
-    found = preflight(v3)
+    found = dataclasses.replace(preflight(v3), holders=holders_of(v3_file, proc=tmp_path / "no-proc"))
     assert (found.holders, found.refusals()) == (None, [])
     assert any("does not tell" in warning for warning in found.warnings())
 

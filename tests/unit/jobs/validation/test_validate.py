@@ -221,7 +221,7 @@ def test_an_orphan_is_reported(upgraded: Path) -> None:
         ("DROP INDEX ix_files_shasum", "schema of files: the index ix_files_shasum is missing"),
         (
             "CREATE UNIQUE INDEX narrow ON files (shasum)",
-            "schema of files: a unique constraint on (shasum) keeps rows out that belong there",
+            "schema of files: a unique constraint on (shasum) rejects valid rows",
         ),
         (
             "UPDATE raw_events SET source = 'elsewhere' WHERE id = 2",
