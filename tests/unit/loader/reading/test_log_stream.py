@@ -584,7 +584,7 @@ def test_a_disk_or_share_that_fails_is_named(
         with pytest.raises(InputNotReadable) as raised:
             step(stream)
         assert str(raised.value).startswith(rf"{tmp_path}/x\x1b: Stale file handle at byte ")
-        assert str(raised.value).endswith("; check the disk or the network share it lies on")
+        assert str(raised.value).endswith("; check the disk or the network share it is on")
 
 
 @pytest.mark.parametrize("call", ["fstat", "pread"])

@@ -191,7 +191,7 @@ def test_an_unreadable_log_is_the_logs_fault_not_the_processes(tmp_path: Path) -
 
     end = parser_process.LogEnd(**parser_process.marshal.loads(done[8:]))
     assert end.line == 4
-    assert end.error == "x: Is a directory at byte 0; check the disk or the network share it lies on"
+    assert end.error == "x: Is a directory at byte 0; check the disk or the network share it is on"
 
 
 def run_child(job: dict[str, object]) -> bytes:
