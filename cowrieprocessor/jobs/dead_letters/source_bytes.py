@@ -21,7 +21,7 @@ from cowrieprocessor.db.dead_letters.statements import StoredLetter
 from cowrieprocessor.db.ingest.stored_events import Place
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.logs.identity import identity_of
-from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.sanitize import inert_cut, restore
@@ -192,7 +192,7 @@ class LetterBytes:
     def _files_of(self, log: LogOfLetter) -> list[Path]:
         if log.place not in self._files:
             names = [Path(restore(name)) for name in (log.current_path, log.place.source)]
-            beside = logs_there(names)
+            beside = existing_logs(names)
             self._files[log.place] = list(dict.fromkeys([*names, *beside]))
         return self._files[log.place]
 

@@ -27,7 +27,7 @@ from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, PathLock, lock_p
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, PollResult
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
-from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
@@ -121,7 +121,7 @@ def follow(
                     stop=stop.is_set,
                 )
             )
-            for path in (path for path in paths if not os.path.lexists(path) and not logs_there([path.absolute()])):
+            for path in (path for path in paths if not os.path.lexists(path) and not existing_logs([path.absolute()])):
                 say(f"note: {inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log")
             follower = _Follower(loader, held, stop, say, on_look, result)
             if once:

@@ -161,7 +161,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., S
     def make(*script: PollResult | errors.DatabaseError) -> ScriptedLoader:
         loader = ScriptedLoader(list(script), (tmp_path,))
         monkeypatch.setattr(module, "DeltaLoader", loader)
-        monkeypatch.setattr(module, "logs_there", list)  # what it is given is there
+        monkeypatch.setattr(module, "existing_logs", list)  # what it is given is there
         return loader
 
     return make

@@ -256,22 +256,21 @@ def test_permissions(closed: str, named: str, expected: list[str]) -> None:
 
 
 @pytest.fixture
-def resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FollowedLogs, list[float]]:
-    """A folder with a live log and two archives, all of long ago, and a clock that is set by hand."""
-    monkeypatch.setattr(discovery, "LISTING_SETTLES_S", -1.0)
-    monkeypatch.setattr(discovery, "PACKED_SETTLES_S", -1.0)
+def idle(tmp_path: Path) -> tuple[FollowedLogs, list[float]]:
+    """A folder with a live log and two archives, all considered settled, and a clock that the test sets."""
     for name in ("cowrie.json", "cowrie.json.1.gz", "cowrie.json.2.gz"):
         (tmp_path / name).write_bytes(b"{}\n")
     now = [0.0]
-    return FollowedLogs([tmp_path], clock=lambda: now[0]), now
+    logs = FollowedLogs([tmp_path], clock=lambda: now[0], listing_settles_s=-1.0, packed_settles_s=-1.0)
+    return logs, now
 
 
-def test_where_nothing_changed_only_what_may_grow_is_looked_at(
-    resting: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_changes_only_files_that_may_grow_are_checked(
+    idle: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second look gives the same, and asks the system about the folder and the live log, not about archives."""
-    logs, _ = resting
-    before = logs.there()
+    """A second scan returns the same object, and calls `stat` on the folder and the live log, not on archives."""
+    logs, _ = idle
+    before = logs.scan()
     asked: list[str] = []
     stat = os.stat
 
@@ -280,16 +279,16 @@ def test_where_nothing_changed_only_what_may_grow_is_looked_at(
         return stat(path, **how)
 
     monkeypatch.setattr(discovery.os, "stat", asking)
-    assert logs.there() is before
+    assert logs.scan() is before
     assert [str(tmp_path), str(tmp_path / "cowrie.json")] == asked
 
 
 @pytest.mark.parametrize("change", ["grows", "goes", "comes", "is renamed", "is replaced"])
-def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
+def test_a_change_is_seen_at_once(idle: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
     """A live log that grows or is another file, and any file that comes, goes or is renamed."""
-    logs, _ = resting
+    logs, _ = idle
     live, archive = tmp_path / "cowrie.json", tmp_path / "cowrie.json.1.gz"
-    before = logs.there()
+    before = logs.scan()
     if change == "grows":
         live.write_bytes(b"{}\n{}\n")
     elif change == "goes":
@@ -301,35 +300,33 @@ def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]],
     else:
         live.unlink()
         live.write_bytes(b"{}\n")
-    now = logs.there()
+    now = logs.scan()
     assert now is not before
     assert {name: status.st_size for name, status in now.logs} == {
         str(path): path.stat().st_size for path in tmp_path.iterdir()
     }
 
 
-def test_what_a_link_leads_to_is_seen_when_it_comes(resting: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
-    """Nothing happens in the link's folder when the log that it names is begun."""
-    logs, _ = resting
+def test_a_new_target_of_a_dangling_link_is_seen(idle: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """The folder of the link does not change when the log it points to is created."""
+    logs, _ = idle
     target = tmp_path.parent / f"{tmp_path.name}-elsewhere.json"
     (tmp_path / "linked.json").symlink_to(target)
-    before = logs.there()
-    assert logs.there() is before
+    before = logs.scan()
+    assert logs.scan() is before
     target.write_bytes(b"{}\n")
-    assert str(tmp_path / "linked.json") in [name for name, _ in logs.there().logs]
+    assert str(tmp_path / "linked.json") in [name for name, _ in logs.scan().logs]
 
 
-def test_an_archive_that_is_written_anew_is_seen_after_a_while(
-    resting: tuple[FollowedLogs, list[float]], tmp_path: Path
-) -> None:
-    """Nobody writes to a finished archive; who does is found out within a minute, or at once when that is told."""
-    logs, now = resting
-    before = logs.there()
+def test_a_rewritten_archive_is_seen_after_a_minute(idle: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """A finished archive should not change; a change is found within a minute, or at once after `invalidate`."""
+    logs, now = idle
+    before = logs.scan()
     (tmp_path / "cowrie.json.1.gz").write_bytes(b"another")
-    assert logs.there() is before
+    assert logs.scan() is before
     now[0] = discovery.LISTED_FOR_S
-    sizes = [status.st_size for _, status in logs.there().logs]
+    sizes = [status.st_size for _, status in logs.scan().logs]
     assert 7 in sizes
     (tmp_path / "cowrie.json.1.gz").write_bytes(b"a third one")
-    logs.look_again()
-    assert 11 in [status.st_size for _, status in logs.there().logs]
+    logs.invalidate()
+    assert 11 in [status.st_size for _, status in logs.scan().logs]
