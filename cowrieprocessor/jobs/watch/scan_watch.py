@@ -300,7 +300,7 @@ class _Watch:
             folder.path,
             sensor=folder.sensor,
             rehash=folder.path in self._rehash,
-            wanted=sieve,
+            is_wanted=sieve,
             on_progress=self._stop_if_asked,
         )
         self._scans += 1

@@ -19,10 +19,8 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
 from cowrieprocessor.analysis import captured_file
-from cowrieprocessor.analysis import downloads_scan as downloads
-from cowrieprocessor.analysis import scan_statements as scan_rows
-from cowrieprocessor.analysis.captured_file import LeftAlone, is_temporary_name, read_captured
-from cowrieprocessor.analysis.downloads_scan import artifact_session, scan_downloads
+from cowrieprocessor.analysis.captured_file import SkipReason, is_temporary_name, read_captured
+from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, artifact_session, scan_downloads
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.db.models import Base, FileHash, Files, Job
@@ -181,18 +179,17 @@ def test_a_logged_file_gets_its_size_everywhere(engine: Engine, folder: Path) ->
     assert (result.new, result.completed, result.sizes_set, result.artifacts) == (0, 1, 2, 0)
 
 
-def test_sizes_are_set_in_bounded_transactions(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_set_in_bounded_transactions(engine: Engine, folder: Path) -> None:
     """A hash of many sessions gets its size over several transactions, each row exactly once."""
-    monkeypatch.setattr(scan_rows, "SIZES_PER_TRANSACTION", 7)
-    one, other = put(folder, b"popular"), put(folder, b"popular too")
-    add_logged(engine, one, [f"s{n:02}" for n in range(21)])
-    add_logged(engine, other, [f"s{n:02}" for n in range(10)])
+    first, second = put(folder, b"popular"), put(folder, b"popular too")
+    add_logged(engine, first, [f"s{n:02}" for n in range(21)])
+    add_logged(engine, second, [f"s{n:02}" for n in range(10)])
 
-    result = scan_downloads(engine, folder)
+    result = scan_downloads(engine, folder, limits=ScanLimits(sizes_per_transaction=7))
 
     assert result.sizes_set == 31
-    assert {row.file_size for row in file_rows(engine, one)} == {7}
-    assert {row.file_size for row in file_rows(engine, other)} == {11}
+    assert {row.file_size for row in file_rows(engine, first)} == {7}
+    assert {row.file_size for row in file_rows(engine, second)} == {11}
 
 
 def test_a_scan_again_changes_nothing(engine: Engine, folder: Path) -> None:
@@ -381,7 +378,7 @@ def test_a_link_put_there_after_the_look_is_not_followed(folder: Path, tmp_path:
     finally:
         os.close(folder_fd)
 
-    assert outcomes == [LeftAlone.SYMLINK, LeftAlone.FIFO, LeftAlone.FOLDER, LeftAlone.VANISHED]
+    assert outcomes == [SkipReason.SYMLINK, SkipReason.FIFO, SkipReason.FOLDER, SkipReason.VANISHED]
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
@@ -389,7 +386,6 @@ def test_a_file_that_changes_while_it_is_read_waits(
     engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """A file that grows, shrinks or is rewritten under the reader is left for the next scan."""
-    monkeypatch.setattr(captured_file, "CHUNK_BYTES", 4)
     sha256 = put(folder, b"0123456789")
     path = folder / sha256
     real_read = os.read
@@ -410,7 +406,7 @@ def test_a_file_that_changes_while_it_is_read_waits(
 
     monkeypatch.setattr(captured_file.os, "read", read_and_change)
 
-    result = scan_downloads(engine, folder)
+    result = scan_downloads(engine, folder, limits=ScanLimits(chunk_bytes=4))
 
     assert result.left_alone == {"changing": 1}
     assert contents(engine) == ([], [])
@@ -474,17 +470,18 @@ def test_an_impossible_mtime_counts_as_now(engine: Engine, folder: Path, seconds
     assert contents(engine) == before
 
 
-def test_folders_larger_than_a_batch_are_walked_through(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many files come in several transactions, by number and by bytes, and progress tells of each."""
-    monkeypatch.setattr(downloads, "BATCH_FILES", 10)
-    monkeypatch.setattr(downloads, "BATCH_BYTES", 20)
+def test_large_folders_are_scanned_in_batches(engine: Engine, folder: Path) -> None:
+    """Many files are stored in several transactions, limited by number and by bytes, with progress after each file."""
     for n in range(35):
         put(folder, b"%05d" % n)
     seen: list[tuple[int, int]] = []
 
-    result = scan_downloads(engine, folder, on_progress=lambda so_far, total: seen.append((so_far.entries, total)))
+    result = scan_downloads(
+        engine,
+        folder,
+        on_progress=lambda so_far, total: seen.append((so_far.entries, total)),
+        limits=ScanLimits(batch_files=10, batch_bytes=20),
+    )
 
     assert (result.new, result.artifacts, result.bytes_read) == (35, 35, 175)
     assert len(seen) == 35
@@ -508,20 +505,17 @@ def test_the_job_row_tells_of_the_scan(engine: Engine, folder: Path) -> None:
     assert row.started_at <= row.updated_at <= row.finished_at
 
 
-def test_an_interrupted_scan_says_so_and_goes_on_where_it_stopped(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_scan_is_recorded_and_can_be_resumed(engine: Engine, folder: Path) -> None:
     """After Ctrl-C what was committed stays, the job says so, and a new scan does the rest."""
-    monkeypatch.setattr(downloads, "BATCH_FILES", 2)
     for n in range(6):
         put(folder, b"%d" % n)
 
-    def interrupt(so_far: downloads.ScanResult, total: int) -> None:
+    def interrupt(so_far: ScanResult, total: int) -> None:
         if so_far.entries > 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan_downloads(engine, folder, on_progress=interrupt)
+        scan_downloads(engine, folder, on_progress=interrupt, limits=ScanLimits(batch_files=2))
     with engine.connect() as connection:
         row = connection.execute(select(JOBS)).one()
     assert (row.state, row.reason) == ("stopped", "interrupted")

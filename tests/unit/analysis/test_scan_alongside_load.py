@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
-from cowrieprocessor.analysis import scan_statements as scan_rows
+from cowrieprocessor.analysis import scan_statements
 from cowrieprocessor.analysis.captured_file import CapturedFile
 from cowrieprocessor.analysis.scan_statements import SizeCursor
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
@@ -84,7 +84,7 @@ def test_a_scan_that_adds_hashes_waits_before_it_holds_any(engine: Engine) -> No
         Loader(connection).merge_hash(LOW)
 
     with (
-        beside(engine, lambda c: scan_rows.store(c, [captured(LOW), captured(HIGH)], "artifact:x")) as start,
+        beside(engine, lambda c: scan_statements.store(c, [captured(LOW), captured(HIGH)], "artifact:x")) as start,
         write_transaction(engine) as connection,
     ):
         loader = Loader(connection)
@@ -113,7 +113,7 @@ def test_later_sizes_wait_for_the_hashes_first(engine: Engine) -> None:
         connection.execute(text("UPDATE file_hashes SET size_bytes = 7"))
 
     with (
-        beside(engine, lambda c: scan_rows.set_sizes(c, [LOW, HIGH], after=SizeCursor(LOW, 0))) as start,
+        beside(engine, lambda c: scan_statements.set_sizes(c, [LOW, HIGH], after=SizeCursor(LOW, 0))) as start,
         write_transaction(engine) as connection,
     ):
         loader = Loader(connection)
