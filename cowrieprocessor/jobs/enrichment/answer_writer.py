@@ -15,7 +15,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.verdict_repository import with_expiry
-from cowrieprocessor.jobs.runtime.throttle import Turn
+from cowrieprocessor.jobs.runtime.throttle import TimedTransaction
 
 MOST_ANSWERS = 100
 """Answers that one transaction may store, however fast: their hashes are locked before the first is."""
@@ -56,7 +56,7 @@ class AnswerWriter:
         self.clock = clock
         self.staged = staged
 
-    def store(self, turn: Turn, answers: Sequence[Answer]) -> list[dt.datetime]:
+    def store(self, turn: TimedTransaction, answers: Sequence[Answer]) -> list[dt.datetime]:
         """Store answers in their order, the first in any case, until the transaction has lasted long enough.
 
         Args:

@@ -209,7 +209,7 @@ class BackfillRun:
         done = rows = 0
         with write_transaction(self._engine) as connection:
             began = self._clock()
-            until = began + self._pace.look(connection, began - asked)
+            until = began + self._pace.budget_s(connection, began - asked)
             self._make_sure_it_is_ours(connection)
             statements = LoadingStatements(connection)
             try:
@@ -227,7 +227,7 @@ class BackfillRun:
             save_job(connection, self._with(cursor, counters))
         self._record = self._with(cursor, counters)
         self._rows_done += done
-        self._pace.wrote(self._clock() - began)
+        self._pace.record_write(self._clock() - began)
         return rows
 
     def _with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:

@@ -274,7 +274,7 @@ class _Recount:
         now = utc_text(dt.datetime.now(dt.UTC))
         with write_transaction(self._engine) as connection:
             began = time.monotonic()
-            until = began + self._pace.look(connection, began - asked)
+            until = began + self._pace.budget_s(connection, began - asked)
             changed = 0
             number = done
             while wrong and (number == done or time.monotonic() < until):
@@ -286,7 +286,7 @@ class _Recount:
             if self._keeps_record:
                 save_job(connection, self._record)
         self._saved_at = time.monotonic()
-        self._pace.wrote(self._saved_at - began)
+        self._pace.record_write(self._saved_at - began)
         return number
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:

@@ -531,7 +531,7 @@ def test_a_folder_that_is_not_there_is_said(engine: Engine, tmp_path: Path) -> N
 
     with pytest.raises(InputNotFound, match="no such folder"):
         scan_downloads(engine, tmp_path / "nowhere")
-    with pytest.raises(InputNotReadable, match="no folder"):
+    with pytest.raises(InputNotReadable, match="is not a folder"):
         scan_downloads(engine, tmp_path / "file")
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(JOBS)) == 0

@@ -21,7 +21,7 @@ from cowrieprocessor.jobs.enrichment import cache_replay as enrich_replay
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
 from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, replay_cache, take_cowries_own
-from cowrieprocessor.jobs.runtime.throttle import Turn
+from cowrieprocessor.jobs.runtime.throttle import TimedTransaction
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.enrichment_scene import DAY, NOW, POLICY, VT, load, row, rows, sha
 from tests.stand_ins.clock import ManualClock
@@ -45,7 +45,7 @@ class Writer(AnswerWriter):
         self.stop_after: int | None = None
         self.fail_in: int | None = None
 
-    def store(self, turn: Turn, answers: Sequence[Answer]) -> list[dt.datetime]:
+    def store(self, turn: TimedTransaction, answers: Sequence[Answer]) -> list[dt.datetime]:
         """Store, note how many, and fail before the commit or have it stopped, as the test wants."""
         until = super().store(turn, answers)
         self.sizes.append(len(until))
