@@ -14,7 +14,14 @@ from pathlib import Path
 from threading import Event
 
 from cowrieprocessor.clock import STOP_CHECK_S, pause
-from cowrieprocessor.jobs.watch.poller import NOT_READABLE, POLL_S, Changes, PolledFolders, ScanInterval, folders_to_poll
+from cowrieprocessor.jobs.watch.poller import (
+    NOT_READABLE,
+    POLL_S,
+    Changes,
+    PolledFolders,
+    ScanInterval,
+    folders_to_poll,
+)
 from cowrieprocessor.sanitize import inert
 
 FULL_SCAN_S = 30.0
@@ -153,7 +160,9 @@ class Watcher:
             return True
         if any(self._is_wanted(path) or Path(path).is_dir() for path in changes.added_or_removed):
             return True
-        return any(path in folder_ids or (Path(path).is_dir() and not self._is_wanted(path)) for path in changes.written)
+        return any(
+            path in folder_ids or (Path(path).is_dir() and not self._is_wanted(path)) for path in changes.written
+        )
 
     def _interval_s(self) -> float:
         """Return the time between full scans."""
