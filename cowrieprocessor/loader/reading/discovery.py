@@ -135,8 +135,8 @@ class FollowedLogs:
     ) -> None:
         self._paths = tuple(paths)
         self._clock = clock
-        self._listing_settles_s = LISTING_SETTLES_S if listing_settles_s is None else listing_settles_s
-        self._packed_settles_s = PACKED_SETTLES_S if packed_settles_s is None else packed_settles_s
+        self._listing_settles_s = listing_settles_s
+        self._packed_settles_s = packed_settles_s
         self._listings: dict[str, _Listing] = {}
         self._orders: dict[str, _RotationOrder] = {}
         self._last: _Snapshot | None = None
@@ -166,10 +166,11 @@ class FollowedLogs:
     def _snapshot(self, result: FoundLogs, began: float) -> _Snapshot:
         """Add to the result of a scan what has to be checked to detect a change."""
         now = time.time()
+        settles_s = PACKED_SETTLES_S if self._packed_settles_s is None else self._packed_settles_s
         watched = [
             (path, _signature(status))
             for path, status in result.logs
-            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < self._packed_settles_s
+            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < settles_s
         ]
         watched += [(path, ()) for path in result.unresolved]
         folders = [(str(folder), listing) for folder in result.folders if (listing := self._listings.get(str(folder)))]
@@ -240,7 +241,8 @@ class FollowedLogs:
         now = self._clock()
         if known is not None and known.version == version and now < known.valid_until:
             return known.names
-        is_settled = time.time() - status.st_mtime > self._listing_settles_s
+        settles_s = LISTING_SETTLES_S if self._listing_settles_s is None else self._listing_settles_s
+        is_settled = time.time() - status.st_mtime > settles_s
         names = [entry.name for entry in os.scandir(folder)]
         self._listings[folder] = _Listing(version, now + LISTED_FOR_S if is_settled else now, names)
         return names
