@@ -1,1 +1,1 @@
-"""Captured files: Cowrie's downloads folder scanned, each file read once, nothing executed."""
+"""Captured files: scans Cowrie's downloads folder, reading each file once and executing nothing."""

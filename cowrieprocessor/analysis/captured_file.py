@@ -1,8 +1,8 @@
-"""One entry of Cowrie's downloads folder: what it is, and its content, read once, no link followed.
+"""One entry of Cowrie's downloads folder: its type, and its content, read once without following links.
 
-The folder holds live malware under names that are hashes. Nothing here executes or interprets it; a name is
-opened relative to the folder's descriptor with O_NOFOLLOW and O_NONBLOCK, so that neither a symbolic link nor
-a FIFO put there can lead or hold the reader.
+The folder contains live malware, named by its hash. Nothing here executes or interprets it. Files are opened relative
+to the folder's descriptor with O_NOFOLLOW and O_NONBLOCK, so that a symbolic link placed there cannot redirect the
+reader, nor a FIFO block it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MIME_TYPE_CHARS = 128
 FILE_TYPE_CHARS = 256
 
 LEFTOVER_AGE_S = 3600
-"""What a redirect wrote was captured for good when nobody wrote to it for so long: Cowrie ends idle sessions after
-minutes, and then renames what it means to log."""
+"""The output of a redirect is final when it has not been written to for this long: Cowrie ends idle sessions after
+minutes, and then renames the files that it logs."""
 
 LEFTOVER_SURE_AGE_S = 24 * 3600
-"""After so long it is taken even where the system says that it is open: network file systems always say so."""
+"""After this time it is final even if it appears to be open, as files on network file systems always do."""
 
 _HASH_NAME = re.compile(r"[0-9a-fA-F]{64}")
 _LEFTOVER_NAME = re.compile(r"redir_[0-9a-f]+")
@@ -40,11 +40,11 @@ _TEMPORARY_NAME = re.compile(r"(?:stdin|redir|sftp|scp|gcc)_[0-9a-f]+|tmp.*|\d{8
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 Describe = Callable[[bytes], tuple[str | None, str | None]]
-"""What tells the MIME type and a description from the first bytes of a file."""
+"""Returns MIME type and description for the first bytes of a file."""
 
 
-class LeftAlone(StrEnum):
-    """Why an entry of the folder was not taken as a captured file."""
+class SkipReason(StrEnum):
+    """Why an entry of the folder is not stored as a captured file."""
 
     SYMLINK = "symlink"
     FOLDER = "folder"
@@ -64,8 +64,14 @@ class CapturedFile:
     """A captured file.
 
     Attributes:
-        first_modified_at: its mtime in UTC, of several copies the earliest; None where that cannot be true.
+        sha256: 64 hexadecimal characters in lower case.
+        sha1: likewise, 40.
+        md5: likewise, 32.
+        size_bytes: its size.
+        first_modified_at: its mtime in UTC, of several copies the earliest; None if that is implausible.
         last_modified_at: the same, of several copies the latest.
+        mime_type: None if unknown.
+        file_type: a description for people; None if unknown.
     """
 
     sha256: str
@@ -78,19 +84,19 @@ class CapturedFile:
     file_type: str | None
 
     def joined(self, copy: CapturedFile) -> CapturedFile:
-        """Return this file with the times of a copy of it taken in."""
+        """Return this file with its times extended by those of a copy."""
         first = [at for at in (self.first_modified_at, copy.first_modified_at) if at]
         last = [at for at in (self.last_modified_at, copy.last_modified_at) if at]
         return replace(self, first_modified_at=min(first, default=None), last_modified_at=max(last, default=None))
 
 
 def sha256_of_name(name: str) -> str | None:
-    """Return the hash that a file name is, in lower case, or None if it is no hash."""
+    """Return the file name in lower case if it is a SHA-256, else None."""
     return name.lower() if _HASH_NAME.fullmatch(name) else None
 
 
 def is_temporary_name(name: str) -> bool:
-    """Say whether Cowrie gives such names to files that it is still writing.
+    """Return whether Cowrie gives such names to files that it is still writing.
 
     Source: Cowrie's `stdin_`, `redir_`, `sftp_`, `scp_` and `gcc_` names, Python's `tmp*`, and the
     `YYYYmmdd-HHMMSS-…` and `YYYYmmddHHMMSS_…` of old versions.
@@ -99,81 +105,87 @@ def is_temporary_name(name: str) -> bool:
 
 
 def is_leftover_name(name: str) -> bool:
-    """Say whether it is the temporary name of what a shell redirect (`>`, `>>`) writes.
+    """Return whether this is the temporary name of the output of a shell redirect (`>`, `>>`).
 
-    When a session ends, Cowrie renames these files to their hash and logs them, or removes the empty ones. Some it
-    forgets: 3.1.4 all that `busybox echo … > file` wrote, the usual way of a Mirai loader. They stay under this name.
+    When a session ends, Cowrie renames these files to their hash and logs them, or removes empty ones. It forgets
+    some: 3.1.4 forgets everything that `busybox echo … > file` wrote, the usual method of Mirai loaders. These keep
+    their temporary name.
     """
     return _LEFTOVER_NAME.fullmatch(name) is not None
 
 
-def not_a_file(mode: int) -> LeftAlone | None:
-    """Return why something of that `st_mode` is no file to read, or None for a regular file."""
+def not_a_file(mode: int) -> SkipReason | None:
+    """Return why an entry with this `st_mode` is skipped, or None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     if stat.S_ISLNK(mode):
-        return LeftAlone.SYMLINK
+        return SkipReason.SYMLINK
     if stat.S_ISDIR(mode):
-        return LeftAlone.FOLDER
+        return SkipReason.FOLDER
     if stat.S_ISFIFO(mode):
-        return LeftAlone.FIFO
-    return LeftAlone.SOCKET if stat.S_ISSOCK(mode) else LeftAlone.DEVICE
+        return SkipReason.FIFO
+    return SkipReason.SOCKET if stat.S_ISSOCK(mode) else SkipReason.DEVICE
 
 
-def read_captured(folder_fd: int, name: str, describe: Describe | None = None) -> CapturedFile | LeftAlone:
-    """Read one file of the folder to its end, once, and return its hashes, size and type.
+def read_captured(
+    folder_fd: int, name: str, describe: Describe | None = None, *, chunk_bytes: int = CHUNK_BYTES
+) -> CapturedFile | SkipReason:
+    """Read one file of the folder, once, and return its hashes, size and type.
 
     Args:
-        folder_fd: the open folder that holds the file.
+        folder_fd: descriptor of the folder.
         name: the file's name, 64 hexadecimal characters.
-        describe: tells MIME type and description from the first bytes; None leaves them unknown.
+        describe: returns MIME type and description for the first bytes; None leaves them unknown.
+        chunk_bytes: bytes per read.
 
     Returns:
-        The file, or why it was left alone: MISMATCH when its content has another hash than its name, CHANGING
-        when it changed while it was read.
+        The file, or why it was skipped: MISMATCH if its content does not have the hash that is its name, CHANGING if
+        it changed while it was read.
     """
-    return _open_and_read(folder_fd, name, lambda fd: _read(fd, os.fstat(fd), name.lower(), describe))
+    return _open_and_read(folder_fd, name, lambda fd: _read(fd, os.fstat(fd), name.lower(), describe, chunk_bytes))
 
 
-def read_leftover(folder_fd: int, name: str, describe: Describe | None = None) -> CapturedFile | LeftAlone:
-    """Read what a redirect left under its temporary name, as `read_captured` does; its hash is not known before.
+def read_leftover(
+    folder_fd: int, name: str, describe: Describe | None = None, *, chunk_bytes: int = CHUNK_BYTES
+) -> CapturedFile | SkipReason:
+    """Read the output of a redirect under its temporary name, as `read_captured` does; its hash is not known yet.
 
     Returns:
-        The file, or why it was left alone: TEMPORARY when it is empty, was written to in the last hour, or is open
-        for writing and was written to in the last day.
+        The file, or why it was skipped: TEMPORARY if it is empty, was written to in the last hour, or is open for
+        writing and was written to in the last day.
     """
 
-    def read(fd: int) -> CapturedFile | LeftAlone:
+    def read(fd: int) -> CapturedFile | SkipReason:
         status = os.fstat(fd)
         age_s = time.time() - status.st_mtime
-        is_waiting = age_s < LEFTOVER_AGE_S or (age_s < LEFTOVER_SURE_AGE_S and _has_writer(fd))
-        if stat.S_ISREG(status.st_mode) and (not status.st_size or is_waiting):
-            return LeftAlone.TEMPORARY
-        return _read(fd, status, None, describe)
+        is_unfinished = age_s < LEFTOVER_AGE_S or (age_s < LEFTOVER_SURE_AGE_S and _has_writer(fd))
+        if stat.S_ISREG(status.st_mode) and (not status.st_size or is_unfinished):
+            return SkipReason.TEMPORARY
+        return _read(fd, status, None, describe, chunk_bytes)
 
     return _open_and_read(folder_fd, name, read)
 
 
 def _open_and_read(
-    folder_fd: int, name: str, read: Callable[[int], CapturedFile | LeftAlone]
-) -> CapturedFile | LeftAlone:
+    folder_fd: int, name: str, read: Callable[[int], CapturedFile | SkipReason]
+) -> CapturedFile | SkipReason:
     try:
         fd = os.open(name, _OPEN_FLAGS, dir_fd=folder_fd)
     except OSError as error:
-        return _refusal(error)
+        return _skip_reason(error)
     try:
         return read(fd)
     except OSError as error:
-        return _refusal(error)
+        return _skip_reason(error)
     finally:
         os.close(fd)
 
 
 def _has_writer(fd: int) -> bool:
-    """Say whether somebody has the file open for writing; no, where the system does not tell.
+    """Return whether a process has the file open for writing; False if the file system cannot tell.
 
-    A read lease is granted only where nobody has. It is given back at once; who opens the file in between waits so
-    long, and the signal for us that goes with it is one that is ignored.
+    A read lease is granted only if no process has. It is released at once; a process that opens the file meanwhile
+    waits for that, and the signal then sent to this process is one that is ignored by default.
 
     Source: fcntl(2), F_SETLEASE.
     """
@@ -186,8 +198,10 @@ def _has_writer(fd: int) -> bool:
     return False
 
 
-def _read(fd: int, before: os.stat_result, expected: str | None, describe: Describe | None) -> CapturedFile | LeftAlone:
-    """Read a file to its end; `expected` is the hash that it has to have, None where that is not known."""
+def _read(
+    fd: int, before: os.stat_result, expected: str | None, describe: Describe | None, chunk_bytes: int
+) -> CapturedFile | SkipReason:
+    """Read a file to its end; `expected` is the hash that it must have, None if that is not known."""
     reason = not_a_file(before.st_mode)
     if reason is not None:
         return reason
@@ -198,36 +212,36 @@ def _read(fd: int, before: os.stat_result, expected: str | None, describe: Descr
     )
     head = b""
     size = 0
-    while chunk := os.read(fd, CHUNK_BYTES):
+    while chunk := os.read(fd, chunk_bytes):
         head = head or chunk
         size += len(chunk)
         if size > before.st_size:
-            return LeftAlone.CHANGING
+            return SkipReason.CHANGING
         for digest in (sha256, sha1, md5):
             digest.update(chunk)
     after = os.fstat(fd)
     if size != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        return LeftAlone.CHANGING
-    found = sha256.hexdigest()
-    if expected not in (None, found):
-        return LeftAlone.MISMATCH
+        return SkipReason.CHANGING
+    actual = sha256.hexdigest()
+    if expected not in (None, actual):
+        return SkipReason.MISMATCH
     mime_type, file_type = describe(head) if describe else (None, None)
     moment = modified_at(after)
-    return CapturedFile(found, sha1.hexdigest(), md5.hexdigest(), size, moment, moment, mime_type, file_type)
+    return CapturedFile(actual, sha1.hexdigest(), md5.hexdigest(), size, moment, moment, mime_type, file_type)
 
 
-def _refusal(error: OSError) -> LeftAlone:
+def _skip_reason(error: OSError) -> SkipReason:
     if error.errno == errno.ELOOP:
-        return LeftAlone.SYMLINK
+        return SkipReason.SYMLINK
     if error.errno == errno.ENOENT:
-        return LeftAlone.VANISHED
+        return SkipReason.VANISHED
     if error.errno in (errno.ENXIO, errno.ENODEV):
-        return LeftAlone.SOCKET
-    return LeftAlone.UNREADABLE
+        return SkipReason.SOCKET
+    return SkipReason.UNREADABLE
 
 
 def modified_at(status: os.stat_result) -> dt.datetime | None:
-    """Return the mtime in UTC, in whole microseconds; None for one in the future or before 1970."""
+    """Return the mtime in UTC, truncated to microseconds; None if it is in the future or before 1970."""
     try:
         moment = dt.datetime.fromtimestamp(0, dt.UTC) + dt.timedelta(microseconds=status.st_mtime_ns // 1000)
     except OverflowError:
@@ -236,9 +250,9 @@ def modified_at(status: os.stat_result) -> dt.datetime | None:
 
 
 def type_describer() -> Describe | None:
-    """Return what tells file types by libmagic, or None where the extra `[analysis]` is not installed."""
-    with suppress(ImportError):  # the system's own library serves as well
-        import pylibmagic  # noqa: F401  # lets python-magic find the library that the wheel carries
+    """Return a function that detects file types with libmagic, or None if the extra `[analysis]` is not installed."""
+    with suppress(ImportError):  # the system's own library works as well
+        import pylibmagic  # noqa: F401  # lets python-magic find the library in the wheel
     try:
         import magic
     except ImportError:

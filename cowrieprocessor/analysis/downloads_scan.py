@@ -1,7 +1,7 @@
-"""Cowrie's downloads folder, scanned: hashes, sizes and types of the captured files go into the database.
+"""Scans Cowrie's downloads folder and stores hashes, sizes and types of the captured files.
 
-No file event of Cowrie carries a size, so the size of a file can only come from the file itself. A captured
-file that no log names becomes a row of `files` of its own, under the session `artifact:<sensor>`.
+Cowrie's file events contain no size, so the size can only come from the file itself. A captured file that no log
+mentions gets its own row in `files`, under the session `artifact:<sensor>`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.analysis import scan_statements as scan_rows
+from cowrieprocessor.analysis import scan_statements
 from cowrieprocessor.analysis.captured_file import (
+    CHUNK_BYTES,
     CapturedFile,
     Describe,
-    LeftAlone,
+    SkipReason,
     is_leftover_name,
     is_temporary_name,
     modified_at,
@@ -37,23 +38,48 @@ from cowrieprocessor.sanitize import inert, inert_cut
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-BATCH_FILES = 500
-BATCH_BYTES = 256 << 20
 NAMES_KEPT = 100
 COUNTED = ("entries", "new", "completed", "unchanged", "leftovers", "bytes_read", "artifacts", "sizes_set")
 UNKNOWN_SENSOR = "unknown"
 SESSION_ID_CHARS = 64
 
 
+@dataclass(frozen=True, slots=True)
+class ScanLimits:
+    """How much a scan reads and writes at once.
+
+    Attributes:
+        batch_files: files per transaction, at most.
+        batch_bytes: bytes read per transaction; a transaction ends with the file that reaches them.
+        sizes_per_transaction: rows of `files` that get their size in one transaction, at most.
+        chunk_bytes: bytes per read of a file.
+    """
+
+    batch_files: int = 500
+    batch_bytes: int = 256 << 20
+    sizes_per_transaction: int = scan_statements.SIZES_PER_TRANSACTION
+    chunk_bytes: int = CHUNK_BYTES
+
+
 @dataclass(slots=True)
 class ScanResult:
     """What a scan found and changed.
 
-    `directory` and `sensor` are inert. `entries` is everything in the folder: `new` + `completed` +
-    `unchanged` files and all that was `left_alone`. `new` hashes the database had not heard of, `completed`
-    ones that lacked something, `unchanged` ones it knew. `leftovers` of these lay under the temporary name of a
-    redirect that Cowrie forgot. `mismatched` and `unreadable` keep the first 100
-    names; `left_alone` has the full counts by reason.
+    Attributes:
+        directory: the folder, inert.
+        sensor: its sensor, inert.
+        types_known: whether file types were detected.
+        entries: entries of the folder: the sum of `new`, `completed`, `unchanged` and `left_alone`.
+        new: files whose hash was not in the database.
+        completed: files of which the database lacked something.
+        unchanged: files that the database had already.
+        leftovers: of all these, files under the temporary name of a redirect that Cowrie forgot.
+        bytes_read: bytes of the files that were read.
+        artifacts: rows added to `files`.
+        sizes_set: rows of `files` that got their size.
+        left_alone: number of skipped entries, by reason.
+        mismatched: the first 100 names of files whose content does not have the hash that is their name.
+        unreadable: the first 100 names of files that could not be read.
     """
 
     directory: str
@@ -71,15 +97,15 @@ class ScanResult:
     mismatched: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
-    def leave(self, name: str, reason: LeftAlone) -> None:
-        """Count an entry that was left alone, and keep its name if somebody has to look at it."""
+    def skip(self, name: str, reason: SkipReason) -> None:
+        """Count a skipped entry, and keep its name if an operator has to look at it."""
         self.left_alone[reason.value] += 1
-        names = {LeftAlone.MISMATCH: self.mismatched, LeftAlone.UNREADABLE: self.unreadable}.get(reason)
+        names = {SkipReason.MISMATCH: self.mismatched, SkipReason.UNREADABLE: self.unreadable}.get(reason)
         if names is not None and len(names) < NAMES_KEPT:
             names.append(inert(os.fsencode(name).decode(errors="backslashreplace")))
 
-    def add(self, stored: scan_rows.Stored, sizes_set: int) -> None:
-        """Add what one transaction wrote."""
+    def add(self, stored: scan_statements.StoreResult, sizes_set: int) -> None:
+        """Add the counts of one transaction."""
         self.new += stored.new
         self.completed += stored.completed
         self.unchanged += stored.unchanged
@@ -87,21 +113,21 @@ class ScanResult:
         self.sizes_set += sizes_set
 
     def counters(self) -> dict[str, int]:
-        """Return the numbers by name, as the `jobs` table and `--json` show them."""
+        """Return the counters by name, as in the `jobs` table and in `--json`."""
         numbers = {name: getattr(self, name) for name in COUNTED}
         return numbers | {f"left_alone_{reason}": n for reason, n in sorted(self.left_alone.items())}
 
 
 Progress = Callable[[ScanResult, int], None]
-"""Called after each file with what was found so far and the number of entries in the folder."""
+"""Called after each file with the result so far and the number of entries in the folder."""
 
-Wanted = Callable[[os.DirEntry[str]], bool]
-"""Says of an entry of the folder whether this scan is to look at it."""
+EntryFilter = Callable[[os.DirEntry[str]], bool]
+"""Returns whether an entry of the folder is part of this scan."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """What may be a captured file; `content` of one whose name does not tell its hash, which was read for it."""
+    """An entry that may be a captured file; `content` is set if it had to be read for its hash."""
 
     name: str
     sha256: str
@@ -110,10 +136,9 @@ class _Candidate:
 
 
 def artifact_session(sensor: str) -> str:
-    """Return the session_id of captured files that no log of this sensor names: `artifact:<sensor>`.
+    """Return the session_id of captured files that no log of this sensor mentions: `artifact:<sensor>`.
 
-    A name too long for the column is cut, and a piece of its hash keeps it apart from others that begin
-    alike.
+    A name too long for the column is cut and ends with part of its hash, so that it stays unique.
     """
     session_id = f"artifact:{inert(sensor)}"
     if len(session_id) <= SESSION_ID_CHARS:
@@ -128,31 +153,33 @@ def scan_downloads(
     *,
     sensor: str | None = None,
     rehash: bool = False,
-    wanted: Wanted | None = None,
+    is_wanted: EntryFilter | None = None,
     on_progress: Progress | None = None,
     describe: Describe | None = None,
+    limits: ScanLimits | None = None,
 ) -> ScanResult:
-    """Take up every captured file of a downloads folder; a second scan of the same folder changes nothing.
+    """Store every captured file of a downloads folder; a second scan of the same folder changes nothing.
 
-    Files are read once, in a bounded amount of memory, and committed in transactions of at most 500. Only
-    regular files whose name is the SHA-256 of their content count, and what Cowrie forgot under the temporary
-    name of a redirect. Where the database knows hashes, size and type already, and the file's time tells nothing
-    new, a file named by its hash is not read again.
+    Files are read once, in bounded memory, and committed in transactions of at most 500. Stored are regular files
+    whose name is the SHA-256 of their content, and the output of redirects that Cowrie left under its temporary name.
+    A file named by its hash is not read again if the database has its hashes, size and type, and its modification
+    time adds nothing.
 
     Args:
-        engine: where to; a new database is made ready.
-        directory: Cowrie's downloads folder; folders inside it are left alone.
-        sensor: whose folder it is; names the session of files that no log names.
-        rehash: read every file again, also those that the database knows.
-        wanted: which entries to look at; the others are not even counted. All when None.
+        engine: the database; a new one is created with its schema.
+        directory: Cowrie's downloads folder; folders in it are skipped.
+        sensor: the sensor of the folder; part of the session_id of files that no log mentions.
+        rehash: read every file again, including those in the database.
+        is_wanted: restricts the scan to some entries; others are not counted. None scans all.
         on_progress: called after each file.
-        describe: tells MIME type and description from the first bytes; libmagic when None.
+        describe: returns MIME type and description for the first bytes; None uses libmagic.
+        limits: how much is read and written at once.
 
     Raises:
         InputNotFound: no such folder.
-        InputNotReadable: it is no folder, or cannot be opened.
+        InputNotReadable: it is not a folder, or cannot be opened.
         MigrationNeeded: a v3 database.
-        DatabaseError: the database cannot serve; what was committed before stays.
+        DatabaseError: the database fails; what was committed before remains.
     """
     folder_fd = _open_folder(directory)
     try:
@@ -160,9 +187,10 @@ def scan_downloads(
         describe = describe or type_describer()
         sensor = sensor or UNKNOWN_SENSOR
         result = ScanResult(inert(str(Path(directory))), inert(sensor), types_known=describe is not None)
-        with scan_rows.recorded_job(engine, result.counters, f"left_alone_{LeftAlone.UNREADABLE}"):
-            scan = _Scan(engine, folder_fd, artifact_session(sensor), result, describe, rehash, on_progress)
-            scan.run(wanted)
+        with scan_statements.recorded_job(engine, result.counters, f"left_alone_{SkipReason.UNREADABLE}"):
+            session_id = artifact_session(sensor)
+            scan = _Scan(engine, folder_fd, session_id, result, describe, rehash, on_progress, limits or ScanLimits())
+            scan.run(is_wanted)
     finally:
         os.close(folder_fd)
     return result
@@ -174,13 +202,13 @@ def _open_folder(directory: str | os.PathLike[str]) -> int:
     except FileNotFoundError:
         raise InputNotFound(f"{Path(directory)}: no such folder; give Cowrie's downloads folder") from None
     except NotADirectoryError:
-        raise InputNotReadable(f"{Path(directory)}: is no folder; give Cowrie's downloads folder") from None
+        raise InputNotReadable(f"{Path(directory)}: is not a folder; give Cowrie's downloads folder") from None
     except OSError as error:
         raise InputNotReadable(f"{Path(directory)}: cannot be opened: {error.strerror}") from error
 
 
 class _Scan:
-    """One walk through one folder."""
+    """One scan of one folder."""
 
     def __init__(
         self,
@@ -191,6 +219,7 @@ class _Scan:
         describe: Describe | None,
         rehash: bool,
         on_progress: Progress | None,
+        limits: ScanLimits,
     ) -> None:
         self.engine = engine
         self.folder_fd = folder_fd
@@ -198,82 +227,75 @@ class _Scan:
         self.describe = describe
         self.rehash = rehash
         self.on_progress = on_progress
+        self.limits = limits
         self.session_id = session_id
         self.entries_total = 0
 
-    def run(self, wanted: Wanted | None) -> None:
+    def run(self, is_wanted: EntryFilter | None) -> None:
         if self.on_progress:
             with os.scandir(self.folder_fd) as entries:
                 self.entries_total = sum(1 for _ in entries)
-        candidates = self._candidates(wanted)
-        while batch := list(islice(candidates, BATCH_FILES)):
-            self._take(batch)
+        candidates = self._candidates(is_wanted)
+        while batch := list(islice(candidates, self.limits.batch_files)):
+            self._store(batch)
 
-    def _candidates(self, wanted: Wanted | None) -> Iterator[_Candidate]:
-        """Walk the folder in a stream; count what is no captured file, hand on what may be one."""
+    def _candidates(self, is_wanted: EntryFilter | None) -> Iterator[_Candidate]:
+        """Yield the entries of the folder that may be captured files; count the others as skipped."""
         with os.scandir(self.folder_fd) as entries:
             for entry in entries:
-                if wanted is not None and not wanted(entry):
+                if is_wanted is not None and not is_wanted(entry):
                     continue
                 self.result.entries += 1
-                outcome = self._look_at(entry)
+                outcome = self._classify(entry)
                 if isinstance(outcome, _Candidate):
                     yield outcome
                 else:
-                    self.result.leave(entry.name, outcome)
+                    self.result.skip(entry.name, outcome)
 
-    def _look_at(self, entry: os.DirEntry[str]) -> _Candidate | LeftAlone:
+    def _classify(self, entry: os.DirEntry[str]) -> _Candidate | SkipReason:
         sha256 = sha256_of_name(entry.name)
         try:
             if sha256 is None and is_leftover_name(entry.name):
-                return self._look_into(entry)
+                return self._classify_leftover(entry)
             if sha256 is None and entry.is_file(follow_symlinks=False):
-                return LeftAlone.TEMPORARY if is_temporary_name(entry.name) else LeftAlone.OTHER_NAME
+                return SkipReason.TEMPORARY if is_temporary_name(entry.name) else SkipReason.OTHER_NAME
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
-            return LeftAlone.VANISHED
+            return SkipReason.VANISHED
         except OSError:
-            return LeftAlone.UNREADABLE
+            return SkipReason.UNREADABLE
         reason = not_a_file(status.st_mode)
         if reason is not None:
             return reason
-        return _Candidate(entry.name, sha256, status) if sha256 else LeftAlone.OTHER_NAME
+        return _Candidate(entry.name, sha256, status) if sha256 else SkipReason.OTHER_NAME
 
-    def _look_into(self, entry: os.DirEntry[str]) -> _Candidate | LeftAlone:
-        """Read what a redirect left: only its content tells its hash."""
+    def _classify_leftover(self, entry: os.DirEntry[str]) -> _Candidate | SkipReason:
+        """Read the output of a redirect, whose hash only its content tells."""
         status = entry.stat(follow_symlinks=False)
         reason = not_a_file(status.st_mode)
         if reason is not None:
             return reason
-        content = read_leftover(self.folder_fd, entry.name, self.describe)
-        if isinstance(content, LeftAlone):
+        content = read_leftover(self.folder_fd, entry.name, self.describe, chunk_bytes=self.limits.chunk_bytes)
+        if isinstance(content, SkipReason):
             return content
         self.result.leftovers += 1
         self.result.bytes_read += content.size_bytes
         return _Candidate(entry.name, content.sha256, status, content)
 
-    def _take(self, batch: Sequence[_Candidate]) -> None:
-        """Read what the database does not know yet and write it, in pieces where that is much."""
+    def _store(self, batch: Sequence[_Candidate]) -> None:
+        """Read the files that the database lacks and write them, in several transactions if they are big."""
         with read_transaction(self.engine) as connection:
-            known = scan_rows.known_files(connection, [c.sha256 for c in batch], self.session_id)
+            known = scan_statements.known_files(connection, [c.sha256 for c in batch], self.session_id)
         pending: dict[str, CapturedFile] = {}
         bytes_pending = 0
         for candidate in batch:
-            row = known.get(candidate.sha256)
-            captured: CapturedFile | None = None
-            if row is not None and self._is_complete(row, candidate):
-                if row.settled:
-                    self.result.unchanged += 1
-                else:
-                    captured = row.as_captured(modified_at(candidate.status))
-            else:
-                captured = candidate.content or self._read(candidate)
-                bytes_pending += captured.size_bytes if captured else 0
+            captured, bytes_read = self._capture(candidate, known.get(candidate.sha256))
+            bytes_pending += bytes_read
             if captured:
-                copy = pending.get(captured.sha256)  # one hash named in both cases of letters, or left over
+                copy = pending.get(captured.sha256)  # the same hash in the other letter case, or a leftover
                 self.result.unchanged += copy is not None
                 pending[captured.sha256] = captured.joined(copy) if copy else captured
-            if bytes_pending >= BATCH_BYTES:
+            if bytes_pending >= self.limits.batch_bytes:
                 self._write(pending)
                 pending, bytes_pending = {}, 0
             if self.on_progress:
@@ -281,29 +303,40 @@ class _Scan:
         if pending:
             self._write(pending)
 
-    def _is_complete(self, row: scan_rows.KnownFile, candidate: _Candidate) -> bool:
-        """Say whether reading the file would tell nothing; one that was touched since is read before it is believed."""
+    def _capture(self, candidate: _Candidate, row: scan_statements.KnownFile | None) -> tuple[CapturedFile | None, int]:
+        """Return the file to write for a candidate (None if there is nothing to write) and the bytes read for it."""
+        if row is None or not self._is_complete(row, candidate):
+            captured = candidate.content or self._read(candidate)
+            return captured, captured.size_bytes if captured else 0
+        if not row.settled:
+            return row.as_captured(modified_at(candidate.status)), 0
+        self.result.unchanged += 1
+        return None, 0
+
+    def _is_complete(self, row: scan_statements.KnownFile, candidate: _Candidate) -> bool:
+        """Return whether reading the file would add nothing; a file modified since is read again to verify it."""
         if self.rehash or not row.has_hashes or (row.file_type is None and self.describe is not None):
             return False
         return row.size_bytes == candidate.status.st_size and row.spans(modified_at(candidate.status))
 
     def _read(self, candidate: _Candidate) -> CapturedFile | None:
-        outcome = read_captured(self.folder_fd, candidate.name, self.describe)
-        if isinstance(outcome, LeftAlone):
-            self.result.leave(candidate.name, outcome)
+        outcome = read_captured(self.folder_fd, candidate.name, self.describe, chunk_bytes=self.limits.chunk_bytes)
+        if isinstance(outcome, SkipReason):
+            self.result.skip(candidate.name, outcome)
             return None
         self.result.bytes_read += outcome.size_bytes
         return outcome
 
     def _write(self, files: dict[str, CapturedFile]) -> None:
         hashes = sorted(files)
+        limit = self.limits.sizes_per_transaction
         with write_transaction(self.engine) as connection:
-            stored = scan_rows.store(connection, [files[sha256] for sha256 in hashes], self.session_id)
-            sizes, more = scan_rows.set_sizes(connection, hashes)
-            self.result.add(stored, sizes)
-            scan_rows.record_progress(connection, self.result.counters())
-        while more:
+            stored = scan_statements.store(connection, [files[sha256] for sha256 in hashes], self.session_id)
+            sizes_set, cursor = scan_statements.set_sizes(connection, hashes, limit=limit)
+            self.result.add(stored, sizes_set)
+            scan_statements.record_progress(connection, self.result.counters())
+        while cursor:
             with write_transaction(self.engine) as connection:
-                sizes, more = scan_rows.set_sizes(connection, hashes, after=more)
-                self.result.sizes_set += sizes
-                scan_rows.record_progress(connection, self.result.counters())
+                sizes_set, cursor = scan_statements.set_sizes(connection, hashes, after=cursor, limit=limit)
+                self.result.sizes_set += sizes_set
+                scan_statements.record_progress(connection, self.result.counters())

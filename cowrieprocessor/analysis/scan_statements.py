@@ -1,8 +1,7 @@
-"""What a scan of captured files reads from the database and writes to it.
+"""SQL of the scan of captured files.
 
-In each transaction the rows of `file_hashes` are locked before `files` is looked at, in the order of their
-hashes. A loader on PostgreSQL that does the same can run beside a scan: neither misses the other's rows, and
-they cannot deadlock.
+Each transaction locks rows of `file_hashes`, in the order of their hashes, before it reads `files`. A loader on
+PostgreSQL does the same and can therefore run concurrently: neither misses the other's rows, and they cannot deadlock.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ SIZES_PER_TRANSACTION = 5_000
 JOBS: Table = Base.metadata.tables["jobs"]
 
 
-# On PostgreSQL a row that is there is locked whether the WHERE is true or not.
+# On PostgreSQL, an existing row is locked even if the WHERE is false.
 _MERGE_HASH = text(
     "INSERT INTO file_hashes AS h (sha256, first_seen, last_seen, session_count, enrichment_status, updated_at)"
     " VALUES (:sha256, :first_seen, :last_seen, 0, :status, :now) ON CONFLICT (sha256) DO UPDATE SET"
@@ -69,9 +68,9 @@ class KnownFile:
     """What the database has on one hash.
 
     Attributes:
-        session_count: how many sessions logs tell of; 0 where only scans know the hash, from the times of files.
-        artifact_at: `first_seen` of the artifact row of this sensor, None where it has none.
-        settled: nothing in `files` is missing either.
+        session_count: number of sessions in logs; 0 if the hash is known from scans only, with the files' times.
+        artifact_at: `first_seen` of this sensor's artifact row, None if it has none.
+        settled: whether `files` lacks nothing either.
     """
 
     sha256: str
@@ -88,21 +87,21 @@ class KnownFile:
 
     @property
     def has_hashes(self) -> bool:
-        """Say whether the file has been read before."""
+        """Whether the file has been read before."""
         return self.md5 is not None and self.sha1 is not None
 
     def spans(self, modified_at: dt.datetime | None) -> bool:
-        """Say whether a file of that time tells nothing new about when the hash was seen."""
+        """Return whether a file with this modification time adds nothing to the times at which the hash was seen."""
         if self.session_count or modified_at is None:
             return True
         is_later = self.artifact_at is None or self.artifact_at <= modified_at
         return self.first_seen <= modified_at <= self.last_seen and is_later
 
     def as_captured(self, modified_at: dt.datetime | None) -> CapturedFile:
-        """Return the file as reading it again would.
+        """Return the file as read before, with a new modification time.
 
         Raises:
-            ValueError: the file has not been read before.
+            ValueError: it has not been read before.
         """
         if self.sha1 is None or self.md5 is None or self.size_bytes is None:
             raise ValueError(f"{self.sha256}: has not been read before")
@@ -119,8 +118,8 @@ class KnownFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """How many of the files were new, lacked something, or were complete; and the rows made in `files`."""
+class StoreResult:
+    """Number of files that were new, were completed, or needed nothing, and of rows added to `files`."""
 
     new: int
     completed: int
@@ -130,19 +129,19 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class SizeCursor:
-    """How far `set_sizes` came: rows at or before it have their size."""
+    """Progress of `set_sizes`: rows up to and including this one have their size."""
 
     shasum: str
     row_id: int
 
 
 def known_files(connection: Connection, hashes: Sequence[str], session_id: str) -> dict[str, KnownFile]:
-    """Return what the database has on each of the hashes (at most 500) that it knows.
+    """Return what the database has on the given hashes, without those that it does not know.
 
     Args:
         connection: any connection; nothing is written.
-        hashes: SHA-256, lower case.
-        session_id: the session of this sensor's files that no log names.
+        hashes: SHA-256 in lower case, at most 500.
+        session_id: the session of this sensor's files that no log mentions.
     """
     of_hash = FILES.c.shasum == HASHES.c.sha256
     of_sensor = (FILES.c.session_id == session_id) & (FILES.c.origin == "artifact")
@@ -166,16 +165,16 @@ def known_files(connection: Connection, hashes: Sequence[str], session_id: str) 
     return {row["sha256"]: KnownFile(**row) for row in rows.mappings()}
 
 
-def store(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> Stored:
-    """Write the files into `file_hashes`, and into `files` those that nothing there names.
+def store(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> StoreResult:
+    """Write the files to `file_hashes`, and to `files` those without a row there.
 
-    A hash that the database knows from a log keeps its first_seen and last_seen; of one that only scans know
-    they are the earliest and the latest time of the files, whichever was scanned first.
+    A hash known from a log keeps its first_seen and last_seen. For a hash known from scans only, they are the earliest
+    and the latest time of its files, in whatever order these were scanned.
 
     Args:
         connection: inside a write transaction.
-        files: at most 500 files, in the order of their hashes, each hash once.
-        session_id: the session of files that no log names.
+        files: at most 500, sorted by hash, each hash once.
+        session_id: the session of files that no log mentions.
     """
     hashes = [file.sha256 for file in files]
     before = known_files(connection, hashes, session_id)
@@ -198,11 +197,11 @@ def store(connection: Connection, files: Sequence[CapturedFile], session_id: str
     artifacts = _add_artifacts(connection, files, session_id)
     new = set(hashes) - before.keys()
     dated = {file.sha256 for file in files if (known := before.get(file.sha256)) and not _is_spanned(known, file)}
-    touched = (completed | dated) - new
-    return Stored(
+    changed = (completed | dated) - new
+    return StoreResult(
         new=len(new),
-        completed=len(touched),
-        unchanged=len(files) - len(new) - len(touched),
+        completed=len(changed),
+        unchanged=len(files) - len(new) - len(changed),
         artifacts=artifacts,
     )
 
@@ -212,7 +211,7 @@ def _is_spanned(known: KnownFile, file: CapturedFile) -> bool:
 
 
 def _complete(connection: Connection, files: Sequence[CapturedFile]) -> set[str]:
-    """Lock the rows of the hashes, update those that differ from their file, and return their hashes."""
+    """Lock the rows of the hashes, update those that differ from their file, and return the updated hashes."""
     names = ("size_bytes", "md5", "sha1", "mime_type", "file_type")
     rows = connection.execute(
         select(HASHES.c.sha256, *(HASHES.c[name] for name in names))
@@ -224,22 +223,22 @@ def _complete(connection: Connection, files: Sequence[CapturedFile]) -> set[str]
     changes = []
     for file in files:
         row = current[file.sha256]
-        wanted = (
+        expected = (
             file.size_bytes,
             file.md5,
             file.sha1,
             file.mime_type if file.mime_type is not None else row.mime_type,
             file.file_type if file.file_type is not None else row.file_type,
         )
-        if wanted != tuple(row[1:]):
-            changes.append(dict(zip(names, wanted, strict=True)) | {"hash": file.sha256, "updated_at": _now()})
+        if expected != tuple(row[1:]):
+            changes.append(dict(zip(names, expected, strict=True)) | {"hash": file.sha256, "updated_at": _now()})
     if changes:
         connection.execute(update(HASHES).where(HASHES.c.sha256 == bindparam("hash")), changes)
     return {str(change["hash"]) for change in changes}
 
 
 def _names_the_file(session_id: str) -> ColumnElement[bool]:
-    """Return what is true of rows that make an artifact row of this session unnecessary."""
+    """Return the condition on rows that make an artifact row of this session unnecessary."""
     return or_(FILES.c.origin != "artifact", FILES.c.session_id == session_id)
 
 
@@ -248,7 +247,7 @@ def _lacks_size() -> ColumnElement[bool]:
 
 
 def _add_artifacts(connection: Connection, files: Sequence[CapturedFile], session_id: str) -> int:
-    """Add rows for files that nothing names, date back those of this sensor, and return how many were added."""
+    """Add artifact rows for files without a row, backdate those of this sensor; return the number of rows added."""
     hashes = [file.sha256 for file in files]
     rows = connection.execute(
         select(FILES.c.shasum, func.max(case((FILES.c.origin == "artifact", FILES.c.first_seen))).label("artifact_at"))
@@ -290,17 +289,22 @@ def _add_rows(connection: Connection, files: Sequence[CapturedFile], session_id:
 
 
 def set_sizes(
-    connection: Connection, hashes: Sequence[str], after: SizeCursor | None = None
+    connection: Connection,
+    hashes: Sequence[str],
+    after: SizeCursor | None = None,
+    *,
+    limit: int = SIZES_PER_TRANSACTION,
 ) -> tuple[int, SizeCursor | None]:
-    """Copy the size of the hashes into rows of `files` that lack it, at most 5,000 of them.
+    """Copy the size of the hashes to rows of `files` that lack it.
 
     Args:
         connection: inside a write transaction.
-        hashes: at most 500, whose size `file_hashes` has.
-        after: where the call before stopped.
+        hashes: at most 500, whose size is in `file_hashes`.
+        after: the cursor that the previous call returned.
+        limit: rows to change, at most.
 
     Returns:
-        The number of rows changed, and where to go on in another transaction; None at the end.
+        The number of rows changed, and the cursor for the next transaction; None at the end.
     """
     rest = [sha256 for sha256 in hashes if after is None or sha256 >= after.shasum]
     _lock_hashes(connection, rest)
@@ -309,7 +313,7 @@ def set_sizes(
         .join(HASHES, FILES.c.shasum == HASHES.c.sha256)
         .where(FILES.c.shasum.in_(rest), _lacks_size())
         .order_by(FILES.c.shasum, FILES.c.id)
-        .limit(SIZES_PER_TRANSACTION)
+        .limit(limit)
     )
     if after:
         query = query.where(tuple_(FILES.c.shasum, FILES.c.id) > tuple_(after.shasum, after.row_id))
@@ -319,7 +323,7 @@ def set_sizes(
             update(FILES).where(FILES.c.id == bindparam("row_id")),
             [{"row_id": row.id, "file_size": row.size_bytes, "last_updated": _now()} for row in rows],
         )
-    if len(rows) < SIZES_PER_TRANSACTION:
+    if len(rows) < limit:
         return len(rows), None
     return len(rows), SizeCursor(rows[-1].shasum, rows[-1].id)
 
@@ -331,12 +335,12 @@ def _lock_hashes(connection: Connection, hashes: Sequence[str]) -> None:
 
 @contextmanager
 def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]], unreadable: str) -> Iterator[None]:
-    """Keep the row `scan` of the table `jobs`: running, then done, failed or stopped, and why.
+    """Maintain the row `scan` of the table `jobs`: running, then done, failed or stopped with a reason.
 
     Args:
         engine: the database of the scan.
-        counters: returns what was counted so far.
-        unreadable: the counter that makes a finished scan a failed one.
+        counters: returns the current counters.
+        unreadable: the counter that, if not 0, marks a finished scan as failed.
     """
     with write_transaction(engine) as connection:
         connection.execute(_START_JOB, {"name": JOB_NAME, "counters": counters(), "now": _now()})
@@ -367,7 +371,7 @@ def _reason(error: BaseException | None) -> str:
 
 
 def record_progress(connection: Connection, counters: dict[str, int]) -> None:
-    """Write the counters of the running scan into its row, in the transaction that they describe."""
+    """Write the counters of the running scan to its row, in the transaction that they describe."""
     values = {"counters": counters, "updated_at": _now()}
     connection.execute(update(JOBS).where(JOBS.c.name == JOB_NAME).values(values))
 

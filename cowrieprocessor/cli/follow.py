@@ -91,8 +91,8 @@ def follow(
                 once=once,
                 poll_s=poll_s,
                 stop=stop,
-                say=message,
-                on_look=on_look,
+                notify=message,
+                on_poll=on_look,
                 on_progress=lines.progress,
             )
     finally:

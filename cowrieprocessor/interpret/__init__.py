@@ -1,1 +1,1 @@
-"""What text means: commands, and to come URLs, hosts and keys. No database."""
+"""Interpretation of text without a database: commands; URLs, hosts and keys will follow."""

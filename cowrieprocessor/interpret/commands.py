@@ -1,4 +1,4 @@
-"""Attackers' command lines in the form that is counted and compared."""
+"""Normalizes and rates attackers' command lines."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from hashlib import sha256
 from cowrieprocessor.sanitize import inert, inert_cut
 
 MAX_COMMAND_CHARS = 512
-"""Longer than this, an index entry of PostgreSQL could not hold the command with its session."""
+"""The most that fits into a PostgreSQL index entry together with the session."""
 
 _BLANKS = re.compile(r"[ \t\r\n]+")
 _HIGH_RISK = re.compile(
     r"""
-      \b(?:wget|curl|tftp|ftpget|scp|sftp|lwp-download|aria2c)\b   # fetches something
+      \b(?:wget|curl|tftp|ftpget|scp|sftp|lwp-download|aria2c)\b   # downloads something
     | \bchmod\s+(?:-\w+\s+)?(?:\S*[+=]\w*x|[0-7]{0,4}?[1357][0-7]{0,4})\b   # makes it executable
-    | (?:^|[;&|\n][ \t\r]*)(?:\./|/tmp/|/var/tmp/|/dev/shm/)\S+    # runs it
-    | authorized_keys | \bcrontab\b | /etc/(?:rc\.local|init\.d|cron|ld\.so\.preload|shadow|passwd)  # stays
+    | (?:^|[;&|\n][ \t\r]*)(?:\./|/tmp/|/var/tmp/|/dev/shm/)\S+    # executes it
+    | authorized_keys | \bcrontab\b | /etc/(?:rc\.local|init\.d|cron|ld\.so\.preload|shadow|passwd)  # persists
     | \b(?:useradd|adduser|chpasswd|usermod|passwd)\b
     | \b(?:nc|ncat|socat)\b | /dev/tcp/ | \bbase64\s+(?:-d|--decode)\b | \bpython[23]?\s+-c\b | \bperl\s+-e\b
     | \b(?:iptables|ufw|setenforce|pkill|killall)\b | \bhistory\s+-c\b | \brm\s+-(?=\w*r)\w*f
@@ -27,7 +27,7 @@ _HIGH_RISK = re.compile(
 
 
 def describe_command(command: str) -> tuple[str, bool]:
-    """Return a command line as it is counted, and whether it is of high risk; attackers repeat themselves."""
+    """Return the normalized command line, and whether it is high-risk. Short ones are cached: attackers repeat them."""
     if len(command) > MAX_COMMAND_CHARS:
         return normalize_command(command), is_high_risk(command)
     return _describe_short(command)
@@ -39,9 +39,9 @@ def _describe_short(command: str) -> tuple[str, bool]:
 
 
 def normalize_command(command: str) -> str:
-    """Return a command line with white space collapsed and control characters escaped, at most 512 characters.
+    """Collapse white space and escape control characters; the result has at most 512 characters.
 
-    A longer one is cut and ends in the first half of its SHA-256, so that two long commands stay two.
+    A longer command is cut and ends with the first half of its SHA-256, so that different long commands stay distinct.
     """
     line = _BLANKS.sub(" ", command).strip(" ")
     text = inert(line)
@@ -52,8 +52,8 @@ def normalize_command(command: str) -> str:
 
 
 def is_high_risk(command: str) -> bool:
-    """Return whether a command fetches, runs, hides or stays: what an operator wants to see first.
+    """Return whether a command downloads, executes, hides or persists something: what an operator wants to see first.
 
-    Only the first 4096 characters are looked at.
+    Only the first 4096 characters are examined.
     """
     return _HIGH_RISK.search(command[:4096]) is not None

@@ -28,7 +28,7 @@ from cowrieprocessor.loader.follow.open_logs import OpenLogs
 from cowrieprocessor.loader.follow.poll_result import PollResult
 from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, TailReader, file_id_of
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, counted
-from cowrieprocessor.loader.reading.discovery import FollowedLogs, LogsThere, is_followed, is_live_name, is_packed_name
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_followed, is_live_name, is_packed_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
@@ -70,7 +70,7 @@ class DeltaLoader:
             paths = [sensor.logpath for sensor in load_sensors()]
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
         self._logs = FollowedLogs(self._paths)
-        self._there: LogsThere | None = None
+        self._there: FoundLogs | None = None
         self._is_at_rest = False
         self._settings = settings or load_settings()
         self._job = job
@@ -118,7 +118,7 @@ class DeltaLoader:
     def folders(self) -> tuple[Path, ...]:
         """The folders in which something may happen, as far as they are there."""
         if not self._folders:
-            self._folders = tuple(self._logs.there().folders)
+            self._folders = tuple(self._logs.scan().folders)
         return self._folders
 
     def is_wanted(self, path: str) -> bool:
@@ -178,7 +178,7 @@ class DeltaLoader:
                 continue
             place = self._place(name)
             state = self._now.get(place)
-            self._logs.look_again()
+            self._logs.invalidate()
             try:
                 status = path.stat()
             except OSError:
@@ -198,7 +198,7 @@ class DeltaLoader:
     def _look_at_all(self) -> None:
         """Look at all; where something is missing once more, for it may have moved while others were looked at."""
         found = self._found
-        if self._is_at_rest and self._logs.there() is self._there:
+        if self._is_at_rest and self._logs.scan() is self._there:
             return
         self._is_at_rest = False
         gone, is_whole = self._pass_over_all()
@@ -215,7 +215,7 @@ class DeltaLoader:
 
     def _pass_over_all(self) -> tuple[list[SeenFile], bool]:
         """Look at every log that is there; return what is held open without a path, and whether nothing went away."""
-        there = self._there = self._logs.there()
+        there = self._there = self._logs.scan()
         self._folders = tuple(there.folders)
         self._files_total = len(there.logs)
         self._say_unreadable([str(error) for error in there.unreadable])

@@ -39,6 +39,7 @@ class Follower:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, bufsize=1
         )
         self.said: list[str] = []
+        self._unread = b""
 
     @property
     def pid(self) -> int:
@@ -51,24 +52,37 @@ class Follower:
 
     def wait_for_word(self, text: str) -> str:
         """Return the first line on standard error, from now on, that has this text."""
-        assert self._process.stderr is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stderr, selectors.EVENT_READ)
-            until = time.monotonic() + PATIENCE_S
-            while time.monotonic() < until and selector.select(PATIENCE_S):
-                line = self._process.stderr.readline()
-                if not line:
-                    break
-                self.said.append(line)
-                if text in line:
-                    return line
+        for line in self._lines(time.monotonic() + PATIENCE_S):
+            self.said.append(line)
+            if text in line:
+                return line
         raise AssertionError(f"never said {text!r}: {self.said}")
+
+    def _lines(self, until: float) -> Iterator[str]:
+        """Yield the lines on standard error until a time, or the end.
+
+        Reads without the buffer of the text stream: a line in it would not make the descriptor readable.
+        """
+        assert self._process.stderr is not None
+        descriptor = self._process.stderr.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while True:
+                while b"\n" in self._unread:
+                    line, _, self._unread = self._unread.partition(b"\n")
+                    yield f"{line.decode()}\n"
+                if not selector.select(max(0.0, until - time.monotonic())):
+                    return
+                data = os.read(descriptor, 1 << 16)
+                if not data:
+                    return
+                self._unread += data
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         """Stop it; return its exit code and what it printed since."""
         self.send(number)
         out, err = self._process.communicate(timeout=PATIENCE_S)
-        return self._process.returncode, out, "".join(self.said) + err
+        return self._process.returncode, out, "".join(self.said) + self._unread.decode() + err
 
     def kill(self) -> None:
         """End it at once, if it still runs."""
@@ -351,7 +365,7 @@ def test_a_server_that_goes_away(postgres_url: str, logs: Path) -> None:
     dispose(engine)
 
     assert 0 == code
-    assert "tried again by itself" in word
+    assert "retried until it works" in word
     assert "error" not in said.replace(word, "")
 
 

@@ -64,7 +64,9 @@ def watch_folders(
 
     engine = get_engine(db, lock_timeout_s=LOCK_TIMEOUT_S, on_wait=stop_waiting(stop))
     try:
-        result = watch_downloads(engine, folders, rehash=rehash, poll_s=poll_s, stop=stop, say=message, on_scan=on_scan)
+        result = watch_downloads(
+            engine, folders, rehash=rehash, poll_s=poll_s, stop=stop, notify=message, on_scan=on_scan
+        )
     finally:
         dispose(engine)
     if not as_json:

@@ -21,7 +21,7 @@ from cowrieprocessor.db.dead_letters.statements import StoredLetter
 from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.logs.identity import identity_of
-from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.sanitize import inert_cut, restore
@@ -199,7 +199,7 @@ class LetterBytes:
         """Return the paths at which a log may be: its own, and those of rotated files."""
         if log.source_key not in self._files:
             names = [Path(restore(name)) for name in (log.current_path, log.source_key.source)]
-            rotated = logs_there(names)
+            rotated = existing_logs(names)
             self._files[log.source_key] = list(dict.fromkeys([*names, *rotated]))
         return self._files[log.source_key]
 

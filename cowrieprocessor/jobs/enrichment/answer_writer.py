@@ -15,7 +15,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.verdict_repository import answer_expires_at
-from cowrieprocessor.jobs.runtime.throttle import Turn
+from cowrieprocessor.jobs.runtime.throttle import TimedTransaction
 
 MAX_ANSWERS = 100
 """The most answers that one transaction stores: their hashes are all locked before the first is stored."""
@@ -56,7 +56,7 @@ class AnswerWriter:
         self.clock = clock
         self.staged = staged
 
-    def store(self, turn: Turn, answers: Sequence[Answer]) -> list[dt.datetime]:
+    def store(self, turn: TimedTransaction, answers: Sequence[Answer]) -> list[dt.datetime]:
         """Store answers in order, at least the first, until the transaction has lasted long enough.
 
         Args:

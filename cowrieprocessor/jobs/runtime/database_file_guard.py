@@ -1,7 +1,7 @@
-"""The file of a database while a process works on it for long: another one under its name is another database.
+"""A guard against replacing the database file while a long-running process uses it.
 
-Whoever has a file open goes on writing to it after it was deleted, or another one was put into its place: what is
-stored from then on would be gone with the last one who has it open.
+A process that has a file open keeps writing to it after the file was deleted or replaced. Whatever it stores from then
+on is lost when the last process closes the file.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from cowrieprocessor.errors import JobTaken
 
 
 class DatabaseFileGuard:
-    """The file that a database was in when this was made; where a server keeps it there is none.
+    """Remembers the database file that existed when the guard was made; a database on a server has none.
 
     Args:
-        engine: the database; its file is there already.
+        engine: the database; its file exists already.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._began_with: tuple[int, int] | None = None
-        self._began_with = self._file_now()
+        self._original_file: tuple[int, int] | None = None
+        self._original_file = self._current_file()
 
     def require_same(self) -> None:
-        """Refuse to go on where the file was deleted, or another one was put into its place.
+        """Check that the file was neither deleted nor replaced.
 
         Raises:
-            JobTaken: it was; nothing that is stored from now on would be found by anybody.
+            JobTaken: it was; whatever is stored from now on would be lost.
         """
-        now = self._file_now()
-        if now == self._began_with:
+        current_file = self._current_file()
+        if current_file == self._original_file:
             return
-        what = "the file is gone" if now is None else "another file lies there"
+        what = "the file is gone" if current_file is None else "another file lies there"
         raise JobTaken(
             f"{self._engine.url.database}: the database is another one now ({what}); nothing more is stored. Start the "
             "same command again: it stores what is missing there"
         )
 
-    def _file_now(self) -> tuple[int, int] | None:
-        """Return device and inode of what has the database's name; None where nothing has, or a server keeps it."""
+    def _current_file(self) -> tuple[int, int] | None:
+        """Return device and inode of the database's path; None if nothing is there, or the database is on a server."""
         files = dialect_of(self._engine).files
         path = None if files is None else files.path_of(self._engine.url)
         if path is None:
@@ -50,5 +50,5 @@ class DatabaseFileGuard:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError:
-            return self._began_with  # nobody can tell: what opens it next will say why
+            return self._original_file  # unknown: the next attempt to open the file reports the error
         return status.st_dev, status.st_ino

@@ -1,6 +1,6 @@
-"""Files that one process works on for as long as it runs: a second one on this machine is told who has them.
+"""Locks on paths: on one machine, only one process at a time works on the same files.
 
-Who holds which paths stands in a row of `jobs`, one for each set of paths. A holder that was killed keeps nobody out.
+A row of `jobs` records the owner of each set of paths. The lock of a process that was killed blocks nobody.
 """
 
 from __future__ import annotations
@@ -36,146 +36,162 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseError, DatabaseLocked, JobTaken
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.runtime.backoff import Backoff, passes
+from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.runtime.backoff import Backoff, BackoffTiming, is_transient
 from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFileGuard
 from cowrieprocessor.sanitize import inert, restore
 
-SAY_EVERY_S = 60.0
-"""How often a holder that has nothing new to say says that it is there."""
+HEARTBEAT_S = 60.0
+"""How often a process with nothing new to record updates its row."""
 
 FORGOTTEN_AFTER = dt.timedelta(days=30)
-"""A holder that ended, or died, so long ago is no longer told of in `db status`."""
+"""The row of a process that ended, or died, this long ago is deleted."""
 
 LAST_WORD_S = 1.0
-"""How long a holder that ends waits for the database to say so: a dead one is seen to be dead without it."""
+"""How long a process waits for the database to record its end; without that it is recognized as dead."""
 
 ENDED = (DONE, FAILED, STOPPED)
 
-_HELD: set[str] = set()
-"""The runs of this process."""
+_OWN_RUNS: set[str] = set()
+"""The runs of this process that own a lock."""
 
 
 class PathLock:
-    """Paths that this process holds, and the row of `jobs` that says so. Made by `lock_paths`.
+    """Paths locked by this process, and the row of `jobs` that records it. Made by `lock_paths`.
 
     Attributes:
         name: the row's name: its kind, and a fingerprint of machine and paths.
-        ends_as: state and reason that are written when it is given up without an error.
+        ends_as: state and reason that the row gets when the lock is released without an error.
     """
 
-    def __init__(self, engine: Engine, kind: str, paths: Iterable[Path], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        kind: str,
+        paths: Iterable[Path],
+        clock: Callable[[], float],
+        last_word_s: float = LAST_WORD_S,
+    ) -> None:
         self._engine = engine
         self._kind = kind
         self._paths = tuple(sorted({os.path.realpath(path) for path in paths}))
         self._clock = clock
-        self._holder = holder.this_process()
+        self._last_word_s = last_word_s
+        self._identity = process_identity.this_process()
         self._state: tuple[str, str | None] = (RUNNING, None)
-        self._said_at = clock()
+        self._recorded_at = clock()
         self._file = DatabaseFileGuard(engine)
-        place = (os.fsencode(self._holder[name] or "") for name in ("host", "machine"))
-        names = b"\0".join([*place, *map(os.fsencode, self._paths)])
+        machine = (os.fsencode(self._identity[name] or "") for name in ("host", "machine"))
+        names = b"\0".join([*machine, *map(os.fsencode, self._paths)])
         self.name = f"{kind}:{hashlib.sha256(names).hexdigest()[:12]}"
         self.ends_as: tuple[str, str | None] = (DONE, None)
 
-    def take(self) -> None:
-        """Take the paths, and count on from what the row counted before.
+    def acquire(self) -> None:
+        """Lock the paths; the row's counters continue from their previous values.
 
         Raises:
-            AlreadyFollowed: a process that is alive has one of them, or one above or below.
+            AlreadyFollowed: a live process has locked one of the paths, or a folder above or below one.
             DatabaseError: see `write_transaction`.
         """
         with write_transaction(self._engine) as connection:
-            dialect_of(self._engine).lock_migrations(connection)  # of two that come at once the second waits here
+            dialect_of(self._engine).lock_migrations(connection)  # of two concurrent processes, the second waits
             others = jobs_of_kind(connection, self._kind)
             for other in others:
-                self._refuse_if_held(other)
+                self._refuse_if_locked_by(other)
             before = load_job(connection, self.name, for_update=True)
             cursor = {
-                "holder": self._holder,
+                "holder": self._identity,
                 "paths": [inert(path) for path in self._paths],
                 "since": utc_text(dt.datetime.now(dt.UTC))[:19],
             }
             counters = {} if before is None else before.counters
             for other in others:
-                if other.name != self.name and not self._is_at_work(other):
-                    self._clear_away(connection, other, counters)
+                if other.name != self.name and not self._is_active(other):
+                    self._clean_up(connection, other, counters)
             save_job(connection, JobRecord(self.name, RUNNING, cursor, counters))
-        _HELD.add(self._holder["run"])
+        _OWN_RUNS.add(self._identity["run"])
 
     def require_same_database(self) -> None:
-        """Refuse to go on where the file of the database was deleted or replaced; that costs one stat.
+        """Check that the database file was neither deleted nor replaced; costs one `stat`.
 
         Raises:
             JobTaken: it was.
         """
         self._file.require_same()
 
-    def say(self, state: str = RUNNING, reason: str | None = None, facts: Mapping[str, object] | None = None) -> None:
-        """Write how it goes into the row, if that changed or was said a minute ago; counters stay as they are.
+    def record(
+        self, state: str = RUNNING, reason: str | None = None, facts: Mapping[str, object] | None = None
+    ) -> None:
+        """Write state and reason to the row, if they changed or were written a minute ago; counters stay unchanged.
 
         Args:
             state: running or waiting.
             reason: why it waits.
-            facts: put into the row's cursor; plain JSON.
+            facts: added to the row's cursor; plain JSON.
 
         Raises:
-            JobTaken: the row is another process's now, or gone, or the database's file is another one.
-            DatabaseError: see `write_transaction`; it is said at the next call.
+            JobTaken: the row belongs to another process or is gone, or the database's file was replaced.
+            DatabaseError: see `write_transaction`; the next call tries again.
         """
         self.require_same_database()
-        if self._state == (state, reason) and self._clock() - self._said_at < SAY_EVERY_S:
+        if not self._is_due(state, reason):
             return
         self._write(self._engine, state, reason, facts or {}, None)
-        self._state, self._said_at = (state, reason), self._clock()
+        self._state, self._recorded_at = (state, reason), self._clock()
 
-    def try_to_say(self, state: str, reason: str | None = None) -> None:
-        """Do what `say` does where the database may be out of order: nothing, if it does not listen at once."""
-        if self._state == (state, reason) and self._clock() - self._said_at < SAY_EVERY_S:
+    def try_to_record(self, state: str, reason: str | None = None) -> None:
+        """Do what `record` does while the database may be failing: give up if it does not respond at once."""
+        if not self._is_due(state, reason):
             return
-        self._state, self._said_at = (state, reason), self._clock()
+        self._state, self._recorded_at = (state, reason), self._clock()
         self._write_at_once(state, reason, None)
 
-    def give_up(self, state: str, reason: str | None) -> None:
-        """Let others have the paths, and say how it ended, if the database listens at once."""
-        _HELD.discard(self._holder["run"])
+    def release(self, state: str, reason: str | None) -> None:
+        """Unlock the paths, and record how the job ended if the database responds at once."""
+        _OWN_RUNS.discard(self._identity["run"])
         self._write_at_once(state, reason, dt.datetime.now(dt.UTC))
 
-    def _refuse_if_held(self, other: JobRecord) -> None:
-        """Refuse if another process of this machine is at work on any of the paths.
+    def _is_due(self, state: str, reason: str | None) -> bool:
+        return self._state != (state, reason) or self._clock() - self._recorded_at >= HEARTBEAT_S
+
+    def _refuse_if_locked_by(self, other: JobRecord) -> None:
+        """Check that no other process of this machine works on any of the paths.
 
         Raises:
-            AlreadyFollowed: it is.
+            AlreadyFollowed: one does.
         """
-        its_holder = other.cursor.get("holder") or {}
-        if not self._is_at_work(other) or not holder.is_same_machine(its_holder, self._holder):
+        owner = _owner_of(other)
+        if not self._is_active(other) or not process_identity.is_same_machine(owner, self._identity):
             return
-        theirs = [restore(path) for path in other.cursor.get("paths") or ()]
-        shared = next(((our, their) for our in self._paths for their in theirs if _overlap(our, their)), None)
+        shared = self._shared_paths(other)
         if shared is None:
             return
-        our, their = (inert(path) for path in shared)
-        place = our if our == their else f"{our} overlaps with {their}, which"
+        ours, theirs = map(inert, shared)
+        paths = ours if ours == theirs else f"{ours} overlaps with {theirs}, which"
         raise AlreadyFollowed(
-            f"{place} is held by {holder.describe(its_holder)} since {other.cursor.get('since')} UTC "
+            f"{paths} is held by {process_identity.describe(owner)} since {other.cursor.get('since')} UTC "
             f"({other.name} in `db status`); stop that process, or leave this path out"
         )
 
-    def _is_at_work(self, other: JobRecord) -> bool:
-        """Return whether the holder that another row tells of may still work."""
+    def _shared_paths(self, other: JobRecord) -> tuple[str, str] | None:
+        """Return one of our paths and an overlapping one of another row, or None."""
+        theirs = _paths_of(other)
+        return next(((path, their) for path in self._paths for their in theirs if _overlap(path, their)), None)
+
+    def _is_active(self, other: JobRecord) -> bool:
+        """Return whether the owner of a row may still be running."""
         if other.state in ENDED:
             return False
-        its_holder = other.cursor.get("holder") or {}
-        return its_holder.get("run") in _HELD or holder.is_alive(its_holder, other.updated_at)
+        owner = _owner_of(other)
+        return owner.get("run") in _OWN_RUNS or process_identity.is_alive(owner, other.updated_at)
 
-    def _clear_away(self, connection: Connection, other: JobRecord, counters: dict[str, Any]) -> None:
-        """Remove the row of one that ended and held the very same paths here, or of one that died long ago.
+    def _clean_up(self, connection: Connection, other: JobRecord, counters: dict[str, Any]) -> None:
+        """Delete the row of an ended job with exactly our paths, adding its counters, or one that ended long ago.
 
-        So a container, which has a new name each time, goes on counting and leaves no rows behind.
+        So a container, which has a new host name each time, keeps its counters and leaves no rows behind.
         """
-        its_holder = other.cursor.get("holder") or {}
-        theirs = tuple(map(restore, other.cursor.get("paths") or ()))
-        is_ours = theirs == self._paths and not holder.are_different_machines(its_holder, self._holder)
+        is_other_machine = process_identity.are_different_machines(_owner_of(other), self._identity)
+        is_ours = _paths_of(other) == self._paths and not is_other_machine
         if is_ours and other.state in ENDED:
             add_counters(counters, other.counters)
             delete_job(connection, other.name)
@@ -184,12 +200,12 @@ class PathLock:
 
     def _write_at_once(self, state: str, reason: str | None, ended: dt.datetime | None) -> None:
         url = self._engine.url.render_as_string(hide_password=False)
-        engine = get_engine(url, lock_timeout_s=LAST_WORD_S)
+        engine = get_engine(url, lock_timeout_s=self._last_word_s)
         try:
-            self.require_same_database()  # opening it would make a new one where it was deleted
+            self.require_same_database()  # connecting would create a new database in place of a deleted one
             self._write(engine, state, reason, {}, ended)
         except DatabaseError:
-            return  # whoever looks sees by the process itself whether it is alive
+            return  # others see from the process itself whether it is alive
         finally:
             engine.dispose()
 
@@ -197,72 +213,84 @@ class PathLock:
         self, engine: Engine, state: str, reason: str | None, facts: Mapping[str, object], ended: dt.datetime | None
     ) -> None:
         with write_transaction(engine) as connection:
-            job = self._ours(connection)
+            job = self._own_job(connection)
             job.state, job.reason, job.finished_at = state, reason, ended
             job.cursor |= facts
             save_job(connection, job)
 
-    def _ours(self, connection: Connection) -> JobRecord:
+    def _own_job(self, connection: Connection) -> JobRecord:
+        """Return our row.
+
+        Raises:
+            JobTaken: it belongs to another process, or is gone.
+        """
         job = load_job(connection, self.name, for_update=True)
-        other: dict[str, Any] = {} if job is None else job.cursor.get("holder") or {}
-        if job is None or other.get("run") != self._holder["run"]:
+        owner: dict[str, Any] = {} if job is None else _owner_of(job)
+        if job is None or owner.get("run") != self._identity["run"]:
             raise JobTaken(
-                f"{self.name}: {holder.describe(other)} has taken it over, or the database is another one now; "
-                "nothing is lost"
+                f"{self.name}: {process_identity.describe(owner)} has taken it over, or the database is another one "
+                "now; nothing is lost"
             )
         return job
 
 
 @contextmanager
 def lock_paths(
-    engine: Engine, kind: str, paths: Sequence[Path], *, clock: Callable[[], float] = time.monotonic
+    engine: Engine,
+    kind: str,
+    paths: Sequence[Path],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    last_word_s: float = LAST_WORD_S,
 ) -> Iterator[PathLock]:
-    """Hold paths while the block runs; the row of `jobs` says afterwards how it ended.
+    """Lock paths while the block runs; afterwards the row of `jobs` records how it ended.
 
     Args:
         engine: a database at our version.
-        kind: what is done with the paths, such as `follow`; kinds do not keep each other out.
-        paths: files and folders, there or not; the same by another name are the same.
-        clock: seconds that only go up.
+        kind: what is done with the paths, such as `follow`; different kinds do not exclude each other.
+        paths: files and folders, existing or not; links are resolved.
+        clock: monotonic time in seconds.
+        last_word_s: how long to wait for the database when recording a state "at once".
 
     Raises:
-        AlreadyFollowed: another process of this machine has one of them, or one above or below; it is named.
+        AlreadyFollowed: another process of this machine has locked one of them, or a folder above or below; the
+            message names it.
         DatabaseError: see `write_transaction`.
     """
-    held = PathLock(engine, kind, paths, clock)
-    held.take()
-    word: tuple[str, str | None] = (FAILED, "it ended in an unexpected way; the same command goes on from here")
+    lock = PathLock(engine, kind, paths, clock, last_word_s)
+    lock.acquire()
+    end: tuple[str, str | None] = (FAILED, "it ended in an unexpected way; the same command goes on from here")
     try:
-        yield held
-        word = held.ends_as
+        yield lock
+        end = lock.ends_as
     except DatabaseError as error:
-        word = FAILED, str(error)
+        end = FAILED, str(error)
         raise
     except KeyboardInterrupt:
-        word = STOPPED, "interrupted; the same command goes on from here"
+        end = STOPPED, "interrupted; the same command goes on from here"
         raise
     finally:
-        held.give_up(*word)
+        lock.release(*end)
 
 
-def wait_out(error: DatabaseError, held: PathLock, patience: Backoff, stop: Event) -> None:
-    """Wait until a database may serve again, and say so in the holder's row if that can be written.
+def wait_out(error: DatabaseError, lock: PathLock, backoff: Backoff, stop: Event) -> None:
+    """Wait before the next attempt after a transient error, and record that in the lock's row if possible.
 
     Args:
-        error: what it said.
-        held: what holds the paths.
-        patience: how long it has been waited for.
-        stop: once set, nothing is waited for.
+        error: the error of the database.
+        lock: the lock on the paths.
+        backoff: computes the wait.
+        stop: ends the wait.
 
     Raises:
-        DatabaseError: the one that was given, if it does not pass by itself.
+        DatabaseError: the given error, if it is permanent.
     """
-    if not passes(error):
+    if not is_transient(error):
         raise error
     if stop.is_set():
         return
-    wait_s = patience.met(error)
-    held.try_to_say(WAITING, str(error))
+    wait_s = backoff.failed(error)
+    lock.try_to_record(WAITING, str(error))
     pause(wait_s, stop)
 
 
@@ -273,42 +301,53 @@ def lock_paths_when_free(
     paths: Sequence[Path],
     *,
     stop: Event,
-    say: Callable[[str], None],
-    is_patient: bool = True,
+    notify: Callable[[str], None],
+    keeps_waiting: bool = True,
+    backoff: BackoffTiming | None = None,
 ) -> PathLock | None:
-    """Make a database ready and hold paths for as long as a stack lasts; wait while another process writes.
+    """Prepare a database and lock paths for the lifetime of a stack; wait while another process writes.
 
     Args:
-        stack: what lets go of them.
-        engine: the database; a new one is made.
+        stack: releases the lock when it is closed.
+        engine: the database; a new one is created.
         kind: see `lock_paths`.
         paths: see `lock_paths`.
-        stop: once set, nothing is waited for.
-        say: told in one line what is waited for.
-        is_patient: wait for longer than the engine does.
+        stop: ends the wait.
+        notify: called with one line of text about what it waits for.
+        keeps_waiting: whether to wait for longer than the engine's lock timeout.
+        backoff: the waits between attempts.
 
     Returns:
-        What holds the paths; None if it is to stop before that was possible.
+        The lock; None if `stop` was set before it was acquired.
 
     Raises:
-        DatabaseLocked: another process writes, for longer than the engine waits, and that is all the patience there is.
+        DatabaseLocked: another process writes for longer than the engine waits, and `keeps_waiting` is False.
         AlreadyFollowed, MigrationNeeded, DatabaseError: see `lock_paths` and `prepare`.
     """
-    patience = Backoff(say)
+    waits = Backoff(notify, timing=backoff)
     while not stop.is_set():
         try:
             prepare(engine)
-            held = stack.enter_context(lock_paths(engine, kind, paths))
+            lock = stack.enter_context(lock_paths(engine, kind, paths))
         except DatabaseLocked as error:
-            if not is_patient and not stop.is_set():
+            if not keeps_waiting and not stop.is_set():
                 raise
-            pause(patience.met(error), stop)
+            pause(waits.failed(error), stop)
         else:
-            patience.over()
-            return held
+            waits.succeeded()
+            return lock
     return None
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Return whether two real paths are the same, or one lies in the other."""
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+def _owner_of(job: JobRecord) -> dict[str, Any]:
+    """Return the identity of the process that owns a row; empty if the row has none."""
+    return job.cursor.get("holder") or {}
+
+
+def _paths_of(job: JobRecord) -> tuple[str, ...]:
+    return tuple(map(restore, job.cursor.get("paths") or ()))
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Return whether two real paths are the same, or one contains the other."""
+    return Path(first).is_relative_to(second) or Path(second).is_relative_to(first)

@@ -1,4 +1,4 @@
-"""Who works on a job: so that two do not, and so that one that was killed does not keep others out."""
+"""Identifies the process that runs a job, so that no second one does, and a killed one does not block others."""
 
 from __future__ import annotations
 
@@ -7,62 +7,75 @@ import hashlib
 import os
 import socket
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SILENT_FOR_S = 300.0
-"""A job elsewhere that has said nothing for so long is taken to be dead."""
+"""A job on another machine that has not updated its row for this long is considered dead."""
 
 
-MACHINE_ID = Path("/etc/machine-id")
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-PID_NAMESPACE = Path("/proc/self/ns/pid")
+@dataclass(frozen=True, slots=True)
+class SystemFiles:
+    """The files in which Linux identifies machine, boot and PID namespace; any may be missing."""
+
+    machine_id: Path = Path("/etc/machine-id")
+    boot_id: Path = Path("/proc/sys/kernel/random/boot_id")
+    pid_namespace: Path = Path("/proc/self/ns/pid")
 
 
-def this_process() -> dict[str, Any]:
-    """Return what tells this run of this process from all others, as plain JSON.
+_SYSTEM_FILES = SystemFiles()
 
-    Host names are not enough: machines may have the same one, and so may containers, each with its own process 1.
+
+def this_process(files: SystemFiles = _SYSTEM_FILES) -> dict[str, Any]:
+    """Return an identity that distinguishes this run of this process from all others, as plain JSON.
+
+    Host names are not sufficient: several machines may have the same, and so may containers, each with a process 1.
     """
     pid = os.getpid()
-    return _here() | {"pid": pid, "started": _started(pid), "run": uuid.uuid4().hex}
+    return _environment(files) | {"pid": pid, "started": _started(pid), "run": uuid.uuid4().hex}
 
 
-def is_same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether two holders see the same files under the same paths, as far as is known.
-
-    Args:
-        one: what `this_process` said there.
-        other: what it said elsewhere, perhaps in an older version, which knew no more than the host's name.
-    """
-    return one.get("host") == other.get("host") and not are_different_machines(one, other)
-
-
-def are_different_machines(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether two holders are known to be on different machines, whatever these are called."""
-    return _differ(one, other, "machine")
-
-
-def is_alive(holder: dict[str, Any], updated_at: dt.datetime) -> bool:
-    """Return whether a holder may still be at work.
-
-    Of this machine the system is asked. One elsewhere (another machine, also one of the same name; a container, whose
-    processes are counted by themselves) is believed for as long as it says something, and so is one whose beginning
-    the system hides from us (`hidepid` of /proc). What ran on this machine before it was started anew is dead.
+def is_same_machine(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two processes see the same files under the same paths, as far as is known.
 
     Args:
-        holder: what `this_process` said there.
-        updated_at: when its job last said something; a job at work says something each minute.
+        first: a result of `this_process`.
+        second: another one, perhaps of an older version, which recorded only the host name.
     """
-    says_something = (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
-    ours = _here()
-    if not is_same_machine(holder, ours):
-        return says_something
-    if _differ(holder, ours, "boot"):
-        return says_something and not (holder.get("machine") and ours["machine"])
-    if _differ(holder, ours, "pids"):
-        return says_something
-    pid = int(holder.get("pid") or 0)
+    return first.get("host") == second.get("host") and not are_different_machines(first, second)
+
+
+def are_different_machines(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two processes are known to run on different machines, regardless of host names."""
+    return _differ(first, second, "machine")
+
+
+def is_alive(identity: dict[str, Any], updated_at: dt.datetime, files: SystemFiles = _SYSTEM_FILES) -> bool:
+    """Return whether a process may still be running.
+
+    For a process that this one can see, the system is asked. Any other is considered alive while it updates its job:
+    on another machine, even one of the same name; in a container with its own PID namespace; or with a start time
+    that the system hides (`hidepid` of /proc). A process from before the last boot of this machine is dead.
+
+    Args:
+        identity: what `this_process` returned there.
+        updated_at: when its job was last updated; a running job does so every minute.
+        files: where the system identifies itself.
+    """
+    is_updating = (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
+    ours = _environment(files)
+    if not is_same_machine(identity, ours):
+        return is_updating
+    if _differ(identity, ours, "boot"):
+        return is_updating and not (identity.get("machine") and ours["machine"])
+    if _differ(identity, ours, "pids"):
+        return is_updating
+    return _is_running(int(identity.get("pid") or 0), identity.get("started"), is_updating)
+
+
+def _is_running(pid: int, started: object, is_updating: bool) -> bool:
+    """Return whether a process other than this one has this PID and start time; `is_updating` if that is hidden."""
     if pid <= 0 or pid == os.getpid():
         return False
     try:
@@ -71,51 +84,51 @@ def is_alive(holder: dict[str, Any], updated_at: dt.datetime) -> bool:
         return False
     except PermissionError:
         pass
-    started = _started(pid)
-    return says_something if started is None else started == holder.get("started")
+    started_now = _started(pid)
+    return is_updating if started_now is None else started_now == started
 
 
-def describe(holder: dict[str, Any]) -> str:
-    """Return the holder for people."""
-    return f"process {holder.get('pid')} on {holder.get('host')}"
+def describe(identity: dict[str, Any]) -> str:
+    """Return process and host as text for people."""
+    return f"process {identity.get('pid')} on {identity.get('host')}"
 
 
-def _here() -> dict[str, Any]:
-    """Return where this process runs."""
+def _environment(files: SystemFiles) -> dict[str, Any]:
+    """Return the host, machine, boot and PID namespace of this process."""
     return {
         "host": socket.gethostname(),
-        "machine": _machine(),
-        "boot": _text(BOOT_ID),
-        "pids": _pid_namespace(),
+        "machine": _machine(files.machine_id),
+        "boot": _text(files.boot_id),
+        "pids": _link_target(files.pid_namespace),
     }
 
 
-def _differ(one: dict[str, Any], other: dict[str, Any], name: str) -> bool:
-    """Return whether both say something and not the same."""
-    return bool(one.get(name) and other.get(name)) and one[name] != other[name]
+def _differ(first: dict[str, Any], second: dict[str, Any], name: str) -> bool:
+    """Return whether both have a value, and not the same."""
+    return bool(first.get(name) and second.get(name)) and first[name] != second[name]
 
 
-def _machine() -> str | None:
-    """Return what tells this machine from others; None where it has no identity, as in many containers.
+def _machine(path: Path) -> str | None:
+    """Return a fingerprint of this machine; None if it has no machine ID, as many containers.
 
-    Source: machine-id(5): the identity itself is not to be shown to others, a hash made from it may be.
+    Source: machine-id(5): the ID itself is confidential; a hash derived from it may be published.
     """
-    identity = _text(MACHINE_ID)
-    if identity == "uninitialized":
+    machine_id = _text(path)
+    if machine_id == "uninitialized":
         return None
-    return hashlib.sha256(f"cowrieprocessor {identity}".encode()).hexdigest()[:16] if identity else None
+    return hashlib.sha256(f"cowrieprocessor {machine_id}".encode()).hexdigest()[:16] if machine_id else None
 
 
-def _pid_namespace() -> str | None:
-    """Return within which set of processes ours has its number. Source: namespaces(7), /proc/pid/ns."""
+def _link_target(path: Path) -> str | None:
+    """Return the target of a link, such as the identity of a namespace. Source: namespaces(7), /proc/pid/ns."""
     try:
-        return str(PID_NAMESPACE.readlink())
+        return str(path.readlink())
     except OSError:
         return None
 
 
 def _text(path: Path) -> str | None:
-    """Return what a file of the system says; None where there is no such file, or nothing in it."""
+    """Return the content of a system file; None if it is missing or empty."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip() or None
     except OSError:
@@ -123,10 +136,10 @@ def _text(path: Path) -> str | None:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process started, in the kernel's clock ticks: a number that is used again has another one.
+    """Return the start time of a process in clock ticks since boot, which distinguishes processes with a reused PID.
 
-    One that has ended and was not waited for yet has not started. Source: proc(5), /proc/pid/stat, fields 3 and 22;
-    the command's name before them may hold spaces.
+    A zombie counts as ended. Source: proc(5), /proc/pid/stat, fields 3 and 22; the command name before them may
+    contain spaces.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

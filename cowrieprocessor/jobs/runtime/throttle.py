@@ -1,6 +1,6 @@
-"""When a long job may write: a throttle that answers yes or no and says why, and rests that let others in.
+"""Throttles the writes of a long job: pauses them with a reason, limits each transaction, and rests in between.
 
-Others matter more than we do: a loader that writes beside us waits a quarter of a second at the very most.
+Other writers have priority: a concurrent loader waits a quarter of a second at most.
 """
 
 from __future__ import annotations
@@ -20,40 +20,42 @@ from cowrieprocessor.db.jobs import PAUSED, WAITING, load_job
 
 MAX_LOG_BYTES = 256 << 20
 WRITE_S = 0.08
-"""How long a write transaction may go on; the last statement and the commit come on top."""
+"""How long statements may be added to a write transaction; the last one and the commit are not included."""
 
 SHARED_WRITE_S = 0.03
 """The same while others write."""
 
 MIN_REST_S = 0.03
-"""The least time between two write transactions; while others write it is as long as the transaction was."""
+"""The shortest rest between two write transactions; while others write, the rest is as long as the transaction."""
 
 SHARING_S = 10.0
-"""How long after others wrote they are taken to be still there."""
+"""How long others are assumed to go on writing after a write of theirs."""
 
 NOTICED_WAIT_S = 0.01
-"""Whoever waits longer than this for the write lock has met another writer."""
+"""A wait for the write lock that is longer than this means that others write."""
 
 LOOK_AGAIN_S = 0.25
-SAY_EVERY_S = 60.0
-"""How often a job that waits says so again, so that nobody takes it to be dead."""
+"""How often an obstacle is checked again."""
+
+REPORT_EVERY_S = 60.0
+"""How often a waiting job reports its obstacle again, so that it is not mistaken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """Why a job does not write now. `state` is `paused` or `waiting`."""
+    """Why a job must not write now. `state` is `paused` or `waiting`."""
 
     state: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A write transaction that ends when it has lasted long enough.
+class TimedTransaction:
+    """A write transaction with a time limit.
 
     Attributes:
         connection: the transaction.
-        may_go_on: whether more may be written in it.
+        may_go_on: returns whether the time limit allows further statements.
     """
 
     connection: Connection
@@ -61,16 +63,16 @@ class Turn:
 
 
 class Throttle:
-    """Decides when one job writes, for how long, and how long it rests.
+    """Decides when a job writes, for how long, and how long it rests.
 
     Args:
         engine: the database.
-        pause_job: the row of `jobs` that means: pause; None where no command pauses the job.
-        paused: what is said while that row is there: what paused the job, and what lets it go on.
+        pause_job: name of the row of `jobs` that pauses the job; None if no command pauses it.
+        paused_reason: message shown while that row exists: what paused the job, and how to resume it.
         throttle: the share of time to rest, 0 to 0.99.
-        pause_file: while a file is there, pause.
-        clock: seconds that only go up.
-        sleep: waits for so many seconds.
+        pause_file: while this file exists, the job is paused.
+        clock: monotonic time in seconds.
+        sleep: sleeps for a number of seconds.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Throttle:
         engine: Engine,
         pause_job: str | None = None,
         *,
-        paused: str = "paused by command",
+        paused_reason: str = "paused by command",
         throttle: float = 0.0,
         pause_file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -86,7 +88,7 @@ class Throttle:
     ) -> None:
         self._engine = engine
         self._pause_job = pause_job
-        self._paused = paused
+        self._paused_reason = paused_reason
         self._throttle = throttle
         self._pause_file = pause_file
         self._clock = clock
@@ -95,21 +97,21 @@ class Throttle:
         self._others_at: float | None = None
         self._wrote_s = 0.0
         self._ended_at: float | None = None
-        self._works_since = clock()
+        self._working_since = clock()
 
     @property
     def is_shared(self) -> bool:
-        """Whether others have written lately."""
+        """Whether others have written recently."""
         return self._others_at is not None and self._clock() - self._others_at < SHARING_S
 
     def obstacle(self) -> Obstacle | None:
-        """Return why the job may not write now, or None if it may."""
+        """Return why the job must not write now, or None if it may."""
         if self._pause_file is not None and os.path.lexists(self._pause_file):
             return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on")
         if self._pause_job is not None:
             with read_transaction(self._engine) as connection:
                 if load_job(connection, self._pause_job) is not None:
-                    return Obstacle(PAUSED, self._paused)
+                    return Obstacle(PAUSED, self._paused_reason)
         if self._pressure.log_bytes() > MAX_LOG_BYTES:
             self._pressure.empty_log()
         if self._pressure.log_bytes() > MAX_LOG_BYTES:
@@ -117,65 +119,66 @@ class Throttle:
             return Obstacle(WAITING, reason)
         return None
 
-    def wait(self, say: Callable[[Obstacle | None], None]) -> None:
-        """Return when the job may write.
+    def wait(self, notify: Callable[[Obstacle | None], None]) -> None:
+        """Wait until the job may write.
 
         Args:
-            say: told about each new obstacle, each minute of it again, and with None when it is gone.
+            notify: called with each new obstacle, again every minute, and with None when it is gone.
         """
-        said: Obstacle | None = None
-        said_at = 0.0
+        reported: Obstacle | None = None
+        reported_at = 0.0
         while (obstacle := self.obstacle()) is not None:
-            if said is None or obstacle.reason != said.reason or self._clock() - said_at > SAY_EVERY_S:
-                say(obstacle)
-                said, said_at = obstacle, self._clock()
+            is_new = reported is None or obstacle.reason != reported.reason
+            if is_new or self._clock() - reported_at > REPORT_EVERY_S:
+                notify(obstacle)
+                reported, reported_at = obstacle, self._clock()
             self._sleep(LOOK_AGAIN_S)
-        if said is not None:
-            say(None)
-            self._works_since = self._clock()
+        if reported is not None:
+            notify(None)
+            self._working_since = self._clock()
 
     @contextmanager
-    def transaction(self) -> Iterator[Turn]:
-        """Rest, then yield a write transaction that knows how long it may go on; commit it, or roll back on an error.
+    def transaction(self) -> Iterator[TimedTransaction]:
+        """Rest, then yield a write transaction with a time limit; commit it, or roll it back on an error.
 
         Raises:
             DatabaseError: see `write_transaction`.
         """
         self.rest()
-        asked = self._clock()
+        requested = self._clock()
         with write_transaction(self._engine) as connection:
             began = self._clock()
-            until = began + self.look(connection, began - asked)
-            yield Turn(connection, lambda: self._clock() < until)
-        self.wrote(self._clock() - began)
+            until = began + self.budget_s(connection, began - requested)
+            yield TimedTransaction(connection, lambda: self._clock() < until)
+        self.record_write(self._clock() - began)
 
-    def look(self, connection: Connection, waited_s: float) -> float:
-        """Return for how many seconds a write transaction that has just begun may go on.
+    def budget_s(self, connection: Connection, waited_s: float) -> float:
+        """Return the time limit, in seconds, of a write transaction that has just begun.
 
         Args:
             connection: the transaction.
-            waited_s: how long it waited for the write lock.
+            waited_s: how long it waited for the write lock, in seconds.
         """
         if self._pressure.others_wrote(connection) or waited_s > NOTICED_WAIT_S:
             self._others_at = self._clock()
         return SHARED_WRITE_S if self.is_shared else WRITE_S
 
-    def wrote(self, seconds: float) -> None:
-        """Take note that a write transaction has ended that lasted so long."""
+    def record_write(self, seconds: float) -> None:
+        """Record the end of a write transaction and its duration in seconds."""
         self._wrote_s, self._ended_at = seconds, self._clock()
 
     def rest(self) -> None:
-        """Rest before the next write transaction, so that whoever waits for the lock gets it; reading counts as rest.
+        """Rest before the next write transaction, so that waiting writers get the lock; reading counts as rest.
 
-        SQLite's own waiting looks again every 25 ms at first: a longer gap between our transactions is not missed.
-        A throttle is a share of all time, reading included.
+        SQLite's busy handler retries every 25 ms at first, so it does not miss a longer gap between our transactions.
+        The throttle is a share of the whole time, including reading.
         Source: sqlite.org, sqliteDefaultBusyCallback.
         """
         now = self._clock()
-        left_s = (now - self._works_since) * self._throttle / (1 - self._throttle)
+        left_s = (now - self._working_since) * self._throttle / (1 - self._throttle)
         if self._ended_at is not None:
             gap_s = max(MIN_REST_S, self._wrote_s) if self.is_shared else MIN_REST_S
             left_s = max(left_s, gap_s - (now - self._ended_at))
         if left_s > 0:
             self._sleep(left_s)
-        self._works_since = self._clock()
+        self._working_since = self._clock()

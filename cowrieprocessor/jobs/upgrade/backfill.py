@@ -84,7 +84,7 @@ def backfill(
         BackfillRun(
             engine,
             kind,
-            Throttle(engine, PAUSE_JOB, paused=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
+            Throttle(engine, PAUSE_JOB, paused_reason=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
             batch_size=batch_size,
             slice_rows=slice_rows,
             on_progress=on_progress,

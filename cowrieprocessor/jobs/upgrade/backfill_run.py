@@ -212,7 +212,7 @@ class BackfillRun:
         done = rows = 0
         with write_transaction(self._engine) as connection:
             began_at = self._clock()
-            until = began_at + self._throttle.look(connection, began_at - requested_at)
+            until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
             self._require_ownership(connection)
             statements = LoadingStatements(connection)
             try:
@@ -230,7 +230,7 @@ class BackfillRun:
             save_job(connection, self._record_with(cursor, counters))
         self._record = self._record_with(cursor, counters)
         self._rows_done += done
-        self._throttle.wrote(self._clock() - began_at)
+        self._throttle.record_write(self._clock() - began_at)
         return rows
 
     def _record_with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:

@@ -299,7 +299,7 @@ class _Recount:
         now = utc_text(dt.datetime.now(dt.UTC))
         with write_transaction(self._engine) as connection:
             began_at = time.monotonic()
-            until = began_at + self._throttle.look(connection, began_at - requested_at)
+            until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
             changed = 0
             index = done
             while wrong and (index == done or time.monotonic() < until):
@@ -311,7 +311,7 @@ class _Recount:
             if self._keeps_record:
                 save_job(connection, self._record)
         self._saved_at = time.monotonic()
-        self._throttle.wrote(self._saved_at - began_at)
+        self._throttle.record_write(self._saved_at - began_at)
         return index
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:

@@ -1,1 +1,1 @@
-"""Jobs that never end by themselves: following logs and scanning folders as they change."""
+"""Jobs that run until they are stopped: following logs and scanning folders as they change."""

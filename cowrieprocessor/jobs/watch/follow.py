@@ -1,7 +1,7 @@
-"""Following logs as they grow: whatever is new goes into the database, until somebody says stop.
+"""Follows logs: stores new events as logs grow, until it is stopped.
 
-The loader knows what is new and the watcher when to look; here is what lies between: one follower for the same files,
-trouble with the database that passes, and what an operator is told.
+The loader finds what is new, the watcher when to poll. This module adds a lock on the files, retries after transient
+database errors, and messages to the operator.
 """
 
 from __future__ import annotations
@@ -22,26 +22,36 @@ from cowrieprocessor.clock import pause
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.jobs.runtime.backoff import Backoff
-from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, PathLock, lock_paths_when_free, wait_out
+from cowrieprocessor.jobs.runtime.backoff import Backoff, BackoffTiming
+from cowrieprocessor.jobs.runtime.path_lock import HEARTBEAT_S, PathLock, lock_paths_when_free, wait_out
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, PollResult
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
-from cowrieprocessor.loader.reading.discovery import logs_there
+from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 
 KIND = "follow"
 LOCK_TIMEOUT_S = 10.0
-"""How long a follower waits for another writer before it says so and looks whether it should stop."""
+"""How long a follower waits for another writer before it reports that and checks whether it should stop."""
 
 LONGEST_REST_S = 0.8
-LONG_LOOK_S = 1.0
+LONG_POLL_S = 1.0
 MANY_EVENTS_PER_S = 10_000
 
-ARCHIVES_S = 30.0
-"""How long `once` waits for archives that are still being written."""
+
+@dataclass(frozen=True, slots=True)
+class FollowTiming:
+    """How long a follower waits.
+
+    Attributes:
+        archives_s: how long `once` waits for archives that are still being written, in seconds.
+        backoff: the waits after transient database errors.
+    """
+
+    archives_s: float = 30.0
+    backoff: BackoffTiming = field(default_factory=BackoffTiming)
 
 
 @dataclass(slots=True)
@@ -49,14 +59,14 @@ class FollowResult:
     """What a follower did.
 
     Attributes:
-        counters: the sums over all its looks.
-        files: with `once`, those that something was stored of, or that could not be read.
-        gaps: with `once`, what was lost, by log.
-        losses: how often bytes were lost.
-        bytes_lost: how many.
-        looks: how often it looked.
-        stopped: it was asked to stop; else it had looked once, as it was told.
-        duration_s: from beginning to end.
+        counters: sums over all polls.
+        files: with `once`, files with stored events or errors.
+        gaps: with `once`, the lost bytes by log.
+        losses: number of times that bytes were lost.
+        bytes_lost: number of lost bytes.
+        polls: number of polls.
+        stopped: whether it was asked to stop; False if it polled once as requested.
+        duration_s: its run time.
     """
 
     counters: Counter[str] = field(default_factory=Counter)
@@ -64,14 +74,14 @@ class FollowResult:
     gaps: list[Gap] = field(default_factory=list)
     losses: int = 0
     bytes_lost: int = 0
-    looks: int = 0
+    polls: int = 0
     stopped: bool = False
     duration_s: float = 0.0
 
     @property
     def failed(self) -> list[FileResult]:
         """The files that could not be read to their end."""
-        return [one for one in self.files if one.state == FAILED]
+        return [file for file in self.files if file.state == FAILED]
 
 
 def follow(
@@ -82,96 +92,109 @@ def follow(
     once: bool = False,
     poll_s: float | None = None,
     stop: Event,
-    say: Callable[[str], None] = lambda _text: None,
-    on_look: Callable[[PollResult], None] = lambda _look: None,
+    notify: Callable[[str], None] = lambda _text: None,
+    on_poll: Callable[[PollResult], None] = lambda _result: None,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    timing: FollowTiming | None = None,
 ) -> FollowResult:
-    """Store what logs hold that is not stored yet, and then whatever is added to them.
+    """Store the events of logs that are not stored yet, and then whatever is appended.
 
     Args:
-        engine: the database; a new one is made ready. Its `lock_timeout_s` is how long a stop may take.
-        paths: logs, each with its rotated ones beside it, and folders of logs; what is not there yet is waited for.
+        engine: the database; a new one is created with its schema. Its `lock_timeout_s` bounds how long a stop takes.
+        paths: logs, each including the rotated ones next to it, and folders of logs; missing ones may appear later.
         settings: limits and batch size.
-        once: look once instead of going on.
-        poll_s: look every so many seconds instead of being told by the kernel.
-        stop: once set, the current batch is committed and it ends.
-        say: told in one line what an operator has to know.
-        on_look: told about each look.
-        on_progress: told after each batch.
+        once: poll once instead of following.
+        poll_s: poll at this interval in seconds instead of using inotify.
+        stop: once set, the current batch is committed and the follower ends.
+        notify: called with one line of text for the operator.
+        on_poll: called after each poll.
+        on_progress: called after each batch.
+        timing: how long it waits.
 
     Raises:
-        AlreadyFollowed: another process of this machine follows one of the paths; it is named.
+        AlreadyFollowed: another process of this machine follows one of the paths; the message names it.
         MigrationNeeded: a v3 database.
-        JobTaken: another process follows them now, or the file of the database is another one.
-        DatabaseError: with `once` any; else one that does not pass by itself, or that met us before we began and is no
-            lock.
+        JobTaken: another process follows them now, or the database's file was replaced.
+        DatabaseError: with `once` any; else a permanent one, or one other than a lock during the start.
     """
     began = time.monotonic()
     result = FollowResult()
+    timing = timing or FollowTiming()
     with ExitStack() as stack:
-        held = lock_paths_when_free(stack, engine, KIND, paths, stop=stop, say=say, is_patient=not once)
-        if held is not None:
+        lock = lock_paths_when_free(
+            stack, engine, KIND, paths, stop=stop, notify=notify, keeps_waiting=not once, backoff=timing.backoff
+        )
+        if lock is not None:
             loader = stack.enter_context(
                 DeltaLoader(
                     engine,
                     paths,
                     settings=settings,
-                    job=held.name,
-                    on_progress=_while_same(held, on_progress),
+                    job=lock.name,
+                    on_progress=_checking_database(lock, on_progress),
                     stop=stop.is_set,
                 )
             )
-            for path in (path for path in paths if not os.path.lexists(path) and not logs_there([path.absolute()])):
-                say(f"note: {inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log")
-            follower = _Follower(loader, held, stop, say, on_look, result)
+            for path in _missing(paths):
+                notify(
+                    f"note: {inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log"
+                )
+            follower = _Follower(loader, lock, stop, notify, on_poll, timing, result)
             if once:
-                follower.look_once()
+                follower.poll_once()
             else:
                 links = Links(paths)
                 watcher = Watcher(
                     lambda: [*loader.folders, *links.folders()],
                     poll_s=poll_s,
-                    say=say,
-                    wanted=lambda path: loader.is_wanted(path) or links.lead_to(path),
+                    notify=notify,
+                    is_wanted=lambda path: loader.is_wanted(path) or links.lead_to(path),
                 )
                 follower.run(stack.enter_context(watcher), links)
-            follower.leave()
+            follower.save_positions()
         if stop.is_set():
             result.stopped = True
-            if held is not None:
-                held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+            if lock is not None:
+                lock.ends_as = STOPPED, "asked to stop; the same command goes on from here"
     result.duration_s = time.monotonic() - began
     return result
 
 
+def _missing(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths that do not exist and have no rotated logs next to them."""
+    return [path for path in paths if not os.path.lexists(path) and not existing_logs([path.absolute()])]
+
+
 class _Follower:
-    """Looks, tells what came of it, and waits for the next time."""
+    """Polls, reports the result, and waits for the next change."""
 
     def __init__(
         self,
         loader: DeltaLoader,
-        held: PathLock,
+        lock: PathLock,
         stop: Event,
-        say: Callable[[str], None],
-        on_look: Callable[[PollResult], None],
+        notify: Callable[[str], None],
+        on_poll: Callable[[PollResult], None],
+        timing: FollowTiming,
         result: FollowResult,
     ) -> None:
         self._loader = loader
-        self._held = held
+        self._lock = lock
         self._stop = stop
-        self._say = say
-        self._on_look = on_look
-        self._patience = Backoff(say)
-        self._said: dict[str, tuple[str, ...]] = {}
+        self._notify = notify
+        self._on_poll = on_poll
+        self._timing = timing
+        self._backoff = Backoff(notify, timing=timing.backoff)
+        self._reported: dict[str, tuple[str, ...]] = {}
         self._last_event_at: str | None = None
         self._result = result
 
     def run(self, watcher: Watcher, links: Links) -> None:
-        """Look until it is time to stop.
+        """Poll until `stop` is set.
 
         Raises:
-            JobTaken: another process follows the files now, or the file of the database is another one.
-            DatabaseError: one that does not pass by itself.
+            JobTaken: another process follows the files now, or the database's file was replaced.
+            DatabaseError: a permanent one.
         """
         changed: frozenset[Path] | None = None
         again_at: float | None = None
@@ -179,98 +202,103 @@ class _Follower:
             try:
                 if changed is None or changed:
                     began = time.monotonic()
-                    look = self.look(changed)
-                    look_s = time.monotonic() - began
-                    again_at = _sooner(None if changed is None else again_at, look.again_in_s)
-                    if changed is None and not look.files:
-                        watcher.found_nothing(look_s)
-                    pause(_rest_s(look_s, look.counters[EVENTS]), self._stop)
-                self._held.say(RUNNING, facts=self._facts())
+                    result = self.poll(changed)
+                    poll_s = time.monotonic() - began
+                    again_at = _earlier(None if changed is None else again_at, result.again_in_s)
+                    if changed is None and not result.files:
+                        watcher.record_idle_scan(poll_s)
+                    pause(_rest_s(poll_s, result.counters[EVENTS]), self._stop)
+                self._lock.record(RUNNING, facts=self._facts())
             except DatabaseError as error:
-                wait_out(error, self._held, self._patience, self._stop)
+                wait_out(error, self._lock, self._backoff, self._stop)
                 changed = None
                 continue
-            self._patience.over()
-            changed = links.as_named(watcher.wait(_left_s(again_at), self._stop))
+            self._backoff.succeeded()
+            changed = links.as_named(watcher.wait(_timeout_s(again_at), self._stop))
             if again_at is not None and time.monotonic() >= again_at:
                 changed = None
 
-    def look_once(self) -> None:
-        """Look at all logs, again when an archive was still being written; wait for others no longer than the engine.
+    def poll_once(self) -> None:
+        """Poll all logs, again while an archive is still being written; wait for locks no longer than the engine does.
 
         Raises:
-            DatabaseError: the database does not serve; what was committed is kept.
+            DatabaseError: the database fails; what was committed is kept.
         """
-        until = time.monotonic() + ARCHIVES_S
+        until = time.monotonic() + self._timing.archives_s
         try:
             while True:
-                look = self.look(None)
-                self._result.files += look.files
-                self._result.gaps += look.gaps
-                is_done = look.is_whole and not look.deferred
+                result = self.poll(None)
+                self._result.files += result.files
+                self._result.gaps += result.gaps
+                is_done = result.is_whole and not result.deferred
                 if is_done or self._stop.is_set() or time.monotonic() >= until:
                     break
-                pause(look.again_in_s or 0.0, self._stop)
+                pause(result.again_in_s or 0.0, self._stop)
         except DatabaseLocked:
-            if not self._stop.is_set():  # else the wait was ended, because it is to stop
+            if not self._stop.is_set():  # else `stop` ended the wait for the lock
                 raise
             return
-        if look.deferred:
-            self._say(f"note: archives that are still being written are left for the next time: {look.deferred:,}")
+        if result.deferred:
+            self._notify(f"note: archives that are still being written are left for the next time: {result.deferred:,}")
 
-    def look(self, changed: Collection[Path] | None) -> PollResult:
-        """Look at all logs, or at those that changed, and tell what came of it.
+    def poll(self, changed: Collection[Path] | None) -> PollResult:
+        """Poll all logs, or those that changed, and report the result.
 
         Raises:
-            JobTaken: the file of the database is another one; nothing was stored.
-            DatabaseError: the database does not serve.
+            JobTaken: the database's file was replaced; nothing was stored.
+            DatabaseError: the database fails.
         """
-        self._held.require_same_database()
-        look = self._loader.look(changed)
-        self._result.looks += 1
-        self._result.counters.update(look.counters)
-        if look.counters:
+        self._lock.require_same_database()
+        result = self._loader.look(changed)
+        self._result.polls += 1
+        self._result.counters.update(result.counters)
+        if result.counters:
             self._last_event_at = utc_text(dt.datetime.now(dt.UTC))[:19]
-        for one in look.files:
-            self._tell(one)
-        for gap in look.gaps:
+        for file in result.files:
+            self._report(file)
+        for gap in result.gaps:
             self._result.losses += 1
             self._result.bytes_lost += gap.bytes_lost
-            self._say(
+            self._notify(
                 f"lost: {gap.path}: {gap.bytes_lost:,} bytes were destroyed before they could be read; "
                 "see docs/follow.md on how logs are rotated without loss"
             )
-        self._on_look(look)
-        return look
+        self._on_poll(result)
+        return result
 
-    def leave(self) -> None:
-        """Write down where everything is, so that the next follower need not look at it."""
+    def save_positions(self) -> None:
+        """Store the position reached in each log, so that the next follower starts faster."""
         try:
-            self._held.require_same_database()
+            self._lock.require_same_database()
             self._loader.close()
         except DatabaseError as error:
-            self._say(f"note: where each log stands could not be written down, so the next start takes longer: {error}")
+            self._notify(
+                f"note: where each log stands could not be written down, so the next start takes longer: {error}"
+            )
 
-    def _tell(self, one: FileResult) -> None:
-        """Say what is wrong with a file, unless that was the last thing said about it."""
-        words = (*(f"note: {warning}" for warning in one.warnings), *([f"error: {one.error}"] if one.error else ()))
-        if words != self._said.get(one.path, ()):
-            for word in words:
-                self._say(word)
-        if words:
-            self._said[one.path] = words
+    def _report(self, file: FileResult) -> None:
+        """Report the warnings and the error of a file, unless they are the same as last time."""
+        messages = (
+            *(f"note: {warning}" for warning in file.warnings),
+            *([f"error: {file.error}"] if file.error else ()),
+        )
+        if messages != self._reported.get(file.path, ()):
+            for text in messages:
+                self._notify(text)
+        if messages:
+            self._reported[file.path] = messages
         else:
-            self._said.pop(one.path, None)
+            self._reported.pop(file.path, None)
 
     def _facts(self) -> dict[str, object]:
         return {} if self._last_event_at is None else {"last_event_at": self._last_event_at}
 
 
 class Links:
-    """Logs that are named by a link: what is written to one is told where it lies, and not beside the link.
+    """Followed logs that are links: a write to one is reported in the folder of its target, not of the link.
 
     Args:
-        paths: what is followed, as it was named.
+        paths: the followed paths, as given.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -278,48 +306,50 @@ class Links:
         self._links: dict[str, Path] = {}
 
     def folders(self) -> list[Path]:
-        """Return where they lie now; links may be changed at any time."""
+        """Return the folders of the current targets; links may change at any time."""
         self._links = {os.path.realpath(path): path.absolute() for path in self._paths if path.is_symlink()}
         return [Path(real).parent for real in self._links]
 
     def lead_to(self, path: str) -> bool:
-        """Return whether a file is one of them, under the path that it has itself."""
+        """Return whether a path is the target of one of the links."""
         return path in self._links
 
     def as_named(self, changed: frozenset[Path] | None) -> frozenset[Path] | None:
-        """Return what changed, also under the names by which it is followed."""
+        """Return the changed paths, with those of the links to them."""
         if not changed:
             return changed
         return changed | {self._links[str(path)] for path in changed if str(path) in self._links}
 
 
-def _while_same(held: PathLock, on_progress: Callable[[LoadProgress], None] | None) -> Callable[[LoadProgress], None]:
-    """Return what is called after each batch: a long look ends, too, when the database's file is another one."""
+def _checking_database(
+    lock: PathLock, on_progress: Callable[[LoadProgress], None] | None
+) -> Callable[[LoadProgress], None]:
+    """Return a callback for each batch that also checks the database's file, so that a replaced one ends long polls."""
 
     def on_batch(now: LoadProgress) -> None:
-        held.require_same_database()
+        lock.require_same_database()
         if on_progress is not None:
             on_progress(now)
 
     return on_batch
 
 
-def _rest_s(look_s: float, events: int) -> float:
-    """Return how long to rest after a look, so that many busy logs take a third of a core and no log waits for long.
+def _rest_s(poll_s: float, events: int) -> float:
+    """Return the rest after a poll, chosen so that many busy logs take a third of a core and no log waits for long.
 
-    A look that took long had much to store, and there will be more.
+    There is none after a poll that took long or stored much, because more is to be expected.
     """
-    if look_s >= LONG_LOOK_S or events > MANY_EVENTS_PER_S * look_s:
+    if poll_s >= LONG_POLL_S or events > MANY_EVENTS_PER_S * poll_s:
         return 0.0
-    return min(LONGEST_REST_S, 2 * look_s)
+    return min(LONGEST_REST_S, 2 * poll_s)
 
 
-def _sooner(at: float | None, in_s: float | None) -> float | None:
-    """Return the sooner of two moments, one of which is so many seconds from now."""
-    moments = [moment for moment in (at, None if in_s is None else time.monotonic() + in_s) if moment is not None]
-    return min(moments, default=None)
+def _earlier(at: float | None, in_s: float | None) -> float | None:
+    """Return the earlier of two times, the second of which is given in seconds from now."""
+    times = [moment for moment in (at, None if in_s is None else time.monotonic() + in_s) if moment is not None]
+    return min(times, default=None)
 
 
-def _left_s(until: float | None) -> float:
-    """Return how long to wait at most: until then, and no longer than we may be silent."""
-    return SAY_EVERY_S if until is None else max(0.0, min(SAY_EVERY_S, until - time.monotonic()))
+def _timeout_s(until: float | None) -> float:
+    """Return the time until a moment, at most the interval of heartbeats."""
+    return HEARTBEAT_S if until is None else max(0.0, min(HEARTBEAT_S, until - time.monotonic()))

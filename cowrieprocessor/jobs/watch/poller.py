@@ -1,4 +1,4 @@
-"""Folders of which the kernel does not tell: what changed in them is found by looking at them again and again."""
+"""Polling fallback for folders without inotify."""
 
 from __future__ import annotations
 
@@ -12,109 +12,110 @@ from typing import NamedTuple
 from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, mounts
 
 POLL_S = 1.0
-"""How often a folder is looked at of which the kernel does not tell."""
+"""How often a folder without inotify is polled."""
 
 LONGEST_POLL_S = 30.0
-"""However long looking takes, the next time comes after so long."""
+"""The longest interval between polls, however long a poll takes."""
 
-REST_PER_LOOK = 99.0
-"""Looking takes one part of the time, resting so many."""
+REST_PER_SCAN = 99.0
+"""The ratio of the time between scans to the duration of a scan."""
 
-LOOKS_KEPT = 5
-"""The median of so many looks says how long one takes; a single one, or a slow one among others, says little."""
+SCANS_KEPT = 5
+"""Scans whose median counts as the duration of a scan; a single slow one says little."""
 
-SILENT_FILE_SYSTEMS = NETWORK_FILE_SYSTEMS | {"virtiofs", "fuse.vmhgfs-fuse", "prl_fs"}
-"""File systems on which others change files without our kernel's knowledge. Source: inotify(7), "Limitations"."""
+FILE_SYSTEMS_WITHOUT_INOTIFY = NETWORK_FILE_SYSTEMS | {"virtiofs", "fuse.vmhgfs-fuse", "prl_fs"}
+"""File systems on which others change files without this kernel's knowledge. Source: inotify(7), "Limitations"."""
 
-NOT_READABLE = "cannot be told of changes (it may not be read by us)"
+NOT_READABLE = "changes are not reported (no permission to read it)"
 
 
-class Notices(NamedTuple):
-    """Paths in the folders that are watched, or those themselves."""
+class Changes(NamedTuple):
+    """Paths in the watched folders, or these folders themselves."""
 
     written: Iterable[str] = frozenset()
-    came_or_went: frozenset[str] = frozenset()
+    added_or_removed: frozenset[str] = frozenset()
 
 
-class Rest:
-    """How long to rest between looks, so that they take one part in a hundred of the time.
+class ScanInterval:
+    """The time between scans, chosen so that scanning takes one hundredth of the time.
 
     Args:
-        least_s: rest no shorter.
-        most_s: rest no longer.
+        shortest_s: lower bound in seconds.
+        longest_s: upper bound in seconds.
     """
 
-    def __init__(self, least_s: float, most_s: float) -> None:
-        self._least_s = least_s
-        self._most_s = most_s
-        self._took: deque[float] = deque(maxlen=LOOKS_KEPT)
+    def __init__(self, shortest_s: float, longest_s: float) -> None:
+        self._shortest_s = shortest_s
+        self._longest_s = longest_s
+        self._durations_s: deque[float] = deque(maxlen=SCANS_KEPT)
 
-    def took(self, look_s: float) -> None:
-        """Take note of a look."""
-        self._took.append(look_s)
+    def record(self, scan_s: float) -> None:
+        """Record the duration of a scan."""
+        self._durations_s.append(scan_s)
 
     @property
-    def look_s(self) -> float:
-        """How long a look takes, as far as is known."""
-        return statistics.median_low(self._took) if len(self._took) > 1 else 0.0
+    def scan_s(self) -> float:
+        """The typical duration of a scan; 0 before the second one."""
+        return statistics.median_low(self._durations_s) if len(self._durations_s) > 1 else 0.0
 
     @property
     def seconds(self) -> float:
-        """How long to rest."""
-        return max(self._least_s, min(self._most_s, self.look_s * REST_PER_LOOK))
+        """The time between scans."""
+        return max(self._shortest_s, min(self._longest_s, self.scan_s * REST_PER_SCAN))
 
 
-class Polled:
-    """Folders that are looked at again and again; what happens in them between two looks is told like a notice.
+class PolledFolders:
+    """Detects changes in folders by comparing their content with that of the last poll.
 
     Args:
-        folders: where to look; not below them.
-        wanted: whether a file may matter, by its path; others are not looked at.
-        clock: seconds that only go up.
+        folders: the folders, without their subfolders.
+        is_wanted: returns whether a file may matter, by its path; others are ignored.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, folders: Iterable[str], wanted: Callable[[str], bool], clock: Callable[[], float]) -> None:
+    def __init__(self, folders: Iterable[str], is_wanted: Callable[[str], bool], clock: Callable[[], float]) -> None:
         self._folders = tuple(folders)
-        self._wanted = wanted
+        self._is_wanted = is_wanted
         self._clock = clock
-        self.rest = Rest(POLL_S, LONGEST_POLL_S)
-        self._looked_at = 0.0
-        self._there = self._look()
+        self.interval = ScanInterval(POLL_S, LONGEST_POLL_S)
+        self._polled_at = 0.0
+        self._signatures = self._poll()
 
     def due_in_s(self) -> float:
-        """Return when the next look is due."""
-        return self._looked_at + self.rest.seconds - self._clock()
+        """Return the time until the next poll is due; not positive if it is."""
+        return self._polled_at + self.interval.seconds - self._clock()
 
-    def changes(self) -> Notices:
-        """Look, and return what happened since the last look."""
-        before, self._there = self._there, self._look()
-        written = {path for path, what in self._there.items() if path in before and before[path] != what}
-        return Notices(written, frozenset(before.keys() ^ self._there.keys()))
+    def changes(self) -> Changes:
+        """Poll the folders, and return what changed since the last poll."""
+        before, self._signatures = self._signatures, self._poll()
+        now = self._signatures
+        written = {path for path, signature in now.items() if path in before and before[path] != signature}
+        return Changes(written, frozenset(before.keys() ^ now.keys()))
 
-    def _look(self) -> dict[str, tuple[int, ...]]:
-        """Return what tells a change of each file, and which folders there are."""
+    def _poll(self) -> dict[str, tuple[int, ...]]:
+        """Return the signatures of the wanted files, and the subfolders with an empty signature."""
         began = self._clock()
-        there: dict[str, tuple[int, ...]] = {}
+        signatures: dict[str, tuple[int, ...]] = {}
         for folder in self._folders:
-            there.update(_entries(folder, self._wanted))
-        self._looked_at = self._clock()
-        self.rest.took(self._looked_at - began)
-        return there
+            signatures.update(_entries(folder, self._is_wanted))
+        self._polled_at = self._clock()
+        self.interval.record(self._polled_at - began)
+        return signatures
 
 
-def _entries(folder: str, wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
-    """Return the files of a folder that may matter, and its folders; nothing where it may not be looked into."""
-    there: dict[str, tuple[int, ...]] = {}
+def _entries(folder: str, is_wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
+    """Return signatures of a folder's wanted files, and its subfolders; empty if it cannot be read."""
+    signatures: dict[str, tuple[int, ...]] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if _is_folder(entry):
-                    there[entry.path] = ()
-                elif wanted(entry.path) and (what := _what(entry.path)):
-                    there[entry.path] = what
+                    signatures[entry.path] = ()
+                elif is_wanted(entry.path) and (signature := _signature(entry.path)):
+                    signatures[entry.path] = signature
     except OSError:
-        return there
-    return there
+        return signatures
+    return signatures
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -124,8 +125,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _what(path: str) -> tuple[int, ...]:
-    """Return what changes when a file does; nothing where it went away meanwhile."""
+def _signature(path: str) -> tuple[int, ...]:
+    """Return values that change with a file; empty if the file is gone."""
     try:
         status = Path(path).stat()
     except OSError:
@@ -133,24 +134,24 @@ def _what(path: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def untold(places: Iterable[str]) -> Mapping[str, str]:
-    """Return the folders of which the kernel does not tell, each with the reason."""
+def folders_to_poll(folders: Iterable[str]) -> Mapping[str, str]:
+    """Return the folders for which inotify does not work, each with the reason."""
     mount_lines = mounts()
     reasons = {}
-    for place in places:
-        kind = file_system_type(Path(place).resolve(), mount_lines)
-        if kind in SILENT_FILE_SYSTEMS:
-            reasons[place] = f"a file system ({kind}) that does not tell of every change"
-        elif not place.isprintable() and _is_no_text(place):
-            reasons[place] = "cannot be told of changes (its name is no text)"
-        elif not os.access(place, os.R_OK | os.X_OK) and Path(place).exists():
-            reasons[place] = NOT_READABLE
+    for folder in folders:
+        kind = file_system_type(Path(folder).resolve(), mount_lines)
+        if kind in FILE_SYSTEMS_WITHOUT_INOTIFY:
+            reasons[folder] = f"a file system ({kind}) that does not report every change"
+        elif not folder.isprintable() and not _is_utf8(folder):
+            reasons[folder] = "changes are not reported (its name is not text)"
+        elif not os.access(folder, os.R_OK | os.X_OK) and Path(folder).exists():
+            reasons[folder] = NOT_READABLE
     return reasons
 
 
-def _is_no_text(name: str) -> bool:
+def _is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return False
+    return True

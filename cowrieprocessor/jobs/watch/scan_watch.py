@@ -1,9 +1,9 @@
-"""Watching folders of captured files: what comes into them is taken up soon, until somebody says stop.
+"""Watches folders of captured files and stores new ones soon after they appear, until it is stopped.
 
-The watcher says when something happened in a folder. Which files that were is read from the folder itself: those that
-changed after the last look, by the kernel's own time of change, which a rename moves, too. A file is scanned when it
-has not changed for two seconds, so that one that is still being copied is not taken for a wrong one. Every ten minutes
-the whole folder is scanned: then what redirects left is due, and what no notice told of is found.
+The watcher reports that a folder changed. The changed files are found in the folder itself: those with a ctime after
+the last scan, which a rename updates, too. A file is scanned when it has not changed for two seconds, so that one that
+is still being copied is not reported as a mismatch. Every ten minutes the whole folder is scanned, which finds the
+output of redirects, and files of which a notification was lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from threading import Event
 from sqlalchemy import Engine
 
 from cowrieprocessor.analysis.captured_file import sha256_of_name
-from cowrieprocessor.analysis.downloads_scan import ScanResult, scan_downloads
+from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, scan_downloads
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, InputError
 from cowrieprocessor.events import utc_text
@@ -30,14 +30,14 @@ from cowrieprocessor.jobs.runtime.path_lock import PathLock, lock_paths_when_fre
 from cowrieprocessor.jobs.watch.watcher import Watcher
 
 KIND = "scan"
-TOLD = ("new", "completed", "leftovers", "sizes_set", "artifacts", "bytes_read")
-"""What of a scan is added up over all scans of a watch."""
+TOTALS = ("new", "completed", "leftovers", "sizes_set", "artifacts", "bytes_read")
+"""The counters of a scan that are summed over all scans of a watch."""
 
 LOCK_TIMEOUT_S = 10.0
-"""How long a watch waits for another writer before it says so and looks whether it should stop."""
+"""How long a watch waits for another writer before it reports that and checks whether it should stop."""
 
-REST_PER_LOOK = 9.0
-"""Looking at one folder takes one part of the time at most, resting so many."""
+REST_PER_SCAN = 9.0
+"""The ratio of the time between scans of one folder to the duration of a scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Downloads:
     """A folder of captured files.
 
     Attributes:
-        path: where it is.
-        sensor: whose it is, if that is known.
+        path: the folder.
+        sensor: its sensor, if known.
     """
 
     path: Path
@@ -55,12 +55,12 @@ class Downloads:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When is looked, in seconds.
+    """When folders are scanned, in seconds.
 
     Attributes:
-        settled_s: a file is scanned when it has not changed for so long.
-        whole_every_s: the whole folder is scanned so often.
-        missing_s: a folder that cannot be read is tried again after so long.
+        settled_s: a file is scanned when it has not changed for this time.
+        whole_every_s: interval between scans of a whole folder.
+        missing_s: time after which an unreadable folder is tried again.
     """
 
     settled_s: float = 2.0
@@ -73,9 +73,9 @@ class WatchResult:
     """What a watch did.
 
     Attributes:
-        scans: how many scans stored something.
-        counters: by folder, as it was named, the sums over all its scans.
-        duration_s: from beginning to end.
+        scans: number of scans that stored something.
+        counters: sums over all scans, by folder as given.
+        duration_s: its run time.
     """
 
     scans: int = 0
@@ -90,91 +90,95 @@ def watch_downloads(
     rehash: bool = False,
     poll_s: float | None = None,
     stop: Event,
-    say: Callable[[str], None] = lambda _text: None,
+    notify: Callable[[str], None] = lambda _text: None,
     on_scan: Callable[[ScanResult], None] = lambda _result: None,
     timing: Timing | None = None,
+    limits: ScanLimits | None = None,
 ) -> WatchResult:
-    """Take up what lies in folders of captured files, and then whatever comes into them.
+    """Store the files in folders of captured files, and then whatever is added to them.
 
     Args:
-        engine: the database; a new one is made ready. Its `lock_timeout_s` is how long a stop may take.
-        folders: what to watch; a folder that is not there yet is waited for.
-        rehash: read every file again in the first scan, also those that the database knows.
-        poll_s: look every so many seconds instead of being told by the kernel.
-        stop: once set, what was scanned is committed file by file or not at all, and it ends.
-        say: told in one line what an operator has to know.
-        on_scan: told about each scan.
-        timing: when is looked.
+        engine: the database; a new one is created with its schema. Its `lock_timeout_s` bounds how long a stop takes.
+        folders: the folders; missing ones may appear later.
+        rehash: read every file again in the first scan, including those in the database.
+        poll_s: scan at this interval in seconds instead of using inotify.
+        stop: once set, the watch ends between two files; files that are not committed yet come again next time.
+        notify: called with one line of text for the operator.
+        on_scan: called after each scan.
+        timing: when folders are scanned.
+        limits: how much a scan reads and writes at once.
 
     Raises:
-        AlreadyFollowed: another process of this machine watches one of the folders; it is named.
+        AlreadyFollowed: another process of this machine watches one of the folders; the message names it.
         MigrationNeeded: a v3 database.
-        JobTaken: another process watches them now, or the file of the database is another one.
-        DatabaseError: one that does not pass by itself, or that met us before we began and is no lock.
+        JobTaken: another process watches them now, or the database's file was replaced.
+        DatabaseError: a permanent one, or one other than a lock during the start.
     """
     began = time.monotonic()
     result = WatchResult()
     with ExitStack() as stack:
-        held = lock_paths_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, say=say)
-        if held is not None:
-            watch = _Watch(engine, folders, rehash, held, stop, say, on_scan, timing or Timing(), result)
+        lock = lock_paths_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, notify=notify)
+        if lock is not None:
+            watch = _Watch(
+                engine, folders, rehash, lock, stop, notify, on_scan, timing or Timing(), limits or ScanLimits(), result
+            )
             watcher = Watcher(
-                lambda: [folder.path for folder in folders], poll_s=poll_s, say=say, wanted=_may_be_captured
+                lambda: [folder.path for folder in folders], poll_s=poll_s, notify=notify, is_wanted=_may_be_captured
             )
             watch.run(stack.enter_context(watcher))
-            held.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+            lock.ends_as = STOPPED, "asked to stop; the same command goes on from here"
     result.duration_s = time.monotonic() - began
     return result
 
 
 def _may_be_captured(path: str) -> bool:
-    """Return whether a file is named as captured ones are."""
+    """Return whether a file has the name of a captured file."""
     return sha256_of_name(Path(path).name) is not None
 
 
 class ScanStopped(Exception):
-    """A scan was asked to stop between two files; those that were not written yet come again in the next one."""
+    """A scan was asked to stop between two files; the next scan finds the files that were not written."""
 
 
 class _Folder:
-    """A folder, and when it is to be looked at; `*_at` is by the clock that only goes up.
+    """A folder and its schedule; all `*_at` are monotonic times.
 
     Attributes:
-        whole_at: when the whole of it is scanned.
-        look_at: when it is looked for files that changed; None while nothing is known to have.
-        done_until: files that changed before are scanned, in seconds since 1970 by the kernel's clock.
-        rested_at: not before.
-        named: files of which was said what is wrong with them.
-        trouble: why it could not be read, as it was said.
+        full_scan_at: when the whole folder is scanned.
+        scan_at: when it is scanned for changed files; None while no change is known.
+        done_until: files with an earlier ctime are scanned; seconds since 1970 by the kernel's clock.
+        rested_at: not to be scanned earlier.
+        reported: files whose problem was reported.
+        error: why it could not be read, as reported.
     """
 
     def __init__(self, downloads: Downloads) -> None:
         self.path = downloads.path
         self.sensor = downloads.sensor
-        self.whole_at = 0.0
-        self.look_at: float | None = None
+        self.full_scan_at = 0.0
+        self.scan_at: float | None = None
         self.done_until = 0.0
         self.rested_at = 0.0
-        self.named: set[str] = set()
-        self.trouble: str | None = None
+        self.reported: set[str] = set()
+        self.error: str | None = None
 
     def due_at(self) -> float:
-        """Return when it is to be looked at next."""
-        soonest = self.whole_at if self.look_at is None else min(self.whole_at, self.look_at)
+        """Return when the folder is to be scanned next."""
+        soonest = self.full_scan_at if self.scan_at is None else min(self.full_scan_at, self.scan_at)
         return max(soonest, self.rested_at)
 
 
 class Sieve:
-    """Tells the files to scan now from those that changed only just now, and those that are done.
+    """Selects the files to scan now, excluding those that just changed and those that are done.
 
     Args:
-        since: files that changed before are done; None: every entry that did not just change is to be looked at.
-        settled_s: how long a file must not have changed.
+        since: files with an earlier ctime are done; None selects every entry that did not just change.
+        settled_s: how long a file must be unchanged, in seconds.
         clock: seconds since 1970.
 
     Attributes:
-        until: files that changed then or later have to wait; seconds since 1970.
-        has_fresh: there are such files.
+        until: files with this ctime or a later one have to wait; seconds since 1970.
+        has_fresh: whether there are such files.
     """
 
     def __init__(self, since: float | None, settled_s: float, clock: Callable[[], float] = time.time) -> None:
@@ -184,7 +188,7 @@ class Sieve:
         self.has_fresh = False
 
     def __call__(self, entry: os.DirEntry[str]) -> bool:
-        """Return whether this entry is to be scanned."""
+        """Return whether to scan this entry."""
         if sha256_of_name(entry.name) is None:
             return self._since is None
         try:
@@ -198,98 +202,108 @@ class Sieve:
 
 
 class _Watch:
-    """Scans what is due, tells what came of it, and waits for the next time."""
+    """Scans the folders that are due, reports the results, and waits for the next change."""
 
     def __init__(
         self,
         engine: Engine,
         folders: Sequence[Downloads],
         rehash: bool,
-        held: PathLock,
+        lock: PathLock,
         stop: Event,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         on_scan: Callable[[ScanResult], None],
         timing: Timing,
+        limits: ScanLimits,
         result: WatchResult,
     ) -> None:
         self._engine = engine
         self._folders = [_Folder(folder) for folder in folders]
         self._rehash = {folder.path for folder in folders} if rehash else set()
-        self._held = held
+        self._lock = lock
         self._stop = stop
-        self._say = say
+        self._notify = notify
         self._on_scan = on_scan
         self._timing = timing
-        self._patience = Backoff(say)
+        self._limits = limits
+        self._backoff = Backoff(notify)
         self._scans = 0
         self._last_scan_at: str | None = None
         self.result = result
 
     def run(self, watcher: Watcher) -> None:
-        """Scan until it is time to stop."""
+        """Scan until `stop` is set."""
         while not self._stop.is_set():
             began, scans_before = time.monotonic(), self._scans
             try:
-                due = [folder for folder in self._folders if folder.due_at() <= began]
-                if due:
-                    self._held.require_same_database()
-                for folder in due:
-                    self._visit(folder)
-                self._held.say(RUNNING, facts=self._facts())
+                has_visited = self._visit_due(began)
+                self._lock.record(RUNNING, facts=self._facts())
             except ScanStopped:
                 return
             except DatabaseError as error:
-                wait_out(error, self._held, self._patience, self._stop)
+                wait_out(error, self._lock, self._backoff, self._stop)
                 continue
-            self._patience.over()
-            if due and self._scans == scans_before:
-                watcher.found_nothing(time.monotonic() - began)
-            due_at = min(folder.due_at() for folder in self._folders)
-            left_s = min(due_at - time.monotonic(), self._timing.missing_s)
-            self._note(watcher.wait(max(0.0, left_s), self._stop))
+            self._backoff.succeeded()
+            if has_visited and self._scans == scans_before:
+                watcher.record_idle_scan(time.monotonic() - began)
+            self._schedule(watcher.wait(self._timeout_s(), self._stop))
 
-    def _note(self, changed: frozenset[Path] | None) -> None:
-        """Take note of what the watcher told."""
+    def _visit_due(self, now: float) -> bool:
+        """Scan the folders that are due; return whether there were any."""
+        due = [folder for folder in self._folders if folder.due_at() <= now]
+        if due:
+            self._lock.require_same_database()
+        for folder in due:
+            self._visit(folder)
+        return bool(due)
+
+    def _timeout_s(self) -> float:
+        """Return the time until a folder is due, at most until a missing one is tried again."""
+        due_at = min(folder.due_at() for folder in self._folders)
+        return max(0.0, min(due_at - time.monotonic(), self._timing.missing_s))
+
+    def _schedule(self, changed: frozenset[Path] | None) -> None:
+        """Schedule scans of the folders in which files changed; None stands for all folders."""
         now = time.monotonic()
         for folder in self._folders:
             if changed is None or any(path.parent == folder.path and sha256_of_name(path.name) for path in changed):
-                folder.look_at = now if folder.look_at is None else folder.look_at
-                if folder.trouble is not None:
-                    folder.whole_at = now
+                folder.scan_at = now if folder.scan_at is None else folder.scan_at
+                if folder.error is not None:
+                    folder.full_scan_at = now
 
     def _visit(self, folder: _Folder) -> None:
-        """Scan a folder whole, or what changed in it."""
+        """Scan a whole folder, or the files that changed in it."""
         began = time.monotonic()
-        is_whole = folder.whole_at <= began
+        is_full_scan = folder.full_scan_at <= began
         try:
-            sieve = self._scan_all(folder) if is_whole else self._scan_changed(folder)
+            sieve = self._scan_all(folder) if is_full_scan else self._scan_changed(folder)
         except InputError as error:
-            self._tell_trouble(folder, str(error))
-            folder.whole_at, folder.look_at = time.monotonic() + self._timing.missing_s, None
+            self._report_error(folder, str(error))
+            folder.full_scan_at, folder.scan_at = time.monotonic() + self._timing.missing_s, None
             return
         now = time.monotonic()
-        folder.trouble = None
+        folder.error = None
         folder.done_until = sieve.until
-        folder.look_at = now + self._timing.settled_s if sieve.has_fresh else None
-        folder.rested_at = now + min(self._timing.whole_every_s, REST_PER_LOOK * (now - began))
-        if is_whole:
-            folder.whole_at = now + self._timing.whole_every_s
+        folder.scan_at = now + self._timing.settled_s if sieve.has_fresh else None
+        folder.rested_at = now + min(self._timing.whole_every_s, REST_PER_SCAN * (now - began))
+        if is_full_scan:
+            folder.full_scan_at = now + self._timing.whole_every_s
             self._rehash.discard(folder.path)
 
     def _scan_all(self, folder: _Folder) -> Sieve:
         sieve = Sieve(None, self._timing.settled_s)
         result = self._scan(folder, sieve)
-        folder.named &= {*result.mismatched, *result.unreadable}
+        folder.reported &= {*result.mismatched, *result.unreadable}
         return sieve
 
     def _scan_changed(self, folder: _Folder) -> Sieve:
-        """Scan what changed since the last look, if anything did that may be a captured file."""
+        """Scan the files that changed since the last scan, if any of them may be a captured file."""
         sieve = Sieve(folder.done_until, self._timing.settled_s)
         try:
             with os.scandir(folder.path) as entries:
                 is_due = sum(map(sieve, entries)) > 0
         except OSError:
-            return self._scan_all(folder)  # it says what is the matter
+            return self._scan_all(folder)  # which raises the error with its message
         if is_due:
             self._scan(folder, sieve)
         return sieve
@@ -300,43 +314,44 @@ class _Watch:
             folder.path,
             sensor=folder.sensor,
             rehash=folder.path in self._rehash,
-            wanted=sieve,
-            on_progress=self._stop_if_asked,
+            is_wanted=sieve,
+            on_progress=self._check_stop,
+            limits=self._limits,
         )
         self._scans += 1
         counters = self.result.counters.setdefault(result.directory, Counter())
-        counters.update({name: count for name in TOLD if (count := getattr(result, name))})
+        counters.update({name: count for name in TOTALS if (count := getattr(result, name))})
         self.result.scans += has_news(result)
         self._last_scan_at = utc_text(dt.datetime.now(dt.UTC))[:19]
         sieve.has_fresh |= result.left_alone["changing"] > 0
-        self._tell(folder, result)
+        self._report(folder, result)
         self._on_scan(result)
         return result
 
     def _facts(self) -> dict[str, object]:
         return {} if self._last_scan_at is None else {"last_scan_at": self._last_scan_at}
 
-    def _stop_if_asked(self, _result: ScanResult, _entries: int) -> None:
+    def _check_stop(self, _result: ScanResult, _entries: int) -> None:
         if self._stop.is_set():
-            raise ScanStopped("asked to stop; the next scan takes up the rest")
+            raise ScanStopped("asked to stop; the next scan stores the rest")
 
-    def _tell(self, folder: _Folder, result: ScanResult) -> None:
-        """Say which files have something wrong with them, each once."""
-        for names, what in (
+    def _report(self, folder: _Folder, result: ScanResult) -> None:
+        """Report files with a problem, each once."""
+        for names, problem in (
             (result.mismatched, "its content is not what its name says; it is not stored"),
             (result.unreadable, "it could not be read"),
         ):
             for name in names:
-                if name not in folder.named:
-                    self._say(f"warning: {result.directory}/{name}: {what}")
-        folder.named.update(result.mismatched, result.unreadable)
+                if name not in folder.reported:
+                    self._notify(f"warning: {result.directory}/{name}: {problem}")
+        folder.reported.update(result.mismatched, result.unreadable)
 
-    def _tell_trouble(self, folder: _Folder, trouble: str) -> None:
-        if folder.trouble != trouble:
-            self._say(f"waiting: {trouble}. It is tried again by itself")
-        folder.trouble = trouble
+    def _report_error(self, folder: _Folder, error: str) -> None:
+        if folder.error != error:
+            self._notify(f"waiting: {error}. It is retried until it works")
+        folder.error = error
 
 
 def has_news(result: ScanResult) -> bool:
-    """Return whether a scan stored something that the database did not have."""
+    """Return whether a scan stored anything new."""
     return bool(result.new or result.completed or result.sizes_set or result.artifacts)

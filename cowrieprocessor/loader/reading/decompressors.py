@@ -1,4 +1,4 @@
-"""What archives are made of: compressed members one after the other, told by how they begin."""
+"""Decompressors for the members of an archive; the compression is recognized by its magic bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import lzma
 import zlib
 from typing import Any, Protocol
 
-ZSTD_FEED_SIZE = 1 << 10  # zstandard has no bound on its output: 1 KiB of input gives at most 32 MiB
-MEMBER_FEED_SIZE = 1 << 12  # what a damaged place takes with it
+ZSTD_FEED_SIZE = 1 << 10  # zstandard cannot bound its output: 1 KiB of input expands to at most 32 MiB
+MEMBER_FEED_SIZE = 1 << 12  # the most that is lost before a damaged byte
 MAGIC_BYTES = 6
 _ZSTD_MAX_WINDOW = 1 << 26
 _XZ_MEMORY_LIMIT = 100 << 20
@@ -23,22 +23,22 @@ _MAGIC = {
 
 
 class Decompressor(Protocol):
-    """One compressed member: bytes in, bytes out, at most `max_length` at a time."""
+    """A decompressor for one member of an archive."""
 
     @property
     def eof(self) -> bool:
-        """Whether its end was reached."""
+        """Whether the end of the member was reached."""
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond its end."""
+        """Input after the end of the member."""
 
     @property
     def needs_input(self) -> bool:
-        """Whether it can give nothing more without more input."""
+        """Whether it needs more input to produce output."""
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """Take compressed bytes and return what comes out, at most `max_length` at a time."""
+        """Decompress `data` and return at most `max_length` bytes; the rest comes with the next calls."""
         ...
 
 
@@ -48,7 +48,7 @@ class _Zlib:
     def __init__(self) -> None:
         self._member: Any
         try:
-            from isal import isal_zlib  # several times as fast where there is a wheel
+            from isal import isal_zlib  # several times as fast, but has no wheel for every platform
         except ImportError:
             self._member = zlib.decompressobj(wbits=31)
         else:
@@ -93,12 +93,12 @@ class _Zstd:
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return what a file that begins with these bytes is compressed with, None for a plain one."""
+    """Return the compression of a file with this head, or None for a plain file."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def new_member(kind: str) -> Decompressor:
-    """Return what decompresses a member of a kind."""
+    """Return a decompressor for one member of this kind: gzip, bzip2, xz or zstd."""
     if kind == "gzip":
         return _Zlib()
     if kind == "bzip2":
@@ -109,7 +109,7 @@ def new_member(kind: str) -> Decompressor:
 
 
 def member_errors() -> tuple[type[Exception], ...]:
-    """Return what damaged members raise."""
+    """Return the exceptions that decompressors raise for damaged members."""
     import zstandard
 
     errors: list[Any] = [zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError, ValueError]

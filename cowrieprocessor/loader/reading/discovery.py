@@ -1,4 +1,4 @@
-"""The logs among the files and folders that were named, in the order in which they were written."""
+"""Finds logs in the files and folders given, in the order in which they were written."""
 
 from __future__ import annotations
 
@@ -22,108 +22,127 @@ _NUMBERED = re.compile(r"\.(\d{1,6})$")
 
 
 def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None = None) -> list[Path]:
-    """Return the logs to load: each file as named, of each folder the logs in it and below it.
+    """Return the logs to load: files as given, folders replaced by the logs in them and their subfolders.
+
+    In a folder, logs are the regular files named like Cowrie's (`*.json`, `*.jsonl`, `*.ndjson`, optionally followed
+    by a date, a number or a compression suffix); rotated logs come before the log that continues them.
 
     Args:
-        paths: files and folders, as they were named.
-        unreadable: where given, takes the errors of folders that may not be read, which then stop nothing.
-
-    In a folder, logs are the regular files named like Cowrie's (`*.json`, `*.jsonl`, `*.ndjson`, also with a date,
-    a number or a compression behind); rotated ones come before the ones that continue them.
+        paths: files and folders.
+        unreadable: if given, collects the errors of unreadable folders instead of raising the first one.
 
     Raises:
-        InputNotFound: nothing is there, or a folder holds no logs.
-        InputNotReadable: a folder may not be read, or a path not be looked at.
+        InputNotFound: a path does not exist, or a folder contains no logs.
+        InputNotReadable: no permission to read a folder or to `stat` a path.
     """
     logs: list[Path] = []
     for path in paths:
         if not _is_folder(path):
             logs.append(path)
             continue
-        found = sorted(_logs_below(path, unreadable), key=rotation_order)
-        if not found and not unreadable:
+        folder_logs = sorted(_logs_below(path, unreadable), key=rotation_order)
+        if not folder_logs and not unreadable:
             raise InputNotFound(
                 f"{inert(str(path))}: no logs in this folder; logs are files named like cowrie.json, "
                 "cowrie.json.2026-01-31 or cowrie.json.1.gz. Name a file to load it whatever it is called"
             )
-        logs.extend(found)
+        logs.extend(folder_logs)
     return list(dict.fromkeys(logs))
 
 
 LISTING_SETTLES_S = 2.0
-"""A folder that changed so recently may change once more at what looks like the same moment."""
+"""A folder that changed more recently may change again without a new modification time."""
 
 LISTED_FOR_S = 60.0
-"""After so long a folder is listed again in any case, and all in it is looked at."""
+"""After this time a folder is listed again, and every file in it is checked."""
 
 PACKED_SETTLES_S = 15.0
-"""An archive that nobody has changed for so long is finished, and looked at each LISTED_FOR_S only."""
+"""An archive unchanged for this time is finished, and is then checked only every LISTED_FOR_S."""
+
+_RotationOrder = tuple[str, str, int, str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """The names in a folder as it was at a moment, and until when they are believed."""
+    """The names in a folder.
 
-    moment: tuple[int, int, int]
-    until: float
+    Attributes:
+        version: device, inode and modification time of the folder when it was listed.
+        valid_until: when the listing expires, by the monotonic clock.
+        names: the names.
+    """
+
+    version: tuple[int, int, int]
+    valid_until: float
     names: list[str]
 
 
 @dataclass(slots=True)
-class LogsThere:
-    """The logs that are there at a moment, whatever is missing.
+class FoundLogs:
+    """The logs that exist at one moment.
 
     Attributes:
-        logs: the path of each with what the system says of it, in the order in which they were written.
-        folders: the folders in which others may appear.
-        unreadable: what could not be looked into.
-        nowhere: names of which the system says nothing, such as links to what is not there (yet).
+        logs: path and `stat` result of each log, in the order in which they were written.
+        folders: the folders in which further logs may appear.
+        unreadable: the errors of folders that could not be read.
+        unresolved: names that cannot be resolved, such as links whose target does not exist (yet).
     """
 
     logs: list[tuple[str, os.stat_result]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     unreadable: list[InputNotReadable] = field(default_factory=list)
-    nowhere: list[str] = field(default_factory=list)
+    unresolved: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class _AtRest:
-    """What was there, and what tells for how long that is so.
+class _Snapshot:
+    """The result of a scan, with what it takes to check that it is still current.
 
     Attributes:
-        there: what was there.
-        watched: the files that may change, each with what tells that it has.
-        folders: the folders, each as it was listed.
-        until: until when this is believed.
+        result: the logs found.
+        watched: the files that may change, each with its signature.
+        folders: the folders, each with its listing.
+        valid_until: when the snapshot expires, by the monotonic clock.
     """
 
-    there: LogsThere
+    result: FoundLogs
     watched: list[tuple[str, tuple[int, ...]]]
     folders: list[tuple[str, _Listing]]
-    until: float
+    valid_until: float
 
 
 class FollowedLogs:
-    """Finds the logs to follow: in folders and below them as `find_logs` does, beside a file its rotated ones.
+    """Finds the logs to follow: in folders as `find_logs` does, and for a file also the rotated logs next to it.
 
-    Rotated ones lie beside the file under its name with something behind: `cowrie.json.2026-01-31`, `cowrie.json-1.gz`.
-    What is not there is no error; it may come. A folder in which nothing came or went is not listed again; its files
-    cost one look each, archives that were finished long ago less.
+    Rotated logs are in the same folder and have the file's name with a suffix: `cowrie.json.2026-01-31`,
+    `cowrie.json-1.gz`. A missing file is no error; it may appear later. A folder whose entries did not change is not
+    listed again; each of its files costs one `stat`, archives that were finished long ago less.
 
     Args:
         paths: files and folders, absolute.
-        clock: seconds that only go up.
+        clock: monotonic time in seconds.
+        listing_settles_s: see LISTING_SETTLES_S, the default.
+        packed_settles_s: see PACKED_SETTLES_S, the default.
     """
 
-    def __init__(self, paths: Iterable[Path], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        listing_settles_s: float | None = None,
+        packed_settles_s: float | None = None,
+    ) -> None:
         self._paths = tuple(paths)
         self._clock = clock
+        self._listing_settles_s = listing_settles_s
+        self._packed_settles_s = packed_settles_s
         self._listings: dict[str, _Listing] = {}
-        self._orders: dict[str, tuple[str, str, int, str, int, str]] = {}
-        self._last: _AtRest | None = None
+        self._orders: dict[str, _RotationOrder] = {}
+        self._last: _Snapshot | None = None
 
     def is_wanted(self, path: str) -> bool:
-        """Return whether a file, if it were there, would be one of the logs, going by its name alone."""
+        """Return whether a file with this path would be one of the logs, judging by the name alone."""
         folder, _, name = path.rpartition("/")
         for followed in self._paths:
             if folder == str(followed.parent) and _is_rotated_from(followed.name, name):
@@ -132,118 +151,138 @@ class FollowedLogs:
                 return True
         return False
 
-    def there(self) -> LogsThere:
-        """Return what is there now: the same object as the last time where nothing seems to have changed."""
-        if self._last is None or not self._is_as_it_was(self._last):
+    def scan(self) -> FoundLogs:
+        """Return the logs that exist now; the same object as last time if nothing changed."""
+        if self._last is None or not self._is_current(self._last):
             began = self._clock()
-            there = self._look()
-            self._last = _AtRest(there, [], [], began) if there.unreadable else self._at_rest(there, began)
-        return self._last.there
+            result = self._find()
+            self._last = _Snapshot(result, [], [], began) if result.unreadable else self._snapshot(result, began)
+        return self._last.result
 
-    def _at_rest(self, there: LogsThere, began: float) -> _AtRest:
-        """Return what is to be looked at to see whether anything has changed since."""
+    def invalidate(self) -> None:
+        """Discard the last result: something is known to have changed."""
+        self._last = None
+
+    def _snapshot(self, result: FoundLogs, began: float) -> _Snapshot:
+        """Add to the result of a scan what has to be checked to detect a change."""
         now = time.time()
+        settles_s = PACKED_SETTLES_S if self._packed_settles_s is None else self._packed_settles_s
         watched = [
             (path, _signature(status))
-            for path, status in there.logs
-            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < PACKED_SETTLES_S
+            for path, status in result.logs
+            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < settles_s
         ]
-        watched += [(path, ()) for path in there.nowhere]
-        folders = [(str(folder), listing) for folder in there.folders if (listing := self._listings.get(str(folder)))]
-        until = min([began + LISTED_FOR_S, *(listing.until for _, listing in folders)])
-        return _AtRest(there, watched, folders, until if len(folders) == len(there.folders) else began)
+        watched += [(path, ()) for path in result.unresolved]
+        folders = [(str(folder), listing) for folder in result.folders if (listing := self._listings.get(str(folder)))]
+        valid_until = min([began + LISTED_FOR_S, *(listing.valid_until for _, listing in folders)])
+        return _Snapshot(result, watched, folders, valid_until if len(folders) == len(result.folders) else began)
 
-    def _is_as_it_was(self, last: _AtRest) -> bool:
-        if self._clock() >= last.until:
+    def _is_current(self, last: _Snapshot) -> bool:
+        if self._clock() >= last.valid_until:
             return False
         try:
             for folder, listing in last.folders:
-                if _moment(os.stat(folder)) != listing.moment:  # noqa: PTH116
+                if _version(os.stat(folder)) != listing.version:  # noqa: PTH116 - there may be thousands, each second
                     return False
         except OSError:
             return False
         return all(_signature_at(path) == signature for path, signature in last.watched)
 
-    def look_again(self) -> None:
-        """Believe nothing of what was there the last time: something is known to have changed."""
-        self._last = None
-
-    def _look(self) -> LogsThere:
-        found = LogsThere()
-        there: dict[str, os.stat_result] = {}
+    def _find(self) -> FoundLogs:
+        result = FoundLogs()
+        statuses: dict[str, os.stat_result] = {}
         for path in self._paths:
             if stat.S_ISDIR(_mode(path)):
-                self._walk(str(path), found, there, is_log_name, deep=True)
-                continue
-            if stat.S_ISDIR(_mode(path.parent)):
-                self._walk(str(path.parent), found, there, partial(_is_rotated_from, path.name), deep=False)
-                continue
-            try:
-                path.parent.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            except OSError as error:
-                found.unreadable.append(_not_readable(path.parent, error))
-            found.folders += [one for one in path.parents if stat.S_ISDIR(_mode(one))][:1]
-        self._orders = {name: self._orders.get(name) or rotation_order(Path(name)) for name in there}
-        found.logs = [(name, there[name]) for name in sorted(there, key=self._orders.__getitem__)]
-        found.folders = list(dict.fromkeys(found.folders))
-        return found
+                self._walk(str(path), result, statuses, is_log_name, is_recursive=True)
+            elif stat.S_ISDIR(_mode(path.parent)):
+                is_rotated = partial(_is_rotated_from, path.name)
+                self._walk(str(path.parent), result, statuses, is_rotated, is_recursive=False)
+            else:
+                _add_existing_parent(path, result)
+        self._orders = {name: self._orders.get(name) or rotation_order(Path(name)) for name in statuses}
+        result.logs = [(name, statuses[name]) for name in sorted(statuses, key=self._orders.__getitem__)]
+        result.folders = list(dict.fromkeys(result.folders))
+        return result
 
     def _walk(
         self,
         folder: str,
-        found: LogsThere,
-        there: dict[str, os.stat_result],
+        result: FoundLogs,
+        statuses: dict[str, os.stat_result],
         is_log: Callable[[str], bool],
         *,
-        deep: bool,
+        is_recursive: bool,
     ) -> None:
-        """Take in the logs in a folder; a folder that links lead back to is seen once."""
-        seen: set[tuple[int, int]] = set()
-        waiting = [folder]
-        while waiting:
-            current = waiting.pop()
+        """Add the logs in a folder to `statuses`; a folder reached again through a link is visited once."""
+        visited: set[tuple[int, int]] = set()
+        pending = [folder]
+        while pending:
+            current = pending.pop()
             try:
                 status = Path(current).stat()
                 names = self._names(current, status)
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
-                    found.unreadable.append(_not_readable(Path(current), error))
+                    result.unreadable.append(_not_readable(Path(current), error))
                 continue
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            found.folders.append(Path(current))
-            for name in names:
-                wanted = is_log(name)
-                if not wanted and not deep:
-                    continue
-                path = f"{current.rstrip('/')}/{name}"
-                try:
-                    status = os.stat(path)  # noqa: PTH116 - there may be thousands, each second
-                except OSError:
-                    found.nowhere.append(path)
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    waiting += [path] * deep
-                elif wanted and stat.S_ISREG(status.st_mode):
-                    there[path] = status
+            visited.add((status.st_dev, status.st_ino))
+            result.folders.append(Path(current))
+            if is_recursive:
+                pending += _add_entries(current, names, is_log, result, statuses)
+            else:
+                _add_entries(current, filter(is_log, names), is_log, result, statuses)
 
     def _names(self, folder: str, status: os.stat_result) -> list[str]:
-        """Return the names in a folder; they are read again when one may have come or gone."""
+        """Return the names in a folder, from the last listing while no entry can have come or gone."""
         known = self._listings.get(folder)
-        moment = _moment(status)
+        version = _version(status)
         now = self._clock()
-        if known is not None and known.moment == moment and now < known.until:
+        if known is not None and known.version == version and now < known.valid_until:
             return known.names
-        is_settled = time.time() - status.st_mtime > LISTING_SETTLES_S
+        settles_s = LISTING_SETTLES_S if self._listing_settles_s is None else self._listing_settles_s
+        is_settled = time.time() - status.st_mtime > settles_s
         names = [entry.name for entry in os.scandir(folder)]
-        self._listings[folder] = _Listing(moment, now + LISTED_FOR_S if is_settled else now, names)
+        self._listings[folder] = _Listing(version, now + LISTED_FOR_S if is_settled else now, names)
         return names
 
 
-def _moment(folder: os.stat_result) -> tuple[int, int, int]:
+def _add_entries(
+    folder: str,
+    names: Iterable[str],
+    is_log: Callable[[str], bool],
+    result: FoundLogs,
+    statuses: dict[str, os.stat_result],
+) -> list[str]:
+    """Add the logs among the entries of a folder to `statuses`, and return the subfolders."""
+    subfolders: list[str] = []
+    for name in names:
+        path = f"{folder.rstrip('/')}/{name}"
+        try:
+            status = os.stat(path)  # noqa: PTH116 - there may be thousands, each second
+        except OSError:
+            result.unresolved.append(path)
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            subfolders.append(path)
+        elif stat.S_ISREG(status.st_mode) and is_log(name):
+            statuses[path] = status
+    return subfolders
+
+
+def _add_existing_parent(path: Path, result: FoundLogs) -> None:
+    """Add the nearest existing folder above a missing file, in which the file's own folder may appear."""
+    try:
+        path.parent.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        result.unreadable.append(_not_readable(path.parent, error))
+    result.folders += [parent for parent in path.parents if stat.S_ISDIR(_mode(parent))][:1]
+
+
+def _version(folder: os.stat_result) -> tuple[int, int, int]:
     return folder.st_dev, folder.st_ino, folder.st_mtime_ns
 
 
@@ -258,28 +297,28 @@ def _signature_at(path: str) -> tuple[int, ...]:
         return ()
 
 
-def logs_there(paths: Iterable[Path]) -> list[Path]:
-    """Return the logs that are there now, as `FollowedLogs` finds them."""
-    return [Path(name) for name, _ in FollowedLogs(paths).there().logs]
+def existing_logs(paths: Iterable[Path]) -> list[Path]:
+    """Return the logs that exist now, as `FollowedLogs` finds them."""
+    return [Path(name) for name, _ in FollowedLogs(paths).scan().logs]
 
 
 def is_live_name(path: str) -> bool:
-    """Return whether a log is named like one that is still written to: without a date, number or compression behind."""
+    """Return whether a log is named like one still being written: no date, number or compression suffix."""
     name = path.rpartition("/")[2]
     return not (_COMPRESSED.search(name) or _DATED.search(name) or _NUMBERED.search(name))
 
 
 def is_packed_name(path: str) -> bool:
-    """Return whether a file is named like a compressed one."""
+    """Return whether a file has the name of a compressed file."""
     return _COMPRESSED.search(path) is not None
 
 
 def is_followed(path: str, followed: str) -> bool:
-    """Return whether a file belongs to what is followed under a path: inside it, or it itself or rotated from it.
+    """Return whether a file belongs to a followed path: it is inside it, is the path itself, or was rotated from it.
 
     Args:
         path: the file's path, inert.
-        followed: the path that is followed, inert.
+        followed: the followed path, inert.
     """
     if path.startswith(followed.rstrip("/") + "/"):
         return True
@@ -293,12 +332,12 @@ def _is_rotated_from(live: str, name: str) -> bool:
 
 
 def is_log_name(name: str) -> bool:
-    """Return whether a file in a folder is named like one of Cowrie's JSON logs."""
+    """Return whether a file in a folder has the name of a Cowrie JSON log."""
     return _LOG_NAME.search(name) is not None and not name.startswith(".")
 
 
-def rotation_order(path: Path) -> tuple[str, str, int, str, int, str]:
-    """Return a sort key: folder, log, then dated ones by date, numbered ones from the highest, the live one last."""
+def rotation_order(path: Path) -> _RotationOrder:
+    """Return a sort key: folder, log, then dated logs by date, numbered logs from the highest, the live log last."""
     name = _COMPRESSED.sub("", path.name)
     folder = str(path.parent)
     if match := _DATED.search(name):
@@ -309,7 +348,12 @@ def rotation_order(path: Path) -> tuple[str, str, int, str, int, str]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether a path that was named is a folder; a link that leads nowhere is left to whoever opens it."""
+    """Return whether a given path is a folder; a dangling link counts as a file, so that opening it reports the error.
+
+    Raises:
+        InputNotFound: the path does not exist.
+        InputNotReadable: no permission to `stat` it.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -320,9 +364,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _mode(path: Path) -> int:
-    """Return what a path or the target of its link is: nothing (0) where a link leads nowhere or round in a loop.
+    """Return the mode of a path or of its link's target; 0 for a dangling link or a loop of links.
 
-    What may not be looked at counts as a file, so that whoever opens it says so.
+    A path without permission counts as a regular file, so that opening it reports the error.
     """
     try:
         return path.stat().st_mode
@@ -338,11 +382,11 @@ def _not_readable(path: Path, error: OSError) -> InputNotReadable:
 
 
 def _logs_below(folder: Path, unreadable: list[InputNotReadable] | None) -> Iterator[Path]:
-    """Yield the logs in a folder and its sub-folders; a folder that links lead back to is seen once."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
+    """Yield the logs in a folder and its subfolders; a folder reached again through a link is visited once."""
+    visited: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
         try:
             status = current.stat()
             entries = list(os.scandir(current))
@@ -351,13 +395,13 @@ def _logs_below(folder: Path, unreadable: list[InputNotReadable] | None) -> Iter
                 raise _not_readable(current, error) from error
             unreadable.append(_not_readable(current, error))
             continue
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         for entry in entries:
-            found = Path(entry.path)
-            mode = _mode(found)
+            path = Path(entry.path)
+            mode = _mode(path)
             if stat.S_ISDIR(mode):
-                waiting.append(found)
+                pending.append(path)
             elif stat.S_ISREG(mode) and is_log_name(entry.name):
-                yield found
+                yield path

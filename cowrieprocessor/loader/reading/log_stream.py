@@ -1,4 +1,4 @@
-"""Logs as a stream of decompressed bytes, whatever they are compressed with: told by content, never by name."""
+"""Logs as a stream of decompressed bytes; the compression is detected by content, never by name."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from cowrieprocessor.loader.reading.decompressors import (
     MAGIC_BYTES,
     MEMBER_FEED_SIZE,
     ZSTD_FEED_SIZE,
+    Decompressor,
     kind_of,
     member_errors,
     new_member,
@@ -30,19 +31,19 @@ from cowrieprocessor.loader.reading.decompressors import (
 from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
-_ANCHOR_BYTES = 512  # so many bytes before a piece of a plain file are read again after it
+_ANCHOR_BYTES = 512  # of a plain file, re-read before each piece to detect that it was overwritten
 _FEED_SIZE = 1 << 16
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def digest_of(head: bytes) -> str:
-    """Return what tells a beginning: SHA-256 and length."""
+    """Return the fingerprint of a file's head: SHA-256 and length."""
     return f"{sha256(head).hexdigest()}:{len(head)}"
 
 
 class ReadingStopped(Exception):
-    """Whoever reads a log was asked to end; nothing is wrong with the log."""
+    """Reading was asked to stop; nothing is wrong with the log."""
 
 
 def _never() -> bool:
@@ -50,34 +51,34 @@ def _never() -> bool:
 
 
 class LogStream:
-    """A log opened for reading: `read` gives its decompressed bytes.
+    """A log opened for reading: `read` returns its decompressed bytes.
 
-    It keeps its own place in the file: others may read through the same descriptor, or through a duplicate of it, also
-    in another process, where opening the file a second time might not be allowed any more.
+    The stream keeps its own file offset, so the descriptor or a duplicate of it can be shared, also with another
+    process that may not be allowed to open the file again.
 
     Attributes:
         path: the file's absolute path.
         kind: gzip, bzip2, xz, zstd, or None for a plain file.
-        size: the size of the file itself, in bytes.
+        size: size of the file on disk, in bytes.
         inode: its inode number as text.
-        status: what the system said of the file when it was opened.
+        status: its `stat` result at opening.
         position: decompressed bytes read so far.
-        is_stale: whether a plain file was seen to be overwritten since it was opened: truncated and written anew. From
-            then on nothing more of it is given out; what was given out before is what the file held.
-        stop: asked before each piece whether to end: for who goes through gigabytes before there is anything to store.
+        is_stale: whether a plain file was truncated and rewritten since it was opened. From then on `read` returns
+            nothing; everything it returned before was in the file.
+        stop: called before each piece; True ends reading, also before there is anything to store.
 
     Args:
         path: the file.
         max_ratio: decompressed bytes allowed per compressed byte.
         grace_bytes: decompressed bytes that are allowed at any ratio.
-        descriptor: the file, if it is open already; it is taken over and read from its beginning.
+        descriptor: the file, if it is already open; the stream takes ownership and reads it from the start.
 
     Raises:
-        InputNotFound: there is no such file.
-        InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder; whatever reads from it raises
-            this, too, where the disk or the network share fails.
-        UnsupportedEncoding: it is UTF-16; of a compressed log the first `read` says so.
-        ReadingStopped: `stop` says so; whatever reads may raise it.
+        InputNotFound: the file does not exist.
+        InputNotReadable: no permission, or it is a FIFO, a device, a socket or a folder; every method that reads also
+            raises this if the disk or the network share fails.
+        UnsupportedEncoding: it is UTF-16; for a compressed log, the first `read` raises this.
+        ReadingStopped: `stop` returned True; every method that reads may raise it.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class LogStream:
             self.size = self.status.st_size
             self.inode = str(self.status.st_ino)
             self.rewind()
-            self._refuse_utf16(self._pending)  # no archive begins like that
+            self._refuse_utf16(self._pending)  # no archive starts with a UTF-16 byte-order mark
         except InputError:
             self.close()
             raise
 
     def rewind(self) -> None:
-        """Go back to the beginning of the file that is open, whatever its name means by now."""
+        """Return to the start of the open file, even if its name now refers to another file."""
         self.position = self._compressed_read = 0
         self._ready, self._error, self._anchor = b"", None, b""
         self._pending = self._read_file(_FEED_SIZE)
@@ -127,10 +128,10 @@ class LogStream:
         self.close()
 
     def close(self) -> None:
-        """Close the file; again is harmless."""
+        """Close the file; closing twice is harmless."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            with contextlib.suppress(OSError):  # a network share may fail even here; nothing was written
+            with contextlib.suppress(OSError):  # close can fail on a network share; nothing was written
                 os.close(descriptor)
 
     @property
@@ -140,28 +141,28 @@ class LogStream:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing can be appended any more: a compressed log is finished, a plain one may grow."""
+        """Whether the log can no longer grow: a compressed log is finished, a plain one may be appended to."""
         return self.kind is not None
 
     @property
     def file_position(self) -> int:
-        """Bytes of the file itself that were read, for progress."""
+        """Bytes of the file on disk read so far, for progress."""
         return self._compressed_read
 
     @property
     def bytes_left(self) -> int:
-        """Bytes of the file itself, as it is now, that were not read."""
+        """Bytes of the file on disk, at its current size, that were not read yet."""
         return self._file_status().st_size - self._compressed_read
 
     def read(self) -> bytes:
-        """Return the next piece of the log, at most 1 MiB; empty at its end.
+        """Return the next piece of the log, at most 1 MiB; empty at the end.
 
         Raises:
-            ArchiveCut: the archive ends early, or something else follows it.
-            CompressedDataError: it is damaged, or grows beyond the allowed ratio. All that could be decompressed
-                before was returned by earlier calls.
+            ArchiveCut: the archive ends early, or other data follow it.
+            CompressedDataError: it is damaged, or expands beyond the allowed ratio. Earlier calls returned everything
+                that could be decompressed.
             InputNotReadable: the disk or the network share fails.
-            ReadingStopped: `stop` says so.
+            ReadingStopped: `stop` returned True.
         """
         if self.stop():
             raise ReadingStopped
@@ -172,22 +173,22 @@ class LogStream:
 
     @property
     def head_digest(self) -> str:
-        """SHA-256 of the beginning of the file as it was when it was opened: at most 64 KiB, and how much of it."""
+        """SHA-256 and length of the file's head (at most 64 KiB) when it was opened."""
         return digest_of(self._head)
 
     def begins_like(self, head_digest: str) -> bool:
-        """Return whether the file begins like one that was opened before, by its `head_digest`."""
+        """Return whether the file starts with the bytes of an earlier `head_digest`."""
         digest, _, length = head_digest.partition(":")
         return sha256(self._head[: int(length)]).hexdigest() == digest
 
     def skip(self, count: int) -> int:
-        """Go `count` decompressed bytes ahead and return how many there were before the end."""
+        """Skip `count` decompressed bytes; return the number skipped, less at the end of the log."""
         if self._member is None:
-            here = self.position
-            end = min(here + count, self._file_status().st_size)
+            start = self.position
+            end = min(start + count, self._file_status().st_size)
             self._pending = self._ready = self._anchor = b""
             self.position = self._compressed_read = end
-            return end - here
+            return end - start
         skipped = 0
         while skipped < count:
             data = self.read()
@@ -208,7 +209,7 @@ class LogStream:
         return data[:count]
 
     def content_digest(self) -> str:
-        """Return how the log begins, decompressed: SHA-256 and length, of 64 KiB at most; reading starts anew."""
+        """Rewind; return SHA-256 and length of the decompressed head (at most 64 KiB). Reading continues after it."""
         self.rewind()
         head = self.read_exactly(_FEED_SIZE)
         return digest_of(head)
@@ -218,10 +219,10 @@ class LogStream:
         self.position -= len(data)
 
     def _read_plain(self) -> bytes:
-        """Return the next piece of a plain file, if what lies before it is still what was read there.
+        """Return the next piece of a plain file, provided the bytes before it are unchanged since they were read.
 
-        Where a log is emptied and written anew (`copytruncate`), the middle of another log would otherwise be glued to
-        what was read of this one.
+        If a log is truncated and rewritten (`copytruncate`), the middle of the new log would otherwise be appended to
+        what was read of the old one.
         """
         data, self._pending = self._pending or self._read_file(READ_SIZE), b""
         start = self._compressed_read - len(data)
@@ -239,21 +240,21 @@ class LogStream:
         return data
 
     def _read_at(self, start: int, size: int) -> bytes:
-        with self._failing_as_input():
+        with self._os_errors_as_input_errors():
             return os.pread(self._descriptor, size, start)
 
     def _file_status(self) -> os.stat_result:
-        with self._failing_as_input():
+        with self._os_errors_as_input_errors():
             return os.fstat(self._descriptor)
 
     @contextlib.contextmanager
-    def _failing_as_input(self) -> Iterator[None]:
+    def _os_errors_as_input_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise InputNotReadable(
                 f"{inert(str(self.path))}: {error.strerror} at byte {self._compressed_read}; "
-                "check the disk or the network share it lies on"
+                "check the disk or the network share it is on"
             ) from error
 
     def _read_compressed(self) -> bytes:
@@ -274,33 +275,44 @@ class LogStream:
         return data
 
     def _next_piece(self, max_length: int) -> bytes | None:
-        """Return the next decompressed bytes (possibly none yet), or None at the end of the archive."""
-        member = self._member
-        assert member is not None  # noqa: S101
+        """Return the next decompressed bytes (possibly none yet), or None at the end of the archive or at an error."""
         if self._error is not None:
             return None
-        if member.eof:
-            self._pending = (member.unused_data + self._pending).lstrip(b"\0")
-            while len(self._pending) < MAGIC_BYTES and self._feed():
-                self._pending = self._pending.lstrip(b"\0")  # padding
-            if not self._pending:
-                return None
-            if kind_of(self._pending) != self.kind:
-                self._error = self._ended_badly("data follow the end of the archive that are not compressed")
-                return None
-            self._member = member = new_member(self.kind or "")
+        member = self._unfinished_member()
+        if member is None:
+            return None
         data = b""
         if member.needs_input:
             if not self._pending and not self._feed():
-                self._error = self._ended_badly("it ends early: the rest is missing")
+                self._error = self._cut("it ends early: the rest is missing")
                 return None
             size = ZSTD_FEED_SIZE if self.kind == "zstd" else MEMBER_FEED_SIZE
             data, self._pending = self._pending[:size], self._pending[size:]
         try:
             return member.decompress(data, max_length)
         except self._errors as error:
-            self._error = self._too_hungry() if "memory" in str(error).lower() else self._damaged(str(error))
+            self._error = self._out_of_memory() if "memory" in str(error).lower() else self._damaged(str(error))
             return None
+
+    def _unfinished_member(self) -> Decompressor | None:
+        """Return the member being read, or the next one if it is finished; None if the archive has no further member.
+
+        Data after the last member that do not start a member of the same kind set `_error`.
+        """
+        member = self._member
+        assert member is not None  # noqa: S101
+        if not member.eof:
+            return member
+        self._pending = (member.unused_data + self._pending).lstrip(b"\0")
+        while len(self._pending) < MAGIC_BYTES and self._feed():
+            self._pending = self._pending.lstrip(b"\0")  # padding
+        if not self._pending:
+            return None
+        if kind_of(self._pending) != self.kind:
+            self._error = self._cut("data follow the end of the archive that are not compressed")
+            return None
+        self._member = member = new_member(self.kind or "")
+        return member
 
     def _refuse_utf16(self, head: bytes) -> None:
         if head.startswith(_UTF16):
@@ -310,6 +322,7 @@ class LogStream:
             )
 
     def _feed(self) -> bool:
+        """Append the next compressed bytes to `_pending`; return False at the end of the file."""
         data = self._read_file(_FEED_SIZE)
         self._pending += data
         return bool(data)
@@ -318,19 +331,19 @@ class LogStream:
         total = self.position + length
         if total > self._grace_bytes and total > self._max_ratio * self._compressed_read:
             self._error = CompressedDataError(
-                f"{inert(str(self.path))}: {total} bytes came out of {self._compressed_read} compressed ones, more "
-                f"than {self._max_ratio:g} for one: refused as a decompression bomb at byte {self.position}; "
+                f"{inert(str(self.path))}: {self._compressed_read} compressed bytes expand to {total} bytes, a ratio "
+                f"of more than {self._max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )
             raise self._error
 
-    def _too_hungry(self) -> CompressedDataError:
+    def _out_of_memory(self) -> CompressedDataError:
         return CompressedDataError(
-            f"{inert(str(self.path))}: this {self.kind} archive was packed so that unpacking it takes more memory than "
-            "a load may use; unpack it yourself and load the plain file"
+            f"{inert(str(self.path))}: unpacking this {self.kind} archive takes more memory than a load may use; "
+            "unpack it yourself and load the plain file"
         )
 
-    def _ended_badly(self, what: str) -> ArchiveCut:
+    def _cut(self, what: str) -> ArchiveCut:
         return ArchiveCut(
             f"{inert(str(self.path))}: {self.kind} archive, byte {self._compressed_read} of {self.size} (decompressed "
             f"{self.position + self._gathered}): {what}. What came before is loaded; copy the file again and load it "
@@ -340,22 +353,23 @@ class LogStream:
     def _damaged(self, what: str) -> ArchiveDamaged:
         return ArchiveDamaged(
             f"{inert(str(self.path))}: damaged {self.kind} archive near byte {self._compressed_read} of {self.size} "
-            f"(decompressed {self.position + self._gathered}): {what}. What comes out before that place cannot be "
-            "trusted, so nothing is loaded; copy the file again, or unpack what can be saved and load the plain file"
+            f"(decompressed {self.position + self._gathered}): {what}. The data before this position cannot be "
+            "trusted either, so nothing is loaded; copy the file again, or unpack what can be saved and load the "
+            "plain file"
         )
 
     def check(self) -> None:
-        """Read the archive to its end, before anything of it is stored; the reading of this stream goes on unmoved.
+        """Verify the whole archive before anything of it is stored; the position of this stream does not change.
 
-        An archive that merely ends early, or that something follows, is as good as it is long.
+        An archive that merely ends early, or that other data follow, passes: all that it contains is intact.
 
         Raises:
-            ArchiveDamaged: it fails its own checks: what it gave out before is not what was packed.
-            ReadingStopped: `stop` says so.
+            ArchiveDamaged: it fails its own checksum: the data read before differ from the data packed.
+            ReadingStopped: `stop` returned True.
         """
         if self._is_checked:
             return
-        with self._failing_as_input():
+        with self._os_errors_as_input_errors():
             descriptor = os.dup(self._descriptor)
         with LogStream(
             self.path, max_ratio=self._max_ratio, grace_bytes=self._grace_bytes, descriptor=descriptor
@@ -367,7 +381,7 @@ class LogStream:
             except ArchiveDamaged:
                 raise
             except CompressedDataError:
-                pass  # whoever loads it will be told
+                pass  # loading reports it
         self._is_checked = True
 
 
@@ -381,7 +395,7 @@ _KINDS = (
 
 
 def _open(path: Path) -> int:
-    """Return a descriptor of a regular file, without ever blocking on a FIFO."""
+    """Open a regular file and return its descriptor; never blocks on a FIFO."""
     name = inert(str(path))
     try:
         _refuse_irregular(path.stat().st_mode, name)
@@ -392,17 +406,17 @@ def _open(path: Path) -> int:
         remedy = "; give the user who loads it the right to read it" if isinstance(error, PermissionError) else ""
         raise InputNotReadable(f"{name}: {error.strerror}{remedy}") from error
     try:
-        _refuse_irregular(os.fstat(descriptor).st_mode, name)  # it may have been replaced meanwhile
+        _refuse_irregular(os.fstat(descriptor).st_mode, name)  # it may have been replaced since the first check
     except InputNotReadable:
         os.close(descriptor)
         raise
     except OSError as error:
         os.close(descriptor)
-        raise InputNotReadable(f"{name}: {error.strerror}; check the disk or the network share it lies on") from error
+        raise InputNotReadable(f"{name}: {error.strerror}; check the disk or the network share it is on") from error
     return descriptor
 
 
 def _refuse_irregular(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):
-        kind = next((kind for test, kind in _KINDS if test(mode)), "not a file")
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "not a file")
         raise InputNotReadable(f"{name} is {kind}: only regular files are loaded; save the log to a file first")

@@ -1,13 +1,13 @@
-r"""The values of a log, one after the other, in whatever form it was written.
+r"""A reader for the values of a log, in any of the forms in which logs are written.
 
-A log is a sequence of JSON objects. White space, commas, square brackets, byte-order marks and NUL runs between them
-separate them, so that a line per event, pretty-printed objects and JSON arrays are one grammar, and reading can go
-on after any value. What is no object goes up to the end of its line and is given back as a problem.
+A log is a sequence of JSON objects, separated by white space, commas, square brackets, byte-order marks and NUL runs.
+One event per line, pretty-printed objects and JSON arrays are thus one grammar, and reading can resume after any
+value. Anything that is not an object extends to the end of its line and is returned as a problem.
 
-What is damaged ends where the next object begins: at an intact event behind it (one that was glued to a torn line, the
-next element of an array), else at a NUL, else at the end of its line; an object of several lines at the next line that
-begins with `{` and is indented no deeper than it is. No decision depends on how the bytes happen to arrive, nor on
-where the file ends today: what cannot be decided yet stays behind the cursor.
+A damaged value ends where the next object starts: at the next intact event (one appended to a torn line, or the next
+element of an array), else at a NUL, else at the end of its line. A damaged object that spans lines ends at the next
+line that starts with `{` and is indented no deeper. No decision depends on how the bytes are split into reads or on
+where the file currently ends: what cannot be decided yet remains after the cursor.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from cowrieprocessor.events import (
 from cowrieprocessor.loader.reading.log_stream import LogStream
 
 TAIL_BYTES = 512
-"""How many bytes before the cursor prove that a log is the same."""
+"""Number of bytes before the cursor whose hash identifies a log when reading resumes."""
 
 DEAD_LETTER_HEAD_BYTES = 64 << 10
-"""How much of a value over 1 MiB is kept in its dead letter."""
+"""Bytes that the dead letter of a value over 1 MiB keeps."""
 
 DEAD_LETTER_WHOLE_BYTES = 1 << 20
+"""Largest value that a dead letter keeps whole."""
+
 _MAX_SALVAGE_TRIES = 16
 
 _STRING = rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+"'
@@ -49,25 +51,25 @@ _FLAT_OBJECT = re.compile(
 _TOKEN = re.compile(_STRING + rb'|\n[ \t\r]*+\{|[{}\[\]"\x00]')
 _CUT_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\[^\x00-\x1f])*+\\?\Z')
 _END_OF_LINE = re.compile(rb"[\n\x00]")
-_PERHAPS_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,%d}\Z" % TAIL_BYTES)
+_POSSIBLE_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,%d}\Z" % TAIL_BYTES)
 _OBJECT_START = re.compile(rb'\{[ \t\r\n]*+"')
 _BLANKS = b" \t\r\n"
 _SEPARATING = b" \t\r,[]"
-_CLOSES = {b"}": b"{", b"]": b"["}
+_OPENING_BRACKETS = {b"}": b"{", b"]": b"["}
 
 
 class Value(NamedTuple):
     """One value of a log.
 
     Attributes:
-        raw: its bytes without the white space around; of a problem over 1 MiB the first 64 KiB; of JSON that is no
-            object with the brackets before it.
-        fields: the decoded object, None where there is a problem.
+        raw: its bytes without surrounding white space; of a problem over 1 MiB only the first 64 KiB; JSON that is
+            not an object includes the brackets before it.
+        fields: the decoded object, None for a problem.
         line: 0-based number of the line it starts on.
-        start: where it starts, in decompressed bytes.
-        end: where it ends, exclusive.
-        problem: why it is no object.
-        digest: SHA-256 of all its bytes, where `raw` is only the beginning.
+        start: its start, in decompressed bytes.
+        end: its end, exclusive.
+        problem: why it is not an object.
+        digest: SHA-256 of all its bytes, if `raw` is truncated.
     """
 
     raw: bytes
@@ -80,23 +82,23 @@ class Value(NamedTuple):
 
 
 class _NeedMore(Exception):
-    """What follows is needed to decide."""
+    """Deciding takes bytes that were not read yet."""
 
 
 class ValueReader:
     """Iterates over the values of a log, in bounded memory.
 
     Attributes:
-        position: the end of what was given out (or is known to separate), in decompressed bytes.
-        line: the number of the line at `position`.
-        nul_bytes: NUL bytes passed over since `take_nul_bytes` was called last.
+        position: the cursor: the end of the values and separators consumed so far, in decompressed bytes.
+        line: 0-based number of the line at `position`.
+        nul_bytes: NUL bytes skipped since the last call of `take_nul_bytes`.
 
     Args:
         stream: the log, at `position`.
-        position: where to begin, in decompressed bytes.
-        line: the number of the line there.
-        before: the bytes before `position` that are known, for `tail`.
-        max_value_bytes: the largest value that is given out as an object.
+        position: where to start, in decompressed bytes.
+        line: 0-based number of the line at `position`.
+        before: known bytes before `position`, for `tail`.
+        max_value_bytes: the largest value that is returned as an object.
     """
 
     def __init__(
@@ -117,13 +119,13 @@ class ValueReader:
         self._buffer = b""
         self._at = 0
         self._final = False
-        self._passed = 0
+        self._skipped = 0
 
     def __iter__(self) -> Iterator[Value]:
-        """Yield the values up to the end of the log as it is now.
+        """Yield the values up to the current end of the log.
 
         Raises:
-            CompressedDataError: the archive ends early or is damaged; all before it was yielded.
+            CompressedDataError: the archive ends early or is damaged; all values before that were yielded.
         """
         while self._fill():
             yield from self._lines()
@@ -133,27 +135,27 @@ class ValueReader:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes after the cursor that wait for more: an unfinished value."""
-        return self._passed + len(self._buffer) - self._at
+        """Bytes read after the cursor: an unfinished value."""
+        return self._skipped + len(self._buffer) - self._at
 
     @property
     def is_in_object(self) -> bool:
-        """Whether what waits after the cursor begins like an object."""
+        """Whether the unfinished value starts like an object."""
         return self._buffer[self._at : self._at + 1] == b"{"
 
     def take_nul_bytes(self) -> int:
-        """Return the NUL bytes passed over since the last call."""
+        """Return the number of NUL bytes skipped since the last call."""
         count, self.nul_bytes = self.nul_bytes, 0
         return count
 
     def tail(self) -> bytes:
-        """Return the bytes before `position` that prove that a log is the same, at most 512."""
+        """Return the bytes before `position` that identify the log when reading resumes, at most 512."""
         return self._bytes_before(self._at)
 
-    # --- the common form: a line, an object ---
+    # --- the common form: one object per line ---
 
     def _lines(self) -> Iterator[Value]:
-        """Yield objects as long as each stands alone on its line; the first that does not is left to `_scan`."""
+        """Yield values while each line is exactly one object; the first line that is not is left to `_scan`."""
         last = self._buffer.rfind(b"\n")
         if last < self._at:
             return
@@ -180,7 +182,7 @@ class ValueReader:
     def _scan(self) -> Iterator[Value]:
         try:
             while True:
-                self._pass_separators()
+                self._skip_separators()
                 if self._at == len(self._buffer):
                     return
                 yield self._object() if self._buffer[self._at] == 0x7B else self._junk()
@@ -190,45 +192,64 @@ class ValueReader:
     def _object(self) -> Value:
         at, limit = self._at, self._limit()
         match = _FLAT_OBJECT.match(self._buffer, at, limit)
-        end, damaged = (match.end(), False) if match else self._balance(at, limit)
+        end, is_damaged = (match.end(), False) if match else self._balance(at, limit)
         if end is None or end - at > self._max:
             if limit - at > self._max:
                 return self._too_large()
             raise _NeedMore
-        if damaged:
+        if is_damaged:
             return self._damaged(end)
         if end == len(self._buffer) and not self._ended:
-            raise _NeedMore  # a last value that nothing follows waits
+            raise _NeedMore  # the last value may still grow
         try:
             fields = orjson.loads(self._buffer[at:end])
         except orjson.JSONDecodeError as error:
-            return self._give(self._next_event(end) or end, problem=_refused(error))
-        return self._give(end, fields=fields)
+            return self._value(self._next_event(end) or end, problem=_refused(error))
+        return self._value(end, fields=fields)
 
     def _balance(self, at: int, limit: int) -> tuple[int | None, bool]:
-        """Return where the object ends, or where it is seen to be damaged; None where more is needed."""
+        """Match the brackets of an object.
+
+        Returns:
+            The end of the object and False, or the position of damage and True, or (None, False) if more bytes are
+            needed.
+        """
         opened: list[bytes] = []
         indentation = self._indentation(at)
         for token in _TOKEN.finditer(self._buffer, at, limit):
             text = token.group()
             kind = text[:1]
             if kind == b'"':
-                if len(text) > 1:
-                    continue
-                cut = _CUT_STRING.match(self._buffer, token.start(), limit)
-                return (None, False) if cut else (token.start(), True)
-            if kind == b"\n":
-                may_follow = b"[," if opened[-1] == b"[" else b":"
-                if len(text) - len(b"\n{") <= indentation or self._last_byte(token.start()) not in may_follow:
-                    return token.start(), True
-                opened.append(b"{")
+                if len(text) == 1:
+                    return self._unterminated_string(token.start(), limit)
             elif kind in b"{[":
                 opened.append(kind)
-            elif kind == b"\0" or opened.pop() != _CLOSES[kind]:
+            elif kind == b"\n":
+                if not self._may_be_nested(token, opened[-1], indentation):
+                    return token.start(), True
+                opened.append(b"{")
+            elif kind == b"\0" or opened.pop() != _OPENING_BRACKETS[kind]:
                 return token.start(), True
             elif not opened:
                 return token.end(), False
         return None, False
+
+    def _unterminated_string(self, at: int, limit: int) -> tuple[int | None, bool]:
+        """Return what `_balance` does at a string without end: it is cut off at `limit`, or else damaged."""
+        is_cut = _CUT_STRING.match(self._buffer, at, limit)
+        return (None, False) if is_cut else (at, True)
+
+    def _may_be_nested(self, token: re.Match[bytes], bracket: bytes, indentation: int) -> bool:
+        """Return whether a `{` at the start of a line opens a nested object, rather than the next value of the log.
+
+        Args:
+            token: line break, indentation and `{`.
+            bracket: the innermost open bracket.
+            indentation: that of the enclosing top-level object.
+        """
+        may_follow = b"[," if bracket == b"[" else b":"
+        is_deeper = token.end() - token.start() - len(b"\n{") > indentation
+        return is_deeper and self._last_byte(token.start()) in may_follow
 
     def _last_byte(self, before: int) -> bytes:
         """Return the last byte before an index that is not white space."""
@@ -237,20 +258,20 @@ class ValueReader:
         return self._buffer[before - 1 : before]
 
     def _indentation(self, at: int) -> int:
-        """Return how many blanks the line begins with on which an object begins."""
+        """Return the indentation of the line on which an object starts."""
         line = self._bytes_before(at).rpartition(b"\n")[2]
         return len(line) - len(line.lstrip(b" \t\r"))
 
-    def _damaged(self, seen: int) -> Value:
-        """Return the problem that a damaged object is."""
+    def _damaged(self, damaged_at: int) -> Value:
+        """Consume a damaged object and return it as a problem."""
         at = self._at
-        end = self._end_of_problem(self._boundary(seen), seen)
+        end = self._end_of_problem(self._boundary(damaged_at), damaged_at)
         if end is None:
             return self._too_large()
-        return self._give(end, problem=Refused(REFUSED_NOT_JSON, f"damaged at byte {self.position + seen - at}"))
+        return self._value(end, problem=Refused(REFUSED_NOT_JSON, f"damaged at byte {self.position + damaged_at - at}"))
 
     def _junk(self) -> Value:
-        """Return the problem that is no object: JSON of another kind, or no JSON at all."""
+        """Consume something that is not an object (JSON of another type, or no JSON) and return it as a problem."""
         end = self._end_of_problem(_END_OF_LINE, self._at)
         if end is None:
             return self._too_large()
@@ -260,20 +281,24 @@ class ValueReader:
         try:
             kind = type(orjson.loads(whole)).__name__
         except orjson.JSONDecodeError as error:
-            return self._give(end, problem=_refused(error))
-        return self._give(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
+            return self._value(end, problem=_refused(error))
+        return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
 
-    def _boundary(self, seen: int) -> re.Pattern[bytes]:
-        """Return what ends a problem at the latest: the next line, or of several lines the next object."""
-        if self._buffer.find(b"\n", self._at, seen) < 0:
+    def _boundary(self, searched: int) -> re.Pattern[bytes]:
+        """Return the pattern that ends a problem at the latest: the end of its line, or the next line with an object.
+
+        Args:
+            searched: the index up to which the problem was searched; decides whether it spans lines.
+        """
+        if self._buffer.find(b"\n", self._at, searched) < 0:
             return _END_OF_LINE
         return _next_object_line(self._indentation(self._at))
 
-    def _end_of_problem(self, boundary: re.Pattern[bytes], seen: int) -> int | None:
-        """Return where a problem ends: at the next event, else at the boundary; None if it is larger than the limit."""
+    def _end_of_problem(self, boundary: re.Pattern[bytes], searched: int) -> int | None:
+        """Return where a problem ends: at the next event, else at the boundary; None if it exceeds the limit."""
         limit = self._limit()
-        if found := boundary.search(self._buffer, seen, limit):
-            return self._next_event(found.start()) or found.start()
+        if match := boundary.search(self._buffer, searched, limit):
+            return self._next_event(match.start()) or match.start()
         if limit - self._at > self._max:
             return self._next_event(limit)
         if self._ended:
@@ -281,12 +306,12 @@ class ValueReader:
         raise _NeedMore
 
     def _next_event(self, limit: int) -> int | None:
-        """Return where an intact event begins that a problem before it would hide."""
+        """Return the start of an intact event within a problem, which the problem would otherwise hide."""
         starts = _OBJECT_START.finditer(self._buffer, self._at + 1, limit)
         for start in islice(starts, _MAX_SALVAGE_TRIES):
             at = start.start()
-            end, damaged = self._balance(at, limit)
-            if end is None or damaged:
+            end, is_damaged = self._balance(at, limit)
+            if end is None or is_damaged:
                 continue
             try:
                 fields = orjson.loads(self._buffer[at:end])
@@ -296,10 +321,10 @@ class ValueReader:
                 return at
         return None
 
-    def _give(
+    def _value(
         self, end: int, *, fields: dict[str, Any] | None = None, problem: Refused | None = None, raw: bytes = b""
     ) -> Value:
-        """Return the bytes up to `end` as one value and move behind them."""
+        """Consume the bytes up to `end` and return them as one value."""
         start, line, data = self.position, self.line, self._buffer[self._at : end]
         self._advance(end)
         if problem and len(data) > DEAD_LETTER_WHOLE_BYTES:
@@ -308,22 +333,22 @@ class ValueReader:
         return Value(raw or data.strip(_BLANKS), fields, line, start, self.position, problem)
 
     def _too_large(self) -> Value:
-        """Pass over a value that is larger than the limit, and return its beginning, digest and range."""
+        """Consume a value over the limit and return its head, digest and range as a problem."""
         start, line, before = self.position, self.line, self.tail()
         head, digest, limit = bytearray(), sha256(), self._limit()
         boundary = self._boundary(limit)
-        edge = _PERHAPS_OBJECT_LINE.search(self._buffer, self._at, limit)
-        seen = edge.start() if edge else limit
+        edge = _POSSIBLE_OBJECT_LINE.search(self._buffer, self._at, limit)
+        searched = edge.start() if edge else limit
         try:
-            while not (found := boundary.search(self._buffer, seen)):
-                edge = _PERHAPS_OBJECT_LINE.search(self._buffer, seen)
-                digest.update(self._pass(edge.start() if edge else len(self._buffer), head))
-                if not self._fill_if_it_can_end():
+            while not (match := boundary.search(self._buffer, searched)):
+                edge = _POSSIBLE_OBJECT_LINE.search(self._buffer, searched)
+                digest.update(self._skip(edge.start() if edge else len(self._buffer), head))
+                if not self._fill_unless_complete():
                     break
-                seen = 0
-            digest.update(self._pass(found.start() if found else len(self._buffer), head))
+                searched = 0
+            digest.update(self._skip(match.start() if match else len(self._buffer), head))
         except (_NeedMore, InputError):
-            self._passed = self.position - start + len(self._buffer) - self._at
+            self._skipped = self.position - start + len(self._buffer) - self._at
             self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
             raise
         problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
@@ -332,8 +357,8 @@ class ValueReader:
         raw = bytes(head[:DEAD_LETTER_HEAD_BYTES])
         return Value(raw, None, line, start, self.position, problem, digest.hexdigest())
 
-    def _pass(self, end: int, head: bytearray) -> bytes:
-        """Move to `end` and return the bytes passed over; what is still missing of a dead letter's head goes there."""
+    def _skip(self, end: int, head: bytearray) -> bytes:
+        """Advance to `end` and return the bytes skipped; append them to `head` until that is a whole dead letter."""
         piece = self._buffer[self._at : end]
         head += piece[: DEAD_LETTER_WHOLE_BYTES - len(head)]
         self._advance(end)
@@ -341,14 +366,14 @@ class ValueReader:
 
     @property
     def _ended(self) -> bool:
-        """Whether all is in the buffer, and nothing can follow."""
+        """Whether the buffer holds the rest of the log, and nothing can be appended to it."""
         return self._final and self._stream.is_complete
 
     def _limit(self) -> int:
-        """Return where a value that is too large is seen to be, or the end of what there is."""
+        """Return the index at which a value is too large, or the end of the buffer."""
         return min(len(self._buffer), self._at + self._max + 1)
 
-    def _pass_separators(self) -> None:
+    def _skip_separators(self) -> None:
         match = _SEPARATORS.match(self._buffer, self._at)
         end = match.end() if match else self._at
         if end > self._at:
@@ -364,8 +389,8 @@ class ValueReader:
         self._at = end
 
     def _fill(self) -> bool:
-        """Append the next piece of the log to what is left of the buffer; False at the end."""
-        data = b"" if self._passed else self._stream.read()
+        """Drop the consumed part of the buffer and append the next piece of the log; return False at the end."""
+        data = b"" if self._skipped else self._stream.read()
         if not data:
             return False
         self._before = self.tail()
@@ -373,8 +398,12 @@ class ValueReader:
         self._at = 0
         return True
 
-    def _fill_if_it_can_end(self) -> bool:
-        """Append the next piece; False at the end of a finished log, while the end of a growing one is not known."""
+    def _fill_unless_complete(self) -> bool:
+        """Append the next piece; return False at the end of a finished log.
+
+        Raises:
+            _NeedMore: the end of a log that may grow.
+        """
         if self._fill():
             return True
         if self._stream.is_complete:

@@ -1,4 +1,4 @@
-"""The rows that a run of values becomes: all that one transaction will write, as plain data."""
+"""The rows of one write transaction, made from consecutive values of a log, as plain data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_TYPE = "events_without_eventid"
 NO_MOMENT = "events_without_readable_time"
 
 ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
-"""The columns of `log_files` that say what became of bytes."""
+"""The columns of `log_files` that account for every byte read."""
 
 DAY_CHARS = len("2026-11-22")
 
@@ -40,22 +40,23 @@ Rows = list[list[Any]]
 
 @dataclass(slots=True)
 class BatchRows:
-    """What one transaction writes: rows in the order of the columns that `LoadingStatements` names.
+    """The rows that one transaction writes, each in the column order of `LoadingStatements`.
 
-    All of it is plain data, so that it can be made in another process.
+    Plain data throughout, so that a parser process can make it.
 
     Attributes:
         log: the columns of `log_files` after this batch.
-        stored_values: `values_done` before it, None for a log that has no row yet.
-        stored_bytes: `byte_pos` before it, likewise.
-        more_bytes: what it adds to the accounts of bytes in `log`; None where these are counted anew.
+        stored_values: `values_done` before this batch, None for a log without a row.
+        stored_bytes: `byte_pos` before this batch, likewise.
+        more_bytes: by how much the batch increases the byte counters (ACCOUNTS) in `log`; None if these are counted
+            from zero.
         first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
-        last_event: the same of its last event.
-        file_position: bytes of the file itself that were read, for progress.
-        sensor_days: (sensor, day) of its events, where other loaders may write at the same moment (PostgreSQL).
-        looked_up: (session_id, timestamp, payload_hash, count) of its events, if each was looked up before: how many
-            rows of other logs held an equal one. None where nothing was looked up.
-        elsewhere: how many events were looked up and found in logs that begin differently, by their source.
+        last_event: the same for its last event.
+        file_position: bytes of the file on disk read so far, for progress.
+        sensor_days: (sensor, day) of its events, which other loaders may write at the same time (PostgreSQL).
+        looked_up: (session_id, timestamp, payload_hash, count) for each event that was looked up; `count` is the
+            number of rows of other logs with an identical event. None if nothing was looked up.
+        elsewhere: number of events found in logs that start differently, by source.
     """
 
     log: dict[str, Any]
@@ -81,14 +82,16 @@ class BatchRows:
 
 @dataclass(slots=True)
 class Batch:
-    """Gathers the values of one log until a transaction's worth is there.
+    """Collects values of one log for one transaction.
 
     Attributes:
-        cursor: the log; it moves on with each value that is added.
-        ingest_id: the load.
-        now: the moment of the load, as text.
-        fills_event_columns: whether rows carry session, type and timestamp (PostgreSQL).
-        max_nesting: the deepest nesting allowed.
+        cursor: the log's checkpoint; advances with each value added.
+        ingest_id: identifies the load.
+        now: the time of the load, as text.
+        fills_event_columns: whether event rows carry session, type and timestamp (PostgreSQL).
+        max_nesting: the deepest JSON nesting allowed.
+        values: values added so far.
+        size_bytes: their size.
     """
 
     cursor: Checkpoint
@@ -100,7 +103,7 @@ class Batch:
     size_bytes: int = 0
     _dead_bytes: int = 0
     _events: Rows = field(default_factory=list)
-    _tallies: SessionAggregates = field(default_factory=SessionAggregates)
+    _sessions: SessionAggregates = field(default_factory=SessionAggregates)
     _files: FileAggregates = field(default_factory=FileAggregates)
     _dead_letters: Rows = field(default_factory=list)
     _counters: Counter[str] = field(default_factory=Counter)
@@ -109,7 +112,7 @@ class Batch:
     _sensor_days: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, value: Value) -> None:
-        """Add one value: an event becomes rows, anything else a dead letter."""
+        """Add one value: an event as rows, anything else as a dead letter."""
         cursor = self.cursor
         offset = cursor.take_offset(value.line)
         self.values += 1
@@ -132,7 +135,7 @@ class Batch:
         self._add_dead_letter(value, offset, refused, {})
 
     def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
-        """Return the rows, with the log's cursor moved to the reader's position and every byte accounted for."""
+        """Advance the cursor to the reader's position, account for every byte, and return the rows."""
         cursor = self.cursor
         stored_values, stored_bytes = cursor.stored_values, cursor.stored_bytes
         before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
@@ -146,9 +149,9 @@ class Batch:
             more_bytes=before and {name: getattr(cursor, name) - count for name, count in before.items()},
             now=self.now,
             events=self._events,
-            sessions=_session_rows(self._tallies, cursor.source, self.now),
-            attributes=self._tallies.attribute_rows(),
-            commands=self._tallies.command_rows(),
+            sessions=_session_rows(self._sessions, cursor.source, self.now),
+            attributes=self._sessions.attribute_rows(),
+            commands=self._sessions.command_rows(),
             hashes=self._files.hash_rows(self.now),
             files=self._files.file_rows(),
             dead_letters=self._dead_letters,
@@ -193,23 +196,23 @@ class Batch:
             sensor = event.fields.get("sensor")
             self._sensor_days.add((sensor if type(sensor) is str else "", (event.timestamp or "")[:DAY_CHARS]))
         self._events.append(row)
-        self._tallies.add(event)
-        # Not the event itself: its fields can be large, and it would outlive the value.
+        self._sessions.add(event)
+        # Not the event: its fields can be large, and it would be kept alive longer than the value.
         self._last_event = [value.line, event.session_id, event.event_type, event.timestamp, event.payload_hash]
         if self._first_event is None:
             self._first_event = self._last_event
         if not event.session_id or event.event_type is None or event.moment is None:
-            self._count_gaps(event)
+            self._count_missing_fields(event)
         if event.event_type in ORIGINS:
             self._add_file(event, offset, value)
 
-    def _count_gaps(self, event: Event) -> None:
+    def _count_missing_fields(self, event: Event) -> None:
         self._counters[NO_SESSION] += not event.session_id
         self._counters[NO_TYPE] += event.event_type is None
         self._counters[NO_MOMENT] += event.moment is None
 
     def _add_file(self, event: Event, offset: int, value: Value) -> None:
-        """Add the file that an event names; where it cannot be, the event stays and a dead letter says why."""
+        """Add the file of a file event; if the file is refused, the event is kept and a dead letter says why."""
         refused = self._files.add(event)
         if refused is not None:
             self._add_dead_letter(value, offset, refused, {"event_stored": True})
@@ -237,9 +240,9 @@ class Batch:
 
 
 def raw_payload(value: Value) -> dict[str, Any]:
-    """Return a value's bytes for JSON: `text` where they are UTF-8, else `base64`.
+    """Return a value's bytes for JSON: as `text` if they are UTF-8, else as `base64`.
 
-    Of a value over 1 MiB the first 64 KiB, with its length and SHA-256.
+    A value over 1 MiB is truncated to 64 KiB, with its full `length` and `sha256`.
     """
     raw, more = value.raw, {}
     if value.digest:
@@ -253,26 +256,26 @@ def raw_payload(value: Value) -> dict[str, Any]:
         return {"base64": base64.b64encode(raw).decode(), **more}
 
 
-def _session_rows(tallies: SessionAggregates, source: str, now: str) -> Rows:
+def _session_rows(aggregates: SessionAggregates, source: str, now: str) -> Rows:
     sources = json.dumps([source], ensure_ascii=False)
     return [
         [
             session_id,
-            one.first_event_at,
-            one.last_event_at,
-            one.event_count,
-            one.command_count,
-            one.file_downloads,
-            one.login_attempts,
-            one.sensor,
+            session.first_event_at,
+            session.last_event_at,
+            session.event_count,
+            session.command_count,
+            session.file_downloads,
+            session.login_attempts,
+            session.sensor,
             sources,
             now,
             now,
         ]
-        for session_id, one in sorted(tallies.sessions.items())
+        for session_id, session in sorted(aggregates.sessions.items())
     ]
 
 
 def _json(document: object) -> str:
-    """Return a document as JSON text in ASCII, which every database stores alike."""
+    """Return a document as JSON text in ASCII, which every database stores unchanged."""
     return json.dumps(document, sort_keys=True)

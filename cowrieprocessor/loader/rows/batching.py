@@ -1,4 +1,4 @@
-"""From the values of a log to batches of rows: in this process, or ahead of the writer in another one."""
+"""Turns the values of a log into batches of rows; runs in the writer's process or in a parser process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.events import utc_text
-from cowrieprocessor.loader.logs.checkpoint import Checkpoint
+from cowrieprocessor.loader.logs.checkpoint import Checkpoint, EventLookup
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import MAX_BATCH_BYTES, Batch, BatchRows
@@ -19,10 +19,10 @@ class BatchConfig:
     """How batches are made.
 
     Attributes:
-        ingest_id: the load.
+        ingest_id: identifies the load.
         fills_event_columns: whether event rows carry session, type and timestamp (PostgreSQL).
-        batch_size: values in a batch at most.
-        max_nesting: the deepest nesting allowed.
+        batch_size: values per batch, at most.
+        max_nesting: the deepest JSON nesting allowed.
     """
 
     ingest_id: str
@@ -33,14 +33,14 @@ class BatchConfig:
 
 @dataclass(slots=True)
 class LogEnd:
-    """What is left at the end of a log.
+    """How reading a log ended.
 
     Attributes:
-        pending_bytes: bytes of an unfinished value, which wait for the rest.
-        line: the 0-based number of the line they start on.
-        error: why the log could not be read to its end; all before that place is in the batches.
-        is_cut: whether that is because the archive ends early, or something else follows it.
-        is_stale: whether the file was overwritten while it was read; what was read of it before is in the batches.
+        pending_bytes: bytes of an unfinished value at the end.
+        line: 0-based number of the line on which the unfinished value starts.
+        error: why the log could not be read to its end; everything before that position is in the batches.
+        is_cut: whether the error is an archive that ends early, or is followed by other data.
+        is_stale: whether the file was overwritten while it was read; what was read before is in the batches.
     """
 
     pending_bytes: int
@@ -51,45 +51,53 @@ class LogEnd:
 
 
 def prepare_batches(
-    cursor: Checkpoint, reader: ValueReader, stream: LogStream, recipe: BatchConfig
+    cursor: Checkpoint, reader: ValueReader, stream: LogStream, config: BatchConfig
 ) -> Iterator[BatchRows | LogEnd]:
-    """Yield the rest of a log as batches of rows, and what is left at its end.
+    """Yield the rest of a log as batches of rows, then its `LogEnd`.
 
-    Where events had to be looked up and need not be any more, it stops after a batch, without a `LogEnd`: the rest
-    can be prepared anew, also in another process.
+    If events had to be looked up (`cursor.stored_events`) and that becomes unnecessary, the iterator stops after a
+    batch without a `LogEnd`: call it again for the rest, also in another process.
 
     Raises:
-        ReadingStopped: the stream was asked to stop; the batch that was being made is made anew next time.
+        ReadingStopped: the stream's `stop` returned True; the unfinished batch is discarded.
     """
     error, is_cut = None, False
-    stored_events = cursor.stored_events
-    batch = _new_batch(cursor, recipe)
+    lookup = cursor.stored_events
+    batch = _new_batch(cursor, config)
     try:
         for value in reader:
             batch.add(value)
-            if batch.values >= recipe.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
-                if stored_events:
-                    stored_events.release()
+            if batch.values >= config.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
+                _release(lookup)
                 yield batch.finish(reader, stream.file_position)
-                if stored_events and not stored_events.is_looking:
+                if lookup and not lookup.is_looking:
                     cursor.stored_events = None
                     return
-                batch = _new_batch(cursor, recipe)
+                batch = _new_batch(cursor, config)
     except InputError as unreadable:
         error, is_cut = str(unreadable), isinstance(unreadable, ArchiveCut)
     finally:
-        if stored_events:
-            stored_events.release()
-    moved = reader.position > cursor.byte_pos and not cursor.other_form
-    if batch.values or moved:
+        _release(lookup)
+    if batch.values or _has_moved(cursor, reader):
         yield batch.finish(reader, stream.file_position)
     yield LogEnd(reader.pending_bytes, reader.line, error, is_cut, stream.is_stale)
 
 
-def _new_batch(cursor: Checkpoint, recipe: BatchConfig) -> Batch:
-    return Batch(cursor, recipe.ingest_id, now_text(), recipe.fills_event_columns, recipe.max_nesting)
+def _new_batch(cursor: Checkpoint, config: BatchConfig) -> Batch:
+    return Batch(cursor, config.ingest_id, now_text(), config.fills_event_columns, config.max_nesting)
+
+
+def _release(lookup: EventLookup | None) -> None:
+    """End the transaction of the event lookup, so that a batch can be written."""
+    if lookup:
+        lookup.release()
+
+
+def _has_moved(cursor: Checkpoint, reader: ValueReader) -> bool:
+    """Return whether the reader has skipped separators since the last batch that the cursor has to record."""
+    return reader.position > cursor.byte_pos and not cursor.other_form
 
 
 def now_text() -> str:
-    """Return the present moment as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC."""
+    """Return the current time as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC."""
     return utc_text(dt.datetime.now(dt.UTC))

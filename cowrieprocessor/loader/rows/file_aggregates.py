@@ -1,4 +1,4 @@
-"""What the file events of one batch say about files and hashes: the same for the loaders and the backfill."""
+"""Aggregates of a batch's file events by file and by hash, shared by the loaders and the backfill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REASON_SESSION = "file: event without a session"
 
 @dataclass(slots=True)
 class HashAggregate:
-    """When a batch saw a hash."""
+    """The first and the last time that a batch saw a hash."""
 
     first_seen: str
     last_seen: str
@@ -29,10 +29,10 @@ class HashAggregate:
 
 @dataclass(slots=True)
 class FileAggregates:
-    """All that a batch says about files.
+    """The aggregates of a batch's file events.
 
     Attributes:
-        counters: sightings, events without a file by reason, and events whose file had to be refused.
+        counters: sightings, events without a file by reason, and events whose file was refused.
     """
 
     counters: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class FileAggregates:
     _hashes: dict[str, HashAggregate] = field(default_factory=dict)
 
     def add(self, event: Event) -> Refused | None:
-        """Add the file that a file event names; return why where it names one that cannot be stored."""
+        """Add the file of a file event; return the refusal if that file cannot be stored."""
         refused = self._add(event)
         self.counters[FILE_DEAD_LETTERS] += refused is not None
         return refused
@@ -63,34 +63,34 @@ class FileAggregates:
     def _merge(self, sighting: FileSighting, moment: str) -> None:
         self.counters[FILE_SIGHTINGS] += 1
         key = (sighting.session_id, sighting.sha256)
-        other = self._files.get(key)
-        self._files[key] = sighting if other is None else merged(sighting, other)
-        tally = self._hashes.setdefault(sighting.sha256, HashAggregate(moment, moment))
-        tally.first_seen = min(tally.first_seen, moment)
-        tally.last_seen = max(tally.last_seen, moment)
+        known = self._files.get(key)
+        self._files[key] = sighting if known is None else _merged(sighting, known)
+        times = self._hashes.setdefault(sighting.sha256, HashAggregate(moment, moment))
+        times.first_seen = min(times.first_seen, moment)
+        times.last_seen = max(times.last_seen, moment)
 
     def file_rows(self) -> list[list[Any]]:
-        """Return rows for `LoadingStatements.merge_files`, in the order of their keys."""
+        """Return rows for `LoadingStatements.merge_files`, sorted by key."""
         return [
-            [*key, one.filename, one.download_url, one.origin, one.first_seen]
-            for key, one in sorted(self._files.items())
+            [*key, file.filename, file.download_url, file.origin, file.first_seen]
+            for key, file in sorted(self._files.items())
         ]
 
     def hash_rows(self, now: str) -> list[list[Any]]:
-        """Return rows for `LoadingStatements.merge_hashes`, in the order of their keys."""
+        """Return rows for `LoadingStatements.merge_hashes`, sorted by key."""
         return [
-            [sha256, one.first_seen, one.last_seen, initial_status(sha256), now]
-            for sha256, one in sorted(self._hashes.items())
+            [sha256, times.first_seen, times.last_seen, initial_status(sha256), now]
+            for sha256, times in sorted(self._hashes.items())
         ]
 
 
-def merged(one: FileSighting, other: FileSighting) -> FileSighting:
-    """Return two sightings of one file in one session as one: of each field the smallest."""
+def _merged(left: FileSighting, right: FileSighting) -> FileSighting:
+    """Merge two sightings of the same file in the same session: the smallest value of each field."""
     return FileSighting(
-        session_id=one.session_id,
-        sha256=one.sha256,
-        filename=smallest(one.filename, other.filename),
-        download_url=smallest(one.download_url, other.download_url),
-        origin=min(one.origin, other.origin),
-        first_seen=smallest(one.first_seen, other.first_seen),
+        session_id=left.session_id,
+        sha256=left.sha256,
+        filename=smallest(left.filename, right.filename),
+        download_url=smallest(left.download_url, right.download_url),
+        origin=min(left.origin, right.origin),
+        first_seen=smallest(left.first_seen, right.first_seen),
     )

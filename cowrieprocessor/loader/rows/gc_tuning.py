@@ -1,4 +1,4 @@
-"""The garbage collector, kept from looking through a batch's rows again and again."""
+"""Garbage collector tuning for loads."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-RARELY = 200_000
-"""Containers to be made, beyond those freed, before the collector looks; a batch makes fewer."""
+RARE_THRESHOLD = 200_000
+"""Net container allocations before a collection; a batch makes fewer."""
 
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let the garbage collector look rarely: a load makes millions of short-lived rows without cycles.
+    """Let the garbage collector run rarely: a load makes millions of short-lived rows without reference cycles.
 
-    Looking for cycles among them would take a quarter of the time.
+    Searching them for cycles would take a quarter of the load's time.
     """
     before = gc.get_threshold()
-    gc.set_threshold(RARELY, *before[1:])
+    gc.set_threshold(RARE_THRESHOLD, *before[1:])
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""The other core parses: a child process reads a log ahead of the writer and hands over finished batches.
+"""Parsing on a second core: a child process reads a log ahead of the writer and sends finished batches.
 
-`python -m cowrieprocessor.loader.rows.parser_process` takes one line of JSON on standard input, and writes on standard
-output each batch as eight bytes of length and a marshalled dictionary: plain data, in the format of the interpreter
-that runs both, several times as quick as JSON. It never opens a database. When its reader goes away it ends.
+`python -m cowrieprocessor.loader.rows.parser_process` reads a job as one line of JSON from standard input. It writes
+each batch to standard output as an eight-byte length and a marshalled dictionary: plain data, in the format of the
+interpreter that runs both processes, several times as fast as JSON. It never opens a database, and ends when its
+reader closes the pipe.
 """
 
 from __future__ import annotations
@@ -36,48 +37,48 @@ from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 
 WORTHWHILE_BYTES = 16 << 20
-"""A log with less than this to read is parsed in the writer's process: starting another takes longer."""
+"""With fewer bytes left to read, a log is parsed in the writer's process: starting a child takes longer."""
 
 _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 20
-"""How far the two may be apart within a batch; Linux grants so much to everyone who has not many pipes."""
+"""Size of the pipe between the two processes; Linux allows this much to users with few pipes."""
 
-_ASK_EVERY_S = 0.2
+_STOP_CHECK_S = 0.2
 _OUT_OF_MEMORY = errno.ENOMEM
 
 
 class ParserProcessDied(Exception):
-    """The process that parses could not be started, or ended without a word: killed, or out of memory.
+    """The parser process could not be started, or ended without a `LogEnd`: killed, or out of memory.
 
-    Nothing that was stored is lost, and whoever reads the log by itself can go on.
+    Nothing that was stored is lost; the writer's process can read the rest of the log itself.
     """
 
 
 def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
-    """Return whether a log has enough left to be parsed on another core, where there is one."""
+    """Return whether enough of a log is left to parse it on a second core, and there is one."""
     if cursor.stored_events is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
         return False
     return (os.cpu_count() or 1) > 1
 
 
 def batches_from_process(
-    stream: LogStream, cursor: Checkpoint, reader: ValueReader, recipe: BatchConfig, settings: Settings
+    stream: LogStream, cursor: Checkpoint, reader: ValueReader, config: BatchConfig, settings: Settings
 ) -> Iterator[BatchRows | LogEnd]:
-    """Yield what `prepare_batches` would, made by a child process that works ahead.
+    """Yield the same as `prepare_batches`, made by a child process that works ahead of the writer.
 
-    The child reads the file that is open here, also if it was renamed or replaced meanwhile.
+    The child inherits the stream's descriptor, so it reads the same file even if that was renamed or replaced.
 
     Raises:
         ParserProcessDied: it could not be started, or was killed.
-        ReadingStopped: the stream's `stop` says so.
+        ReadingStopped: the stream's `stop` returned True.
     """
     job = {
         "path": inert(str(stream.path)),
         "descriptor": stream.descriptor,
-        "cursor": {one.name: getattr(cursor, one.name) for one in dataclasses.fields(cursor)} | {"stored_events": None},
+        "cursor": _fields_of(cursor) | {"stored_events": None},
         "position": reader.position,
         "line": reader.line,
-        "recipe": dataclasses.asdict(recipe),
+        "config": _fields_of(config),
         "max_value_bytes": settings.max_value_bytes,
         "max_ratio": settings.max_ratio,
         "grace_bytes": settings.max_ratio_grace_bytes,
@@ -85,11 +86,11 @@ def batches_from_process(
     }
     with _started(stream, job) as child:
         assert child.stdout is not None  # noqa: S101
-        with ThreadPoolExecutor(1) as ahead:  # it takes a batch from the pipe while the one before it is written
+        with ThreadPoolExecutor(1) as read_ahead:  # reads a batch from the pipe while the previous one is written
             try:
-                following = _submitted(ahead, child.stdout, job)
+                next_document = _first_read(read_ahead, child.stdout, job)
                 while True:
-                    data = _awaited(following, stream)
+                    data = _wait_for(next_document, stream)
                     if data is None:
                         raise _died(job, _why_ended(child.wait()))
                     document = marshal.loads(data)  # noqa: S302 - our own process wrote it
@@ -97,20 +98,25 @@ def batches_from_process(
                     if "pending_bytes" in document:
                         yield LogEnd(**document)
                         return
-                    following = ahead.submit(_read, child.stdout)
+                    next_document = read_ahead.submit(_read, child.stdout)
                     rows = BatchRows(**document)
                     del document  # so that one batch is in memory, not two
                     yield rows
                     del rows
             finally:
-                child.kill()  # so that the thread finds the end of the pipe
+                child.kill()  # so that the thread reaches the end of the pipe
+
+
+def _fields_of(record: Checkpoint | BatchConfig | BatchRows | LogEnd) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, without copying their values."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def _started(stream: LogStream, job: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """Return the child, which has been told its job."""
-    told = orjson.dumps(job) + b"\n"
+    """Start the child, send it the job, and return it."""
+    request = orjson.dumps(job) + b"\n"
     try:
-        child = subprocess.Popen(  # noqa: S603 - ourselves
+        child = subprocess.Popen(  # noqa: S603 - our own module
             module_command("loader.rows.parser_process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -121,10 +127,10 @@ def _started(stream: LogStream, job: Mapping[str, Any]) -> subprocess.Popen[byte
         raise _died(job, f"could not be started ({_reason(error)})") from error
     assert child.stdin is not None  # noqa: S101
     assert child.stdout is not None  # noqa: S101
-    with contextlib.suppress(OSError):  # whoever has many pipes may be refused; a smaller one does, too
+    with contextlib.suppress(OSError):  # refused to users with many pipes; a smaller pipe works as well
         fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     try:
-        child.stdin.write(told)
+        child.stdin.write(request)
         child.stdin.close()
     except OSError as error:
         child.kill()
@@ -134,19 +140,27 @@ def _started(stream: LogStream, job: Mapping[str, Any]) -> subprocess.Popen[byte
     return child
 
 
-def _submitted(ahead: ThreadPoolExecutor, pipe: IO[bytes], job: Mapping[str, Any]) -> Future[bytes | None]:
-    """Return what will be the first document."""
+def _first_read(read_ahead: ThreadPoolExecutor, pipe: IO[bytes], job: Mapping[str, Any]) -> Future[bytes | None]:
+    """Start reading the first document.
+
+    Raises:
+        ParserProcessDied: the system allows no further thread.
+    """
     try:
-        return ahead.submit(_read, pipe)
-    except (RuntimeError, MemoryError) as error:  # Python says so where the system grants no more threads
+        return read_ahead.submit(_read, pipe)
+    except (RuntimeError, MemoryError) as error:  # what Python raises if a thread cannot be started
         raise _died(job, f"could not be listened to ({_reason(error)})") from error
 
 
-def _awaited(following: Future[bytes | None], stream: LogStream) -> bytes | None:
-    """Return the next document when it has come, unless the stream is asked to stop meanwhile."""
+def _wait_for(next_document: Future[bytes | None], stream: LogStream) -> bytes | None:
+    """Wait for the next document and return it.
+
+    Raises:
+        ReadingStopped: the stream's `stop` returned True.
+    """
     while True:
         try:
-            return following.result(timeout=_ASK_EVERY_S)
+            return next_document.result(timeout=_STOP_CHECK_S)
         except TimeoutError:
             if stream.stop():
                 raise ReadingStopped from None
@@ -170,7 +184,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _read(pipe: IO[bytes]) -> bytes | None:
-    """Return the next document as it was written, None where the other side is gone."""
+    """Return the next document, still marshalled; None at the end of the pipe."""
     head = pipe.read(_LENGTH_BYTES)
     if len(head) < _LENGTH_BYTES:
         return None
@@ -180,33 +194,33 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 
 def _is_at_cursor(cursor: dict[str, Any], position: int, before: bytes) -> bool:
-    """Return whether the bytes before the place where reading goes on are still the ones that were stored."""
+    """Return whether the bytes before the position at which reading resumes match the hash in the checkpoint."""
     if position != cursor["byte_pos"] or cursor["tail_hash"] is None or cursor["other_form"]:
         return True
     return sha256(before).hexdigest() == str(cursor["tail_hash"])
 
 
 def _write(pipe: IO[bytes], document: BatchRows | LogEnd) -> None:
-    data = marshal.dumps({one.name: getattr(document, one.name) for one in dataclasses.fields(document)})
+    data = marshal.dumps(_fields_of(document))
     pipe.write(len(data).to_bytes(_LENGTH_BYTES))
     pipe.write(data)
     pipe.flush()
 
 
 def main() -> None:
-    """Parse the log that standard input describes."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they are the writer's to answer: it ends us
+    """Parse the log described by the job on standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the writer handles them, and kills this process
         signal.signal(number, signal.SIG_IGN)
     job = orjson.loads(sys.stdin.buffer.readline())
     out = sys.stdout.buffer
     try:
         _parse(job, out)
-    except InputError as error:  # before the first value: from there on, what is prepared says so
+    except InputError as error:  # before the first value; later ones are in the `LogEnd` of `prepare_batches`
         _write(out, LogEnd(0, job["line"], str(error), isinstance(error, ArchiveCut)))
 
 
 def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
-    """Write the batches of a log."""
+    """Write the batches of a log to a pipe."""
     stream = LogStream(
         Path(job["path"]),
         max_ratio=job["max_ratio"],
@@ -226,15 +240,15 @@ def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
         reader = ValueReader(
             stream, position=position, line=job["line"], before=before, max_value_bytes=job["max_value_bytes"]
         )
-        for item in prepare_batches(Checkpoint(**job["cursor"]), reader, stream, BatchConfig(**job["recipe"])):
+        for item in prepare_batches(Checkpoint(**job["cursor"]), reader, stream, BatchConfig(**job["config"])):
             _write(out, item)
-            del item  # so that one batch is in memory while the next is made, not two
+            del item  # so that while the next batch is made, this one is not in memory
 
 
 if __name__ == "__main__":
     try:
         main()
     except BrokenPipeError:
-        os._exit(1)  # the writer is gone, and with it whoever would read an error
+        os._exit(1)  # the writer is gone, and nobody would read an error
     except MemoryError:
         os._exit(_OUT_OF_MEMORY)

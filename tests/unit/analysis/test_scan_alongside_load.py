@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
-from cowrieprocessor.analysis import scan_statements as scan_rows
+from cowrieprocessor.analysis import scan_statements
 from cowrieprocessor.analysis.captured_file import CapturedFile
 from cowrieprocessor.analysis.scan_statements import SizeCursor
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
@@ -37,7 +37,7 @@ def engine(postgres_url: str) -> Iterator[Engine]:
 
 
 class Loader:
-    """A loader inside its transaction, that is slow enough to be looked at."""
+    """A loader inside its transaction, controlled by the test."""
 
     def __init__(self, connection: Connection) -> None:
         self._statements = LoadingStatements(connection)
@@ -47,7 +47,7 @@ class Loader:
         self._statements.merge_hashes([[sha256, SEEN, SEEN, "pending", SEEN]])
 
     def merge_file(self, session_id: str, sha256: str) -> None:
-        """Do what a load does with a file of a session that it saw before."""
+        """Do what a load does with a file of a session that it saw earlier."""
         self._statements.merge_files([[session_id, sha256, "name", None, "download", SEEN]], SEEN)
 
 
@@ -58,7 +58,7 @@ def captured(sha256: str) -> CapturedFile:
 
 @contextmanager
 def beside(engine: Engine, scan: Callable[[Connection], object]) -> Iterator[Callable[[], Future[None]]]:
-    """Yield what starts a transaction of a scan in another thread and returns when it waits for a lock."""
+    """Yield a function that starts a transaction of a scan in another thread and returns when it waits for a lock."""
 
     def transaction() -> None:
         with write_transaction(engine) as connection:
@@ -78,13 +78,13 @@ def beside(engine: Engine, scan: Callable[[Connection], object]) -> Iterator[Cal
         yield start
 
 
-def test_a_scan_that_adds_hashes_waits_before_it_holds_any(engine: Engine) -> None:
-    """A scan that meets a hash of a running load holds no other that the load comes to later."""
+def test_a_scan_that_adds_hashes_waits_before_it_locks_any(engine: Engine) -> None:
+    """A scan that waits for a hash of a running load has locked no hash that the load needs later."""
     with write_transaction(engine) as connection:
         Loader(connection).merge_hash(LOW)
 
     with (
-        beside(engine, lambda c: scan_rows.store(c, [captured(LOW), captured(HIGH)], "artifact:x")) as start,
+        beside(engine, lambda c: scan_statements.store(c, [captured(LOW), captured(HIGH)], "artifact:x")) as start,
         write_transaction(engine) as connection,
     ):
         loader = Loader(connection)
@@ -102,7 +102,7 @@ def test_a_scan_that_adds_hashes_waits_before_it_holds_any(engine: Engine) -> No
 
 
 def test_later_sizes_wait_for_the_hashes_first(engine: Engine) -> None:
-    """A scan that goes on with sizes in another transaction waits at the hashes, with no row of `files` held."""
+    """A scan that sets sizes in another transaction waits for the hashes, with no row of `files` locked."""
     with write_transaction(engine) as connection:
         for sha256 in (LOW, HIGH):
             Loader(connection).merge_hash(sha256)
@@ -113,7 +113,7 @@ def test_later_sizes_wait_for_the_hashes_first(engine: Engine) -> None:
         connection.execute(text("UPDATE file_hashes SET size_bytes = 7"))
 
     with (
-        beside(engine, lambda c: scan_rows.set_sizes(c, [LOW, HIGH], after=SizeCursor(LOW, 0))) as start,
+        beside(engine, lambda c: scan_statements.set_sizes(c, [LOW, HIGH], after=SizeCursor(LOW, 0))) as start,
         write_transaction(engine) as connection,
     ):
         loader = Loader(connection)

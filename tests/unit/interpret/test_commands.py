@@ -30,19 +30,19 @@ COMMANDS = st.text(st.characters(codec=None) | st.sampled_from(" \t\n\0\\\x1b\u2
     ],
 )
 def test_commands_are_counted_without_their_white_space(command: str, counted: str) -> None:
-    """Blanks are collapsed and control characters escaped; nothing else is changed: evidence is kept as it came."""
+    """Blanks are collapsed and control characters escaped; nothing else changes: it is evidence."""
     assert normalize_command(command) == counted
 
 
-def test_commands_that_differ_stay_apart() -> None:
-    """Two commands that differ in more than blanks are counted apart."""
+def test_different_commands_stay_distinct() -> None:
+    """Two commands that differ in more than blanks are counted separately."""
     assert normalize_command("rm -rf /") != normalize_command("rm -rf /x")
     assert normalize_command("echo \x1b") != normalize_command("echo \\x1b")
 
 
 @pytest.mark.parametrize("character", ["x", "é", "😀", "\0", "\\", "\u202e"])
-def test_long_commands_are_cut_and_stay_apart(character: str) -> None:
-    """A long command is cut to 512 characters, never within an escape, and its hash keeps it apart from others."""
+def test_long_commands_are_cut_and_stay_distinct(character: str) -> None:
+    """A long command is cut to 512 characters, never within an escape, and stays distinct by its hash."""
     one, other = normalize_command(character * 5000 + "1"), normalize_command(character * 5000 + "2")
 
     for command in (one, other):
@@ -56,13 +56,13 @@ def test_long_commands_are_cut_and_stay_apart(character: str) -> None:
 
 @pytest.mark.parametrize(("length", "cut"), [(512, False), (513, True)])
 def test_command_is_cut_only_if_it_is_too_long(length: int, cut: bool) -> None:
-    """A command of just as many characters as fit stays whole."""
+    """A command with exactly the allowed length stays whole."""
     assert ("sha256:" in normalize_command("x" * length)) == cut
 
 
 @given(COMMANDS)
 def test_any_command_can_be_stored(command: str) -> None:
-    """Whatever was typed, what is counted fits the column, is valid Unicode and holds no control character."""
+    """Whatever was typed, the normal form fits the column, is valid Unicode and has no control characters."""
     counted = normalize_command(command)
 
     assert len(counted) <= MAX_COMMAND_CHARS
@@ -71,15 +71,15 @@ def test_any_command_can_be_stored(command: str) -> None:
 
 
 @given(COMMANDS)
-def test_short_cut_for_repeated_commands_changes_nothing(command: str) -> None:
-    """What is remembered of a command is what would be computed, the first time and every other."""
+def test_the_cache_for_repeated_commands_changes_nothing(command: str) -> None:
+    """The cached result of a command is the computed one, the first time and every other."""
     expected = (normalize_command(command), is_high_risk(command))
 
     assert describe_command(command) == describe_command(command) == expected
 
 
 @given(st.lists(st.sampled_from(["uname", "-a", "\\", "'", "é", "\0"]), max_size=8), st.data())
-def test_blanks_make_no_difference(words: list[str], data: st.DataObject) -> None:
+def test_blanks_do_not_matter(words: list[str], data: st.DataObject) -> None:
     """The same words with other blanks between and around them are the same command."""
     blanks = st.text(" \t\r\n", min_size=1, max_size=3)
     spaced = "".join(data.draw(blanks) + word for word in words) + data.draw(blanks)
@@ -126,8 +126,8 @@ def test_blanks_make_no_difference(words: list[str], data: st.DataObject) -> Non
         "rm -rvf x",
     ],
 )
-def test_commands_of_high_risk(command: str) -> None:
-    """Commands that fetch, run, hide or stay are of high risk."""
+def test_high_risk_commands(command: str) -> None:
+    """Commands that download, execute, hide or persist something are high-risk."""
     assert is_high_risk(command)
 
 
@@ -152,12 +152,12 @@ def test_commands_of_high_risk(command: str) -> None:
         "w",
     ],
 )
-def test_commands_of_no_high_risk(command: str) -> None:
-    """Commands that only look around are not."""
+def test_low_risk_commands(command: str) -> None:
+    """Commands that only look around are not high-risk."""
     assert not is_high_risk(command)
 
 
-def test_only_the_beginning_of_a_command_is_judged() -> None:
-    """What stands behind the first 4096 characters of a command is not looked at."""
+def test_only_the_start_of_a_command_is_examined() -> None:
+    """Anything after the first 4096 characters of a command is ignored."""
     assert is_high_risk("x" * 4000 + "; wget x")
     assert not is_high_risk("x" * 4096 + "; wget x")

@@ -452,10 +452,10 @@ def test_a_file_that_is_replaced_between_two_glances_is_no_loss(
     following.loader.look()
     with following.log.open("a") as file:
         file.write(f"{LINES[0][-20:]}\n")
-    there = discovery.FollowedLogs.there
+    there = discovery.FollowedLogs.scan
     calls: list[bool] = []
 
-    def replacing(self: discovery.FollowedLogs) -> discovery.LogsThere:
+    def replacing(self: discovery.FollowedLogs) -> discovery.FoundLogs:
         found = there(self)
         calls.append(True)
         if len(calls) == 2:
@@ -463,7 +463,7 @@ def test_a_file_that_is_replaced_between_two_glances_is_no_loss(
             following.log.write_bytes(b"")
         return found
 
-    monkeypatch.setattr(discovery.FollowedLogs, "there", replacing)
+    monkeypatch.setattr(discovery.FollowedLogs, "scan", replacing)
     assert following.look() == 1
     assert len(calls) > 2
     assert (following.stored(), following.lost(), following.gaps) == (1, 0, [])

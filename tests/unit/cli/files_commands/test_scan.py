@@ -128,7 +128,7 @@ def test_a_missing_or_wrong_folder_ends_with_3(tmp_path: Path) -> None:
     assert (missing.returncode, wrong.returncode) == (3, 3)
     assert not (tmp_path / "t.sqlite").exists()
     assert missing.stderr == "error: nowhere: no such folder; give Cowrie's downloads folder\n"
-    assert wrong.stderr == "error: file: is no folder; give Cowrie's downloads folder\n"
+    assert wrong.stderr == "error: file: is not a folder; give Cowrie's downloads folder\n"
 
 
 def test_hostile_names_are_inert(tmp_path: Path) -> None:

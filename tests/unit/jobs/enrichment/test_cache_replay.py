@@ -20,7 +20,7 @@ from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
 from cowrieprocessor.jobs.enrichment.cache_replay import COWRIE_JOB, ROWS_AT_ONCE, import_cowrie_verdicts, replay_cache
-from cowrieprocessor.jobs.runtime.throttle import Turn
+from cowrieprocessor.jobs.runtime.throttle import TimedTransaction
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests.enrichment_scene import DAY, NOW, POLICY, VT, load, row, rows, sha
 from tests.stand_ins.clock import ManualClock
@@ -44,7 +44,7 @@ class Writer(AnswerWriter):
         self.stop_after: int | None = None
         self.fail_in: int | None = None
 
-    def store(self, turn: Turn, answers: Sequence[Answer]) -> list[dt.datetime]:
+    def store(self, turn: TimedTransaction, answers: Sequence[Answer]) -> list[dt.datetime]:
         """Store answers and record how many; then fail before the commit or request a stop, as the test wants."""
         until = super().store(turn, answers)
         self.sizes.append(len(until))

@@ -1,4 +1,4 @@
-"""Files that one process holds: who is refused, who is not, and what the row of `jobs` says."""
+"""Locks on paths: who is refused, who is not, and what the row of `jobs` records."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
-from cowrieprocessor.jobs.runtime import path_lock as holding
-from cowrieprocessor.jobs.runtime.path_lock import SAY_EVERY_S, lock_paths
+from cowrieprocessor.jobs.runtime.path_lock import HEARTBEAT_S, lock_paths
 from cowrieprocessor.jobs.runtime.process_identity import _started
 
-_HOLDER = """
+_LOCKING = """
 import sys
 from pathlib import Path
 from cowrieprocessor.db.engine import get_engine
@@ -45,7 +44,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 try:
     with lock_paths(get_engine(sys.argv[1]), "follow", [Path(sys.argv[2])]):
-        print("held", flush=True)
+        print("locked", flush=True)
         sys.stdin.readline()
 except AlreadyFollowed as error:
     print("refused", flush=True)
@@ -71,17 +70,17 @@ class Clock:
         return self.now
 
 
-def start_holder(url: str, path: Path) -> subprocess.Popen[str]:
-    """Start a process that will hold a path once it is given a line, and lets go at the next."""
+def start_locking(url: str, path: Path) -> subprocess.Popen[str]:
+    """Start a process that locks a path when it reads a line, and releases it at the next."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, url, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _LOCKING, url, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert "ready\n" == answer(process)
     return process
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
-    """Give a process its line."""
+def send_line(process: subprocess.Popen[str]) -> None:
+    """Write a line to a process."""
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -107,7 +106,7 @@ def row(engine: Engine, name: str) -> JobRecord:
 
 
 def change_row(engine: Engine, name: str, **cursor: Any) -> None:
-    """Change what the row says about its holder."""
+    """Change the identity of the owner in the row."""
     with write_transaction(engine) as connection:
         job = load_job(connection, name)
         assert job is not None
@@ -115,15 +114,15 @@ def change_row(engine: Engine, name: str, **cursor: Any) -> None:
         save_job(connection, job)
 
 
-def test_the_row_says_who_holds_what(engine: Engine, tmp_path: Path) -> None:
-    """While files are held the row names process, paths and since when; afterwards it is done."""
-    with lock_paths(engine, "follow", [tmp_path / "b.json", tmp_path / "a.json"]) as held:
-        job = row(engine, held.name)
+def test_the_row_names_owner_and_paths(engine: Engine, tmp_path: Path) -> None:
+    """While paths are locked the row has process, paths and time; afterwards it is done."""
+    with lock_paths(engine, "follow", [tmp_path / "b.json", tmp_path / "a.json"]) as lock:
+        job = row(engine, lock.name)
         assert (RUNNING, os.getpid()) == (job.state, job.cursor["holder"]["pid"])
         assert [str(tmp_path / "a.json"), str(tmp_path / "b.json")] == job.cursor["paths"]
         assert 19 == len(job.cursor["since"])
         assert job.finished_at is None
-    job = row(engine, held.name)
+    job = row(engine, lock.name)
 
     assert (DONE, None) == (job.state, job.reason)
     assert job.finished_at is not None
@@ -146,7 +145,7 @@ def test_the_row_says_who_holds_what(engine: Engine, tmp_path: Path) -> None:
 def test_the_same_files_are_refused(
     database: Engine, tmp_path: Path, first: str, second: str, is_refused: bool
 ) -> None:
-    """The same path, one above or below, and the same by another name are refused; others are not."""
+    """The same path, also through a link, and one above or below are refused; others are not."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "logs")
     refusal = ""
@@ -163,37 +162,35 @@ def test_the_same_files_are_refused(
         assert str((tmp_path / second).resolve()) in refusal
 
 
-def test_a_process_that_lives_is_named_and_one_that_died_is_not_waited_for(
-    engine: Engine, db_url: str, tmp_path: Path
-) -> None:
-    """Of two processes the second is refused and told about the first; a killed one keeps nobody out."""
-    first = start_holder(db_url, tmp_path)
-    go_on(first)
-    assert "held\n" == answer(first)
+def test_a_live_process_is_named_and_a_dead_one_is_ignored(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """Of two processes the second is refused with the name of the first; a killed one blocks nobody."""
+    first = start_locking(db_url, tmp_path)
+    send_line(first)
+    assert "locked\n" == answer(first)
     with pytest.raises(AlreadyFollowed, match=f"process {first.pid} on"), lock_paths(engine, "follow", [tmp_path]):
         pass
     first.kill()
     end(first)
 
-    with lock_paths(engine, "follow", [tmp_path]) as held:
-        assert RUNNING == row(engine, held.name).state
+    with lock_paths(engine, "follow", [tmp_path]) as lock:
+        assert RUNNING == row(engine, lock.name).state
 
 
-def test_of_processes_that_come_at_once_one_wins(engine: Engine, db_url: str, tmp_path: Path) -> None:
-    """Three processes with overlapping paths at the same moment: exactly one holds them."""
+def test_one_of_several_concurrent_processes_wins(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """Of three processes with overlapping paths at the same time, exactly one gets the lock."""
     paths = [tmp_path, tmp_path / "a.json", tmp_path / "a.json"]
-    processes = [start_holder(db_url, path) for path in paths]
+    processes = [start_locking(db_url, path) for path in paths]
     for process in processes:
-        go_on(process)
+        send_line(process)
     answers = sorted(answer(process) for process in processes)
     for process in processes:
         end(process)
 
-    assert ["held\n", *["refused\n"] * 2] == answers
+    assert ["locked\n", *["refused\n"] * 2] == answers
 
 
-def test_threads_of_one_process_keep_each_other_out(database: Engine, tmp_path: Path) -> None:
-    """Two followers in one process are two."""
+def test_threads_of_one_process_exclude_each_other(database: Engine, tmp_path: Path) -> None:
+    """Two followers in the same process are refused like two processes."""
     refused: list[str] = []
 
     def try_it() -> None:
@@ -212,45 +209,45 @@ def test_threads_of_one_process_keep_each_other_out(database: Engine, tmp_path: 
 
 
 def test_other_kinds_and_other_machines(database: Engine, tmp_path: Path) -> None:
-    """What is scanned may be followed; the same path on another machine is another file."""
-    with lock_paths(database, "follow", [tmp_path]) as held:
+    """A scanned path may also be followed; the same path on another machine is another file."""
+    with lock_paths(database, "follow", [tmp_path]) as lock:
         with lock_paths(database, "scan", [tmp_path]):
             pass
-        change_row(database, held.name, host="elsewhere")
+        change_row(database, lock.name, host="elsewhere")
         with lock_paths(database, "follow", [tmp_path / "a.json"]):
             pass
-        change_row(database, held.name, host=held._holder["host"], machine="another machine of that name")
+        change_row(database, lock.name, host=lock._identity["host"], machine="another machine of that name")
         with lock_paths(database, "follow", [tmp_path / "b.json"]):
             pass
-        change_row(database, held.name, machine=None)  # it has no identity, or an older version, which did not say
+        change_row(database, lock.name, machine=None)  # without a machine ID, or written by an older version
         with pytest.raises(AlreadyFollowed), lock_paths(database, "follow", [tmp_path / "c.json"]):
             pass
-        change_row(database, held.name, machine=held._holder["machine"])
+        change_row(database, lock.name, machine=lock._identity["machine"])
 
 
 def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
-    """What loaders add to the row's counters stays, whatever is said meanwhile and afterwards."""
+    """The counters that loaders add to the row survive every change of state."""
 
     def add() -> None:
         with write_transaction(engine) as connection:
             statements = LoadingStatements(connection)
-            statements.add_job_counters(held.name, {"events": 2}, None, "2026-01-02 03:04:05.000000")
+            statements.add_job_counters(lock.name, {"events": 2}, None, "2026-01-02 03:04:05.000000")
             statements.close()
 
     for state in (WAITING, RUNNING):
-        with lock_paths(engine, "follow", [tmp_path]) as held:
+        with lock_paths(engine, "follow", [tmp_path]) as lock:
             add()
-            held.say(state, "because", {"last_event_at": "then"})
+            lock.record(state, "because", {"last_event_at": "then"})
             add()
-            job = row(engine, held.name)
+            job = row(engine, lock.name)
             assert (state, "because", "then") == (job.state, job.reason, job.cursor["last_event_at"])
             assert os.getpid() == job.cursor["holder"]["pid"]
 
-    assert {"events": 8} == row(engine, held.name).counters
+    assert {"events": 8} == row(engine, lock.name).counters
 
 
 def put_row(engine: Engine, name: str, age: dt.timedelta, job: JobRecord, **holder: Any) -> None:
-    """Write a row as it was so long ago, perhaps by somebody else."""
+    """Write a row of a given age, perhaps of another owner."""
     job.name = name
     job.cursor["holder"] |= holder
     with write_transaction(engine) as connection:
@@ -258,11 +255,11 @@ def put_row(engine: Engine, name: str, age: dt.timedelta, job: JobRecord, **hold
         connection.execute(update(Job).where(Job.name == name).values(updated_at=dt.datetime.now(dt.UTC) - age))
 
 
-def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> None:
-    """The row of one that ended under another name is taken over with its counters; others go after a month."""
+def test_rows_of_ended_processes_are_deleted(engine: Engine, tmp_path: Path) -> None:
+    """A row of the same paths under another host name is merged with its counters; others are deleted after a month."""
     ours = tmp_path / "ours"
     hour, month = dt.timedelta(hours=1), dt.timedelta(days=31)
-    with lock_paths(engine, "follow", [ours]) as held:
+    with lock_paths(engine, "follow", [ours]) as lock:
         pass
     for name, age, state, paths, holder in (
         ("follow:container", hour, STOPPED, [str(ours)], {"host": "5f3c", "machine": None}),
@@ -275,33 +272,33 @@ def test_rows_of_the_dead_are_cleared_away(engine: Engine, tmp_path: Path) -> No
         ("follow:alive", month, WAITING, [str(tmp_path / "d")], {"pid": 1, "started": _started(1)}),
         ("scan:old", month, DONE, [str(ours)], {}),
     ):
-        job = row(engine, held.name)
+        job = row(engine, lock.name)
         job.state, job.counters = state, {"events": 1, name: 1}
         job.cursor["paths"] = paths
         put_row(engine, name, age, job, **holder)
-    with lock_paths(engine, "follow", [ours]) as held:
-        counters = row(engine, held.name).counters
+    with lock_paths(engine, "follow", [ours]) as lock:
+        counters = row(engine, lock.name).counters
     with read_transaction(engine) as connection:
         left = {job.name for kind in ("follow", "scan") for job in jobs_of_kind(connection, kind)}
 
     assert {"events": 1, "follow:container": 1} == counters
-    assert {"alive", "other-pi", "other-path", "silent"} == {name[7:] for name in left - {held.name, "scan:old"}}
+    assert {"alive", "other-pi", "other-path", "silent"} == {name[7:] for name in left - {lock.name, "scan:old"}}
     assert "scan:old" in left
 
 
-def test_it_says_so_each_minute(database: Engine, tmp_path: Path) -> None:
-    """Nothing new is written within a minute; after it the row is renewed."""
+def test_the_heartbeat_comes_each_minute(database: Engine, tmp_path: Path) -> None:
+    """An unchanged state is not written again within a minute; after a minute it is."""
     clock = Clock()
-    with lock_paths(database, "follow", [tmp_path], clock=clock) as held:
-        first = row(database, held.name).updated_at
-        held.say(RUNNING)
-        assert first == row(database, held.name).updated_at
-        clock.now += SAY_EVERY_S
-        held.say(RUNNING)
-        assert first < row(database, held.name).updated_at
+    with lock_paths(database, "follow", [tmp_path], clock=clock) as lock:
+        first = row(database, lock.name).updated_at
+        lock.record(RUNNING)
+        assert first == row(database, lock.name).updated_at
+        clock.now += HEARTBEAT_S
+        lock.record(RUNNING)
+        assert first < row(database, lock.name).updated_at
 
 
-def test_how_it_ended(database: Engine, tmp_path: Path) -> None:
+def test_the_end_is_recorded(database: Engine, tmp_path: Path) -> None:
     """The row says whether it was stopped, why it failed, and that an error was unexpected."""
     ends: list[tuple[BaseException | None, tuple[str, str | None]]] = [
         (None, (STOPPED, "asked to stop")),
@@ -312,40 +309,42 @@ def test_how_it_ended(database: Engine, tmp_path: Path) -> None:
     for error, expected in ends:
         with (
             suppress(DatabaseLocked, KeyboardInterrupt, ValueError),
-            lock_paths(database, "follow", [tmp_path]) as held,
+            lock_paths(database, "follow", [tmp_path]) as lock,
         ):
-            held.ends_as = STOPPED, "asked to stop"
+            lock.ends_as = STOPPED, "asked to stop"
             if error is not None:
                 raise error
-        job = row(database, held.name)
+        job = row(database, lock.name)
         assert expected == (job.state, job.reason)
 
 
-def test_who_lost_the_row_stops(database: Engine, tmp_path: Path) -> None:
-    """A holder whose row another process has taken goes no further, and leaves that row alone."""
+def test_a_process_whose_row_was_taken_stops(database: Engine, tmp_path: Path) -> None:
+    """A process whose row belongs to another one now stops, and leaves that row alone."""
     with ExitStack() as stack:
-        held = stack.enter_context(lock_paths(database, "follow", [tmp_path]))
-        change_row(database, held.name, run="another", pid=1)
+        lock = stack.enter_context(lock_paths(database, "follow", [tmp_path]))
+        change_row(database, lock.name, run="another", pid=1)
         with pytest.raises(JobTaken, match="process 1 on"):
-            held.say(WAITING)
-    job = row(database, held.name)
+            lock.record(WAITING)
+    job = row(database, lock.name)
 
     assert ("another", RUNNING) == (job.cursor["holder"]["run"], job.state)
 
 
-def test_a_last_word_that_nobody_hears(database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the database is locked at the end, the holder ends all the same, and is not taken to be alive."""
-    monkeypatch.setattr(holding, "LAST_WORD_S", 0.05)
-    with lock_paths(database, "follow", [tmp_path]) as held, write_transaction(database) as connection:
-        save_job(connection, JobRecord(held.name, RUNNING, row(database, held.name).cursor))
-        held.try_to_say(WAITING, "locked")
-        held.give_up(STOPPED, None)
-    with lock_paths(database, "follow", [tmp_path]) as held:
-        assert RUNNING == row(database, held.name).state
+def test_a_locked_database_does_not_delay_the_end(database: Engine, tmp_path: Path) -> None:
+    """If the database is locked at the end, the process ends all the same, and is not considered alive."""
+    with (
+        lock_paths(database, "follow", [tmp_path], last_word_s=0.05) as lock,
+        write_transaction(database) as connection,
+    ):
+        save_job(connection, JobRecord(lock.name, RUNNING, row(database, lock.name).cursor))
+        lock.try_to_record(WAITING, "locked")
+        lock.release(STOPPED, None)
+    with lock_paths(database, "follow", [tmp_path]) as lock:
+        assert RUNNING == row(database, lock.name).state
 
 
-def test_a_path_that_is_no_text(engine: Engine, tmp_path: Path) -> None:
-    """A path that is not UTF-8 is held and refused like any other, and is printable in the refusal."""
+def test_a_path_that_is_not_text(engine: Engine, tmp_path: Path) -> None:
+    """A path that is not UTF-8 is locked and refused like any other, and is printable in the message."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[31m"))
     with lock_paths(engine, "follow", [path]):
         with pytest.raises(AlreadyFollowed) as refused, lock_paths(engine, "follow", [path / "below"]):
@@ -354,7 +353,7 @@ def test_a_path_that_is_no_text(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_kind(engine: Engine) -> None:
-    """Only names that begin with the kind and a colon are of that kind."""
+    """Only names that start with the kind and a colon are of that kind."""
     with write_transaction(engine) as connection:
         for name in ("follow", "follow:1", "follow:2", "follower:3", "scan:4", "load"):
             save_job(connection, JobRecord(name, RUNNING))
@@ -363,8 +362,8 @@ def test_jobs_of_a_kind(engine: Engine) -> None:
 
 
 def test_times_are_utc(database: Engine, tmp_path: Path) -> None:
-    """Since when it is held is UTC."""
-    with lock_paths(database, "follow", [tmp_path]) as held:
-        since = dt.datetime.fromisoformat(row(database, held.name).cursor["since"]).replace(tzinfo=dt.UTC)
+    """The time since when a path is locked is in UTC."""
+    with lock_paths(database, "follow", [tmp_path]) as lock:
+        since = dt.datetime.fromisoformat(row(database, lock.name).cursor["since"]).replace(tzinfo=dt.UTC)
 
     assert abs((dt.datetime.now(dt.UTC) - since).total_seconds()) < 3600 / 2

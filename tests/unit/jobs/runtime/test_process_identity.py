@@ -1,4 +1,4 @@
-"""Who is at work: machines and containers of the same name are told apart, and what ran before a restart is dead."""
+"""Process identities: machines and containers with the same name are distinguished; a reboot ends every process."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Any
 
 import pytest
 
-from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.runtime.process_identity import (
+    SILENT_FOR_S,
+    SystemFiles,
+    _started,
+    is_alive,
+    is_same_machine,
+    this_process,
+)
 
 NOW = dt.timedelta()
-LONG = dt.timedelta(seconds=holder.SILENT_FOR_S + 1)
+LONG = dt.timedelta(seconds=SILENT_FOR_S + 1)
 
 
 @pytest.fixture
-def alive() -> dict[str, Any]:
-    """A process of this machine that is at work."""
-    return holder.this_process() | {"pid": 1, "started": holder._started(1)}
-
-
-@pytest.fixture(autouse=True)
-def _machine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give this machine an identity, wherever the test runs."""
+def files(tmp_path: Path) -> SystemFiles:
+    """The files of the system, with a machine ID wherever the test runs."""
     path = tmp_path / "machine-id"
     path.write_text("3d1219c7c4c5404aaa1f6d2a48adfda4\n", encoding="ascii")
-    monkeypatch.setattr(holder, "MACHINE_ID", path)
+    return SystemFiles(machine_id=path)
+
+
+@pytest.fixture
+def alive(files: SystemFiles) -> dict[str, Any]:
+    """A running process of this machine."""
+    return this_process(files) | {"pid": 1, "started": _started(1)}
 
 
 @pytest.mark.parametrize(
@@ -44,39 +51,40 @@ def _machine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"machine": None, "boot": None, "pids": None, "pid": 2**22 + 1}, False, False),
     ],
 )
-def test_who_is_alive(alive: dict[str, Any], differs: dict[str, Any], after_a_moment: bool, after_long: bool) -> None:
-    """The system is asked about processes that it counts itself; others are believed as long as they speak."""
+def test_which_processes_are_alive(
+    files: SystemFiles, alive: dict[str, Any], differs: dict[str, Any], after_a_moment: bool, after_long: bool
+) -> None:
+    """The system is asked about processes that it can see; others are alive while they update their job."""
     other = alive | differs
     now = dt.datetime.now(dt.UTC)
 
-    assert (after_a_moment, after_long) == (holder.is_alive(other, now - NOW), holder.is_alive(other, now - LONG))
+    assert (after_a_moment, after_long) == (is_alive(other, now - NOW, files), is_alive(other, now - LONG, files))
 
 
-def test_what_an_older_version_wrote(alive: dict[str, Any]) -> None:
-    """A row that says no more than host and process is judged by these."""
+def test_an_identity_of_an_older_version(files: SystemFiles, alive: dict[str, Any]) -> None:
+    """Of a row with only host and process, these are compared."""
     older = {name: alive[name] for name in ("host", "pid", "started", "run")}
 
-    assert holder.is_alive(older, dt.datetime.now(dt.UTC) - LONG)
-    assert holder.is_same_machine(older, holder.this_process())
+    assert is_alive(older, dt.datetime.now(dt.UTC) - LONG, files)
+    assert is_same_machine(older, this_process(files))
 
 
-def test_where_the_system_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without these files, as in some containers and on other systems, there is the host's name alone."""
-    for name in ("MACHINE_ID", "BOOT_ID", "PID_NAMESPACE"):
-        monkeypatch.setattr(holder, name, tmp_path / "missing")
-    ours = holder.this_process()
+def test_a_system_without_identities(tmp_path: Path) -> None:
+    """Without these files, as in some containers and on other systems, only the host name is known."""
+    missing = tmp_path / "missing"
+    files = SystemFiles(machine_id=missing, boot_id=missing, pid_namespace=missing)
+    ours = this_process(files)
 
     assert (None, None, None) == (ours["machine"], ours["boot"], ours["pids"])
-    assert holder.is_alive(ours | {"pid": 1, "started": holder._started(1)}, dt.datetime.now(dt.UTC) - LONG)
+    assert is_alive(ours | {"pid": 1, "started": _started(1)}, dt.datetime.now(dt.UTC) - LONG, files)
 
 
 @pytest.mark.parametrize(("text", "is_known"), [("", False), ("uninitialized\n", False), ("3d12\n", True)])
-def test_the_identity_of_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, is_known: bool) -> None:
-    """An identity that is empty, or not made yet, is none; a real one is written nowhere as it is."""
+def test_the_machine_id(tmp_path: Path, text: str, is_known: bool) -> None:
+    """An empty or uninitialized machine ID is none; a real one is never stored as it is."""
     path = tmp_path / "machine-id"
     path.write_text(text, encoding="ascii")
-    monkeypatch.setattr(holder, "MACHINE_ID", path)
-    machine = holder.this_process()["machine"]
+    machine = this_process(SystemFiles(machine_id=path))["machine"]
 
     assert is_known == (machine is not None)
     assert machine is None or text.strip() not in machine

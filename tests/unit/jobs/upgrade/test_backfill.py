@@ -330,7 +330,7 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
                 job.resume(engine)
 
     throttle = pacing.Throttle(
-        engine, job.PAUSE_JOB, paused=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
+        engine, job.PAUSE_JOB, paused_reason=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
     )
     said: list[str] = []
     obstacle = throttle.obstacle()

@@ -1,4 +1,4 @@
-"""Following: trouble with the database, what is said and how often, and what the job's row says meanwhile."""
+"""Following: database errors, what is reported and how often, and what the job's row records meanwhile."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.jobs import DONE, FAILED, STOPPED, WAITING, JobRecord, jobs_of_kind
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
-from cowrieprocessor.jobs.runtime import backoff as patience
+from cowrieprocessor.jobs.runtime.backoff import BackoffTiming
 from cowrieprocessor.jobs.watch import follow as module
-from cowrieprocessor.jobs.watch.follow import FollowResult, follow
+from cowrieprocessor.jobs.watch.follow import FollowResult, FollowTiming, follow
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.log_loading import FileResult
@@ -31,6 +31,7 @@ from tests.logs import events, write
 
 PATIENCE_S = 120.0
 SETTINGS = Settings(batch_size=20)
+SHORT_WAITS = FollowTiming(backoff=BackoffTiming(first_wait_s=0.01, longest_wait_s=0.02))
 
 
 @pytest.fixture
@@ -38,13 +39,6 @@ def log(tmp_path: Path) -> Path:
     """A log with ten events in a folder of its own."""
     (tmp_path / "logs").mkdir()
     return write(tmp_path / "logs" / "cowrie.json", events(10))
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again soon."""
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.02)
 
 
 def stored(engine: Engine) -> int:
@@ -62,7 +56,7 @@ def the_job(engine: Engine) -> JobRecord:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Engine]:
-    """A database for what does not depend on which one it is."""
+    """A database for what does not depend on its kind."""
     engine = get_engine(tmp_path / "test.sqlite")
     yield engine
     dispose(engine)
@@ -72,14 +66,21 @@ class Following:
     """A follower in a thread of its own."""
 
     def __init__(self, engine: Engine, paths: Sequence[Path], **options: Any) -> None:
-        self.said: list[str] = []
-        self.looks: list[PollResult] = []
+        self.messages: list[str] = []
+        self.polls: list[PollResult] = []
         self.result: FollowResult | None = None
         self.error: BaseException | None = None
         self._news = threading.Condition()
         self._stop = Event()
         self._run = lambda: follow(
-            engine, paths, SETTINGS, stop=self._stop, say=self._say, on_look=self._looked, **options
+            engine,
+            paths,
+            SETTINGS,
+            stop=self._stop,
+            notify=self._notify,
+            on_poll=self._on_poll,
+            timing=SHORT_WAITS,
+            **options,
         )
         self._thread = threading.Thread(target=self._follow)
 
@@ -93,15 +94,15 @@ class Following:
         self.stop()
 
     def stop(self) -> None:
-        """Tell it to stop, and wait until it has."""
+        """Stop it, and wait until it has ended."""
         self._stop.set()
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is the case after a look or a word."""
+        """Wait until a condition holds after a poll or a message."""
         with self._news:
-            assert self._news.wait_for(condition, PATIENCE_S), (self.said, self.looks, self.error)
+            assert self._news.wait_for(condition, PATIENCE_S), (self.messages, self.polls, self.error)
 
     def _follow(self) -> None:
         try:
@@ -111,20 +112,20 @@ class Following:
         with self._news:
             self._news.notify_all()
 
-    def _say(self, text: str) -> None:
+    def _notify(self, text: str) -> None:
         with self._news:
-            self.said.append(text)
+            self.messages.append(text)
             self._news.notify_all()
 
-    def _looked(self, look: PollResult) -> None:
+    def _on_poll(self, result: PollResult) -> None:
         with self._news:
-            self.looks.append(look)
+            self.polls.append(result)
             self._news.notify_all()
 
 
 @dataclass
 class ScriptedLoader:
-    """A loader that does what the test says: it raises, or returns, one after the other, and then finds nothing."""
+    """A loader that raises or returns the given results, one after the other, and then finds nothing."""
 
     script: list[PollResult | errors.DatabaseError]
     folders: tuple[Path, ...] = ()
@@ -156,69 +157,69 @@ class ScriptedLoader:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ScriptedLoader]:
-    """Return what puts a scripted loader in the place of the real one."""
+    """Return a function that replaces the loader by a scripted one."""
 
     def make(*script: PollResult | errors.DatabaseError) -> ScriptedLoader:
         loader = ScriptedLoader(list(script), (tmp_path,))
         monkeypatch.setattr(module, "DeltaLoader", loader)
-        monkeypatch.setattr(module, "logs_there", list)  # what it is given is there
+        monkeypatch.setattr(module, "existing_logs", list)  # the given paths exist
         return loader
 
     return make
 
 
-def a_look(
+def poll_result(
     path: str = "cowrie.json", *, error: str | None = None, warning: str | None = None, **counters: int
 ) -> PollResult:
-    """Return what a look found in one file."""
+    """Return the result of a poll that found one file."""
     state = "failed" if error else "loaded"
     found = FileResult(path, state, Counter(counters), warnings=[warning] if warning else [], error=error)
     return PollResult([found])
 
 
 def test_what_is_appended_is_stored(engine: Engine, log: Path) -> None:
-    """Each event that is written while it follows is in the database; the row counts them and ends as stopped."""
+    """Every event written meanwhile is in the database; the row counts them and ends as stopped."""
     with Following(engine, [log]) as following:
-        following.wait_for(lambda: bool(following.looks))
+        following.wait_for(lambda: bool(following.polls))
         with log.open("a", encoding="utf-8") as file:
             for line in events(5, start=10):
                 file.write(line + "\n")
                 file.flush()
-        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
+        following.wait_for(lambda: sum(poll.counters["events"] for poll in following.polls) == 15)
     job = the_job(engine)
 
     assert 15 == stored(engine)
     assert following.result is not None
     assert (15, True) == (following.result.counters["events"], following.result.stopped)
     assert (STOPPED, 15) == (job.state, job.counters["events"])
-    assert [] == following.said
+    assert [] == following.messages
 
 
 def test_once_stores_what_is_new(engine: Engine, log: Path) -> None:
-    """One look, and nothing new in a second one; the row is done."""
+    """The first poll stores everything, the second finds nothing; the row is done."""
     first = follow(engine, [log], SETTINGS, once=True, stop=Event())
     second = follow(engine, [log], SETTINGS, once=True, stop=Event())
 
     assert [10, 0] == [one.counters["events"] for one in (first, second)]
-    assert [1, False] == [first.looks, first.stopped]
+    assert [1, False] == [first.polls, first.stopped]
     assert DONE == the_job(engine).state
     assert 10 == stored(engine)
 
 
-def test_what_is_not_there_yet_is_said(database: Engine, log: Path) -> None:
-    """A path that is spelled wrong is not waited for in silence; one with rotated logs beside it is there."""
+def test_a_missing_path_is_reported(database: Engine, log: Path) -> None:
+    """A misspelled path is reported; a path with rotated logs next to it is not."""
     rotated = log.with_name("other.json.1")
     rotated.write_bytes(log.read_bytes())
-    said: list[str] = []
+    messages: list[str] = []
     paths = [log, log.with_name("other.json"), log.with_name("nowhere") / "cowrie.json"]
-    follow(database, paths, SETTINGS, once=True, stop=Event(), say=said.append)
-    assert [f"note: {paths[2]}: nothing is there yet"] == [text.partition(";")[0] for text in said]
+    follow(database, paths, SETTINGS, once=True, stop=Event(), notify=messages.append)
+    assert [f"note: {paths[2]}: nothing is there yet"] == [text.partition(";")[0] for text in messages]
 
 
 def test_a_second_follower_is_refused(engine: Engine, log: Path) -> None:
-    """While one follows, another one of the folder is refused, also with --once; afterwards it is not."""
+    """While one follows, another of the folder is refused, also with --once; afterwards it is not."""
     with Following(engine, [log]) as following:
-        following.wait_for(lambda: bool(following.looks))
+        following.wait_for(lambda: bool(following.polls))
         for once in (True, False):
             with pytest.raises(errors.AlreadyFollowed, match="process"):
                 follow(engine, [log.parent], SETTINGS, once=once, stop=Event())
@@ -227,7 +228,7 @@ def test_a_second_follower_is_refused(engine: Engine, log: Path) -> None:
 
 @contextmanager
 def impatient(db_url: str) -> Iterator[Engine]:
-    """Yield an engine that gives up at once where another one writes."""
+    """Yield an engine that gives up at once while another one writes."""
     engine = get_engine(db_url, lock_timeout_s=0.05)
     try:
         yield engine
@@ -236,49 +237,49 @@ def impatient(db_url: str) -> Iterator[Engine]:
 
 
 def test_a_lock_is_waited_out(engine: Engine, db_url: str, log: Path) -> None:
-    """While another process writes for long, it says so once and waits; then everything is stored."""
+    """While another process writes for long, that is reported once; then everything is stored."""
     with impatient(db_url) as ours, Following(ours, [log]) as following:
-        following.wait_for(lambda: bool(following.looks))
+        following.wait_for(lambda: bool(following.polls))
         with write_transaction(engine) as connection:
             (name,) = [job.name for job in jobs_of_kind(connection, "follow")]
             connection.exec_driver_sql(f"UPDATE jobs SET reason = NULL WHERE name = '{name}'")
             with log.open("a", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in events(5, start=10))
-            following.wait_for(lambda: bool(following.said))
-        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
-        following.wait_for(lambda: len(following.said) > 1)
+            following.wait_for(lambda: bool(following.messages))
+        following.wait_for(lambda: sum(poll.counters["events"] for poll in following.polls) == 15)
+        following.wait_for(lambda: len(following.messages) > 1)
 
     assert 15 == stored(engine)
     assert [True, True] == [
         text.startswith(start)
-        for text, start in zip(following.said, ("waiting since", "the database serves again"), strict=True)
+        for text, start in zip(following.messages, ("waiting since", "the database serves again"), strict=True)
     ]
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "error",
     [errors.DatabaseFull("the disk is full"), errors.DatabaseError("the connection broke"), errors.DatabaseLocked("x")],
 )
-def test_trouble_that_passes(
-    database: Engine, scripted: Callable[..., ScriptedLoader], trouble: errors.DatabaseError
+def test_a_transient_error(
+    database: Engine, scripted: Callable[..., ScriptedLoader], error: errors.DatabaseError
 ) -> None:
-    """A full disk, a lost connection and a lock are said once and tried again, all files then."""
-    loader = scripted(trouble, trouble, trouble, a_look(events=1))
+    """A full disk, a lost connection and a lock are reported once; then all files are polled again."""
+    loader = scripted(error, error, error, poll_result(events=1))
     with Following(database, [Path("cowrie.json")]) as following:
-        following.wait_for(lambda: bool(following.said))
-        following.wait_for(lambda: bool(following.looks))
-        following.wait_for(lambda: len(following.said) == 2)
+        following.wait_for(lambda: bool(following.messages))
+        following.wait_for(lambda: bool(following.polls))
+        following.wait_for(lambda: len(following.messages) == 2)
 
     assert [None] * 4 == loader.asked[:4]
-    assert str(trouble) in following.said[0]
+    assert str(error) in following.messages[0]
     assert STOPPED == the_job(database).state
 
 
-def test_the_row_says_why_it_waits(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
-    """While the database has trouble but can be written, the row is waiting and has the reason; then it runs."""
+def test_the_row_records_why_it_waits(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
+    """While the database fails but can be written, the row is waiting and has the reason; then it runs."""
     scripted(*[errors.DatabaseFull("the disk is full")] * 10_000)
     with Following(database, [Path("cowrie.json")]) as following:
-        following.wait_for(lambda: bool(following.said))
+        following.wait_for(lambda: bool(following.messages))
         for _ in range(1000):
             job = the_job(database)
             if job.state == WAITING:
@@ -291,7 +292,7 @@ def test_the_row_says_why_it_waits(database: Engine, scripted: Callable[..., Scr
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "error",
     [
         errors.DatabaseDamaged("damaged"),
         errors.NotADatabase("something else"),
@@ -299,26 +300,26 @@ def test_the_row_says_why_it_waits(database: Engine, scripted: Callable[..., Scr
         errors.JobTaken("taken over"),
     ],
 )
-def test_trouble_that_lasts(
-    database: Engine, scripted: Callable[..., ScriptedLoader], trouble: errors.DatabaseError
+def test_a_permanent_error(
+    database: Engine, scripted: Callable[..., ScriptedLoader], error: errors.DatabaseError
 ) -> None:
-    """Damage, another schema and a job that was taken over end it with that error, which the row keeps."""
-    loader = scripted(trouble)
-    with pytest.raises(type(trouble)):
+    """Damage, another schema and a job that was taken over end it with that error, which the row records."""
+    loader = scripted(error)
+    with pytest.raises(type(error)):
         follow(database, [Path("cowrie.json")], SETTINGS, stop=Event())
     job = the_job(database)
 
-    assert (FAILED, str(trouble)) == (job.state, job.reason)
+    assert (FAILED, str(error)) == (job.state, job.reason)
     assert loader.closed
 
 
-@pytest.mark.parametrize("trouble", [errors.DatabaseFull("full"), errors.DatabaseError("gone")])
+@pytest.mark.parametrize("error", [errors.DatabaseFull("full"), errors.DatabaseError("gone")])
 def test_once_does_not_wait(
-    database: Engine, scripted: Callable[..., ScriptedLoader], trouble: errors.DatabaseError
+    database: Engine, scripted: Callable[..., ScriptedLoader], error: errors.DatabaseError
 ) -> None:
-    """With --once trouble with the database ends it: cron comes again."""
-    scripted(trouble)
-    with pytest.raises(type(trouble)):
+    """With --once a database error ends it: cron tries again."""
+    scripted(error)
+    with pytest.raises(type(error)):
         follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=Event())
 
 
@@ -329,18 +330,18 @@ def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callabl
     with pytest.raises(errors.DatabaseLocked):
         follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop)
     loader = scripted(errors.DatabaseLocked("asked to stop"))
-    held_look = loader.look
+    original_look = loader.look
 
     def look(changed: Collection[Path] | None = None) -> PollResult:
         stop.set()
-        return held_look(changed)
+        return original_look(changed)
 
     loader.look = look  # type: ignore[method-assign]
     assert follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop).stopped
 
 
 def test_a_full_disk(database: Engine, log: Path) -> None:
-    """When the database can grow no more it is said, nothing is lost, and with room again everything is stored."""
+    """A full disk is reported, nothing is lost, and with room again everything is stored."""
     pages = ["1000000"]
 
     def limit(connection: Any, *_: object) -> None:
@@ -348,20 +349,20 @@ def test_a_full_disk(database: Engine, log: Path) -> None:
 
     event.listen(database, "checkout", limit)
     with Following(database, [log]) as following:
-        following.wait_for(lambda: bool(following.looks))
-        pages[0] = "1"  # SQLite takes the size that the file has
+        following.wait_for(lambda: bool(following.polls))
+        pages[0] = "1"  # SQLite uses the current size of the file
         with log.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in events(2000, start=10))
-        following.wait_for(lambda: bool(following.said))
+        following.wait_for(lambda: bool(following.messages))
         pages[0] = "1000000"
-        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) > 1000)
-        following.wait_for(lambda: len(following.said) == 2)
+        following.wait_for(lambda: sum(poll.counters["events"] for poll in following.polls) > 1000)
+        following.wait_for(lambda: len(following.messages) == 2)
 
     assert 2010 == stored(database)
-    assert "the disk is full" in following.said[0]
+    assert "the disk is full" in following.messages[0]
 
 
-def test_the_beginning_waits_for_others(engine: Engine, db_url: str, log: Path) -> None:
+def test_the_start_waits_for_others(engine: Engine, db_url: str, log: Path) -> None:
     """Started while another process writes, a follower waits and then follows; --once ends instead."""
     with impatient(db_url) as ours:
         follow(engine, [log], SETTINGS, once=True, stop=Event())
@@ -372,16 +373,16 @@ def test_the_beginning_waits_for_others(engine: Engine, db_url: str, log: Path) 
                 follow(ours, [log], SETTINGS, once=True, stop=Event())
             following = Following(ours, [log])
             with following:
-                following.wait_for(lambda: bool(following.said))
+                following.wait_for(lambda: bool(following.messages))
         assert following.result is not None
         assert following.result.stopped
-        assert 0 == following.result.looks
+        assert 0 == following.result.polls
         with Following(ours, [log]) as following:
-            following.wait_for(lambda: bool(following.looks))
+            following.wait_for(lambda: bool(following.polls))
 
 
 def replace(path: Path) -> None:
-    """Put another database of the same name in the place of one, as a restored backup is."""
+    """Replace a database by another one, as restoring a backup does."""
     other = get_engine(path.with_name("other.sqlite"))
     apply_migrations(other)
     dispose(other)
@@ -391,17 +392,17 @@ def replace(path: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Delete a database with what belongs to it."""
-    for one in path.parent.glob(f"{path.name}*"):
-        one.unlink()
+    """Delete a database with its other files."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
 
 
 @pytest.mark.parametrize("how", [replace, delete])
-def test_another_database_in_its_place(database: Engine, log: Path, how: Callable[[Path], None]) -> None:
-    """A follower whose database was deleted or replaced ends, names it, makes no new one, and lost nothing."""
+def test_a_replaced_database(database: Engine, log: Path, how: Callable[[Path], None]) -> None:
+    """A follower whose database was deleted or replaced ends with its name, creates no new one, and loses nothing."""
     path = Path(str(database.url.database))
     with Following(database, [log]) as following:
-        following.wait_for(lambda: bool(following.looks))
+        following.wait_for(lambda: bool(following.polls))
         how(path)
         with log.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in events(5, start=10))
@@ -416,8 +417,8 @@ def test_another_database_in_its_place(database: Engine, log: Path, how: Callabl
     dispose(again)
 
 
-def test_a_long_look_ends_when_its_database_is_gone(database: Engine, log: Path) -> None:
-    """The database that is deleted between two batches of one look is missed before the next batch."""
+def test_a_long_poll_ends_when_its_database_is_gone(database: Engine, log: Path) -> None:
+    """A database deleted between two batches of a poll is noticed before the next batch."""
     path = Path(str(database.url.database))
     log.write_text("".join(line + "\n" for line in events(200)), encoding="utf-8")
     batches: list[int] = []
@@ -434,10 +435,10 @@ def test_a_long_look_ends_when_its_database_is_gone(database: Engine, log: Path)
 
 
 def test_a_stop_after_the_database_was_deleted(database: Engine, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked to stop while nothing happens, it ends as it should, says what it found, and makes no new database."""
+    """Stopped while idle, it ends normally, reports the deletion, and creates no new database."""
     path = Path(str(database.url.database))
     stop = Event()
-    said: list[str] = []
+    messages: list[str] = []
 
     def wait(*_: object) -> frozenset[Path]:
         delete(path)
@@ -445,85 +446,92 @@ def test_a_stop_after_the_database_was_deleted(database: Engine, log: Path, monk
         return frozenset()
 
     monkeypatch.setattr(Watcher, "wait", wait)
-    assert follow(database, [log], SETTINGS, stop=stop, say=said.append).stopped
-    assert ["the file is gone" in line for line in said] == [True]
+    assert follow(database, [log], SETTINGS, stop=stop, notify=messages.append).stopped
+    assert ["the file is gone" in line for line in messages] == [True]
     assert not path.exists()
 
 
-def test_files_beside_the_logs_cost_nothing(database: Engine, log: Path) -> None:
-    """What is written to a file that is no log, and what comes and goes under other names, makes nothing looked at."""
+def test_other_files_in_the_folder_cause_no_poll(database: Engine, log: Path) -> None:
+    """Files that are not logs can be written, added and removed without a poll."""
     with Following(database, [log.parent]) as following:
-        following.wait_for(lambda: len(following.looks) > 1 and following.looks[-1].again_in_s is None)
-        looks = len(following.looks)
+        following.wait_for(lambda: len(following.polls) > 1 and following.polls[-1].again_in_s is None)
+        polls = len(following.polls)
         for number in range(5):
             for name in ("cowrie.log", f"tmp{number}"):
                 with (log.parent / name).open("a", encoding="utf-8") as file:
                     file.write("text\n")
             threading.Event().wait(0.1)
             (log.parent / f"tmp{number}").unlink()
-        assert looks == len(following.looks)
+        assert polls == len(following.polls)
         with log.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in events(5, start=10))
-        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
+        following.wait_for(lambda: sum(poll.counters["events"] for poll in following.polls) == 15)
 
 
-def test_files_are_complained_of_once(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
-    """What is wrong with a file is said once, again when it is something else, and again after it was well."""
-    bad = a_look("bad.gz", error="damaged")
-    scripted(bad, bad, a_look("bad.gz", error="worse"), a_look("bad.gz", events=1), bad, a_look("x", warning="odd"))
+def test_the_problem_of_a_file_is_reported_once(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
+    """A file's problem is reported once, again when it is another one, and again after the file was fine."""
+    bad = poll_result("bad.gz", error="damaged")
+    scripted(
+        bad,
+        bad,
+        poll_result("bad.gz", error="worse"),
+        poll_result("bad.gz", events=1),
+        bad,
+        poll_result("x", warning="odd"),
+    )
     with Following(database, [Path("bad.gz")], poll_s=0.001) as following:
-        following.wait_for(lambda: len(following.looks) > 6)
+        following.wait_for(lambda: len(following.polls) > 6)
 
-    assert ["error: damaged", "error: worse", "error: damaged", "note: odd"] == following.said
+    assert ["error: damaged", "error: worse", "error: damaged", "note: odd"] == following.messages
 
 
-def test_losses_are_said(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
-    """Bytes that were destroyed unread are said with their number, each time, and summed up."""
+def test_losses_are_reported(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
+    """Bytes that were destroyed unread are reported each time with their number, and summed up."""
     scripted(PollResult(gaps=[Gap("cowrie.json", 1234)]), PollResult(gaps=[Gap("cowrie.json", 1)]))
     with Following(database, [Path("cowrie.json")], poll_s=0.001) as following:
-        following.wait_for(lambda: len(following.looks) > 2)
+        following.wait_for(lambda: len(following.polls) > 2)
 
     assert following.result is not None
     assert (2, 1235) == (following.result.losses, following.result.bytes_lost)
-    assert ["1,234 bytes" in following.said[0], "1 bytes" in following.said[1]] == [True, True]
+    assert ["1,234 bytes" in following.messages[0], "1 bytes" in following.messages[1]] == [True, True]
 
 
-def test_it_looks_again_when_the_loader_wants_to(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
-    """A look that asks for another one soon gets it, of everything, although nothing was told."""
+def test_it_polls_again_when_the_loader_asks_for_it(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
+    """A poll that asks for another one gets it, of everything, without any notification."""
     loader = scripted(PollResult(again_in_s=0.01), PollResult(again_in_s=0.01), PollResult())
     with Following(database, [Path("cowrie.json")], poll_s=3600) as following:
-        following.wait_for(lambda: len(following.looks) > 2)
+        following.wait_for(lambda: len(following.polls) > 2)
 
     assert [None, None, None] == loader.asked[:3]
 
 
-def test_where_it_stands_is_written_down_at_the_end(
+def test_positions_are_stored_at_the_end(
     database: Engine, scripted: Callable[..., ScriptedLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its end the loader is closed; if the database refuses, that is a note and no error."""
+    """At the end the loader is closed; a database error then is a note."""
     loader = scripted()
 
     def refuse() -> None:
         raise errors.DatabaseLocked("it is locked")
 
     monkeypatch.setattr(loader, "close", refuse)
-    said: list[str] = []
-    result = follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=Event(), say=said.append)
+    messages: list[str] = []
+    result = follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=Event(), notify=messages.append)
 
-    assert 1 == result.looks
-    assert 1 == len(said)
-    assert "the next start takes longer" in said[0]
+    assert 1 == result.polls
+    assert 1 == len(messages)
+    assert "the next start takes longer" in messages[0]
 
 
 def test_a_log_named_by_a_link(engine: Engine, log: Path, tmp_path: Path) -> None:
-    """Of a log that is named by a link the folder that it lies in is watched, so that a write to it is told."""
+    """Of a log given as a link the folder of the target is watched, so that a write is noticed."""
     link = tmp_path / "link.json"
     link.symlink_to(log)
     with Following(engine, [link]) as following:
-        following.wait_for(lambda: bool(following.looks))
+        following.wait_for(lambda: bool(following.polls))
         with log.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in events(5, start=10))
-        following.wait_for(lambda: sum(look.counters["events"] for look in following.looks) == 15)
+        following.wait_for(lambda: sum(poll.counters["events"] for poll in following.polls) == 15)
 
     links = module.Links([link, log, log.parent])
     assert [log.parent] == links.folders()
@@ -531,21 +539,26 @@ def test_a_log_named_by_a_link(engine: Engine, log: Path, tmp_path: Path) -> Non
 
 
 def test_once_waits_for_archives(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
-    """An archive that is still being written is looked at again, and what all looks found is in the result."""
-    loader = scripted(PollResult(deferred=1, again_in_s=0.01), a_look(events=3))
+    """An archive that is still being written is polled again; the result has what all polls found."""
+    loader = scripted(PollResult(deferred=1, again_in_s=0.01), poll_result(events=3))
     result = follow(database, [Path("logs")], SETTINGS, once=True, stop=Event())
 
     assert [None, None] == loader.asked
-    assert (2, 1, 3) == (result.looks, len(result.files), result.counters["events"])
+    assert (2, 1, 3) == (result.polls, len(result.files), result.counters["events"])
 
 
-def test_once_does_not_wait_for_ever(
-    database: Engine, scripted: Callable[..., ScriptedLoader], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An archive that does not end is left for the next time, and that is said."""
-    monkeypatch.setattr(module, "ARCHIVES_S", 0.0)
+def test_once_does_not_wait_for_ever(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:
+    """An archive that is not finished in time is left for the next run, which is reported."""
     scripted(PollResult(deferred=1, again_in_s=0.01))
-    said: list[str] = []
-    follow(database, [Path("logs")], SETTINGS, once=True, stop=Event(), say=said.append)
+    messages: list[str] = []
+    follow(
+        database,
+        [Path("logs")],
+        SETTINGS,
+        once=True,
+        stop=Event(),
+        notify=messages.append,
+        timing=FollowTiming(archives_s=0.0),
+    )
 
-    assert ["note: archives that are still being written are left for the next time: 1"] == said
+    assert ["note: archives that are still being written are left for the next time: 1"] == messages

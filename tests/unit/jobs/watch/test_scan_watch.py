@@ -1,4 +1,4 @@
-"""Watching folders of captured files: what comes is stored, what is wrong is said once, trouble passes."""
+"""Watching folders of captured files: new files are stored, problems reported once, database errors retried."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 
-from cowrieprocessor.analysis import downloads_scan as downloads
-from cowrieprocessor.analysis.downloads_scan import ScanResult
+from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import STOPPED, jobs_of_kind
 from cowrieprocessor.db.models import FileHash, Files
@@ -31,12 +30,12 @@ OFTEN = Timing(settled_s=0.0, whole_every_s=0.05, missing_s=0.05)
 
 
 class Watching:
-    """A watch in a thread of its own, and what it said."""
+    """A watch in a thread of its own, and its messages."""
 
     def __init__(
         self, engine: Engine, folders: tuple[Path, ...], timing: Timing, poll_s: float | None, rehash: bool
     ) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.scans: list[ScanResult] = []
         self.stop = Event()
         self.result: WatchResult | None = None
@@ -50,11 +49,11 @@ class Watching:
                     rehash=rehash,
                     poll_s=poll_s,
                     stop=self.stop,
-                    say=self.said.append,
+                    notify=self.messages.append,
                     on_scan=self.scans.append,
                     timing=timing,
                 )
-            except Exception as error:  # noqa: BLE001 - raised again by whoever waits
+            except Exception as error:  # noqa: BLE001 - raised again in the thread of the test
                 self.error = error
 
         self.thread = Thread(target=run)
@@ -65,7 +64,7 @@ class Watching:
         while not happened():
             if not self.thread.is_alive():
                 raise AssertionError("the watch has ended") from self.error
-            assert time.monotonic() < ends_at, self.said
+            assert time.monotonic() < ends_at, self.messages
             time.sleep(0.05)
 
 
@@ -107,8 +106,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_there_and_what_comes_is_stored(engine: Engine, folder: Path, tmp_path: Path) -> None:
-    """Files that lie in any of the folders are stored, and those that come later, each under its sensor."""
+def test_existing_and_new_files_are_stored(engine: Engine, folder: Path, tmp_path: Path) -> None:
+    """Files in any of the folders are stored, and later ones, too, each under its sensor."""
     other = tmp_path / "pot-2"
     other.mkdir()
     expected = {put(folder, b"first"): 5, put(other, b"second one"): 10}
@@ -129,11 +128,11 @@ def test_what_is_there_and_what_comes_is_stored(engine: Engine, folder: Path, tm
         str(folder): 3,
         str(other): 2,
     }
-    assert watch.said == []
+    assert watch.messages == []
 
 
-def test_a_scan_of_what_came_looks_at_nothing_else(engine: Engine, folder: Path) -> None:
-    """After the first scan of the whole folder only what changed is looked at."""
+def test_later_scans_are_limited_to_changed_files(engine: Engine, folder: Path) -> None:
+    """After the first scan of the whole folder only changed files are scanned."""
     for number in range(20):
         put(folder, b"%d" % number)
     with watching(engine, folder, timing=Timing(settled_s=0.0, whole_every_s=3600.0)) as watch:
@@ -144,26 +143,26 @@ def test_a_scan_of_what_came_looks_at_nothing_else(engine: Engine, folder: Path)
     assert [(scan.entries, scan.new) for scan in watch.scans] == [(20, 20), (1, 1)]
 
 
-def test_a_file_that_changes_is_left_until_it_has_settled(engine: Engine, folder: Path) -> None:
-    """What changed just now is not read, so that a copy in progress is not taken for a wrong file."""
+def test_a_file_is_scanned_when_it_has_settled(engine: Engine, folder: Path) -> None:
+    """A file that just changed is not read, so that a copy in progress is not reported as a mismatch."""
     (folder / ("a" * 64)).write_bytes(b"the beginning of")
     with watching(engine, folder, timing=Timing(settled_s=3600.0, whole_every_s=0.05), poll_s=0.05) as watch:
         watch.until(lambda: len(watch.scans) >= 3)
 
     assert {scan.entries for scan in watch.scans} == {0}
-    assert watch.said == []
+    assert watch.messages == []
 
 
-def test_what_no_notice_told_of_is_found(engine: Engine, folder: Path) -> None:
-    """The whole folder is scanned now and then, whoever told or did not tell of changes."""
+def test_lost_notifications_do_not_matter(engine: Engine, folder: Path) -> None:
+    """The whole folder is scanned now and then, even if no change was reported."""
     with watching(engine, folder, timing=OFTEN, poll_s=3600.0) as watch:
         watch.until(lambda: len(watch.scans) >= 1)
         sha256 = put(folder, b"quietly")
         watch.until(lambda: sha256 in stored(engine))
 
 
-def test_a_folder_that_is_not_there_is_waited_for(engine: Engine, folder: Path, tmp_path: Path) -> None:
-    """A missing folder is said once and keeps nothing else from being scanned; when it comes it is scanned."""
+def test_a_missing_folder_is_waited_for(engine: Engine, folder: Path, tmp_path: Path) -> None:
+    """A missing folder is reported once and does not affect others; when it appears it is scanned."""
     late = tmp_path / "late"
     with watching(engine, late, folder) as watch:
         here = put(folder, b"here")
@@ -173,13 +172,13 @@ def test_a_folder_that_is_not_there_is_waited_for(engine: Engine, folder: Path, 
         watch.until(lambda: there in stored(engine))
         late.joinpath(there).unlink()
         late.rmdir()
-        watch.until(lambda: len(watch.said) == 2)
+        watch.until(lambda: len(watch.messages) == 2)
 
-    assert [said.split(";")[0] for said in watch.said] == [f"waiting: {late}: no such folder"] * 2
+    assert [text.split(";")[0] for text in watch.messages] == [f"waiting: {late}: no such folder"] * 2
 
 
-def test_what_is_wrong_with_a_file_is_said_once(engine: Engine, folder: Path) -> None:
-    """A file whose content is not what its name says is named by the first scan only, until it was mended."""
+def test_a_mismatch_is_reported_once(engine: Engine, folder: Path) -> None:
+    """A file whose content does not have the hash in its name is reported by the first scan only."""
     wrong = folder / hashlib.sha256(b"right").hexdigest()
     wrong.write_bytes(b"wrong")
     with watching(engine, folder, timing=OFTEN) as watch:
@@ -187,11 +186,11 @@ def test_what_is_wrong_with_a_file_is_said_once(engine: Engine, folder: Path) ->
         wrong.write_bytes(b"right")
         watch.until(lambda: wrong.name in stored(engine))
 
-    assert watch.said == [f"warning: {wrong}: its content is not what its name says; it is not stored"]
+    assert watch.messages == [f"warning: {wrong}: its content is not what its name says; it is not stored"]
 
 
-def test_a_database_that_is_locked_is_waited_for(db_url: str, engine: Engine, folder: Path) -> None:
-    """Another process that holds the lock for long is said once; nothing is lost, and it goes on by itself."""
+def test_a_locked_database_is_waited_for(db_url: str, engine: Engine, folder: Path) -> None:
+    """A long lock is reported once; nothing is lost, and the watch continues after it."""
     impatient = get_engine(db_url, lock_timeout_s=0.05)
     try:
         with watching(impatient, folder) as watch:
@@ -200,18 +199,18 @@ def test_a_database_that_is_locked_is_waited_for(db_url: str, engine: Engine, fo
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("LOCK TABLE jobs, file_hashes IN ACCESS EXCLUSIVE MODE"))
                 sha256 = put(folder, b"kept")
-                watch.until(lambda: bool(watch.said))
+                watch.until(lambda: bool(watch.messages))
             watch.until(lambda: sha256 in stored(engine))
-            watch.until(lambda: len(watch.said) == 2)
+            watch.until(lambda: len(watch.messages) == 2)
     finally:
         dispose(impatient)
 
-    assert watch.said[0].startswith("waiting since ")
-    assert watch.said[1].startswith("the database serves again after ")
+    assert watch.messages[0].startswith("waiting since ")
+    assert watch.messages[1].startswith("the database serves again after ")
 
 
 def test_a_lock_at_its_start_is_waited_out(db_url: str, engine: Engine, folder: Path) -> None:
-    """Started while another process writes, a watch says so and waits; then it scans."""
+    """Started while another process writes, a watch reports that and waits; then it scans."""
     sha256 = put(folder, b"there")
     impatient = get_engine(db_url, lock_timeout_s=0.05)
     try:
@@ -219,7 +218,7 @@ def test_a_lock_at_its_start_is_waited_out(db_url: str, engine: Engine, folder: 
             if connection.dialect.name == "postgresql":
                 connection.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
             with watching(impatient, folder) as watch:
-                watch.until(lambda: bool(watch.said))
+                watch.until(lambda: bool(watch.messages))
             assert watch.result is not None
             assert watch.result.scans == 0
         with watching(impatient, folder) as watch:
@@ -228,16 +227,16 @@ def test_a_lock_at_its_start_is_waited_out(db_url: str, engine: Engine, folder: 
         dispose(impatient)
 
 
-def test_a_database_that_was_deleted_ends_it(tmp_path: Path, folder: Path) -> None:
-    """A watch whose database was deleted ends and says so, instead of storing where nobody will find it."""
+def test_a_deleted_database_ends_the_watch(tmp_path: Path, folder: Path) -> None:
+    """A watch whose database was deleted ends with that error, instead of storing to a file without a name."""
     path = tmp_path / "test.sqlite"
     engine = get_engine(path)
 
     def watch_while_it_is_deleted() -> None:
         with watching(engine, folder) as watch:
             watch.until(lambda: len(watch.scans) >= 1)
-            for one in tmp_path.glob("test.sqlite*"):
-                one.unlink()
+            for file in tmp_path.glob("test.sqlite*"):
+                file.unlink()
             put(folder, b"new")
             watch.thread.join(PATIENCE_S)
 
@@ -248,28 +247,27 @@ def test_a_database_that_was_deleted_ends_it(tmp_path: Path, folder: Path) -> No
 
 
 class Countdown(Event):
-    """An event that is set by being looked at so many times."""
+    """An event that is set after it was checked a number of times."""
 
-    def __init__(self, looks: int) -> None:
+    def __init__(self, checks: int) -> None:
         super().__init__()
-        self._looks = looks
+        self._checks = checks
 
     def is_set(self) -> bool:
-        """Return whether it was looked at often enough."""
-        self._looks -= 1
-        return self._looks < 0
+        """Return whether it was checked often enough."""
+        self._checks -= 1
+        return self._checks < 0
 
 
-@pytest.mark.parametrize(("looks", "committed"), [(0, 0), (3, 0), (15, 10)])
-def test_a_scan_that_is_stopped_is_gone_on_with(
-    engine: Engine, folder: Path, looks: int, committed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("checks", "committed"), [(0, 0), (3, 0), (15, 10)])
+def test_a_stopped_scan_is_resumed(engine: Engine, folder: Path, checks: int, committed: int) -> None:
     """Stopped between any two files, the watch ends at once, and the next one stores what is missing."""
-    monkeypatch.setattr(downloads, "BATCH_FILES", 10)
     expected = {put(folder, b"%d" % number) for number in range(25)}
     pot = Downloads(folder, folder.name)
 
-    watch_downloads(engine, [pot], stop=Countdown(looks), timing=Timing(settled_s=0.0))
+    watch_downloads(
+        engine, [pot], stop=Countdown(checks), timing=Timing(settled_s=0.0), limits=ScanLimits(batch_files=10)
+    )
     assert len(stored(engine)) == committed
 
     with watching(engine, folder, timing=Timing(settled_s=0.0)) as watch:
@@ -279,7 +277,7 @@ def test_a_scan_that_is_stopped_is_gone_on_with(
 
 
 def test_a_second_watch_of_a_folder_is_refused(engine: Engine, folder: Path) -> None:
-    """Who watches the folder, or one above it, already, is named; one that has ended is no hindrance."""
+    """A process that watches the folder or one above it is named; one that has ended does not matter."""
     with (
         lock_paths(engine, KIND, [folder.parent]),
         pytest.raises(AlreadyFollowed, match=rf"overlaps with {folder.parent}.*process {os.getpid()} on "),
@@ -289,7 +287,7 @@ def test_a_second_watch_of_a_folder_is_refused(engine: Engine, folder: Path) -> 
 
 
 def test_every_file_is_read_again_by_the_first_scan_only(engine: Engine, folder: Path) -> None:
-    """`rehash` finds what was tampered with when the watch begins, and costs nothing afterwards."""
+    """`rehash` reads every file when the watch starts, and none afterwards."""
     put(folder, b"12345")
     with watching(engine, folder, timing=OFTEN) as first:
         first.until(lambda: len(first.scans) >= 2)
@@ -300,20 +298,20 @@ def test_every_file_is_read_again_by_the_first_scan_only(engine: Engine, folder:
 
 
 class Entry:
-    """An entry of a folder that changed at some time."""
+    """An entry of a folder with a given ctime."""
 
     def __init__(self, name: str, changed_at: float) -> None:
         self.name = name
         self.st_ctime = changed_at
 
     def stat(self, *, follow_symlinks: bool) -> Entry:
-        """Return what a file system would say."""
+        """Return itself as the result of `stat`."""
         assert not follow_symlinks
         return self
 
 
 def sifted(entry: Entry, since: float | None, now: float, settled_s: float) -> tuple[bool, Sieve]:
-    """Return whether an entry is scanned by a look at that time, and the sieve."""
+    """Return whether an entry is scanned at that time, and the sieve."""
     sieve = Sieve(since, settled_s, lambda: now)
     return sieve(cast("os.DirEntry[str]", entry)), sieve
 
@@ -321,33 +319,33 @@ def sifted(entry: Entry, since: float | None, now: float, settled_s: float) -> t
 @settings(max_examples=100)
 @given(
     changed_at=st.integers(0, 100),
-    looks=st.lists(st.integers(0, 120), min_size=1, max_size=12).map(sorted),
+    scans=st.lists(st.integers(0, 120), min_size=1, max_size=12).map(sorted),
     settled_s=st.integers(0, 10),
 )
-def test_each_settled_change_is_scanned_by_exactly_one_look(changed_at: int, looks: list[int], settled_s: int) -> None:
-    """Whenever is looked, a change is scanned once, not before it has settled, and looked for again until then."""
+def test_each_settled_change_is_scanned_exactly_once(changed_at: int, scans: list[int], settled_s: int) -> None:
+    """Whenever scans happen, one scans the change, not before it has settled, and until then another one is due."""
     entry = Entry("f" * 64, changed_at)
     since, scanned = 0.0, []
-    for now in (look for look in looks if look >= changed_at):
+    for now in (scan for scan in scans if scan >= changed_at):
         wanted, sieve = sifted(entry, since, now, settled_s)
         since = sieve.until
         if wanted:
             scanned.append(now)
         else:
             assert sieve.has_fresh or scanned
-    settled = [look for look in looks if look > changed_at + settled_s]
+    settled = [scan for scan in scans if scan > changed_at + settled_s]
     assert scanned == settled[:1]
 
 
 @pytest.mark.parametrize("name", ["redir_00ff", "note", "tmpfile"])
-def test_other_names_are_for_scans_of_the_whole_folder(name: str) -> None:
-    """A look at what changed passes over what is not named by its hash; a scan of the whole does not."""
+def test_other_names_are_only_part_of_full_scans(name: str) -> None:
+    """A scan of changed files ignores names that are not a hash; a full scan does not."""
     assert not sifted(Entry(name, 50), 0.0, 100, 2)[0]
     assert sifted(Entry(name, 50), None, 100, 2)[0]
 
 
-def test_a_change_in_the_future_is_for_scans_of_the_whole_folder() -> None:
-    """A file system whose clock is ahead does not keep a file waiting for ever."""
+def test_a_change_in_the_future_is_only_part_of_full_scans() -> None:
+    """A file system whose clock is ahead does not delay a file for ever."""
     wanted, sieve = sifted(Entry("f" * 64, 200), None, 100, 2)
     assert (wanted, sieve.has_fresh) == (True, False)
     assert not sifted(Entry("f" * 64, 200), 0.0, 100, 2)[0]

@@ -1,4 +1,4 @@
-"""Waiting for changes: what is told, when everything has to be looked at, and what happens where nothing is told."""
+"""Waiting for changes: what is reported, when a full scan is due, and the fallback where nothing is reported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from cowrieprocessor import filesystems
-from cowrieprocessor.jobs.watch import poller as polling
-from cowrieprocessor.jobs.watch import watcher as watching
+from cowrieprocessor.jobs.watch import poller
+from cowrieprocessor.jobs.watch import watcher as watcher_module
 from cowrieprocessor.jobs.watch.watcher import Watcher, pause
 
 LONG_S = 60.0
@@ -23,7 +23,7 @@ MOMENT_S = 0.3
 
 @pytest.fixture
 def stop() -> Event:
-    """Nobody says stop, unless the test does."""
+    """An event that only the test sets."""
     return Event()
 
 
@@ -38,15 +38,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def watcher(folder: Path, stop: Event) -> Iterator[Watcher]:
-    """A watcher of the folder that has begun to watch."""
+    """A watcher of the folder that has started."""
     with Watcher(lambda: [folder]) as made:
         assert made.wait(0, stop) is None
-        assert made.is_told
+        assert made.is_notified
         yield made
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -62,33 +62,33 @@ def append(path: Path, text: str = "more\n") -> None:
 
 
 def test_a_file_that_was_written_is_named(watcher: Watcher, folder: Path, stop: Event) -> None:
-    """A file that grew is told by its path, beneath the folder as it was named."""
+    """A file that grew is reported by its path, under the folder as it was given."""
     append(folder / "cowrie.json")
 
     assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
 
 
-def test_a_write_while_nobody_waits_is_told(watcher: Watcher, folder: Path, stop: Event) -> None:
-    """What is written between two waits is told by the next one; several files come together or one by one."""
+def test_a_write_between_two_waits_is_reported(watcher: Watcher, folder: Path, stop: Event) -> None:
+    """The next wait reports what was written before it; several files come together or one after the other."""
     (folder / "other.json").write_text("", encoding="utf-8")
     assert watcher.wait(LONG_S, stop) is None
     append(folder / "cowrie.json")
     append(folder / "other.json")
-    told: set[Path] = set()
-    while len(told) < 2:
-        told |= watcher.wait(LONG_S, stop) or set()
+    reported: set[Path] = set()
+    while len(reported) < 2:
+        reported |= watcher.wait(LONG_S, stop) or set()
 
-    assert {folder / "cowrie.json", folder / "other.json"} == told
+    assert {folder / "cowrie.json", folder / "other.json"} == reported
 
 
-def test_nothing_happens(watcher: Watcher, stop: Event) -> None:
-    """When the time is over nothing is told, also at once."""
+def test_a_timeout_reports_nothing(watcher: Watcher, stop: Event) -> None:
+    """Without changes nothing is reported after the timeout, even one of 0."""
     assert frozenset() == watcher.wait(MOMENT_S, stop)
     assert frozenset() == watcher.wait(0, stop)
 
 
 def test_reading_is_no_change(watcher: Watcher, folder: Path, stop: Event) -> None:
-    """A file that is read tells nothing: looking at logs does not make us look again."""
+    """Reading a file is not a change: scanning logs does not cause another scan."""
     (folder / "cowrie.json").read_text(encoding="utf-8")
     list(folder.iterdir())
 
@@ -96,8 +96,8 @@ def test_reading_is_no_change(watcher: Watcher, folder: Path, stop: Event) -> No
 
 
 @pytest.mark.parametrize("what", ["new", "renamed", "deleted", "sub-folder", "linked"])
-def test_what_comes_or_goes_is_looked_for(watcher: Watcher, folder: Path, stop: Event, what: str) -> None:
-    """A file or folder that came, went or has another name now makes everything looked at."""
+def test_added_and_removed_files_require_a_full_scan(watcher: Watcher, folder: Path, stop: Event, what: str) -> None:
+    """A file or folder that was added, removed or renamed requires a full scan."""
     log = folder / "cowrie.json"
     if what == "new":
         (folder / "new.json").touch()
@@ -114,21 +114,21 @@ def test_what_comes_or_goes_is_looked_for(watcher: Watcher, folder: Path, stop: 
 
 
 def test_a_truncated_file_is_named(watcher: Watcher, folder: Path, stop: Event) -> None:
-    """A log that copytruncate emptied has changed."""
+    """A log truncated by copytruncate has changed."""
     os.truncate(folder / "cowrie.json", 0)
 
     assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
 
 
 def test_folders_that_appear_later_are_watched(tmp_path: Path, stop: Event) -> None:
-    """A folder that is not there yet is taken up when it is, and what happens in it is told from then on."""
+    """A missing folder is watched as soon as it exists."""
     later = tmp_path / "later"
     with Watcher(lambda: [later]) as watcher:
         assert frozenset() == watcher.wait(0, stop)
-        assert not watcher.is_told
+        assert not watcher.is_notified
         later.mkdir()
         assert watcher.wait(LONG_S, stop) is None
-        assert watcher.is_told
+        assert watcher.is_notified
         (later / "cowrie.json").touch()
         assert watcher.wait(LONG_S, stop) is None
         append(later / "cowrie.json")
@@ -136,8 +136,8 @@ def test_folders_that_appear_later_are_watched(tmp_path: Path, stop: Event) -> N
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved"])
-def test_a_folder_that_was_replaced_is_watched_anew(watcher: Watcher, folder: Path, stop: Event, how: str) -> None:
-    """Another folder of the same name is watched as the first one was."""
+def test_a_replaced_folder_is_watched(watcher: Watcher, folder: Path, stop: Event, how: str) -> None:
+    """A new folder with the same name is watched like the first."""
     if how == "deleted":
         shutil.rmtree(folder)
     else:
@@ -152,44 +152,44 @@ def test_a_folder_that_was_replaced_is_watched_anew(watcher: Watcher, folder: Pa
     assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
 
 
-def test_everything_is_looked_at_now_and_then(folder: Path, stop: Event) -> None:
-    """Although nothing was told, everything is looked at every half minute: a notice may be lost."""
+def test_a_full_scan_is_due_now_and_then(folder: Path, stop: Event) -> None:
+    """Without any change, a full scan is due every half minute: a notification may have been lost."""
     clock = Clock()
     with Watcher(lambda: [folder], clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
         assert frozenset() == watcher.wait(0, stop)
-        clock.now += watching.SAFETY_S
+        clock.now += watcher_module.FULL_SCAN_S
         assert watcher.wait(0, stop) is None
         assert frozenset() == watcher.wait(0, stop)
 
 
-def test_long_looks_are_seldom(folder: Path, stop: Event) -> None:
-    """Where looking at everything takes a second each time, it is done one part in a hundred of the time at most."""
+def test_long_scans_are_rare(folder: Path, stop: Event) -> None:
+    """Full scans take at most a hundredth of the time."""
     clock = Clock()
     with Watcher(lambda: [folder], clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
-        for look_s in (1.0, 1.0, 40.0):
-            watcher.found_nothing(look_s)
+        for scan_s in (1.0, 1.0, 40.0):
+            watcher.record_idle_scan(scan_s)
         clock.now += 98
         assert frozenset() == watcher.wait(0, stop)
         clock.now += 1
         assert watcher.wait(0, stop) is None
 
 
-def test_a_single_slow_look_changes_nothing(folder: Path, stop: Event) -> None:
-    """One look that was slow, or one among others, does not put the next ones off."""
+def test_a_single_slow_scan_changes_nothing(folder: Path, stop: Event) -> None:
+    """A single slow scan, also among others, does not delay the next ones."""
     clock = Clock()
     with Watcher(lambda: [folder], clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
-        for look_s in (60.0, 0.01, 0.01):
-            watcher.found_nothing(look_s)
-            clock.now += watching.SAFETY_S
+        for scan_s in (60.0, 0.01, 0.01):
+            watcher.record_idle_scan(scan_s)
+            clock.now += watcher_module.FULL_SCAN_S
             assert watcher.wait(0, stop) is None
 
 
-def test_files_that_nobody_wants(folder: Path, stop: Event) -> None:
-    """What happens to a file that is not wanted is told to nobody; wanted ones, and folders that come and go, are."""
-    with Watcher(lambda: [folder], wanted=lambda path: path.endswith(".json")) as watcher:
+def test_unwanted_files_are_ignored(folder: Path, stop: Event) -> None:
+    """Changes of unwanted files are not reported; those of wanted files, and added or removed folders, are."""
+    with Watcher(lambda: [folder], is_wanted=lambda path: path.endswith(".json")) as watcher:
         assert watcher.wait(0, stop) is None
         append(folder / "cowrie.log")
         append(folder / "cowrie.log")
@@ -206,7 +206,7 @@ def test_files_that_nobody_wants(folder: Path, stop: Event) -> None:
 
 
 def test_stop_ends_a_wait(folder: Path) -> None:
-    """A wait of any kind returns soon after stop is set."""
+    """Every kind of wait returns soon after stop is set."""
     for poll_s in (None, 3600.0):
         stop = Event()
         with Watcher(lambda: [folder], poll_s=poll_s) as watcher:
@@ -218,13 +218,13 @@ def test_stop_ends_a_wait(folder: Path) -> None:
     pause(3600, stop)
 
 
-def test_polling_when_told_to(folder: Path, stop: Event) -> None:
-    """With a time to poll, everything is looked at when it is over, and nothing is watched."""
+def test_polling_on_request(folder: Path, stop: Event) -> None:
+    """With an interval, a full scan is due after it, and nothing is watched."""
     clock = Clock()
     with Watcher(lambda: [folder], poll_s=5.0, clock=clock) as watcher:
         append(folder / "cowrie.json")
         assert frozenset() == watcher.wait(0, stop)
-        assert not watcher.is_told
+        assert not watcher.is_notified
         clock.now += 5
         assert watcher.wait(0, stop) is None
         assert frozenset() == watcher.wait(0, stop)
@@ -232,7 +232,7 @@ def test_polling_when_told_to(folder: Path, stop: Event) -> None:
 
 @pytest.fixture
 def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on a file system that another machine writes to."""
+    """A folder on a network file system."""
     made = tmp_path / "far"
     made.mkdir()
     (made / "cowrie.json").write_text("one\n", encoding="utf-8")
@@ -243,42 +243,42 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_network_file_system_is_polled(silent: Path, stop: Event) -> None:
-    """Where another machine writes, nothing is told: it is said once, and what changed is found each second."""
-    said: list[str] = []
+    """A folder on a network file system is polled each second, which is reported once."""
+    messages: list[str] = []
     clock = Clock()
-    with Watcher(lambda: [silent], say=said.append, clock=clock) as watcher:
+    with Watcher(lambda: [silent], notify=messages.append, clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
-        assert not watcher.is_told
+        assert not watcher.is_notified
         append(silent / "cowrie.json")
         assert frozenset() == watcher.wait(0, stop)
-        clock.now += polling.POLL_S
+        clock.now += poller.POLL_S
         assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
-        clock.now += polling.POLL_S
+        clock.now += poller.POLL_S
         assert frozenset() == watcher.wait(0, stop)
         (silent / "cowrie.json").rename(silent / "cowrie.json.1")
-        clock.now += polling.POLL_S
+        clock.now += poller.POLL_S
         assert watcher.wait(0, stop) is None
-        clock.now += watching.SAFETY_S
+        clock.now += watcher_module.FULL_SCAN_S
         assert watcher.wait(0, stop) is None
 
-    (line,) = said
+    (line,) = messages
     assert "nfs4" in line
     assert str(silent) in line
     assert "about every 1 s" in line
 
 
-def test_one_silent_folder_among_others(
+def test_only_the_folder_without_inotify_is_polled(
     silent: Path, folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel tells of the other folders as before; only the silent one is looked at again and again."""
-    looked_at: list[str] = []
-    entries = polling._entries
+    """The other folders are watched by inotify as before."""
+    polled: list[str] = []
+    entries = poller._entries
 
-    def noted(place: str, wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
-        looked_at.append(place)
-        return entries(place, wanted)
+    def recorded(folder: str, is_wanted: Callable[[str], bool]) -> dict[str, tuple[int, ...]]:
+        polled.append(folder)
+        return entries(folder, is_wanted)
 
-    monkeypatch.setattr(polling, "_entries", noted)
+    monkeypatch.setattr(poller, "_entries", recorded)
     with Watcher(lambda: [folder, silent]) as watcher:
         assert watcher.wait(0, stop) is None
         append(folder / "cowrie.json")
@@ -287,102 +287,102 @@ def test_one_silent_folder_among_others(
         assert frozenset({silent / "cowrie.json"}) == watcher.wait(LONG_S, stop)
         (silent / "other.json").touch()
         assert watcher.wait(LONG_S, stop) is None
-    assert {str(silent)} == set(looked_at)
+    assert {str(silent)} == set(polled)
 
 
-def test_a_folder_that_is_slow_to_look_at(silent: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each look takes long they are more seldom, never more than half a minute apart, and that is said."""
+def test_a_slow_folder_is_polled_less_often(silent: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow polls are less frequent, at most half a minute apart, and that is reported."""
     clock = Clock()
-    entries = polling._entries
-    look_s = 0.0
+    entries = poller._entries
+    scan_s = 0.0
 
     def slow(*arguments: Any) -> dict[str, tuple[int, ...]]:
-        clock.now += look_s
+        clock.now += scan_s
         return entries(*arguments)
 
-    monkeypatch.setattr(polling, "_entries", slow)
-    said: list[str] = []
-    with Watcher(lambda: [silent], say=said.append, clock=clock) as watcher:
+    monkeypatch.setattr(poller, "_entries", slow)
+    messages: list[str] = []
+    with Watcher(lambda: [silent], notify=messages.append, clock=clock) as watcher:
         watcher.wait(0, stop)
-        for took_s in (5.0, 0.0, 0.0):  # one slow one: the rest stays what it was
-            look_s = took_s
-            clock.now += polling.POLL_S
+        for took_s in (5.0, 0.0, 0.0):  # a single slow poll: the interval stays as it was
+            scan_s = took_s
+            clock.now += poller.POLL_S
             watcher.wait(0, stop)
-        assert 1 == len(said)
+        assert 1 == len(messages)
         append(silent / "cowrie.json")
-        clock.now += polling.POLL_S
+        clock.now += poller.POLL_S
         assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
-        look_s = 5.0
+        scan_s = 5.0
         for _ in range(6):
-            clock.now += polling.LONGEST_POLL_S
-            watcher._looked_at = clock.now  # what is looked at is not everything
+            clock.now += poller.LONGEST_POLL_S
+            watcher._scanned_at = clock.now  # no full scan is due
             watcher.wait(0, stop)
-        assert "about every 30 s" in said[-1]
+        assert "about every 30 s" in messages[-1]
         append(silent / "cowrie.json")
-        watcher._looked_at = clock.now
-        clock.now += polling.LONGEST_POLL_S - 1
+        watcher._scanned_at = clock.now
+        clock.now += poller.LONGEST_POLL_S - 1
         assert frozenset() == watcher.wait(0, stop)
-        watcher._looked_at = clock.now
+        watcher._scanned_at = clock.now
         clock.now += 1
         assert frozenset({silent / "cowrie.json"}) == watcher.wait(0, stop)
 
 
 def test_out_of_watches(folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel's limit of watches is reached it is said once, looked at each second, and tried again."""
+    """At the kernel's limit of watches the folder is polled each second, that is reported once, and inotify retried."""
 
     def full(*_: object, **__: object) -> object:
         raise OSError("OS file watch limit reached.")
 
     monkeypatch.setattr("watchfiles.watch", full)
-    said: list[str] = []
+    messages: list[str] = []
     clock = Clock()
-    with Watcher(lambda: [folder], say=said.append, clock=clock) as watcher:
+    with Watcher(lambda: [folder], notify=messages.append, clock=clock) as watcher:
         assert watcher.wait(0, stop) is None
         for _ in range(2):
-            assert not watcher.is_told
+            assert not watcher.is_notified
             append(folder / "cowrie.json")
-            clock.now += polling.POLL_S
+            clock.now += poller.POLL_S
             assert frozenset({folder / "cowrie.json"}) == watcher.wait(0, stop)
-        clock.now += watching.WATCH_AGAIN_S
+        clock.now += watcher_module.WATCH_AGAIN_S
         assert watcher.wait(0, stop) is None
-        assert 1 == len(said)
-        assert "watch limit" in said[0]
+        assert 1 == len(messages)
+        assert "watch limit" in messages[0]
         monkeypatch.undo()
-        clock.now += watching.WATCH_AGAIN_S
+        clock.now += watcher_module.WATCH_AGAIN_S
         assert watcher.wait(0, stop) is None
-        assert watcher.is_told
+        assert watcher.is_notified
 
 
-def test_a_name_that_is_no_text(watcher: Watcher, folder: Path, stop: Event) -> None:
-    """A file whose name is not UTF-8 makes everything looked at instead, and ends nothing."""
+def test_a_file_name_that_is_not_text(watcher: Watcher, folder: Path, stop: Event) -> None:
+    """A file whose name is not UTF-8 requires a full scan, and is no error."""
     Path(os.fsdecode(os.fsencode(folder) + b"/cowrie\xff.json")).touch()
 
     assert watcher.wait(LONG_S, stop) is None
 
 
-def test_a_folder_whose_name_is_no_text(tmp_path: Path, stop: Event) -> None:
-    """A folder whose name is not UTF-8 cannot be watched: it is looked at each second."""
+def test_a_folder_name_that_is_not_text(tmp_path: Path, stop: Event) -> None:
+    """A folder whose name is not UTF-8 cannot be watched and is polled each second."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/logs\xff"))
     folder.mkdir()
-    beside = tmp_path / "beside"
-    beside.mkdir()
-    said: list[str] = []
-    with Watcher(lambda: [folder, beside], say=said.append) as watcher:
+    second = tmp_path / "second"
+    second.mkdir()
+    messages: list[str] = []
+    with Watcher(lambda: [folder, second], notify=messages.append) as watcher:
         assert watcher.wait(0, stop) is None
-        assert not watcher.is_told
+        assert not watcher.is_notified
         (folder / "cowrie.json").touch()
         assert watcher.wait(LONG_S, stop) is None
         append(folder / "cowrie.json")
         assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
-        append(beside / "other.json")
+        append(second / "other.json")
         assert watcher.wait(LONG_S, stop) is None
-    assert 1 == len(said)
+    assert 1 == len(messages)
 
 
 def test_closing_twice(watcher: Watcher, stop: Event) -> None:
-    """A closed watcher may be closed again, and begins anew when it is asked to wait."""
+    """A closed watcher may be closed again, and starts again at the next wait."""
     watcher.close()
     watcher.close()
-    assert not watcher.is_told
+    assert not watcher.is_notified
     assert watcher.wait(0, stop) is None
-    assert watcher.is_told
+    assert watcher.is_notified

@@ -1,4 +1,4 @@
-"""Which files of what was named are logs, and in which order they were written."""
+"""Discovery of logs, and the order in which they were written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def found_in(folder: Path) -> list[str]:
     ],
 )
 def test_names_of_logs(name: str) -> None:
-    """Cowrie's JSON logs, rotated by date or number and compressed or not, are known by their names."""
+    """Cowrie's JSON logs, rotated by date or number and compressed or not, are recognized by name."""
     assert is_log_name(name)
 
 
@@ -71,7 +71,7 @@ def test_names_of_logs(name: str) -> None:
     ],
 )
 def test_names_of_other_files(name: str) -> None:
-    """Text logs, editors' copies, hidden files and captured files are no logs by their names."""
+    """Text logs, editors' copies, hidden files and captured files are not logs."""
     assert not is_log_name(name)
 
 
@@ -92,8 +92,8 @@ ROTATIONS = {
 
 
 @pytest.mark.parametrize("kind", ROTATIONS)
-def test_rotated_logs_come_before_the_ones_that_continue_them(tmp_path: Path, kind: str) -> None:
-    """However logs are rotated, the oldest comes first and the live one last, whatever order the folder gives."""
+def test_rotated_logs_come_before_the_log_that_continues_them(tmp_path: Path, kind: str) -> None:
+    """However logs are rotated, the oldest comes first and the live one last, whatever the order in the folder."""
     names = list(ROTATIONS[kind])
     for seed in range(3):
         folder = tmp_path / str(seed)
@@ -103,7 +103,7 @@ def test_rotated_logs_come_before_the_ones_that_continue_them(tmp_path: Path, ki
 
 
 def test_arguments_keep_their_order(tmp_path: Path) -> None:
-    """Files come in the order in which they were named, a folder's logs where the folder was named."""
+    """Files come in the order of the arguments, a folder's logs in its place."""
     put(tmp_path, "z.json", "folder/b.json", "folder/a.json", "a.json")
 
     found = find_logs([tmp_path / "z.json", tmp_path / "folder", tmp_path / "a.json"])
@@ -111,8 +111,8 @@ def test_arguments_keep_their_order(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in found] == ["z.json", "folder/a.json", "folder/b.json", "a.json"]
 
 
-def test_what_is_named_twice_is_found_once(tmp_path: Path) -> None:
-    """A file that is named twice, or with its folder, is loaded once, where it came first."""
+def test_a_file_given_twice_is_found_once(tmp_path: Path) -> None:
+    """A file that is given twice, or with its folder, is loaded once, at its first place."""
     put(tmp_path, "a.json", "b.json")
 
     found = find_logs([tmp_path / "b.json", tmp_path, tmp_path / "." / "b.json", tmp_path])
@@ -123,8 +123,8 @@ def test_what_is_named_twice_is_found_once(tmp_path: Path) -> None:
 # --- files and folders ---
 
 
-def test_named_file_is_a_log_whatever_it_is_called(tmp_path: Path) -> None:
-    """A file that is named itself is a log, also hidden, without an ending, or no regular file."""
+def test_a_given_file_is_a_log_whatever_its_name(tmp_path: Path) -> None:
+    """A file that is given itself is a log, even if it is hidden, has no suffix, or is not a regular file."""
     put(tmp_path, ".hidden", "cowrie.log", "no-ending")
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -133,8 +133,8 @@ def test_named_file_is_a_log_whatever_it_is_called(tmp_path: Path) -> None:
     assert find_logs(paths) == paths
 
 
-def test_other_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:
-    """Of a folder, files of other names, hidden ones, FIFOs and links to nowhere are passed over."""
+def test_other_files_of_a_folder_are_ignored(tmp_path: Path) -> None:
+    """In a folder, files with other names, hidden ones, FIFOs and dangling links are ignored."""
     put(tmp_path, "cowrie.json", "cowrie.log", ".hidden.json", "tty/20261121.log", "downloads/e3b0c442")
     os.mkfifo(tmp_path / "fifo.json")
     (tmp_path / "dangling.json").symlink_to("nowhere.json")
@@ -154,7 +154,7 @@ def test_link_to_a_log_is_a_log(tmp_path: Path) -> None:
 
 
 def test_loops_of_folders_end(tmp_path: Path) -> None:
-    """A folder that links lead back to is looked at once."""
+    """A folder reached again through a link is visited once."""
     put(tmp_path, "a/cowrie.json", "a/b/cowrie.json")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "self").symlink_to(".")
@@ -163,7 +163,7 @@ def test_loops_of_folders_end(tmp_path: Path) -> None:
 
 
 def test_deep_folders_are_searched(tmp_path: Path) -> None:
-    """Logs are found however deep they lie."""
+    """Logs are found at any depth."""
     deep = "/".join(["d"] * 200) + "/cowrie.json"
     put(tmp_path, deep)
 
@@ -171,7 +171,7 @@ def test_deep_folders_are_searched(tmp_path: Path) -> None:
 
 
 def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
-    """A log whose name is no text in any encoding is found."""
+    """A log whose name is not text in any encoding is found."""
     name = os.fsdecode(b"caf\xe9\x1b[31m.json")
     put(tmp_path, name)
 
@@ -183,26 +183,26 @@ def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["missing", "missing/cowrie.json", "file/cowrie.json"])
 def test_missing_path_is_named(tmp_path: Path, name: str) -> None:
-    """A path that is not there is an error that names it, and stops what was named with it."""
+    """A missing path is an error with its name, even if other paths exist."""
     put(tmp_path, "file", "cowrie.json")
     with pytest.raises(InputNotFound, match=f"{name}: no such file or folder; check the spelling"):
         find_logs([tmp_path / "cowrie.json", tmp_path / name])
 
 
 def test_missing_path_is_named_inertly(tmp_path: Path) -> None:
-    """Control characters of a path do not reach the terminal."""
+    """Control characters in a path do not reach the terminal."""
     with pytest.raises(InputNotFound, match=r"/\\x1b\[31m: no such file"):
         find_logs([tmp_path / "\x1b[31m"])
 
 
-def test_path_that_is_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_is_an_input_error(tmp_path: Path) -> None:
     """A name longer than file systems allow is refused without a traceback, and without a remedy that does not help."""
     with pytest.raises(InputNotReadable, match=r"File name too long$"):
         find_logs([tmp_path / ("n" * 300)])
 
 
 def test_folder_without_logs_is_an_error(tmp_path: Path) -> None:
-    """A folder that holds no logs is an error that says which names logs have."""
+    """A folder without logs is an error that says which names logs have."""
     put(tmp_path, "empty/cowrie.log", "full/cowrie.json")
     with pytest.raises(InputNotFound, match=r"empty: no logs in this folder; .* like cowrie\.json"):
         find_logs([tmp_path / "full", tmp_path / "empty"])
@@ -240,7 +240,7 @@ DENIED = "{path}: Permission denied; give the user who loads it the right to rea
     ],
 )
 def test_permissions(closed: str, named: str, expected: list[str]) -> None:
-    """What may not be looked at is an error of ours; where the caller takes such errors they stop nothing else."""
+    """A path without permission is an input error; if the caller collects such errors, the rest is found."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         put(folder, "logs/cowrie.json")
@@ -256,22 +256,21 @@ def test_permissions(closed: str, named: str, expected: list[str]) -> None:
 
 
 @pytest.fixture
-def resting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FollowedLogs, list[float]]:
-    """A folder with a live log and two archives, all of long ago, and a clock that is set by hand."""
-    monkeypatch.setattr(discovery, "LISTING_SETTLES_S", -1.0)
-    monkeypatch.setattr(discovery, "PACKED_SETTLES_S", -1.0)
+def idle(tmp_path: Path) -> tuple[FollowedLogs, list[float]]:
+    """A folder with a live log and two archives, all considered settled, and a clock that the test sets."""
     for name in ("cowrie.json", "cowrie.json.1.gz", "cowrie.json.2.gz"):
         (tmp_path / name).write_bytes(b"{}\n")
     now = [0.0]
-    return FollowedLogs([tmp_path], clock=lambda: now[0]), now
+    logs = FollowedLogs([tmp_path], clock=lambda: now[0], listing_settles_s=-1.0, packed_settles_s=-1.0)
+    return logs, now
 
 
-def test_where_nothing_changed_only_what_may_grow_is_looked_at(
-    resting: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_changes_only_files_that_may_grow_are_checked(
+    idle: tuple[FollowedLogs, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second look gives the same, and asks the system about the folder and the live log, not about archives."""
-    logs, _ = resting
-    before = logs.there()
+    """A second scan returns the same object, and calls `stat` on the folder and the live log, not on archives."""
+    logs, _ = idle
+    before = logs.scan()
     asked: list[str] = []
     stat = os.stat
 
@@ -280,16 +279,16 @@ def test_where_nothing_changed_only_what_may_grow_is_looked_at(
         return stat(path, **how)
 
     monkeypatch.setattr(discovery.os, "stat", asking)
-    assert logs.there() is before
+    assert logs.scan() is before
     assert [str(tmp_path), str(tmp_path / "cowrie.json")] == asked
 
 
 @pytest.mark.parametrize("change", ["grows", "goes", "comes", "is renamed", "is replaced"])
-def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
-    """A live log that grows or is another file, and any file that comes, goes or is renamed."""
-    logs, _ = resting
+def test_a_change_is_seen_at_once(idle: tuple[FollowedLogs, list[float]], tmp_path: Path, change: str) -> None:
+    """A live log that grows or is replaced, and any file that is added, removed or renamed."""
+    logs, _ = idle
     live, archive = tmp_path / "cowrie.json", tmp_path / "cowrie.json.1.gz"
-    before = logs.there()
+    before = logs.scan()
     if change == "grows":
         live.write_bytes(b"{}\n{}\n")
     elif change == "goes":
@@ -301,35 +300,33 @@ def test_what_changes_is_seen_at_once(resting: tuple[FollowedLogs, list[float]],
     else:
         live.unlink()
         live.write_bytes(b"{}\n")
-    now = logs.there()
+    now = logs.scan()
     assert now is not before
     assert {name: status.st_size for name, status in now.logs} == {
         str(path): path.stat().st_size for path in tmp_path.iterdir()
     }
 
 
-def test_what_a_link_leads_to_is_seen_when_it_comes(resting: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
-    """Nothing happens in the link's folder when the log that it names is begun."""
-    logs, _ = resting
+def test_a_new_target_of_a_dangling_link_is_seen(idle: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """The folder of the link does not change when the log it points to is created."""
+    logs, _ = idle
     target = tmp_path.parent / f"{tmp_path.name}-elsewhere.json"
     (tmp_path / "linked.json").symlink_to(target)
-    before = logs.there()
-    assert logs.there() is before
+    before = logs.scan()
+    assert logs.scan() is before
     target.write_bytes(b"{}\n")
-    assert str(tmp_path / "linked.json") in [name for name, _ in logs.there().logs]
+    assert str(tmp_path / "linked.json") in [name for name, _ in logs.scan().logs]
 
 
-def test_an_archive_that_is_written_anew_is_seen_after_a_while(
-    resting: tuple[FollowedLogs, list[float]], tmp_path: Path
-) -> None:
-    """Nobody writes to a finished archive; who does is found out within a minute, or at once when that is told."""
-    logs, now = resting
-    before = logs.there()
+def test_a_rewritten_archive_is_seen_after_a_minute(idle: tuple[FollowedLogs, list[float]], tmp_path: Path) -> None:
+    """A finished archive should not change; a change is found within a minute, or at once after `invalidate`."""
+    logs, now = idle
+    before = logs.scan()
     (tmp_path / "cowrie.json.1.gz").write_bytes(b"another")
-    assert logs.there() is before
+    assert logs.scan() is before
     now[0] = discovery.LISTED_FOR_S
-    sizes = [status.st_size for _, status in logs.there().logs]
+    sizes = [status.st_size for _, status in logs.scan().logs]
     assert 7 in sizes
     (tmp_path / "cowrie.json.1.gz").write_bytes(b"a third one")
-    logs.look_again()
-    assert 11 in [status.st_size for _, status in logs.there().logs]
+    logs.invalidate()
+    assert 11 in [status.st_size for _, status in logs.scan().logs]

@@ -1,4 +1,4 @@
-"""Logs as decompressed bytes: told by content, whole or cut short, never a bomb, never a FIFO."""
+"""Logs as decompressed bytes: detected by content, whole or cut, never a bomb, never a FIFO."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def log(count: int, seed: int = 1) -> bytes:
-    """Return a log of so many lines."""
+    """Return a log with a number of lines."""
     draw = random.Random(seed)
     return b"".join(
         json.dumps({"eventid": "cowrie.command.input", "session": f"{draw.getrandbits(48):012x}", "n": n}).encode()
@@ -58,7 +58,7 @@ LOG = log(3000)
 
 @pytest.fixture(params=["isal", "zlib"])
 def gzip_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Gzip once with the quick library, once where it is not installed."""
+    """Gzip with the fast library, and without it."""
     if request.param == "isal":
         pytest.importorskip("isal", reason="isal has no wheel for this machine")
     else:
@@ -73,7 +73,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def unpack(path: Path, content: bytes, **options: float) -> tuple[bytes, InputError | None]:
-    """Write a file and return what comes out of it, and the error that ends it."""
+    """Write a file, read it, and return the decompressed bytes and the error that ends them."""
     path.write_bytes(content)
     found: list[bytes] = []
     with LogStream(path, **options) as stream:  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def unpack(path: Path, content: bytes, **options: float) -> tuple[bytes, InputEr
 
 
 def drain(stream: LogStream) -> int:
-    """Read a log to its end and return how much came."""
+    """Read a log to its end and return the number of bytes."""
     size = 0
     while piece := stream.read():
         size += len(piece)
@@ -98,13 +98,13 @@ def drain(stream: LogStream) -> int:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{", LOG, b"\x1f", b"\x28\xb5\x2f", b"BZ", b"\x00" * 100])
-def test_plain_file_is_given_as_it_is(tmp_path: Path, content: bytes) -> None:
-    """A file that is not compressed comes out as it is, whatever it is called."""
+def test_plain_file_is_read_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """A file that is not compressed is read as it is, whatever its name."""
     assert unpack(tmp_path / "cowrie.json.gz", content) == (content, None)
 
 
-def test_archive_is_told_by_content(tmp_path: Path, kind: str) -> None:
-    """An archive is unpacked whatever it is called."""
+def test_archive_is_detected_by_content(tmp_path: Path, kind: str) -> None:
+    """An archive is unpacked whatever its name."""
     path = tmp_path / "cowrie.json"
     path.write_bytes(PACK[kind](LOG))
 
@@ -114,7 +114,7 @@ def test_archive_is_told_by_content(tmp_path: Path, kind: str) -> None:
 
 
 def test_plain_file_may_grow(tmp_path: Path) -> None:
-    """A plain log is not finished: what is appended while it is open is read."""
+    """A plain log may grow: bytes appended while it is open are read."""
     path = tmp_path / "cowrie.json"
     path.write_bytes(b"one\n")
     with LogStream(path) as stream:
@@ -126,7 +126,7 @@ def test_plain_file_may_grow(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gzip_library")
 def test_several_archives_in_a_row_are_one_log(tmp_path: Path, kind: str) -> None:
-    """Archives that were put one behind the other come out one behind the other, empty ones too."""
+    """Concatenated archives give their concatenated contents, empty ones included."""
     pack = PACK[kind]
     content = pack(LOG[:1000]) + pack(b"") + pack(LOG[1000:1001]) + pack(LOG[1001:])
 
@@ -142,7 +142,7 @@ def test_empty_archive_is_an_empty_log(tmp_path: Path, kind: str) -> None:
 @pytest.mark.usefixtures("gzip_library")
 @pytest.mark.parametrize("padding", [1, 3, 512, 65_536, 300_000])
 def test_archive_may_be_padded_with_nuls(tmp_path: Path, kind: str, padding: int) -> None:
-    """NULs behind an archive, and between archives, are passed over, however many."""
+    """NULs after an archive and between archives are skipped, however many."""
     packed = PACK[kind](LOG)
 
     assert unpack(tmp_path / "x", packed + bytes(padding)) == (LOG, None)
@@ -152,7 +152,7 @@ def test_archive_may_be_padded_with_nuls(tmp_path: Path, kind: str, padding: int
 @pytest.mark.usefixtures("gzip_library")
 @pytest.mark.parametrize("missing", range(12))
 def test_archive_may_end_at_any_edge_of_a_read(tmp_path: Path, missing: int) -> None:
-    """A second archive is found also where the first read ends within its magic bytes."""
+    """A second archive is found even if the first read ends within its magic bytes."""
     first = gzip.compress(b"one\n")
     extra = 65_536 - missing - len(first) - 2
     padded = first[:3] + b"\x04" + first[4:10] + struct.pack("<H", extra) + bytes(extra) + first[10:]
@@ -162,12 +162,12 @@ def test_archive_may_end_at_any_edge_of_a_read(tmp_path: Path, missing: int) -> 
 
 
 def skippable(number: int, content: bytes) -> bytes:
-    """Return a frame that Zstandard's readers pass over, as pzstd and seekable archives have them."""
+    """Return a skippable Zstandard frame, as in pzstd and seekable archives."""
     return bytes([0x50 + number]) + b"\x2a\x4d\x18" + struct.pack("<I", len(content)) + content
 
 
-def test_skippable_frames_are_passed_over(tmp_path: Path) -> None:
-    """Frames that hold no log, before, between and behind frames that do, are passed over."""
+def test_skippable_frames_are_skipped(tmp_path: Path) -> None:
+    """Skippable frames before, between and after other frames are skipped."""
     frame = PACK["zstd"](LOG)
 
     for number in range(16):
@@ -179,8 +179,8 @@ def test_skippable_frames_are_passed_over(tmp_path: Path) -> None:
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(st.binary(max_size=5000).map(lambda part: part * 40), max_size=4))
-def test_anything_that_was_packed_comes_out(tmp_path: Path, kind: str, parts: list[bytes]) -> None:
-    """Whatever was packed, in one archive or several, is what comes out."""
+def test_round_trip(tmp_path: Path, kind: str, parts: list[bytes]) -> None:
+    """Whatever was packed, in one archive or several, is read back unchanged."""
     content = b"".join(PACK[kind](part) for part in [b"{", *parts])
 
     assert unpack(tmp_path / "x", content, max_ratio=1e9) == (b"{" + b"".join(parts), None)
@@ -190,8 +190,8 @@ def test_anything_that_was_packed_comes_out(tmp_path: Path, kind: str, parts: li
 
 
 @pytest.mark.usefixtures("gzip_library")
-def test_archive_cut_anywhere_gives_what_came_before(tmp_path: Path, kind: str) -> None:
-    """Of an archive that was cut all that can be unpacked comes out, then an error that says so."""
+def test_archive_cut_anywhere_gives_the_data_before(tmp_path: Path, kind: str) -> None:
+    """A cut archive gives all that can be unpacked, then an error that says so."""
     packed = PACK[kind](LOG)
     sizes = []
     for end in [*range(6, 60, 9), *range(60, len(packed), len(packed) // 40), len(packed) - 1]:
@@ -208,7 +208,7 @@ def test_archive_cut_anywhere_gives_what_came_before(tmp_path: Path, kind: str) 
 
 @pytest.mark.usefixtures("gzip_library")
 def test_cut_gzip_loses_no_more_than_a_few_bytes(tmp_path: Path) -> None:
-    """What comes out of a cut gzip archive is all that there is, but for the last few bytes."""
+    """A cut gzip archive gives all its data except the last few bytes."""
     packed = gzip.compress(LOG)
     for end in range(100, len(packed), len(packed) // 60):
         whole = zlib.decompressobj(31).decompress(packed[:end])
@@ -218,8 +218,8 @@ def test_cut_gzip_loses_no_more_than_a_few_bytes(tmp_path: Path) -> None:
         assert len(whole) - len(found) <= 8
 
 
-def test_cut_archive_behind_a_whole_one(tmp_path: Path, kind: str) -> None:
-    """Of several archives the last of which was cut, the whole ones come out."""
+def test_cut_archive_after_a_whole_one(tmp_path: Path, kind: str) -> None:
+    """Of several archives, the last of which was cut, the whole ones are read."""
     packed = PACK[kind](LOG)
     found, error = unpack(tmp_path / "x", packed + packed[:30])
 
@@ -228,8 +228,8 @@ def test_cut_archive_behind_a_whole_one(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("gzip_library")
-def test_damaged_archive_gives_what_came_before(tmp_path: Path, kind: str) -> None:
-    """Of an archive with a hole all before the hole's surroundings comes out, then an error of its own kind."""
+def test_damaged_archive_gives_the_data_before(tmp_path: Path, kind: str) -> None:
+    """An archive with a hole gives the data well before the hole, then its own kind of error."""
     parts = [log(400, seed) for seed in range(20)]
     packed = [PACK[kind](part) for part in parts]
     for hole in (5, 12, 19):
@@ -245,7 +245,7 @@ def test_damaged_archive_gives_what_came_before(tmp_path: Path, kind: str) -> No
 
 
 def test_flipped_bit_is_noticed(tmp_path: Path, kind: str) -> None:
-    """An archive in which one bit was turned over comes out as it was, or ends in an error."""
+    """An archive with a flipped bit gives its original data, or ends in an error."""
     packed = PACK[kind](LOG)
     draw = random.Random(7)
     for _ in range(25):
@@ -258,24 +258,24 @@ def test_flipped_bit_is_noticed(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.usefixtures("gzip_library")
 @pytest.mark.parametrize("garbage", [b"x", b"garbage", b"\0\0garbage", b"{}\n" * 50_000])
-def test_garbage_behind_an_archive_is_said(tmp_path: Path, kind: str, garbage: bytes) -> None:
-    """What follows an archive and is none does not take the archive with it, and is not passed over in silence."""
+def test_garbage_after_an_archive_is_an_error(tmp_path: Path, kind: str, garbage: bytes) -> None:
+    """Garbage after an archive does not affect the archive, but is an error."""
     found, error = unpack(tmp_path / "x", PACK[kind](LOG) + garbage)
 
     assert found == LOG
     assert "not compressed" in str(error)
 
 
-def test_archive_of_another_kind_behind_is_garbage(tmp_path: Path) -> None:
-    """An archive behind one of another kind is no part of the log."""
+def test_archive_of_another_kind_after_one_is_garbage(tmp_path: Path) -> None:
+    """An archive after one of another kind is not part of the log."""
     found, error = unpack(tmp_path / "x", gzip.compress(LOG) + bz2.compress(LOG))
 
     assert found == LOG
     assert "not compressed" in str(error)
 
 
-def test_error_comes_again(tmp_path: Path, kind: str) -> None:
-    """Who reads on behind an error gets the error again, never what lies behind the damage."""
+def test_error_is_repeated(tmp_path: Path, kind: str) -> None:
+    """Reading after an error raises it again, and never returns data after the damage."""
     path = tmp_path / "x"
     path.write_bytes(PACK[kind](LOG)[:-9])
     with LogStream(path) as stream:
@@ -285,14 +285,14 @@ def test_error_comes_again(tmp_path: Path, kind: str) -> None:
 
 
 def test_error_names_the_file_inertly(tmp_path: Path) -> None:
-    """A file name with control characters cannot reach the terminal by way of an error."""
+    """Control characters in a file name do not reach the terminal through an error."""
     _, error = unpack(tmp_path / "x\x1b[31m\n.gz", gzip.compress(LOG)[:-9])
 
     assert r"x\x1b[31m\x0a.gz: gzip archive" in str(error)
 
 
-def test_check_tells_damage_from_an_early_end(tmp_path: Path, kind: str) -> None:
-    """A look at the whole archive beforehand refuses a damaged one, and lets pass one that is whole or cut."""
+def test_check_distinguishes_damage_from_an_early_end(tmp_path: Path, kind: str) -> None:
+    """Checking the whole archive refuses a damaged one, and accepts one that is whole or cut."""
     packed = PACK[kind](LOG)
     damaged = bytearray(packed)
     damaged[len(packed) // 2 : len(packed) // 2 + 24] = bytes(24)
@@ -311,7 +311,7 @@ def test_check_tells_damage_from_an_early_end(tmp_path: Path, kind: str) -> None
 
 
 def test_an_archive_is_checked_once(tmp_path: Path, kind: str) -> None:
-    """A second check of the same open archive reads nothing: it may hold gigabytes."""
+    """A second check of the same open archive reads nothing, as it may be gigabytes long."""
     (tmp_path / "x").write_bytes(PACK[kind](LOG))
     with LogStream(tmp_path / "x") as stream:
         stream.check()
@@ -325,7 +325,7 @@ def test_an_archive_is_checked_once(tmp_path: Path, kind: str) -> None:
 
 @cache
 def bomb(kind: str, size: int) -> bytes:
-    """Return an archive of so many bytes that are all alike."""
+    """Return an archive of a number of identical bytes."""
     packer = {
         "gzip": lambda: zlib.compressobj(9, zlib.DEFLATED, 31),
         "bzip2": bz2.BZ2Compressor,
@@ -338,7 +338,7 @@ def bomb(kind: str, size: int) -> bytes:
 
 @pytest.mark.usefixtures("gzip_library")
 def test_bomb_is_stopped(tmp_path: Path, kind: str) -> None:
-    """An archive that grows beyond the allowed ratio stops soon after the grace, in pieces of bounded size."""
+    """An archive that expands beyond the allowed ratio is stopped soon after the grace, in pieces of bounded size."""
     grace = 3 << 20
     found, error = unpack(tmp_path / "x", bomb(kind, 16 << 20), max_ratio=20, grace_bytes=grace)
 
@@ -349,7 +349,7 @@ def test_bomb_is_stopped(tmp_path: Path, kind: str) -> None:
 
 
 def test_bomb_stays_stopped(tmp_path: Path, kind: str) -> None:
-    """A bomb that was stopped gives nothing more, however often it is asked."""
+    """A stopped bomb gives nothing more, however often it is read."""
     path = tmp_path / "x"
     path.write_bytes(bomb(kind, 16 << 20))
     with LogStream(path, max_ratio=20, grace_bytes=1 << 20) as stream:
@@ -359,14 +359,14 @@ def test_bomb_stays_stopped(tmp_path: Path, kind: str) -> None:
 
 
 def test_small_archive_of_any_ratio_is_no_bomb(tmp_path: Path, kind: str) -> None:
-    """Below the grace any ratio is allowed: a log of equal lines is a log."""
+    """Below the grace any ratio is allowed: a log of identical lines is a log."""
     found, error = unpack(tmp_path / "x", bomb(kind, 4 << 20), max_ratio=2, grace_bytes=8 << 20)
 
     assert (len(found), error) == (4 << 20, None)
 
 
 def test_real_ratio_is_no_bomb(tmp_path: Path, kind: str) -> None:
-    """A log that is as compressible as logs are is no bomb at any size."""
+    """A log with the ratio of real logs is not a bomb at any size."""
     found, error = unpack(tmp_path / "x", PACK[kind](LOG), max_ratio=50, grace_bytes=0)
 
     assert (found, error) == (LOG, None)
@@ -396,7 +396,7 @@ def test_xz_dictionary_that_takes_too_much_memory_is_refused(tmp_path: Path) -> 
 
 
 def test_strongest_usual_packing_is_read(tmp_path: Path) -> None:
-    """What `xz -9e` and `zstd -19` make is read."""
+    """Archives made by `xz -9e` and `zstd -19` are read."""
     assert unpack(tmp_path / "x", lzma.compress(LOG, preset=9 | lzma.PRESET_EXTREME)) == (LOG, None)
     assert unpack(tmp_path / "x", zstandard.ZstdCompressor(level=19).compress(LOG)) == (LOG, None)
 
@@ -406,7 +406,7 @@ def test_strongest_usual_packing_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
 def test_utf16_is_refused_with_the_remedy(tmp_path: Path, encoding: str) -> None:
-    """UTF-16 text with its mark is refused before anything is read, with the command that converts it."""
+    """UTF-16 text with a byte-order mark is refused before anything is read, with the command that converts it."""
     path = tmp_path / "x"
     path.write_bytes("\ufeff{}\n".encode(encoding))
     with pytest.raises(UnsupportedEncoding, match="iconv -f UTF-16 -t UTF-8"):
@@ -436,8 +436,8 @@ def make_socket(path: Path) -> None:
     ("make", "what"),
     [(make_fifo, "a FIFO"), (make_socket, "a socket"), (Path.mkdir, "a folder")],
 )
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path], None], what: str) -> None:
-    """A FIFO, a socket or a folder is refused at once, by what it is; nothing can hold the load."""
+def test_irregular_files_are_refused(tmp_path: Path, make: Callable[[Path], None], what: str) -> None:
+    """A FIFO, a socket or a folder is refused at once with its type; nothing can block the load."""
     path = tmp_path / "x"
     make(path)
     with pytest.raises(InputNotReadable, match=f"x is {what}: only regular files are loaded"):
@@ -446,13 +446,13 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
 def test_device_is_refused(device: str) -> None:
-    """A device is refused, also an endless one."""
+    """A device is refused, even an endless one."""
     with pytest.raises(InputNotReadable, match=f"{device} is a device"):
         LogStream(Path(device))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there, or lies below a file, is an error that names it."""
+    """A missing file, or one below a file, is an error with its name."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
     for name in ("missing", "missing/too", "file/x", "dangling"):
@@ -461,7 +461,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_loop_of_links_is_refused_without_a_wrong_remedy(tmp_path: Path) -> None:
-    """A link that leads to itself is refused; no right to read it would help."""
+    """A link to itself is refused, without a remedy about permissions."""
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputNotReadable, match=r"Too many levels of symbolic links$"):
         LogStream(tmp_path / "loop")
@@ -493,7 +493,7 @@ except InputNotReadable as error:
 
 @pytest.mark.parametrize("closed", ["log", "folder"])
 def test_permissions_are_named_with_the_remedy(closed: str) -> None:
-    """A file or folder that may not be read is refused, with what to do about it."""
+    """A file or folder without permission is refused, with the remedy."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         path.write_bytes(LOG)
@@ -531,7 +531,7 @@ print(sum(iter(lambda: len(again.read()), 0)), len(stream.read()) > 0)
 
 
 def test_a_log_that_is_open_needs_no_permission_again() -> None:
-    """Where the right to read goes away, as logrotate's `create` takes it, what is open is checked and read on."""
+    """If the permission is removed, as by logrotate's `create`, an open log is still checked and read."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         path.write_bytes(gzip.compress(LOG))
@@ -550,7 +550,7 @@ def test_a_log_that_is_open_needs_no_permission_again() -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
-    """Let a system call fail for one file as a network share whose file another machine has deleted does."""
+    """Let a system call fail for one file, as on a network share after another machine deleted it."""
     called = getattr(os, name)
 
     def fail(descriptor: int, *rest: object) -> object:
@@ -575,7 +575,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
 def test_a_disk_or_share_that_fails_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, step: Callable[[LogStream], object]
 ) -> None:
-    """Whatever call fails on an open log, the error names it as one that cannot be read, with the remedy."""
+    """Whichever call fails on an open log, the error has its name and the remedy."""
     path = tmp_path / "x\x1b"
     path.write_bytes(LOG * 2)
     with LogStream(path) as stream:
@@ -584,14 +584,14 @@ def test_a_disk_or_share_that_fails_is_named(
         with pytest.raises(InputNotReadable) as raised:
             step(stream)
         assert str(raised.value).startswith(rf"{tmp_path}/x\x1b: Stale file handle at byte ")
-        assert str(raised.value).endswith("; check the disk or the network share it lies on")
+        assert str(raised.value).endswith("; check the disk or the network share it is on")
 
 
 @pytest.mark.parametrize("call", ["fstat", "pread"])
 def test_a_share_that_fails_at_once_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """A log that cannot be read right after it was opened is named, and its descriptor is given back."""
+    """A log that cannot be read right after opening is named, and its descriptor closed."""
     path = tmp_path / "x"
     path.write_bytes(LOG)
     failing(monkeypatch, call, path)
@@ -604,7 +604,7 @@ def test_a_share_that_fails_at_once_leaves_nothing_open(
 
 
 def test_a_share_that_fails_while_it_is_closed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All was read: what the share says at the close does not matter."""
+    """Everything was read, so that an error of `close` does not matter."""
     (tmp_path / "x").write_bytes(LOG)
     stream = LogStream(tmp_path / "x")
     descriptor = stream.descriptor
@@ -620,8 +620,8 @@ def test_a_share_that_fails_while_it_is_closed_is_no_error(tmp_path: Path, monke
 
 @pytest.mark.parametrize("name", ["plain", *PACK])
 @pytest.mark.parametrize("step", [LogStream.read, lambda stream: drain(stream), LogStream.content_digest])
-def test_reading_ends_when_it_is_asked_to(tmp_path: Path, name: str, step: Callable[[LogStream], object]) -> None:
-    """Every way of going through a log asks before each piece; afterwards it can be read on."""
+def test_reading_stops_on_request(tmp_path: Path, name: str, step: Callable[[LogStream], object]) -> None:
+    """Every method that reads checks `stop` before each piece; afterwards reading can continue."""
     path = tmp_path / "x"
     path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
     with LogStream(path) as stream:
@@ -633,8 +633,8 @@ def test_reading_ends_when_it_is_asked_to(tmp_path: Path, name: str, step: Calla
         assert stream.read_exactly(len(LOG) + 1) == LOG
 
 
-def test_a_long_skip_and_a_long_check_end_when_they_are_asked_to(tmp_path: Path, kind: str) -> None:
-    """An archive that is gone through before there is anything to store does not keep anybody waiting."""
+def test_a_long_skip_and_a_long_check_stop_on_request(tmp_path: Path, kind: str) -> None:
+    """Reading an archive before there is anything to store can be stopped."""
     content = LOG * (4 * READ_SIZE // len(LOG) + 1)
     (tmp_path / "x").write_bytes(PACK[kind](content))
     for step in (lambda stream: stream.skip(len(content)), LogStream.check):
@@ -659,8 +659,8 @@ def test_a_long_skip_and_a_long_check_end_when_they_are_asked_to(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["plain", *PACK])
-def test_position_counts_what_was_given(tmp_path: Path, name: str) -> None:
-    """The position is the number of bytes given out; that in the file itself ends at its size."""
+def test_position_counts_the_bytes_returned(tmp_path: Path, name: str) -> None:
+    """The position is the number of bytes returned; the position in the file ends at its size."""
     path = tmp_path / "x"
     path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
     with LogStream(path) as stream:
@@ -676,7 +676,7 @@ def test_position_counts_what_was_given(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["plain", *PACK])
 @pytest.mark.parametrize("start", [0, 1, 65_535, 65_536, 65_537, len(LOG) - 1, len(LOG)])
 def test_skip_goes_ahead(tmp_path: Path, name: str, start: int) -> None:
-    """After a skip reading goes on there, from wherever it was."""
+    """After a skip, reading continues there, wherever it started."""
     path = tmp_path / "x"
     path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
     for first in (0, min(start, 10)):
@@ -690,7 +690,7 @@ def test_skip_goes_ahead(tmp_path: Path, name: str, start: int) -> None:
 
 @pytest.mark.parametrize("name", ["plain", *PACK])
 def test_skip_ends_at_the_end(tmp_path: Path, name: str) -> None:
-    """A skip beyond the end says how far it came."""
+    """A skip beyond the end returns the number of bytes skipped."""
     path = tmp_path / "x"
     path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
     with LogStream(path) as stream:
@@ -703,7 +703,7 @@ def test_skip_ends_at_the_end(tmp_path: Path, name: str) -> None:
 @given(steps=st.lists(st.tuples(st.sampled_from(["read", "skip", "exactly"]), st.integers(0, 100_000)), max_size=8))
 @pytest.mark.parametrize("name", ["plain", *PACK])
 def test_steps_of_any_kind_give_the_bytes_in_order(tmp_path: Path, name: str, steps: list[tuple[str, int]]) -> None:
-    """Reads, skips and exact reads in any order give the bytes of the log at the position that is told."""
+    """Reads, skips and exact reads in any order return the bytes at the reported position."""
     path = tmp_path / "x"
     path.write_bytes(PACK[name](LOG) if name in PACK else LOG)
     with LogStream(path) as stream:
@@ -721,8 +721,8 @@ def test_steps_of_any_kind_give_the_bytes_in_order(tmp_path: Path, name: str, st
                 assert stream.position == at + len(piece)
 
 
-def test_the_place_in_a_log_is_its_readers_own(tmp_path: Path, kind: str) -> None:
-    """Streams on one descriptor, or on duplicates of it, do not move each other; nor does anybody else."""
+def test_streams_do_not_share_a_file_offset(tmp_path: Path, kind: str) -> None:
+    """Streams on one descriptor, or on duplicates of it, have their own positions."""
     (tmp_path / "packed").write_bytes(PACK[kind](LOG))
     (tmp_path / "plain").write_bytes(LOG)
     for name in ("packed", "plain"):
@@ -736,8 +736,8 @@ def test_the_place_in_a_log_is_its_readers_own(tmp_path: Path, kind: str) -> Non
             assert os.lseek(one.descriptor, 0, os.SEEK_CUR) == 5
 
 
-def test_rewind_begins_anew(tmp_path: Path, kind: str) -> None:
-    """After a rewind the log comes from its beginning, though its name means another file by now."""
+def test_rewind_starts_over(tmp_path: Path, kind: str) -> None:
+    """After a rewind the log is read from its start, even if its name now refers to another file."""
     path = tmp_path / "x"
     path.write_bytes(PACK[kind](LOG))
     with LogStream(path) as stream:
@@ -748,7 +748,7 @@ def test_rewind_begins_anew(tmp_path: Path, kind: str) -> None:
 
 
 def test_closing_twice_is_harmless(tmp_path: Path) -> None:
-    """A log can be closed again, and its descriptor is given back."""
+    """A log can be closed twice, and its descriptor is released."""
     (tmp_path / "x").write_bytes(LOG)
     with LogStream(tmp_path / "x") as stream:
         descriptor = stream.descriptor
@@ -760,7 +760,7 @@ def test_closing_twice_is_harmless(tmp_path: Path) -> None:
 
 
 def test_refused_file_is_not_left_open(tmp_path: Path) -> None:
-    """A file that is refused for its encoding or its kind leaves no descriptor behind."""
+    """A file that is refused for its encoding or its type leaves no descriptor open."""
     (tmp_path / "x").write_bytes("\ufeff{}".encode("utf-16-le"))
     before = len(list(Path("/proc/self/fd").iterdir()))
     for path in (tmp_path / "x", tmp_path):

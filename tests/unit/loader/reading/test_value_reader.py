@@ -1,4 +1,4 @@
-"""The reader of logs: every form, every damage, every way in which bytes can arrive."""
+"""The value reader: every form, every kind of damage, every way to split the bytes into reads."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ SEPARATORS = b" \t\r\n,[]\0\xef\xbb\xbf"
 
 
 class Pieces:
-    """A log that arrives in these pieces; a finished one cannot grow."""
+    """A stream that returns the given pieces; a finished one cannot grow."""
 
     def __init__(self, pieces: Iterator[bytes] | list[bytes], *, finished: bool = False) -> None:
         self._pieces = iter(pieces)
         self.is_complete = finished
 
     def read(self) -> bytes:
-        """Return the next piece, empty at the end."""
+        """Return the next piece; empty at the end."""
         return next(self._pieces, b"")
 
 
 def reader_of(*pieces: bytes, finished: bool = False, **options: Any) -> ValueReader:
-    """Return a reader of a log that arrives in these pieces."""
+    """Return a reader of a log that is read in these pieces."""
     return ValueReader(Pieces([piece for piece in pieces if piece], finished=finished), **options)  # type: ignore[arg-type]
 
 
@@ -51,7 +51,7 @@ def values_of(*pieces: bytes, **options: Any) -> list[Value]:
 
 
 def told(values: list[Value]) -> list[Any]:
-    """Return of each value its object, or the reason and the bytes of what is none."""
+    """Return for each value its object, or the reason and the bytes of a problem."""
     return [value.fields if value.problem is None else (value.problem.reason, value.raw) for value in values]
 
 
@@ -106,14 +106,14 @@ FORMS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_objects(form: str) -> None:
-    """Lines, pretty-printed objects of any indentation and arrays of any layout hold the same events."""
+    """Lines, pretty-printed objects of any indentation and arrays of any layout give the same events."""
     found = values_of(FORMS[form](events(5)))
 
     assert told(found) == events(5)
 
 
 def test_forms_can_change_in_the_middle() -> None:
-    """Logs of different forms that were put one behind the other are one log."""
+    """Concatenated logs of different forms are one log."""
     data = b"".join(form(events(2)) for form in FORMS.values())
 
     assert objects_of(data) == events(2) * len(FORMS)
@@ -130,8 +130,8 @@ def test_real_log_gives_every_event_in_every_form(corpus: Path) -> None:
     assert objects_of(FORMS["array on a line"](found)) == found
 
 
-def test_value_says_where_it_is() -> None:
-    """A value has its bytes without the blanks around, its line from 0, and where it starts and ends."""
+def test_value_has_its_position() -> None:
+    """A value has its bytes without surrounding blanks, its line from 0, its start and its end."""
     data = b'\n {"a":1}\r\n[\n{\n "b":2\n},{"c":3}]\n'
 
     assert values_of(data) == [
@@ -147,12 +147,12 @@ def test_identical_lines_are_two_values() -> None:
 
 
 def test_values_on_one_line_have_the_same_line() -> None:
-    """Objects that share a line give the same line number."""
+    """Objects on the same line have the same line number."""
     assert [value.line for value in values_of(b'\n{"a":1} {"b":2}{"c":3}\n{"d":4}\n')] == [1, 1, 1, 2]
 
 
 def test_raw_is_kept_byte_for_byte() -> None:
-    """Of an object the bytes are kept as they came, escapes, white space and all."""
+    """The bytes of an object are kept unchanged, including escapes and white space."""
     raw = b'{ "a" : "\\u00e9\xc3\xa9" ,\t"b":1.50E+2 }'
 
     assert [value.raw for value in values_of(raw + b"\n")] == [raw]
@@ -162,7 +162,7 @@ def test_raw_is_kept_byte_for_byte() -> None:
 
 
 def test_byte_order_marks_separate() -> None:
-    """A byte-order mark at the beginning, and where files were put together, belongs to no event."""
+    """Byte-order marks at the start, and where files were concatenated, belong to no event."""
     assert told(values_of(b'\xef\xbb\xbf{"a":1}\n\xef\xbb\xbf\xef\xbb\xbf{"b":2}\n')) == [{"a": 1}, {"b": 2}]
 
 
@@ -177,7 +177,7 @@ def test_byte_order_marks_separate() -> None:
     ],
 )
 def test_nul_runs_separate_and_are_counted(data: bytes) -> None:
-    """NULs before, behind and between events are counted, and the rest of their line is kept."""
+    """NULs before, after and between events are counted, and the rest of their line is kept."""
     reader = reader_of(data)
 
     assert told(list(reader)) == [{"a": 1}, {"b": 2}]
@@ -187,7 +187,7 @@ def test_nul_runs_separate_and_are_counted(data: bytes) -> None:
 
 
 def test_nul_run_of_copytruncate_costs_nothing() -> None:
-    """Half a megabyte of NULs at the start of a file is passed over."""
+    """Half a megabyte of NULs at the start of a file is skipped."""
     reader = reader_of(bytes(500_000), bytes(12) + b'{"a":1}\n')
 
     assert told(list(reader)) == [{"a": 1}]
@@ -199,7 +199,7 @@ def test_nul_run_of_copytruncate_costs_nothing() -> None:
     [b'{"a":"to', b'{"a":', b'{"a":[1,', b'{\n "a": "to', b'{\n "a": [\n  {\n   "b": 1,', b"junk"],
 )
 def test_torn_value_ends_at_nuls(torn: bytes) -> None:
-    """A value that NULs cut off ends there; they are counted, and an event behind them on the same line is kept."""
+    """A value cut off by NULs ends there; they are counted, and an event after them on the same line is kept."""
     reader = reader_of(torn + bytes(3) + b'{"b":2}\n{"c":3}\n')
 
     assert told(list(reader)) == [(REFUSED_NOT_JSON, torn), {"b": 2}, {"c": 3}]
@@ -236,7 +236,7 @@ EVENT = b'{"eventid":"cowrie.login.failed","session":"a","list":["x"],"deep":{"y
 )
 @pytest.mark.parametrize("glue", [b"\n", b"", b"\n\n"])
 def test_torn_line_loses_only_itself(torn: bytes, glue: bytes) -> None:
-    """A torn line is one problem, whether the next event is on the next line or glued to it."""
+    """A torn line is one problem, whether the next event is on the next line or appended to it."""
     found = values_of(EVENT + b"\n" + torn + glue + EVENT + b"\n" + EVENT + b"\n")
 
     assert [value.raw for value in found if value.problem is None] == [EVENT] * 3
@@ -250,7 +250,7 @@ def test_torn_line_loses_only_itself(torn: bytes, glue: bytes) -> None:
     "damage", [(b'"cowrie', b'"cow"rie'), (b": ", b" "), (b"}", b""), (b'": ', b'": \x01'), (b'",', b"")]
 )
 def test_one_damaged_object_of_a_pretty_printed_file_loses_only_itself(form: str, damage: tuple[bytes, bytes]) -> None:
-    """Of 40 pretty-printed objects one that is damaged is one problem; the other 39 are events."""
+    """One damaged object of 40 pretty-printed ones is one problem; the other 39 are events."""
     whole = [
         {"eventid": "cowrie.a", "session": f"{n:04}", "scans": {"x": {"y": n}}, "algs": ["a", "b"]} for n in range(40)
     ]
@@ -267,7 +267,7 @@ def test_one_damaged_object_of_a_pretty_printed_file_loses_only_itself(form: str
 @pytest.mark.parametrize("form", ["pretty 2", "pretty array", "pretty array, tabs"])
 @pytest.mark.parametrize("lines_left", range(1, 20))
 def test_torn_pretty_printed_object_loses_only_itself(form: str, lines_left: int) -> None:
-    """A pretty-printed object that is torn after any of its lines, in a list or not, is one problem."""
+    """A pretty-printed object torn after any of its lines, in a list or not, is one problem."""
     whole = [{"eventid": "a", "list": [{"x": {"y": [1]}}, {"z": 2}], "algs": ["b", "c"], "n": n} for n in range(12)]
     lines = FORMS[form](whole).splitlines(keepends=True)
     starts = [number for number, line in enumerate(lines) if b'"eventid"' in line]
@@ -294,14 +294,14 @@ def test_torn_pretty_printed_object_loses_only_itself(form: str, lines_left: int
     ],
 )
 def test_one_bad_element_of_an_array_on_one_line_loses_only_itself(element: bytes, reason: str, raw: bytes) -> None:
-    """An element that is no event, or torn, does not take the events behind it on the same line with it."""
+    """An element that is torn, or not an event, does not affect the events after it on the same line."""
     data = b"[" + b",".join([EVENT, element, EVENT, EVENT]) + b"]\n" + EVENT + b"\n"
 
     assert told(values_of(data)) == [json.loads(EVENT), (reason, raw), *[json.loads(EVENT)] * 3]
 
 
-def test_text_behind_an_event_is_a_problem_of_its_own() -> None:
-    """A bracket too many, or other text behind an event on its line, does not take the event with it."""
+def test_text_after_an_event_is_a_problem_of_its_own() -> None:
+    """A superfluous bracket, or other text after an event on its line, does not affect the event."""
     assert told(values_of(EVENT + b"}\n" + EVENT + b" junk\n")) == [
         json.loads(EVENT),
         (REFUSED_NOT_JSON, b"}"),
@@ -310,8 +310,8 @@ def test_text_behind_an_event_is_a_problem_of_its_own() -> None:
     ]
 
 
-def test_glued_pretty_printed_event_is_kept() -> None:
-    """A pretty-printed event that is glued to a torn one is kept."""
+def test_appended_pretty_printed_event_is_kept() -> None:
+    """A pretty-printed event appended to a torn one is kept."""
     pretty = json.dumps(json.loads(EVENT), indent=2).encode()
     found = values_of(pretty[:40] + pretty + b"\n" + pretty + b"\n")
 
@@ -319,14 +319,14 @@ def test_glued_pretty_printed_event_is_kept() -> None:
 
 
 def test_text_before_an_event_is_a_problem_of_its_own() -> None:
-    """What a log shipper put before an event on its line is given back, and the event is kept."""
+    """The prefix of a log shipper before an event on its line is a problem, and the event is kept."""
     found = values_of(b"Nov 21 23:48:27 pot cowrie: " + EVENT + b"\n")
 
     assert told(found) == [(REFUSED_NOT_JSON, b"Nov 21 23:48:27 pot cowrie:"), json.loads(EVENT)]
 
 
-def test_event_in_the_text_of_another_is_no_event() -> None:
-    """An event that an attacker typed into a command stays text, also where its line is torn."""
+def test_event_in_the_text_of_another_is_not_an_event() -> None:
+    """An event that an attacker typed as a command stays text, even if its line is torn."""
     typed = json.dumps({"eventid": "cowrie.command.input", "input": EVENT.decode()}).encode()
 
     assert told(values_of(typed[:-3] + b"\n" + typed + b"\n")) == [
@@ -348,7 +348,7 @@ def test_event_in_the_text_of_another_is_no_event() -> None:
     ],
 )
 def test_json_that_is_no_object_is_a_problem_with_its_bytes(line: bytes, kind: str) -> None:
-    """JSON of another kind on a line is given back whole, with what it is."""
+    """JSON of another type on a line is returned whole, with its type."""
     found = values_of(EVENT + b"\n" + line + b"\n" + EVENT + b"\n")
 
     assert told(found) == [json.loads(EVENT), (REFUSED_NOT_OBJECT, line.strip()), json.loads(EVENT)]
@@ -358,7 +358,7 @@ def test_json_that_is_no_object_is_a_problem_with_its_bytes(line: bytes, kind: s
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"[]\n", b"[\n\n]\n", b" \t\r\n,,[[]]\xef\xbb\xbf\0\n"])
 def test_separators_alone_are_no_values(data: bytes) -> None:
-    """White space, commas, brackets, marks and NULs alone are no values, and all of them are passed."""
+    """White space, commas, brackets, byte-order marks and NULs alone are not values, and are all consumed."""
     reader = reader_of(data)
 
     assert list(reader) == []
@@ -366,14 +366,14 @@ def test_separators_alone_are_no_values(data: bytes) -> None:
 
 
 def test_too_deep_nesting_is_named() -> None:
-    """An object that is nested deeper than any reader goes is a problem that says so."""
+    """An object that is nested too deep for any reader is a problem that says so."""
     line = b'{"a":' * 2000 + b"1" + b"}" * 2000
 
     assert told(values_of(line + b"\n" + EVENT + b"\n")) == [(REFUSED_TOO_DEEP, line), json.loads(EVENT)]
 
 
 def test_problem_keeps_odd_white_space() -> None:
-    """Of a problem only JSON's own white space around it is left away."""
+    """Only JSON white space around a problem is removed."""
     assert told(values_of(b' \x0b{"a":1}\x0c \n')) == [(REFUSED_NOT_JSON, b'\x0b{"a":1}\x0c')]
 
 
@@ -381,7 +381,7 @@ def test_problem_keeps_odd_white_space() -> None:
 
 
 def test_last_line_without_newline_waits() -> None:
-    """A last value waits until something follows it, even if it is complete, and is then one event."""
+    """The last value is pending until something follows it, even if it is complete, and is then one event."""
     reader = reader_of(b'{"a":1}\n{"b":2}')
 
     assert told(list(reader)) == [{"a": 1}]
@@ -391,7 +391,7 @@ def test_last_line_without_newline_waits() -> None:
 
 @pytest.mark.parametrize("unfinished", [b'{"b":', b'{"b":"x', b"{\n ", b'{"b":[1,', b"junk", b'"text"', b"\xef\xbb"])
 def test_unfinished_value_waits(unfinished: bytes) -> None:
-    """What is not finished is no value yet, but bytes that wait."""
+    """An unfinished value is not returned; its bytes are pending."""
     reader = reader_of(b'{"a":1}\n' + unfinished)
 
     assert told(list(reader)) == [{"a": 1}]
@@ -399,7 +399,7 @@ def test_unfinished_value_waits(unfinished: bytes) -> None:
 
 
 def test_array_that_is_closed_later_gives_nothing_new() -> None:
-    """The bracket that closes an array may come later, with more elements before it."""
+    """The closing bracket of an array may come later, after further elements."""
     reader = reader_of(b'[{"a":1},\n')
 
     assert told(list(reader)) == [{"a": 1}]
@@ -408,21 +408,21 @@ def test_array_that_is_closed_later_gives_nothing_new() -> None:
 
 
 def test_finished_log_gives_its_last_value() -> None:
-    """A compressed log cannot grow: its last value needs no newline, and what is no JSON there is a problem."""
+    """A compressed log cannot grow: its last value needs no newline, and text that is not JSON there is a problem."""
     assert told(values_of(b'{"a":1}\n{"b":2}', finished=True)) == [{"a": 1}, {"b": 2}]
     assert told(values_of(b'{"a":1}\njunk', finished=True)) == [{"a": 1}, (REFUSED_NOT_JSON, b"junk")]
 
 
 def test_unfinished_value_of_a_finished_log_waits() -> None:
-    """The torn end of a compressed log stays before the cursor: the log may be there whole elsewhere."""
+    """The torn end of a compressed log stays pending: a whole copy of the log may exist elsewhere."""
     reader = reader_of(b'{"a":1}\n{"b":', finished=True)
 
     assert told(list(reader)) == [{"a": 1}]
     assert (reader.position, reader.pending_bytes) == (8, 5)
 
 
-def test_tail_is_what_stands_before_the_cursor() -> None:
-    """The tail is the 512 bytes before the cursor, also where they came from an earlier read."""
+def test_tail_is_what_precedes_the_cursor() -> None:
+    """The tail is the 512 bytes before the cursor, even if they come from an earlier read."""
     data = b"".join(b'{"n":%d}\n' % number for number in range(500))
     reader = reader_of(data[:3000], data[3000:3001], data[3001:])
 
@@ -465,7 +465,7 @@ def test_value_over_the_limit_is_one_problem(large: bytes, raw: bytes | None, si
 
 
 def test_value_at_the_limit_is_an_event() -> None:
-    """A value of as many bytes as are allowed is an event, blanks around it not counted; one more is too many."""
+    """A value of exactly the allowed size, without surrounding blanks, is an event; one more byte is too many."""
     exact = b'{"a":"' + b"x" * 92 + b'"}'
 
     assert objects_of(b"   " + exact + b"\t\n", max_value_bytes=100) == [{"a": "x" * 92}]
@@ -473,7 +473,7 @@ def test_value_at_the_limit_is_an_event() -> None:
 
 
 def test_large_element_of_an_array_over_several_lines() -> None:
-    """In a pretty-printed array an element over the limit does not take its neighbours with it."""
+    """In a pretty-printed array an element over the limit does not affect its neighbours."""
     data = json.dumps([{"a": 1}, {"b": "x" * 200}, {"c": 3}], indent=1).encode() + b"\n"
     found = values_of(data, max_value_bytes=100)
 
@@ -482,7 +482,7 @@ def test_large_element_of_an_array_over_several_lines() -> None:
 
 
 def test_digest_and_range_of_a_very_large_value() -> None:
-    """Of a value over 1 MiB the first 64 KiB are kept, with the SHA-256 of all and where it lies."""
+    """Of a value over 1 MiB the first 64 KiB are kept, with the SHA-256 of the whole and its range."""
     large = b'{"a":"' + b"x" * (3 << 20) + b'"}'
     found = values_of(b"\n" + large + b"\n", max_value_bytes=1 << 20)
 
@@ -495,7 +495,7 @@ def test_digest_and_range_of_a_very_large_value() -> None:
 
 
 def test_damaged_value_over_a_mebibyte_keeps_its_beginning() -> None:
-    """A damaged value over 1 MiB that is within the limit is kept like one over it."""
+    """A damaged value over 1 MiB within the limit is kept like one over it."""
     large = b"x" * (2 << 20)
     found = values_of(large + b"\n", max_value_bytes=4 << 20)
 
@@ -505,7 +505,7 @@ def test_damaged_value_over_a_mebibyte_keeps_its_beginning() -> None:
 
 
 def test_large_value_waits_for_its_end() -> None:
-    """A value over the limit whose end is not there yet waits as a whole, and is one problem once it has ended."""
+    """A value over the limit is pending until its end is read, and is then one problem."""
     data = b'{"a":1}\n{"b":"' + b"x" * 500
     reader = reader_of(data, b"y" * 100, max_value_bytes=100)
 
@@ -516,8 +516,8 @@ def test_large_value_waits_for_its_end() -> None:
     assert [(one.start, one.end) for one in late] == [(8, len(data) + 102)]
 
 
-def test_large_value_that_a_damaged_archive_cuts_off_is_not_passed() -> None:
-    """Where an archive breaks off inside a value over the limit, the cursor stays before that value."""
+def test_large_value_cut_off_by_a_damaged_archive_is_not_consumed() -> None:
+    """If an archive ends inside a value over the limit, the cursor stays before that value."""
 
     class Breaking(Pieces):
         def read(self) -> bytes:
@@ -552,8 +552,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("finished", [False, True])
-def test_memory_is_bounded_whatever_comes(kind: str, finished: bool) -> None:
-    """8 MiB of any one thing without an end take no more memory than a few times the limit, and it terminates."""
+def test_memory_is_bounded(kind: str, finished: bool) -> None:
+    """8 MiB of any construct without an end take a few times the limit of memory at most, and reading terminates."""
     head, piece = HOSTILE[kind]
     reader = reader_of(head, *[piece] * (8 << 20 >> 16), finished=finished, max_value_bytes=1 << 16)
     tracemalloc.start()
@@ -608,7 +608,7 @@ LIMITS = st.sampled_from([20, 45, 100, 1 << 20])
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """Return the data in pieces, cut at these places."""
+    """Return the data in pieces, split at these positions."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
@@ -618,8 +618,8 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 @example(b"[1, 2]\n", [1], 100, False)
 @example(b'\xef\xbb\xbf{"a":1}\n', [1, 2], 100, False)
 @example(b'{"a":"\\\\"}\n', [7, 8], 100, False)
-def test_pieces_make_no_difference(data: bytes, places: list[int], limit: int, finished: bool) -> None:
-    """However the bytes of a log are split into reads, the values, the cursor and what waits are the same."""
+def test_pieces_do_not_matter(data: bytes, places: list[int], limit: int, finished: bool) -> None:
+    """However the bytes of a log are split into reads, values, cursor and pending bytes are the same."""
     options: dict[str, Any] = {"max_value_bytes": limit, "finished": finished}
     whole, pieces = reader_of(data, **options), reader_of(*cut(data, places), **options)
     single = reader_of(*(data[at : at + 1] for at in range(len(data))), **options)
@@ -634,8 +634,8 @@ def test_pieces_make_no_difference(data: bytes, places: list[int], limit: int, f
 
 @settings(max_examples=300)
 @given(LOGS, LIMITS, st.booleans())
-def test_stopping_makes_no_difference(data: bytes, limit: int, finished: bool) -> None:
-    """A new reader that goes on after any value gives the rest, with the same lines and places."""
+def test_resuming_does_not_matter(data: bytes, limit: int, finished: bool) -> None:
+    """A new reader that resumes after any value returns the rest, with the same lines and positions."""
     options: dict[str, Any] = {"max_value_bytes": limit, "finished": finished}
     expected = values_of(data, **options)
 
@@ -650,8 +650,8 @@ def test_stopping_makes_no_difference(data: bytes, limit: int, finished: bool) -
 @given(LOGS, LIMITS, st.integers(0, 1000))
 @example(b"[1, 2]\n", 100, 1)
 @example(b'{"a":"' + b"x" * 50 + b'"}\n', 20, 40)
-def test_growing_makes_no_difference(data: bytes, limit: int, place: int) -> None:
-    """A log that is read up to any byte, and later on from the cursor, gives what it gives when read at once."""
+def test_growing_does_not_matter(data: bytes, limit: int, place: int) -> None:
+    """Reading a log up to any byte, and later from the cursor, gives the same as reading it at once."""
     place %= len(data) + 1
     early = reader_of(data[:place], max_value_bytes=limit)
     first = list(early)
@@ -664,7 +664,7 @@ def test_growing_makes_no_difference(data: bytes, limit: int, place: int) -> Non
 
 
 @given(st.lists(OBJECTS, max_size=5))
-def test_form_makes_no_difference(found: list[dict[str, Any]]) -> None:
+def test_the_form_does_not_matter(found: list[dict[str, Any]]) -> None:
     """The same objects as lines, pretty-printed or in arrays give the same objects in the same order."""
     for form, write in FORMS.items():
         assert told(values_of(write(found))) == found, form
@@ -673,7 +673,7 @@ def test_form_makes_no_difference(found: list[dict[str, Any]]) -> None:
 @settings(max_examples=300)
 @given(LOGS, LIMITS, st.booleans())
 def test_every_byte_is_accounted_for(data: bytes, limit: int, finished: bool) -> None:
-    """Every byte of a log is in a value, separates values, or waits; and each value's bytes and line are right."""
+    """Every byte of a log is in a value, is a separator, or is pending; each value has the right bytes and line."""
     reader = reader_of(data, max_value_bytes=limit, finished=finished)
     at = nul_bytes = 0
     for value in reader:
@@ -701,7 +701,7 @@ def test_every_byte_is_accounted_for(data: bytes, limit: int, finished: bool) ->
 @example([b'{"a":[1,', b'{"b":[[', b"[["])
 @example([b"{" * 50])
 def test_intact_lines_are_found_whatever_is_between(junk: list[bytes]) -> None:
-    """Whatever bytes stand between them, events on lines of their own are all found, each once and in order."""
+    """Whatever bytes are between them, events on their own lines are all found, once and in order."""
     lines = [b'{"eventid":"cowrie.login.failed","number":%d,"list":["a"]}' % number for number in range(len(junk) + 1)]
     data = lines[0] + b"\n" + b"".join(one + b"\n" + line + b"\n" for one, line in zip(junk, lines[1:], strict=True))
     assume(b"cowrie.login.failed" not in b"".join(junk))
@@ -714,14 +714,14 @@ def test_intact_lines_are_found_whatever_is_between(junk: list[bytes]) -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=200), LIMITS, st.booleans())
 def test_any_bytes_are_read_to_an_end(data: bytes, limit: int, finished: bool) -> None:
-    """Any bytes at all are read without an error, each value a step forward."""
+    """Any bytes are read without an error, and each value advances the position."""
     starts = [value.start for value in values_of(data, max_value_bytes=limit, finished=finished)]
 
     assert starts == sorted(set(starts))
 
 
-def test_real_stream_is_read_like_pieces(tmp_path: Path) -> None:
-    """A file that is opened as a log gives what its bytes give."""
+def test_a_real_stream_is_read_like_pieces(tmp_path: Path) -> None:
+    """A file opened as a log gives the same as its bytes."""
     data = FORMS["pretty array"](events(300))
     path = tmp_path / "cowrie.json"
     path.write_bytes(data)

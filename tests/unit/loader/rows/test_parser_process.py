@@ -29,7 +29,7 @@ LINES = events(100)
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A database; everything that is loaded into it is parsed by another process, if there can be one."""
+    """A database; every log loaded into it is parsed by a child process, if there can be one."""
     monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     monkeypatch.setattr(parser_process.os, "cpu_count", lambda: 2)
     engine = get_engine(tmp_path / "x.sqlite")
@@ -43,7 +43,7 @@ def load(engine: Engine, *paths: Path) -> list[FileResult]:
 
 
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return a list that takes note of each process that is started for parsing."""
+    """Return a list that records each start of a parser process."""
     started: list[object] = []
     popen = parser_process.subprocess.Popen
 
@@ -56,7 +56,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def interpreter(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a script take the place of the interpreter that is started for parsing."""
+    """Replace the interpreter of the parser process by a script."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setattr(parser_process.sys, "executable", str(path))
@@ -73,10 +73,10 @@ def interpreter(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
         (None, "could not be started (No such file or directory)"),
     ],
 )
-def test_a_load_goes_on_without_the_process_that_parses(
+def test_a_load_continues_without_the_parser_process(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, script: str | None, what: str
 ) -> None:
-    """Whatever ends the process that parses, the load says so and stores each event once by itself."""
+    """Whatever ends the parser process, the load warns and stores each event once without it."""
     log = write(tmp_path / "cowrie.json", LINES, form)
     if script is None:
         monkeypatch.setattr(parser_process.sys, "executable", str(tmp_path / "missing"))
@@ -101,10 +101,10 @@ def test_a_load_goes_on_without_the_process_that_parses(
         (MemoryError(), "out of memory"),
     ],
 )
-def test_a_system_that_grants_no_process_is_said(
+def test_a_system_without_a_free_process(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, what: str
 ) -> None:
-    """Where no process can be started, this one parses."""
+    """If no process can be started, this one parses."""
 
     def refuse(*_: object, **__: object) -> None:
         raise error
@@ -118,10 +118,8 @@ def test_a_system_that_grants_no_process_is_said(
     assert f"could not be started ({what})" in warning
 
 
-def test_a_system_that_grants_no_thread_is_said(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where nobody can listen to the process that parses, it is ended, and this one parses."""
+def test_a_system_without_a_free_thread(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can read from the parser process, that is killed, and this one parses."""
 
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -135,10 +133,10 @@ def test_a_system_that_grants_no_thread_is_said(
     assert "could not be listened to (can't start new thread)" in warning
 
 
-def test_what_has_died_is_not_started_for_the_next_log(
+def test_after_a_death_the_next_log_is_parsed_here(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One death is said once; the next logs are parsed here, until an hour later it is tried again."""
+    """A death is reported once; the next logs are parsed here, until an hour later a process is started again."""
     interpreter(tmp_path / "python", "kill -9 $$", monkeypatch)
     started = starts(monkeypatch)
     now = [1000.0]
@@ -161,7 +159,7 @@ def test_what_has_died_is_not_started_for_the_next_log(
 def test_batches_before_the_death_stay(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, dies_after: int
 ) -> None:
-    """What was committed when the process died is not made again, and what follows is what it would have given."""
+    """Batches committed before the process died are not repeated, and the rest is the same as without its death."""
     log = write(tmp_path / "cowrie.json", LINES, form)
     read, documents = parser_process._read, []
 
@@ -180,7 +178,7 @@ def test_batches_before_the_death_stay(
     clean.dispose()
 
 
-def test_an_unreadable_log_is_the_logs_fault_not_the_processes(tmp_path: Path) -> None:
+def test_an_unreadable_log_is_no_death_of_the_process(tmp_path: Path) -> None:
     """An error of the log before its first value comes back as its end, not as a death."""
     (tmp_path / "folder").mkdir()
     descriptor = os.open(tmp_path / "folder", os.O_RDONLY)
@@ -191,11 +189,11 @@ def test_an_unreadable_log_is_the_logs_fault_not_the_processes(tmp_path: Path) -
 
     end = parser_process.LogEnd(**parser_process.marshal.loads(done[8:]))
     assert end.line == 4
-    assert end.error == "x: Is a directory at byte 0; check the disk or the network share it lies on"
+    assert end.error == "x: Is a directory at byte 0; check the disk or the network share it is on"
 
 
 def run_child(job: dict[str, object]) -> bytes:
-    """Return what the process that parses writes for a job."""
+    """Return what the parser process writes for a job."""
     descriptor = job["descriptor"]
     assert isinstance(descriptor, int)
     return parser_process.subprocess.run(
@@ -208,7 +206,7 @@ def run_child(job: dict[str, object]) -> bytes:
 
 
 def test_a_stop_does_not_wait_for_the_process(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is asked to stop while the other process goes through gigabytes ends at once, and nothing is said to fail."""
+    """Asked to stop while the parser process reads gigabytes, the load ends at once, without an error."""
     log = write(tmp_path / "cowrie.json", LINES)
     interpreter(tmp_path / "python", "exec sleep 600", monkeypatch)
     asked: list[bool] = []
@@ -226,10 +224,10 @@ def test_a_stop_does_not_wait_for_the_process(engine: Engine, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_a_service_is_the_writers_to_answer(
+def test_the_parser_process_ignores_signals(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A signal that goes to all processes of a service, or of a terminal, does not end the one that parses."""
+    """A signal to all processes of a service or a terminal does not end the parser process."""
     log = write(tmp_path / "cowrie.json", LINES)
     started: list[parser_process.subprocess.Popen[bytes]] = []
     popen = parser_process.subprocess.Popen
@@ -245,10 +243,10 @@ def test_the_end_of_a_service_is_the_writers_to_answer(
     assert (found.counters["events"], found.warnings) == (100, [])
 
 
-def test_a_process_that_was_ended_with_the_service_is_no_news(
+def test_a_parser_process_ended_with_the_service_is_not_reported(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where both were asked to end, and the one that parses had not yet learnt to leave that to us, nothing is said."""
+    """If both are asked to end before the parser process ignores signals, its end is not reported."""
     log = write(tmp_path / "cowrie.json", LINES)
     interpreter(tmp_path / "python", "kill -15 $$", monkeypatch)
     starting = starts(monkeypatch)
@@ -258,8 +256,8 @@ def test_a_process_that_was_ended_with_the_service_is_no_news(
     assert (look.files, len(starting)) == ([], 1)
 
 
-def test_a_small_pipe_does_too(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system grants no large pipe, a small one is used."""
+def test_a_small_pipe_works_too(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system allows no large pipe, a small one is used."""
     asked: list[int] = []
 
     def refuse(_: object, command: int, __: int) -> None:

@@ -48,12 +48,12 @@ def at(second: int) -> str:
 
 
 def moment(second: int) -> str:
-    """Return the same moment as it is stored."""
+    """Return the same time in its stored form."""
     return f"2026-11-21 23:48:{second:02}.000000"
 
 
 def tallied(*events: Event) -> SessionAggregates:
-    """Return what events say about their sessions."""
+    """Return the aggregates of events."""
     tallies = SessionAggregates()
     for one in events:
         tallies.add(one)
@@ -61,13 +61,13 @@ def tallied(*events: Event) -> SessionAggregates:
 
 
 def session(*events: Event) -> SessionAggregate:
-    """Return what events say about the one session that they have."""
+    """Return the aggregate of the only session of events."""
     (tally,) = tallied(*events).sessions.values()
     return tally
 
 
 def attributes(*events: Event) -> AttributeAggregate:
-    """Return the attributes of the one session that events have."""
+    """Return the attributes of the only session of events."""
     (tally,) = tallied(*events).attributes.values()
     return tally
 
@@ -76,7 +76,7 @@ def attributes(*events: Event) -> AttributeAggregate:
 
 
 def test_every_event_counts_for_its_session() -> None:
-    """Each event counts once, whatever it is called; only its own session's numbers change."""
+    """Each event counts once, whatever its type; only the numbers of its session change."""
     found = tallied(
         event(SESSION_CONNECT), event("cowrie.teapot"), event(None), event(SESSION_CLOSED, session="t")
     ).sessions
@@ -85,15 +85,15 @@ def test_every_event_counts_for_its_session() -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, ""])
-def test_event_without_a_session_is_nobodys(nobody: str | None) -> None:
-    """An event that names no session, or an empty one, counts for none."""
+def test_event_without_a_session_is_not_counted(nobody: str | None) -> None:
+    """An event without a session, or with an empty one, is not counted."""
     assert tallied(event(LOGIN_FAILED, session=nobody), event(COMMAND_INPUT, session=nobody, input="w")) == (
         SessionAggregates()
     )
 
 
-def test_counters_of_kinds() -> None:
-    """Logins of either outcome, commands and downloads are counted; uploads and failed downloads are no downloads."""
+def test_counters_by_event_type() -> None:
+    """Logins of either outcome, commands and downloads are counted; uploads and failed downloads are not."""
     names = [
         *[LOGIN_SUCCESS] * 1,
         *[LOGIN_FAILED] * 2,
@@ -109,7 +109,7 @@ def test_counters_of_kinds() -> None:
 
 
 def test_first_and_last_time() -> None:
-    """The first and last moment are those of the earliest and latest event that has one, in UTC."""
+    """The first and last time are those of the earliest and latest event with a time, in UTC."""
     tally = session(
         event(timestamp=at(20)),
         event(timestamp="yesterday"),
@@ -122,7 +122,7 @@ def test_first_and_last_time() -> None:
 
 
 def test_session_without_any_time_has_none() -> None:
-    """A session whose events have no readable time has no first and last moment, and counts all the same."""
+    """A session whose events have no readable time has no first and last time, but is counted."""
     assert session(event(timestamp="yesterday"), event()) == SessionAggregate(event_count=2)
 
 
@@ -138,7 +138,7 @@ def test_session_without_any_time_has_none() -> None:
     ],
 )
 def test_sensor_is_the_smallest_name(sensors: list[Any], expected: str | None) -> None:
-    """A session's sensor is the smallest of its events' names, inert and cut; an empty name is none."""
+    """A session's sensor is the smallest name in its events, inert and cut; empty names are ignored."""
     assert session(*(event(sensor=sensor) for sensor in sensors)).sensor == expected
 
 
@@ -146,7 +146,7 @@ def test_sensor_is_the_smallest_name(sensors: list[Any], expected: str | None) -
 
 
 def test_address_and_protocol_are_of_the_earliest_connect() -> None:
-    """Address and protocol are those of the earliest connect, also if it comes last."""
+    """Address and protocol are those of the earliest connect, even if it comes last."""
     found = attributes(
         event(SESSION_CONNECT, timestamp=at(9), src_ip="198.51.100.1", protocol="ssh"),
         event(SESSION_CONNECT, src_ip="198.51.100.0", protocol="ssh"),
@@ -156,8 +156,8 @@ def test_address_and_protocol_are_of_the_earliest_connect() -> None:
     assert found == AttributeAggregate(connect=(moment(3), "198.51.100.2", "telnet"))
 
 
-def test_connect_without_a_time_serves_where_no_other_is() -> None:
-    """A connect without a time gives the address if there is no other."""
+def test_connect_without_a_time_is_used_if_there_is_no_other() -> None:
+    """The address of a connect without a time is used if there is no other."""
     assert attributes(event(SESSION_CONNECT, src_ip="198.51.100.1")).connect == (NO_MOMENT, "198.51.100.1", "")
 
 
@@ -169,7 +169,7 @@ def test_hassh_is_of_the_earliest_key_exchange() -> None:
 
 
 def test_user_name_is_of_the_earliest_success() -> None:
-    """The user name is that of the earliest login that succeeded, and of the earliest failed one only without it."""
+    """The user name is that of the earliest successful login, or of the earliest failed one if there is none."""
     failed = event(LOGIN_FAILED, timestamp=at(1), username="admin")
     late, early = (event(LOGIN_SUCCESS, timestamp=at(n), username=name) for n, name in ((9, "root"), (5, "pi")))
 
@@ -179,7 +179,7 @@ def test_user_name_is_of_the_earliest_success() -> None:
 
 
 def test_attributes_of_other_types_are_none() -> None:
-    """An address or name that is no text is left empty, and long or hostile ones are cut and inert."""
+    """An address or name that is not text is ignored; long or hostile ones are cut and made inert."""
     assert attributes(event(SESSION_CONNECT, src_ip=5, protocol=["ssh"])).connect == (NO_MOMENT, "", "")
     assert attributes(event(LOGIN_FAILED, username="\0" + "x" * 300)).login == (
         1,
@@ -192,7 +192,7 @@ def test_attributes_of_other_types_are_none() -> None:
 
 
 def test_commands_are_counted_by_session_and_normal_form() -> None:
-    """A command counts for its session under its normal form, with its first and last moment and its risk."""
+    """A command is counted by session and normal form, with its first and last time and its risk."""
     found = tallied(
         event(COMMAND_INPUT, timestamp=at(9), input="wget  x"),
         event(COMMAND_INPUT, timestamp=at(4), input=" wget x\n"),
@@ -208,7 +208,7 @@ def test_commands_are_counted_by_session_and_normal_form() -> None:
 
 @pytest.mark.parametrize("text", [None, "", 5, ["w"], {"w": 1}])
 def test_command_without_text_is_counted_but_not_listed(text: Any) -> None:
-    """A command event without a text counts as a command of its session, and is in no list."""
+    """A command event without text counts as a command of its session, but is not listed."""
     found = tallied(event(COMMAND_INPUT, input=text))
 
     assert (found.sessions["s"].command_count, found.commands) == (1, {})
@@ -236,7 +236,7 @@ MERGED_BY = {
 
 
 def merged(batches: list[SessionAggregates]) -> dict[str, dict[Any, tuple[Any, ...]]]:
-    """Return all batches as one, as plain values."""
+    """Return all batches merged, as plain values."""
     whole: dict[str, dict[Any, tuple[Any, ...]]] = {"sessions": {}, "attributes": {}, "commands": {}}
     for batch in batches:
         for kind, found in whole.items():
@@ -271,8 +271,8 @@ EVENTS = st.builds(
 
 @settings(max_examples=200)
 @given(st.lists(EVENTS, max_size=12), st.data())
-def test_order_and_batches_make_no_difference(events: list[Event], data: st.DataObject) -> None:
-    """Events in any order and any split into batches say the same about their sessions."""
+def test_order_and_batches_do_not_matter(events: list[Event], data: st.DataObject) -> None:
+    """Events in any order and any split into batches give the same aggregates."""
     expected = merged([tallied(*events)])
 
     shuffled = data.draw(st.permutations(events))
@@ -284,7 +284,7 @@ def test_order_and_batches_make_no_difference(events: list[Event], data: st.Data
 
 
 def test_real_sessions_do_not_depend_on_order(corpus: Path) -> None:
-    """The sessions of a real log are the same backwards, and event by event."""
+    """The sessions of a real log are the same in reverse order, and with one event per batch."""
     lines = (corpus / "cowrie-3.1.4" / "cowrie.json").read_bytes().splitlines()
     events = [found for line in lines if isinstance(found := parse_event(line, json.loads(line)), Event)]
     expected = merged([tallied(*events)])
