@@ -72,12 +72,12 @@ def trust_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
             return None
         return ValueReader(self._stream, position=cursor.byte_pos, line=cursor.next_line)
 
-    monkeypatch.setattr(LogIdentifier, "_at_same_bytes", at_cursor)
+    monkeypatch.setattr(LogIdentifier, "_reader_at_same_bytes", at_cursor)
 
 
 def hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is deleted is not read to its end."""
-    monkeypatch.setattr(OpenLogs, "hold", lambda *_: None)
+    monkeypatch.setattr(OpenLogs, "keep_open", lambda *_: None)
 
 
 def miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,9 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.loader import delta
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.follow import file_state as followed_state
-from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.delta import DeltaLoader, PollResult
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.reading import discovery
 from cowrieprocessor.settings import Settings
 from tests.rotation.comparison import differences
@@ -30,6 +28,8 @@ from tests.rotation.world import World
 
 SETTLES_S = 0.012
 """How long an archive or a file's times count as young in these sequences, so that waiting for it takes no time."""
+
+TIMING = FollowTiming(archive_settles_s=SETTLES_S, coarse_time_settles_s=SETTLES_S, fine_time_settles_s=SETTLES_S)
 
 WEIGHTS = {
     # the honeypot
@@ -164,7 +164,7 @@ class Run:
         self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
         try:
             with self.places.killed_at(place):
-                self._take_in(follower.look())
+                self._take_in(follower.poll())
         except (Killed, Exception):
             if not self.places.is_dead:
                 raise
@@ -182,7 +182,7 @@ class Run:
         self.was_ended = True
         try:
             with self.places.locked_at(1 + place % 40):
-                follower.look()
+                follower.poll()
         except DatabaseLocked:
             return
 
@@ -192,7 +192,7 @@ class Run:
         self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
         self._stops_after = batches % 5
         with self.places.looking():
-            self._take_in(follower.look())
+            self._take_in(follower.poll())
         self._stops_after = None
         self.restart()
 
@@ -209,9 +209,9 @@ class Run:
         other_engine = get_engine(self.engine.url.render_as_string(hide_password=False))
         with (
             self._new_follower(other_engine) as other,
-            self.places.meanwhile_at(1 + place % 40, lambda: self._take_in(other.look())),
+            self.places.meanwhile_at(1 + place % 40, lambda: self._take_in(other.poll())),
         ):
-            self._take_in(follower.look())
+            self._take_in(follower.poll())
         dispose(other_engine)
         self.has_met = True
         self.model.note_look(sightings)
@@ -225,7 +225,7 @@ class Run:
         act: Callable[[int, int, int], None] = getattr(self.world, name)
         self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
         with self.places.meanwhile_at(1 + place % 40, lambda: act(*(chance.randrange(1 << 16) for _ in range(3)))):
-            self._take_in(follower.look())
+            self._take_in(follower.poll())
         self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
 
     # --- how it is done ---
@@ -249,14 +249,14 @@ class Run:
         sightings = list(self.world.disk.sightings())
         self._listed = self._listing()
         with self.places.looking():
-            self._take_in(follower.look(changed))
+            self._take_in(follower.poll(changed))
         self.model.note_look(sightings, only_named=changed is not None)
 
     def _listing(self) -> list[tuple[Path, int]]:
         return [(path, path.stat().st_ino) for path in self.world.disk.paths()]
 
-    def _take_in(self, look: delta.PollResult) -> None:
-        self.gaps_told += sum(gap.bytes_lost for gap in look.gaps)
+    def _take_in(self, result: PollResult) -> None:
+        self.gaps_told += sum(gap.bytes_lost for gap in result.gaps)
 
     def _start(self) -> DeltaLoader:
         if self._follower is None:
@@ -269,7 +269,7 @@ class Run:
         disk = self.world.disk
         paths = chance.choice([[disk.live], [disk.folder], [disk.live, disk.folder]])
         passed, told = self.places.pass_one, self._is_told_to_stop
-        return DeltaLoader(engine, paths, settings=self._settings, on_progress=passed, stop=told)
+        return DeltaLoader(engine, paths, settings=self._settings, on_progress=passed, stop=told, timing=TIMING)
 
     def _is_told_to_stop(self) -> bool:
         if self._stops_after is None:
@@ -294,10 +294,7 @@ def run_steps(seed: int, steps: list[Step], engine: Engine, folder: Path, templa
         template: an empty SQLite database at our version, to be copied.
     """
     with pytest.MonkeyPatch.context() as monkeypatch, ExitStack() as stack:
-        monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", SETTLES_S)
         monkeypatch.setattr(discovery, "LISTING_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(followed_state, "TIME_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", SETTLES_S)
         world = World(folder, seed)
         run = Run(seed, world, Model(world.disk, SETTLES_S), engine, Places(engine, monkeypatch), template)
         stack.callback(run.close)

@@ -37,7 +37,7 @@ class SeenFile:
         origin: of one without a path the place where it was; not in the database.
     """
 
-    place: str
+    file_key: str
     path: str
     device: str
     inode: str
@@ -53,14 +53,14 @@ class SeenFile:
         """Return the same under a place of its own: the file has gone from its path, its log may be elsewhere."""
         if self.origin:
             return self
-        place = hashlib.sha256(repr((self.place, self.device, self.inode, self.log)).encode())
-        return replace(self, place=place.hexdigest(), origin=self.place)
+        place = hashlib.sha256(repr((self.file_key, self.device, self.inode, self.log)).encode())
+        return replace(self, file_key=place.hexdigest(), origin=self.file_key)
 
     def is_from_same_file(self, other: SeenFile) -> bool:
         """Return whether two are of one file."""
         return (self.device, self.inode) == (other.device, other.inode)
 
-    def tells_as(self, other: SeenFile) -> bool:
+    def detects_same_loss_as(self, other: SeenFile) -> bool:
         """Return whether another one is enough to miss what disappears: bytes that are stored are not missed."""
         if (self.log, self.device, self.inode) != (other.log, other.device, other.inode):
             return False
@@ -70,7 +70,7 @@ class SeenFile:
         """Return the row."""
         size_bytes, mtime_ns, ctime_ns = self.signature
         return {
-            "place": self.place,
+            "place": self.file_key,
             "host": self.host,
             "path": self.path,
             "device": self.device,
@@ -114,7 +114,7 @@ def followed_host(engine: Engine) -> str:
     return "" if dialect_of(engine).files is not None else socket.gethostname()
 
 
-def place_of(host: str, path: Path) -> str:
+def file_key_of(host: str, path: Path) -> str:
     """Return the key of a file in `followed_files`."""
     return hashlib.sha256(f"{host}\0".encode() + os.fsencode(path)).hexdigest()
 
@@ -124,7 +124,7 @@ def seen_files(connection: Connection) -> list[SeenFile]:
     rows = connection.execute(select(_FILE)).mappings()
     return [
         SeenFile(
-            place=row["place"],
+            file_key=row["place"],
             host=row["host"],
             path=row["path"],
             device=row["device"],
@@ -140,9 +140,9 @@ def seen_files(connection: Connection) -> list[SeenFile]:
 
 def save(connection: Connection, files: Iterable[SeenFile]) -> None:
     """Write what was seen of files."""
-    for one in sorted(files, key=lambda file: file.place):
+    for one in sorted(files, key=lambda file: file.file_key):
         row = one.row()
-        if not connection.execute(update(_FILE).where(_FILE.c.place == one.place).values(row)).rowcount:
+        if not connection.execute(update(_FILE).where(_FILE.c.place == one.file_key).values(row)).rowcount:
             connection.execute(insert(_FILE).values(row))
 
 
@@ -188,7 +188,7 @@ def set_gap(connection: Connection, log: tuple[str, int], bytes_gap: int) -> Non
 
 def add_lost_log(connection: Connection, file: SeenFile) -> None:
     """Note that a file was destroyed of which nothing could be stored: it had no complete object yet."""
-    identity = hashlib.sha256(repr((file.place, file.device, file.inode, file.head_digest)).encode()).hexdigest()
+    identity = hashlib.sha256(repr((file.file_key, file.device, file.inode, file.head_digest)).encode()).hexdigest()
     known = [row["generation"] for row in log_files.generations(connection, identity)]
     source, source_generation = log_files.free_place(connection, file.path[: log_files.MAX_SOURCE_CHARS], file.inode)
     connection.execute(

@@ -52,20 +52,20 @@ class Done(NamedTuple):
 class _Elsewhere:
     """Tells which events of a letter are stored already, other than from its own log."""
 
-    is_looking = True
+    is_active = True
 
     def __init__(self, connection: Connection, log: LogOfLetter | None) -> None:
         self._connection = connection
         self._place = log.place if log else _NOWHERE
         self.found = 0
 
-    def holds(self, event: Event, offset: int) -> bool:
+    def is_stored(self, event: Event, offset: int) -> bool:
         """Return whether an event is stored already; where in its log it stands makes no difference."""
         found = bool(copies_of(self._connection, event, self._place))
         self.found += found
         return found
 
-    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
+    def is_refused_stored(self, offset: int, payload: Mapping[str, Any]) -> bool:
         """Return that what is still refused is not stored."""
         return False
 
@@ -221,7 +221,7 @@ def _cursor(new: NewValues, elsewhere: _Elsewhere) -> Checkpoint:
         source_generation=new.place.source_generation,
         current_path=log.current_path if log else "",
         next_offset=_offset(new.letter),
-        stored_events=elsewhere,
+        lookup=elsewhere,
     )
 
 

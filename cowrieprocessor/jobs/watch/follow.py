@@ -226,7 +226,7 @@ class _Follower:
             DatabaseError: the database does not serve.
         """
         self._held.require_same_database()
-        look = self._loader.look(changed)
+        look = self._loader.poll(changed)
         self._result.looks += 1
         self._result.counters.update(look.counters)
         if look.counters:

@@ -62,7 +62,7 @@ def prepare_batches(
         ReadingStopped: the stream was asked to stop; the batch that was being made is made anew next time.
     """
     error, is_cut = None, False
-    stored_events = cursor.stored_events
+    stored_events = cursor.lookup
     batch = _new_batch(cursor, recipe)
     try:
         for value in reader:
@@ -71,8 +71,8 @@ def prepare_batches(
                 if stored_events:
                     stored_events.release()
                 yield batch.finish(reader, stream.file_position)
-                if stored_events and not stored_events.is_looking:
-                    cursor.stored_events = None
+                if stored_events and not stored_events.is_active:
+                    cursor.lookup = None
                     return
                 batch = _new_batch(cursor, recipe)
     except InputError as unreadable:

@@ -55,7 +55,7 @@ class ParserProcessDied(Exception):
 
 def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
     """Return whether a log has enough left to be parsed on another core, where there is one."""
-    if cursor.stored_events is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
+    if cursor.lookup is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
         return False
     return (os.cpu_count() or 1) > 1
 
@@ -74,7 +74,7 @@ def batches_from_process(
     job = {
         "path": inert(str(stream.path)),
         "descriptor": stream.descriptor,
-        "cursor": {one.name: getattr(cursor, one.name) for one in dataclasses.fields(cursor)} | {"stored_events": None},
+        "cursor": {one.name: getattr(cursor, one.name) for one in dataclasses.fields(cursor)} | {"lookup": None},
         "position": reader.position,
         "line": reader.line,
         "recipe": dataclasses.asdict(recipe),

@@ -14,6 +14,7 @@ from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading import log_stream as compression
@@ -27,6 +28,7 @@ from tests.logs import count, events, write
 
 OLD, NEW = events(40), events(30, start=40)
 SETTINGS = Settings(batch_size=7)
+SETTLED = FollowTiming(archive_settles_s=0.0)
 STOPS = {"here": 12, "elsewhere": 4}
 MOST_ASKED_AFTERWARDS = 6
 """On each way out from where the answer was yes it may be asked once more."""
@@ -70,15 +72,14 @@ def test_a_stop_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
 ) -> None:
     """Whenever the answer to "stop?" is yes, nothing more is asked, no loss is told, and the next loader goes on."""
-    monkeypatch.setattr("cowrieprocessor.loader.follow.tail_reader.ARCHIVE_SETTLES_S", 0.0)
     if parser == "elsewhere":
         monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     logs = tmp_path / "logs"
     logs.mkdir()
     write(logs / "cowrie.json", OLD[:20])
     engine = get_engine(tmp_path / "before.sqlite")
-    with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
-        loader.look()
+    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+        loader.poll()
         loader.close()
     engine.dispose()
     stored = happens(logs)
@@ -94,11 +95,11 @@ def test_a_stop_anywhere_loses_nothing(
             asked += 1
             return asked >= stop_at
 
-        with DeltaLoader(engine, [logs], settings=SETTINGS, stop=stop) as loader:
-            assert [] == loader.look().gaps
+        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=stop) as loader:
+            assert [] == loader.poll().gaps
             loader.close()
-        with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
-            assert [[], []] == [loader.look().gaps, loader.look().gaps]
+        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+            assert [[], []] == [loader.poll().gaps, loader.poll().gaps]
         contents = logical_contents(engine)
         assert count(engine, RawEvent) == stored
         engine.dispose()
@@ -122,17 +123,17 @@ def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
         file.write(NEW[0][:50])
     engine = get_engine(tmp_path / "x.sqlite")
     stops = False
-    with DeltaLoader(engine, [logs], settings=SETTINGS, stop=lambda: stops) as loader:
-        loader.look()
+    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=lambda: stops) as loader:
+        loader.poll()
         with log.open("a") as file:
             file.write("\n".join(NEW)[50:] + "\n")
         log.unlink()
         stops = True
-        assert ([], []) == ((look := loader.look()).gaps, look.files)
+        assert ([], []) == ((result := loader.poll()).gaps, result.files)
         assert count(engine, RawEvent) == 40
 
         stops = False
-        assert ([], 30) == ((look := loader.look()).gaps, look.counters["events"])
+        assert ([], 30) == ((result := loader.poll()).gaps, result.counters["events"])
         assert count(engine, RawEvent) == 70
     engine.dispose()
 
@@ -140,15 +141,15 @@ def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
 class LookedUp:
     """Stands for what looks up events, and takes note of the end of its transaction."""
 
-    is_looking = True
+    is_active = True
     is_open = False
 
-    def holds(self, *_: object) -> bool:
+    def is_stored(self, *_: object) -> bool:
         """Open a transaction."""
         self.is_open = True
         return False
 
-    holds_refused = holds
+    is_refused_stored = is_stored
 
     def release(self) -> None:
         """End it."""
@@ -159,7 +160,7 @@ class LookedUp:
 def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
     """Whoever is stopped in the middle of a batch that is looked up lets go of the database."""
     events_ = LookedUp()
-    cursor = Checkpoint("identity", 0, "source", "1", 0, "path", stored_events=events_)  # type: ignore[arg-type]
+    cursor = Checkpoint("identity", 0, "source", "1", 0, "path", lookup=events_)  # type: ignore[arg-type]
     was_open: list[bool] = []
     with LogStream(write(tmp_path / "x", OLD)) as stream:
 

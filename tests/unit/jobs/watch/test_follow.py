@@ -146,7 +146,7 @@ class ScriptedLoader:
     def is_wanted(self, path: str) -> bool:
         return True
 
-    def look(self, changed: Collection[Path] | None = None) -> PollResult:
+    def poll(self, changed: Collection[Path] | None = None) -> PollResult:
         self.asked.append(changed)
         step = self.script.pop(0) if self.script else PollResult()
         if isinstance(step, errors.DatabaseError):
@@ -329,13 +329,13 @@ def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callabl
     with pytest.raises(errors.DatabaseLocked):
         follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop)
     loader = scripted(errors.DatabaseLocked("asked to stop"))
-    held_look = loader.look
+    held_look = loader.poll
 
     def look(changed: Collection[Path] | None = None) -> PollResult:
         stop.set()
         return held_look(changed)
 
-    loader.look = look  # type: ignore[method-assign]
+    loader.poll = look  # type: ignore[method-assign]
     assert follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop).stopped
 
 

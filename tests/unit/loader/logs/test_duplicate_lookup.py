@@ -59,7 +59,7 @@ def looking(engine: Engine, *, of_v3: V3Log | None = None, patience: int = 50, s
 def answers(stored: DuplicateLookup, *events: Event, start: int = 0) -> list[bool]:
     """Return which events of a log are held."""
     try:
-        return [stored.holds(one, start + number) for number, one in enumerate(events)]
+        return [stored.is_stored(one, start + number) for number, one in enumerate(events)]
     finally:
         stored.release()
 
@@ -118,9 +118,9 @@ def test_a_line_that_version_3_could_not_read_is_known_by_its_place(engine: Engi
     stored = looking(engine, of_v3=V3Log(V3, 0, 3))
 
     refused = [
-        stored.holds_refused(0, TORN),
+        stored.is_refused_stored(0, TORN),
         *answers(stored, event(1), start=1),
-        *(stored.holds_refused(offset, TORN) for offset in (2, 3, 4)),
+        *(stored.is_refused_stored(offset, TORN) for offset in (2, 3, 4)),
     ]
     stored.release()
 
@@ -132,7 +132,7 @@ def test_a_refused_value_of_a_log_that_nobody_knows_is_not_held(engine: Engine) 
     keep(engine, 0, {"malformed": "torn {"})
     stored = looking(engine)
 
-    assert not stored.holds_refused(0, TORN)
+    assert not stored.is_refused_stored(0, TORN)
     stored.release()
 
 
@@ -142,7 +142,7 @@ def test_all_that_version_3_reached_is_looked_up(engine: Engine) -> None:
     stored = looking(engine, of_v3=V3Log(V3, 0, 500), patience=5)
 
     held = answers(stored, *map(event, range(500)))
-    still_looking = stored.is_looking
+    still_looking = stored.is_active
     last = answers(stored, event(500), start=500)
 
     assert (0, True, [True]) == (sum(held), still_looking, last)
@@ -152,10 +152,10 @@ def test_looking_up_ends_where_nothing_is_found(engine: Engine) -> None:
     """After so many new events in a row the rest need not be looked up."""
     stored = looking(engine, patience=5)
     answers(stored, *map(event, range(4)))
-    before = stored.is_looking
+    before = stored.is_active
     answers(stored, event(4), start=4)
 
-    assert (True, False) == (before, stored.is_looking)
+    assert (True, False) == (before, stored.is_active)
 
 
 def test_what_is_new_is_noted_with_the_rows_that_equal_it(engine: Engine) -> None:

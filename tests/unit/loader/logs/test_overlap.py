@@ -24,7 +24,9 @@ from cowrieprocessor.db.models import RawEvent, SessionSummary
 from cowrieprocessor.events import Event
 from cowrieprocessor.loader import log_loading, writer
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
-from cowrieprocessor.loader.logs import duplicate_lookup as stored_events
+from cowrieprocessor.loader.log_loading import FileResult, LogLoading
+from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup
+from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.settings import Settings
@@ -205,21 +207,26 @@ def test_a_live_log_whose_beginning_overlaps_grows(small: Callable[[], Engine], 
     assert expected(lines) == stored(engine)
 
 
-@pytest.mark.parametrize("patience", [3, 40])
-def test_looking_up_has_no_end_that_matters(
-    small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
-) -> None:
-    """An overlap that comes after more new events than are looked up in vain is recognised all the same."""
-    monkeypatch.setattr(stored_events, "PATIENCE", patience)
-    monkeypatch.setattr(log_loading, "PATIENCE", patience)
+@pytest.mark.parametrize("miss_limit", [3, 40])
+def test_the_end_of_the_lookup_does_not_matter(small: Callable[[], Engine], tmp_path: Path, miss_limit: int) -> None:
+    """An overlap that follows more new events than are looked up in vain is recognised all the same."""
     lines = stream(900)
     engine = small()
+    prepare(engine)
+    loading = LogLoading(engine, Settings(batch_size=7), "load", job=writer.JOB, miss_limit=miss_limit)
+
+    def load_log(path: Path) -> FileResult:
+        result = FileResult(str(path))
+        with LogStream(path) as opened:
+            loading.load(opened, result)
+        return result
+
     for number, start in enumerate((100, 400, 700)):
-        load(engine, write(tmp_path / f"{number}.json", lines[start : start + 60]))
-    result = load(engine, write(tmp_path / "whole.json", lines))
+        load_log(write(tmp_path / f"{number}.json", lines[start : start + 60]))
+    result = load_log(write(tmp_path / "whole.json", lines))
 
     assert 900 - 3 * 60 == result.counters["events"]
-    assert 3 == sum("60 of its events are stored already" in one for one in result.files[0].warnings)
+    assert 3 == sum("60 of its events are stored already" in warning for warning in result.warnings)
     assert expected(lines) == stored(engine)
 
 
@@ -269,13 +276,13 @@ def test_logs_that_do_not_overlap_are_not_looked_up(
 ) -> None:
     """Sessions that cross from log to log, and sensors that run at the same time, are no reason to look anything up."""
     looked_up: list[int] = []
-    holds = stored_events.DuplicateLookup.holds
+    holds = DuplicateLookup.is_stored
 
-    def counting(self: stored_events.DuplicateLookup, event: Event, offset: int) -> bool:
+    def counting(self: DuplicateLookup, event: Event, offset: int) -> bool:
         looked_up.append(offset)
         return holds(self, event, offset)
 
-    monkeypatch.setattr(stored_events.DuplicateLookup, "holds", counting)
+    monkeypatch.setattr(DuplicateLookup, "is_stored", counting)
     lines, others = stream(100), stream(100, sensor="hp2")
     engine = small()
     for number, start in enumerate(range(0, 100, 25)):
