@@ -67,7 +67,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class _Unnamed:
-    """A deleted file that the honeypot or the follower still has open; this descriptor keeps its inode number in use."""
+    """A deleted file that the honeypot or the follower still has open; the descriptor reserves its inode number."""
 
     name: str
     inode: int

@@ -101,7 +101,7 @@ class Following:
         return int(rows[0])
 
     def lost(self) -> int:
-        """Return how many bytes are noted as lost."""
+        """Return how many bytes are recorded as lost."""
         with read_transaction(self.engine) as connection:
             return losses(connection).bytes_lost
 
@@ -145,7 +145,7 @@ def test_a_partial_line_waits_over_a_restart(following: Following) -> None:
 
 @pytest.mark.parametrize("restarts", [False, True])
 def test_renamed_with_an_unread_tail_and_created_again(following: Following, restarts: bool) -> None:
-    """Of a log that was rotated by renaming the tail is loaded, and the new one from its beginning."""
+    """The tail of a log that was rotated by renaming is loaded, and the new log from its beginning."""
     following.write(0, 10)
     following.poll_all()
     following.write(10, 15)
@@ -161,7 +161,7 @@ def test_renamed_with_an_unread_tail_and_created_again(following: Following, res
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("restarts", [False, True])
 def test_copytruncate(following: Following, regrown: int, copied: bool, restarts: bool) -> None:
-    """Emptied in place and written anew, smaller or larger: what was not read is in the copy, or is a gap."""
+    """Truncated in place and written anew, smaller or larger: what was not read is in the copy, or is a gap."""
     following.write(0, 10)
     with following.log.open("a") as file:
         file.write(LINES[10][:50])
@@ -179,7 +179,7 @@ def test_copytruncate(following: Following, regrown: int, copied: bool, restarts
 
 
 def test_a_copy_that_turns_up_later_closes_the_gap(following: Following) -> None:
-    """What was lost is no gap any more when a copy comes back, and the rest of it is loaded."""
+    """A gap is closed when a copy of what was lost turns up, and the rest of it is loaded."""
     following.write(0, 10)
     with following.log.open("a") as file:
         file.write(LINES[10][:50])
@@ -194,8 +194,8 @@ def test_a_copy_that_turns_up_later_closes_the_gap(following: Following) -> None
     assert following.lost() == 0
 
 
-def test_nul_filled_regrowth_tells_how_much_was_lost(following: Following) -> None:
-    """A writer that goes on at its old place leaves NULs: their number is the size that the log had."""
+def test_nul_filled_regrowth_reveals_how_much_was_lost(following: Following) -> None:
+    """A writer that continues at its old position leaves NULs: their number is the size that the log had."""
     following.write(0, 10)
     following.poll_all()
     lost = "".join(f"{line}\n" for line in LINES[10:13]).encode()
@@ -207,7 +207,7 @@ def test_nul_filled_regrowth_tells_how_much_was_lost(following: Following) -> No
 
 
 def test_deleted_while_it_is_followed(following: Following) -> None:
-    """What was appended before a log was deleted, and after, is read as long as it is open."""
+    """What is appended to a log before and after it is deleted is read as long as the log is open."""
     following.write(0, 10)
     following.poll_all()
     with following.log.open("a") as writer:
@@ -223,7 +223,7 @@ def test_deleted_while_it_is_followed(following: Following) -> None:
 
 
 def test_deleted_between_two_runs(following: Following) -> None:
-    """What a run had seen and not read when the log was deleted is a gap for the next one."""
+    """What a run had seen and not read when the log was deleted is a gap for the next run."""
     following.write(0, 10)
     with following.log.open("a") as file:
         file.write(LINES[10][:33])
@@ -237,7 +237,7 @@ def test_deleted_between_two_runs(following: Following) -> None:
 
 
 def test_a_first_line_that_was_never_finished(following: Following) -> None:
-    """A file that is destroyed before its first object is complete is a gap; renamed and finished it is none."""
+    """A file that is destroyed before its first object is complete is a gap; a renamed and finished one is not."""
     following.log.write_text(LINES[0][:40])
     following.poll_all()
     following.log.rename(following.folder / "cowrie.json.1")
@@ -271,8 +271,8 @@ def test_compressed_after_or_before_it_was_read(following: Following, read_befor
     assert (following.stored(), following.lost()) == (20, 0)
 
 
-def test_a_file_stands_for_its_rotated_ones(engine: Engine, tmp_path: Path) -> None:
-    """Who follows one file gets what was rotated away from it, and nothing else of its folder."""
+def test_a_file_includes_those_rotated_from_it(engine: Engine, tmp_path: Path) -> None:
+    """Following a file includes the files rotated from it, and nothing else in its folder."""
     other = tmp_path / "other.json"
     following = Following(engine, tmp_path, tmp_path / "cowrie.json")
     other.write_text(LINES[50] + "\n")
@@ -288,7 +288,7 @@ def test_a_file_stands_for_its_rotated_ones(engine: Engine, tmp_path: Path) -> N
 
 
 def test_polling_files_with_nothing_new_opens_none(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that has not changed costs one look at its size and times, also in the next process."""
+    """A log that has not changed costs one stat, also in the next process."""
     following.restart(NEVER_RACY)
     following.write(0, 10)
     long_ago = following.log.stat().st_mtime - 7200
@@ -305,8 +305,8 @@ def test_polling_files_with_nothing_new_opens_none(following: Following, monkeyp
     assert [following.log] == opened
 
 
-def test_an_unreadable_file_is_said_once_and_stops_no_other(following: Following) -> None:
-    """A damaged archive is an error once; the others are loaded."""
+def test_an_unreadable_file_is_reported_once_and_stops_no_other(following: Following) -> None:
+    """A damaged archive is reported once; the other files are loaded."""
     damaged = bytearray(gzip.compress("".join(f"{line}\n" for line in LINES[:20]).encode()))
     damaged[-6] ^= 0xFF
     (following.folder / "cowrie.json.1.gz").write_bytes(damaged)
@@ -318,7 +318,7 @@ def test_an_unreadable_file_is_said_once_and_stops_no_other(following: Following
 
 
 def test_what_bulk_loaded_is_not_loaded_again(following: Following) -> None:
-    """Bulk and delta share the cursor."""
+    """The bulk and the delta loader share the checkpoint."""
     following.write(0, 10)
     BulkLoader(following.engine).load([following.folder])
     following.write(10, 12)
@@ -328,7 +328,7 @@ def test_what_bulk_loaded_is_not_loaded_again(following: Following) -> None:
     assert following.poll_all() == 0
 
 
-def test_nothing_is_left_behind_for_files_that_went_as_they_should(following: Following) -> None:
+def test_nothing_is_left_of_files_that_were_removed_after_reading(following: Following) -> None:
     """Old logs that are removed after they were read leave no row and no gap."""
     for number in range(4):
         following.write(number * 5, number * 5 + 5)
@@ -345,8 +345,8 @@ def test_nothing_is_left_behind_for_files_that_went_as_they_should(following: Fo
     assert (following.stored(), following.lost()) == (20, 0)
 
 
-def test_a_quiet_log_is_held_open_by_the_next_process_too(following: Following) -> None:
-    """What was appended just before a log was deleted is read, also by a process that had not read it before."""
+def test_an_idle_log_is_kept_open_by_the_next_process_too(following: Following) -> None:
+    """What was appended just before a log was deleted is read, also by a process that had not read the log before."""
     following.write(0, 10)
     following.poll_all()
     following.restart()
@@ -370,7 +370,7 @@ def test_a_torn_line_of_a_shorter_copy_is_one_dead_letter(following: Following) 
 
 
 def test_nothing_is_stored_twice_by_two_that_follow_the_same_logs(following: Following) -> None:
-    """Two loaders that do not know of each other store each event once."""
+    """Two loaders that follow the same logs independently store each event once."""
     other = DeltaLoader(following.engine, following.paths)
     for number in range(4):
         following.write(number * 5, number * 5 + 5)
@@ -381,8 +381,8 @@ def test_nothing_is_stored_twice_by_two_that_follow_the_same_logs(following: Fol
     assert following.stored() == 20
 
 
-def test_a_log_that_was_emptied_twice(following: Following) -> None:
-    """Copies of a log that was emptied twice between two looks tell what was lost of which."""
+def test_a_log_that_was_truncated_twice(following: Following) -> None:
+    """Copies of a log that was truncated twice between two polls reveal what was lost of which."""
     following.write(0, 10)
     following.poll_all()
     offset = following.log.stat().st_size
@@ -396,7 +396,7 @@ def test_a_log_that_was_emptied_twice(following: Following) -> None:
 def test_an_older_log_with_nuls_tells_nothing_about_one_that_was_emptied(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rotated log that begins with NULs of its own is no copy of another that was emptied later."""
+    """A rotated log that begins with NULs of its own is not a copy of another that was truncated later."""
     following.restart(FINE_TIMES)
     following.log.write_bytes(b"\0" * 2000)
     following.write(0, 10)
@@ -537,7 +537,7 @@ def test_an_archive_that_is_written_anew_while_all_are_idle_is_read(
 def test_files_that_only_changed_their_names_are_not_opened(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbered archives that move up by one, as logrotate does each day, are not unpacked again."""
+    """Numbered archives that are renamed to the next number, as by logrotate each day, are not unpacked again."""
     following.restart(FINE_TIMES)
     names = [following.folder / f"cowrie.json.{number}.gz" for number in range(1, 5)]
     for number, name in enumerate(names[:3]):
@@ -554,7 +554,7 @@ def test_files_that_only_changed_their_names_are_not_opened(
 
 
 def test_copies_that_replace_each_other_do_not_pile_up(following: Following) -> None:
-    """A log that is copied over itself again and again, as rsync does, holds no descriptor of its old copies."""
+    """A log that is replaced by copies again and again, as by rsync, leaves no descriptors of old copies open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     copy = following.folder / ".cowrie.json.part"
     for number in range(12):
@@ -566,7 +566,7 @@ def test_copies_that_replace_each_other_do_not_pile_up(following: Following) -> 
 
 
 def test_a_file_without_objects_is_searched_once(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text file among the logs costs what is added to it; when it goes nobody misses it."""
+    """A text file among the logs costs only what is added to it; when it is deleted, nothing counts as lost."""
     other = following.folder / "app.json.log"
     other.write_bytes(b"some words, no JSON\n" * 100_000)
     following.poll_all()
@@ -628,31 +628,31 @@ def test_other_live_logs_have_their_turn_while_much_is_read_of_one(
 
 @pytest.mark.postgres
 def test_two_hosts_with_the_same_path(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one server, another host's file of the same path is another file: nothing of it is missed here."""
+    """On one server, another host's file of the same path is another file: nothing of it counts as lost here."""
     engine = get_engine(postgres_url)
     apply_migrations(engine)
     log = tmp_path / "cowrie.json"
     log.write_text(f"{LINES[0]}\n{LINES[1][:40]}")
     monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-1")
-    with DeltaLoader(engine, [log]) as one:
-        one.poll()
+    with DeltaLoader(engine, [log]) as first:
+        first.poll()
     other_disk = log.rename(tmp_path / "elsewhere")
     log.write_text(f"{LINES[2]}\n")
     monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-2")
-    with DeltaLoader(engine, [log]) as two:
-        assert [] == two.poll().gaps
-        assert [] == two.poll().gaps
+    with DeltaLoader(engine, [log]) as second:
+        assert [] == second.poll().gaps
+        assert [] == second.poll().gaps
     other_disk.rename(log)
     monkeypatch.setattr(followed_files.socket, "gethostname", lambda: "pot-1")
     with log.open("a") as file:
         file.write(LINES[1][40:] + "\n")
-    with DeltaLoader(engine, [log]) as one:
-        assert 1 == one.poll().counters["events"]
+    with DeltaLoader(engine, [log]) as first:
+        assert 1 == first.poll().counters["events"]
     engine.dispose()
 
 
 def test_a_log_that_ends_alike_is_another_one(following: Following) -> None:
-    """Emptied and written anew with the same size and the same last half a kilobyte: the first line tells."""
+    """Truncated and written anew with the same size and the same last 512 bytes: the first line distinguishes them."""
     fill = "x" * 600
     lines = [
         line[:-1] + f', "fill": "{fill}"}}' for line in (LINES[0], LINES[0].replace("198.51.100.7", "198.51.100.9"))
@@ -664,8 +664,8 @@ def test_a_log_that_ends_alike_is_another_one(following: Following) -> None:
     assert following.poll_all() == 1
 
 
-def test_a_batch_without_values_moves_the_cursor_for_others_too(following: Following) -> None:
-    """Of two loaders on one log, one passes only a newline: the other does not count it again."""
+def test_a_batch_without_values_moves_the_checkpoint_for_others_too(following: Following) -> None:
+    """Of two loaders of a log, the first skips only a newline: the other does not count it again."""
     following.log.write_text(LINES[0] + LINES[1])
     other = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=1))
     following.loader = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=1))
@@ -681,8 +681,8 @@ def test_a_batch_without_values_moves_the_cursor_for_others_too(following: Follo
     assert (log.bytes_stored, log.byte_pos) == (following.log.stat().st_size,) * 2
 
 
-def test_a_renamed_log_is_held_until_it_was_read_under_its_new_name(following: Following) -> None:
-    """Renamed, seen by looks that were stopped, then deleted: what was appended before that is read all the same."""
+def test_a_renamed_log_is_kept_open_until_it_was_read_under_its_new_name(following: Following) -> None:
+    """Renamed, seen by polls that were stopped, then deleted: what was appended before that is still read."""
     stopped = False
     following.loader = DeltaLoader(following.engine, following.paths, stop=lambda: stopped)
     following.write(0, 5)
@@ -723,7 +723,7 @@ def test_a_log_that_grows_while_it_is_read_gets_another_core(
 def test_a_renamed_log_that_may_not_be_read_any_more_is_read_by_its_descriptor(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Renamed and closed to us, then deleted: what was appended is read from the file that is held open."""
+    """Renamed and made unreadable, then deleted: what was appended is read from the file that is kept open."""
     following.write(0, 5)
     following.poll_all()
     following.write(5, 8)
@@ -744,7 +744,7 @@ def test_a_renamed_log_that_may_not_be_read_any_more_is_read_by_its_descriptor(
 
 
 def test_a_first_line_is_finished_in_a_file_without_a_path(following: Following) -> None:
-    """A log without an object yet is deleted and begun anew: what is written into the old file is read, too."""
+    """A log without an object yet is deleted and begun anew: what is written to the old file is read, too."""
     with following.log.open("a") as writer:
         writer.write(LINES[0][:40])
         writer.flush()

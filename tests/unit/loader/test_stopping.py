@@ -1,4 +1,4 @@
-"""A loader that is asked to stop: at once, wherever it is, and nothing is lost, doubled or called lost for it."""
+"""A loader that is asked to stop does so at once, wherever it is; nothing is lost, doubled or reported as lost."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ OLD, NEW = events(40), events(30, start=40)
 SETTINGS = Settings(batch_size=7)
 SETTLED = FollowTiming(archive_settles_s=0.0)
 STOPS = {"here": 12, "elsewhere": 4}
-MOST_ASKED_AFTERWARDS = 6
-"""On each way out from where the answer was yes it may be asked once more."""
+MAX_CALLS_AFTER_STOP = 6
+"""Each level on the way out may call `stop` once more."""
 
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in small pieces, so that there are many between which somebody may ask."""
+    """Read in small pieces, so that `stop` is called often."""
     monkeypatch.setattr(compression, "READ_SIZE", 1 << 10)
     monkeypatch.setattr(compression, "_FEED_SIZE", 1 << 10)
 
 
 def rotated(folder: Path) -> int:
     """Compress a log that was read up to its middle, and begin the next one; return how many events there are."""
-    packed = gzip.compress((folder / "cowrie.json").read_bytes() + "".join(f"{one}\n" for one in OLD[20:]).encode())
+    packed = gzip.compress((folder / "cowrie.json").read_bytes() + "".join(f"{line}\n" for line in OLD[20:]).encode())
     (folder / "cowrie.json.2026-03-01.gz").write_bytes(packed)
     os.utime(folder / "cowrie.json.2026-03-01.gz", (1, 1))
     (folder / "cowrie.json").unlink()
@@ -54,7 +54,7 @@ def rotated(folder: Path) -> int:
 def grown(folder: Path) -> int:
     """Let a log grow."""
     with (folder / "cowrie.json").open("a") as file:
-        file.writelines(f"{one}\n" for one in [*OLD[20:], *NEW])
+        file.writelines(f"{line}\n" for line in [*OLD[20:], *NEW])
     return len(OLD) + len(NEW)
 
 
@@ -71,7 +71,7 @@ def nothing_in_it(folder: Path) -> int:
 def test_a_stop_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
 ) -> None:
-    """Whenever the answer to "stop?" is yes, nothing more is asked, no loss is told, and the next loader goes on."""
+    """Whenever `stop` returns True, the loader ends, no loss is reported, and the next loader continues."""
     if parser == "elsewhere":
         monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     logs = tmp_path / "logs"
@@ -85,7 +85,7 @@ def test_a_stop_anywhere_loses_nothing(
     stored = happens(logs)
 
     def follow(name: str, stop_at: int) -> tuple[int, Contents]:
-        """Follow until a stop, then to the end; return how often the first loader asked, and what is stored."""
+        """Follow until a stop, then to the end; return how often `stop` was called first, and what is stored."""
         shutil.copy(tmp_path / "before.sqlite", tmp_path / name)
         engine = get_engine(tmp_path / name)
         asked = 0
@@ -110,12 +110,12 @@ def test_a_stop_anywhere_loses_nothing(
     for stop_at in range(1, asked, max(1, asked // STOPS[parser])):
         asked_until, contents = follow(f"{stop_at}.sqlite", stop_at)
         assert [] == difference(expected, contents)
-        assert asked_until <= stop_at + MOST_ASKED_AFTERWARDS
+        assert asked_until <= stop_at + MAX_CALLS_AFTER_STOP
 
 
 @pytest.mark.usefixtures("pieces")
-def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
-    """A log that has no name any more is no loss, and is read to its end later, if the look at it is to stop."""
+def test_an_unnamed_log_is_left_when_the_loader_stops(tmp_path: Path) -> None:
+    """A log without a path is not a loss when the poll that reads it is stopped; it is read to its end later."""
     logs = tmp_path / "logs"
     logs.mkdir()
     log = write(logs / "cowrie.json", OLD)
@@ -138,8 +138,8 @@ def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
     engine.dispose()
 
 
-class LookedUp:
-    """Stands for what looks up events, and takes note of the end of its transaction."""
+class FakeLookup:
+    """Replaces the lookup of events, and records whether its transaction is open."""
 
     is_active = True
     is_open = False
@@ -158,25 +158,25 @@ class LookedUp:
 
 @pytest.mark.usefixtures("pieces")
 def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
-    """Whoever is stopped in the middle of a batch that is looked up lets go of the database."""
-    events_ = LookedUp()
-    cursor = Checkpoint("identity", 0, "source", "1", 0, "path", lookup=events_)  # type: ignore[arg-type]
+    """A loader that is stopped in the middle of a batch that is looked up closes its transaction."""
+    lookup = FakeLookup()
+    checkpoint = Checkpoint("identity", 0, "source", "1", 0, "path", lookup=lookup)  # type: ignore[arg-type]
     was_open: list[bool] = []
     with LogStream(write(tmp_path / "x", OLD)) as stream:
 
         def stop() -> bool:
-            was_open.append(events_.is_open)
-            return events_.is_open
+            was_open.append(lookup.is_open)
+            return lookup.is_open
 
         stream.stop = stop
         with pytest.raises(ReadingStopped):
-            list(prepare_batches(cursor, ValueReader(stream), stream, BatchConfig("load", False, 100, 9)))
+            list(prepare_batches(checkpoint, ValueReader(stream), stream, BatchConfig("load", False, 100, 9)))
 
-    assert (was_open[-1], events_.is_open) == (True, False)
+    assert (was_open[-1], lookup.is_open) == (True, False)
 
 
-def test_only_the_loading_of_a_file_asks(tmp_path: Path) -> None:
-    """What else is done with an open file after it was loaded, or was not, is not stopped in its middle."""
+def test_only_loading_a_file_can_be_stopped(tmp_path: Path) -> None:
+    """Whatever else is done with an open file, after it was loaded or not, is not interrupted."""
     engine = get_engine(tmp_path / "x.sqlite")
     apply_migrations(engine)
     stops = False
