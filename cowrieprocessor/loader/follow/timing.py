@@ -15,7 +15,7 @@ class FollowTiming:
             again; for file systems that count no finer than milliseconds.
         fine_time_settles_s: the same for file systems that count nanoseconds: the kernel's clock still ticks only every
             few milliseconds.
-        interleave_every_s: while much is read of one log, the other live logs are polled at this interval at most.
+        interleave_every_s: while much is read of one log, the other live logs are polled no more often than this.
         unnamed_poll_s: poll again after this time while a log without a path is open.
         contended_poll_s: poll again after this time where others kept changing a file or its checkpoint.
     """
