@@ -1,4 +1,4 @@
-"""The bulk loader: all that files and folders of logs hold, once."""
+"""The bulk loader: stores everything in files and folders of logs, once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cowrieprocessor.loader.log_loading import (
     MAX_TRIES,
     PENDING,
     FileResult,
+    LoadedLog,
     LoadProgress,
     LogLoading,
-    LogPlace,
-    counted,
-    counters_of,
+    count_values,
+    sum_counters,
 )
 from cowrieprocessor.loader.reading.discovery import find_logs
 from cowrieprocessor.loader.reading.log_stream import LogStream
@@ -42,7 +42,7 @@ __all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "
 
 @dataclass(slots=True)
 class LoadResult:
-    """What became of a load: each file, and the sums.
+    """The result of a load: each file, and the sums.
 
     Attributes:
         ingest_id: identifies this load in `raw_events.ingest_id`.
@@ -57,19 +57,19 @@ class LoadResult:
     @property
     def counters(self) -> Counter[str]:
         """The sums over all files."""
-        return counters_of(self.files)
+        return sum_counters(self.files)
 
     @property
     def failed(self) -> list[FileResult]:
         """The files that could not be read to their end."""
-        return [one for one in self.files if one.state == FAILED]
+        return [file for file in self.files if file.state == FAILED]
 
 
 class BulkLoader:
-    """Loads logs into a database; again is a no-op.
+    """Loads logs into a database; loading them again changes nothing.
 
     Args:
-        engine: where to; a new database is made ready.
+        engine: the database; a new one is prepared.
         settings: limits and batch size; the configured ones by default.
         on_progress: called after each transaction.
     """
@@ -84,20 +84,20 @@ class BulkLoader:
         self._engine = engine
         self._settings = settings or load_settings()
         self._on_progress = on_progress
-        self._total_bytes = self._bytes_before = 0
-        self._file_count = self._files_done = 0
-        self._values_before = 0
+        self._bytes_total = self._bytes_done = 0
+        self._files_total = self._files_done = 0
+        self._values_done = 0
         self._moved = False
 
     def load(self, paths: Iterable[str | Path]) -> LoadResult:
-        """Load files, and the logs in folders; what is stored already is passed over.
+        """Load files, and the logs in folders; what is stored already is skipped.
 
         A file that cannot be read is reported in the result and does not stop the others.
 
         Raises:
-            InputNotFound: a path does not exist, or a folder holds no logs; nothing was loaded.
+            InputNotFound: a path does not exist, or a folder has no logs; nothing was loaded.
             MigrationNeeded: a v3 database.
-            DatabaseError: the database refused; what was committed stays and is passed over next time.
+            DatabaseError: the database refused; what was committed stays and is skipped next time.
         """
         named = [Path(path) for path in paths]
         unreadable: list[InputNotReadable] = []
@@ -105,100 +105,111 @@ class BulkLoader:
         result = LoadResult(uuid.uuid4().hex)
         started = time.monotonic()
         prepare(self._engine)
-        self._total_bytes = sum(_size(path) for path in logs)
-        self._file_count = len(logs)
-        self._bytes_before = self._files_done = self._values_before = 0
-        self._moved = False
+        self._reset_progress(logs)
         loading = LogLoading(self._engine, self._settings, result.ingest_id, job=JOB, on_batch=self._report)
         set_load_state(self._engine, "running", None, now_text())
         try:
             with rare_collections():
-                self._load_files(logs, frozenset(named), loading, result)
-                if self._moved and (others := [path for path in find_logs(named, []) if path not in set(logs)]):
-                    self._load_files(others, frozenset(named), loading, result)  # they were renamed meanwhile
+                self._load_all(logs, named, loading, result)
         except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
-            self._leave_word(error)
+            self._record_stop(error)
             raise
         result.files += [FileResult("", FAILED, error=str(error)) for error in unreadable]
-        failed = result.failed
-        reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
-        set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
+        self._record_end(result)
         result.duration_s = time.monotonic() - started
         return result
 
-    def _leave_word(self, error: BaseException) -> None:
-        """Say in `jobs` why the load stopped, if the database listens at once."""
+    def _reset_progress(self, logs: list[Path]) -> None:
+        self._bytes_total = sum(_size(path) for path in logs)
+        self._files_total = len(logs)
+        self._bytes_done = self._files_done = self._values_done = 0
+        self._moved = False
+
+    def _load_all(self, logs: list[Path], named: list[Path], loading: LogLoading, result: LoadResult) -> None:
+        """Load logs, and then those that were renamed meanwhile under their new names."""
+        self._load_files(logs, frozenset(named), loading, result)
+        if self._moved and (renamed := [path for path in find_logs(named, []) if path not in set(logs)]):
+            self._load_files(renamed, frozenset(named), loading, result)
+
+    def _record_end(self, result: LoadResult) -> None:
+        """Record in `jobs` that the load is done, or how many files failed and the first reason."""
+        failed = result.failed
+        reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
+        set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
+
+    def _record_stop(self, error: BaseException) -> None:
+        """Record in `jobs` why the load stopped, unless the database is locked."""
         engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=0.2)
         try:
             set_load_state(engine, "stopped", str(error) or type(error).__name__, now_text())
         except CowrieProcessorError:
-            return  # the error that stopped us says more than this one
+            return  # the error that stopped the load says more than this one
         finally:
             engine.dispose()
 
     def _load_files(self, logs: list[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult) -> None:
         for path in logs:
-            found = FileResult(inert(str(path)))
-            result.files.append(found)
-            self._load_file(path, loading, found)
-            if found.state == FAILED and path not in named and not os.path.lexists(path):
-                self._moved = True  # its folder was named; what is in it now has another name, or is gone
+            file = FileResult(inert(str(path)))
+            result.files.append(file)
+            self._load_file(path, loading, file)
+            if file.state == FAILED and path not in named and not os.path.lexists(path):
+                self._moved = True  # it was found in a folder, and has been renamed or deleted since
                 result.files.pop()
-            self._bytes_before += _size(path)
+            self._bytes_done += _size(path)
             self._files_done += 1
-            self._values_before += counted(found)
+            self._values_done += count_values(file)
 
-    def _load_file(self, path: Path, loading: LogLoading, found: FileResult) -> None:
+    def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
         try:
             for _ in range(MAX_TRIES):
                 try:
                     with self._open(path) as stream:
-                        place = loading.load(stream, found)
+                        loaded = loading.load(stream, result)
                 except LogMoved:
-                    continue  # another loader has it too: look again how far it is
-                if not place.is_stale:
-                    if place.is_whole and (note := _what_waits(place, found)):
-                        found.warnings.append(note)
+                    continue  # another loader is storing this log, too: resume at its checkpoint
+                if not loaded.is_stale:
+                    if loaded.is_whole and (note := _pending_note(loaded, result)):
+                        result.warnings.append(note)
                     return
-            found.state = FAILED
-            found.error = f"{found.path}: other programs keep loading or rewriting this log; load it again later"
+            result.state = FAILED
+            result.error = f"{result.path}: other programs keep loading or rewriting this log; load it again later"
         except InputError as error:
-            found.state, found.error = FAILED, str(error)
+            result.state, result.error = FAILED, str(error)
 
     def _open(self, path: Path) -> LogStream:
         return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
 
-    def _report(self, found: FileResult, file_position: int) -> None:
+    def _report(self, result: FileResult, file_position: int) -> None:
         if self._on_progress is not None:
             self._on_progress(
                 LoadProgress(
-                    path=found.path,
+                    path=result.path,
                     files_done=self._files_done,
-                    files_total=self._file_count,
-                    bytes_done=self._bytes_before + file_position,
-                    bytes_total=self._total_bytes,
-                    events=self._values_before + counted(found),
+                    files_total=self._files_total,
+                    bytes_done=self._bytes_done + file_position,
+                    bytes_total=self._bytes_total,
+                    events=self._values_done + count_values(result),
                 )
             )
 
 
-def _what_waits(place: LogPlace, found: FileResult) -> str | None:
+def _pending_note(loaded: LoadedLog, result: FileResult) -> str | None:
     """Return a note about bytes that are not stored yet, if there are any."""
-    if place.log is None:
-        return _no_event_yet(found)
-    if not place.bytes_pending:
+    if loaded.log is None:
+        return _no_event_note(result)
+    if not loaded.bytes_pending:
         return None
     return (
-        f"{found.path}:{place.line + 1}: the last {place.bytes_pending} bytes are an unfinished value and wait for the "
-        "rest; if the file is finished, end it with a newline and load it again"
+        f"{result.path}:{loaded.line + 1}: the last {loaded.bytes_pending} bytes are an unfinished value and wait for "
+        "the rest; if the file is finished, end it with a newline and load it again"
     )
 
 
-def _no_event_yet(found: FileResult) -> str:
-    if not found.bytes_pending:
-        return f"{found.path} is empty"
+def _no_event_note(result: FileResult) -> str:
+    if not result.bytes_pending:
+        return f"{result.path} is empty"
     return (
-        f"{found.path}: no complete JSON object in {found.bytes_pending} bytes, nothing of it is stored; if it is a "
+        f"{result.path}: no complete JSON object in {result.bytes_pending} bytes, nothing of it is stored; if it is a "
         "Cowrie log, check that it is the JSON one (cowrie.json) and that its last line ends with a newline"
     )
 

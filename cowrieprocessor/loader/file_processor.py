@@ -1,4 +1,4 @@
-"""The file that one Cowrie event names, if it names one: the same rules for loaders and backfill.
+"""The file that a Cowrie event names, if any: the same rules for loaders and backfill.
 
 Source: Cowrie docs/OUTPUT.rst, cowrie.session.file_download and cowrie.session.file_upload, and every shape of file
 event in 482,000 real lines.
@@ -15,7 +15,7 @@ from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD, moment_or_none, p
 from cowrieprocessor.sanitize import inert_cut, last_path_segment
 
 ORIGINS = {FILE_DOWNLOAD: "download", FILE_UPLOAD: "upload"}
-"""The events that name files, and what each says about the file's origin."""
+"""The events that name files, and the origin of the file for each."""
 
 MAX_FILENAME_CHARS = 512
 MAX_URL_CHARS = 1024
@@ -24,11 +24,12 @@ SKIPPED_EMPTY_SHASUM = "file_event_empty_shasum"
 SKIPPED_NO_SHASUM = "file_event_no_shasum"
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_NAME_KEYS = ("destfile", "filename")
 
 
 @dataclass(frozen=True, slots=True)
 class FileSighting:
-    """One file, seen in one session.
+    """A file seen in a session.
 
     Attributes:
         session_id: the session.
@@ -48,10 +49,10 @@ class FileSighting:
 
 
 def file_sighting(event: Mapping[str, object], session_id: str) -> FileSighting | None:
-    """Return the file that one Cowrie event names, or None if it names none.
+    """Return the file that a Cowrie event names, or None if it names none.
 
     Args:
-        event: one decoded log line; `shasum` may be in any case.
+        event: a decoded log line; `shasum` may be in any case.
         session_id: the session the event belongs to.
 
     Raises:
@@ -65,25 +66,40 @@ def file_sighting(event: Mapping[str, object], session_id: str) -> FileSighting 
     if origin is None or shasum is None or shasum == "":
         return None
     if not isinstance(shasum, str) or not _SHA256.fullmatch(shasum):
-        found = repr(shasum[:80]) if isinstance(shasum, str) else f"of type {type(shasum).__name__}"
-        raise InvalidShasum(f"shasum {found} of session {session_id!r} is not 64 hexadecimal characters")
+        shown = repr(shasum[:80]) if isinstance(shasum, str) else f"of type {type(shasum).__name__}"
+        raise InvalidShasum(f"shasum {shown} of session {session_id!r} is not 64 hexadecimal characters")
     url = _text(event.get("url"))
     if url == "stdin":
         url = None
-    name = _text(event.get("destfile")) or _text(event.get("filename")) or (last_path_segment(url) if url else None)
-    link = url if url and origin == "download" and not url.startswith("/") else None
     return FileSighting(
         session_id=session_id,
         sha256=shasum.lower(),
-        filename=inert_cut(name, MAX_FILENAME_CHARS) if name else None,
-        download_url=inert_cut(link, MAX_URL_CHARS) if link else None,
+        filename=_filename(event, url),
+        download_url=_download_url(origin, url),
         origin=origin,
         first_seen=moment_or_none(event.get("timestamp")),
     )
 
 
+def _filename(event: Mapping[str, object], url: str | None) -> str | None:
+    """Return the name of an event's file: as the event has it, or else the last segment of its URL."""
+    for key in _NAME_KEYS:
+        name = event.get(key)
+        if isinstance(name, str) and name:
+            return inert_cut(name, MAX_FILENAME_CHARS)
+    segment = last_path_segment(url) if url else None
+    return inert_cut(segment, MAX_FILENAME_CHARS) if segment else None
+
+
+def _download_url(origin: str, url: str | None) -> str | None:
+    """Return where a download came from; None for uploads, and for a redirect, whose `url` was a path."""
+    if not url or origin != "download" or url.startswith("/"):
+        return None
+    return inert_cut(url, MAX_URL_CHARS)
+
+
 def reason_without_file(event: Mapping[str, object]) -> str:
-    """Return under which reason to count a file event for which `file_sighting` gives None."""
+    """Return the counter for a file event for which `file_sighting` returns None."""
     return SKIPPED_EMPTY_SHASUM if event.get("shasum") == "" else SKIPPED_NO_SHASUM
 
 
@@ -91,7 +107,7 @@ def process_file_download_event(payload: Mapping[str, object], session_id: str) 
     """Return the file that an event names as a plain dictionary, or None if it names none.
 
     Args:
-        payload: one decoded log line.
+        payload: a decoded log line.
         session_id: the session the event belongs to.
 
     Returns:
@@ -114,14 +130,14 @@ def process_file_download_event(payload: Mapping[str, object], session_id: str) 
     }
 
 
-def smallest(one: str | None, other: str | None) -> str | None:
+def smallest(first: str | None, second: str | None) -> str | None:
     """Return the smaller text in binary order, where None is larger than any text.
 
-    Which of several observations wins is arbitrary, but the same in whatever order they come.
+    Which of several observations wins is arbitrary, but does not depend on their order.
     """
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
 
 
 def _text(value: object) -> str | None:

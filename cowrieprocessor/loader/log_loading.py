@@ -1,4 +1,4 @@
-"""One log from an open file into the database: what every loader does with a log, and says about it."""
+"""One log from an open file into the database: what every loader does with a log, and reports about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.logs.duplicate_lookup import PATIENCE
+from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT
 from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
@@ -23,17 +23,17 @@ from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batche
 from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
 
-ALONE_S = 3600.0
-"""So long this process parses by itself after the one that parses for it has died: another would hardly fare better."""
+IN_PROCESS_S = 3600.0
+"""How long this process parses by itself after its parser process died: another would probably die, too."""
 
 LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
 MAX_TRIES = 20
-"""How often a log is looked at anew because another loader moved its cursor, or the file changed while it was read."""
+"""How often a log is read again because another loader moved its checkpoint, or the file changed while it was read."""
 
 
 @dataclass(slots=True)
 class FileResult:
-    """What became of one file.
+    """The result of loading one file.
 
     Attributes:
         path: as it was named, inert.
@@ -42,7 +42,7 @@ class FileResult:
         counters: events, dead_letters and reasons, of this load.
         bytes_read: decompressed bytes of the log that are stored now.
         bytes_pending: bytes at its end that wait for the rest of their value.
-        bytes_nul: NUL bytes passed over by this load.
+        bytes_nul: NUL bytes skipped by this load.
         warnings: what the operator should know.
         error: why it failed, with the remedy.
     """
@@ -70,18 +70,18 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class LogPlace:
-    """Which log an open file holds, and how far it is stored now.
+class LoadedLog:
+    """The log in an open file, and how far it is stored now.
 
     Attributes:
-        log: identity and generation; None while there is no complete object in it.
+        log: identity and generation; None while the file has no complete object.
         bytes_stored: the log is stored up to here, in decompressed bytes as `log_files` counts them.
-        bytes_pending: bytes behind that, which wait for the rest of their value or could not be read; of a file without
-            a log, those of torn lines and of an object that is not complete.
-        searched: of a file without a log, how far it was searched.
-        bytes_gap: bytes behind what is stored, which the log once had and which were not there any more.
+        bytes_pending: bytes after that which wait for the rest of their value or could not be read; of a file without a
+            log, those of torn lines and of an object that is not complete.
+        bytes_gap: bytes after what is stored that the log once had and that have disappeared.
+        searched: how far a file without a log was searched.
         line: 0-based number of the line on which the pending bytes begin.
-        is_whole: whether the file was read to its end, as it was then, without an error.
+        is_whole: whether the file was read without an error to what was then its end.
         is_stale: whether the file was overwritten while it was read; what was read before is stored.
     """
 
@@ -96,16 +96,17 @@ class LogPlace:
 
 
 class LogLoading:
-    """Loads logs one after the other, each from where it is stored up to.
+    """Loads logs one after the other, each from its checkpoint on.
 
     Args:
-        engine: a database at our version.
+        engine: a database at the current version.
         settings: limits and batch size.
-        ingest_id: of the load, for `raw_events.ingest_id`.
-        job: the row of `jobs` that counts.
-        on_batch: called after each transaction with what became of the file so far, and bytes read of the file.
-        beside: called inside each transaction that stores a batch, before its end.
-        stop: asked after each transaction, and before each piece that is read, whether to end.
+        ingest_id: identifies the load in `raw_events.ingest_id`.
+        job: the row of `jobs` whose counters are increased.
+        on_batch: called after each transaction with the file's result so far and the bytes read of the file.
+        in_transaction: called at the end of each transaction that stores a batch.
+        stop: called after each transaction and before each read; loading ends once it returns True.
+        miss_limit: see `DuplicateLookup`.
     """
 
     def __init__(
@@ -116,18 +117,20 @@ class LogLoading:
         *,
         job: str,
         on_batch: Callable[[FileResult, int], None] = lambda _file, _position: None,
-        beside: Callable[[Connection, BatchRows], None] | None = None,
+        in_transaction: Callable[[Connection, BatchRows], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        miss_limit: int = MISS_LIMIT,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._ingest_id = ingest_id
         self._job = job
         self._on_batch = on_batch
-        self._beside = beside
+        self._in_transaction = in_transaction
         self._stop = stop
+        self._miss_limit = miss_limit
         self._elsewhere: Counter[str] = Counter()
-        self._alone_until = time.monotonic()
+        self._in_process_until = time.monotonic()
         self._uses_other_core = False
         with read_transaction(engine) as connection:
             self._fills_event_columns = not sql_of(connection).computes_event_columns
@@ -135,72 +138,78 @@ class LogLoading:
     def load(
         self,
         stream: LogStream,
-        found: FileResult,
+        result: FileResult,
         *,
-        likely: tuple[str, int] | None = None,
+        expected: tuple[str, int] | None = None,
         searched: Search | None = None,
-    ) -> LogPlace:
-        """Store what is new in an open file, batch by batch, and say so in `found`.
+    ) -> LoadedLog:
+        """Store what is new in an open file, batch by batch, and record it in `result`.
 
         Args:
             stream: the file.
-            found: takes what became of it.
-            likely: the log that it held a moment ago, if it has only grown; see `LogOpener.resume`.
-            searched: if it has only grown, how far it was searched for an object a moment ago.
+            result: receives counters, state, warnings and error of the file.
+            expected: the log that the file held at the last poll, if it has only grown; see `LogIdentifier.resume`.
+            searched: how far the file was searched for an object at the last poll, if it has only grown.
 
         Raises:
-            LogMoved: another loader moved the log's cursor; what was stored before stays. Open it again.
+            LogMoved: another loader moved the log's checkpoint; what was stored before stays. Open the file again.
             InputError: the file cannot be read, or its archive is damaged.
-            ReadingStopped: `stop` said so; what was stored before stays.
+            ReadingStopped: `stop` returned True; what was stored before stays.
             DatabaseError: the database refused; what was stored before stays.
         """
-        stream.stop, before = self._stop, stream.stop
-        elsewhere = self._elsewhere  # of a log that is being loaded, while a look is taken at this one
+        stream.stop, stream_stop = self._stop, stream.stop
+        elsewhere = self._elsewhere  # of the log that is being loaded, if this one only has its turn in between
         try:
-            return self._load(stream, found, likely, searched)
+            return self._load(stream, result, expected, searched)
         finally:
-            stream.stop, self._elsewhere = before, elsewhere
+            stream.stop, self._elsewhere = stream_stop, elsewhere
 
     def _load(
-        self, stream: LogStream, found: FileResult, likely: tuple[str, int] | None, searched: Search | None
-    ) -> LogPlace:
-        patience = 0
+        self, stream: LogStream, result: FileResult, expected: tuple[str, int] | None, searched: Search | None
+    ) -> LoadedLog:
+        lookup_limit = 0
         self._elsewhere = Counter()
         while True:
-            opener = LogIdentifier(stream, self._settings, partial(read_transaction, self._engine), patience=patience)
-            resume = opener.resume(likely, searched=searched)
+            identifier = LogIdentifier(
+                stream,
+                self._settings,
+                partial(read_transaction, self._engine),
+                lookup_limit=lookup_limit,
+                miss_limit=self._miss_limit,
+            )
+            resume = identifier.resume(expected, searched=searched)
             if stream.is_stale:
-                return LogPlace(None, is_whole=False, is_stale=True)
+                return LoadedLog(None, is_whole=False, is_stale=True)
             if resume is None:
-                found.bytes_pending = stream.position
-                return LogPlace(None, bytes_pending=opener.unfinished_bytes, searched=opener.searched)
-            place = None
+                result.bytes_pending = stream.position
+                return LoadedLog(None, bytes_pending=identifier.unfinished_bytes, searched=identifier.searched)
+            loaded = None
             try:
-                place = self._copy_values(resume, stream, found)
+                loaded = self._store_values(resume, stream, result)
             except LogOverlaps:
-                # Longer each time: where two logs overlap here and there, it is soon looked up to the end.
-                patience = 2 * patience or PATIENCE
+                # Twice as long each time: where two logs overlap in many places, soon all events are looked up.
+                lookup_limit = 2 * lookup_limit or self._miss_limit
             except ParserProcessDied as died:
                 if self._stop():
-                    raise ReadingStopped from died  # whoever asked may have asked both processes
-                # What was committed stays; from there this process goes on by itself.
-                self._alone_until = time.monotonic() + ALONE_S
-                found.warnings.append(str(died))
-            if place is not None:
-                _say_overlaps(self._elsewhere, found)
-                return place
+                    raise ReadingStopped from died  # the signal may have gone to both processes
+                # What was committed stays; this process continues from there by itself.
+                self._in_process_until = time.monotonic() + IN_PROCESS_S
+                result.warnings.append(str(died))
+            if loaded is not None:
+                _warn_of_overlaps(self._elsewhere, result)
+                return loaded
             stream.rewind()
 
-    def _copy_values(self, resume: Resume, stream: LogStream, found: FileResult) -> LogPlace:
+    def _store_values(self, resume: Resume, stream: LogStream, result: FileResult) -> LoadedLog:
         """Store the values that are not stored yet, batch by batch."""
-        cursor = resume.cursor
-        log, bytes_gap = (cursor.identity, cursor.generation), cursor.bytes_gap
-        bytes_stored = cursor.byte_pos if cursor.stored_bytes is None else cursor.stored_bytes
-        if not found.counters:
-            found.state = KNOWN
-        found.bytes_read, nul_before = cursor.byte_pos, cursor.bytes_nul - found.bytes_nul
+        checkpoint = resume.checkpoint
+        log, bytes_gap = (checkpoint.identity, checkpoint.generation), checkpoint.bytes_gap
+        bytes_stored = checkpoint.byte_pos if checkpoint.stored_bytes is None else checkpoint.stored_bytes
+        if not result.counters:
+            result.state = KNOWN
+        result.bytes_read, nul_before = checkpoint.byte_pos, checkpoint.bytes_nul - result.bytes_nul
         is_checked = not stream.is_complete
-        is_old = not found.counters and cursor.stored_values is not None
+        was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
         with closing(self._batches(resume, stream)) as batches:
             for item in batches:
@@ -210,88 +219,87 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
-                self._write(item, found)
-                is_old = False
+                self._write(item, result)
+                was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
-                found.bytes_nul = item.log["bytes_nul"] - nul_before
+                result.bytes_nul = item.log["bytes_nul"] - nul_before
                 del item  # so that one batch is in memory while the next one is fetched, not two
                 if self._stop():
                     raise ReadingStopped
-        assert end is not None  # noqa: S101 - what is prepared ends with it
-        self._end(end, found, is_old=is_old)
-        whole = end.error is None and not end.is_stale
-        return LogPlace(
+        assert end is not None  # noqa: S101 - `_batches` ends with it
+        self._record_end(end, result, was_all_stored=was_all_stored)
+        return LoadedLog(
             log,
             bytes_stored,
             end.pending_bytes,
             bytes_gap=bytes_gap,
             line=end.line,
-            is_whole=whole,
+            is_whole=end.error is None and not end.is_stale,
             is_stale=end.is_stale,
         )
 
     def _batches(self, resume: Resume, stream: LogStream) -> Generator[BatchRows | LogEnd, None, None]:
-        """Yield the rest of the log; what need not be looked up is parsed by another core, if it is worthwhile."""
-        cursor, reader = resume.cursor, resume.reader
-        recipe = BatchConfig(
+        """Yield the rest of the log as batches; a long rest without lookups is parsed on another core."""
+        checkpoint, reader = resume.checkpoint, resume.reader
+        config = BatchConfig(
             self._ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
         )
-        while not self._is_for_another_core(stream, cursor):
-            for item in prepare_batches(cursor, reader, stream, recipe):
+        while not self._should_use_other_core(stream, checkpoint):
+            for item in prepare_batches(checkpoint, reader, stream, config):
                 yield item
                 if isinstance(item, LogEnd):
                     return
-                if self._is_for_another_core(stream, cursor):
-                    break  # it is written to more quickly than we read
+                if self._should_use_other_core(stream, checkpoint):
+                    break  # the log is written faster than it is read
         self._uses_other_core = True
         try:
-            yield from batches_from_process(stream, cursor, reader, recipe, self._settings)
+            yield from batches_from_process(stream, checkpoint, reader, config, self._settings)
         finally:
             self._uses_other_core = False
 
-    def _is_for_another_core(self, stream: LogStream, cursor: Checkpoint) -> bool:
+    def _should_use_other_core(self, stream: LogStream, checkpoint: Checkpoint) -> bool:
         if self._uses_other_core:
-            return False  # of another log, while a look is taken at this one: two would take the memory of two
-        return time.monotonic() >= self._alone_until and is_worthwhile(stream, cursor)
+            return False  # for the log in which this one has its turn; two parser processes would take twice the memory
+        return time.monotonic() >= self._in_process_until and is_worthwhile(stream, checkpoint)
 
-    def _write(self, rows: BatchRows, found: FileResult) -> None:
+    def _write(self, rows: BatchRows, result: FileResult) -> None:
         log = rows.log
-        progress = {"path": found.path, "line": log["next_line"], "bytes": log["byte_pos"]}
-        write_batch(self._engine, rows, progress, job=self._job, beside=self._beside)
+        progress = {"path": result.path, "line": log["next_line"], "bytes": log["byte_pos"]}
+        write_batch(self._engine, rows, progress, job=self._job, in_transaction=self._in_transaction)
         self._elsewhere.update(rows.elsewhere)
         if rows.counters:
-            found.state = LOADED
-        found.counters.update(rows.counters)
-        found.bytes_read = log["byte_pos"]
-        self._on_batch(found, rows.file_position)
+            result.state = LOADED
+        result.counters.update(rows.counters)
+        result.bytes_read = log["byte_pos"]
+        self._on_batch(result, rows.file_position)
 
     @staticmethod
-    def _end(end: LogEnd, found: FileResult, *, is_old: bool) -> None:
-        """Take in how a log ended; `is_old` says that an earlier load stored all that this one could read."""
-        found.bytes_pending = end.pending_bytes
-        if end.error and end.is_cut and is_old:
-            found.warnings.append(f"{end.error}. An earlier load stored all that it gives, so this one does not fail")
+    def _record_end(end: LogEnd, result: FileResult, *, was_all_stored: bool) -> None:
+        """Record how a log ended; `was_all_stored` says that earlier loads stored everything that can be read of it."""
+        result.bytes_pending = end.pending_bytes
+        if end.error and end.is_cut and was_all_stored:
+            result.warnings.append(f"{end.error}. An earlier load stored all that it gives, so this one does not fail")
         elif end.error:
-            found.state, found.error = FAILED, end.error
+            result.state, result.error = FAILED, end.error
 
 
-def _say_overlaps(elsewhere: Counter[str], found: FileResult) -> None:
-    """Say which other logs hold events of this one; they were not stored again."""
+def _warn_of_overlaps(elsewhere: Counter[str], result: FileResult) -> None:
+    """Add a warning for each log with events of this one; those events were not stored again."""
     for source, count in sorted(elsewhere.items()):
-        found.warnings.append(
-            f"{found.path}: {count} of its events are stored already from {source}: the two logs overlap and begin "
+        result.warnings.append(
+            f"{result.path}: {count} of its events are stored already from {source}: the two logs overlap and begin "
             "differently; each event is stored once"
         )
 
 
-def counters_of(files: Iterable[FileResult]) -> Counter[str]:
-    """Return the sums over files."""
+def sum_counters(results: Iterable[FileResult]) -> Counter[str]:
+    """Return the sums of the counters of files."""
     total: Counter[str] = Counter()
-    for one in files:
-        total.update(one.counters)
+    for result in results:
+        total.update(result.counters)
     return total
 
 
-def counted(found: FileResult) -> int:
-    """Return how many values a file has given."""
-    return found.counters[EVENTS] + found.counters[DEAD_LETTERS]
+def count_values(result: FileResult) -> int:
+    """Return how many values, events and dead letters, a file has given."""
+    return result.counters[EVENTS] + result.counters[DEAD_LETTERS]

@@ -1,4 +1,4 @@
-"""One batch, one transaction: events, sessions, commands, files, dead letters, counters and the cursor together."""
+"""One batch, one transaction: events, sessions, commands, files, dead letters, counters and the log's checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ JOB = "load"
 
 
 class LogMoved(Exception):
-    """Another loader has stored more of this log since we read its cursor; the batch was not written."""
+    """Another loader has moved this log's checkpoint since it was read; the batch was not written."""
 
 
 class LogOverlaps(Exception):
-    """Another log may have told of what this batch tells, and it was not written.
+    """Events of this batch may be stored from another log; the batch was not written.
 
-    Its events have to be looked up; or again, if one was stored from another log since they were.
+    Its events have to be looked up, or looked up again if another log has stored one of them since.
     """
 
 
@@ -34,20 +34,20 @@ def write_batch(
     progress: Mapping[str, object],
     *,
     job: str = JOB,
-    beside: Callable[[Connection, BatchRows], None] | None = None,
+    in_transaction: Callable[[Connection, BatchRows], None] | None = None,
 ) -> None:
-    """Write a batch and the log's new cursor in one transaction.
+    """Write a batch and the log's new checkpoint in one transaction.
 
     Args:
         engine: the database.
         rows: the batch.
-        progress: where the job stands; of one that says so itself nothing is written but its counters.
-        job: the row of `jobs` that counts.
-        beside: called in the same transaction, at its end.
+        progress: the position of the job; written for `JOB` only, other jobs record their own.
+        job: the row of `jobs` whose counters are increased.
+        in_transaction: called at the end of the same transaction.
 
     Raises:
-        LogMoved: another loader moved the cursor; nothing was written.
-        LogOverlaps: some event may be stored from another log; nothing was written.
+        LogMoved: another loader moved the checkpoint; nothing was written.
+        LogOverlaps: an event may be stored from another log; nothing was written.
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
@@ -68,23 +68,23 @@ def write_batch(
             statements.add_job_counters(job, rows.counters, progress if job == JOB else None, rows.now)
         finally:
             statements.close()
-        if beside is not None:
-            beside(connection, rows)
+        if in_transaction is not None:
+            in_transaction(connection, rows)
 
 
 def _may_be_stored(connection: Connection, rows: BatchRows) -> bool:
-    """Return whether some event of a batch may be stored from another log."""
+    """Return whether any event of a batch may be stored from another log."""
     if rows.looked_up is None:
         return overlaps(connection, rows.log, rows.sessions, (rows.first_event, rows.last_event))
-    # What was looked up was looked up in an older state of the database. Each time this finds something, another log
-    # has stored one more of the events that this one waits to store: it comes to an end.
+    # The lookup read an older state of the database. Each time this finds something, another log has stored one more of
+    # the events that this log is about to store, so the retries end.
     log = SourceKey(rows.log["source"], rows.log["source_inode"], rows.log["source_generation"])
-    now = times_stored(connection, log, rows.looked_up)
-    return any(now[payload_hash] > count for _, _, payload_hash, count in rows.looked_up)
+    stored = times_stored(connection, log, rows.looked_up)
+    return any(stored[payload_hash] > count for _, _, payload_hash, count in rows.looked_up)
 
 
 def set_load_state(engine: Engine, state: str, reason: str | None, now: str) -> None:
-    """Say in `jobs` that loading runs, is done, or failed and why."""
+    """Record in `jobs` that loading is running, done, or stopped or failed with a reason."""
     with write_transaction(engine) as connection:
         statements = LoadingStatements(connection)
         try:

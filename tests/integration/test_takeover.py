@@ -38,7 +38,7 @@ def delta(engine: Engine, folder: Path) -> None:
     """Look at a folder until there is nothing new."""
     with DeltaLoader(engine, [folder], settings=Settings(batch_size=97)) as loader:
         for _ in range(3):
-            assert [] == [one.error for one in loader.look().files if one.error]
+            assert [] == [one.error for one in loader.poll().files if one.error]
 
 
 LOADERS = {"bulk": bulk, "delta": delta}
@@ -332,7 +332,7 @@ def test_a_genuine_v3_file_goes_on(corpus: Path, corpus_v3_file: Path, tmp_path:
         for start, end in ((1300, 1300), (1300, 1400), (1400, 1450), (1450, len(lines))):
             with live.open("ab") as log:
                 log.write(b"".join(lines[start:end]))
-            found = loader.look().counters
+            found = loader.poll().counters
             added.append(found["events"] + found["dead_letters"])
     dispose(engine)
 

@@ -1,4 +1,4 @@
-"""What the database says, compared with what it has to say."""
+"""Compares what the database contains with what it must contain."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.rotation.lines import SEPARATORS
 if TYPE_CHECKING:
     from tests.rotation.sequence import Run
 
-_WHERE_IT_LAY = ("source", "source_files", "source_offset", "source_generation", "metadata_json")
+_ORIGIN_COLUMNS = ("source", "source_files", "source_offset", "source_generation", "metadata_json")
 
 
 def differences(run: Run) -> list[str]:
-    """Return in words how the database differs from the model; empty where it does not."""
+    """Return the differences between database and model as text; empty if there are none."""
     stored = stored_events(run.engine)
     return [
         *_compare_events(run, stored),
@@ -59,7 +59,9 @@ def _compare_dead_letters(run: Run, events: Counter[str]) -> list[str]:
     letters = [(_bytes(json.loads(payload)), json.loads(metadata)) for payload, metadata in rows]
     stored = Counter(raw for raw, metadata in letters if not metadata.get("event_stored"))
     of_files = Counter(raw.decode() for raw, metadata in letters if metadata.get("event_stored"))
-    without_session = Counter({line: count for line, count in events.items() if _is_file_of_nobody(json.loads(line))})
+    without_session = Counter(
+        {line: count for line, count in events.items() if _is_file_without_session(json.loads(line))}
+    )
     return [
         *(f"files refused {of_files}, without a session {without_session}" for _ in "x" if of_files != without_session),
         *(f"dead letter missing: {piece!r}" for piece in least - stored),
@@ -67,8 +69,8 @@ def _compare_dead_letters(run: Run, events: Counter[str]) -> list[str]:
     ]
 
 
-def _is_file_of_nobody(event: Mapping[str, object]) -> bool:
-    """Return whether an event names a file and no session: it is stored, and its file is a dead letter."""
+def _is_file_without_session(event: Mapping[str, object]) -> bool:
+    """Return whether an event names a file and no session: the event is stored, its file is a dead letter."""
     return "session" not in event and "shasum" in event
 
 
@@ -85,10 +87,10 @@ def _compare_gap(run: Run) -> list[str]:
         if least <= stored <= most or (run.has_met and least <= stored)
         else [f"a gap of {stored} bytes instead of {least} to {most}"]
     )
-    # What was told may be taken back, where something came back that had been away: there the gap is not certain.
-    is_told = run.gaps_told == stored or (run.gaps_told > stored and least < most)
-    if not (run.was_ended or run.has_met) and not is_told:
-        found.append(f"the looks told of {run.gaps_told} lost bytes, log_files of {stored}")
+    # A reported loss may be taken back if something comes back that was gone: there the gap is not certain.
+    is_reported = run.gaps_reported == stored or (run.gaps_reported > stored and least < most)
+    if not (run.was_ended or run.has_met) and not is_reported:
+        found.append(f"the polls reported {run.gaps_reported} lost bytes, log_files has {stored}")
     return found
 
 
@@ -99,14 +101,14 @@ def _compare_sessions(engine: Engine, stored: Counter[str]) -> list[str]:
         event = json.loads(line)
         if "session" not in event:
             continue
-        nothing = {"events": 0, "commands": 0, "files": 0, "logins": 0, "first": "9", "last": ""}
-        one = expected.setdefault(event["session"], nothing)
-        one["events"] += count
-        one["commands"] += count * (event["eventid"] == "cowrie.command.input")
-        one["files"] += count * (event["eventid"] == "cowrie.session.file_download")
-        one["logins"] += count * event["eventid"].startswith("cowrie.login.")
+        empty = {"events": 0, "commands": 0, "files": 0, "logins": 0, "first": "9", "last": ""}
+        session = expected.setdefault(event["session"], empty)
+        session["events"] += count
+        session["commands"] += count * (event["eventid"] == "cowrie.command.input")
+        session["files"] += count * (event["eventid"] == "cowrie.session.file_download")
+        session["logins"] += count * event["eventid"].startswith("cowrie.login.")
         moment = event["timestamp"].replace("T", " ").removesuffix("Z")[:19]
-        one["first"], one["last"] = min(one["first"], moment), max(one["last"], moment)
+        session["first"], session["last"] = min(session["first"], moment), max(session["last"], moment)
     rows = _rows(
         engine,
         "SELECT session_id, event_count AS events, command_count AS commands, file_downloads AS files,"
@@ -114,8 +116,8 @@ def _compare_sessions(engine: Engine, stored: Counter[str]) -> list[str]:
         " FROM session_summaries",
     )
     found = {row.session_id: {**row._mapping, "first": row.first[:19], "last": row.last[:19]} for row in rows}
-    for one in found.values():
-        del one["session_id"]
+    for session in found.values():
+        del session["session_id"]
     names = sorted(expected.keys() | found.keys())
     return [
         f"session {name}: {found.get(name)} instead of {expected.get(name)}"
@@ -125,7 +127,7 @@ def _compare_sessions(engine: Engine, stored: Counter[str]) -> list[str]:
 
 
 def _compare_accounts(engine: Engine) -> list[str]:
-    """Compare each log's cursor with the bytes that are accounted for."""
+    """Compare each log's checkpoint with the bytes that are accounted for."""
     rows = _rows(engine, "SELECT * FROM log_files")
     return [
         f"{row.source}: {row.bytes_stored} + {row.bytes_dead} + {row.bytes_nul} bytes are not {row.byte_pos}"
@@ -135,7 +137,7 @@ def _compare_accounts(engine: Engine) -> list[str]:
 
 
 def _load_again(run: Run, stored: Counter[str]) -> list[str]:
-    """Load everything that is there with the other loader: nothing is new; and a new database is equal to this one."""
+    """Load everything present with the bulk loader: nothing is new, and a new database is equal to this one."""
     paths = run.world.disk.paths()
     if not paths:
         return []
@@ -146,7 +148,7 @@ def _load_again(run: Run, stored: Counter[str]) -> list[str]:
             BulkLoader(clean).load(paths)
             tables = ("raw_events", "session_summaries", "session_attributes", "command_stats", "files", "file_hashes")
             found = difference(
-                *(logical_contents(engine, tables=tables, without=_WHERE_IT_LAY) for engine in (clean, run.engine))
+                *(logical_contents(engine, tables=tables, without=_ORIGIN_COLUMNS) for engine in (clean, run.engine))
             )
     finally:
         dispose(clean)

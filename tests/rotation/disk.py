@@ -1,4 +1,4 @@
-"""The files of a honeypot's folder, really written, and where the content of each comes from."""
+"""The files in a honeypot's folder, on a real file system, and where the content of each comes from."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Origin:
     """Where the content of a file comes from.
 
     Attributes:
-        log: number of the log: what was written to one inode between two truncations. Copies have the same.
-        is_part: it holds only some lines of that log.
-        packed: what was packed, of an archive.
-        is_cut: the archive is still being written.
+        log: number of the log, which is what was written to an inode between two truncations; the same for copies.
+        is_part: whether it has only some lines of that log.
+        packed: of an archive, the bytes that were compressed.
+        is_cut: whether the archive is still being written.
     """
 
     log: int
@@ -33,15 +33,15 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One file as a look finds it.
+    """A file as a poll finds it.
 
     Attributes:
-        name: its name in the folder; of a deleted one what it was called.
+        name: its name in the folder; of a deleted file its last name.
         inode: its inode number.
         origin: where its content comes from.
         content: its (decompressed) bytes.
-        age_s: how long ago it changed; of a log how long ago it was written.
-        is_gone: whether only who holds it open can read it.
+        age_s: how long ago it changed; of a log, how long ago it was written to.
+        is_gone: whether only a process that has it open can read it.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """How a log became another one in the same inode.
+    """How a log was replaced by another one in the same inode.
 
     Attributes:
-        size: bytes that the file had.
-        before: number of the log that it was.
+        size: bytes that the file had before.
+        before: number of the log that was in it.
     """
 
     size: int
@@ -67,7 +67,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class _Unnamed:
-    """A deleted file that the honeypot or the follower has open still; ours keeps its inode number from others."""
+    """A deleted file that the honeypot or the follower still has open; the descriptor reserves its inode number."""
 
     name: str
     inode: int
@@ -76,14 +76,14 @@ class _Unnamed:
 
 @dataclass(slots=True)
 class Disk:
-    """The folder that is followed, and one beside it.
+    """The folder that is followed, and one next to it.
 
     Attributes:
-        folder: what is followed.
+        folder: the folder that is followed.
         elsewhere: where files can be moved out of sight.
-        truncations: by the number of the log that began, how the one before it ended.
+        truncations: how the previous log ended, by the number of the log that began.
         was_destroyed: whether anything was done that may have destroyed bytes.
-        is_held: whether the follower may hold the file with an inode number open; told by the model.
+        is_held: whether the follower may have the file with an inode number open; set by the model.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Disk:
 
     @property
     def live(self) -> Path:
-        """The name of the live log."""
+        """The path of the live log."""
         return self.folder / LIVE
 
     def paths(self) -> list[Path]:
@@ -106,11 +106,11 @@ class Disk:
         return sorted(self.folder.iterdir())
 
     def rotated(self) -> list[Path]:
-        """Return the files in the folder that do not have the live log's name."""
+        """Return the files in the folder other than the live log."""
         return [path for path in self.paths() if path != self.live]
 
     def sightings(self) -> Iterator[Sighting]:
-        """Yield all that a look can read: the files in the folder, and those gone from it that the follower holds."""
+        """Yield what a poll can read: the files in the folder, and those gone from it that the follower has open."""
         hidden = [path for path in self.elsewhere.iterdir() if self.is_held(path.stat().st_ino)]
         now = time.time()
         for path in [*self.paths(), *hidden]:
@@ -118,27 +118,27 @@ class Disk:
             content = path.read_bytes() if origin.packed is None else origin.packed
             changed = status.st_mtime if origin.packed is None else max(status.st_mtime, status.st_ctime)
             yield Sighting(path.name, status.st_ino, origin, content, now - changed, path in hidden)
-        for one in self._unnamed:
-            if self.is_held(one.inode):
-                status = os.fstat(one.descriptor)
-                content = os.pread(one.descriptor, status.st_size, 0)
-                yield Sighting(one.name, one.inode, self._origins[one.inode], content, now - status.st_mtime, True)
+        for file in self._unnamed:
+            if self.is_held(file.inode):
+                status = os.fstat(file.descriptor)
+                content = os.pread(file.descriptor, status.st_size, 0)
+                yield Sighting(file.name, file.inode, self._origins[file.inode], content, now - status.st_mtime, True)
 
     def origin(self, path: Path) -> Origin:
         """Return where a file's content comes from."""
         return self._origins[path.stat().st_ino]
 
     def note(self, path: Path, origin: Origin) -> None:
-        """Note where the content of a new file comes from."""
+        """Record where the content of a new file comes from."""
         self._origins[path.stat().st_ino] = origin
 
     def note_new_log(self, path: Path) -> None:
-        """Note that a new log begins in a new file."""
+        """Record that a new log begins in a file."""
         self._logs += 1
         self.note(path, Origin(self._logs))
 
-    def cut_off(self, path: Path) -> None:
-        """Truncate a file to nothing: what comes is another log."""
+    def truncate(self, path: Path) -> None:
+        """Truncate a file to 0 bytes: what follows is another log."""
         size, before = path.stat().st_size, self.origin(path)
         self.note_new_log(path)
         self.truncations[self._logs] = Truncation(size, before.log)
@@ -150,7 +150,7 @@ class Disk:
         self.note(target, self.origin(path))
 
     def remove(self, path: Path, *, is_written: bool) -> None:
-        """Delete a file; one that is being written, or held by the follower, goes on without a name."""
+        """Delete a file; if the honeypot or the follower has it open, it continues without a name."""
         self.was_destroyed = True
         self._keep(path, is_written=is_written)
         path.unlink()
@@ -161,20 +161,20 @@ class Disk:
         path.rename(self.elsewhere / f"{len(list(self.elsewhere.iterdir()))}.{path.name}")
 
     def bring_back(self, which: int) -> None:
-        """Move a file back that was out of sight, under a name of its own."""
+        """Move a file back that was out of sight, under a free name."""
         if found := sorted(self.elsewhere.iterdir()):
             path = found[which % len(found)]
             suffix = path.suffix if self.origin(path).packed is not None else ""
             path.rename(self.free_name(f"{LIVE}.back{suffix}"))
 
     def forget_unnamed(self, written: int | None) -> None:
-        """Let deleted files go that nobody has open: neither the honeypot (`written`) nor the follower."""
-        for one in [one for one in self._unnamed if one.inode != written and not self.is_held(one.inode)]:
-            os.close(one.descriptor)
-            self._unnamed.remove(one)
+        """Close deleted files that neither the honeypot (its inode is `written`) nor the follower has open."""
+        for file in [file for file in self._unnamed if file.inode != written and not self.is_held(file.inode)]:
+            os.close(file.descriptor)
+            self._unnamed.remove(file)
 
     def free_name(self, name: str) -> Path:
-        """Return a path with this name, or where there is one with a number before its ending."""
+        """Return a path with this name, or if it exists with a number before its ending."""
         path, number = self.folder / name, 0
         while path.exists():
             number += 1
@@ -182,7 +182,7 @@ class Disk:
         return path
 
     def rotated_name(self, kind: int) -> Path:
-        """Return a name for a rotated log: of the next day, in one of two spellings, or `.1`, made free for it."""
+        """Return a path for a rotated log: with the next date in one of two spellings, or `.1` once that is free."""
         self._days += 1
         if kind % 3 == 0:
             return self.free_name(f"{LIVE}.2026-06-{self._days:02d}")
@@ -192,7 +192,7 @@ class Disk:
         return self.folder / f"{LIVE}.1"
 
     def _make_room(self) -> None:
-        """Rename `.1` to `.2` and so on, from the highest."""
+        """Rename `.1` to `.2` and so on, beginning with the highest."""
         numbered = [
             (int(match[1]), match[2] or "", path) for path in self.paths() if (match := _NUMBERED.fullmatch(path.name))
         ]

@@ -1,4 +1,4 @@
-"""What a honeypot writes: lines of unique events, and the process that writes them, which may die at any byte."""
+"""A honeypot: lines of unique events, and the process that writes them, which may die at any byte."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ TEXTS = (
     '""',
     "",
 )
-"""What attackers type: characters of several bytes, escapes, quotes; no braces (the model's parser is simpler so)."""
+"""What attackers type: multi-byte characters, escapes, quotes; no braces, which keeps the model's parser simple."""
 
 
 def event_line(seed: int, number: int, *, size: int = 0) -> bytes:
-    """Return the line of one event without its newline; the same number gives the same line, no two are equal.
+    """Return the line of an event without its newline; each number gives a line of its own, always the same.
 
     Args:
-        seed: of the sequence.
-        number: of the event.
-        size: the line's length in bytes at least, where there is room to fill it up.
+        seed: seed of the sequence.
+        number: number of the event.
+        size: minimum length of the line in bytes; 0 for no padding.
     """
     chance = random.Random(f"{seed}/{number}")
-    stamp = number if chance.random() < 0.9 else number // 3 * 3  # sometimes several at the same moment
+    stamp = number if chance.random() < 0.9 else number // 3 * 3  # sometimes several at the same time
     timestamp = f"2026-05-{1 + stamp // 86400:02d}T{stamp // 3600 % 24:02d}:{stamp // 60 % 60:02d}:{stamp % 60:02d}"
     fields: dict[str, Any] = {
         "eventid": "cowrie.command.input",
@@ -41,7 +41,7 @@ def event_line(seed: int, number: int, *, size: int = 0) -> bytes:
         "sensor": chance.choice(["hp1", "hp2"]),
         "number": number,
     }
-    fields |= _particulars(chance)
+    fields |= _kind_fields(chance)
     if chance.random() < 0.02:
         del fields["session"]
     if size:
@@ -51,7 +51,7 @@ def event_line(seed: int, number: int, *, size: int = 0) -> bytes:
     return _line(fields, ascii_only=chance.random() < 0.5)
 
 
-def _particulars(chance: random.Random) -> dict[str, Any]:
+def _kind_fields(chance: random.Random) -> dict[str, Any]:
     kind = chance.randrange(12)
     if kind == 0:
         return {"eventid": "cowrie.session.connect", "protocol": chance.choice(["ssh", "telnet"])}
@@ -77,16 +77,16 @@ def _line(fields: dict[str, Any], *, ascii_only: bool) -> bytes:
 
 
 class Honeypot:
-    """The process that writes a log: lines whole or in parts, wherever its descriptor leads.
+    """The process that writes a log, whole lines or parts, to whatever file its descriptor refers to.
 
     Attributes:
-        written: how often each line was written to its end, without its newline.
-        waiting: what is still to be written of the line that was begun.
-        inode: the inode that it writes to, None where it has no file open.
+        written: how often each line was completely written, keyed without its newline.
+        waiting: the rest of the line that was begun.
+        inode: the inode that it writes to, None if it has no file open.
 
     Args:
-        path: the live log's name.
-        seed: of the sequence.
+        path: the live log.
+        seed: seed of the sequence.
     """
 
     def __init__(self, path: Path, seed: int) -> None:
@@ -105,35 +105,35 @@ class Honeypot:
         return self.inode is not None
 
     def open(self, *, appends: bool) -> None:
-        """Open the live log anew; without `appends` it goes on at its own offset, whatever others cut off."""
+        """Open the live log; without `appends` it writes at its own offset, even after a truncation by others."""
         self.close()
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if appends else 0), 0o644)
         os.lseek(self._descriptor, 0, os.SEEK_END)
         self.inode = os.fstat(self._descriptor).st_ino
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self.inode = -1, None
 
     def append(self, count: int, *, twice: bool = False, size: int = 0, line: bytes = b"") -> None:
-        """Write whole lines, after the rest of one that was begun; the first of them perhaps twice."""
+        """Write whole lines, after the rest of a line that was begun; with `twice` the first of them twice."""
         lines = [line or self._next(size=size) for _ in range(count)]
         if twice:
             lines.insert(0, lines[0])
         self.finish()
-        self._write(b"".join(one + b"\n" for one in lines))
-        self.written.update(one.decode() for one in lines)
+        self._write(b"".join(text + b"\n" for text in lines))
+        self.written.update(text.decode() for text in lines)
 
     def begin_line(self, cut: int) -> None:
-        """Write a part of a line, or a further part of the one that was begun."""
+        """Write a part of a line, or a further part of the line that was begun."""
         if not self.waiting:
             self._line = self._next()
             self.waiting = self._line + b"\n"
-        # Half of the cuts go where a cut is nastiest: inside a character, inside an escape, before the newline.
-        nasty = [at for at, byte in enumerate(self.waiting) if byte >= 0x80 or byte == 0x5C] + [len(self.waiting) - 1]
-        end = nasty[cut // 2 % len(nasty)] if cut % 2 else cut // 2 % len(self.waiting)
+        # Half of the cuts are at the hardest positions: inside a character, inside an escape, before the newline.
+        hard = [at for at, byte in enumerate(self.waiting) if byte >= 0x80 or byte == 0x5C] + [len(self.waiting) - 1]
+        end = hard[cut // 2 % len(hard)] if cut % 2 else cut // 2 % len(self.waiting)
         self._write_part(max(1, end))
 
     def finish(self) -> None:
@@ -141,11 +141,11 @@ class Honeypot:
         self._write_part(len(self.waiting))
 
     def abandon(self) -> None:
-        """Forget the line that was begun, as a process does that dies."""
+        """Forget the line that was begun, as when the process dies."""
         self.waiting = self._line = b""
 
     def write_nuls(self, count: int) -> None:
-        """Leave NUL bytes behind, as a machine does whose power goes."""
+        """Write NUL bytes, as a power failure leaves them."""
         self._write(b"\0" * count)
 
     def _write_part(self, end: int) -> None:

@@ -1,6 +1,6 @@
-"""What happens in the middle of a look, at any place where it touches the database or a file.
+"""Interrupts a poll at any place where it accesses the database or a file.
 
-It is killed as `kill -9` would, the database is locked, or somebody else does something meanwhile.
+It is killed as by `kill -9`, the database is locked, or another process does something meanwhile.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _FILE_OPERATIONS = ("open", "read", "stat", "fstat", "lseek", "scandir")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Represents the end of the process."""
 
 
 class Places:
-    """Counts the places that a look passes, and ends it at one of them.
+    """Counts the places that a poll passes, and interrupts it at one of them.
 
     Args:
-        engine: whose transactions are places: before they begin, before and after they are committed.
-        monkeypatch: undoes at the end what is put in place here.
+        engine: its transactions are places: before and after each begin and each commit.
+        monkeypatch: undoes at the end what is patched here.
     """
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ class Places:
         self._error: type[BaseException] = Killed
         self._engine = engine
         self._is_dead = False
-        self._is_looking = False
+        self._is_watching = False
         self._opened: set[int] = set()
         self._meanwhile: Callable[[], None] | None = None
         for name in _FILE_OPERATIONS:
@@ -47,40 +47,40 @@ class Places:
 
     @property
     def is_dead(self) -> bool:
-        """Whether a kill came; whatever error it led to, the process did not live to see it."""
+        """Whether the process was killed; errors that this led to were not seen by it."""
         return self._is_dead
 
     @contextmanager
     def killed_at(self, place: int) -> Iterator[None]:
-        """End what runs inside at its place with this number, and let nothing touch the database after that."""
+        """Kill what runs inside at the place with this number, and let nothing access the database after that."""
         with self._ended(place, Killed):
             yield
 
     @contextmanager
     def locked_at(self, place: int) -> Iterator[None]:
-        """Let the database be locked once, at the place with this number or the next one that is a transaction's."""
+        """Lock the database once, at the place with this number or the next one that is a transaction."""
         with self._ended(place, DatabaseLocked):
             yield
 
     @contextmanager
     def meanwhile_at(self, place: int, action: Callable[[], None]) -> Iterator[None]:
-        """Let something else happen at the first place from this number on that touches a file."""
+        """Run an action at the first place from this number on that accesses a file."""
         self._meanwhile = action
         with self._ended(place, Exception):
             yield
         self._meanwhile = None
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Keep account of the files that are opened inside, so that they can be closed after a kill."""
-        self._is_looking = True
+    def watching(self) -> Iterator[None]:
+        """Track the files that are opened inside, so that they can be closed after a kill."""
+        self._is_watching = True
         try:
             yield
         finally:
-            self._is_looking = False
+            self._is_watching = False
 
     def bury(self, close: Callable[[], None]) -> None:
-        """Close what a killed follower had open, as the system does."""
+        """Close what a killed follower had open, as the operating system does."""
         with suppress(Killed):
             close()
         for descriptor in list(self._opened):
@@ -88,8 +88,8 @@ class Places:
         self._engine.dispose()
         self._is_dead, self._left = False, None
 
-    def pass_one(self, *_: object) -> None:
-        """Pass a place; a kill comes here."""
+    def pass_place(self, *_: object) -> None:
+        """Pass a place; a kill happens here."""
         if self._is_dead:
             raise Killed
         if self._left is not None:
@@ -102,23 +102,23 @@ class Places:
     def _ended(self, place: int, error: type[BaseException]) -> Iterator[None]:
         self._left, self._error = place, error
         try:
-            with self.looking():
+            with self.watching():
                 yield
         finally:
             if not self._is_dead:
                 self._left = None
 
     def _act(self) -> None:
-        """Do what is to happen meanwhile, if this is the place."""
+        """Run the action for `meanwhile_at`, if this is the place."""
         action = self._meanwhile
         if action is not None and self._left is not None and self._left <= 0:
             self._meanwhile = self._left = None
-            self._is_looking = False
+            self._is_watching = False
             action()
-            self._is_looking = True
+            self._is_watching = True
 
     def _pass_transaction(self) -> None:
-        self.pass_one()
+        self.pass_place()
         if self._error is DatabaseLocked and self._left is not None and self._left <= 0:
             self._left = None
             raise DatabaseLocked("another process is writing (the test says so)")
@@ -127,15 +127,15 @@ class Places:
         def run(connection: Any) -> None:
             self._pass_transaction()
             operation(connection)
-            self.pass_one()
+            self.pass_place()
 
         return run
 
     def _watched(self, operation: Callable[..., Any], *, opens: bool) -> Callable[..., Any]:
         def run(*arguments: Any, **more: Any) -> Any:
-            if not self._is_looking:
+            if not self._is_watching:
                 return operation(*arguments, **more)
-            self.pass_one()
+            self.pass_place()
             self._act()
             result = operation(*arguments, **more)
             if opens:

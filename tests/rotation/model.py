@@ -1,61 +1,61 @@
-r"""What can be known of a honeypot's logs, and so what the database has to say after all that happened to them.
+r"""What can be known of a honeypot's logs, and so what the database must contain after a sequence.
 
-Each file is read from the disk at every look, by a parser of the tests' own (`lines`). From that follows:
+Each file is read from the disk at every poll, with the tests' own parser (`lines`). From that follows:
 
-**Events.** A line that was complete in some file that a look could reach (in the folder, or held open from before it
-was deleted) is *required*. A line that the honeypot wrote to its end is *possible*: a look that was killed may have
-read it. Each line is unique, but for those that the honeypot wrote twice, and the one that some logs begin alike with.
-Of equal lines in one log each is an event; equal lines in two logs may be one event or several, for a copy cannot be
-told from a repetition: the largest number in one log is required, and the number written is possible.
+**Events.** A line that was complete in a file that a poll could reach (in the folder, or open since before it was
+deleted) is *required*. A line that the honeypot wrote to its end is *possible*: a poll that was killed may have read
+it. Each line is unique, except for those that the honeypot wrote twice, and the one that some logs begin with. Of equal
+lines in one log each is an event; equal lines in two logs may be one event or several, for a copy cannot be
+distinguished from a repetition: the largest number in one log is required, and the number written is possible.
 
-**Dead letters.** The same for what was torn: once per log, whatever the number of copies of it. What an archive ends
+**Dead letters.** The same for what was torn: once per log, regardless of the number of its copies. What an archive ends
 with is unfinished there, too.
 
-**The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a look saw it,
-and, where NUL bytes show at what offset its writer went on after a truncation, how far it had come then. What is known
-to have been there beyond the last complete line that could be read, and is in no file any more, is the gap: usually
-the pending beginning of a line. Bytes that no look saw and no NULs prove are known to nobody and in no gap. Where
+**The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a poll saw it,
+and, where NUL bytes show at what offset its writer continued after a truncation, how far it had come then. What is
+known to have been there after the last complete line that could be read, and is in no file any more, is the gap:
+usually the pending beginning of a line. Bytes that no poll saw and no NULs prove are not known and in no gap. Where
 
-- looks were cut short (what they saw is not known),
-- another loader stored a log of which looks had seen no event yet,
-- a copy holds a part of what is missing, or a backup of a part holds its lines,
-- another log begins with the same event, or with all there was of one without an event: it may be a copy,
+- polls were interrupted (what they saw is not known),
+- another loader stored a log of which polls had seen no event yet,
+- a copy has a part of what is missing, or a backup of a part has its lines,
+- another log begins with the same event, or with everything of a log without an event: it may be a copy,
 - a file was gone for a while and came back,
-- NULs are found where no look saw the log before them in that file,
-- a file comes that begins with NULs, while another was truncated: it may be a copy of that one,
+- NULs are found where no poll saw the log before them in that file,
+- a file appears that begins with NULs, while another was truncated: it may be a copy of that one,
 
-there is a least and a greatest gap.
+there is a smallest and a largest gap.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.rotation.disk import Disk, Sighting
 from tests.rotation.lines import SEPARATORS, Reading, read_lines
 
-HELD_S = 3600.0
-"""A log that was not written to for so long need not be held open."""
+OPEN_S = 3600.0
+"""A log that was not written to for this long need not be kept open."""
 
 
 @dataclass(slots=True)
 class Known:
-    """What is known of one log.
+    """What is known of a log.
 
     Attributes:
-        torn: damage that looks could read.
-        possible_torn: damage that they may have.
-        extent: bytes up to which its lines were complete at a look.
-        possible_extent: the same, with looks that were cut short.
-        seen: bytes that looks saw, or NULs prove.
-        possibly_seen: the same, with looks that were cut short.
-        held: bytes of it that are in some file now.
+        torn: damage that polls could read.
+        possible_torn: damage that polls may have read.
+        extent: bytes up to which its lines were complete at a poll.
+        possible_extent: the same, with interrupted polls.
+        seen: bytes that polls saw, or NULs prove.
+        possibly_seen: the same, with interrupted polls.
+        present: bytes of it that are in some file now.
         is_vague: what is missing of it may be elsewhere, or have been.
-        inodes: of the files that looks saw with an event of it.
-        is_alike: another log begins with the same event: what is torn before it may be taken for the other's.
-        was_missing: how much was in some file when a look last found something missing.
+        inodes: inodes of the files in which polls saw an event of it.
+        is_alike: another log begins with the same event: what is torn before it may count for that log.
+        was_missing: how much was in some file when a poll last found something missing.
     """
 
     torn: Counter[bytes] = field(default_factory=Counter)
@@ -64,30 +64,30 @@ class Known:
     possible_extent: int = 0
     seen: int = 0
     possibly_seen: int = 0
-    held: int = 0
+    present: int = 0
     is_vague: bool = False
     is_alike: bool = False
     was_missing: int | None = None
     inodes: set[int] = field(default_factory=set)
 
     def gap(self) -> tuple[int, int]:
-        """Return how many bytes are lost, at least and at most."""
+        """Return the smallest and the largest number of bytes that may be lost."""
         most = max(0, max(self.seen, self.possibly_seen) - self.extent)
-        if self.held >= max(self.seen, self.possibly_seen) and not self.is_vague:
+        if self.present >= max(self.seen, self.possibly_seen) and not self.is_vague:
             most = 0
-        least = 0 if self.is_vague else max(0, self.seen - max(self.possible_extent, self.held))
+        least = 0 if self.is_vague else max(0, self.seen - max(self.possible_extent, self.present))
         return least, most
 
 
 class Model:
-    """Follows the follower: what each look could read.
+    """Records what each poll of the follower could read.
 
     Attributes:
-        required: events that have to be stored, as often as given.
+        required: events that must be stored, with how often.
 
     Args:
         disk: the files.
-        settles_s: an archive that changed so recently is left alone by a look.
+        settles_s: an archive that changed within this time is not read by a poll.
     """
 
     def __init__(self, disk: Disk, settles_s: float) -> None:
@@ -97,39 +97,42 @@ class Model:
         self._logs: dict[int, Known] = {}
         self._alike: dict[str, set[int]] = {}
         self._beginnings: dict[int, bytes] = {}
-        self._held: set[int] = set()
-        self._perhaps_held: set[int] = set()
-        disk.is_held = lambda inode: inode in self._perhaps_held
+        self._open: set[int] = set()
+        self._perhaps_open: set[int] = set()
+        disk.is_held = lambda inode: inode in self._perhaps_open
 
-    def note_look(
+    def note_poll(
         self, sightings: Iterable[Sighting], *, was_cut_short: bool = False, only_named: bool = False
     ) -> None:
-        """Take in what a look could read.
+        """Record what a poll could read.
 
         Args:
             sightings: the files as they were.
-            was_cut_short: it may have read all, or nothing.
-            only_named: it may not have looked at those that have no name any more.
+            was_cut_short: whether it was interrupted: it may have read everything, or nothing.
+            only_named: whether it may not have polled files without a path.
         """
         sightings = list(sightings)
-        for one in self._logs.values():
-            one.held = 0
-        seen_in = {number: frozenset(one.inodes) for number, one in self._logs.items()}
-        came = [one for one in sightings if one.inode not in seen_in.get(one.origin.log, ())]
+        for known in self._logs.values():
+            known.present = 0
+        seen_in = {number: frozenset(known.inodes) for number, known in self._logs.items()}
+        new = [sighting for sighting in sightings if sighting.inode not in seen_in.get(sighting.origin.log, ())]
         for sighting in sightings:
             self._note(sighting, is_certain=not was_cut_short and self._is_certain(sighting, only_named))
         for sighting in sightings:
-            self._note_nuls(sighting, seen_in, came, is_certain=not was_cut_short)
+            self._note_nuls(sighting, seen_in, new, is_certain=not was_cut_short)
         self._note_missing()
-        logs = [one for one in sightings if one.origin.packed is None]
-        self._perhaps_held |= {one.inode for one in logs}
+        self._note_open([sighting for sighting in sightings if sighting.origin.packed is None], was_cut_short)
+
+    def _note_open(self, logs: Sequence[Sighting], was_cut_short: bool) -> None:
+        """Record which logs the follower keeps open after a poll."""
+        self._perhaps_open |= {log.inode for log in logs}
         if not was_cut_short:
-            self._held &= {one.inode for one in logs}
-            self._held |= {one.inode for one in logs if not one.is_gone}
-            self._held &= {one.inode for one in logs if one.age_s < HELD_S}
+            self._open &= {log.inode for log in logs}
+            self._open |= {log.inode for log in logs if not log.is_gone}
+            self._open &= {log.inode for log in logs if log.age_s < OPEN_S}
 
     def note_load(self, sightings: Iterable[Sighting]) -> None:
-        """Take in what another loader read: the values, not how far it saw the logs."""
+        """Record what the bulk loader read: the values, not how far it saw the logs."""
         for sighting in sightings:
             if sighting.origin.is_cut or sighting.is_gone:
                 continue
@@ -140,31 +143,31 @@ class Model:
                 known.possible_extent = max(known.possible_extent, reading.possible_extent)
                 if known.inodes or not known.possibly_seen:
                     known.extent = max(known.extent, reading.extent)
-                else:  # of one that looks saw without an event, nobody can tell that it is what was stored
+                else:  # polls saw it without an event: it cannot be identified with what was stored
                     known.is_vague = True
 
     def note_restart(self) -> None:
-        """Take in that the follower ended: it holds nothing any more."""
-        self._held.clear()
-        self._perhaps_held.clear()
+        """Record that the follower ended: it has no logs open any more."""
+        self._open.clear()
+        self._perhaps_open.clear()
 
     def torn(self) -> tuple[Counter[bytes], Counter[bytes]]:
-        """Return the dead letters that have to be there, and those that may."""
+        """Return the dead letters that must be stored, and those that may be."""
         least: Counter[bytes] = Counter()
         most: Counter[bytes] = Counter()
-        for one in self._logs.values():
-            least += Counter() if one.is_alike else one.torn
-            most += one.torn | one.possible_torn
+        for known in self._logs.values():
+            least += Counter() if known.is_alike else known.torn
+            most += known.torn | known.possible_torn
         return least, most
 
     def gap(self) -> tuple[int, int]:
-        """Return how many bytes are lost, at least and at most."""
-        gaps = [one.gap() for one in self._logs.values()]
+        """Return the smallest and the largest number of bytes that may be lost of all logs."""
+        gaps = [known.gap() for known in self._logs.values()]
         return sum(least for least, _ in gaps), sum(most for _, most in gaps)
 
     def _is_certain(self, sighting: Sighting, only_named: bool) -> bool:
-        """Return whether a look that comes to its end reads a file."""
-        if sighting.is_gone and (only_named or sighting.inode not in self._held):
+        """Return whether a poll that is not interrupted reads a file."""
+        if sighting.is_gone and (only_named or sighting.inode not in self._open):
             return False
         is_young = sighting.origin.packed is not None and sighting.age_s < self._settles_s
         return not (is_young or sighting.origin.is_cut)
@@ -179,7 +182,7 @@ class Model:
             return
         self._note_likeness(sighting, reading)
         least = size = len(sighting.content)
-        if not reading.events:  # separators around what is torn are nothing that is missed
+        if not reading.events:  # separators around what is torn do not count as lost
             torn = sighting.content.replace(b"\0", b"")
             least = len(torn.strip(SEPARATORS))
             size = len(torn) if least else 0
@@ -187,7 +190,7 @@ class Model:
         known.possible_extent = max(known.possible_extent, reading.possible_extent)
         known.possibly_seen = max(known.possibly_seen, size)
         if not origin.is_cut:
-            known.held = max(known.held, size)
+            known.present = max(known.present, size)
         if is_certain:
             known.torn |= reading.torn
             known.inodes |= {sighting.inode} if reading.events else set()
@@ -195,7 +198,7 @@ class Model:
             known.seen = max(known.seen, least)
 
     def _note_likeness(self, sighting: Sighting, reading: Reading) -> None:
-        """Note logs that begin with the same event, and files without one that begin like another log."""
+        """Record logs that begin with the same event, and files without an event that begin like another log."""
         log = sighting.origin.log
         if reading.events:
             alike = self._alike.setdefault(next(iter(reading.events)), set())
@@ -212,17 +215,17 @@ class Model:
         self,
         sighting: Sighting,
         seen_in: Mapping[int, frozenset[int]],
-        came: Iterable[Sighting],
+        new: Iterable[Sighting],
         *,
         is_certain: bool,
     ) -> None:
-        """Take in what NULs at the beginning of a log say about the one before it.
+        """Record what NULs at the beginning of a log reveal about the log before it.
 
         Args:
             sighting: the file.
-            seen_in: in which files earlier looks saw each log.
-            came: files that no earlier look saw; such a copy may be of this file, between two truncations.
-            is_certain: whether the look came to its end.
+            seen_in: the inodes in which earlier polls saw each log.
+            new: files that no earlier poll saw; such a copy may be of this file, between two truncations.
+            is_certain: whether the poll was not interrupted.
         """
         truncation = self._disk.truncations.get(sighting.origin.log)
         nuls = len(sighting.content) - len(sighting.content.lstrip(b"\0"))
@@ -230,37 +233,37 @@ class Model:
             return
         before = self._logs.setdefault(truncation.before, Known())
         before.possibly_seen = max(before.possibly_seen, nuls)
-        if any(_may_be_between(one, sighting, nuls) and not self._is_earlier(one, sighting) for one in came):
+        if any(_may_be_between(copy, sighting, nuls) and not self._is_earlier(copy, sighting) for copy in new):
             before.is_vague = True
         if sighting.inode in seen_in.get(truncation.before, ()) and nuls == truncation.size:
             before.seen = max(before.seen, nuls if is_certain else 0)
             return
         before.is_vague = True
         earlier = self._disk.truncations.get(truncation.before)
-        while before.held < nuls and earlier is not None:  # they may be taken for a log's that was seen there earlier
+        while before.present < nuls and earlier is not None:  # they may count for a log that was seen there earlier
             known = self._logs.get(earlier.before, Known())
             known.is_vague, known.possibly_seen = True, max(known.possibly_seen, nuls)
             earlier = self._disk.truncations.get(earlier.before)
 
-    def _is_earlier(self, one: Sighting, other: Sighting) -> bool:
-        """Return whether a file holds what another one held before it was truncated, or what it holds now."""
-        number = other.origin.log
-        while number != one.origin.log and (truncation := self._disk.truncations.get(number)) is not None:
+    def _is_earlier(self, copy: Sighting, file: Sighting) -> bool:
+        """Return whether a copy has what a file had before one of its truncations, or has now."""
+        number = file.origin.log
+        while number != copy.origin.log and (truncation := self._disk.truncations.get(number)) is not None:
             number = truncation.before
-        return number == one.origin.log
+        return number == copy.origin.log
 
     def _note_missing(self) -> None:
-        """Note the logs of which something comes back that was gone at an earlier look."""
-        for one in self._logs.values():
-            if one.was_missing is not None and one.held > one.was_missing:
-                one.is_vague = True
-            if one.held < one.possibly_seen:
-                one.was_missing = one.held
+        """Record the logs of which something comes back that was gone at an earlier poll."""
+        for known in self._logs.values():
+            if known.was_missing is not None and known.present > known.was_missing:
+                known.is_vague = True
+            if known.present < known.possibly_seen:
+                known.was_missing = known.present
 
 
-def _may_be_between(one: Sighting, other: Sighting, nuls: int) -> bool:
-    """Return whether a file may be a copy of another one from before that was truncated with so many bytes."""
-    return one.inode != other.inode and one.content.startswith(b"\0") and len(one.content) <= nuls
+def _may_be_between(copy: Sighting, file: Sighting, nuls: int) -> bool:
+    """Return whether a file may be a copy of another from before that was truncated at `nuls` bytes."""
+    return copy.inode != file.inode and copy.content.startswith(b"\0") and len(copy.content) <= nuls
 
 
 def _read(sighting: Sighting) -> Reading:

@@ -1,4 +1,4 @@
-"""Mistakes that a loader can make, put in place on purpose: the sequences have to find each of them."""
+"""Mistakes that a loader can make, introduced on purpose: the sequences must find each of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sabotage = Callable[[pytest.MonkeyPatch], None]
 
 
 def commit_cursor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cursor is committed in a transaction of its own, before the rows (on SQLite)."""
+    """The checkpoint is committed in a transaction of its own, before the rows (on SQLite)."""
     store = log_files.store
 
     def store_and_commit(connection: Connection, *values: Any) -> bool:
@@ -50,7 +50,7 @@ def skip_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swallow_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that the database refused counts as done."""
+    """A batch that the database refused counts as stored."""
     write_batch = writer.write_batch
 
     def write(engine: Engine, rows: BatchRows, progress: Mapping[str, object], **more: Any) -> None:
@@ -64,30 +64,30 @@ def swallow_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trust_the_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that begins like a known one is taken to go on where that one ended, without a proof."""
+    """A log that begins like a known one is resumed at its checkpoint without a proof."""
 
-    def at_cursor(self: LogIdentifier, cursor: Any) -> ValueReader | None:
+    def at_checkpoint(self: LogIdentifier, checkpoint: Any) -> ValueReader | None:
         self._stream.rewind()
-        if self._stream.skip(cursor.byte_pos) < cursor.byte_pos:
+        if self._stream.skip(checkpoint.byte_pos) < checkpoint.byte_pos:
             return None
-        return ValueReader(self._stream, position=cursor.byte_pos, line=cursor.next_line)
+        return ValueReader(self._stream, position=checkpoint.byte_pos, line=checkpoint.next_line)
 
-    monkeypatch.setattr(LogIdentifier, "_at_same_bytes", at_cursor)
+    monkeypatch.setattr(LogIdentifier, "_reader_at_same_bytes", at_checkpoint)
 
 
 def hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that is deleted is not read to its end."""
-    monkeypatch.setattr(OpenLogs, "hold", lambda *_: None)
+    monkeypatch.setattr(OpenLogs, "keep_open", lambda *_: None)
 
 
 def miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is destroyed unread is not noted."""
+    """What is destroyed unread is not recorded."""
     monkeypatch.setattr(followed_files, "set_gap", lambda *_: None)
     monkeypatch.setattr(followed_files, "add_lost_log", lambda *_: None)
 
 
 def drop_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no event is forgotten."""
+    """Values that are not events are dropped."""
     monkeypatch.setattr(LoadingStatements, "insert_dead_letters", lambda *_: None)
 
 

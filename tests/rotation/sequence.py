@@ -1,4 +1,4 @@
-"""Random sequences: what happens to the files, when the follower looks, what stops it, and what has to come of it."""
+"""Random sequences: what happens to the files, when the follower polls, what stops it, and what must result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.loader import delta
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.follow import file_state as followed_state
-from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.delta import DeltaLoader, PollResult
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.reading import discovery
 from cowrieprocessor.settings import Settings
 from tests.rotation.comparison import differences
@@ -29,7 +27,9 @@ from tests.rotation.model import Model
 from tests.rotation.world import World
 
 SETTLES_S = 0.012
-"""How long an archive or a file's times count as young in these sequences, so that waiting for it takes no time."""
+"""How long a changed archive or file takes to settle in these sequences; short, so that waiting costs no time."""
+
+TIMING = FollowTiming(archive_settles_s=SETTLES_S, coarse_time_settles_s=SETTLES_S, fine_time_settles_s=SETTLES_S)
 
 WEIGHTS = {
     # the honeypot
@@ -54,8 +54,8 @@ WEIGHTS = {
     "bring_back": 1,
     "touch": 2,
     # the follower
-    "look": 22,
-    "look_at_changed": 3,
+    "poll": 22,
+    "poll_changed": 3,
     "wait": 3,
     "restart": 4,
     "kill": 5,
@@ -70,7 +70,7 @@ DESTRUCTIVE = {"wipe", "truncate", "delete", "recreate", "move_away", "bring_bac
 
 
 class Step(NamedTuple):
-    """One step: what happens, and numbers that choose how."""
+    """A step: what happens, and numbers that choose how."""
 
     name: str
     a: int = 0
@@ -79,31 +79,31 @@ class Step(NamedTuple):
 
 
 def random_steps(seed: int) -> list[Step]:
-    """Return the steps of a sequence; every fourth destroys nothing on purpose."""
+    """Return the steps of a sequence; in every fourth nothing is destroyed on purpose."""
     chance = random.Random(seed)
     weights = {name: weight for name, weight in WEIGHTS.items() if seed % 4 or name not in DESTRUCTIVE}
-    # Some sequences live with few kinds of steps, so that these meet more often.
+    # Some sequences have few kinds of steps, so that these meet more often.
     if seed % 3 == 0:
         weights = {name: weight * chance.choice([0, 0, 1, 3]) for name, weight in weights.items()}
-        weights |= {"append": 20, "look": 15, "begin_line": 8}
+        weights |= {"append": 20, "poll": 15, "begin_line": 8}
     names = chance.choices(list(weights), list(weights.values()), k=chance.randint(6, 40))
     return [Step(name, *(chance.randrange(1 << 16) for _ in range(3))) for name in names]
 
 
 @dataclass(slots=True)
 class Run:
-    """One sequence on one database.
+    """A sequence on a database.
 
     Attributes:
         seed: chooses events and settings.
-        world: the honeypot's side.
+        world: the honeypot and its files.
         model: what can be known.
         engine: the database.
-        places: where looks are ended.
-        template: an empty SQLite database at our version.
-        gaps_told: what the looks said was lost.
-        was_ended: whether a look was cut short, so that what it said is not known.
-        has_met: whether two followers looked at once, each of which may have told of a loss.
+        places: interrupts polls.
+        template: an empty SQLite database at the current version.
+        gaps_reported: bytes that the polls reported as lost.
+        was_ended: whether a poll was interrupted, so that what it reported is not known.
+        has_met: whether two followers polled at the same time, each of which may have reported a loss.
     """
 
     seed: int
@@ -112,7 +112,7 @@ class Run:
     engine: Engine
     places: Places
     template: Path
-    gaps_told: int = 0
+    gaps_reported: int = 0
     was_ended: bool = False
     has_met: bool = False
     _settings: Settings = field(default_factory=Settings)
@@ -126,28 +126,28 @@ class Run:
         act(step.a, step.b, step.c)
 
     def end(self) -> None:
-        """Let the follower look until nothing is new, as it is and started again."""
+        """Let the follower poll until nothing is new, as it is and after a restart."""
         self.world.finish_packing()
         self.wait()
-        self.look()
+        self.poll()
         self.restart()
         for _ in range(2):
             self.wait()
-            self.look()
+            self.poll()
 
     # --- the follower's steps ---
 
-    def look(self, *_: int) -> None:
-        """Look at everything."""
-        self._look(None)
+    def poll(self, *_: int) -> None:
+        """Poll everything."""
+        self._poll(None)
 
-    def look_at_changed(self, *_: int) -> None:
-        """Look at the files as when each was notified; at everything where one has come or gone."""
+    def poll_changed(self, *_: int) -> None:
+        """Poll the files as after a notification for each; everything if one has come or gone."""
         changed = self.world.disk.paths() if self._listed == self._listing() else None
-        self._look(changed)
+        self._poll(changed)
 
     def wait(self, *_: int) -> None:
-        """Let so much time pass that nothing is young any more."""
+        """Wait until everything has settled."""
         time.sleep(SETTLES_S * 1.2)
 
     def restart(self, *_: int) -> None:
@@ -157,14 +157,14 @@ class Run:
         self._forget()
 
     def kill(self, place: int, count: int, *_: int) -> None:
-        """Kill the follower in the middle of a look, at one of its first places or at a later one."""
+        """Kill the follower in the middle of a poll, at one of its first places or at a later one."""
         self._give_work(count)
         place = 1 + place % (4 ** (1 + place % 5))
         follower = self._start()
-        self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
+        self.model.note_poll(self.world.disk.sightings(), was_cut_short=True)
         try:
             with self.places.killed_at(place):
-                self._take_in(follower.look())
+                self._add(follower.poll())
         except (Killed, Exception):
             if not self.places.is_dead:
                 raise
@@ -175,24 +175,24 @@ class Run:
             self.restart()
 
     def lock(self, place: int, count: int, *_: int) -> None:
-        """Let the database be locked in the middle of a look; the follower goes on with the next one."""
+        """Lock the database in the middle of a poll; the follower continues with the next one."""
         self._give_work(count)
         follower = self._start()
-        self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
+        self.model.note_poll(self.world.disk.sightings(), was_cut_short=True)
         self.was_ended = True
         try:
             with self.places.locked_at(1 + place % 40):
-                follower.look()
+                follower.poll()
         except DatabaseLocked:
             return
 
     def stop(self, batches: int, *_: int) -> None:
-        """Tell the follower to stop after some batches, and start another one."""
+        """Stop the follower after some batches, and start another one."""
         follower = self._start()
-        self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
+        self.model.note_poll(self.world.disk.sightings(), was_cut_short=True)
         self._stops_after = batches % 5
-        with self.places.looking():
-            self._take_in(follower.look())
+        with self.places.watching():
+            self._add(follower.poll())
         self._stops_after = None
         self.restart()
 
@@ -200,38 +200,38 @@ class Run:
         """Load everything with the other loader."""
         if paths := self.world.disk.paths():
             self.model.note_load(self.world.disk.sightings())
-            with self.places.looking():
+            with self.places.watching():
                 BulkLoader(self.engine, settings=self._settings).load(paths)
 
     def meet(self, place: int, *_: int) -> None:
-        """Let another follower look while this one does."""
+        """Let another follower poll while this one does."""
         follower, sightings = self._start(), list(self.world.disk.sightings())
         other_engine = get_engine(self.engine.url.render_as_string(hide_password=False))
         with (
             self._new_follower(other_engine) as other,
-            self.places.meanwhile_at(1 + place % 40, lambda: self._take_in(other.look())),
+            self.places.meanwhile_at(1 + place % 40, lambda: self._add(other.poll())),
         ):
-            self._take_in(follower.look())
+            self._add(follower.poll())
         dispose(other_engine)
         self.has_met = True
-        self.model.note_look(sightings)
+        self.model.note_poll(sightings)
 
     def disturb(self, place: int, which: int, how: int) -> None:
-        """Let something happen to the files in the middle of a look."""
+        """Let something happen to the files in the middle of a poll."""
         name = MEANWHILE[which % len(MEANWHILE)]
         if self.seed % 4 == 0 and name in DESTRUCTIVE:
             return
         follower, chance = self._start(), random.Random(how)
         act: Callable[[int, int, int], None] = getattr(self.world, name)
-        self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
+        self.model.note_poll(self.world.disk.sightings(), was_cut_short=True)
         with self.places.meanwhile_at(1 + place % 40, lambda: act(*(chance.randrange(1 << 16) for _ in range(3)))):
-            self._take_in(follower.look())
-        self.model.note_look(self.world.disk.sightings(), was_cut_short=True)
+            self._add(follower.poll())
+        self.model.note_poll(self.world.disk.sightings(), was_cut_short=True)
 
-    # --- how it is done ---
+    # --- implementation ---
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the follower and all files."""
         follower, self._follower = self._follower, None
         try:
             if follower is not None:
@@ -240,23 +240,23 @@ class Run:
             self.world.close()
 
     def _give_work(self, count: int) -> None:
-        """Mostly let there be something new for the look that comes."""
+        """Mostly append something for the next poll."""
         if count % 4:
             self.world.append(count, 1, 0)
 
-    def _look(self, changed: list[Path] | None) -> None:
+    def _poll(self, changed: list[Path] | None) -> None:
         follower = self._start()
         sightings = list(self.world.disk.sightings())
         self._listed = self._listing()
-        with self.places.looking():
-            self._take_in(follower.look(changed))
-        self.model.note_look(sightings, only_named=changed is not None)
+        with self.places.watching():
+            self._add(follower.poll(changed))
+        self.model.note_poll(sightings, only_named=changed is not None)
 
     def _listing(self) -> list[tuple[Path, int]]:
         return [(path, path.stat().st_ino) for path in self.world.disk.paths()]
 
-    def _take_in(self, look: delta.PollResult) -> None:
-        self.gaps_told += sum(gap.bytes_lost for gap in look.gaps)
+    def _add(self, result: PollResult) -> None:
+        self.gaps_reported += sum(gap.bytes_lost for gap in result.gaps)
 
     def _start(self) -> DeltaLoader:
         if self._follower is None:
@@ -268,10 +268,10 @@ class Run:
         self._settings = Settings(batch_size=chance.choice([1, 3, 1000]))
         disk = self.world.disk
         paths = chance.choice([[disk.live], [disk.folder], [disk.live, disk.folder]])
-        passed, told = self.places.pass_one, self._is_told_to_stop
-        return DeltaLoader(engine, paths, settings=self._settings, on_progress=passed, stop=told)
+        on_progress, stop = self.places.pass_place, self._should_stop
+        return DeltaLoader(engine, paths, settings=self._settings, on_progress=on_progress, stop=stop, timing=TIMING)
 
-    def _is_told_to_stop(self) -> bool:
+    def _should_stop(self) -> bool:
         if self._stops_after is None:
             return False
         self._stops_after -= 1
@@ -284,20 +284,17 @@ class Run:
 
 
 def run_steps(seed: int, steps: list[Step], engine: Engine, folder: Path, template: Path) -> list[str]:
-    """Run a sequence; return how the database differs from what has to be.
+    """Run a sequence; return how the database differs from what it must contain.
 
     Args:
         seed: chooses events and settings.
         steps: what happens.
-        engine: an empty database at our version.
+        engine: an empty database at the current version.
         folder: an empty folder.
-        template: an empty SQLite database at our version, to be copied.
+        template: an empty SQLite database at the current version, to be copied.
     """
     with pytest.MonkeyPatch.context() as monkeypatch, ExitStack() as stack:
-        monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", SETTLES_S)
         monkeypatch.setattr(discovery, "LISTING_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(followed_state, "TIME_SETTLES_S", SETTLES_S)
-        monkeypatch.setattr(followed_state, "FINE_TIME_SETTLES_S", SETTLES_S)
         world = World(folder, seed)
         run = Run(seed, world, Model(world.disk, SETTLES_S), engine, Places(engine, monkeypatch), template)
         stack.callback(run.close)
@@ -309,7 +306,7 @@ def run_steps(seed: int, steps: list[Step], engine: Engine, folder: Path, templa
 
 @contextmanager
 def sequence_room(template: Path, folder: Path) -> Iterator[tuple[Engine, Path]]:
-    """Yield a database of its own, copied from a template, and an empty folder; both are gone afterwards."""
+    """Yield a copy of a template database and an empty folder; both are deleted afterwards."""
     room = folder / "room"
     room.mkdir()
     database = folder / "room.sqlite"
@@ -325,16 +322,16 @@ def sequence_room(template: Path, folder: Path) -> Iterator[tuple[Engine, Path]]
 
 
 def run_on_sqlite(seed: int, steps: list[Step], template: Path, folder: Path) -> list[str]:
-    """Run a sequence on a copy of a template; return the differences, an error that came of it among them."""
+    """Run a sequence on a copy of a template; return the differences, including an error if one was raised."""
     with sequence_room(template, folder) as (engine, room):
         try:
             return run_steps(seed, steps, engine, room, template)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the steps that led to it are to be found
+        except Exception as error:  # noqa: BLE001 - for any error the steps that lead to it are searched
             return [f"{type(error).__name__}: {error}"]
 
 
 def shrink(fails: Callable[[list[Step]], bool], steps: list[Step]) -> list[Step]:
-    """Return a shorter sequence that fails as well: steps are left out as long as it does."""
+    """Return a shorter sequence that fails as well: steps are left out as long as it still does."""
     size = len(steps) // 2
     while size:
         at = 0

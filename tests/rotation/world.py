@@ -1,7 +1,7 @@
-"""All that happens to a honeypot's files while somebody follows them.
+"""Everything that happens to a honeypot's files while they are followed.
 
-Each step can follow any other: a step that has nothing to act on does nothing, so that steps can be dropped from a
-sequence that fails. The numbers of a step choose what it acts on and how, modulo what there is.
+Each step can follow any other: a step without anything to act on does nothing, so that steps can be dropped from a
+sequence that fails. The numbers of a step choose what it acts on and how, modulo the number of choices.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class World:
-    """A honeypot, its files, and those who rotate, pack, copy and lose them.
+    """A honeypot, its files, and everything that rotates, packs, copies and loses them.
 
     Attributes:
         disk: the files.
-        honeypot: who writes the live log.
+        honeypot: the process that writes the live log.
 
     Args:
-        folder: an empty folder of its own.
-        seed: of the sequence.
+        folder: an empty folder.
+        seed: seed of the sequence.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -48,7 +48,7 @@ class World:
         self._packing: dict[str, tuple[bytes, str | None]] = {}
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self.honeypot.close()
         self.disk.is_held = lambda _: False
         self.disk.forget_unnamed(None)
@@ -57,37 +57,37 @@ class World:
 
     def append(self, count: int, mode: int, size: int) -> None:
         """Write some whole lines."""
-        self._be_open()
+        self._ensure_open()
         self.honeypot.append(1 + count % 5, twice=mode % 12 == 0, size=size % 900 if mode % 5 == 0 else 0)
 
     def begin_line(self, cut: int, *_: int) -> None:
         """Write a part of a line."""
-        self._be_open()
+        self._ensure_open()
         self.honeypot.begin_line(cut)
 
     def finish_line(self, *_: int) -> None:
-        """Write the rest of it."""
+        """Write the rest of the line that was begun."""
         if self.honeypot.waiting:
-            self._be_open()
+            self._ensure_open()
             self.honeypot.finish()
 
     def crash(self, mode: int, appends: int, nuls: int) -> None:
-        """The honeypot dies, perhaps in the middle of a line, perhaps with its machine, and starts again."""
+        """The honeypot dies, perhaps in the middle of a line or in a power failure, and starts again."""
         self.honeypot.abandon()
         if self.honeypot.is_open and mode % 3 == 0:
             self.honeypot.write_nuls(1 + nuls % 40)
         self._open(appends)
 
     def wipe(self, appends: int, alike: int, _: int) -> None:
-        """The honeypot starts again and empties its log, as Cowrie did up to 3.0.12."""
+        """The honeypot starts again and truncates its log, as Cowrie did up to 3.0.12."""
         self.honeypot.abandon()
         if self.disk.live.exists():
             self.disk.was_destroyed = True
-            self.disk.cut_off(self.disk.live)
+            self.disk.truncate(self.disk.live)
         self._open(appends, alike)
 
     def reopen(self, appends: int, mode: int, alike: int) -> None:
-        """The honeypot opens its live log anew; a line that was begun is finished before, or split across both."""
+        """The honeypot reopens its live log; a line that was begun is finished before, or split across both files."""
         if mode % 2 and self.honeypot.is_open:
             self.honeypot.finish()
         self._open(appends, alike)
@@ -95,7 +95,7 @@ class World:
     # --- what rotates logs ---
 
     def rename(self, kind: int, mode: int, alike: int) -> None:
-        """Rename the live log; the honeypot goes on in it, or begins a new one at once.
+        """Rename the live log; the honeypot continues to write to it, or begins a new one at once.
 
         A line that was begun is finished before, torn, or split across both files.
         """
@@ -111,7 +111,7 @@ class World:
         self._open(kind, alike)
 
     def copy_and_truncate(self, kind: int, loses: int, grows: int) -> None:
-        """Copy the live log, then cut it off to nothing; what is written between the two is lost."""
+        """Copy the live log, then truncate it; what is written between the two is lost."""
         live = self.disk.live
         if not live.exists():
             return
@@ -120,22 +120,22 @@ class World:
         if loses % 4 == 0 and self._writes_to_live_log():
             self.append(loses, 1, 0)
             self.disk.was_destroyed = True
-        self.disk.cut_off(live)
+        self.disk.truncate(live)
         self._grow_again(before, grows)
 
     def truncate(self, grows: int, alike: int, _: int) -> None:
-        """Cut the live log off to nothing without a copy."""
+        """Truncate the live log without a copy."""
         live = self.disk.live
         if not live.exists():
             return
         before = live.stat().st_size
         self.disk.was_destroyed = True
-        self.disk.cut_off(live)
+        self.disk.truncate(live)
         self._begin_alike(alike)
         self._grow_again(before, grows)
 
     def pack(self, which: int, kind: int, mode: int) -> None:
-        """Compress a file that is not the live log; the archive may take its time, and the original may stay."""
+        """Compress a file other than the live log; the archive may be finished later, and the original may stay."""
         found = [path for path in self.disk.rotated() if self.disk.origin(path).packed is None]
         if not found:
             return
@@ -152,11 +152,11 @@ class World:
             self.finish_packing()
 
     def finish_packing(self, *_: int) -> None:
-        """Finish the archives that are being written, and delete the originals that do not stay."""
+        """Finish the archives that are being written, and delete their originals unless these stay."""
         for name, (packed, original) in self._packing.items():
             archive = self.disk.folder / name
             if not archive.exists():
-                continue  # moved or deleted meanwhile: what is left of it stays cut
+                continue  # moved or deleted meanwhile: it stays cut
             archive.write_bytes(packed)
             self.disk.note(archive, replace(self.disk.origin(archive), is_cut=False))
             if original and (path := self.disk.folder / original).exists():
@@ -167,7 +167,7 @@ class World:
         self._packing.clear()
 
     def copy(self, which: int, mode: int, _: int) -> None:
-        """Copy a file, with its times or without, or give it a second name."""
+        """Copy a file, with or without its times, or create a hard link to it."""
         paths = [path for path in self.disk.paths() if not self.disk.origin(path).is_cut]
         if not paths:
             return
@@ -180,7 +180,7 @@ class World:
             self.disk.copy(path, target, keeps_times=mode % 2 == 0)
 
     def back_up_part(self, which: int, start: int, count: int) -> None:
-        """Save some complete lines of a log, but not its first, as a file of their own, plain or packed."""
+        """Save some complete lines of a log, but not the first, to a file of their own, plain or packed."""
         found = [path for path in self.disk.paths() if self.disk.origin(path).packed is None]
         if not found:
             return
@@ -196,10 +196,10 @@ class World:
         target.write_bytes(gzip.compress(content) if is_packed else content)
         self.disk.note(target, replace(origin, packed=content) if is_packed else origin)
 
-    # --- what loses them ---
+    # --- what loses logs ---
 
     def delete(self, which: int, *_: int) -> None:
-        """Delete a file; the honeypot may go on writing to it."""
+        """Delete a file; the honeypot may continue to write to it."""
         if paths := self.disk.paths():
             self._remove(paths[which % len(paths)])
 
@@ -216,7 +216,7 @@ class World:
         self._open(appends, alike)
 
     def move_away(self, which: int, *_: int) -> None:
-        """Move a file out of sight; the honeypot may go on writing to it."""
+        """Move a file out of sight; the honeypot may continue to write to it."""
         if paths := self.disk.paths():
             self.disk.move_away(paths[which % len(paths)])
 
@@ -225,21 +225,21 @@ class World:
         self.disk.bring_back(which)
 
     def touch(self, which: int, mode: int, _: int) -> None:
-        """Change a file's times and nothing else: to now, to what they are, or to long ago."""
+        """Change only a file's times: to now, to what they are, or to long ago."""
         if paths := self.disk.paths():
             path = paths[which % len(paths)]
             status = path.stat()
             times = (None, (status.st_atime_ns, status.st_mtime_ns), (15 * 10**17, 15 * 10**17))[mode % 3]
             os.utime(path) if times is None else os.utime(path, ns=times)
 
-    # --- how it is done ---
+    # --- implementation ---
 
-    def _be_open(self) -> None:
+    def _ensure_open(self) -> None:
         if not self.honeypot.is_open:
             self._open(0)
 
     def _open(self, appends: int, alike: int = 1) -> None:
-        """Let the honeypot open its live log: to append, or at its own offset, whatever others cut off."""
+        """Let the honeypot open its live log: to append, or to write at its own offset even after a truncation."""
         is_new = not self.disk.live.exists()
         self.honeypot.open(appends=appends % 2 == 0)
         self.disk.forget_unnamed(self.honeypot.inode)
@@ -252,12 +252,12 @@ class World:
         return live.exists() and live.stat().st_ino == self.honeypot.inode
 
     def _begin_alike(self, alike: int) -> None:
-        """Perhaps begin a log with the very event that others began with."""
+        """Perhaps begin a log with the same event as other logs."""
         if alike % 3 == 0 and self._writes_to_live_log() and not self.disk.live.stat().st_size:
             self.honeypot.append(1, line=self._preamble)
 
     def _grow_again(self, before: int, grows: int) -> None:
-        """Perhaps let a log that was cut off grow at once: smaller than before, to the same size, or larger."""
+        """Perhaps let a truncated log grow at once: to less than before, to the same size, or to more."""
         if not self._writes_to_live_log() or grows % 4 == 0:
             return
         rest = len(self.honeypot.waiting)

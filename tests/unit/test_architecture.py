@@ -342,7 +342,7 @@ def test_loaders_work_with_nothing_configured(tmp_path: Path, monkeypatch: pytes
 
     result = cowrieprocessor.BulkLoader(engine).load([log])
     with cowrieprocessor.DeltaLoader(engine) as follower:
-        look = follower.look()
+        look = follower.poll()
 
     engine.dispose()
     assert (result.counters["events"], look.counters["events"]) == (1, 0)

@@ -19,7 +19,7 @@ from cowrieprocessor.cli import follow
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
 from cowrieprocessor.loader import delta, file_processor
-from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.loader.rows import batch
 from cowrieprocessor.loader.rows import file_aggregates as file_tallies
@@ -76,7 +76,7 @@ def test_json_of_follow_is_documented(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every field of `follow --json`, with --once and without, is in the reference with its type, and no other."""
-    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.1)
+    monkeypatch.setattr(delta, "FollowTiming", lambda: FollowTiming(archive_settles_s=0.1))
     monkeypatch.setattr(follow, "stop_on_signals", lambda *_: None)
     log = tmp_path / "cowrie.json"
     log.write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which file an event names, if it names one: every version of Cowrie, and attackers' own names."""
+"""The file that an event names, if any: all versions of Cowrie, and names that attackers choose."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_wget_and_curl() -> None:
     ],
 )
 def test_names_and_urls_of_downloads(fields: dict[str, Any], expected: tuple[str | None, str | None]) -> None:
-    """A name comes from destfile, filename or the URL, in this order; a path or `stdin` as url is no URL."""
+    """A name comes from destfile, filename or the URL, in this order; a path or `stdin` in `url` is not a URL."""
     assert name_and_url(download(**fields)) == expected
 
 
@@ -114,14 +114,14 @@ def test_names_and_urls_of_downloads(fields: dict[str, Any], expected: tuple[str
     ],
 )
 def test_uploads_are_files_without_a_url(fields: dict[str, Any], name: str) -> None:
-    """A file that came by SFTP or SCP is an upload; the url of SCP is a path in the fake file system, no URL."""
+    """A file sent by SFTP or SCP is an upload; the `url` of SCP is a path in the fake file system, not a URL."""
     found = sighting(upload(**fields))
 
     assert (found.filename, found.download_url, found.origin) == (name, None, "upload")
 
 
 def test_credentials_are_kept_and_masked_where_shown() -> None:
-    """The stored URL keeps user and password, which are evidence; what is shown masks them."""
+    """The stored URL keeps user and password, which are evidence; they are masked for display."""
     url = "ftp://user:secret@198.51.100.7/x.sh"
 
     assert sighting(download(url=url)).download_url == url
@@ -153,7 +153,7 @@ def test_file_events_without_a_hash_name_no_file(event: dict[str, Any], reason: 
 @pytest.mark.parametrize("name", [*sorted(set(EVENT_NAMES) - set(ORIGINS)), "cowrie.teapot", "", None, 5, ["a"], {}])
 @pytest.mark.parametrize("shasum", [SHA256, "not a hash", 5])
 def test_other_events_name_no_file(name: object, shasum: object) -> None:
-    """No other event names a file, whatever its shasum: that of cowrie.log.closed is of keystrokes."""
+    """No other event names a file, whatever its shasum: that of cowrie.log.closed is of a keystroke log."""
     assert file_sighting({"eventid": name, "shasum": shasum, "url": "http://198.51.100.7/x"}, SESSION) is None
 
 
@@ -195,7 +195,7 @@ def test_hash_is_lower_case(shasum: str) -> None:
 )
 @pytest.mark.parametrize("kind", [download, upload])
 def test_what_is_no_sha256_is_refused(shasum: object, kind: Any) -> None:
-    """A shasum that is there and is not 64 hexadecimal characters is an error that names the session."""
+    """A shasum that is present but is not 64 hexadecimal characters is an error that names the session."""
     with pytest.raises(InvalidShasum, match=f"of session '{SESSION}' is not 64 hexadecimal characters") as caught:
         file_sighting(kind(shasum=shasum), SESSION)
 
@@ -205,7 +205,7 @@ def test_what_is_no_sha256_is_refused(shasum: object, kind: Any) -> None:
 
 
 def test_deeply_nested_shasum_is_refused() -> None:
-    """A shasum that is nested deeper than Python prints is refused like any other."""
+    """A shasum that is nested deeper than Python can print is refused like any other."""
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -259,7 +259,7 @@ def test_hostile_names_are_inert_and_reversible(name: str, path: str) -> None:
 
 @given(HOSTILE)
 def test_hostile_urls_are_no_error(url: str) -> None:
-    """Whatever an attacker gives as URL, the file is found and what is stored of it is inert."""
+    """For any URL that an attacker chooses, the file is found and what is stored of it is inert."""
     name, link = name_and_url(download(url=url))
 
     assert not INVISIBLE.search((name or "") + (link or ""))
@@ -299,7 +299,7 @@ def test_long_names_and_urls_are_cut(character: str) -> None:
 
 @pytest.mark.parametrize(("length", "cut"), [(512, False), (513, True)])
 def test_name_is_cut_only_if_it_is_too_long(length: int, cut: bool) -> None:
-    """A name of just as many characters as fit stays whole."""
+    """A name of exactly the maximum length is not cut."""
     name = "x" * length
     stored = sighting(download(destfile=name)).filename
 
@@ -310,7 +310,7 @@ def test_name_is_cut_only_if_it_is_too_long(length: int, cut: bool) -> None:
 
 
 def test_plain_dictionary_of_an_event() -> None:
-    """process_file_download_event gives the documented keys; no Cowrie event carries a size."""
+    """process_file_download_event returns the documented keys; no Cowrie event has a size."""
     event = download(shasum=SHA256.upper(), url="http://198.51.100.7/x.sh")
 
     assert process_file_download_event(event, SESSION) == {
@@ -324,7 +324,7 @@ def test_plain_dictionary_of_an_event() -> None:
 
 
 def test_plain_dictionary_of_an_event_without_a_time() -> None:
-    """An event without a readable time gives the file with no moment."""
+    """An event without a readable time gives the file without a time."""
     found = process_file_download_event(download(timestamp="yesterday"), SESSION)
 
     assert found is not None
@@ -332,7 +332,7 @@ def test_plain_dictionary_of_an_event_without_a_time() -> None:
 
 
 def test_plain_dictionary_of_an_invalid_hash() -> None:
-    """process_file_download_event refuses what is no hash, too."""
+    """process_file_download_event refuses a shasum that is not a hash, too."""
     with pytest.raises(InvalidShasum):
         process_file_download_event(download(shasum="x"), SESSION)
 
@@ -342,7 +342,7 @@ def test_plain_dictionary_of_an_invalid_hash() -> None:
     [(None, None, None), ("b", None, "b"), (None, "b", "b"), ("b", "a", "a"), ("B", "a", "B"), ("é", "z", "z")],
 )
 def test_smallest_is_the_same_either_way(one: str | None, other: str | None, expected: str | None) -> None:
-    """Of two observations the smaller in binary order wins, whichever came first; nothing is larger than any text."""
+    """Of two observations the smaller in binary order wins, in any order; None is larger than any text."""
     assert smallest(one, other) == smallest(other, one) == expected
 
 
@@ -368,14 +368,14 @@ def test_every_shape_that_was_ever_seen(corpus: Path) -> None:
 
 
 def test_names_and_urls_of_real_downloads(corpus: Path) -> None:
-    """The names and URLs of the downloads among the real shapes are the ones that a person would give."""
+    """The names and URLs of the downloads among the real shapes are those that a person would give."""
     shapes = [json.loads(line) for line in (corpus / "file-event-shapes.jsonl").read_text().splitlines()]
     for shape in shapes:
         if "destfile" in shape:
             shape["destfile"] = re.sub(r"_\d+_\d+_\d+_\d+_w", "_w", shape["destfile"])  # somebody's address
     found = [file_sighting(shape, shape["session"]) for shape in shapes]
 
-    assert [(one.filename, one.download_url) for one in found if one and one.origin == "download"] == [
+    assert [(file.filename, file.download_url) for file in found if file and file.origin == "download"] == [
         ("/hxample.txt", None),
         (None, "http://22b8a7.example"),
         (None, "https://1d5920.example"),
@@ -392,7 +392,7 @@ def test_names_and_urls_of_real_downloads(corpus: Path) -> None:
         ("null", None),
         ("beetleftp.sh", "ftp://198.18.0.129/beetleftp.sh"),
     ]
-    assert {(one.filename is None, one.download_url) for one in found if one and one.origin == "upload"} == {
+    assert {(file.filename is None, file.download_url) for file in found if file and file.origin == "upload"} == {
         (False, None)
     }
 
@@ -406,12 +406,13 @@ def test_names_and_urls_of_real_downloads(corpus: Path) -> None:
     ],
 )
 def test_real_logs(corpus: Path, log: str, files: int, pairs: int, hashes: int, without: dict[str, int]) -> None:
-    """From real logs come as many files as their description says, and every other file event has its reason."""
+    """Real logs give as many files as their description says, and every other file event is counted by reason."""
     events = [json.loads(line) for line in (corpus / log).read_text().splitlines()]
     named = [event for event in events if event["eventid"] in ORIGINS]
     found = [one for event in named if (one := file_sighting(event, event["session"]))]
 
     assert len(found) == files
-    assert len({(one.session_id, one.sha256) for one in found}) == pairs
-    assert len({one.sha256 for one in found}) == hashes
-    assert Counter(reason_without_file(one) for one in named if not file_sighting(one, one["session"])) == without
+    assert len({(file.session_id, file.sha256) for file in found}) == pairs
+    assert len({file.sha256 for file in found}) == hashes
+    nameless = [event for event in named if not file_sighting(event, event["session"])]
+    assert Counter(map(reason_without_file, nameless)) == without

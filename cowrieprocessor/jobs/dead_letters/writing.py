@@ -52,20 +52,20 @@ class ResolvedLetter(NamedTuple):
 class _OtherLogsLookup:
     """Looks up which events of a letter are already stored from other logs; `found` counts them."""
 
-    is_looking = True
+    is_active = True
 
     def __init__(self, connection: Connection, log: SourceLog | None) -> None:
         self._connection = connection
         self._source_key = log.source_key if log else _NO_LOG
         self.found = 0
 
-    def holds(self, event: Event, offset: int) -> bool:
+    def is_stored(self, event: Event, offset: int) -> bool:
         """Return whether an event is stored already, at any offset of another log."""
         is_stored = bool(copies_of(self._connection, event, self._source_key))
         self.found += is_stored
         return is_stored
 
-    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
+    def is_refused_stored(self, offset: int, payload: Mapping[str, Any]) -> bool:
         """Return False: values that are still refused are not stored."""
         return False
 
@@ -236,7 +236,7 @@ def _checkpoint(new: NewValues, lookup: _OtherLogsLookup) -> Checkpoint:
         source_generation=new.source_key.source_generation,
         current_path=log.current_path if log else "",
         next_offset=_offset(new.letter),
-        stored_events=lookup,
+        lookup=lookup,
     )
 
 

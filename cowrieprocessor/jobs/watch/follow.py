@@ -249,7 +249,7 @@ class _Follower:
             DatabaseError: the database fails.
         """
         self._lock.require_same_database()
-        result = self._loader.look(changed)
+        result = self._loader.poll(changed)
         self._result.polls += 1
         self._result.counters.update(result.counters)
         if result.counters:

@@ -1,27 +1,25 @@
-"""A followed file as it was found last, and what tells that it has not changed since."""
+"""The last known state of a followed file, and how to tell that the file has not changed since."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.follow.tail_reader import Outcome, file_id_of
+from cowrieprocessor.loader.follow.timing import FollowTiming
 
-TIME_SETTLES_S = 2.0
-"""Within this time of a change, a file that changes once more may keep its size and times: it is looked at again."""
-
-FINE_TIME_SETTLES_S = 0.1
-"""The same where the file system counts nanoseconds: the kernel's clock still ticks only each few milliseconds."""
+NANOSECONDS_PER_MS = 1_000_000
 
 
 @dataclass(slots=True)
 class FileState:
-    """A file as it was found last.
+    """The last known state of a file.
 
     Attributes:
-        outcome: what was seen of it.
-        is_racy: whether it changed so recently that its size and times may not tell the next change.
+        outcome: what reading it gave.
+        is_racy: whether it changed so recently that its size and times may not reveal the next change.
         error: why it could not be read.
     """
 
@@ -31,38 +29,59 @@ class FileState:
 
     @property
     def seen(self) -> SeenFile:
-        """What was seen of it."""
+        """What was seen of the file."""
         return self.outcome.seen
 
-    def known(self) -> SeenFile:
-        """Return what the database is to know: where its signature is, the next process need not look at a file."""
+    def to_store(self) -> SeenFile:
+        """Return the state for the database; without a signature where the next process has to read the file again."""
         return replace(self.seen, signature=(0, 0, 0)) if self.error or self.is_racy else self.seen
 
 
 def signature_of(status: os.stat_result) -> tuple[int, int, int]:
-    """Return size and times of a file, which tell whether it changed."""
+    """Return size and times of a file, which reveal whether it changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def content_key(seen: SeenFile) -> tuple[str, int, int]:
-    """Return what a file keeps under any name, on any mount: inode, size and time of its last change."""
+    """Return what stays the same under any name and on any mount: inode, size and modification time."""
     return seen.inode, seen.signature[0], seen.signature[1]
 
 
-def settles_in_s(signature: tuple[int, int, int], looked_at: float) -> float | None:
-    """Return when to look again at a file that had changed just now; None where its times would tell the next change.
+def settles_in_s(signature: tuple[int, int, int], polled_at: float, timing: FollowTiming) -> float | None:
+    """Return when to poll a file again that has just changed, in seconds; None if its times reveal the next change.
 
-    Within that time it may change twice at what looks like one moment; some file systems count seconds.
+    Within that time it may change twice at what looks like one moment; some file systems count whole seconds.
 
     Args:
         signature: of the file.
-        looked_at: a moment before that was taken, Unix seconds: reading what was in the file may have taken long.
+        polled_at: a moment before the signature was taken and the file was read, which may take long; Unix seconds.
+        timing: the times within which changes may not show.
     """
-    is_coarse = any(moment % 1_000_000 == 0 for moment in signature[1:])
-    settles_s = TIME_SETTLES_S if is_coarse else FINE_TIME_SETTLES_S
-    return settles_s if abs(looked_at - max(signature[1:]) / 1e9) < settles_s else None
+    is_coarse = any(moment_ns % NANOSECONDS_PER_MS == 0 for moment_ns in signature[1:])
+    settles_s = timing.coarse_time_settles_s if is_coarse else timing.fine_time_settles_s
+    return settles_s if abs(polled_at - max(signature[1:]) / 1e9) < settles_s else None
 
 
 def is_same(seen: SeenFile, status: os.stat_result) -> bool:
-    """Return whether a file is as it was seen."""
+    """Return whether a file is unchanged since it was seen."""
     return seen.signature == signature_of(status) and (seen.device, seen.inode) == file_id_of(status)
+
+
+def was_replaced(seen: SeenFile, path: str, status: os.stat_result) -> bool:
+    """Return whether the file that was opened is another one than was listed, and has taken its path.
+
+    Different numbers alone do not prove it: some file systems number a file by its name, and differently once it is
+    open; and the state of a file that cannot be read may be older than a change of its device number.
+
+    Args:
+        seen: the file that was opened.
+        path: its path.
+        status: the file that was listed there.
+    """
+    if (seen.device, seen.inode) == file_id_of(status):
+        return False
+    try:
+        current = Path(path).stat()
+    except OSError:
+        return True
+    return file_id_of(current) != file_id_of(status)

@@ -1,4 +1,4 @@
-"""Logs that are held open: one that is renamed away or deleted is still read to its end."""
+"""Logs that are kept open, so that one that is renamed or deleted is still read to its end."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.reading.log_stream import LogStream
 
-MAX_HELD = 256
-"""How many files are held open at most: the system allows 1024 in a process, if nobody raised it."""
+MAX_OPEN_LOGS = 256
+"""How many logs are kept open at most; by default the system allows a process 1024 open files."""
 
-LIVE_S = 3600.0
-"""A log that nobody has written to for so long is let go; it is taken up again when it grows."""
+CLOSE_IDLE_AFTER_S = 3600.0
+"""A log that was not written to for this long is closed; it is opened again when it grows."""
 
-GONE_QUIET_S = 600.0
-"""A log that has no name any more is read until nothing was added for so long."""
+CLOSE_UNNAMED_AFTER_S = 600.0
+"""A log without a path is read until nothing was added to it for this long."""
 
 FileId = tuple[int, int]
 
 
 @dataclass(slots=True)
 class OpenLog:
-    """A log that is open.
+    """A log that is kept open.
 
     Attributes:
         file_key: the key of the path under which it was opened.
         path: that path.
-        descriptor: ours alone.
+        descriptor: a file descriptor that nothing else uses.
         file_id: device and inode.
-        size: how much of it was there when it was last read without its name.
-        quiet_since: since when it has not grown, once it has no name; monotonic seconds.
-        seen: what was read of it since it has lost its name.
-        is_named: whether it was found under another path, which is read from now on.
+        size: its size in bytes when it was last read without a path, -1 before that.
+        idle_since: when it was last read without a path; monotonic seconds.
+        is_renamed: whether it was found under another path, under which it is read from now on.
+        seen: what was read of it since it lost its path.
     """
 
     file_key: str
@@ -43,117 +43,124 @@ class OpenLog:
     descriptor: int
     file_id: FileId
     size: int = -1
-    quiet_since: float = 0.0
-    is_named: bool = False
+    idle_since: float = 0.0
+    is_renamed: bool = False
     seen: SeenFile | None = None
 
-    def opened(self) -> int:
-        """Return another descriptor of the same file, from whose position nothing else depends."""
+    def duplicate_descriptor(self) -> int:
+        """Return another descriptor of the same file, for the caller to close."""
         return os.dup(self.descriptor)
 
 
 class OpenLogs:
-    """The logs that are held open, by the paths they were found under.
+    """The logs that are kept open, by the paths under which they were found.
 
     Args:
-        clock: seconds that only go up.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._held: dict[str, OpenLog] = {}
-        self._gone: list[OpenLog] = []
-        self._finished: set[FileId] = set()
+        self._named: dict[str, OpenLog] = {}
+        self._unnamed: list[OpenLog] = []
+        self._complete: set[FileId] = set()
 
-    def hold(self, file_key: str, stream: LogStream) -> None:
-        """Hold a log that was just read under a path, if it may still be written to."""
+    def keep_open(self, file_key: str, stream: LogStream) -> None:
+        """Keep a log open that was just read under a path, if it may still be written to."""
         status = stream.status
         file_id = (status.st_dev, status.st_ino)
-        held = self._held.get(file_key)
+        log = self._named.get(file_key)
         if stream.is_complete:
-            self._finished.add(file_id)
+            self._complete.add(file_id)
             return
-        self._finished.discard(file_id)  # the number was an archive's, which is gone
-        if held is not None and held.file_id == file_id:
+        self._complete.discard(file_id)  # the inode number was that of an archive that is gone
+        if log is not None and log.file_id == file_id:
             return
-        if any(one.file_id == file_id for one in self._gone):
-            return  # it is held already, and has no path any more
-        if held is not None:
-            self._gone.append(held)
-        self._held.pop(file_key, None)
+        if any(unnamed.file_id == file_id for unnamed in self._unnamed):
+            return  # it is open already
+        if log is not None:
+            self._unnamed.append(log)
+        self._named.pop(file_key, None)
         self._make_room()
         try:
             descriptor = os.dup(stream.descriptor)
         except OSError:
-            return  # no descriptor is left: it is followed under its path alone
-        self._held[file_key] = OpenLog(file_key, stream.path, descriptor, file_id)
+            return  # no descriptor is left: the log is followed by its path alone
+        self._named[file_key] = OpenLog(file_key, stream.path, descriptor, file_id)
 
-    def wants(self, file_key: str, status: os.stat_result) -> bool:
-        """Return whether a file is to be held open that is not."""
-        if file_key in self._held or (status.st_dev, status.st_ino) in self._finished:
+    def should_open(self, file_key: str, status: os.stat_result) -> bool:
+        """Return whether a file that is not open should be kept open."""
+        if file_key in self._named or (status.st_dev, status.st_ino) in self._complete:
             return False
-        return time.time() - status.st_mtime < LIVE_S and len(self._held) + len(self._gone) < MAX_HELD
+        is_idle = time.time() - status.st_mtime >= CLOSE_IDLE_AFTER_S
+        return not is_idle and len(self._named) + len(self._unnamed) < MAX_OPEN_LOGS
 
-    def was_read(self, held: OpenLog, size: int) -> None:
-        """Take note that a log without a path was read as far as it went."""
-        held.size, held.quiet_since = size, self._clock()
+    def record_read(self, log: OpenLog, size: int) -> None:
+        """Record that a log without a path was read up to this size."""
+        log.size, log.idle_since = size, self._clock()
 
-    def moved(self, there: Mapping[str, FileId]) -> Iterator[tuple[OpenLog, int]]:
-        """Yield the logs that are open and have something new, but are not to be found under any path; and their sizes.
+    def find_grown(self, present: Mapping[str, FileId]) -> Iterator[tuple[OpenLog, int]]:
+        """Yield open logs that grew after losing their path, with their sizes; close those that stayed idle.
 
         Args:
-            there: of each place its file, as it is now.
+            present: the file at each path now, by file key.
         """
         now = self._clock()
-        for place, held in list(self._held.items()):
-            if there.get(place) != held.file_id:
-                self._gone.append(self._held.pop(place))
-            elif time.time() - _mtime_ns(held.descriptor) / 1e9 > LIVE_S:
-                self._forget(place)
-        named = set(there.values())
-        for held in list(self._gone):
-            held.is_named = held.file_id in named
-            if not held.is_named and held.size >= 0 and now - held.quiet_since > GONE_QUIET_S:
-                self.let_go(held)
-            elif not held.is_named and (size := _size(held.descriptor)) != held.size:
-                yield held, size
+        self._update_named(present)
+        file_ids = set(present.values())
+        for log in list(self._unnamed):
+            log.is_renamed = log.file_id in file_ids
+            if log.is_renamed:
+                continue
+            if log.size >= 0 and now - log.idle_since > CLOSE_UNNAMED_AFTER_S:
+                self.release(log)
+            elif (size := _size(log.descriptor)) != log.size:
+                yield log, size
 
     @property
-    def gone(self) -> list[OpenLog]:
+    def unnamed(self) -> list[OpenLog]:
         """The logs that are open without a path."""
-        return [held for held in self._gone if not held.is_named]
+        return [log for log in self._unnamed if not log.is_renamed]
 
-    def let_go_of_named(self, read: Collection[FileId]) -> None:
-        """Let logs go that were found under another path and have been read there."""
-        for held in [one for one in self._gone if one.is_named and one.file_id in read]:
-            self.let_go(held)
+    def release_renamed(self, read: Collection[FileId]) -> None:
+        """Close logs that were found under another path and have been read there."""
+        for log in [log for log in self._unnamed if log.is_renamed and log.file_id in read]:
+            self.release(log)
 
-    def is_held(self, file_key: str) -> bool:
-        """Return whether a log is held open under its path."""
-        return file_key in self._held
+    def is_open(self, file_key: str) -> bool:
+        """Return whether a log is kept open under its path."""
+        return file_key in self._named
 
-    def let_go(self, held: OpenLog) -> None:
-        """Let a log go that has no path any more."""
-        self._gone.remove(held)
-        os.close(held.descriptor)
+    def release(self, log: OpenLog) -> None:
+        """Close a log that has no path any more."""
+        self._unnamed.remove(log)
+        os.close(log.descriptor)
 
     def close(self) -> None:
-        """Let everything go."""
-        for held in [*self._held.values(), *self._gone]:
-            os.close(held.descriptor)
-        self._held.clear()
-        self._gone.clear()
+        """Close all logs."""
+        for log in [*self._named.values(), *self._unnamed]:
+            os.close(log.descriptor)
+        self._named.clear()
+        self._unnamed.clear()
 
-    def _forget(self, file_key: str) -> None:
-        os.close(self._held.pop(file_key).descriptor)
+    def _update_named(self, present: Mapping[str, FileId]) -> None:
+        """Move logs that lost their path to the unnamed ones, and close those that are idle."""
+        for file_key, log in list(self._named.items()):
+            if present.get(file_key) != log.file_id:
+                self._unnamed.append(self._named.pop(file_key))
+            elif time.time() - _mtime_ns(log.descriptor) / 1e9 > CLOSE_IDLE_AFTER_S:
+                self._close_named(file_key)
+
+    def _close_named(self, file_key: str) -> None:
+        os.close(self._named.pop(file_key).descriptor)
 
     def _make_room(self) -> None:
-        """Keep the number of open files bounded: what has no path goes first, the quietest of it."""
-        while len(self._held) + len(self._gone) >= MAX_HELD:
-            if self._gone:
-                self.let_go(min(self._gone, key=lambda one: one.quiet_since))
+        """Keep the number of open logs bounded: logs without a path are closed first, the longest idle of them."""
+        while len(self._named) + len(self._unnamed) >= MAX_OPEN_LOGS:
+            if self._unnamed:
+                self.release(min(self._unnamed, key=lambda log: log.idle_since))
             else:
-                self._forget(min(self._held.values(), key=lambda one: _mtime_ns(one.descriptor)).file_key)
+                self._close_named(min(self._named.values(), key=lambda log: _mtime_ns(log.descriptor)).file_key)
 
 
 def _size(descriptor: int) -> int:
@@ -166,5 +173,5 @@ def _size(descriptor: int) -> int:
 def _mtime_ns(descriptor: int) -> int:
     try:
         return os.fstat(descriptor).st_mtime_ns
-    except OSError:  # its server has forgotten it
+    except OSError:  # the file server no longer knows the file
         return 0

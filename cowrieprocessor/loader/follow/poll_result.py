@@ -1,4 +1,4 @@
-"""What one look at followed logs found."""
+"""The result of one poll of followed logs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cowrieprocessor.loader.follow.gap_detector import Gap
-from cowrieprocessor.loader.log_loading import FileResult, counters_of
+from cowrieprocessor.loader.log_loading import FileResult, sum_counters
 
 
 @dataclass(slots=True)
 class PollResult:
-    """What one look found.
+    """The result of one poll.
 
     Attributes:
-        files: those that gave something, and those that could not be read.
+        files: those of which something was stored, and those that could not be read.
         gaps: losses that were not known before.
-        deferred: archives that are still being written.
-        is_whole: whether everything was looked at: nothing went away meanwhile, and nobody asked to stop.
-        again_in_s: look again by then though nothing may be notified; None where there is no need.
+        deferred: number of archives that are still being written.
+        is_whole: whether everything was polled: nothing went away meanwhile, and the loader was not asked to stop.
+        again_in_s: poll again within this time even without a notification; None where there is no need.
     """
 
     files: list[FileResult] = field(default_factory=list)
@@ -30,13 +30,13 @@ class PollResult:
     @property
     def counters(self) -> Counter[str]:
         """The sums over all files."""
-        return counters_of(self.files)
+        return sum_counters(self.files)
 
-    def again(self, seconds: float) -> None:
-        """Note that something is to be looked at again by then."""
+    def poll_again_in(self, seconds: float) -> None:
+        """Ask for another poll within this time; the shortest of several counts."""
         self.again_in_s = seconds if self.again_in_s is None else min(self.again_in_s, seconds)
 
-    def tell(self, result: FileResult) -> None:
-        """Take in what became of a file, if there is something to tell."""
+    def add(self, result: FileResult) -> None:
+        """Add the result of a file, if there is something to report."""
         if result.counters or result.error or result.warnings:
             self.files.append(result)

@@ -1,4 +1,4 @@
-"""Reading one followed file: from where its log is stored up to, to its end, and what was seen of it."""
+"""Reads a followed file from its log's checkpoint to its end, and returns what was seen of the file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
-from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LogLoading, LogPlace
+from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LoadedLog, LogLoading
 from cowrieprocessor.loader.logs.identity import Search
 from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.settings import Settings
 
-ARCHIVE_SETTLES_S = 5.0
-"""An archive that changed so recently is taken to be still written, and left for the next look."""
-
 
 class StillWritten(Exception):
-    """An archive changed a moment ago.
+    """An archive changed so recently that it may still be being written.
 
     Attributes:
-        settles_in_s: when to look again.
+        settles_in_s: when to poll it again.
     """
 
     def __init__(self, settles_in_s: float) -> None:
@@ -41,12 +38,12 @@ class StillWritten(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one reading of a file gave.
+    """What reading a file gave.
 
     Attributes:
         seen: what was seen of the file.
-        searched: of a file without an object, how far it was searched.
-        head: how the file itself began: `LogStream.head_digest`.
+        searched: how far a file without an object was searched.
+        head: digest of the file's beginning, see `LogStream.head_digest`.
     """
 
     seen: SeenFile
@@ -58,13 +55,14 @@ class TailReader:
     """Reads followed files, one at a time.
 
     Args:
-        engine: a database at our version.
+        engine: a database at the current version.
         settings: limits and batch size.
-        job: the row of `jobs` that counts.
-        book: is told of logs that were overwritten while they were read.
-        held: holds open what may still be written to.
-        on_batch: called after each transaction with the file, how far it was read, and its size.
-        stop: asked after each transaction whether to end.
+        job: the row of `jobs` whose counters are increased.
+        gap_detector: is notified of logs that were overwritten while they were read.
+        open_logs: keeps files open that may still be written to.
+        archive_settles_s: archives that changed within this time are not read yet.
+        on_batch: called after each transaction with the file's result, how far it was read, and its size in bytes.
+        stop: called after each transaction; reading ends once it returns True.
     """
 
     def __init__(
@@ -73,24 +71,26 @@ class TailReader:
         settings: Settings,
         *,
         job: str,
-        book: GapDetector,
-        held: OpenLogs,
+        gap_detector: GapDetector,
+        open_logs: OpenLogs,
+        archive_settles_s: float,
         on_batch: Callable[[FileResult, int, int], None],
         stop: Callable[[], bool],
     ) -> None:
         self._host = table.followed_host(engine)
         self._settings = settings
-        self._book = book
-        self._held = held
+        self._gap_detector = gap_detector
+        self._open_logs = open_logs
+        self._archive_settles_s = archive_settles_s
         self._on_batch = on_batch
-        self._reading: tuple[SeenFile, int] | None = None
+        self._current: tuple[SeenFile, int] | None = None
         self._loading = LogLoading(
             engine,
             settings,
             uuid.uuid4().hex,
             job=job,
             on_batch=self._report,
-            beside=self._keep_extent,
+            in_transaction=self._keep_extent,
             stop=stop,
         )
 
@@ -98,46 +98,46 @@ class TailReader:
         """Store what is new in a file; an archive only when it has not changed for a while.
 
         Args:
-            file_key: its key.
-            path: where it is.
-            result: takes what became of it.
-            before: what was seen there before, if anything.
+            file_key: the key of its path.
+            path: its path.
+            result: receives counters, state, warnings and error of the file.
+            before: the outcome of the last read under this key, if any.
 
         Raises:
-            StillWritten: it is an archive that changed just now.
+            StillWritten: it is an archive that has just changed.
             InputError: it cannot be read.
             DatabaseError: the database refused.
         """
-        return self._read(lambda: self._open_settled(path), file_key, result, before, hold=True)
+        return self._read(lambda: self._open_settled(path), file_key, result, before, keep_open=True)
 
-    def read_held(self, held: OpenLog, result: FileResult) -> SeenFile:
-        """Store what is new in a file that is held open and has no path any more.
+    def read_open(self, log: OpenLog, result: FileResult) -> SeenFile:
+        """Store what is new in a log that is kept open and has no path any more.
 
         Raises:
             InputError: it cannot be read.
             DatabaseError: the database refused.
         """
-        return self._read(lambda: self.open_held(held), held.file_key, result, None, hold=False).seen
+        return self._read(lambda: self.reopen(log), log.file_key, result, None, keep_open=False).seen
 
-    def hold(self, file_key: str, path: Path) -> bool:
-        """Hold a file open in which there is nothing new; return False if it went away."""
+    def keep_open(self, file_key: str, path: Path) -> bool:
+        """Keep a file open in which there is nothing new; return False if it went away."""
         try:
             with self.open(path) as stream:
-                self._held.hold(file_key, stream)
+                self._open_logs.keep_open(file_key, stream)
         except InputNotFound:
             return False
         except InputError:
-            return True  # whoever has to read it will say so
+            return True  # it is reported when the file has to be read
         return True
 
     def open(self, path: Path | str) -> LogStream:
-        """Open a file under its path."""
+        """Open a file by its path."""
         limits = self._settings
         return LogStream(Path(path), max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes)
 
-    def open_held(self, held: OpenLog) -> LogStream:
-        """Open a file that is held."""
-        return LogStream(held.path, descriptor=held.opened())
+    def reopen(self, log: OpenLog) -> LogStream:
+        """Open a log that is kept open once more, from its beginning."""
+        return LogStream(log.path, descriptor=log.duplicate_descriptor())
 
     def _read(
         self,
@@ -146,42 +146,47 @@ class TailReader:
         result: FileResult,
         before: Outcome | None,
         *,
-        hold: bool,
+        keep_open: bool,
     ) -> Outcome:
-        outer = self._reading
+        """Read a file until no other process changes it or its checkpoint meanwhile, MAX_TRIES times at most."""
+        interrupted = self._current  # this file may only have its turn while another one is read
         try:
             for _ in range(MAX_TRIES):
                 with open_stream() as stream:
-                    seen = SeenFile(file_key, result.path, *file_id_of(stream.status), host=self._host)
-                    self._reading = (seen, 0 if stream.is_complete else stream.size)
-                    grown = before if before is not None and _has_grown(before, stream) else None
-                    if before is not None and self._was_overwritten(before.seen, stream):
-                        self._book.remember(before.seen)
-                    try:
-                        at = self._loading.load(
-                            stream,
-                            result,
-                            likely=grown.seen.log if grown else None,
-                            searched=grown.searched if grown else None,
-                        )
-                    except LogMoved:
-                        continue  # another loader has it too: look again how far it is
-                    seen = _seen(seen, stream, at, is_done=at.is_whole or result.error is not None)
-                    if at.is_stale:
-                        self._book.remember(seen)
+                    seen, outcome = self._read_once(stream, file_key, result, before)
+                    if outcome is None:
                         continue
-                    if hold:
-                        self._held.hold(file_key, stream)
-                    self._book.was_read(at.log)
-                    return Outcome(seen, at.searched, stream.head_digest)
+                    if keep_open:
+                        self._open_logs.keep_open(file_key, stream)
+                    self._gap_detector.note_read(outcome.seen.log)
+                    return outcome
             seen = before.seen if before is not None else seen
-            return Outcome(replace(seen, signature=(0, 0, 0)))  # others are at it: next time
+            return Outcome(replace(seen, signature=(0, 0, 0)))  # so that the next poll reads it again
         finally:
-            self._reading = outer
+            self._current = interrupted
+
+    def _read_once(
+        self, stream: LogStream, file_key: str, result: FileResult, before: Outcome | None
+    ) -> tuple[SeenFile, Outcome | None]:
+        """Store what is new; return what was seen, and no outcome if the file or its checkpoint changed meanwhile."""
+        seen = SeenFile(file_key, result.path, *file_id_of(stream.status), host=self._host)
+        self._current = (seen, 0 if stream.is_complete else stream.size)
+        expected, searched = _resume_hints(before, stream)
+        if before is not None and self._was_overwritten(before.seen, stream):
+            self._gap_detector.remember(before.seen)
+        try:
+            loaded = self._loading.load(stream, result, expected=expected, searched=searched)
+        except LogMoved:
+            return seen, None  # another loader is storing this log, too: resume at its checkpoint
+        seen = _seen(seen, stream, loaded, is_done=loaded.is_whole or result.error is not None)
+        if loaded.is_stale:
+            self._gap_detector.remember(seen)
+            return seen, None
+        return seen, Outcome(seen, loaded.searched, stream.head_digest)
 
     @staticmethod
     def _was_overwritten(before: SeenFile, stream: LogStream) -> bool:
-        """Return whether a file that had no object begins otherwise now; of one that had, its log tells."""
+        """Return whether a file without an object begins differently now; where there was one, its log reveals it."""
         if before.log or not before.head_digest or (before.device, before.inode) != file_id_of(stream.status):
             return False
         head = stream.read_exactly(int(before.head_digest.partition(":")[2]))
@@ -191,46 +196,53 @@ class TailReader:
     def _open_settled(self, path: Path) -> LogStream:
         stream = self.open(path)
         age_s = time.time() - max(stream.status.st_mtime, stream.status.st_ctime)
-        if stream.is_complete and 0 <= age_s < ARCHIVE_SETTLES_S:
+        if stream.is_complete and 0 <= age_s < self._archive_settles_s:
             stream.close()
-            raise StillWritten(ARCHIVE_SETTLES_S - age_s)
+            raise StillWritten(self._archive_settles_s - age_s)
         return stream
 
     def _keep_extent(self, connection: Connection, rows: BatchRows) -> None:
-        """Note with a batch how much of the log is still to be read, in case it is destroyed before that."""
-        if self._reading is None:
+        """Store with a batch how much of the log is still to be read, in case it is destroyed before that."""
+        if self._current is None:
             return
-        seen, size = self._reading
+        seen, size = self._current
         if size > rows.log["byte_pos"]:
             log = (rows.log["identity"], rows.log["generation"])
             table.keep_extent(connection, replace(seen, log=log, bytes_seen=size))
 
     def _report(self, result: FileResult, file_position: int) -> None:
-        size = self._reading[1] if self._reading else 0
+        size = self._current[1] if self._current else 0
         self._on_batch(result, file_position, max(size, file_position))
 
 
 def file_id_of(status: os.stat_result) -> tuple[str, str]:
-    """Return device and inode of a file, as the database keeps them."""
+    """Return device and inode of a file, as the database has them."""
     return str(status.st_dev), str(status.st_ino)
 
 
+def _resume_hints(before: Outcome | None, stream: LogStream) -> tuple[tuple[str, int] | None, Search | None]:
+    """Return which log is expected in a file and how far it was searched, if it has only grown since the last read."""
+    if before is None or not _has_grown(before, stream):
+        return None, None
+    return before.seen.log, before.searched
+
+
 def _has_grown(before: Outcome, stream: LogStream) -> bool:
-    """Return whether a file looks as if it had only grown since it was read before."""
+    """Return whether a file seems to have only grown since it was read before."""
     if stream.is_complete or before.seen.signature[0] > stream.size or before.head is None:
         return False
     return (before.seen.device, before.seen.inode) == file_id_of(stream.status) and stream.begins_like(before.head)
 
 
-def _seen(seen: SeenFile, stream: LogStream, at: LogPlace, *, is_done: bool) -> SeenFile:
-    """Return what was seen of a file that was read as far as `at`."""
+def _seen(seen: SeenFile, stream: LogStream, loaded: LoadedLog, *, is_done: bool) -> SeenFile:
+    """Return what was seen of a file after loading it."""
     status = stream.status
-    if at.log is None and at.bytes_pending:
+    if loaded.log is None and loaded.bytes_pending:
         seen = replace(seen, head_digest=stream.content_digest())
     return replace(
         seen,
         signature=(status.st_size, status.st_mtime_ns, status.st_ctime_ns) if is_done else (0, 0, 0),
-        log=at.log,
-        bytes_seen=at.bytes_stored + at.bytes_pending,
-        bytes_pending=at.bytes_pending,
+        log=loaded.log,
+        bytes_seen=loaded.bytes_stored + loaded.bytes_pending,
+        bytes_pending=loaded.bytes_pending,
     )

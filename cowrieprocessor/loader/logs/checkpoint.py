@@ -1,6 +1,6 @@
-"""A log and how far it is stored: what every loader carries from batch to batch.
+"""A log and how far it is stored: the state that every loader carries from batch to batch.
 
-Nothing here knows a database: the process that parses is started often, and has to start quickly.
+This module imports no database code: the parser process starts often and has to start quickly.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from cowrieprocessor.events import Event
 
 
 class LookedUp(NamedTuple):
-    """What was looked up for one batch.
+    """The results of the lookups for one batch.
 
     Attributes:
-        new: (session_id, timestamp, payload_hash, count) of each event that is not stored, with how many rows of other
-            logs hold an equal one; without those that cannot be looked up.
-        elsewhere: how many events were found in other logs that begin differently, by their source.
+        new: (session_id, timestamp, payload_hash, count) of each event that is not stored; count is the number of equal
+            rows of other logs. Events with neither a session nor a time are left out: they cannot be looked up.
+        elsewhere: the number of events found in other logs that begin differently, by the source of those logs.
     """
 
     new: list[list[Any]]
@@ -26,20 +26,20 @@ class LookedUp(NamedTuple):
 
 
 class EventLookup(Protocol):
-    """Tells which events of a log are stored already; see `StoredEvents`."""
+    """Decides which events of a log are stored already; see `DuplicateLookup`."""
 
     @property
-    def is_looking(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the next events should still be looked up."""
 
-    def holds(self, event: Event, offset: int) -> bool:
-        """Return whether an event, which is the log's next, is stored already."""
+    def is_stored(self, event: Event, offset: int) -> bool:
+        """Return whether the log's next event is stored already."""
 
-    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
-        """Return whether the log's next value is stored already, though it is no event."""
+    def is_refused_stored(self, offset: int, payload: Mapping[str, Any]) -> bool:
+        """Return whether the log's next value, which is not an event, is stored already."""
 
     def take_looked_up(self) -> LookedUp:
-        """Return what was looked up since the last time."""
+        """Return the results since the last call."""
 
     def release(self) -> None:
         """End the transaction, so that a write can follow."""
@@ -51,9 +51,10 @@ class Checkpoint:
 
     Attributes:
         stored_values: `values_done` as the database has it, None before the first transaction.
-        stored_bytes: `byte_pos` as the database has it, likewise.
-        stored_events: what tells events that are stored though the cursor does not say so; None where none can be.
-        other_form: the file holds the log in another form of writing than the one the cursor was stored for.
+        stored_bytes: `byte_pos` as the database has it, None before the first transaction.
+        lookup: finds events that are stored although the checkpoint does not cover them; None where there
+            can be none.
+        other_form: the file holds the log in another serialization than the one the checkpoint was stored for.
     """
 
     identity: str
@@ -75,22 +76,22 @@ class Checkpoint:
     bytes_gap: int = 0
     stored_values: int | None = None
     stored_bytes: int | None = None
-    stored_events: EventLookup | None = None
+    lookup: EventLookup | None = None
     other_form: bool = False
 
     def take_offset(self, line: int) -> int:
-        """Return the source_offset of a value that starts on a line, and move behind it.
+        """Return the source_offset of a value that starts on a line, and advance past it.
 
-        It is the line's number, except where several values share a line: each takes at least the next one.
+        It is the line number, except where several values share a line: each further value takes the next offset.
         """
         offset = line if line > self.next_offset else self.next_offset
         self.next_offset = offset + 1
         return offset
 
     def columns(self, now: str) -> dict[str, Any]:
-        """Return the row of `log_files`."""
+        """Return the row of `log_files`; `now` becomes its `updated_at`."""
         return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
 
 
-_NOT_STORED = frozenset({"stored_values", "stored_bytes", "stored_events", "other_form"})
-COLUMNS = tuple(one.name for one in fields(Checkpoint) if one.name not in _NOT_STORED)
+_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup", "other_form"})
+COLUMNS = tuple(column.name for column in fields(Checkpoint) if column.name not in _NOT_STORED)

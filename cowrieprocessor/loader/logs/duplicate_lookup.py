@@ -1,8 +1,9 @@
-"""Events of a log that are stored already though its cursor does not say so: from other logs, or by version 3.
+"""Events of a log that are stored although its checkpoint does not cover them: from other logs, or by version 3.
 
-Looking up is for a log that is not new though nothing is known of it (a damaged, cut or older copy, one that version 3
-loaded), and for one that overlaps with another: then whoever writes a batch refuses it, and it is made again with
-each of its events looked up. So when the looking up ends is a matter of time only, not of what is stored.
+Two kinds of logs need the lookup: one without a checkpoint that is not new (a damaged, cut or older copy, or a log that
+version 3 loaded), and one that overlaps with another. For the latter the writer refuses a batch, and the batch is built
+again with each of its events looked up. So when the lookup ends decides only how long loading takes, never what is
+stored.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ from cowrieprocessor.db.ingest.stored_events import (
 from cowrieprocessor.events import Event
 from cowrieprocessor.loader.logs.checkpoint import LookedUp
 
-FIRST_LOOK = 50
-"""How many events at the beginning of a log are looked up before it counts as none that version 3 loaded."""
+PROBED_EVENTS = 50
+"""Number of events at the beginning of a log that are looked up before it counts as not loaded by version 3."""
 
-PATIENCE = 10_000
-"""How many new events in a row end the looking up, once there is reason to look."""
+MISS_LIMIT = 10_000
+"""Number of consecutive new events that end a lookup for which there was reason."""
 
-_LOOK_AHEAD = 8
-_FIRST_ROWS, _MOST_ROWS = 16, 256
-_REMEMBERED = 20_000
+_LOOKAHEAD_ROWS = 8
+_MIN_FETCHED_ROWS, _MAX_FETCHED_ROWS = 16, 256
+_MAX_COUNTED_HASHES = 20_000
+_FREE_JUMPS, _JUMPS_PER_FETCH = 4, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ class V3Log:
     """What version 3 stored of a log.
 
     Attributes:
-        source_key: as its rows in raw_events say it.
-        shift: how much higher the offsets of its rows are than those of the log's values.
-        until: the highest source_offset, as the log counts, that version 3 reached.
+        source_key: the log as its rows in raw_events identify it.
+        shift: by how much the offsets of these rows exceed those of the log's values.
+        until: the highest source_offset that version 3 reached, counted as the log counts.
     """
 
     source_key: SourceKey
@@ -55,17 +57,18 @@ class V3Log:
 
 
 class DuplicateLookup:
-    """Tells which events of one log are stored already.
+    """Decides which events of one log are stored already.
 
-    Of equal events in the log the second is stored already only if other logs hold two.
+    The second of two identical events in the log counts as stored only if other logs hold two of them.
 
     Args:
-        log: the log, as its rows in raw_events say it; what it stored itself does not count.
-        identity: the log's.
+        log: the log as its rows in raw_events identify it; its own rows do not count as duplicates.
+        identity: the log's identity.
         connect: opens a transaction for reading.
-        patience: how many new events in a row end the looking up, at first.
-        start: the source_offset at which the reading goes on.
-        of_v3: what version 3 is known to have stored of it: all of that is looked up.
+        initial_limit: number of consecutive new events that end the lookup as long as no duplicate was found.
+        start: the source_offset at which reading resumes.
+        of_v3: what version 3 stored of the log; all of it is looked up.
+        miss_limit: number of consecutive new events that end the lookup once a duplicate was found.
     """
 
     def __init__(
@@ -73,34 +76,36 @@ class DuplicateLookup:
         log: SourceKey,
         identity: str,
         connect: Callable[[], AbstractContextManager[Connection]],
-        patience: int,
+        initial_limit: int,
         *,
         start: int = 0,
         of_v3: V3Log | None = None,
+        miss_limit: int = MISS_LIMIT,
     ) -> None:
         self._new: list[list[Any]] = []
         self._elsewhere: Counter[str] = Counter()
         self._log = log
         self._identity = identity
         self._connect = connect
-        self._patience = patience
+        self._limit = initial_limit
+        self._miss_limit = miss_limit
         self._until = of_v3.until if of_v3 else -1
         self._is_of_v3 = of_v3 is not None
-        self._rows = _RowsAhead()
+        self._rows = _RowLookahead()
         if of_v3:
             self._rows.follow(of_v3.source_key, start - 1 + of_v3.shift, of_v3.shift)
         self._offset = start - 1
         self._misses = 0
-        self._seen: dict[str, int] = {}
-        self._open = ExitStack()
+        self._ordinals: dict[str, int] = {}
+        self._transaction = ExitStack()
         self._connection: Connection | None = None
 
     @property
-    def is_looking(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the next events should still be looked up."""
-        return self._misses < self._patience or self._offset < self._until
+        return self._misses < self._limit or self._offset < self._until
 
-    def holds(self, event: Event, offset: int) -> bool:
+    def is_stored(self, event: Event, offset: int) -> bool:
         """Return whether an event is stored already.
 
         Args:
@@ -108,35 +113,40 @@ class DuplicateLookup:
             offset: its source_offset.
         """
         self._offset = offset
-        number = self._number(event.payload_hash)
-        connection = self._reading()
-        row = self._rows.take(connection, event) or self._find(connection, event, number, offset)
+        ordinal = self._next_ordinal(event.payload_hash)
+        connection = self._connected()
+        row = self._rows.take(connection, event) or self._find(connection, event, ordinal, offset)
         if row is None:
             self._misses += 1
             return False
-        self._misses, self._patience = 0, max(self._patience, PATIENCE)
+        self._misses, self._limit = 0, max(self._limit, self._miss_limit)
         if row.identity != self._identity and not (row.identity is None and self._is_of_v3):
             self._elsewhere[row.source_key.source] += 1
         return True
 
-    def holds_refused(self, offset: int, payload: Mapping[str, Any]) -> bool:
-        """Return whether a value that is no event is stored: by version 3, or as the dead letter of another copy.
+    def is_refused_stored(self, offset: int, payload: Mapping[str, Any]) -> bool:
+        """Return whether a value that is not an event is stored: by version 3, or as the dead letter of another copy.
 
         Args:
-            offset: the value's source_offset, the log's next.
-            payload: what its dead letter would hold.
+            offset: the source_offset of the value, the log's next.
+            payload: the payload that its dead letter would have.
         """
         self._offset = offset
-        connection = self._reading()
+        connection = self._connected()
         if self._rows.take_refused(connection, offset):
             return True
-        copies = [(place, offset) for place in logs_like(connection, self._identity) if place != self._log]
+        copies = [
+            (source_key, offset) for source_key in logs_like(connection, self._identity) if source_key != self._log
+        ]
         if self._rows.source_key is not None:
             copies.append((self._rows.source_key, offset + self._rows.shift))
-        return any(holds_dead_letter(connection, place, at, payload) for place, at in dict.fromkeys(copies))
+        return any(
+            holds_dead_letter(connection, source_key, copy_offset, payload)
+            for source_key, copy_offset in dict.fromkeys(copies)
+        )
 
     def take_looked_up(self) -> LookedUp:
-        """Return what was looked up since the last time, which is as old as the transaction that looked."""
+        """Return the results since the last call; they are as old as the transaction that read them."""
         looked_up = LookedUp(self._new, dict(self._elsewhere))
         self._new, self._elsewhere = [], Counter()
         return looked_up
@@ -144,34 +154,34 @@ class DuplicateLookup:
     def release(self) -> None:
         """End the transaction, so that a write can follow."""
         self._connection = None
-        self._open.close()
+        self._transaction.close()
 
-    def _reading(self) -> Connection:
+    def _connected(self) -> Connection:
         if self._connection is None:
-            self._connection = self._open.enter_context(self._connect())
+            self._connection = self._transaction.enter_context(self._connect())
         return self._connection
 
-    def _number(self, payload_hash: str) -> int:
-        """Return the how-manieth of the equal events of the log this is; equal ones are near each other."""
-        number = self._seen.pop(payload_hash, 0) + 1
-        self._seen[payload_hash] = number
-        if len(self._seen) > _REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-        return number
+    def _next_ordinal(self, payload_hash: str) -> int:
+        """Return this event's ordinal among identical events; identical events are near each other in a log."""
+        ordinal = self._ordinals.pop(payload_hash, 0) + 1
+        self._ordinals[payload_hash] = ordinal
+        if len(self._ordinals) > _MAX_COUNTED_HASHES:
+            del self._ordinals[next(iter(self._ordinals))]
+        return ordinal
 
-    def _find(self, connection: Connection, event: Event, number: int, offset: int) -> StoredRow | None:
-        """Return a row of another log that holds the event, if they hold as many as the log has up to here."""
+    def _find(self, connection: Connection, event: Event, ordinal: int, offset: int) -> StoredRow | None:
+        """Return a row of another log with the event, if other logs have as many as this log has up to here."""
         copies = copies_of(connection, event, self._log)
-        if number > _times_stored(copies):
+        if ordinal > _count_events(copies):
             self._note_new(connection, event, copies)
             return None
-        of_one = [row for row in copies if row.source_key == self._rows.source_key] or copies
-        row = of_one[min(number, len(of_one)) - 1]
+        candidates = [row for row in copies if row.source_key == self._rows.source_key] or copies
+        row = candidates[min(ordinal, len(candidates)) - 1]
         self._rows.follow(row.source_key, row.offset, row.offset - offset)
         return row
 
     def _note_new(self, connection: Connection, event: Event, copies: list[StoredRow]) -> None:
-        """Note how many equal rows there are: if there are more when it is written, it has to be looked up again."""
+        """Note the number of equal rows: if it is higher when the event is written, the lookup has to be repeated."""
         if event.timestamp is not None:
             count = sum(row.payload_hash == event.payload_hash for row in copies)
         elif event.session_id:
@@ -182,52 +192,53 @@ class DuplicateLookup:
         self._new.append([event.session_id, event.timestamp, event.payload_hash, count])
 
 
-class _RowsAhead:
-    """The rows behind the one that was found last: most often the next event is the next of them."""
+class _RowLookahead:
+    """The rows after the last one found: usually the next event is the next of them."""
 
     def __init__(self) -> None:
         self.source_key: SourceKey | None = None
-        self._rows: deque[StoredRow] = deque()
         self.shift = 0
-        self._last = -1
-        self._count = _FIRST_ROWS
+        self._rows: deque[StoredRow] = deque()
+        self._last_offset = -1
+        self._fetch_rows = _MIN_FETCHED_ROWS
         self._has_more = False
-        self._fruitless = 0
+        self._jumps_without_hit = 0
 
     def follow(self, source_key: SourceKey, offset: int, shift: int) -> None:
-        """Go on behind an offset of a log.
+        """Continue after an offset of a log.
 
         Args:
             source_key: the log.
             offset: the source_offset of the row that was found.
-            shift: how much higher the offsets of its rows are.
+            shift: by how much the offsets of its rows exceed those of the log being loaded.
         """
-        self.source_key, self._last, self.shift = source_key, offset, shift
+        self.source_key, self._last_offset, self.shift = source_key, offset, shift
         self._rows.clear()
-        self._fruitless += 1
-        # In a log that was put together from several, the next event is never the next row: then it is tried rarely.
-        self._count, self._has_more = _FIRST_ROWS, self._fruitless <= 4 or self._fruitless % 16 == 0
+        self._jumps_without_hit += 1
+        # In a log assembled from several others the next event is never the next row: then rows are fetched rarely.
+        jumps = self._jumps_without_hit
+        self._fetch_rows, self._has_more = _MIN_FETCHED_ROWS, jumps <= _FREE_JUMPS or jumps % _JUMPS_PER_FETCH == 0
 
     def take(self, connection: Connection, event: Event) -> StoredRow | None:
-        """Return the row that holds an event, if it is one of the next, and go behind it."""
-        self._fill(connection)
-        for number, row in enumerate(self._rows):
-            if number == _LOOK_AHEAD:
+        """Return the row with an event, if it is among the next rows, and advance past it."""
+        self._fetch(connection)
+        for index, row in enumerate(self._rows):
+            if index == _LOOKAHEAD_ROWS:
                 break
             if is_same(connection, row, event):
-                self._drop(number + 1)
-                self._fruitless = 0
+                self._drop(index + 1)
+                self._jumps_without_hit = 0
                 return row
         return None
 
     def take_refused(self, connection: Connection, offset: int) -> bool:
-        """Return whether version 3 has a row for a value that is no event, and go behind it."""
-        self._fill(connection)
-        for number, row in enumerate(self._rows):
-            if number == _LOOK_AHEAD or row.identity is not None:
+        """Return whether version 3 has a row for a value that is not an event, and advance past it."""
+        self._fetch(connection)
+        for index, row in enumerate(self._rows):
+            if index == _LOOKAHEAD_ROWS or row.identity is not None:
                 break
             if row.offset == offset + self.shift:
-                self._drop(number + 1)
+                self._drop(index + 1)
                 return True
         return False
 
@@ -235,23 +246,25 @@ class _RowsAhead:
         for _ in range(count):
             self._rows.popleft()
 
-    def _fill(self, connection: Connection) -> None:
-        if self.source_key is None or not self._has_more or len(self._rows) >= _LOOK_AHEAD:
+    def _fetch(self, connection: Connection) -> None:
+        if self.source_key is None or not self._has_more or len(self._rows) >= _LOOKAHEAD_ROWS:
             return
-        rows = rows_after(connection, self.source_key, self._last, self._count)
-        self._has_more = len(rows) == self._count
-        self._count = min(2 * self._count, _MOST_ROWS)
+        rows = rows_after(connection, self.source_key, self._last_offset, self._fetch_rows)
+        self._has_more = len(rows) == self._fetch_rows
+        self._fetch_rows = min(2 * self._fetch_rows, _MAX_FETCHED_ROWS)
         self._rows += rows
         if rows:
-            self._last = rows[-1].offset
+            self._last_offset = rows[-1].offset
 
 
-def _times_stored(copies: list[StoredRow]) -> int:
-    """Return how many events of the honeypot rows with the same event stand for.
+def _count_events(copies: list[StoredRow]) -> int:
+    """Return how many events of the honeypot the rows of one event stand for.
 
-    Our logs hold each event once. Version 3 stored what it met under several names again under each, and rows
-    without an inode under one name, too.
+    Rows of version 4 hold each event once. Version 3 stored a log that it met under several names once per name, and
+    rows without an inode repeatedly under one name.
     """
     ours = sum(row.identity is not None for row in copies)
-    of_v3 = Counter(place for place, _ in {(row.source_key, row.offset) for row in copies if row.identity is None})
+    of_v3 = Counter(
+        source_key for source_key, _ in {(row.source_key, row.offset) for row in copies if row.identity is None}
+    )
     return ours + max(of_v3.values(), default=0)

@@ -1,8 +1,8 @@
-"""Which log a file is, whatever it is called, and how far it has been read.
+"""Which log a file is, whatever its name, and how far it is stored.
 
-A log is known by its first JSON object. Before anything of a file is skipped, it is proven to be the log it looks
-like: the bytes before the cursor are the same, or, in another form of writing, the last value before the cursor is.
-Otherwise (another log, an older or a better copy) it is a new generation, and each of its events is looked up.
+A log is identified by its first JSON object. Before any part of a file is skipped, the file is proven to be the log it
+looks like: the bytes before the checkpoint are the same or, in another serialization, the last value before it is.
+Otherwise (another log, an older or a better copy) it becomes a new generation, and each of its events is looked up.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.logs.duplicate_lookup import FIRST_LOOK, PATIENCE, DuplicateLookup, V3Log
+from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT, PROBED_EVENTS, DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import TAIL_BYTES, Value, ValueReader
 from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
-_BETWEEN_VALUES = b" \t\r\n,[]\0"
+_SEPARATORS = b" \t\r\n,[]\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where the reading of a log goes on.
+    """Where reading a log resumes.
 
     Attributes:
-        cursor: the log.
-        reader: the values behind its cursor.
-        is_copy: a log with the same first event is known, and this is another or a damaged or older copy.
+        checkpoint: the log and how far it is stored.
+        reader: the values after the checkpoint.
+        is_copy: a log with the same first event is known; this is another log, or a damaged or older copy.
     """
 
-    cursor: Checkpoint
+    checkpoint: Checkpoint
     reader: ValueReader
     is_copy: bool = False
 
 
 class Search(NamedTuple):
-    """How far a file was searched for a first object in vain.
+    """How far a file was searched for a first object without finding one.
 
     Attributes:
-        position: up to here there is none.
-        fragments: bytes before that, without NULs, that are torn lines of a log.
-        is_text: whether there are lines that are no part of a log.
+        position: byte position up to which there is none.
+        fragments: bytes before it that are torn lines of a log, without NULs.
+        is_text: whether there are lines that do not belong to a log.
     """
 
     position: int = 0
@@ -63,12 +63,12 @@ class Search(NamedTuple):
 
 
 def identity_of(fields_: dict[str, Any]) -> str:
-    """Return the SHA-256 of a log's first object with sorted keys: what a log is known by."""
+    """Return the identity of a log: the SHA-256 of its first object with sorted keys, in hexadecimal."""
     return sha256(canonical_json(fields_)).hexdigest()
 
 
-def tail_before(stream: LogStream, byte_pos: int, tail_bytes: int) -> bytes | None:
-    """Return the bytes before a place of a log, and stay there; None where the log ends before it."""
+def read_tail(stream: LogStream, byte_pos: int, tail_bytes: int) -> bytes | None:
+    """Return the `tail_bytes` bytes before a position and leave the stream there; None if the log ends before it."""
     stream.rewind()
     start = byte_pos - tail_bytes
     if stream.skip(start) < start:
@@ -77,14 +77,19 @@ def tail_before(stream: LogStream, byte_pos: int, tail_bytes: int) -> bytes | No
 
 
 class LogIdentifier:
-    """Finds in an open file the log that it is, and the place where reading goes on.
+    """Identifies the log in an open file, and finds where reading it resumes.
 
     Args:
-        stream: the file, from its beginning.
+        stream: the file, at its beginning.
         settings: the limits.
         connect: opens a transaction for reading.
-        patience: look up each event that follows, though its log's cursor is known, until so many in a row are new.
-            0: only where there is reason to.
+        lookup_limit: look up each event after the checkpoint until this many in a row are new; with 0, events are
+            looked up only where some may be stored.
+        miss_limit: see `DuplicateLookup`.
+
+    Attributes:
+        searched: how far a file without a complete object was searched.
+        unfinished_bytes: of such a file, the bytes of torn lines and of the incomplete object.
     """
 
     def __init__(
@@ -93,26 +98,28 @@ class LogIdentifier:
         settings: Settings,
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
-        patience: int = 0,
+        lookup_limit: int = 0,
+        miss_limit: int = MISS_LIMIT,
     ) -> None:
         self._stream = stream
         self._settings = settings
         self._connect = connect
-        self._patience = patience
+        self._lookup_limit = lookup_limit
+        self._miss_limit = miss_limit
         self.searched = Search()
         self.unfinished_bytes = 0
 
-    def resume(self, likely: tuple[str, int] | None = None, *, searched: Search | None = None) -> Resume | None:
-        """Return where to go on, or None where the file has no complete object yet.
+    def resume(self, expected: tuple[str, int] | None = None, *, searched: Search | None = None) -> Resume | None:
+        """Return where to resume, or None if the file has no complete object yet.
 
         Args:
-            likely: identity and generation of the log that the file held a moment ago and has grown since; if it still
-                does, its beginning is not read again, which may be NUL bytes for gigabytes.
-            searched: how far the file was searched a moment ago, if it has only grown since.
+            expected: identity and generation of the log that was in the file at the last poll, if the file has only
+                grown since. If it still is, the beginning is not read again, which may be gigabytes of NUL bytes.
+            searched: how far the file was searched at the last poll, if it has only grown since.
         """
-        if likely is not None:
+        if expected is not None:
             with self._connect() as connection:
-                if resume := self._still(connection, likely):
+                if resume := self._resume_expected(connection, expected):
                     return resume
             self._stream.rewind()
         first = self._first_object(searched or Search())
@@ -120,11 +127,11 @@ class LogIdentifier:
             return None
         identity = identity_of(first.fields)
         with self._connect() as connection:
-            return self._find(connection, identity)
+            return self._resume_log(connection, identity)
 
     def _first_object(self, searched: Search) -> Value | None:
-        """Return the first object of the log, and keep what was found where there is none (yet)."""
-        reader = self._reader_behind(searched.position)
+        """Return the first object of the log; where there is none (yet), record how far the file was searched."""
+        reader = self._reader_after(searched.position)
         start, is_text = reader.position, searched.is_text and reader.position > 0
         is_torn = False
         for value in reader:
@@ -140,68 +147,72 @@ class LogIdentifier:
             self.unfinished_bytes = fragments + reader.pending_bytes
         return None
 
-    def _still(self, connection: Connection, likely: tuple[str, int]) -> Resume | None:
-        """Return where to go on if the file still holds a log, as events before the cursor show, not just NULs."""
-        known = [_cursor(row) for row in table.generations(connection, likely[0])]
-        if len(known) != 1 or known[0].generation != likely[1]:
+    def _resume_expected(self, connection: Connection, expected: tuple[str, int]) -> Resume | None:
+        """Return where to resume if the file is still the expected log; NULs before the checkpoint do not prove it."""
+        known = [_checkpoint(row) for row in table.generations(connection, expected[0])]
+        if len(known) != 1 or known[0].generation != expected[1]:
             return None
         of_v3 = self._log_of_v3(connection, known)
-        reader = self._at_same_bytes(known[0])
-        if reader is None or not reader.tail().strip(_BETWEEN_VALUES):
+        reader = self._reader_at_same_bytes(known[0])
+        if reader is None or not reader.tail().strip(_SEPARATORS):
             return None
-        return self._going_on(known[0], reader, of_v3)
+        return self._resume_at(known[0], reader, of_v3)
 
-    def _going_on(self, cursor: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
-        cursor.current_path = _name(self._stream.path)
-        cursor.stored_events = self._stored_events(cursor, self._patience, of_v3)
-        return Resume(cursor, reader)
+    def _resume_at(self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
+        checkpoint.current_path = _name(self._stream.path)
+        checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
+        return Resume(checkpoint, reader)
 
-    def _find(self, connection: Connection, identity: str) -> Resume:
-        known = [_cursor(row) for row in table.generations(connection, identity)]
+    def _resume_log(self, connection: Connection, identity: str) -> Resume:
+        """Return where to resume in the generation that is proven to be in the file, or in a new one."""
+        known = [_checkpoint(row) for row in table.generations(connection, identity)]
         of_v3 = self._log_of_v3(connection, known)
-        for cursor in known:
-            reader = self._proven(self._at_same_bytes, cursor) or self._proven(self._at_same_values, cursor)
+        for checkpoint in known:
+            reader = self._proven(self._reader_at_same_bytes, checkpoint) or self._proven(
+                self._reader_after_same_value, checkpoint
+            )
             if reader:
-                return self._going_on(cursor, reader, of_v3)
-        cursor = self._new_log(connection, identity, 1 + max((one.generation for one in known), default=-1))
-        cursor.stored_events = self._stored_events(cursor, max(self._patience, PATIENCE * bool(known)), of_v3)
-        return Resume(cursor, self._reader_from_start(), is_copy=bool(known))
+                return self._resume_at(checkpoint, reader, of_v3)
+        checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
+        limit = max(self._lookup_limit, self._miss_limit * bool(known))
+        checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
+        return Resume(checkpoint, self._reader_from_start(), is_copy=bool(known))
 
     @staticmethod
-    def _proven(at_same: Callable[[Checkpoint], ValueReader | None], cursor: Checkpoint) -> ValueReader | None:
-        """Return what a proof gives; an archive that was cut before the cursor is a shorter copy of the log."""
+    def _proven(prove: Callable[[Checkpoint], ValueReader | None], checkpoint: Checkpoint) -> ValueReader | None:
+        """Return the reader of a proof; an archive that was cut before the checkpoint is a shorter copy of the log."""
         try:
-            return at_same(cursor)
+            return prove(checkpoint)
         except ArchiveCut:
             return None
 
-    def _at_same_bytes(self, cursor: Checkpoint) -> ValueReader | None:
-        """Return a reader at the cursor if the bytes before it are the ones that were stored."""
-        tail = tail_before(self._stream, cursor.byte_pos, cursor.tail_bytes)
-        if tail is None or sha256(tail).hexdigest() != cursor.tail_hash:
+    def _reader_at_same_bytes(self, checkpoint: Checkpoint) -> ValueReader | None:
+        """Return a reader at the checkpoint if the bytes before it are the ones that were stored."""
+        tail = read_tail(self._stream, checkpoint.byte_pos, checkpoint.tail_bytes)
+        if tail is None or sha256(tail).hexdigest() != checkpoint.tail_hash:
             return None
         return ValueReader(
             self._stream,
-            position=cursor.byte_pos,
-            line=cursor.next_line,
+            position=checkpoint.byte_pos,
+            line=checkpoint.next_line,
             before=tail,
             max_value_bytes=self._settings.max_value_bytes,
         )
 
-    def _at_same_values(self, cursor: Checkpoint) -> ValueReader | None:
-        """Return a reader behind the last stored value, if the log is the same in another form of writing."""
+    def _reader_after_same_value(self, checkpoint: Checkpoint) -> ValueReader | None:
+        """Return a reader after the last stored value, if the file is the same log in another serialization."""
         reader = self._reader_from_start()
         dead = 0
         for count, value in enumerate(reader, start=1):
             event = self._event(value)
             dead += 0 if event else value.end - value.start
-            if count == cursor.values_done:
-                if _value_hash(value, event) != cursor.last_value_hash:
+            if count == checkpoint.values_done:
+                if _value_hash(value, event) != checkpoint.last_value_hash:
                     return None
-                cursor.other_form = True
-                cursor.byte_pos, cursor.next_line = reader.position, reader.line
-                cursor.bytes_dead, cursor.bytes_nul = dead, reader.take_nul_bytes()
-                cursor.bytes_stored = cursor.byte_pos - dead - cursor.bytes_nul
+                checkpoint.other_form = True
+                checkpoint.byte_pos, checkpoint.next_line = reader.position, reader.line
+                checkpoint.bytes_dead, checkpoint.bytes_nul = dead, reader.take_nul_bytes()
+                checkpoint.bytes_stored = checkpoint.byte_pos - dead - checkpoint.bytes_nul
                 return reader
         return None
 
@@ -223,36 +234,41 @@ class LogIdentifier:
             current_path=name,
         )
 
-    def _stored_events(self, cursor: Checkpoint, patience: int, of_v3: V3Log | None) -> DuplicateLookup | None:
-        """Return what looks up events, where some may be stored that the cursor does not know of."""
-        if not patience and (of_v3 is None or of_v3.until < cursor.next_offset):
+    def _duplicate_lookup(self, checkpoint: Checkpoint, limit: int, of_v3: V3Log | None) -> DuplicateLookup | None:
+        """Return the lookup of events that may be stored although the checkpoint does not cover them, if any may be."""
+        if not limit and (of_v3 is None or of_v3.until < checkpoint.next_offset):
             return None
-        patience = patience or FIRST_LOOK
         return DuplicateLookup(
-            _place(cursor), cursor.identity, self._connect, patience, start=cursor.next_offset, of_v3=of_v3
+            _source_key(checkpoint),
+            checkpoint.identity,
+            self._connect,
+            limit or PROBED_EVENTS,
+            start=checkpoint.next_offset,
+            of_v3=of_v3,
+            miss_limit=self._miss_limit,
         )
 
     def _log_of_v3(self, connection: Connection, known: Sequence[Checkpoint]) -> V3Log | None:
-        """Return what version 3 stored of the log, unless it is certain that there is nothing of it."""
+        """Return what version 3 stored of the log, or None, also where it certainly stored nothing."""
         if not table.has_rows_of_v3(connection):
             return None
-        if known and not self._patience:
-            first = [offsets(connection, _place(cursor)) for cursor in known]
-            if all(one is not None and one[0] == 0 for one in first):
+        if known and not self._lookup_limit:
+            ranges = [offsets(connection, _source_key(checkpoint)) for checkpoint in known]
+            if all(stored is not None and stored[0] == 0 for stored in ranges):
                 return None
         return find_v3_log(connection, self._first_values())
 
     def _first_values(self) -> list[FirstValue]:
-        """Return the first values of the log with their places in it."""
-        places = Checkpoint("", 0, "", "", 0, "")
-        values = islice(self._reader_from_start(), FIRST_LOOK)
-        return [(places.take_offset(value.line), self._event(value) or value.raw) for value in values]
+        """Return the first values of the log with their source_offsets."""
+        counting = Checkpoint("", 0, "", "", 0, "")
+        values = islice(self._reader_from_start(), PROBED_EVENTS)
+        return [(counting.take_offset(value.line), self._event(value) or value.raw) for value in values]
 
-    def _reader_behind(self, position: int) -> ValueReader:
-        """Return a reader of what follows a place at which a value may begin."""
+    def _reader_after(self, position: int) -> ValueReader:
+        """Return a reader from a position at which a value may begin; from the start if the file ends before it."""
         before = b""
         if position:
-            before = tail_before(self._stream, position, min(position, TAIL_BYTES)) or b""
+            before = read_tail(self._stream, position, min(position, TAIL_BYTES)) or b""
             if self._stream.position < position:
                 return self._reader_from_start()
         return ValueReader(
@@ -264,14 +280,14 @@ class LogIdentifier:
         return ValueReader(self._stream, max_value_bytes=self._settings.max_value_bytes)
 
 
-def _cursor(row: Mapping[str, Any]) -> Checkpoint:
-    names = {one.name for one in fields(Checkpoint)}
+def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
+    names = {field.name for field in fields(Checkpoint)}
     columns = {key: value for key, value in row.items() if key in names}
     return Checkpoint(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
 
 
-def _place(cursor: Checkpoint) -> SourceKey:
-    return SourceKey(cursor.source, cursor.source_inode, cursor.source_generation)
+def _source_key(checkpoint: Checkpoint) -> SourceKey:
+    return SourceKey(checkpoint.source, checkpoint.source_inode, checkpoint.source_generation)
 
 
 def _value_hash(value: Value, event: Event | None) -> str:

@@ -122,13 +122,13 @@ class Batch:
             event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
             if type(event) is Event:
                 cursor.last_value_hash = event.payload_hash
-                if cursor.stored_events is None or not cursor.stored_events.holds(event, offset):
+                if cursor.lookup is None or not cursor.lookup.is_stored(event, offset):
                     self._add_event(event, offset, value)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
         cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
-        if cursor.stored_events is not None and cursor.stored_events.holds_refused(offset, raw_payload(value)):
+        if cursor.lookup is not None and cursor.lookup.is_refused_stored(offset, raw_payload(value)):
             return
         self._dead_bytes += value.end - value.start
         self._counters[DEAD_LETTERS] += 1
@@ -141,7 +141,7 @@ class Batch:
         before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
         self._counters[EVENTS] = len(self._events)
-        looked_up = cursor.stored_events.take_looked_up() if cursor.stored_events else None
+        looked_up = cursor.lookup.take_looked_up() if cursor.lookup else None
         return BatchRows(
             log=cursor.columns(self.now),
             stored_values=stored_values,

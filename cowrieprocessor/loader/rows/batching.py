@@ -55,14 +55,14 @@ def prepare_batches(
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield the rest of a log as batches of rows, then its `LogEnd`.
 
-    If events had to be looked up (`cursor.stored_events`) and that becomes unnecessary, the iterator stops after a
+    If events had to be looked up (`cursor.lookup`) and that becomes unnecessary, the iterator stops after a
     batch without a `LogEnd`: call it again for the rest, also in another process.
 
     Raises:
         ReadingStopped: the stream's `stop` returned True; the unfinished batch is discarded.
     """
     error, is_cut = None, False
-    lookup = cursor.stored_events
+    lookup = cursor.lookup
     batch = _new_batch(cursor, config)
     try:
         for value in reader:
@@ -70,8 +70,8 @@ def prepare_batches(
             if batch.values >= config.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
                 _release(lookup)
                 yield batch.finish(reader, stream.file_position)
-                if lookup and not lookup.is_looking:
-                    cursor.stored_events = None
+                if lookup and not lookup.is_active:
+                    cursor.lookup = None
                     return
                 batch = _new_batch(cursor, config)
     except InputError as unreadable:

@@ -56,7 +56,7 @@ class ParserProcessDied(Exception):
 
 def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
     """Return whether enough of a log is left to parse it on a second core, and there is one."""
-    if cursor.stored_events is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
+    if cursor.lookup is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
         return False
     return (os.cpu_count() or 1) > 1
 
@@ -75,7 +75,7 @@ def batches_from_process(
     job = {
         "path": inert(str(stream.path)),
         "descriptor": stream.descriptor,
-        "cursor": _fields_of(cursor) | {"stored_events": None},
+        "cursor": _fields_of(cursor) | {"lookup": None},
         "position": reader.position,
         "line": reader.line,
         "config": _fields_of(config),

@@ -15,8 +15,9 @@ from cowrieprocessor.cli import follow as command
 from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowLines
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.watch.follow import FollowResult
+from cowrieprocessor.loader import delta
 from cowrieprocessor.loader.delta import Gap, PollResult
-from cowrieprocessor.loader.follow import tail_reader as followed_reading
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress
 from tests.logs import events, write
 from tests.unit.reporting.program import Program
@@ -26,7 +27,7 @@ from tests.unit.reporting.program import Program
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
     """The program, called in a folder of its own, without its handlers of signals; archives settle at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(followed_reading, "ARCHIVE_SETTLES_S", 0.1)
+    monkeypatch.setattr(delta, "FollowTiming", lambda: FollowTiming(archive_settles_s=0.1))
     monkeypatch.setattr(command, "stop_on_signals", lambda *_: None)
     return Program(monkeypatch, capsys)
 

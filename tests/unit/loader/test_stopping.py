@@ -1,4 +1,4 @@
-"""A loader that is asked to stop: at once, wherever it is, and nothing is lost, doubled or called lost for it."""
+"""A loader that is asked to stop does so at once, wherever it is; nothing is lost, doubled or reported as lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.reading import log_stream as compression
@@ -27,21 +28,22 @@ from tests.logs import count, events, write
 
 OLD, NEW = events(40), events(30, start=40)
 SETTINGS = Settings(batch_size=7)
+SETTLED = FollowTiming(archive_settles_s=0.0)
 STOPS = {"here": 12, "elsewhere": 4}
-MOST_ASKED_AFTERWARDS = 6
-"""On each way out from where the answer was yes it may be asked once more."""
+MAX_CALLS_AFTER_STOP = 6
+"""Each level on the way out may call `stop` once more."""
 
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in small pieces, so that there are many between which somebody may ask."""
+    """Read in small pieces, so that `stop` is called often."""
     monkeypatch.setattr(compression, "READ_SIZE", 1 << 10)
     monkeypatch.setattr(compression, "_FEED_SIZE", 1 << 10)
 
 
 def rotated(folder: Path) -> int:
     """Compress a log that was read up to its middle, and begin the next one; return how many events there are."""
-    packed = gzip.compress((folder / "cowrie.json").read_bytes() + "".join(f"{one}\n" for one in OLD[20:]).encode())
+    packed = gzip.compress((folder / "cowrie.json").read_bytes() + "".join(f"{line}\n" for line in OLD[20:]).encode())
     (folder / "cowrie.json.2026-03-01.gz").write_bytes(packed)
     os.utime(folder / "cowrie.json.2026-03-01.gz", (1, 1))
     (folder / "cowrie.json").unlink()
@@ -52,7 +54,7 @@ def rotated(folder: Path) -> int:
 def grown(folder: Path) -> int:
     """Let a log grow."""
     with (folder / "cowrie.json").open("a") as file:
-        file.writelines(f"{one}\n" for one in [*OLD[20:], *NEW])
+        file.writelines(f"{line}\n" for line in [*OLD[20:], *NEW])
     return len(OLD) + len(NEW)
 
 
@@ -69,22 +71,21 @@ def nothing_in_it(folder: Path) -> int:
 def test_a_stop_anywhere_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
 ) -> None:
-    """Whenever the answer to "stop?" is yes, nothing more is asked, no loss is told, and the next loader goes on."""
-    monkeypatch.setattr("cowrieprocessor.loader.follow.tail_reader.ARCHIVE_SETTLES_S", 0.0)
+    """Whenever `stop` returns True, the loader ends, no loss is reported, and the next loader continues."""
     if parser == "elsewhere":
         monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     logs = tmp_path / "logs"
     logs.mkdir()
     write(logs / "cowrie.json", OLD[:20])
     engine = get_engine(tmp_path / "before.sqlite")
-    with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
-        loader.look()
+    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+        loader.poll()
         loader.close()
     engine.dispose()
     stored = happens(logs)
 
     def follow(name: str, stop_at: int) -> tuple[int, Contents]:
-        """Follow until a stop, then to the end; return how often the first loader asked, and what is stored."""
+        """Follow until a stop, then to the end; return how often `stop` was called first, and what is stored."""
         shutil.copy(tmp_path / "before.sqlite", tmp_path / name)
         engine = get_engine(tmp_path / name)
         asked = 0
@@ -94,11 +95,11 @@ def test_a_stop_anywhere_loses_nothing(
             asked += 1
             return asked >= stop_at
 
-        with DeltaLoader(engine, [logs], settings=SETTINGS, stop=stop) as loader:
-            assert [] == loader.look().gaps
+        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=stop) as loader:
+            assert [] == loader.poll().gaps
             loader.close()
-        with DeltaLoader(engine, [logs], settings=SETTINGS) as loader:
-            assert [[], []] == [loader.look().gaps, loader.look().gaps]
+        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+            assert [[], []] == [loader.poll().gaps, loader.poll().gaps]
         contents = logical_contents(engine)
         assert count(engine, RawEvent) == stored
         engine.dispose()
@@ -109,12 +110,12 @@ def test_a_stop_anywhere_loses_nothing(
     for stop_at in range(1, asked, max(1, asked // STOPS[parser])):
         asked_until, contents = follow(f"{stop_at}.sqlite", stop_at)
         assert [] == difference(expected, contents)
-        assert asked_until <= stop_at + MOST_ASKED_AFTERWARDS
+        assert asked_until <= stop_at + MAX_CALLS_AFTER_STOP
 
 
 @pytest.mark.usefixtures("pieces")
-def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
-    """A log that has no name any more is no loss, and is read to its end later, if the look at it is to stop."""
+def test_an_unnamed_log_is_left_when_the_loader_stops(tmp_path: Path) -> None:
+    """A log without a path is not a loss when the poll that reads it is stopped; it is read to its end later."""
     logs = tmp_path / "logs"
     logs.mkdir()
     log = write(logs / "cowrie.json", OLD)
@@ -122,33 +123,33 @@ def test_a_held_log_is_left_when_it_is_to_stop(tmp_path: Path) -> None:
         file.write(NEW[0][:50])
     engine = get_engine(tmp_path / "x.sqlite")
     stops = False
-    with DeltaLoader(engine, [logs], settings=SETTINGS, stop=lambda: stops) as loader:
-        loader.look()
+    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=lambda: stops) as loader:
+        loader.poll()
         with log.open("a") as file:
             file.write("\n".join(NEW)[50:] + "\n")
         log.unlink()
         stops = True
-        assert ([], []) == ((look := loader.look()).gaps, look.files)
+        assert ([], []) == ((result := loader.poll()).gaps, result.files)
         assert count(engine, RawEvent) == 40
 
         stops = False
-        assert ([], 30) == ((look := loader.look()).gaps, look.counters["events"])
+        assert ([], 30) == ((result := loader.poll()).gaps, result.counters["events"])
         assert count(engine, RawEvent) == 70
     engine.dispose()
 
 
-class LookedUp:
-    """Stands for what looks up events, and takes note of the end of its transaction."""
+class FakeLookup:
+    """Replaces the lookup of events, and records whether its transaction is open."""
 
-    is_looking = True
+    is_active = True
     is_open = False
 
-    def holds(self, *_: object) -> bool:
+    def is_stored(self, *_: object) -> bool:
         """Open a transaction."""
         self.is_open = True
         return False
 
-    holds_refused = holds
+    is_refused_stored = is_stored
 
     def release(self) -> None:
         """End it."""
@@ -157,25 +158,25 @@ class LookedUp:
 
 @pytest.mark.usefixtures("pieces")
 def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
-    """Whoever is stopped in the middle of a batch that is looked up lets go of the database."""
-    events_ = LookedUp()
-    cursor = Checkpoint("identity", 0, "source", "1", 0, "path", stored_events=events_)  # type: ignore[arg-type]
+    """A loader that is stopped in the middle of a batch that is looked up closes its transaction."""
+    lookup = FakeLookup()
+    checkpoint = Checkpoint("identity", 0, "source", "1", 0, "path", lookup=lookup)  # type: ignore[arg-type]
     was_open: list[bool] = []
     with LogStream(write(tmp_path / "x", OLD)) as stream:
 
         def stop() -> bool:
-            was_open.append(events_.is_open)
-            return events_.is_open
+            was_open.append(lookup.is_open)
+            return lookup.is_open
 
         stream.stop = stop
         with pytest.raises(ReadingStopped):
-            list(prepare_batches(cursor, ValueReader(stream), stream, BatchConfig("load", False, 100, 9)))
+            list(prepare_batches(checkpoint, ValueReader(stream), stream, BatchConfig("load", False, 100, 9)))
 
-    assert (was_open[-1], events_.is_open) == (True, False)
+    assert (was_open[-1], lookup.is_open) == (True, False)
 
 
-def test_only_the_loading_of_a_file_asks(tmp_path: Path) -> None:
-    """What else is done with an open file after it was loaded, or was not, is not stopped in its middle."""
+def test_only_loading_a_file_can_be_stopped(tmp_path: Path) -> None:
+    """Whatever else is done with an open file, after it was loaded or not, is not interrupted."""
     engine = get_engine(tmp_path / "x.sqlite")
     apply_migrations(engine)
     stops = False

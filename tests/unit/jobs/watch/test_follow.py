@@ -147,7 +147,7 @@ class ScriptedLoader:
     def is_wanted(self, path: str) -> bool:
         return True
 
-    def look(self, changed: Collection[Path] | None = None) -> PollResult:
+    def poll(self, changed: Collection[Path] | None = None) -> PollResult:
         self.asked.append(changed)
         step = self.script.pop(0) if self.script else PollResult()
         if isinstance(step, errors.DatabaseError):
@@ -336,7 +336,7 @@ def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callabl
         stop.set()
         return original_look(changed)
 
-    loader.look = look  # type: ignore[method-assign]
+    loader.poll = look  # type: ignore[method-assign]
     assert follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop).stopped
 
 

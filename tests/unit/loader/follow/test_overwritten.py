@@ -1,4 +1,4 @@
-"""A log that is emptied and written anew while it is read: what was read of it counts, nothing of both is mixed."""
+"""A log that is truncated and written anew while it is read: what was read of it counts, the two are never mixed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEW = events(2500, start=1000)
 
 
 def overwrite(path: Path, lines: list[str]) -> None:
-    """Empty a log in place and write it anew, as copytruncate and a busy honeypot do."""
+    """Truncate a log in place and write it anew, as copytruncate and a busy honeypot do."""
     with path.open("r+b") as file:
         file.truncate(0)
         file.write("".join(f"{line}\n" for line in lines).encode())
@@ -37,7 +37,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do something behind the back of whoever reads, after so many pieces."""
+    """Run an action after this number of reads, unnoticed by the reader."""
     read = os.pread
     done = 0
 
@@ -53,35 +53,35 @@ def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.Mon
     monkeypatch.setattr(compression.os, "pread", counting)
 
 
-def payloads(engine: Engine) -> set[str]:
-    """Return the texts of the events that are stored, as lines."""
+def payload_hashes(engine: Engine) -> set[str]:
+    """Return the payload hashes of the events that are stored."""
     with read_transaction(engine) as connection:
         return {str(hash_) for hash_ in connection.scalars(select(RawEvent.payload_hash))}
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20])
-def test_two_logs_are_never_glued_together(
+def test_two_logs_are_never_mixed(
     engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Wherever the log is overwritten, no line of both is made; the new log is loaded whole."""
+    """Wherever the log is overwritten, no line is made of both logs, and the new log is loaded whole."""
     log = write(tmp_path / "cowrie.json", OLD)
     with monkeypatch.context() as patched:
         after_reads(number, lambda: overwrite(log, NEW), patched)
         result = BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
     assert 0 == count(engine, DeadLetterEvent)
-    assert [None] == [one.error for one in result.files]
+    assert [None] == [file.error for file in result.files]
     stored = count(engine, RawEvent)
-    assert stored == len(payloads(engine))
+    assert stored == len(payload_hashes(engine))
     BulkLoader(engine).load([write(tmp_path / "new.json", NEW)])
     assert stored == count(engine, RawEvent), "the new log was not loaded whole"
     BulkLoader(engine).load([write(tmp_path / "old.json", OLD)])
     assert len(OLD) + len(NEW) == count(engine, RawEvent)
 
 
-def test_without_looking_back_they_would_be(
+def test_without_the_anchor_they_would_be(
     engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above can fail: a stream that does not look back mixes the two."""
+    """The test above can fail: a stream that does not compare the bytes before its position mixes the two."""
     log = write(tmp_path / "cowrie.json", OLD)
     anchored = LogStream._read_plain
 
@@ -93,15 +93,15 @@ def test_without_looking_back_they_would_be(
     with monkeypatch.context() as patched:
         after_reads(5, lambda: overwrite(log, NEW), patched)
         BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
-    assert count(engine, RawEvent) + count(engine, DeadLetterEvent) != len(payloads(engine)) or count(
+    assert count(engine, RawEvent) + count(engine, DeadLetterEvent) != len(payload_hashes(engine)) or count(
         engine, DeadLetterEvent
     )
 
 
-def test_the_other_process_looks_before_it_reads(
+def test_the_parser_process_checks_before_it_reads(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that is overwritten before the process that parses has opened it is looked at again."""
+    """A log that is overwritten before the parser process has opened it is read again."""
     log = write(tmp_path / "cowrie.json", OLD)
     BulkLoader(engine).load([log])
     with log.open("a") as file:

@@ -51,35 +51,35 @@ def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: Sour
         connection.execute(insert(RawEvent).values(row | more))
 
 
-def looking(engine: Engine, *, of_v3: V3Log | None = None, patience: int = 50, start: int = 0) -> DuplicateLookup:
-    """Return what looks up the events of a new log."""
-    return DuplicateLookup(OURS, "a" * 64, partial(read_transaction, engine), patience, start=start, of_v3=of_v3)
+def new_lookup(engine: Engine, *, of_v3: V3Log | None = None, limit: int = 50, start: int = 0) -> DuplicateLookup:
+    """Return the lookup for the events of a new log."""
+    return DuplicateLookup(OURS, "a" * 64, partial(read_transaction, engine), limit, start=start, of_v3=of_v3)
 
 
-def answers(stored: DuplicateLookup, *events: Event, start: int = 0) -> list[bool]:
-    """Return which events of a log are held."""
+def answers(lookup: DuplicateLookup, *events: Event, start: int = 0) -> list[bool]:
+    """Return which events of a log are stored."""
     try:
-        return [stored.holds(one, start + number) for number, one in enumerate(events)]
+        return [lookup.is_stored(event, start + number) for number, event in enumerate(events)]
     finally:
-        stored.release()
+        lookup.release()
 
 
 def test_a_command_that_version_3_rewrote_is_known(engine: Engine) -> None:
-    """Its row is compared without what was rewritten: two commands of one moment are told apart by the rest."""
+    """Its row is compared without what was rewritten: two commands of one moment differ by the rest."""
     emptied: dict[str, object] = {"input": None, "command": None, "input_safe": "a [SC] b", "input_hash": "0"}
     keep(engine, 0, event(1, message="CMD: a;b").fields | emptied)
 
     same, other = event(1, message="CMD: a;b", input="a;b"), event(1, message="CMD: c", input="c")
 
-    assert [True, False] == answers(looking(engine), same, other)
+    assert [True, False] == answers(new_lookup(engine), same, other)
 
 
 def test_a_large_payload_of_version_3_is_compared_too(engine: Engine) -> None:
-    """A payload that is too long to be fetched with others is fetched by itself."""
+    """A payload that is too long to be fetched with others is fetched separately."""
     text = "x" * 70_000
     keep(engine, 0, event(1, message=text).fields | {"input": None, "input_safe": text})
 
-    assert [True, False] == answers(looking(engine), event(1, message=text, input="y"), event(1, message=text + "x"))
+    assert [True, False] == answers(new_lookup(engine), event(1, message=text, input="y"), event(1, message=text + "x"))
 
 
 def test_what_version_3_stored_under_several_names_is_one_event(engine: Engine) -> None:
@@ -88,7 +88,7 @@ def test_what_version_3_stored_under_several_names_is_one_event(engine: Engine) 
         for _ in range(1 + (place.source_inode is None)):
             keep(engine, 4, event(1).fields, place)
 
-    assert [True, False] == answers(looking(engine), event(1), event(1))
+    assert [True, False] == answers(new_lookup(engine), event(1), event(1))
 
 
 def test_equal_lines_that_version_3_stored_are_both_known(engine: Engine) -> None:
@@ -96,79 +96,79 @@ def test_equal_lines_that_version_3_stored_are_both_known(engine: Engine) -> Non
     for offset in (4, 5):
         keep(engine, offset, event(1).fields)
 
-    assert [True, True, False] == answers(looking(engine), event(1), event(1), event(1))
+    assert [True, True, False] == answers(new_lookup(engine), event(1), event(1), event(1))
 
 
-def test_an_event_without_session_or_time_is_known_by_its_place(engine: Engine) -> None:
+def test_an_event_without_session_or_time_is_known_by_its_line(engine: Engine) -> None:
     """In a log that version 3 loaded, what cannot be looked up is compared with the row at its line."""
     bare = {"session": None, "timestamp": None}
-    for number, one in enumerate((event(0, **bare), event(1), event(2, **bare))):
-        keep(engine, number, one.fields)
+    for number, stored in enumerate((event(0, **bare), event(1), event(2, **bare))):
+        keep(engine, number, stored.fields)
     of_v3 = V3Log(V3, 0, 2)
 
-    assert [True, True, True] == answers(looking(engine, of_v3=of_v3), event(0, **bare), event(1), event(2, **bare))
-    assert [False, True, False] == answers(looking(engine), event(0, **bare), event(1), event(9, **bare))
+    assert [True, True, True] == answers(new_lookup(engine, of_v3=of_v3), event(0, **bare), event(1), event(2, **bare))
+    assert [False, True, False] == answers(new_lookup(engine), event(0, **bare), event(1), event(9, **bare))
 
 
-def test_a_line_that_version_3_could_not_read_is_known_by_its_place(engine: Engine) -> None:
+def test_a_line_that_version_3_could_not_read_is_known_by_its_number(engine: Engine) -> None:
     """A refused value is stored already where version 3 has a row for its line, and nowhere else."""
     keep(engine, 0, {"malformed": "torn {"}, quarantined=True)
     keep(engine, 1, event(1).fields)
     keep(engine, 3, {"malformed": "torn"}, quarantined=True)
-    stored = looking(engine, of_v3=V3Log(V3, 0, 3))
+    lookup = new_lookup(engine, of_v3=V3Log(V3, 0, 3))
 
     refused = [
-        stored.holds_refused(0, TORN),
-        *answers(stored, event(1), start=1),
-        *(stored.holds_refused(offset, TORN) for offset in (2, 3, 4)),
+        lookup.is_refused_stored(0, TORN),
+        *answers(lookup, event(1), start=1),
+        *(lookup.is_refused_stored(offset, TORN) for offset in (2, 3, 4)),
     ]
-    stored.release()
+    lookup.release()
 
     assert [True, True, False, True, False] == refused
 
 
-def test_a_refused_value_of_a_log_that_nobody_knows_is_not_held(engine: Engine) -> None:
-    """Before anything of a log was found, none of its values is taken to be stored."""
+def test_a_refused_value_of_an_unknown_log_is_not_stored(engine: Engine) -> None:
+    """Before anything of a log was found, none of its values counts as stored."""
     keep(engine, 0, {"malformed": "torn {"})
-    stored = looking(engine)
+    lookup = new_lookup(engine)
 
-    assert not stored.holds_refused(0, TORN)
-    stored.release()
+    assert not lookup.is_refused_stored(0, TORN)
+    lookup.release()
 
 
 def test_all_that_version_3_reached_is_looked_up(engine: Engine) -> None:
-    """Up to the last line that version 3 read there is no end of patience."""
+    """Up to the last line that version 3 read, the lookup does not end."""
     keep(engine, 500, event(500).fields)
-    stored = looking(engine, of_v3=V3Log(V3, 0, 500), patience=5)
+    lookup = new_lookup(engine, of_v3=V3Log(V3, 0, 500), limit=5)
 
-    held = answers(stored, *map(event, range(500)))
-    still_looking = stored.is_looking
-    last = answers(stored, event(500), start=500)
+    held = answers(lookup, *map(event, range(500)))
+    is_active = lookup.is_active
+    last = answers(lookup, event(500), start=500)
 
-    assert (0, True, [True]) == (sum(held), still_looking, last)
+    assert (0, True, [True]) == (sum(held), is_active, last)
 
 
-def test_looking_up_ends_where_nothing_is_found(engine: Engine) -> None:
-    """After so many new events in a row the rest need not be looked up."""
-    stored = looking(engine, patience=5)
-    answers(stored, *map(event, range(4)))
-    before = stored.is_looking
-    answers(stored, event(4), start=4)
+def test_the_lookup_ends_where_nothing_is_found(engine: Engine) -> None:
+    """After `initial_limit` new events in a row the rest is not looked up."""
+    lookup = new_lookup(engine, limit=5)
+    answers(lookup, *map(event, range(4)))
+    before = lookup.is_active
+    answers(lookup, event(4), start=4)
 
-    assert (True, False) == (before, stored.is_looking)
+    assert (True, False) == (before, lookup.is_active)
 
 
 def test_what_is_new_is_noted_with_the_rows_that_equal_it(engine: Engine) -> None:
-    """Of each new event is known how many equal rows of other logs there were, with a time or without; once."""
+    """For each new event the number of equal rows of other logs is returned, with a time or without; once."""
     for place in (V3, V3._replace(source="/logs/other.json"), OURS):
         keep(engine, 1, event(1).fields, place)
         keep(engine, 2, event(2, timestamp=None).fields, place)
     bare = {"session": None, "timestamp": None}
     timed, timeless, new = event(1), event(2, timestamp=None), event(3)
-    stored = looking(engine)
+    lookup = new_lookup(engine)
 
-    held = answers(stored, timed, timed, timeless, timeless, timeless, new, event(4, **bare))
-    looked_up = stored.take_looked_up()
+    held = answers(lookup, timed, timed, timeless, timeless, timeless, new, event(4, **bare))
+    looked_up = lookup.take_looked_up()
 
     assert [True, False, True, False, False, False, False] == held
     assert [
@@ -177,17 +177,17 @@ def test_what_is_new_is_noted_with_the_rows_that_equal_it(engine: Engine) -> Non
         ["5e55", None, timeless.payload_hash, 2],
         ["5e55", new.timestamp, new.payload_hash, 0],
     ] == looked_up.new
-    assert ([], {}) == stored.take_looked_up()
+    assert ([], {}) == lookup.take_looked_up()
 
 
 def test_equal_rows_are_counted_in_other_logs(engine: Engine) -> None:
-    """Rows that hold the same events are counted, however many are asked for; those of the log itself are not."""
+    """Rows with the same events are counted, for any number of events; those of the log itself are not."""
     events = [event(number, **({"timestamp": None} if number % 3 == 0 else {})) for number in range(900)]
     for number in (0, 1, 450, 899):
         keep(engine, number, events[number].fields)
         keep(engine, number, events[number].fields, V3._replace(source_generation=1))
     keep(engine, 899, events[899].fields, OURS)
-    keys = [(one.session_id, one.timestamp, one.payload_hash, "more") for one in events]
+    keys = [(event.session_id, event.timestamp, event.payload_hash, "more") for event in events]
 
     with read_transaction(engine) as connection:
         found = times_stored(connection, OURS, keys)
@@ -215,7 +215,7 @@ def add_cursor(engine: Engine, last_offset: int, metadata: object, place: Source
 
 
 def test_the_log_of_version_3_is_found_by_its_events(engine: Engine) -> None:
-    """Of several sources that hold the first events the one that goes furthest is taken; a cursor may go further."""
+    """Of several sources with the first events the furthest is taken; a cursor may go further than the rows."""
     other = V3._replace(source="/logs/longer.json", source_generation=2)
     for number in range(3):
         keep(engine, number, event(number).fields)
@@ -229,7 +229,7 @@ def test_the_log_of_version_3_is_found_by_its_events(engine: Engine) -> None:
 
 
 def test_a_log_that_begins_in_the_middle_of_one_of_version_3_is_found(engine: Engine) -> None:
-    """The lines of a part are counted from its own beginning."""
+    """The lines of a part are counted from the beginning of the part."""
     for number in range(20):
         keep(engine, number, event(number).fields)
 
@@ -237,7 +237,7 @@ def test_a_log_that_begins_in_the_middle_of_one_of_version_3_is_found(engine: En
 
 
 def test_the_log_of_version_3_is_found_by_its_cursor(engine: Engine) -> None:
-    """Where none of the first events is stored, the hash of the first line says which log it is."""
+    """Where none of the first events is stored, the hash of the first line identifies the log."""
     keep(engine, 70, event(70).fields)
     add_cursor(engine, 90, {"generation": 0, "first_hash": event(0).payload_hash})
     torn = V3._replace(source="/logs/torn.json")
@@ -250,7 +250,7 @@ def test_the_log_of_version_3_is_found_by_its_cursor(engine: Engine) -> None:
 
 
 def test_a_cursor_alone_is_not_trusted(engine: Engine) -> None:
-    """A cursor of a log of which nothing is stored says nothing; nor does one that is damaged."""
+    """A cursor of a log of which nothing is stored is ignored; so is a damaged cursor."""
     add_cursor(engine, 90, {"generation": 0, "first_hash": event(0).payload_hash})
     add_cursor(engine, 5, ["no object"], V3._replace(source="/logs/other.json"))
 
@@ -258,13 +258,13 @@ def test_a_cursor_alone_is_not_trusted(engine: Engine) -> None:
     assert None is find(engine, [])
 
 
-def test_a_log_that_is_held_whole_is_a_log(engine: Engine, tmp_path: Path) -> None:
-    """Of a log that version 3 stored whole nothing is added but its cursor, whose bytes add up."""
+def test_a_log_that_is_stored_whole_gets_a_checkpoint(engine: Engine, tmp_path: Path) -> None:
+    """For a log that version 3 stored whole only a checkpoint is added, and its bytes add up."""
     lines = [event(number) for number in range(30)]
     path = tmp_path / "cowrie.json"
-    path.write_text("".join(f"{one.payload}\n" for one in lines))
-    for number, one in enumerate(lines):
-        keep(engine, number, one.fields)
+    path.write_text("".join(f"{line.payload}\n" for line in lines))
+    for number, line in enumerate(lines):
+        keep(engine, number, line.fields)
     size = path.stat().st_size
 
     first, again = (BulkLoader(engine).load([path]).counters["events"] for _ in range(2))

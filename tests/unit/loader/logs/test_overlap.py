@@ -1,4 +1,4 @@
-"""Logs that overlap and begin differently: each event is stored once, in whatever order and form they come."""
+"""Logs that overlap and begin differently: each event is stored once, in any order and form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from cowrieprocessor.db.models import RawEvent, SessionSummary
 from cowrieprocessor.events import Event
 from cowrieprocessor.loader import log_loading, writer
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
-from cowrieprocessor.loader.logs import duplicate_lookup as stored_events
+from cowrieprocessor.loader.log_loading import FileResult, LogLoading
+from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup
+from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.settings import Settings
@@ -41,7 +43,7 @@ WHERE = {"source", "source_offset", "source_files", "source_generation"}
 
 
 def stream(count: int, *, per_session: int = 6, sensor: str = "hp1") -> list[str]:
-    """Return the events of a honeypot: sessions run side by side, three at a time."""
+    """Return the events of a honeypot with three concurrent sessions at a time."""
     lines = []
     for number in range(count):
         session = f"{sensor}{number // (3 * per_session):06x}{number % 3}"
@@ -71,7 +73,7 @@ def again(engine: Engine) -> Engine:
 
 
 def before_looked_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[int]:
-    """Let something happen each time a batch that was looked up is about to be written; return its sizes."""
+    """Run an action each time before a batch that was looked up is written; return the sizes of these batches."""
     write_batch = writer.write_batch
     sizes: list[int] = []
 
@@ -94,12 +96,12 @@ def stored(engine: Engine) -> Counter[str]:
 
 
 def expected(lines: list[str]) -> Counter[str]:
-    """Return how often each event is to be stored."""
+    """Return how often each event must be stored."""
     return Counter(json.dumps(json.loads(line), sort_keys=True) for line in lines)
 
 
 def counters_are_right(engine: Engine) -> bool:
-    """Return whether the sessions' counters are what their events come to."""
+    """Return whether the sessions' counters equal a count of their events."""
     with read_transaction(engine) as connection:
         sessions = select(RawEvent.session_id).where(RawEvent.session_id.is_not(None))
         counted = Counter(connection.execute(sessions).scalars())
@@ -143,7 +145,7 @@ CASES = {
     ],
 )
 def test_each_event_is_stored_once(small: Callable[[], Engine], tmp_path: Path, case: str, form: str) -> None:
-    """Logs that are parts of one, whichever way they overlap, give each event once, and counters that are right."""
+    """Logs that are parts of one log, however they overlap, give each event once, and correct counters."""
     lines = stream(200)
     engine = small()
     for number, (start, end) in enumerate(CASES[case]):
@@ -154,7 +156,7 @@ def test_each_event_is_stored_once(small: Callable[[], Engine], tmp_path: Path, 
 
 
 def test_the_database_is_that_of_the_whole_log(engine: Engine, small: Callable[[], Engine], tmp_path: Path) -> None:
-    """Parts that overlap give what the whole gives, but for where each event was read."""
+    """Parts that overlap give what the whole log gives, except for where each event was read."""
     lines = stream(150)
     for number, (start, end) in enumerate(((40, 90), (0, 60), (30, 150))):
         load(engine, write(tmp_path / f"{number}.json", lines[start:end]))
@@ -162,12 +164,12 @@ def test_the_database_is_that_of_the_whole_log(engine: Engine, small: Callable[[
     load(whole, write(tmp_path / "whole.json", lines))
 
     tables = ("raw_events", "session_summaries", "session_attributes", "command_stats", "files", "file_hashes")
-    contents = [logical_contents(one, tables=tables, without=WHERE) for one in (whole, engine)]
+    contents = [logical_contents(database, tables=tables, without=WHERE) for database in (whole, engine)]
     assert [] == difference(*contents)
 
 
-def test_the_note_says_how_many_and_where(engine: Engine, tmp_path: Path) -> None:
-    """A log that overlaps is said with the number of events and the other log's name; again it is not."""
+def test_the_warning_says_how_many_and_where(engine: Engine, tmp_path: Path) -> None:
+    """The first load of a log that overlaps warns with the number of events and the other log; the next does not."""
     lines = stream(100)
     load(engine, write(tmp_path / "one.json", lines[:60]))
     two = write(tmp_path / "two.json", lines[45:])
@@ -181,7 +183,7 @@ def test_the_note_says_how_many_and_where(engine: Engine, tmp_path: Path) -> Non
 
 
 def test_two_equal_events_of_a_log_stay_two(small: Callable[[], Engine], tmp_path: Path) -> None:
-    """Of equal lines in an overlap as many are kept as the log that has most of them holds."""
+    """Of equal lines in an overlap as many are stored as the log with most of them has."""
     lines = stream(40)
     twins = [*lines[:20], lines[19], lines[19], *lines[20:]]
     engine = small()
@@ -194,7 +196,7 @@ def test_two_equal_events_of_a_log_stay_two(small: Callable[[], Engine], tmp_pat
 
 
 def test_a_live_log_whose_beginning_overlaps_grows(small: Callable[[], Engine], tmp_path: Path) -> None:
-    """A log that is still written, whose beginning another one holds, gives what is new, look by look."""
+    """Each load of a growing log whose beginning is in another log gives what is new."""
     lines = stream(300)
     engine = small()
     load(engine, write(tmp_path / "backup.json", lines[:150]))
@@ -205,28 +207,33 @@ def test_a_live_log_whose_beginning_overlaps_grows(small: Callable[[], Engine], 
     assert expected(lines) == stored(engine)
 
 
-@pytest.mark.parametrize("patience", [3, 40])
-def test_looking_up_has_no_end_that_matters(
-    small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
-) -> None:
-    """An overlap that comes after more new events than are looked up in vain is recognised all the same."""
-    monkeypatch.setattr(stored_events, "PATIENCE", patience)
-    monkeypatch.setattr(log_loading, "PATIENCE", patience)
+@pytest.mark.parametrize("miss_limit", [3, 40])
+def test_the_end_of_the_lookup_does_not_matter(small: Callable[[], Engine], tmp_path: Path, miss_limit: int) -> None:
+    """An overlap is recognised even after more new events than the lookup covers."""
     lines = stream(900)
     engine = small()
+    prepare(engine)
+    loading = LogLoading(engine, Settings(batch_size=7), "load", job=writer.JOB, miss_limit=miss_limit)
+
+    def load_log(path: Path) -> FileResult:
+        result = FileResult(str(path))
+        with LogStream(path) as opened:
+            loading.load(opened, result)
+        return result
+
     for number, start in enumerate((100, 400, 700)):
-        load(engine, write(tmp_path / f"{number}.json", lines[start : start + 60]))
-    result = load(engine, write(tmp_path / "whole.json", lines))
+        load_log(write(tmp_path / f"{number}.json", lines[start : start + 60]))
+    result = load_log(write(tmp_path / "whole.json", lines))
 
     assert 900 - 3 * 60 == result.counters["events"]
-    assert 3 == sum("60 of its events are stored already" in one for one in result.files[0].warnings)
+    assert 3 == sum("60 of its events are stored already" in warning for warning in result.warnings)
     assert expected(lines) == stored(engine)
 
 
 def test_what_another_process_parses_is_looked_up_too(
     small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that is large enough for a second process is made again where it overlaps."""
+    """The batches of a log that is large enough for a parser process are built again where it overlaps."""
     monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     lines = stream(400)
@@ -267,15 +274,15 @@ def test_logs_without_sessions_are_recognised(small: Callable[[], Engine], tmp_p
 def test_logs_that_do_not_overlap_are_not_looked_up(
     small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sessions that cross from log to log, and sensors that run at the same time, are no reason to look anything up."""
+    """Sessions that continue in the next log, and sensors that run at the same time, do not cause lookups."""
     looked_up: list[int] = []
-    holds = stored_events.DuplicateLookup.holds
+    holds = DuplicateLookup.is_stored
 
-    def counting(self: stored_events.DuplicateLookup, event: Event, offset: int) -> bool:
+    def counting(self: DuplicateLookup, event: Event, offset: int) -> bool:
         looked_up.append(offset)
         return holds(self, event, offset)
 
-    monkeypatch.setattr(stored_events.DuplicateLookup, "holds", counting)
+    monkeypatch.setattr(DuplicateLookup, "is_stored", counting)
     lines, others = stream(100), stream(100, sensor="hp2")
     engine = small()
     for number, start in enumerate(range(0, 100, 25)):
@@ -306,7 +313,7 @@ def test_any_parts_in_any_order_and_form_give_the_whole(small: Callable[[], Engi
             load(engine, path, batch_size=chance.choice([1, 2, 5, 50]))
         covered[start : ends[-1]] = [True] * (ends[-1] - start)
         twins = Counter(line for line, is_covered in zip(lines, covered, strict=True) if is_covered)
-        # Which of two equal lines a part holds cannot be known: at least one, at most as many as were covered.
+        # Which of two equal lines a part has cannot be known: at least one, at most as many as were covered.
         got = stored(engine)
         for line, most in twins.items():
             text = json.dumps(json.loads(line), sort_keys=True)
@@ -335,10 +342,10 @@ def test_what_came_since_it_was_looked_up_is_stored_once(
 
 
 @pytest.mark.parametrize("without", ["", "timestamp", "session"])
-def test_it_ends_though_another_log_is_always_quicker(
+def test_retries_end_though_another_log_is_always_faster(
     small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
-    """A log that grows by one event each time the other is about to be written stores what it is quick enough for."""
+    """A log that grows by an event each time before the other is written stores what it is fast enough for."""
     lines = stream(45)
     lines[12:] = (json.dumps({k: v for k, v in json.loads(line).items() if k != without}) for line in lines[12:])
     engine = small()
@@ -359,7 +366,7 @@ def test_it_ends_though_another_log_is_always_quicker(
 def test_an_equal_line_that_came_meanwhile_is_one_of_two(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two equal lines, of which the other log had one and stores its second meanwhile, there are two."""
+    """Of two equal lines, of which the other log stored one before and one meanwhile, two are stored."""
     lines = stream(30)
     twins = [*lines[:20], lines[19], *lines[20:]]
     live = write(tmp_path / "live.json", twins[:20])
@@ -375,47 +382,47 @@ def test_an_equal_line_that_came_meanwhile_is_one_of_two(
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("in_turn", [True, False])
-def test_two_that_ask_at_the_same_moment_take_turns(
-    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_turn: bool
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_two_loaders_that_check_at_the_same_moment_are_serialized(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_locked: bool
 ) -> None:
-    """Of two loaders with the same events one asks after the other has committed; were it not so, all were doubled."""
+    """Of two loaders with the same events one checks after the other has committed; else all were stored twice."""
     lines = stream(40)
     paths = [write(tmp_path / f"{sensor}.json", [*stream(1, sensor=sensor), *lines]) for sensor in ("hp8", "hp9")]
     engines = [get_engine(postgres_url) for _ in paths]
     prepare(engines[0])
-    asked: list[bool] = []
+    answers: list[bool] = []
 
-    def ask(connection: Connection, *arguments: Any) -> bool:
-        """Ask, and go on when the other loader has asked too, or waits for its turn."""
+    def check(connection: Connection, *arguments: Any) -> bool:
+        """Check, and continue when the other loader has checked too, or waits for the lock."""
         answer = overlaps(connection, *arguments)
-        asked.append(answer)
+        answers.append(answer)
         others = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-        while len(asked) < 2 and not connection.execute(others).scalar():
+        while len(answers) < 2 and not connection.execute(others).scalar():
             time.sleep(0.01)
         return answer
 
-    monkeypatch.setattr(writer, "overlaps", ask)
-    if not in_turn:
+    monkeypatch.setattr(writer, "overlaps", check)
+    if not is_locked:
         monkeypatch.setattr(writer, "lock_events", lambda *_: None)
     with ThreadPoolExecutor(2) as loaders:
-        results = list(loaders.map(lambda one: load(*one, batch_size=500), zip(engines, paths, strict=True)))
+        results = list(loaders.map(lambda pair: load(*pair, batch_size=500), zip(engines, paths, strict=True)))
     doubled = {number for number in stored(engines[0]).values() if number > 1}
     right = counters_are_right(engines[0])
     for engine in engines:
         dispose(engine)
 
-    # The first one finds nothing; the second either what the first has stored, or nothing, too.
-    assert [False, in_turn] == asked[:2]
-    assert (set() if in_turn else {2}) == doubled
-    assert (42 if in_turn else 82) == sum(result.counters["events"] for result in results)
+    # The first finds nothing; the second finds what the first has stored, or nothing without the lock.
+    assert [False, is_locked] == answers[:2]
+    assert (set() if is_locked else {2}) == doubled
+    assert (42 if is_locked else 82) == sum(result.counters["events"] for result in results)
     assert right
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("seed", range(rounds(60, 2)))
 def test_any_parts_at_once_give_the_whole(engine: Engine, tmp_path: Path, seed: int) -> None:
-    """Loaders of random parts of one log that all run at the same time, some parts growing, store each event once."""
+    """Concurrent loaders of random parts of a log, some of them growing, store each event once."""
     chance = random.Random(seed)
     lines = stream(200, per_session=chance.choice([1, 5, 40]))
     starts = [0, *sorted(chance.randrange(150) for _ in range(2))]

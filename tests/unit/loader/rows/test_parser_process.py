@@ -148,7 +148,7 @@ def test_after_a_death_the_next_log_is_parsed_here(
         for hour, name in ((0.0, "1"), (0.0, "2"), (0.9, "3"), (1.1, "4"), (1.2, "5")):
             now[0] = 1000.0 + 3600 * hour
             write(tmp_path / "logs" / f"cowrie.json.{name}", events(20, session=f"000{name}"))
-            said.append(sum(len(one.warnings) for one in loader.look().files))
+            said.append(sum(len(one.warnings) for one in loader.poll().files))
 
     assert said == [1, 0, 0, 1, 0]
     assert (len(started), count(engine, RawEvent)) == (2, 100)
@@ -217,7 +217,7 @@ def test_a_stop_does_not_wait_for_the_process(engine: Engine, tmp_path: Path, mo
 
     starting = starts(monkeypatch)
     with DeltaLoader(engine, [log], settings=Settings(batch_size=10), stop=stop) as loader:
-        look = loader.look()
+        look = loader.poll()
 
     assert (len(starting), asked[-1]) == (1, True)
     assert (look.files, look.gaps, count(engine, RawEvent)) == ([], [], 0)
@@ -251,7 +251,7 @@ def test_a_parser_process_ended_with_the_service_is_not_reported(
     interpreter(tmp_path / "python", "kill -15 $$", monkeypatch)
     starting = starts(monkeypatch)
     with DeltaLoader(engine, [log], settings=Settings(batch_size=10), stop=lambda: bool(starting)) as loader:
-        look = loader.look()
+        look = loader.poll()
 
     assert (look.files, len(starting)) == ([], 1)
 
