@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from cowrieprocessor.cli.db_commands.validate import validate
-from cowrieprocessor.cli.shared.common import message, run
+from cowrieprocessor.cli.shared.common import notify, run
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill
@@ -29,7 +29,7 @@ def upgraded_sample(folder: Path) -> Path:
     from benchmarks.make_v3_db import make_v3_db
 
     path = folder / "sample.sqlite"
-    message(f"{path}: making a v3 database of {SAMPLE_EVENTS:,} events, migrating and filling it")
+    notify(f"{path}: making a v3 database of {SAMPLE_EVENTS:,} events, migrating and filling it")
     make_v3_db(path, events=SAMPLE_EVENTS)
     engine = get_engine(path)
     try:

@@ -134,7 +134,7 @@ def test_status_of_another_applications_file(tmp_path: Path) -> None:
 def test_status_of_a_newer_version(tmp_path: Path) -> None:
     """A database of a version above ours is shown, and that this program cannot work with it."""
     path = v3_schema.create(tmp_path / "new.sqlite", version="5")
-    assert "schema version  5 (this program works with 4 alone)" in call("status", "--db", path).stdout
+    assert "schema version  5 (this program works with 4 only)" in call("status", "--db", path).stdout
 
 
 @pytest.mark.parametrize("flags", [[], ["--full"]])

@@ -207,7 +207,7 @@ def test_purge_of_waiting_letters_wants_yes(sqlite: Engine, sqlite_url: str, pro
     _fill(sqlite)
     refused = program("dead-letters", "purge", "--db", sqlite_url, "--all")
     assert 2 == refused.code
-    assert "3 of them wait to be replayed; give --yes" in refused.err
+    assert "3 of them are unresolved; give --yes" in refused.err
     done = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--yes")
     assert done.out == "4 dead letters deleted: not JSON 3, too deep 1\n"
 
@@ -228,7 +228,7 @@ def test_purge_of_waiting_letters_asks(
     monkeypatch.setattr(click, "confirm", lambda *_, **__: answer)
     outcome = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--reason", "not JSON")
     assert code == outcome.code
-    assert "3 of them wait: what they hold can never be stored afterwards" in outcome.err
+    assert "3 of them are unresolved: their contents can never be stored afterwards" in outcome.err
     rest = program("dead-letters", "list", "--db", sqlite_url, "--json").document["dead_letters"]
     assert left == len(rest)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from cowrieprocessor.cli import demo
+from cowrieprocessor.errors import InputNotFound
 from tests.documents import PROJECT
 from tests.unit.reporting.program import Program
 
@@ -70,25 +72,25 @@ def test_a_folder_that_cannot_be_made_ends_with_2(program: Program, tmp_path: Pa
     assert "file/demo: cannot be made" in shown.err
 
 
-def test_without_samples_it_says_what_to_do(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation that left the samples out ends with 3 and the command for one's own logs."""
-    monkeypatch.setattr(demo, "SAMPLES", "no-such-folder")
-    shown = program("demo")
+def test_without_samples_it_says_what_to_do(tmp_path: Path) -> None:
+    """An installation without the samples ends with 3 and the command for one's own logs."""
+    with pytest.raises(InputNotFound, match="cowrieprocessor load") as raised:
+        demo.run_demo(tmp_path / "demo", samples_name="no-such-folder")
 
-    assert shown.code == 3
-    assert "cowrieprocessor load" in shown.err
+    assert raised.value.exit_code == 3
 
 
 def test_a_step_that_fails_ends_the_demo_as_it_ended(
-    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sample log that is damaged ends the demonstration with the exit code of `load`."""
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "cowrie.json").write_text('{"eventid":"x","session":"s"}\n', encoding="utf-8")
     (broken / "cowrie.json.1.gz").write_bytes(b"\x1f\x8b\x08damaged")
-    monkeypatch.setattr(demo, "SAMPLES", str(broken))
-    shown = program("demo")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.exceptions.Exit) as raised:
+        demo.run_demo(Path("demo"), samples_name=str(broken))
 
-    assert shown.code == 3
-    assert "Cowrie report" not in shown.out
+    assert raised.value.exit_code == 3
+    assert "Cowrie report" not in capsys.readouterr().out

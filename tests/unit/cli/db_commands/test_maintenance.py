@@ -71,8 +71,8 @@ def test_backup_says_what_it_does_and_restore_brings_it_back(v3_file: Path, tmp_
     assert call("migrate", "--db", v3_file).exit_code == 0
     back = call("restore", tmp_path / "b.sqlite", "--db", v3_file)
     assert (back.exit_code, version_of(v3_file)) == (0, 3)
-    assert "is kept beside it" in back.stderr
-    assert f"what was there is {v3_file}.before-restore-" in back.stdout
+    assert "is kept next to it" in back.stderr
+    assert f"the old database is {v3_file}.before-restore-" in back.stdout
 
 
 def test_backup_and_restore_as_json(v3_file: Path, tmp_path: Path) -> None:

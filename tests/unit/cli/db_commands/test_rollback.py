@@ -111,7 +111,7 @@ def test_postgresql_wants_a_place(postgres_url: str) -> None:
     engine = get_engine(postgres_url)
     apply_migrations(engine)
     dispose(engine)
-    assert "into what --save names" in call("--to", "3", "--db", postgres_url, "--dry-run").stderr
+    assert "into the file of --save" in call("--to", "3", "--db", postgres_url, "--dry-run").stderr
     refused = call("--to", "3", "--db", postgres_url).exception
     assert isinstance(refused, ConfigurationError)
     assert refused.exit_code == 2

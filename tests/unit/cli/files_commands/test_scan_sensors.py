@@ -118,7 +118,7 @@ def test_a_sensor_is_chosen_by_its_name(tmp_path: Path, call: Call) -> None:
     assert sessions(tmp_path / "cowrie.sqlite") == {two: "artifact:pot-2"}
     code, out, err = call("--sensor", "pot-3")
     assert (code, out) == (2, "")
-    assert "no [[sensor]] 'pot-3' with downloads in the file of settings; there are 'pot-1', 'pot-2'" in err
+    assert "no [[sensor]] 'pot-3' with downloads in the settings file; there are 'pot-1', 'pot-2'" in err
 
 
 def test_a_folder_that_is_a_sensors_is_scanned_under_its_name(tmp_path: Path, call: Call) -> None:

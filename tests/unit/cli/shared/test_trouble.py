@@ -22,14 +22,14 @@ def silent() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (OSError(errno.EIO, "Input/output error"), "a file whose name the system does not tell: Input/output error"),
+        (OSError(errno.EIO, "Input/output error"), "a file whose name the system does not report: Input/output error"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/srv/a\x1b[31m"),
             "/srv/a\\x1b[31m: Permission denied; give",
         ),
         (OSError(errno.ENOSPC, "No space left on device", b"/srv/b"), "/srv/b: No space left on device; make room"),
         (OSError(errno.EMFILE, "Too many open files", Path("/srv/c")), "/srv/c: Too many open files; raise the limit"),
-        (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not tell: Bad file"),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not report: Bad file"),
     ],
 )
 def test_a_file_is_named(
