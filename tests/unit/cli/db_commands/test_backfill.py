@@ -64,12 +64,12 @@ def test_it_fills_the_tables_and_says_what_is_next(path: Path) -> None:
 
 
 def test_again_it_says_that_nothing_is_left(path: Path) -> None:
-    """A second run finds every event taken up."""
+    """A second run finds every event processed."""
     call("backfill", "--db", path)
     result = call("backfill", "--db", path, "--json")
 
     assert result.exit_code == 0
-    assert "every event is taken up already" in result.stderr
+    assert "every event is processed already" in result.stderr
     document = json.loads(result.stdout)
     assert (document["backfill-files"]["state"], document["backfill-sessions"]["target"]) == ("done", 200)
 

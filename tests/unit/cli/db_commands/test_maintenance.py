@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from cowrieprocessor.cli.db import db
 from cowrieprocessor.cli.db_commands.plan_text import about
-from cowrieprocessor.cli.shared import step_progress
 from cowrieprocessor.cli.shared.step_progress import StepProgress
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import schema_version
@@ -308,19 +307,16 @@ def test_optimize_asks_on_a_terminal(v3_file: Path) -> None:
     assert "is dropped" in call("optimize", "--dry-run", "--db", v3_file).stdout
 
 
-def test_a_silent_step_is_said_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without a terminal a step that reports nothing is said all the same, with its share where that is known."""
-    monkeypatch.setattr(step_progress, "LINE_EVERY_S", 0.01)
-    said = ""
-    with StepProgress({"copying": "copying", "checking": "checking the copy"}) as progress:
+def test_a_silent_step_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a step that reports nothing still prints lines, with its share where that is known."""
+    printed = ""
+    with StepProgress({"copying": "copying", "checking": "checking the copy"}, line_every_s=0.01) as progress:
         progress.update("copying", 1, 4)
-        while "copying, 25%" not in said:
-            said += capsys.readouterr().err
+        while "copying, 25%" not in printed:
+            printed += capsys.readouterr().err
         progress.update("checking", 0, 1)
-        while "checking the copy, 0 s" not in said:
-            said += capsys.readouterr().err
+        while "checking the copy, 0 s" not in printed:
+            printed += capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
