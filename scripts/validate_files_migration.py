@@ -1,7 +1,7 @@
 """Check the tables of schema version 4 against the stored events: an alias of `cowrieprocessor db validate`.
 
-Usage: `python scripts/validate_files_migration.py --db URL`; see `--help`. With `--sample-data` instead of a database it
-makes a small v3 database in a temporary folder, migrates it, fills it and checks it; the other options work as usual.
+Usage: `python scripts/validate_files_migration.py --db URL`; see `--help`. With `--sample-data` instead of a database
+it makes a small v3 database in a temporary folder, migrates it, fills it and checks it; other options work as usual.
 `--sample-data` needs a checkout of the project, whose `benchmarks` generate the v3 database.
 """
 

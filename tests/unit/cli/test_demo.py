@@ -1,4 +1,4 @@
-"""`cowrieprocessor demo`: the samples, wherever it is called from."""
+"""`cowrieprocessor demo`: it finds the samples from any folder."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_commands_of_the_demo_can_be_pasted(program: Program) -> None:
 
 
 def test_samples_are_named_from_here_in_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the clone the samples are shown as people would type them."""
+    """In a clone the path of the samples is relative."""
     monkeypatch.chdir(PROJECT)
 
     assert demo.find_samples() == Path("samples")
 
 
 def test_a_folder_of_that_name_is_not_taken_for_the_samples(program: Program, tmp_path: Path) -> None:
-    """Logs of one's own that happen to lie in `samples` are left alone."""
+    """The user's own logs in a folder `samples` are not loaded."""
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "cowrie.json").write_text('{"eventid":"x","session":"mine"}\n', encoding="utf-8")
 
@@ -64,7 +64,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_samples(program: Program, tm
 
 
 def test_a_folder_that_cannot_be_made_ends_with_2(program: Program, tmp_path: Path) -> None:
-    """A place where nothing can be made is one message that says which."""
+    """If the folder cannot be made, the message names it."""
     (tmp_path / "file").touch()
     shown = program("demo", "--dir", "file/demo")
 
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_ends_with_2(program: Program, tmp_path: Pa
 
 
 def test_without_samples_it_says_what_to_do(tmp_path: Path) -> None:
-    """An installation without the samples ends with 3 and the command for one's own logs."""
+    """Without samples the demo ends with 3 and the command that loads one's own logs."""
     with pytest.raises(InputNotFound, match="cowrieprocessor load") as raised:
         demo.run_demo(tmp_path / "demo", samples_name="no-such-folder")
 

@@ -1,4 +1,4 @@
-"""Errors of the system that reach the outermost edge: which file it was, or that the output failed."""
+"""OS errors at the edge of the program: the message names the file, or the output."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def silent() -> None:
 def test_a_file_is_named(
     error: OSError, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that is not the output's names the file, what is wrong with it, and what to do."""
+    """The message of a file error names the file, the cause and the remedy."""
     monkeypatch.setattr(sys, "argv", ["cowrieprocessor"])
 
     @click.command()
@@ -49,7 +49,7 @@ def test_a_file_is_named(
 
 @pytest.mark.parametrize("options", [[], ["-u"]])
 def test_an_output_that_is_full(options: list[str]) -> None:
-    """Where the output cannot be written that is said, with and without a buffer, and nothing else."""
+    """A failing output is reported in one message, with and without a buffer."""
     command = [sys.executable, *options, *PROGRAM[1:], "--help"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
