@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks.cases import Bench, Result, Scale
@@ -56,21 +57,32 @@ def compare(name: str, case: Case, ours: Bench, theirs: Bench, *, rounds: int) -
 
     Yields:
         The ratio ours / theirs of each value and each detail of the case, taken within a round, with both medians as
-        details. A figure that is 0 in a round of the other checkout has no ratio, and is left out.
+        details. A figure that only one of the programs has is left out, and so is one that is 0 for the other checkout.
     """
     measured: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
-        for our_result, their_result in zip(case(ours), case(theirs), strict=True):
-            our_figures, their_figures = _figures(our_result), _figures(their_result)
-            for figure, value in our_figures.items():
-                measured.setdefault(figure, []).append((value, their_figures[figure]))
+        our_figures, their_figures = _run_in_turns(case, ours, theirs)
+        for figure in (figure for figure in our_figures if figure in their_figures):
+            measured.setdefault(figure, []).append((our_figures[figure], their_figures[figure]))
     for figure, pairs in measured.items():
         if all(their_value for _, their_value in pairs):
             yield _ratio(name, figure, pairs)
 
 
-def _figures(result: Result) -> Figures:
-    """Return the value of a result and its details, by name."""
+def _run_in_turns(case: Case, ours: Bench, theirs: Bench) -> tuple[Figures, Figures]:
+    """Run a case with both programs, which alternate at each result, and return the figures of each."""
+    our_figures: Figures = {}
+    their_figures: Figures = {}
+    for our_result, their_result in zip_longest(case(ours), case(theirs)):
+        our_figures |= _figures(our_result)
+        their_figures |= _figures(their_result)
+    return our_figures, their_figures
+
+
+def _figures(result: Result | None) -> Figures:
+    """Return the value of a result and its details, by name; nothing if there is no result."""
+    if result is None:
+        return {}
     details = {f"{result.what}: {name}": value for name, value in (result.details or {}).items()}
     return {result.what: result.value.median, **details}
 
