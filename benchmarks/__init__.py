@@ -1,1 +1,1 @@
-"""Measurements of cowrieprocessor and the inputs they are made with; see benchmarks/README.md."""
+"""Benchmarks of cowrieprocessor and the generators of their inputs; see benchmarks/README.md."""

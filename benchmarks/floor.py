@@ -1,8 +1,8 @@
-"""The floor: what putting the lines of a log into `raw_events` costs when nothing else is done.
+"""The floor: the cost of inserting the lines of a log into `raw_events` and nothing else.
 
-Each line is parsed with orjson and put by `executemany` into `raw_events` with its indexes, on the same schema, the
-same driver and the same pragmas as the loader. No sessions, no files, no dead letters, no cursor, no hash: a line
-that is no JSON object is passed over.
+Each line is parsed with orjson and inserted by `executemany` into `raw_events` with its indexes, with the schema, the
+driver and the pragmas of the loader. There are no sessions, files, dead letters, cursors or hashes; a line that is no
+JSON object is skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ Row = tuple[str, str, str, int, str, str]
 
 
 def load_floor(engine: Engine, path: Path, *, batch_size: int = BATCH_SIZE) -> int:
-    """Put every line of a log into `raw_events` of an SQLite database, and return how many there were."""
+    """Insert every event of a log into `raw_events`, and return their number.
+
+    Args:
+        engine: an engine on an SQLite database with the current schema.
+        path: a plain log with an event per line.
+        batch_size: events per transaction.
+    """
     rows = _rows(path)
     events = 0
     while batch := list(islice(rows, batch_size)):
@@ -59,15 +65,15 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Load the logs that the command line names."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="plain logs, a line per event")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="plain logs with an event per line")
     parser.add_argument("--db", required=True, metavar="FILE", help="an SQLite file, new or made by this program")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help="default: 10000")
-    given = parser.parse_args()
-    engine = get_engine(given.db)
+    options = parser.parse_args()
+    engine = get_engine(options.db)
     prepare(engine)
-    events = sum(load_floor(engine, path, batch_size=given.batch_size) for path in given.paths)
+    events = sum(load_floor(engine, path, batch_size=options.batch_size) for path in options.paths)
     dispose(engine)
     print(f"{events} events")
 

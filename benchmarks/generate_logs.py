@@ -1,7 +1,7 @@
-"""Make Cowrie logs of any size, the same for the same seed: `python -m benchmarks.generate_logs --events 1000000`.
+"""Generate Cowrie logs of any size from a seed: `python -m benchmarks.generate_logs --events 1000000`.
 
-Sessions are drawn from a pool, overlap in time as on a real sensor, and come out in the order of their
-timestamps. Addresses are those set aside for documentation and benchmarks.
+Sessions are drawn from a pool and overlap in time as on a real sensor; their events are written in the order of their
+timestamps. Addresses are those reserved for documentation and benchmarks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ _JUNK = (
 
 @dataclass(slots=True)
 class LogSummary:
-    """What was written: the files in the order of their events, and what they hold."""
+    """The logs that were written.
+
+    Attributes:
+        paths: the logs, in the order of their events.
+        events: number of events.
+        bytes: total size.
+        junk_lines: number of lines that are no events.
+    """
 
     paths: list[Path] = field(default_factory=list)
     events: int = 0
@@ -60,14 +67,16 @@ def write_log(
     junk: bool = False,
     sensor: str = "sensor-1",
 ) -> LogSummary:
-    """Write a log, or several as daily rotation would leave them, and return what was written.
+    """Write a log, or several as daily rotation would leave them, and return a summary.
 
     Args:
-        path: the log; with several files the last one, the earlier ones carry a date:
-        `cowrie.json.2026-01-01`. events: how many events to write, junk lines not counted. size: how many
-        bytes to write, to within one line. One of `events` and `size` has to be given. seed: the same seed
-        gives the same bytes. files: number of files, of about the same number of events. junk: put in 0.003 %
-        of lines that are no events, as real logs have them. sensor: name of the sensor.
+        path: the log; with several files the last one, and earlier ones have a date: `cowrie.json.2026-01-01`.
+        events: how many events to write, junk lines not counted; give this or `size`.
+        size: how many bytes to write, to within one line.
+        seed: the same seed gives the same bytes.
+        files: number of files, with about equally many events.
+        junk: add 0.003 % of lines that are no events, as in real logs.
+        sensor: name of the sensor.
 
     Raises:
         ValueError: neither or both of `events` and `size` are given, or `files` is not positive.
@@ -103,19 +112,19 @@ def write_stream(
     junk: bool = False,
     sensor: str = "sensor-1",
 ) -> LogSummary:
-    """Write one log to an open binary file; arguments as for `write_log`."""
+    """Write a log to an open binary file; arguments as for `write_log`."""
     lines = LogStream(seed, sensor, junk)
     lines.write(out, events_until=events, bytes_until=size)
     return LogSummary([], lines.events, lines.bytes, lines.junk_lines)
 
 
 class LogStream:
-    """The endless log of one sensor, from which pieces are written.
+    """The endless log of one sensor, which is written in pieces.
 
     Args:
         seed: the same seed gives the same bytes.
         sensor: name of the sensor.
-        junk: put in 0.003 % of lines that are no events.
+        junk: add 0.003 % of lines that are no events.
     """
 
     def __init__(self, seed: int = 0, sensor: str = "sensor-1", junk: bool = False) -> None:
@@ -128,7 +137,7 @@ class LogStream:
         self.junk_lines = 0
 
     def write(self, out: BinaryIO, *, events_until: int | None = None, bytes_until: int | None = None) -> None:
-        """Write lines until the whole log has so many events or bytes."""
+        """Write lines until the log has this total number of events or bytes."""
         events_end = sys.maxsize if events_until is None else events_until
         bytes_end = sys.maxsize if bytes_until is None else bytes_until
         stream, events, bytes_done = self._stream, self.events, self.bytes
@@ -157,10 +166,11 @@ class LogStream:
         return out.write(_JUNK[self.junk_lines % len(_JUNK)])
 
     def _gap(self) -> int:
+        """Return the number of events until the next junk line."""
         return int(self._rng.expovariate(JUNK_SHARE)) + 1
 
     def _events(self, sensor: str) -> Iterator[str]:
-        """Yield lines in the order of time; as many sessions overlap as one day's number makes overlap."""
+        """Yield lines ordered by time; the number of sessions a day determines how many overlap."""
         rng = self._rng
         scripts = make_scripts(rng, POOL_SCRIPTS, sensor)
         hashes = [f"{rng.getrandbits(256):064x}" for _ in range(POOL_HASHES)]
@@ -194,7 +204,7 @@ class LogStream:
 
 
 def _fill(script: Script, rng: Random, hashes: list[str]) -> str:
-    """Return the session's lines with everything filled in but the timestamps."""
+    """Return the lines of a session with all placeholders replaced except the timestamps."""
     bits = rng.getrandbits(16)
     port = str(1024 + rng.getrandbits(15))
     text = script.text.replace(SESSION, f"{rng.getrandbits(48):012x}").replace(SRC_PORT, port)
@@ -205,7 +215,7 @@ def _fill(script: Script, rng: Random, hashes: list[str]) -> str:
 
 
 def _choose_hash(rng: Random, hashes: list[str]) -> str:
-    """Return the top hash often, a new one now and then, else one of the pool: the earlier the likelier."""
+    """Return the most frequent hash, a new one, or one of the pool, where earlier ones are more likely."""
     chance = rng.random()
     if chance < TOP_HASH_SHARE:
         return hashes[0]
@@ -215,7 +225,7 @@ def _choose_hash(rng: Random, hashes: list[str]) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `500MB`, `2GB` or `1.5 G` stand for; units are powers of 1000.
+    """Return the number of bytes in a size such as `500MB`, `2GB` or `1.5 G`; units are powers of 1000.
 
     Raises:
         ValueError: the text is no size.
@@ -227,7 +237,7 @@ def parse_size(text: str) -> int:
 
 
 def main() -> None:
-    """Write a log as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generate_logs", description=__doc__)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--events", type=int, metavar="N", help="number of events")
@@ -236,14 +246,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same log (default: 0)")
     parser.add_argument("--files", type=int, default=1, metavar="N", help="rotate into N files (default: 1)")
     parser.add_argument("--sensor", default="sensor-1", help="name of the sensor (default: sensor-1)")
-    parser.add_argument("--junk", action="store_true", help="put in 0.003 %% of lines that are no events")
-    given = parser.parse_args()
-    amount_given = {"events": given.events, "size": given.size, "seed": given.seed, "junk": given.junk}
+    parser.add_argument("--junk", action="store_true", help="add 0.003 %% of lines that are no events")
+    options = parser.parse_args()
+    amounts = {"events": options.events, "size": options.size, "seed": options.seed, "junk": options.junk}
     started = time.perf_counter()
-    if given.out == "-":
-        summary = write_stream(sys.stdout.buffer, sensor=given.sensor, **amount_given)
+    if options.out == "-":
+        summary = write_stream(sys.stdout.buffer, sensor=options.sensor, **amounts)
     else:
-        summary = write_log(given.out, files=given.files, sensor=given.sensor, **amount_given)
+        summary = write_log(options.out, files=options.files, sensor=options.sensor, **amounts)
     seconds = time.perf_counter() - started
     rate = summary.bytes / seconds / 1e6
     print(f"{summary.events} events, {summary.bytes} bytes, {rate:.0f} MB/s", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Honeypots at work: processes that write logs as Cowrie does, each event by a write of its own.
+"""Simulated honeypots: processes that write logs as Cowrie does, with one write per event.
 
-`python -m benchmarks.honeypots copy LOG TARGET --rotate-bytes 50000000 --rate 10000` writes the lines of a log into
-another one; `python -m benchmarks.honeypots live FOLDER --files 200 --rate 5 --seconds 60` writes made-up events into
-many. At the end one JSON object says how many `events` were written, and when it `began` and `ended`. These times, and
-`written_at` in each made-up event, are seconds of the clock that all processes share and that only goes up.
+`python -m benchmarks.honeypots copy LOG TARGET --rotate-bytes 50000000 --rate 10000` copies a log line by line into
+another one; `python -m benchmarks.honeypots live FOLDER --files 200 --rate 5 --seconds 60` writes generated events into
+many logs. At the end it prints one JSON object with the number of `events` and the times at which it `began` and
+`ended`. These times, and `written_at` in each generated event, are seconds of the system-wide monotonic clock.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from itertools import islice
 from pathlib import Path
 
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-TURN_S = 0.01
-"""A writer that keeps a rate writes so often what is due."""
+TICK_S = 0.01
+"""The interval at which a writer with a rate writes the events that are due."""
 
 
 class LiveLog:
-    """A log that is open for writing; with a limit it is renamed once it is larger, and begun anew, as Cowrie does.
+    """A log that is open for writing, and rotated by renaming as Cowrie does.
 
     Args:
-        path: the live log; `PATH.1`, `PATH.2` and so on are the ones that it was.
-        rotate_bytes: the limit; None for none.
+        path: the live log; rotated logs are called `PATH.1`, `PATH.2` and so on.
+        rotate_bytes: rotate the log once it has this size; None to never rotate it.
     """
 
     def __init__(self, path: Path, rotate_bytes: int | None = None) -> None:
@@ -47,12 +47,17 @@ class LiveLog:
         self._bytes += os.write(self._descriptor, line)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the log."""
         os.close(self._descriptor)
 
 
-def made_up(log: int, number: int) -> bytes:
-    """Return an event, of about the length of a real one, that says when it was made."""
+def make_event(log: int, number: int) -> bytes:
+    """Return an event of about the length of a real one, with the time at which it was made.
+
+    Args:
+        log: the number of its log.
+        number: its number in the log.
+    """
     event = {
         "eventid": ("cowrie.session.connect", "cowrie.login.failed", "cowrie.session.closed")[number % 3],
         "session": f"{log:04x}{number // 3:08x}",
@@ -67,20 +72,23 @@ def made_up(log: int, number: int) -> bytes:
 
 
 def copy(source: Path, target: Path, rotate_bytes: int | None = None, rate: float | None = None) -> dict[str, float]:
-    """Write the lines of a log into another one.
+    """Copy a log line by line into another one.
 
     Args:
         source: the log to read.
         target: the log to write.
-        rotate_bytes: rotate when it is larger.
-        rate: lines a second; None for as fast as it may.
+        rotate_bytes: rotate the target at this size; None to never rotate it.
+        rate: lines a second; None for full speed.
+
+    Returns:
+        The number of `events` and `rotations`, and when it `began` and `ended`.
     """
     live = LiveLog(target, rotate_bytes)
     events = 0
     with source.open("rb") as lines:
         began = time.monotonic()
         while True:
-            due = None if rate is None else max(1, int((time.monotonic() - began + TURN_S) * rate) - events)
+            due = None if rate is None else max(1, int((time.monotonic() - began + TICK_S) * rate) - events)
             written = 0
             for line in islice(lines, due):
                 live.write(line)
@@ -88,14 +96,24 @@ def copy(source: Path, target: Path, rotate_bytes: int | None = None, rate: floa
             events += written
             if due is None or written < due:
                 break
-            time.sleep(TURN_S)
+            time.sleep(TICK_S)
         ended = time.monotonic()
     live.close()
     return {"events": events, "began": began, "ended": ended, "rotations": live.rotations}
 
 
 def write_live(folder: Path, files: int, rate: float, seconds: float) -> dict[str, float]:
-    """Write made-up events into many logs, one after the other, so that each gets `rate` a second."""
+    """Write generated events into many logs in turns.
+
+    Args:
+        folder: the folder of the logs.
+        files: how many logs.
+        rate: events a second for each log.
+        seconds: for how long.
+
+    Returns:
+        The number of `events`, and when it `began` and `ended`.
+    """
     logs = [LiveLog(folder / f"pot-{number}.json") for number in range(files)]
     turns = _turns(files)
     events = 0
@@ -104,17 +122,17 @@ def write_live(folder: Path, files: int, rate: float, seconds: float) -> dict[st
     while events < total:
         due = min(total, int((time.monotonic() - began) * files * rate))
         for log, number in islice(turns, due - events):
-            logs[log].write(made_up(log, number))
+            logs[log].write(make_event(log, number))
         events = due
-        time.sleep(TURN_S)
+        time.sleep(TICK_S)
     ended = time.monotonic()
-    for one in logs:
-        one.close()
+    for live_log in logs:
+        live_log.close()
     return {"events": events, "began": began, "ended": ended}
 
 
 def _turns(files: int) -> Iterator[tuple[int, int]]:
-    """Yield which log is next, and which event of it, endlessly."""
+    """Yield the number of the next log and of its next event, endlessly."""
     number = 0
     while True:
         for log in range(files):
@@ -123,25 +141,25 @@ def _turns(files: int) -> Iterator[tuple[int, int]]:
 
 
 def main() -> None:
-    """Write as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.honeypots", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    one = kinds.add_parser("copy")
-    one.add_argument("source", type=Path)
-    one.add_argument("target", type=Path)
-    one.add_argument("--rotate-bytes", type=int)
-    one.add_argument("--rate", type=float)
-    many = kinds.add_parser("live")
-    many.add_argument("folder", type=Path)
-    many.add_argument("--files", type=int, required=True)
-    many.add_argument("--rate", type=float, required=True)
-    many.add_argument("--seconds", type=float, required=True)
-    given = parser.parse_args()
-    if given.kind == "copy":
-        told = copy(given.source, given.target, given.rotate_bytes, given.rate)
+    copying = kinds.add_parser("copy")
+    copying.add_argument("source", type=Path)
+    copying.add_argument("target", type=Path)
+    copying.add_argument("--rotate-bytes", type=int)
+    copying.add_argument("--rate", type=float)
+    live = kinds.add_parser("live")
+    live.add_argument("folder", type=Path)
+    live.add_argument("--files", type=int, required=True)
+    live.add_argument("--rate", type=float, required=True)
+    live.add_argument("--seconds", type=float, required=True)
+    options = parser.parse_args()
+    if options.kind == "copy":
+        report = copy(options.source, options.target, options.rotate_bytes, options.rate)
     else:
-        told = write_live(given.folder, given.files, given.rate, given.seconds)
-    print(json.dumps(told), flush=True)
+        report = write_live(options.folder, options.files, options.rate, options.seconds)
+    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

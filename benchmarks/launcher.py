@@ -1,12 +1,12 @@
-"""Start one command and measure it; run by `measure.run` as a process of its own.
+"""Start one command and measure it; `measure.run` runs this module as a separate process.
 
-The kernel counts the memory of the process that starts a command into the command's peak. So it is started from here:
-a process with next to nothing imported. A command may use several processes: their memory is looked at every 20 ms
-and added up (pages that they share count twice). Call: `python -I -S launcher.py REPORT_FD PROGRAM ARGUMENT...`; the
-report is `seconds of clock, of CPU, peak in KiB, exit code`.
+The kernel includes the memory of the starting process in the peak of the command, so a process with few imports starts
+it. A command may use several processes: their memory is sampled every 20 ms and added up (shared pages count twice).
+Usage: `python -I -S launcher.py REPORT_FD PROGRAM ARGUMENT...`; the report is
+`wall seconds, CPU seconds, peak in KiB, exit code`.
 """
 
-# ruff: noqa: PTH123, PTH208 - pathlib would have to be imported
+# ruff: noqa: PTH123, PTH208 - importing pathlib would add memory
 
 import os
 import sys
@@ -18,32 +18,36 @@ PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all that it started and those started, as far as they still run."""
-    found = [pid]
-    for process in found:  # grows while it is walked
+    """Return a process and its descendants that still run."""
+    pids = [pid]
+    for process in pids:  # grows during the iteration
         try:
             for task in os.listdir(f"/proc/{process}/task"):
                 with open(f"/proc/{process}/task/{task}/children") as children:
-                    found += map(int, children.read().split())
+                    pids += map(int, children.read().split())
         except OSError:
             continue
-    return found
+    return pids
 
 
 def resident_kib(pid: int) -> int:
-    """Return the resident memory of a process and its descendants."""
+    """Return the resident memory of a process and its descendants, in KiB."""
     pages = 0
     for process in tree(pid):
         try:
             with open(f"/proc/{process}/statm") as sizes:
                 pages += int(sizes.read().split()[1])
         except (OSError, IndexError):
-            continue  # it has ended meanwhile
+            continue  # the process has ended
     return pages * PAGE_KIB
 
 
 class Sampler(threading.Thread):
-    """Looks at the memory of a process and its descendants until it is told to stop."""
+    """Samples the memory of a process and its descendants until `ended` is set.
+
+    Args:
+        pid: the process.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -52,13 +56,13 @@ class Sampler(threading.Thread):
         self.peak_kib = 0
 
     def run(self) -> None:
-        """Keep the largest value seen."""
+        """Keep the largest sample in `peak_kib`."""
         while not self.ended.wait(SAMPLE_EVERY_S):
             self.peak_kib = max(self.peak_kib, resident_kib(self.pid))
 
 
 def main() -> None:
-    """Run the command in the arguments and write the report."""
+    """Run the command that the arguments give, and write the report."""
     report_fd, command = int(sys.argv[1]), sys.argv[2:]
     os.set_inheritable(report_fd, False)
     started = time.perf_counter()

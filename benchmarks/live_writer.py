@@ -1,8 +1,8 @@
-"""A loader at work: writes events at a steady rate, the way v3 did, and measures how long it is kept waiting.
+"""A simulated loader: writes events at a steady rate as v3 did, and measures how long its transactions take.
 
-`python -m benchmarks.live_writer --db FILE --rate 500`: until standard input ends; then it prints one JSON object
-with the seconds that its transactions took (`stalls`: count, median, p99, max) and the largest write-ahead log it saw.
-It uses Python's own SQLite, in a process of its own, as v3 does.
+`python -m benchmarks.live_writer --db FILE --rate 500` runs until standard input ends, then prints one JSON object with
+the seconds that its transactions took (`stalls`: count, median, p99, max) and the largest size of the write-ahead log.
+It uses Python's own SQLite library in a separate process, as v3 does.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ EVENTS_AT_ONCE = 50
 
 
 def main() -> None:
-    """Write until standard input ends."""
+    """Write until standard input ends, then print the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.live_writer", description=__doc__)
     parser.add_argument("--db", required=True, metavar="FILE")
     parser.add_argument("--rate", type=float, default=500, metavar="N", help="events a second (default: 500)")
-    given = parser.parse_args()
-    over = threading.Event()
-    threading.Thread(target=_wait_for_the_end, args=(over,), daemon=True).start()
-    connection = sqlite3.connect(given.db, isolation_level=None, timeout=30)
+    options = parser.parse_args()
+    input_ended = threading.Event()
+    threading.Thread(target=_wait_for_input_end, args=(input_ended,), daemon=True).start()
+    connection = sqlite3.connect(options.db, isolation_level=None, timeout=30)
     connection.execute("PRAGMA synchronous=NORMAL")
-    took: list[float] = []
+    durations_s: list[float] = []
     log_bytes = line = 0
     due = time.monotonic()
     print("ready", flush=True)
-    while not over.wait(max(0.0, due - time.monotonic())):
-        due += EVENTS_AT_ONCE / given.rate
+    while not input_ended.wait(max(0.0, due - time.monotonic())):
+        due += EVENTS_AT_ONCE / options.rate
         rows = [_row(line + number) for number in range(EVENTS_AT_ONCE)]
         line += EVENTS_AT_ONCE
         began = time.monotonic()
@@ -43,22 +43,22 @@ def main() -> None:
             "INSERT INTO raw_events (source, source_offset, source_inode, payload) VALUES (?, ?, ?, ?)", rows
         )
         connection.execute("COMMIT")
-        took.append(time.monotonic() - began)
-        log_bytes = max(log_bytes, _size(f"{given.db}-wal"))
+        durations_s.append(time.monotonic() - began)
+        log_bytes = max(log_bytes, _file_bytes(f"{options.db}-wal"))
     connection.close()
-    took = took or [0.0]
+    durations_s = durations_s or [0.0]
     stalls = {
-        "count": len(took),
-        "median": statistics.median(took),
-        "p99": sorted(took)[int(len(took) * 0.99) - 1],
-        "max": max(took),
+        "count": len(durations_s),
+        "median": statistics.median(durations_s),
+        "p99": sorted(durations_s)[int(len(durations_s) * 0.99) - 1],
+        "max": max(durations_s),
     }
     print(json.dumps({"stalls": stalls, "log_bytes": log_bytes}), flush=True)
 
 
-def _wait_for_the_end(over: threading.Event) -> None:
+def _wait_for_input_end(input_ended: threading.Event) -> None:
     sys.stdin.read()
-    over.set()
+    input_ended.set()
 
 
 def _row(number: int) -> tuple[str, int, str, str]:
@@ -74,9 +74,9 @@ def _row(number: int) -> tuple[str, int, str, str]:
     return "/var/log/cowrie/live.json", number, "live", json.dumps(event)
 
 
-def _size(path: str) -> int:
+def _file_bytes(path: str) -> int:
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - looked at ten times a second
+        return os.stat(path).st_size  # noqa: PTH116 - called ten times a second
     except FileNotFoundError:
         return 0
 

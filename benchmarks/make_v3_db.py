@@ -1,8 +1,8 @@
 """Make a v3 database of any size whose exact answer is known: `python -m benchmarks.make_v3_db --size 10GB --out FILE`.
 
-It has the habits of real v3 data (see benchmarks/README.md), and the schema that v3 left behind. The answer, what the
-database comes to once it is migrated and backfilled, is counted while the events are made up, without the loader's
-code. The same seed and amount give the same contents.
+It has the peculiarities of real v3 data (see benchmarks/README.md) and v3's schema. The answer, the content of the
+database after migration and backfill, is counted while the events are generated, without the loader's code. The same
+seed and amount give the same contents.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from benchmarks.v3.answer import V3Answer
 from benchmarks.v3.rows import RowMaker, RowSink
 from benchmarks.v3.schema import index_statements, table_statements
 from benchmarks.v3.scripts import POOL_SCRIPTS
-from benchmarks.v3.sources import DAYS_FOR_ALL_HABITS, SENSORS, Source
+from benchmarks.v3.sources import DAYS_PER_CYCLE, SENSORS, Source
 
 JUNK_SHARE = 0.02
 MIN_EVENTS = 2000
 MAX_EVENTS_PER_LOG = 20_000
 ROWS_PER_EVENT = 1.25
 INDEX_BYTES_PER_EVENT = 190
-"""What v3's indexes, made after the rows, take for each event."""
+"""The size of v3's indexes, which are created after the rows, per event."""
 
 BYTES_PER_EVENT = 900
 CACHE_KIB = 49_152
+REPORT_EVERY_S = 2.0
 
 _EVENT_COLUMNS = (
     "ingest_id, ingest_at, source, source_offset, source_inode, source_generation, payload, payload_hash, risk_score,"
@@ -47,12 +48,12 @@ Report = Callable[[str], None]
 
 
 class _Database(RowSink):
-    """The file while it is being made."""
+    """The unfinished database file."""
 
     def __init__(self, path: Path, *, from_v1: bool) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        # Not pysqlite3: its SQLite is built to sort in memory whatever temp_store says, and an index may not fit.
-        # Nobody else has the unfinished file open, so that it does no harm that this is another library.
+        # Not pysqlite3: its SQLite is built to sort in memory regardless of temp_store, and an index may not fit.
+        # Using another library is safe, as no other process has the unfinished file open.
         self._connection = sqlite3.connect(path, isolation_level=None)
         for pragma in (
             "journal_mode=OFF",
@@ -98,13 +99,13 @@ class _Database(RowSink):
 
     @property
     def size_bytes(self) -> int:
-        """How large the file is, or will be when all is written out."""
+        """The size of the file once everything is written."""
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
         return int(pages) * int(page_bytes)
 
     def finish(self, statements: list[str], report: Report) -> None:
-        """Make the indexes and leave the file as v3 leaves it."""
+        """Create the indexes, and leave the file in the state in which v3 leaves it."""
         self._execute("COMMIT")
         for number, statement in enumerate(statements, start=1):
             report(f"index {number} of {len(statements)}: {statement.split(' ON ')[0].rsplit(maxsplit=1)[-1]}")
@@ -115,7 +116,7 @@ class _Database(RowSink):
         self._connection.close()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         self._connection.close()
 
     def _execute(self, statement: str) -> None:
@@ -136,29 +137,31 @@ def make_v3_db(
     junk: float = JUNK_SHARE,
     report: Report = lambda _: None,
 ) -> V3Answer:
-    """Write a v3 database and return what it comes to once it is migrated and backfilled.
+    """Write a v3 database and return the content that it has to have after migration and backfill.
 
     Args:
-        path: where; nothing may be there.
-        size_bytes: about how large the file is to be, or
-        events: about how many rows raw_events is to have, at least 2000.
+        path: the database; it does not exist yet.
+        size_bytes: the approximate size of the file; give this or `events`.
+        events: the approximate number of rows of raw_events, at least 2000.
         seed: the same seed and amount give the same contents.
-        from_v1: with the constraint of a file upgraded from v1; habits that it forbids are left out.
-        planned_files: with the empty `files` table that the plan had.
+        from_v1: add the constraint of a file upgraded from v1, and omit the peculiarities that it forbids.
+        planned_files: add the empty `files` table of a pre-release.
         junk: the share of events that are junk, 0 to 1.
-        report: told now and then how far it is.
+        report: called every two seconds with the progress.
 
     Raises:
-        FileExistsError: something is at the path.
-        ValueError: neither or both of `size_bytes` and `events` are given, or it is too small for all habits.
+        FileExistsError: the path exists.
+        ValueError: neither or both of `size_bytes` and `events` are given, or too little for all peculiarities.
     """
     if (size_bytes is None) == (events is None):
         raise ValueError("give either size_bytes or events")
     wanted = events if events is not None else (size_bytes or 0) // BYTES_PER_EVENT
     if wanted < MIN_EVENTS:
-        raise ValueError(f"at least {MIN_EVENTS} events ({MIN_EVENTS * BYTES_PER_EVENT} bytes) hold all habits")
+        raise ValueError(
+            f"at least {MIN_EVENTS} events ({MIN_EVENTS * BYTES_PER_EVENT} bytes) are needed for all peculiarities"
+        )
     if path.exists():
-        raise FileExistsError(f"{path}: is there already; name another file")
+        raise FileExistsError(f"{path}: exists already; choose another file")
     unfinished = path.with_name(f"{path.name}.making")
     database = _Database(unfinished, from_v1=from_v1)
     maker = RowMaker(
@@ -172,7 +175,7 @@ def make_v3_db(
     progress = _Progress(database, maker.answer, report)
 
     def is_enough() -> bool:
-        progress.tell()
+        progress.report_if_due()
         if events is not None:
             return maker.answer.raw_events >= events
         return progress.final_bytes() >= (size_bytes or 0)
@@ -191,67 +194,67 @@ def make_v3_db(
 
 
 def _events_per_log(wanted: int) -> int:
-    """Return how many events a log is to have, so that there are logs with each habit."""
-    logs = DAYS_FOR_ALL_HABITS * len(SENSORS) * ROWS_PER_EVENT
+    """Return the number of events per log with which every peculiarity occurs."""
+    logs = DAYS_PER_CYCLE * len(SENSORS) * ROWS_PER_EVENT
     return min(MAX_EVENTS_PER_LOG, int(wanted / logs * 0.9))
 
 
 class _Progress:
-    """Says every two seconds how far it is."""
+    """Reports the progress every two seconds."""
 
     def __init__(self, database: _Database, answer: V3Answer, report: Report) -> None:
         self._database, self._answer, self._report = database, answer, report
-        self._started = self._told = time.monotonic()
+        self._started_at = self._reported_at = time.monotonic()
 
     def final_bytes(self) -> int:
-        """Return how large the file will be if it ends here."""
+        """Return the size of the file if no more rows follow."""
         return self._database.size_bytes + self._answer.raw_events * INDEX_BYTES_PER_EVENT
 
-    def tell(self) -> None:
-        """Report, if it is time."""
+    def report_if_due(self) -> None:
+        """Report the progress, if it is time."""
         now = time.monotonic()
-        if now - self._told >= 2:
-            self._told = now
-            per_s = self._answer.raw_events / (now - self._started)
+        if now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            per_s = self._answer.raw_events / (now - self._started_at)
             self._report(
                 f"{self._answer.raw_events:,} events, {self.final_bytes() / 1e9:.2f} GB, {per_s:,.0f} a second"
             )
 
 
 def main() -> None:
-    """Make a database as the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.make_v3_db", description=__doc__)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--size", type=parse_size, metavar="BYTES", help="size of the file: 200MB, 10GB")
     amount.add_argument("--events", type=int, metavar="N", help="rows of raw_events, at least 2000")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the database; nothing may be there")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the database; it must not exist")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same contents (default: 0)")
-    parser.add_argument("--from-v1", action="store_true", help="with the constraint of a file upgraded from v1")
-    parser.add_argument("--planned-files", action="store_true", help="with the empty files table that the plan had")
+    parser.add_argument("--from-v1", action="store_true", help="add the constraint of a file upgraded from v1")
+    parser.add_argument("--planned-files", action="store_true", help="add the empty files table of a pre-release")
     parser.add_argument("--junk", type=float, default=JUNK_SHARE, help="share of junk (default: 0.02)")
     parser.add_argument("--answer", type=Path, metavar="FILE", help="write the answer as JSON to this file")
-    given = parser.parse_args()
+    options = parser.parse_args()
     started = time.perf_counter()
     try:
         answer = make_v3_db(
-            given.out,
-            size_bytes=given.size,
-            events=given.events,
-            seed=given.seed,
-            from_v1=given.from_v1,
-            planned_files=given.planned_files,
-            junk=given.junk,
+            options.out,
+            size_bytes=options.size,
+            events=options.events,
+            seed=options.seed,
+            from_v1=options.from_v1,
+            planned_files=options.planned_files,
+            junk=options.junk,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except (FileExistsError, ValueError) as error:
         parser.error(str(error))
     seconds = time.perf_counter() - started
-    if given.answer:
-        given.answer.write_text(json.dumps(answer.as_dict(), indent=2) + "\n")
-    size = given.out.stat().st_size
+    if options.answer:
+        options.answer.write_text(json.dumps(answer.as_dict(), indent=2) + "\n")
+    size = options.out.stat().st_size
     per_event = size / answer.raw_events
     rate = f"{size / seconds / 1e6:.0f} MB/s, {per_event:.0f} bytes for each of {answer.raw_events:,} events"
-    print(f"{given.out}: {size:,} bytes in {seconds:.0f} s, {rate}", file=sys.stderr)
+    print(f"{options.out}: {size:,} bytes in {seconds:.0f} s, {rate}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole processes measured from outside: seconds of clock and of CPU, and peak memory."""
+"""Measure whole processes from outside: wall time, CPU time and peak memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,20 @@ Command = Sequence[str | os.PathLike[str]]
 
 
 class CommandFailed(Exception):
-    """A measured command ended with a code that it should not end with."""
+    """A measured command ended with an unexpected exit code, or did not do what it should."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one run of a process took; `output` is its standard output."""
+    """The resources that one run of a process used.
+
+    Attributes:
+        wall_s: seconds of wall time.
+        cpu_s: seconds of user and system CPU time.
+        peak_bytes: peak resident memory.
+        returncode: its exit code.
+        output: its standard output.
+    """
 
     wall_s: float
     cpu_s: float
@@ -33,7 +41,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of several measurements, and the smallest and largest."""
+    """Median, minimum and maximum of several measurements."""
 
     median: float
     low: float
@@ -41,46 +49,58 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return the spread of some values."""
+        """Return the spread of one or more values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two commands that were run in turns: A B A B and so on."""
+    """Measurements of two commands that were run in turns, A B A B."""
 
     a: list[Usage]
     b: list[Usage]
 
     def wall_ratio(self) -> Spread:
-        """Return how many times as long A took as B, from pair to pair."""
-        return Spread.of([one.wall_s / other.wall_s for one, other in zip(self.a, self.b, strict=True)])
+        """Return the wall time of A over that of B, within each pair."""
+        return Spread.of([a.wall_s / b.wall_s for a, b in zip(self.a, self.b, strict=True)])
 
     def cpu_ratio(self) -> Spread:
-        """Return how many times as much CPU A took as B, from pair to pair."""
-        return Spread.of([one.cpu_s / max(other.cpu_s, 1e-3) for one, other in zip(self.a, self.b, strict=True)])
+        """Return the CPU time of A over that of B, within each pair."""
+        return Spread.of([a.cpu_s / max(b.cpu_s, 1e-3) for a, b in zip(self.a, self.b, strict=True)])
 
 
-def run(command: Command, *, cwd: Path, allowed: Sequence[int] = (0,)) -> Usage:
-    """Run a process to its end and measure it and the processes that it waited for.
-
-    Its surroundings are the same whoever measures: no COWRIEPROC_ variables, dirty pages of others written before.
+def environment(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for a measured process: this one's, without settings of cowrieprocessor.
 
     Args:
-        command: the program, by its path, and its arguments.
-        cwd: the folder to run in.
+        variables: variables to add.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COWRIEPROC_")}
+    return inherited | dict(variables or {})
+
+
+def run(
+    command: Command, *, cwd: Path, allowed: Sequence[int] = (0,), variables: Mapping[str, str] | None = None
+) -> Usage:
+    """Run a process to its end and measure it together with the processes that it started.
+
+    Dirty pages of other processes are written before, and settings of cowrieprocessor are removed from the environment.
+
+    Args:
+        command: the path of the program, and its arguments.
+        cwd: the working directory.
         allowed: exit codes that are no failure.
+        variables: environment variables to add.
 
     Raises:
-        CommandFailed: it ended with another code; the message has the end of its standard error.
+        CommandFailed: it ended with another exit code; the message has the end of its standard error.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COWRIEPROC_")}
     os.sync()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as report:
         subprocess.run(
             [sys.executable, "-I", "-S", LAUNCHER, str(report.fileno()), *command],
             cwd=cwd,
-            env=environment,
+            env=environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -98,7 +118,13 @@ def run(command: Command, *, cwd: Path, allowed: Sequence[int] = (0,)) -> Usage:
 
 
 def in_turns(a: Callable[[], Usage], b: Callable[[], Usage], pairs: int) -> Pair:
-    """Run two measurements in turns, so that a machine that slows down slows both."""
+    """Run two measurements in turns, so that a machine that slows down slows both.
+
+    Args:
+        a: measures A.
+        b: measures B.
+        pairs: how often to run each.
+    """
     measured = Pair([], [])
     for _ in range(pairs):
         measured.a.append(a())

@@ -1,6 +1,6 @@
-"""The floor of the backfill: read the payloads of all file events through the index on the event type, no more.
+"""The floor of the backfill: only read the payloads of all file events through the index on the event type.
 
-`python -m benchmarks.read_file_events --db FILE`; with `--cold` the file is first put out of the kernel's cache.
+`python -m benchmarks.read_file_events --db FILE`; `--cold` first evicts the file from the page cache.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
-from cowrieprocessor.db.ingest import event_scan as stored
+from cowrieprocessor.db.ingest.event_scan import events_of_type, last_event_id
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice
 
 
-def forget(path: Path) -> None:
-    """Put a file that nobody changes now out of the kernel's cache, so that it is read from the disk."""
+def evict_from_page_cache(path: Path) -> None:
+    """Evict a file from the page cache, so that it is read from the disk; no process may be writing to it."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -25,21 +25,21 @@ def forget(path: Path) -> None:
 
 
 def main() -> None:
-    """Read what the command line names."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.read_file_events", description=__doc__)
     parser.add_argument("--db", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the kernel's cache")
-    given = parser.parse_args()
-    if given.cold:
-        forget(given.db)
-    engine = get_engine(given.db, read_only=True)
-    read = 0
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the page cache")
+    options = parser.parse_args()
+    if options.cold:
+        evict_from_page_cache(options.db)
+    engine = get_engine(options.db, read_only=True)
+    events = 0
     with read_transaction(engine) as connection:
-        last = stored.last_event_id(connection)
+        last = last_event_id(connection)
         for event_type in FilesSlice.event_types:
-            read += sum(1 for _ in stored.events_of_type(connection, event_type, 0, last, last))
+            events += sum(1 for _ in events_of_type(connection, event_type, 0, last, last))
     dispose(engine)
-    print(f"{read} file events")
+    print(f"{events} file events")
 
 
 if __name__ == "__main__":

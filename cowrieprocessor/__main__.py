@@ -1,4 +1,4 @@
-"""`python -m cowrieprocessor` is the command `cowrieprocessor`."""
+"""Run the command line with `python -m cowrieprocessor`."""
 
 from cowrieprocessor.cli.main import main
 

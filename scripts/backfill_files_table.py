@@ -1,7 +1,7 @@
-"""Fill the tables of schema version 4 from the events that are stored: `db backfill` under its other name.
+"""Fill the tables of schema version 4 from the stored events: an alias of `cowrieprocessor db backfill`.
 
-`python scripts/backfill_files_table.py --db URL --batch-size 10000`; `--help` says the rest. Without a terminal it does
-not ask.
+Usage: `python scripts/backfill_files_table.py --db URL --batch-size 10000`; see `--help`. Without a terminal it
+does not ask.
 """
 
 from __future__ import annotations

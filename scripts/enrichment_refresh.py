@@ -1,6 +1,6 @@
-"""Refresh what VirusTotal and others know about files: `cowrieprocessor enrich` under its other name.
+"""Refresh the verdicts of VirusTotal and others on files: an alias of `cowrieprocessor enrich`.
 
-`python scripts/enrichment_refresh.py --files [N] --db URL`; `--help` says the rest. It never asks.
+Usage: `python scripts/enrichment_refresh.py --files [N] --db URL`; see `--help`. It never asks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Bring a v3 database to schema version 4: `db migrate` under its other name.
+"""Migrate a v3 database to schema version 4: an alias of `cowrieprocessor db migrate`.
 
-`python scripts/migrate_to_v4_schema.py --db URL`; `--help` says the rest. Without a terminal it does not ask.
+Usage: `python scripts/migrate_to_v4_schema.py --db URL`; see `--help`. Without a terminal it does not ask.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Enrichment, measured: inputs, floors and stand-ins."""
+"""Benchmarks of enrichment: cases, inputs, floors and stand-ins."""

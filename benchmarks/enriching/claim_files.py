@@ -1,9 +1,9 @@
-"""Claims, timed one by one: `python -m benchmarks.enriching.claim_files --db FILE --claims N [--in-a-row]`.
+"""Time single claims: `python -m benchmarks.enriching.claim_files --db FILE --claims N [--in-a-row]`.
 
-Each is what VirusTotal's turn begins with while hashlookup can be asked, too: the next files are looked for and
-claimed, as many as a public key may ask about in a minute. So that happens once a minute, and what was read ahead is
-too old by then: each claim is made through new connections. With `--in-a-row` they follow each other on the same
-ones. It prints one JSON object: how long one claim `lasts_s`, and the `seconds` that each took.
+A claim searches and claims the next files for VirusTotal, while hashlookup comes first: as many files as a public key
+may ask about in a minute. A run of `enrich` therefore claims once a minute, when its cache of candidates has expired,
+so each claim here uses new connections. With `--in-a-row` all claims use the same ones. It prints one JSON object:
+`lasts_s`, the seconds that the requests of one claim take, and the `seconds` of each claim.
 """
 
 from __future__ import annotations
@@ -29,35 +29,36 @@ POLICY = Policy(("hashlookup", "virustotal"), frozenset({"known-good", "maliciou
 
 
 def main() -> None:
-    """Claim and print how long it took."""
+    """Claim and print the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.claim_files", description=__doc__)
     parser.add_argument("--db", required=True, metavar="FILE")
     parser.add_argument("--claims", required=True, type=int, metavar="N")
-    parser.add_argument("--in-a-row", action="store_true", help="let claims share what one of them read ahead")
-    given = parser.parse_args()
-    took: list[float] = []
-    engine = _connected(given.db)
-    for _ in range(given.claims):
-        took.append(_timed(engine))
-        if not given.in_a_row:
+    parser.add_argument("--in-a-row", action="store_true", help="let claims share the cache of candidates")
+    options = parser.parse_args()
+    durations_s: list[float] = []
+    engine = _connected(options.db)
+    for _ in range(options.claims):
+        durations_s.append(_claim_s(engine))
+        if not options.in_a_row:
             dispose(engine)
-            engine = _connected(given.db)
+            engine = _connected(options.db)
     dispose(engine)
-    json.dump({"lasts_s": 60 * FILES / PER_MINUTE, "seconds": took}, sys.stdout)
+    json.dump({"lasts_s": 60 * FILES / PER_MINUTE, "seconds": durations_s}, sys.stdout)
 
 
 def _connected(db: str) -> Engine:
+    """Return an engine whose connection is open already."""
     engine = get_engine(db)
     with write_transaction(engine):
         pass
     return engine
 
 
-def _timed(engine: Engine) -> float:
-    """Claim the next files and return the seconds it took.
+def _claim_s(engine: Engine) -> float:
+    """Claim the next files and return the seconds that it took.
 
     Raises:
-        RuntimeError: there were not enough.
+        RuntimeError: there are not enough files.
     """
     now = dt.datetime.now(dt.UTC)
     began = time.perf_counter()
@@ -70,10 +71,10 @@ def _timed(engine: Engine) -> float:
         policy=POLICY,
         earlier=("hashlookup",),
     )
-    took_s = time.perf_counter() - began
-    if len(claimed) < FILES or any(one.reason != "new" for one in claimed):
+    duration_s = time.perf_counter() - began
+    if len(claimed) < FILES or any(file.reason != "new" for file in claimed):
         raise RuntimeError(f"only {len(claimed)} files to claim: the database is too small for so many claims")
-    return took_s
+    return duration_s
 
 
 if __name__ == "__main__":

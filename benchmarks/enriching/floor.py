@@ -1,9 +1,9 @@
-"""Floors for enrichment: the least that asking about files, and that spreading a verdict, takes.
+"""Floors for enrichment: the minimum cost of the requests and of propagating a verdict.
 
-`ask`: one GET after the other on one connection, each answer parsed; nothing is claimed, counted or kept. It prints
-the files that were known and the seconds.
-`spread`: the rows of one hash and the flags of its sessions, changed by one UPDATE each in one transaction, during
-which nobody else can write; it prints the seconds.
+`ask`: one GET after another on one connection, each answer parsed; nothing is claimed, counted or stored. Prints the
+number of known files and the seconds.
+`propagate`: one UPDATE of the rows of a hash and one of the flags of its sessions in one transaction, which blocks all
+other writers; prints the seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ MOMENT = "2026-02-27 09:30:00.000000"
 
 
 def ask(url: str, key: str, files: int) -> tuple[int, float]:
-    """Send the requests that `enrich` sends about the first so many files; return how many are known, and seconds."""
+    """Send the requests of `enrich`, one after another.
+
+    Args:
+        url: the base URL of the source.
+        key: its API key.
+        files: ask about the first files, this many.
+
+    Returns:
+        The number of known files, and the seconds.
+    """
     import httpx
     import orjson
 
@@ -39,8 +48,8 @@ def ask(url: str, key: str, files: int) -> tuple[int, float]:
     return known, time.perf_counter() - began
 
 
-def spread(db: str, sha256: str) -> float:
-    """Give every row of a hash a verdict and its sessions the flag; return the seconds that the transaction took."""
+def propagate(db: str, sha256: str) -> float:
+    """Set the verdict in every row of a hash and the flag of its sessions; return the seconds of the transaction."""
     engine = get_engine(db)
     values = ("trojan.mirai/gafgyt", "ELF", 12, 70, MOMENT, MOMENT, MOMENT, 95_268, MOMENT, sha256)
     began = time.perf_counter()
@@ -49,26 +58,26 @@ def spread(db: str, sha256: str) -> float:
         cursor.execute(VERDICT, values)
         cursor.execute(FLAGS, (sha256,))
         cursor.close()
-    took_s = time.perf_counter() - began
+    duration_s = time.perf_counter() - began
     dispose(engine)
-    return took_s
+    return duration_s
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.enriching.floor", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     asking = parts.add_parser("ask")
     asking.add_argument("--url", required=True)
     asking.add_argument("--key", required=True)
     asking.add_argument("--files", required=True, type=int, metavar="N")
-    spreading = parts.add_parser("spread")
-    spreading.add_argument("--db", required=True, metavar="FILE")
-    given = parser.parse_args()
-    if given.part == "ask":
-        print(*ask(given.url, given.key, given.files))
+    propagating = parts.add_parser("propagate")
+    propagating.add_argument("--db", required=True, metavar="FILE")
+    options = parser.parse_args()
+    if options.part == "ask":
+        print(*ask(options.url, options.key, options.files))
     else:
-        print(spread(given.db, hash_of(0)))
+        print(propagate(options.db, hash_of(0)))
 
 
 if __name__ == "__main__":

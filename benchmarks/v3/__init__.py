@@ -1,1 +1,1 @@
-"""Databases of version 3 of any size whose exact answer is known."""
+"""Generated v3 databases of any size whose exact answer is known."""

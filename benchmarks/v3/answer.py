@@ -1,4 +1,4 @@
-"""What a v3 database comes to once it is migrated and backfilled: counted by its maker, and read from the result."""
+"""The exact content of a v3 database after migration and backfill: as counted by its maker, and as read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Executable
 
 FIGURES_OF_V3 = ("raw_events", "malformed_rows", "sessions", "doubled_sessions")
-"""Figures that a v3 database has before it is migrated, too."""
+"""Figures that can already be counted before the migration."""
 
 _WITHOUT_FILE = "file_event_"
 _ROWS_AT_ONCE = 5000
@@ -21,17 +21,17 @@ _ROWS_AT_ONCE = 5000
 
 @dataclass(slots=True)
 class V3Answer:
-    """The exact answer for one v3 database, JSON-able.
+    """The exact answer for one v3 database; serializable as JSON.
 
     Attributes:
         raw_events: rows of raw_events.
-        malformed_rows: of them, lines that were not JSON and values that were no objects.
+        malformed_rows: rows of lines that were not JSON, and of values that were no objects.
         sessions: rows of session_summaries.
-        doubled_sessions: of them, those that v3 counted more events for than there are rows.
+        doubled_sessions: sessions for which v3 counted more events than there are rows.
         files: pairs of session and hash.
         hashes: different hashes.
-        file_events_refused: events about files that cannot be stored, by the reason of their dead letter.
-        file_events_without_file: events about files that name none, by the name of their counter.
+        file_events_refused: file events that cannot be stored, by the reason of their dead letter.
+        file_events_without_file: file events that name no file, by the name of their counter.
         sessions_with_attributes: rows of session_attributes.
         command_stats: rows of command_stats.
         command_occurrences: the sum of their occurrences.
@@ -62,13 +62,13 @@ class V3Answer:
 
 
 class RowDigest:
-    """A digest of rows that does not depend on their order: the sum of their SHA-256, modulo 2^256."""
+    """A digest of rows that is independent of their order: the sum of their SHA-256, modulo 2^256."""
 
     def __init__(self) -> None:
         self._sum = 0
 
     def add(self, row: Sequence[object]) -> None:
-        """Add one row of texts, numbers, truth values and None."""
+        """Add a row of strings, numbers, booleans and None."""
         canonical = json.dumps(row, separators=(",", ":")).encode()
         self._sum += int.from_bytes(hashlib.sha256(canonical).digest())
 
@@ -80,8 +80,8 @@ class RowDigest:
 def answer_of(engine: Engine) -> dict[str, Any]:
     """Return the same figures and digests as `V3Answer.as_dict`, read from a migrated and backfilled database.
 
-    It reads every row of the tables that v4 adds, some thousand at once, and of raw_events only indexes and the
-    rows without an event type.
+    Reads every row of the tables that v4 adds, in chunks, and of raw_events only indexes and the rows without an event
+    type.
     """
     from sqlalchemy import func, select
 
@@ -90,11 +90,17 @@ def answer_of(engine: Engine) -> dict[str, Any]:
 
     files = select(Files.session_id, Files.shasum, Files.filename, Files.download_url, Files.origin, Files.first_seen)
     hashes = select(FileHash.sha256, FileHash.first_seen, FileHash.last_seen, FileHash.session_count)
-    one = SessionAttribute
     attributes = select(
-        one.session_id, one.connect_at, one.src_ip, one.protocol, one.hassh_at, one.hassh, one.login_at, one.username,
-        one.login_success,
-    )  # fmt: skip
+        SessionAttribute.session_id,
+        SessionAttribute.connect_at,
+        SessionAttribute.src_ip,
+        SessionAttribute.protocol,
+        SessionAttribute.hassh_at,
+        SessionAttribute.hassh,
+        SessionAttribute.login_at,
+        SessionAttribute.username,
+        SessionAttribute.login_success,
+    )
     rows_of_session = (
         select(func.count())
         .where(RawEvent.session_id == SessionSummary.session_id)
@@ -103,7 +109,7 @@ def answer_of(engine: Engine) -> dict[str, Any]:
     )
     malformed = select(func.count()).where(RawEvent.event_type.is_(None), RawEvent.quarantined)
     with read_transaction(engine) as connection:
-        found: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "raw_events": connection.scalar(select(func.count()).select_from(RawEvent)),
             "malformed_rows": connection.scalar(malformed),
             "sessions": connection.scalar(select(func.count()).select_from(SessionSummary)),
@@ -115,14 +121,19 @@ def answer_of(engine: Engine) -> dict[str, Any]:
             "command_stats": connection.scalar(select(func.count()).select_from(CommandStat)),
             "command_occurrences": int(connection.scalar(select(func.sum(CommandStat.occurrences))) or 0),
         }
-        found["files"], found["files_digest"] = _digest(connection, files)
-        found["hashes"], found["file_hashes_digest"] = _digest(connection, hashes)
-        found["sessions_with_attributes"], found["session_attributes_digest"] = _digest(connection, attributes)
-    return found
+        answer["files"], answer["files_digest"] = _digest(connection, files)
+        answer["hashes"], answer["file_hashes_digest"] = _digest(connection, hashes)
+        answer["sessions_with_attributes"], answer["session_attributes_digest"] = _digest(connection, attributes)
+    return answer
 
 
 def differences(answer: V3Answer | Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Return in words where what was found is not the answer; empty where it is."""
+    """Return a line for each figure that differs from the answer.
+
+    Args:
+        answer: the expected figures.
+        found: the figures that were read back.
+    """
     expected = answer.as_dict() if isinstance(answer, V3Answer) else answer
     return [
         f"{name}: the answer is {expected.get(name)!r}, found was {found.get(name)!r}"
@@ -146,7 +157,7 @@ def _plain(value: object) -> object:
 
 
 def _refused(connection: Connection) -> dict[str, int]:
-    """Return the dead letters of stored events about files, by reason."""
+    """Return the number of dead letters of stored file events, by reason."""
     from sqlalchemy import func, or_, select
 
     from cowrieprocessor.db.models import DeadLetterEvent
@@ -157,7 +168,7 @@ def _refused(connection: Connection) -> dict[str, int]:
 
 
 def _without_file(connection: Connection) -> dict[str, int]:
-    """Return what all jobs together counted of events that name no file, by counter."""
+    """Return the sums, over all jobs, of the counters of events that name no file."""
     from sqlalchemy import select
 
     from cowrieprocessor.db.models import Job

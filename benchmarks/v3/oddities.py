@@ -1,7 +1,7 @@
-"""What real databases hold besides ordinary events: hostile file names, and junk. Fixed tables, answers by hand.
+"""Unusual events of real databases: hostile file names, and junk, as fixed tables with answers written by hand.
 
-The stored form of each name and URL is written out as the design asks for it (controls, invisible and reordering
-characters escaped, backslashes doubled, cut with an ellipsis), not computed by the product.
+The stored form of each name and URL is written out as the design requires it (control, invisible and reordering
+characters escaped, backslashes doubled, truncated with an ellipsis), not computed by the product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ IST_S = 19_800  # +05:30
 
 @dataclass(frozen=True, slots=True)
 class HostileFile:
-    """The fields of a file event besides its hash, and what is to be stored of them."""
+    """A file event whose fields an attacker chose.
+
+    Attributes:
+        event_type: the event type.
+        fields: its fields other than the hash.
+        filename: the file name that has to be stored.
+        url: the URL that has to be stored.
+    """
 
     event_type: str
     fields: dict[str, object]
@@ -68,18 +75,18 @@ HOSTILE_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Junk:
-    """One kind of junk: how it differs from a good file event, and what is to become of it.
+    """A kind of junk: how it differs from a valid file event, and what has to become of it.
 
     Attributes:
         name: what is wrong.
-        changes: fields put in; a value of `LEFT_OUT` takes one out.
-        text: instead: a line that was not JSON, stored as v3 stored it; "" stands for JSON that was no object.
+        changes: fields that are replaced; `LEFT_OUT` removes a field.
+        text: instead of an event, a line that was not JSON, as v3 stored it; "" stands for JSON that was no object.
         refused: the reason of its dead letter.
-        without_file: why it names no file.
-        time_form: how its time is written, with the microseconds of its moment that the form keeps.
-        sighting: whether it is a sighting of its hash in its session.
-        login: seconds before the session at which it is a failed login of `early`.
-        own_session: whether its session is a number of its own.
+        without_file: the counter of events that name no file.
+        time_form: returns its timestamp for a moment, and the moment as far as the format keeps it.
+        sighting: it is a sighting of its hash in its session.
+        login: it is a failed login of the user `early`, this many seconds before its position in the log.
+        own_session: its session is a number of its own.
     """
 
     name: str
@@ -156,17 +163,17 @@ JUNK = (
     Junk("a session that is a number", {}, sighting=True, own_session=True),
     Junk("garbage", text="\ufffd\ufffd\ufffd\ufffd"),
 )
-"""Kinds of junk; they come in turns, so that all are there."""
+"""Kinds of junk, used in turns so that all of them occur."""
 
 
 def junk_event(kind: Junk, base: dict[str, Any], moment: int, timestamp: str) -> tuple[dict[str, Any], int]:
-    """Return the payload of one piece of junk, and the moment that its time means.
+    """Return the payload of a piece of junk, and the moment of its timestamp.
 
     Args:
-        kind: which.
-        base: a good event about a file, of the session whose log it comes in, without its time.
+        kind: the kind of junk.
+        base: a valid file event of the same session, without a timestamp.
         moment: microseconds since 1970.
-        timestamp: the same as the log writes it.
+        timestamp: the moment as the log writes it.
     """
     if kind.text is not None:
         return ({"malformed": kind.text} if kind.text else {}), moment

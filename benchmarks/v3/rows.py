@@ -1,4 +1,4 @@
-"""The rows of a v3 database: the events of all sensors, log by log, with what belongs to them."""
+"""The rows of a v3 database: the events of all sensors, log by log, with sessions, dead letters and cursors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmarks.v3.sources import DAY_S, SENSORS, START_S, Source, source_of
 
 EVENTS_PER_SESSION = 14
 HOSTILE_EVERY = 25
-"""Of so many events that name files one has a hostile name."""
+"""Every 25th event that names a file has a hostile name."""
 
 UPPER_CASE_SHARE = 0.05
 NUMBERED_SESSIONS = 1_000_000_000
@@ -37,27 +37,27 @@ _STAMP = TIMESTAMP.encode()
 
 
 class RowSink(Protocol):
-    """Where rows go; `make_v3_db` writes them into the database."""
+    """The consumer of the rows; `make_v3_db` writes them into the database."""
 
     def events(self, rows: list[tuple[Any, ...]]) -> None:
-        """Take rows of raw_events: ingest_id … quarantined."""
+        """Store rows of raw_events: ingest_id … quarantined."""
 
     def copy_events(self, source: Source, first_row: int, path: str, inode: str | None) -> int:
-        """Store the events of a log again, from a row of raw_events on, and return how many."""
+        """Store the events of a log again, from a row of raw_events on, and return their number."""
 
     def sessions(self, rows: list[tuple[Any, ...]]) -> None:
-        """Take rows of session_summaries."""
+        """Store rows of session_summaries."""
 
     def dead_letters(self, rows: list[tuple[Any, ...]]) -> None:
-        """Take rows of dead_letter_events."""
+        """Store rows of dead_letter_events."""
 
     def cursor(self, row: tuple[Any, ...]) -> None:
-        """Take a row of ingest_cursors."""
+        """Store a row of ingest_cursors."""
 
 
 @dataclass(slots=True)
 class _Sensor:
-    """A sensor's sessions that are not over: time and number of the next event of each."""
+    """A sensor and its unfinished sessions: for each the time of its next event, its number, and itself."""
 
     name: str
     next_session: int
@@ -66,7 +66,7 @@ class _Sensor:
 
 @dataclass(slots=True)
 class _Log:
-    """Where writing of one log stands."""
+    """A log that is being written."""
 
     source: Source
     first_row: int
@@ -80,7 +80,7 @@ class _Log:
     second_text: str = ""
 
     def stamp(self, moment: int) -> str:
-        """Return a moment as the log's Cowrie writes it."""
+        """Return a timestamp as Cowrie writes it into this log."""
         second, fraction = divmod(moment, MICROSECONDS)
         if second != self.second:
             self.second = second
@@ -91,16 +91,16 @@ class _Log:
 
 
 class RowMaker:
-    """Makes all rows of one database, a log at a time; memory does not depend on how many.
+    """Makes all rows of a database, one log at a time, in constant memory.
 
     Args:
-        sink: takes the rows.
+        sink: stores the rows.
         seed: the same seed gives the same rows.
-        events_per_log: about how many events each log has.
-        pool: how many different sessions there are.
-        junk: the share of junk.
+        events_per_log: approximate number of events in a log.
+        pool: number of different sessions.
+        junk: the share of junk, 0 to 1.
         from_v1: the database has the constraint of one upgraded from v1.
-        rows_at_once: how many rows the sink is given at once.
+        rows_at_once: how many rows are passed to the sink at once.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class RowMaker:
         self._stopping = False
 
     def make(self, is_enough: Callable[[], bool]) -> V3Answer:
-        """Make rows until it is enough, end the sessions that have begun, and return the answer.
+        """Make rows until there are enough, finish the sessions that have begun, and return the answer.
 
         Args:
-            is_enough: asked after each few thousand rows.
+            is_enough: called after every few thousand rows.
         """
         day = 0
         while not self._stopping or any(sensor.running for sensor in self._sensors):
@@ -168,7 +168,7 @@ class RowMaker:
         self._stopping = self._stopping or is_enough()
 
     def _write_next(self, running: list[tuple[int, int, LiveSession]], log: _Log) -> None:
-        """Write the next event, and junk if it is its turn."""
+        """Write the next event, and a piece of junk if one is due."""
         moment, number, live = running[0]
         index, source, script = live.index, log.source, live.script
         if not live.segments or live.segments[-1][0] is not source:
@@ -192,7 +192,7 @@ class RowMaker:
             self._summaries.append(self._ledger.finish(live))
 
     def _file_event(self, live: LiveSession, log: _Log, moment: int, payload: str, hashed: bytes) -> tuple[str, bytes]:
-        """Take in what a file event of the script says, and return it as it is written."""
+        """Record the file that an event of the script names, and return the event's payload and hashed bytes."""
         named = live.script.file_events[live.index]
         if not isinstance(named, NamedFile):
             self._count(self.answer.file_events_without_file, named, log)
@@ -208,13 +208,13 @@ class RowMaker:
         return payload, hashed
 
     def _hostile_event(self, live: LiveSession, log: _Log, moment: int, sha256: str) -> tuple[str, bytes]:
-        one = HOSTILE_FILES[self._named_files // HOSTILE_EVERY % len(HOSTILE_FILES)]
-        event = self._base(live, log, sha256, log.stamp(moment)) | {"eventid": one.event_type} | one.fields
-        live.see(sha256, one.filename, one.url, ORIGINS[one.event_type], moment)
+        file = HOSTILE_FILES[self._named_files // HOSTILE_EVERY % len(HOSTILE_FILES)]
+        event = self._base(live, log, sha256, log.stamp(moment)) | {"eventid": file.event_type} | file.fields
+        live.see(sha256, file.filename, file.url, ORIGINS[file.event_type], moment)
         return stored_text(event), hashed_bytes(event)
 
     def _base(self, live: LiveSession, log: _Log, sha256: str, stamp: str) -> dict[str, Any]:
-        """Return a good event about a file that names nothing but its hash."""
+        """Return a valid file event with a hash but no names."""
         outfile = f"var/lib/cowrie/downloads/{sha256}"
         event = {"eventid": DOWNLOAD, "session": live.session_id, "src_ip": live.src_ip, "sensor": log.source.sensor}
         return event | {"shasum": sha256, "outfile": outfile, "timestamp": stamp}
@@ -233,10 +233,10 @@ class RowMaker:
         malformed = kind.text is not None
         self._add_row(log, stored_text(event), hashed_bytes(event), 0, malformed=malformed)
         log.line += len(event) + 2 if log.source.pretty and not malformed else 1
-        self._judge_junk(kind, event, live, log, moment)
+        self._count_junk(kind, event, live, log, moment)
 
-    def _judge_junk(self, kind: Junk, event: dict[str, Any], live: LiveSession, log: _Log, moment: int) -> None:
-        """Take in what a piece of junk comes to."""
+    def _count_junk(self, kind: Junk, event: dict[str, Any], live: LiveSession, log: _Log, moment: int) -> None:
+        """Add a piece of junk to the answer."""
         if kind.text is not None:
             self.answer.malformed_rows += log.source.times_stored
             return
@@ -259,8 +259,8 @@ class RowMaker:
     def _add_row(self, log: _Log, payload: str, hashed: bytes, risk: int, *, malformed: bool = False) -> None:
         source, digest = log.source, payload_hash(hashed)
         quarantined = int(malformed or risk >= QUARANTINE_RISK)
-        place = (source.path, log.line, source.inode, source.generation)
-        log.rows.append((source.ingest_id, log.ingest_at, *place, payload, digest, risk, quarantined))
+        position = (source.path, log.line, source.inode, source.generation)
+        log.rows.append((source.ingest_id, log.ingest_at, *position, payload, digest, risk, quarantined))
         if log.first_hash is None:
             log.first_hash = digest
         if quarantined and source.delta:
@@ -268,7 +268,7 @@ class RowMaker:
             log.dead.append((source.ingest_id, source.path, log.line, reason, payload, log.ingest_at))
 
     def _end_log(self, log: _Log) -> None:
-        """Write what comes at a log's end: a torn line, the same log loaded again, the cursor."""
+        """Write the end of a log: a torn line, the rows of loading it again, the cursor."""
         source, answer = log.source, self.answer
         if source.torn:
             torn = {"malformed": TORN_LINE}
@@ -304,6 +304,7 @@ class RowMaker:
         counts[reason] = counts.get(reason, 0) + log.source.times_stored
 
     def _gap(self) -> int:
+        """Return the number of events until the next piece of junk."""
         if self._junk_share <= 0:
             return 1 << 62
         return max(1, round(self._rng.expovariate(self._junk_share)))

@@ -1,4 +1,4 @@
-"""The DDL of a v3 database, as SQLite keeps it."""
+"""The DDL of a v3 database, as SQLite stores it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TABLES = {
         created_at DATETIME DEFAULT CURRENT_TIMESTAMP NOT NULL, resolved BOOLEAN DEFAULT '0' NOT NULL,
         resolved_at DATETIME, CONSTRAINT pk_dead_letter_events PRIMARY KEY (id))""",
 }
-"""Tables by name; `{extra_constraint}` in raw_events stands for nothing or `V1_CONSTRAINT`."""
+"""Tables by name; `{extra_constraint}` in raw_events is empty or `V1_CONSTRAINT`."""
 
 INDEXES = (
     "CREATE INDEX ix_raw_events_event_type ON raw_events (event_type)",
@@ -77,14 +77,14 @@ PLANNED_FILES = (
     "CREATE INDEX ix_files_enrichment_status ON files (enrichment_status)",
     "CREATE INDEX ix_files_first_seen ON files (first_seen)",
 )
-"""The one table of version 4 that the plan had, without `origin`."""
+"""The `files` table of a pre-release of version 4, without `origin`."""
 
 V1_CONSTRAINT = ", UNIQUE (source, source_offset)"
-"""What a v3 file that was upgraded from v1 keeps in raw_events."""
+"""The constraint of raw_events in a v3 file that was upgraded from v1."""
 
 
 def table_statements(*, from_v1: bool = False) -> list[str]:
-    """Return the statements that make v3's tables.
+    """Return the statements that create v3's tables.
 
     Args:
         from_v1: give raw_events the constraint of a file upgraded from v1.
@@ -94,9 +94,9 @@ def table_statements(*, from_v1: bool = False) -> list[str]:
 
 
 def index_statements(*, planned_files: bool = False) -> list[str]:
-    """Return the statements that make v3's indexes.
+    """Return the statements that create v3's indexes.
 
     Args:
-        planned_files: add the plan's `files` table with its indexes.
+        planned_files: add the pre-release `files` table with its indexes.
     """
     return [*INDEXES, *(PLANNED_FILES if planned_files else ())]

@@ -1,4 +1,4 @@
-"""Sessions while their events are written: what becomes of each, in v3's summary and in the exact answer."""
+"""Sessions while their events are written, and their rows in v3's summaries and in the exact answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENRICHMENTS = ("null", "null", "null", "null", '{"dshield": {"ip": {"count": 5,
 
 @dataclass(slots=True)
 class Sighting:
-    """What the events of one session say about one hash; times in microseconds since 1970."""
+    """One file in one session, aggregated over its events; times in microseconds since 1970."""
 
     filename: str | None
     url: str | None
@@ -40,20 +40,20 @@ class Sighting:
 
 @dataclass(slots=True)
 class LiveSession:
-    """A session some of whose events are still to come.
+    """A session of which some events are not written yet.
 
     Attributes:
         script: its events.
-        session_id: 12 hexadecimal characters, of no other session.
-        src_ip: of the attacker.
-        payloads: as v3 wrote them, but for the time.
-        hashed: as v3 hashed them, but for the time.
-        times: of its events, microseconds since 1970.
-        hashes: of its files.
+        session_id: 12 hexadecimal characters, unique.
+        src_ip: the attacker's address.
+        payloads: its payloads as v3 wrote them, without the time.
+        hashed: its payloads as v3 hashed them, without the time.
+        times: the times of its events, in microseconds since 1970.
+        hashes: the hashes of its files.
         index: the next event.
-        segments: the logs it lies in, and from which event on.
-        files: what its events said about each hash.
-        early_logins: 1 for failed, time and user of logins that came late.
+        segments: the logs that contain it, each with the index of its first event there.
+        files: for each hash, the file as seen so far.
+        early_logins: logins that appear late in the log: 1 for failed, time, user name.
         extra: junk in the session that v3 counted: events, commands, downloads, logins.
     """
 
@@ -71,7 +71,7 @@ class LiveSession:
     extra: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
     def see(self, sha256: str, filename: str | None, url: str | None, origin: str, moment: int) -> None:
-        """Take in one event about a file."""
+        """Aggregate one file event."""
         known = self.files.get(sha256)
         if known is None:
             self.files[sha256] = Sighting(filename, url, origin, moment, moment)
@@ -83,18 +83,18 @@ class LiveSession:
         known.last_seen = max(known.last_seen, moment)
 
     def count_junk(self, kind: Junk, event_type: str, times_counted: int) -> None:
-        """Take in that v3 counted a piece of junk that names the session."""
-        found = (
+        """Count a piece of junk of this session as v3 counted it."""
+        counts = (
             1,
             "cowrie.command" in event_type,
             "file_download" in event_type or "cowrie.session.file" in event_type,
             "cowrie.login" in event_type,
         )
-        self.extra = [before + times_counted * one for before, one in zip(self.extra, found, strict=True)]
+        self.extra = [total + times_counted * count for total, count in zip(self.extra, counts, strict=True)]
 
 
 class SessionMaker:
-    """Makes sessions from the pool, each with an identifier of its own."""
+    """Makes sessions from the pool, each with a unique identifier."""
 
     def __init__(self, rng: Random, scripts: list[StoredScript]) -> None:
         self._rng = rng
@@ -105,10 +105,15 @@ class SessionMaker:
         self.made = 0
 
     def make(self, sensor: str, start: int) -> LiveSession:
-        """Return a new session that begins at a moment in microseconds."""
+        """Return a new session.
+
+        Args:
+            sensor: its sensor.
+            start: its begin, in microseconds since 1970.
+        """
         rng = self._rng
         script = self._scripts[int(rng.random() * len(self._scripts))]
-        session_id = f"{(self._start + self.made * _ODD) % (1 << 48):012x}"  # an odd factor: no two are the same
+        session_id = f"{(self._start + self.made * _ODD) % (1 << 48):012x}"  # unique, as the factor is odd
         self.made += 1
         bits = rng.getrandbits(16)
         src_ip = f"198.{18 + (bits & 1)}.{(bits >> 1) & 127}.{bits >> 8}"
@@ -127,7 +132,7 @@ class SessionMaker:
         )
 
     def _choose_hash(self) -> str:
-        """Return the top hash often, a new one now and then, else one of the pool: the earlier the likelier."""
+        """Return the most frequent hash, a new one, or one of the pool, where earlier ones are more likely."""
         rng = self._rng
         chance = rng.random()
         if chance < TOP_HASH_SHARE:
@@ -138,7 +143,11 @@ class SessionMaker:
 
 
 class SessionLedger:
-    """Writes down what became of sessions that are over."""
+    """Adds finished sessions to the exact answer, and makes their rows in `session_summaries`.
+
+    Args:
+        answer: the answer to complete.
+    """
 
     def __init__(self, answer: V3Answer) -> None:
         self._answer = answer
@@ -148,7 +157,7 @@ class SessionLedger:
         self._logged = 0
 
     def finish(self, live: LiveSession) -> tuple[Any, ...]:
-        """Add a session that is over to the answer, and return its row of `session_summaries`."""
+        """Add a finished session to the answer, and return its row of `session_summaries`."""
         self._add_attributes(live)
         for sha256, seen in live.files.items():
             self.add_file(live.session_id, sha256, seen)
@@ -173,7 +182,7 @@ class SessionLedger:
         self._answer.session_attributes_digest = self._attributes.text()
 
     def lone_summary(self, session_id: str, source: Source, moment: int) -> tuple[Any, ...]:
-        """Return the row of a session that is one event about a file."""
+        """Return the row of a session that consists of one file event."""
         counts = (source.times_counted, 0, source.times_counted, 0)
         self._count_session(doubled=source.counted_again)
         first = last = moment_text(moment, source.shift_s)
@@ -181,8 +190,8 @@ class SessionLedger:
 
     def _add_attributes(self, live: LiveSession) -> None:
         script = live.script
-        logins = [(one.failed, live.times[one.index], one.username) for one in script.logins]
-        login = min(logins + live.early_logins, default=None)
+        logins = [(login.failed, live.times[login.index], login.username) for login in script.logins]
+        first_login = min(logins + live.early_logins, default=None)
         self._answer.sessions_with_attributes += 1
         self._attributes.add(
             (
@@ -192,9 +201,9 @@ class SessionLedger:
                 script.protocol,
                 moment_text(live.times[script.kex[0]]) if script.kex else None,
                 script.kex[1] if script.kex else None,
-                moment_text(login[1]) if login else None,
-                login[2] if login else None,
-                login[0] == 0 if login else None,
+                moment_text(first_login[1]) if first_login else None,
+                first_login[2] if first_login else None,
+                first_login[0] == 0 if first_login else None,
             )
         )
 
@@ -205,8 +214,8 @@ class SessionLedger:
         ends = [index for _, index in live.segments[1:]] + [len(live.times)]
         for (source, begin), end in zip(live.segments, ends, strict=True):
             columns = (range(len(live.times) + 1), script.commands, script.downloads, script.logins_before)
-            for place, before in enumerate(columns):
-                counts[place] += source.times_counted * (before[end] - before[begin])
+            for column, running in enumerate(columns):
+                counts[column] += source.times_counted * (running[end] - running[begin])
             counted = script.commands_counted[end] - script.commands_counted[begin]
             answer.command_occurrences += source.times_stored * counted
             doubled = doubled or source.counted_again
@@ -232,12 +241,18 @@ class SessionLedger:
 
 
 def moment_text(moment: int, shift_s: int = 0) -> str:
-    """Return a moment in microseconds since 1970 as the database has it, by a clock that is so far from UTC."""
+    """Return a moment in the database's format.
+
+    Args:
+        moment: microseconds since 1970.
+        shift_s: offset of the clock from UTC.
+    """
     second, fraction = divmod(moment, MICROSECONDS)
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(second + shift_s))}.{fraction:06}"
 
 
-def _smaller(one: str | None, other: str | None) -> str | None:
-    if one is None or other is None:
-        return one or other
-    return min(one, other)
+def _smaller(a: str | None, b: str | None) -> str | None:
+    """Return the smaller string; None only if both are None."""
+    if a is None or b is None:
+        return a or b
+    return min(a, b)

@@ -1,1 +1,1 @@
-"""The command line: each command parses, makes one call into the library, and renders."""
+"""The command line: each command parses its options, makes one library call and renders the result."""

@@ -1,4 +1,4 @@
-"""`cowrieprocessor db`: look after a database. Every command wants it named."""
+"""`cowrieprocessor db`: maintenance of a database, which `--db` has to name."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "backup": (
         "cowrieprocessor.cli.db_commands.backup:backup",
-        "Copy a database while loaders go on, and verify the copy.",
+        "Copy a database while loaders run, and verify the copy.",
     ),
-    "check": ("cowrieprocessor.cli.db_commands.look:check", "Check that a database is not damaged."),
+    "check": ("cowrieprocessor.cli.db_commands.status:check", "Check that a database is not damaged."),
     "migrate": (
         "cowrieprocessor.cli.db_commands.migrate:migrate",
         "Bring a v3 database to schema version 4, in place.",
     ),
     "optimize": (
         "cowrieprocessor.cli.db_commands.optimize:optimize",
-        "Drop v3's redundant index, renew the statistics.",
+        "Drop v3's redundant index, refresh the statistics.",
     ),
-    "recount": ("cowrieprocessor.cli.db_commands.recount:recount", "Make counters of sessions what their events say."),
+    "recount": (
+        "cowrieprocessor.cli.db_commands.recount:recount",
+        "Recompute session counters from the stored events.",
+    ),
     "restore": (
         "cowrieprocessor.cli.db_commands.backup:restore",
-        "Put a backup in the database's place; the old one is kept.",
+        "Replace the database with a backup; the old one is kept.",
     ),
     "rollback": ("cowrieprocessor.cli.db_commands.rollback:rollback", "Bring a database back to schema version 3."),
-    "status": ("cowrieprocessor.cli.db_commands.look:status", "Show schema version, library, size, rows and jobs."),
+    "status": ("cowrieprocessor.cli.db_commands.status:status", "Show schema version, library, size, rows and jobs."),
     "validate": (
         "cowrieprocessor.cli.db_commands.validate:validate",
-        "Prove files, hashes and sessions from the events.",
+        "Check files, hashes and sessions against the events.",
     ),
 }
-"""Each command: where it is, and its help line."""
+"""For each command, its location and help line."""
 
 
-@click.group(cls=LazyGroup, places=COMMANDS)
+@click.group(cls=LazyGroup, lazy_commands=COMMANDS)
 def db() -> None:
-    """Look after a database: what state it is in, whether it is sound, and bring it to this version.
+    """Maintain a database: show its state, check it, back it up, and migrate it.
 
-    The database has to be named with --db: maintenance does not guess.
+    --db has to name the database: maintenance commands never guess it.
 
     \b
     Example: cowrieprocessor db status --db /var/lib/cowrie/cowrie.sqlite

@@ -1,8 +1,7 @@
-"""`cowrieprocessor dead-letters`: values of logs that could not be stored as events."""
+"""`cowrieprocessor dead-letters`: log values that could not be stored as events."""
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,19 +9,21 @@ import click
 
 from cowrieprocessor.cli.shared.common import (
     after_option,
+    confirm_or_exit,
     database_name,
     db_option,
     json_option,
     limit_option,
-    message,
-    open_for_reading,
+    notify,
+    open_read_only,
     print_json,
     print_text,
-    reading,
-    say_more,
-    say_waiting,
+    read_connection,
+    report_next_page,
+    report_waiting,
     screen,
 )
+from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -30,26 +31,24 @@ if TYPE_CHECKING:
     from cowrieprocessor.db.dead_letters.statements import LetterFilter
     from cowrieprocessor.jobs.dead_letters.purge import PurgePlan
 
-EXIT_DECLINED = 1
-
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """Values of logs that could not be stored as events, and why.
+    """Log values that could not be stored as events, and why.
 
     \b
     Example: cowrieprocessor dead-letters list
     """
 
 
-_SOURCE_HELP = "Only those of this log: its path, as `list` shows it or where it lies now."
+_SOURCE_HELP = "Only those of this log, given as `list` shows it or by its current path."
 
 
 @dead_letters.command("list")
 @db_option
 @click.option("--reason", metavar="TEXT", help="Only those with exactly this reason.")
 @click.option("--source", metavar="PATH", help=_SOURCE_HELP)
-@click.option("--all", "resolved", is_flag=True, help="Also those that were resolved since.")
+@click.option("--all", "resolved", is_flag=True, help="Include resolved ones.")
 @limit_option(50, "dead letters", maximum=1000)
 @after_option
 @json_option
@@ -64,8 +63,8 @@ def list_(
 ) -> None:
     """List the dead letters, the latest stored first: reason, log, line, and how the value begins.
 
-    How many there are for each reason stands above. Control characters are shown as escapes. Ends with 0,
-    also when there is none.
+    Begins with the number for each reason. Control characters are shown as escapes. Ends with 0, also when there
+    are none.
 
     \b
     Example: cowrieprocessor dead-letters list --reason 'not JSON'
@@ -73,14 +72,14 @@ def list_(
     from cowrieprocessor.reporting.queries.dead_letters import count_dead_letters, list_dead_letters
     from cowrieprocessor.reporting.render.listings import dead_letters_text
 
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         page = list_dead_letters(connection, reason=reason, source=source, resolved=resolved, limit=limit, after=after)
         counts = count_dead_letters(connection, source=source, resolved=resolved)
     if as_json:
         print_json({"counts": counts, "dead_letters": page.rows, "next": page.next})
         return
     print_text(dead_letters_text(page, counts, screen()))
-    say_more(page.next)
+    report_next_page(page.next)
 
 
 @dead_letters.command()
@@ -88,10 +87,10 @@ def list_(
 @db_option
 @json_option
 def show(letter_id: int, db: str | None, as_json: bool) -> None:
-    """Show one dead letter whole: why, where its bytes stood, and the bytes themselves.
+    """Show one dead letter in full: its reason, its position in the log, and its bytes.
 
-    Control characters are shown as escapes, links defanged; --json gives the bytes as they came. Ends with 0,
-    with 1 if there is none with this id.
+    Control characters are shown as escapes, links are defanged; --json has the original bytes. Ends with 0, with 1 if
+    no dead letter has this id.
 
     \b
     Example: cowrieprocessor dead-letters show 17
@@ -99,7 +98,7 @@ def show(letter_id: int, db: str | None, as_json: bool) -> None:
     from cowrieprocessor.reporting.queries.dead_letters import dead_letter
     from cowrieprocessor.reporting.render.dead_letters import dead_letter_text
 
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         letter = dead_letter(connection, letter_id)
     if as_json:
         print_json(letter)
@@ -110,10 +109,12 @@ def show(letter_id: int, db: str | None, as_json: bool) -> None:
 @dead_letters.command()
 @db_option
 @click.option("--reason", metavar="TEXT", help="Only those with exactly this reason.")
-@click.option("--id", "ids", type=click.IntRange(1), multiple=True, metavar="N", help="Only this one; may be repeated.")
+@click.option(
+    "--id", "ids", type=click.IntRange(1), multiple=True, metavar="N", help="Only this dead letter; may be repeated."
+)
 @click.option("--source", metavar="PATH", help=_SOURCE_HELP)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="End when so many are resolved.")
-@click.option("--dry-run", is_flag=True, help="Say what would become of them; change no byte.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop once N are resolved.")
+@click.option("--dry-run", is_flag=True, help="Show what would happen; change nothing.")
 @json_option
 def replay(
     db: str | None,
@@ -124,15 +125,15 @@ def replay(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Read dead letters again with today's program and settings, and store what is an event by now.
+    """Parse dead letters again with the current program and settings, and store those that are now valid events.
 
-    Worth it after an upgrade, or after a limit was raised (COWRIEPROC_MAX_VALUE_BYTES). What is an event now is
-    stored as loading would have stored it, and its letter is resolved in the same transaction: stopped at any point,
-    or run twice, no event is lost or stored twice. Of a letter over 1 MiB the bytes are read from its log, if it is
-    still there. What is refused again stays, and it is said why. Runs beside loaders.
+    Use it after an upgrade, or after raising a limit (COWRIEPROC_MAX_VALUE_BYTES). Each event is stored as loading
+    would have stored it, and its letter is resolved in the same transaction: interrupted or run twice, no event is
+    lost or stored twice. For a letter over 1 MiB the bytes are read from its log, if that still exists. Letters that
+    are refused again stay, with the reason shown. Loaders may run at the same time.
 
-    Letters of version 3: an event that is stored too is resolved; one that is not, and events in a line that
-    version 3 could not read, are stored, and `db backfill` takes up their files and commands.
+    Letters of version 3 are resolved if their event is stored already. Other events in them, also in lines that
+    version 3 could not read, are stored, and `db backfill` adds their files and commands.
 
     Ends with 0, also when all letters stay; with 4 if the database refused, 5 if it has another schema version,
     130 if it was interrupted.
@@ -140,14 +141,14 @@ def replay(
     \b
     Example: cowrieprocessor dead-letters replay --reason 'larger than the limit for one event'
     """
-    from cowrieprocessor.cli.dead_letters_text import ProgressLines, replay_document, say_replayed
+    from cowrieprocessor.cli.dead_letters_text import ProgressLines, print_replay_result, replay_document
     from cowrieprocessor.db.engine import describe, dispose
     from cowrieprocessor.jobs.dead_letters.replay import replay as run
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
-    engine = open_for_reading(db) if dry_run else _open_for_writing(db)
-    signal.signal(signal.SIGTERM, _interrupt)
+    engine = open_read_only(db) if dry_run else _open_for_writing(db)
+    interrupt_on_sigterm()
     try:
         choice = _choice(engine, resolved=False, reason=reason, ids=ids, source=source)
         result = run(
@@ -157,14 +158,14 @@ def replay(
             limit=limit,
             dry_run=dry_run,
             on_progress=ProgressLines().replayed,
-            notify=message,
+            notify=notify,
         )
     finally:
         dispose(engine)
     if as_json:
         print_json(replay_document(describe(engine), result))
     else:
-        say_replayed(result)
+        print_replay_result(result)
 
 
 @dead_letters.command()
@@ -173,7 +174,7 @@ def replay(
 @click.option("--reason", metavar="TEXT", help="Only those with exactly this reason.")
 @click.option("--source", metavar="PATH", help=_SOURCE_HELP)
 @click.option("--older-than", metavar="TIME", help="Only those stored longer ago than this: 12h, 90d.")
-@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option("--dry-run", is_flag=True, help="Only show how many would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def purge(
@@ -186,11 +187,11 @@ def purge(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Delete dead letters: those that were resolved, or with --all also those that wait.
+    """Delete resolved dead letters, or with --all also unresolved ones.
 
-    Says how many of which reason go. What waits cannot be replayed afterwards, so --all asks on a terminal, and
-    elsewhere wants --yes. Letters that version 3 wrote may go as well: the migration's record says so, `db validate`
-    does not miss them, and a rollback does not bring them back.
+    Shows how many letters of each reason are deleted. Deleted letters cannot be replayed, so --all asks on a terminal
+    and requires --yes elsewhere. Letters that version 3 wrote may be deleted, too: this is recorded, so `db validate`
+    does not report them as missing, and a rollback does not bring them back.
 
     Ends with 0; with 1 if you said no, 2 if --yes is needed, 4 if the database refused, 5 if it has another schema
     version, 130 if it was interrupted.
@@ -198,12 +199,12 @@ def purge(
     \b
     Example: cowrieprocessor dead-letters purge --older-than 90d
     """
-    from cowrieprocessor.cli.dead_letters_text import ProgressLines, say_purged
+    from cowrieprocessor.cli.dead_letters_text import ProgressLines, print_purge_result
     from cowrieprocessor.db.engine import describe, dispose
     from cowrieprocessor.jobs.dead_letters import purge as job
 
-    engine = open_for_reading(db) if dry_run else _open_for_writing(db)
-    signal.signal(signal.SIGTERM, _interrupt)
+    engine = open_read_only(db) if dry_run else _open_for_writing(db)
+    interrupt_on_sigterm()
     try:
         choice = _choice(
             engine, resolved=True if resolved else None, reason=reason, source=source, older_than=older_than
@@ -212,22 +213,22 @@ def purge(
         purged = None
         if not dry_run:
             if plan.unresolved and not yes:
-                _ask(describe(engine), plan)
-            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, notify=message)
+                _confirm_purge(describe(engine), plan)
+            purged = job.purge(engine, choice, on_progress=ProgressLines().purged, notify=notify)
     finally:
         dispose(engine)
     if as_json:
         print_json({"database": describe(engine), "dry_run": dry_run, "plan": plan, "purged": purged})
     else:
-        say_purged(plan, purged)
+        print_purge_result(plan, purged)
 
 
 def _open_for_writing(db: str | None) -> Engine:
-    """Return an engine on a database that is there and at our version."""
+    """Return an engine on an existing database at the current schema version."""
     from cowrieprocessor.db.engine import dispose, get_engine
 
-    dispose(open_for_reading(db))
-    return get_engine(database_name(db), on_wait=say_waiting)
+    dispose(open_read_only(db))
+    return get_engine(database_name(db), on_wait=report_waiting)
 
 
 def _choice(
@@ -239,6 +240,11 @@ def _choice(
     ids: tuple[int, ...] = (),
     older_than: str | None = None,
 ) -> LetterFilter:
+    """Return the selection of dead letters that the options describe.
+
+    Raises:
+        click.BadParameter: `older_than` is no duration.
+    """
     import datetime as dt
 
     from cowrieprocessor.db.dead_letters.statements import LetterFilter, sources_of
@@ -257,19 +263,16 @@ def _choice(
     return LetterFilter(resolved, reason, tuple(sorted(set(ids))) or None, sources, before)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
-    """End as Ctrl-C does: whoever stops a service sends SIGTERM."""
-    raise KeyboardInterrupt
+def _confirm_purge(database: str, plan: PurgePlan) -> None:
+    """Ask before unresolved letters are deleted.
 
-
-def _ask(database: str, plan: PurgePlan) -> None:
-    """Ask before letters go that wait."""
-    from cowrieprocessor.cli.dead_letters_text import by_reason
+    Raises:
+        click.UsageError: there is no terminal to ask on.
+    """
+    from cowrieprocessor.cli.dead_letters_text import reason_counts
 
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{plan.unresolved:,} of them wait to be replayed; give --yes to delete them, too")
-    message(f"{database}: deletes {plan.letters:,} dead letters: {by_reason(plan.by_reason)}")
-    message(f"{plan.unresolved:,} of them wait: what they hold can never be stored afterwards")
-    if not click.confirm("Go on?", err=True):
-        message("nothing was changed")
-        raise click.exceptions.Exit(EXIT_DECLINED)
+        raise click.UsageError(f"{plan.unresolved:,} of them are unresolved; give --yes to delete them, too")
+    notify(f"{database}: deletes {plan.letters:,} dead letters: {reason_counts(plan.by_reason)}")
+    notify(f"{plan.unresolved:,} of them are unresolved: their contents can never be stored afterwards")
+    confirm_or_exit(yes=False)

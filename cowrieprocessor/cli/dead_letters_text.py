@@ -1,10 +1,11 @@
-"""What `dead-letters replay` and `purge` say: for people and for scripts."""
+"""Output of `dead-letters replay` and `purge`: progress, text and JSON."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
-from cowrieprocessor.cli.shared.common import message, print_text
+from cowrieprocessor.cli.shared.common import notify, print_text
 from cowrieprocessor.jobs.dead_letters.purge import Purged, PurgePlan
 from cowrieprocessor.jobs.dead_letters.replay import ReplayProgress, ReplayResult
 from cowrieprocessor.jobs.dead_letters.writing import FILES, FOR_BACKFILL, KNOWN
@@ -16,32 +17,32 @@ SHOWN_OUTCOMES = 20
 
 
 class ProgressLines:
-    """A line now and then."""
+    """Prints a progress line every ten seconds."""
 
     def __init__(self) -> None:
-        self._said_at = time.monotonic()
+        self._line_at = time.monotonic()
 
     def replayed(self, now: ReplayProgress) -> None:
-        """Say how far a replay is."""
-        if self._is_time():
+        """Print the progress of a replay, if a line is due."""
+        if self._is_due():
             share = now.letters / now.total if now.total else 1.0
-            message(f"{now.letters:,}/{now.total:,} dead letters {share:.1%}, {now.resolved:,} resolved")
+            notify(f"{now.letters:,}/{now.total:,} dead letters {share:.1%}, {now.resolved:,} resolved")
 
     def purged(self, letters: int) -> None:
-        """Say how far a purge is."""
-        if self._is_time():
-            message(f"{letters:,} dead letters deleted")
+        """Print the progress of a purge, if a line is due."""
+        if self._is_due():
+            notify(f"{letters:,} dead letters deleted")
 
-    def _is_time(self) -> bool:
+    def _is_due(self) -> bool:
         now = time.monotonic()
-        if now - self._said_at < LINE_EVERY_S:
+        if now - self._line_at < LINE_EVERY_S:
             return False
-        self._said_at = now
+        self._line_at = now
         return True
 
 
 def replay_document(database: str, result: ReplayResult) -> dict[str, object]:
-    """Return what a replay did, for scripts."""
+    """Return the result of a replay as a JSON document."""
     return {
         "database": database,
         "dry_run": result.is_dry,
@@ -53,46 +54,59 @@ def replay_document(database: str, result: ReplayResult) -> dict[str, object]:
     }
 
 
-def say_replayed(result: ReplayResult) -> None:
-    """Print what a replay did, why letters stay, and which ones are the first."""
+def print_replay_result(result: ReplayResult) -> None:
+    """Print what a replay did, the reasons why letters stay, and the first letters that stay."""
+    lines = [*_replay_counts(result), *_staying_letters(result)]
+    print_text("".join(f"{line}\n" for line in lines))
+    if from_v3 := result.counters[FOR_BACKFILL]:
+        notify(
+            f"note: {from_v3:,} events come from letters of version 3; `cowrieprocessor db backfill` adds their files, "
+            "addresses and commands"
+        )
+
+
+def _replay_counts(result: ReplayResult) -> Iterator[str]:
     would = "would be " if result.is_dry else ""
     counters = result.counters
-    lines = [f"{result.letters:,} dead letters read again, {result.resolved:,} {would}resolved"]
+    yield f"{result.letters:,} dead letters read again, {result.resolved:,} {would}resolved"
     if result.resolved:
-        lines.append(
+        yield (
             f"{counters[EVENTS]:,} events {would}stored, {counters[KNOWN]:,} were stored already, "
-            f"{counters[FILES]:,} files {would}taken up"
+            f"{counters[FILES]:,} files {would}recorded"
         )
+
+
+def _staying_letters(result: ReplayResult) -> Iterator[str]:
     for why, letters in result.stays.most_common():
-        lines.append(f"{letters:,} stay: {shown(why)}")
-    staying = [one for one in result.outcomes if one.why is not None]
-    for one in staying[:SHOWN_OUTCOMES]:
-        place = f"{one.source}:{one.line}" if one.line is not None else one.source
-        lines.append(
-            f"  {one.id}: {shown(place, 200)}: {shown(one.why)}{f' ({shown(one.detail)})' if one.detail else ''}"
-        )
-    if sum(result.stays.values()) > len(staying[:SHOWN_OUTCOMES]):
-        lines.append("  and more; `cowrieprocessor dead-letters list` shows all that wait")
-    print_text("".join(f"{line}\n" for line in lines))
-    if counters[FOR_BACKFILL]:
-        message(
-            f"note: {counters[FOR_BACKFILL]:,} events come from letters of version 3; `cowrieprocessor db backfill` "
-            "takes up their files, addresses and commands"
-        )
+        yield f"{letters:,} stay: {shown(why)}"
+    outcomes = [outcome for outcome in result.outcomes if outcome.why is not None][:SHOWN_OUTCOMES]
+    for outcome in outcomes:
+        position = f"{outcome.source}:{outcome.line}" if outcome.line is not None else outcome.source
+        detail = f" ({shown(outcome.detail)})" if outcome.detail else ""
+        yield f"  {outcome.id}: {shown(position, 200)}: {shown(outcome.why)}{detail}"
+    if result.stays.total() > len(outcomes):
+        yield "  and more; `cowrieprocessor dead-letters list` shows all unresolved ones"
 
 
-def say_purged(plan: PurgePlan, purged: Purged | None) -> None:
-    """Print what a purge did, or would do."""
+def print_purge_result(plan: PurgePlan, purged: Purged | None) -> None:
+    """Print what a purge deleted.
+
+    Args:
+        plan: what was selected.
+        purged: what was deleted; None for a dry run.
+    """
     if purged is None:
-        print_text(f"{plural(plan.letters, 'dead letter')} would be deleted{_reasons(plan)}; nothing was changed\n")
+        print_text(
+            f"{plural(plan.letters, 'dead letter')} would be deleted{_reason_suffix(plan)}; nothing was changed\n"
+        )
         return
-    print_text(f"{plural(purged.letters, 'dead letter')} deleted{_reasons(plan)}\n")
+    print_text(f"{plural(purged.letters, 'dead letter')} deleted{_reason_suffix(plan)}\n")
 
 
-def _reasons(plan: PurgePlan) -> str:
-    return f": {by_reason(plan.by_reason)}" if plan.by_reason else ""
+def _reason_suffix(plan: PurgePlan) -> str:
+    return f": {reason_counts(plan.by_reason)}" if plan.by_reason else ""
 
 
-def by_reason(letters_by_reason: dict[str, int]) -> str:
-    """Return how many letters each reason has, in a line."""
+def reason_counts(letters_by_reason: dict[str, int]) -> str:
+    """Return the number of letters for each reason, on one line."""
     return ", ".join(f"{shown(reason, 128)} {letters:,}" for reason, letters in letters_by_reason.items())

@@ -1,4 +1,4 @@
-"""`cowrieprocessor demo`: the whole way once, with samples that a real Cowrie made."""
+"""`cowrieprocessor demo`: the whole workflow once, on samples recorded by a real Cowrie."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cowrieprocessor.cli.shared.common import message
+from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.errors import ConfigurationError, InputNotFound
 
 SAMPLES = "samples"
@@ -24,40 +24,58 @@ SENSOR = "honeypot-1"
     help="Folder for the demonstration's database. Default: demo.",
 )
 def demo(directory: Path) -> None:
-    """Load the samples, take up their captured files, and print the report.
+    """Load the samples, scan their captured files, and print the report.
 
-    Nothing but the folder of the demonstration is written; again shows the same. Ends with 0.
+    Writes only to the demonstration's folder; running it again shows the same. Ends with 0.
 
     \b
     Example: cowrieprocessor demo --dir /tmp/demo
+    """
+    run_demo(directory)
+
+
+def run_demo(directory: Path, *, samples_name: str = SAMPLES) -> None:
+    """Load the samples, scan their captured files, and print the report.
+
+    Args:
+        directory: the folder for the database; it is made if it does not exist.
+        samples_name: the folder of samples, in the package or next to it.
+
+    Raises:
+        InputNotFound: there are no samples.
+        ConfigurationError: the folder cannot be made.
+        click.exceptions.Exit: a step failed; the exit code is its own.
     """
     from cowrieprocessor.cli.files_commands.scan import scan
     from cowrieprocessor.cli.load import load
     from cowrieprocessor.cli.report import show_report
 
-    samples = find_samples()
+    samples = find_samples(samples_name)
     _make_folder(directory)
     db = str(directory / DATABASE)
-    _step("1. cowrieprocessor load", load, str(samples), "--db", db)
-    _step("2. cowrieprocessor files scan", scan, str(samples / "downloads"), "--sensor", SENSOR, "--db", db)
-    message(f"3. cowrieprocessor report daily --db {shlex.quote(db)}")
+    _run_step("1. cowrieprocessor load", load, str(samples), "--db", db)
+    _run_step("2. cowrieprocessor files scan", scan, str(samples / "downloads"), "--sensor", SENSOR, "--db", db)
+    notify(f"3. cowrieprocessor report daily --db {shlex.quote(db)}")
     show_report("daily", None, db, None, "text", None)
     click.echo(_next_steps(shlex.quote(db)))
 
 
-def find_samples() -> Path:
-    """Return the folder of samples: in the installed package, or in the clone that the program runs from.
+def find_samples(name: str = SAMPLES) -> Path:
+    """Return the folder of samples, in the installed package or in the clone that the program runs from.
+
+    Args:
+        name: the folder, in the package or next to it.
 
     Raises:
-        InputNotFound: there is none; whoever installed the package left them out.
+        InputNotFound: the installation has no samples.
     """
     package = Path(__file__).parents[1]
-    for folder in (package / SAMPLES, package.parent / SAMPLES):
+    for folder in (package / name, package.parent / name):
         if (folder / "cowrie.json").is_file():
             here = Path.cwd()
             return folder.relative_to(here) if folder.is_relative_to(here) else folder
     raise InputNotFound(
-        "this installation has no samples: run it in a clone of the project (make demo), or load logs of your own: "
+        "this installation has no samples: run it in a clone of the project (make demo), or load your own logs: "
         "cowrieprocessor load /path/to/var/log/cowrie"
     )
 
@@ -67,13 +85,13 @@ def _make_folder(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"{directory}: cannot be made: {error.strerror}; name another folder with --dir"
+            f"{directory}: cannot be made: {error.strerror}; choose another folder with --dir"
         ) from error
 
 
-def _step(title: str, command: click.Command, *arguments: str) -> None:
-    """Say and run one command; if it fails, the demonstration ends as it did."""
-    message(f"{title} {shlex.join(arguments)}")
+def _run_step(title: str, command: click.Command, *arguments: str) -> None:
+    """Announce and run a command; if it fails, end the demonstration with its exit code."""
+    notify(f"{title} {shlex.join(arguments)}")
     code = command.main(list(arguments), standalone_mode=False)
     if code:
         raise click.exceptions.Exit(code)

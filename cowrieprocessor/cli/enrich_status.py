@@ -1,4 +1,4 @@
-"""`cowrieprocessor enrich status`: queue, quota, failures, and when the backlog will be done."""
+"""`cowrieprocessor enrich status`: queue, quota, failures, and the estimated end of the backlog."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ import datetime as dt
 
 import click
 
-from cowrieprocessor.cli.shared.common import db_option, json_option, message, print_json, print_text, reading, screen
+from cowrieprocessor.cli.shared.common import (
+    db_option,
+    json_option,
+    notify,
+    print_json,
+    print_text,
+    read_connection,
+    screen,
+)
 
 
 @click.command()
 @db_option
 @json_option
 def status(db: str | None, as_json: bool) -> None:
-    """Show how enrichment stands: files waiting for each source, quota left, failures, when all will be done.
+    """Show the state of enrichment: files waiting for each source, quota left, failures, and the estimated end.
 
-    For each source how many files it was never asked about, is to be asked about again, and has answered; for each
-    key what was sent today and this month (UTC) of what is allowed, until when it is paused and why, and when the
-    files that wait now will have been asked about at this rate. Failures are counted by kind with an example. It
-    may be called while `enrich` runs; nothing is changed and nobody is asked.
+    For each source: the files never asked about, due again, and answered. For each key: the requests sent today and
+    this month (UTC) against its quota, until when it is paused and why, and when the waiting files will be done at
+    this rate. Failures are counted by kind with an example. It may run while `enrich` runs; it changes nothing and
+    sends no request.
 
     Ends with 0, also when enrichment never ran; 4 if the database cannot be read, 5 if it has to be migrated first.
 
@@ -30,16 +38,16 @@ def status(db: str | None, as_json: bool) -> None:
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
-    with reading(db) as connection:
-        found = enrichment_status(connection, settings, dt.datetime.now(dt.UTC))
+    with read_connection(db) as connection:
+        state = enrichment_status(connection, settings, dt.datetime.now(dt.UTC))
     if as_json:
-        print_json(found)
+        print_json(state)
     else:
-        print_text(enrichment_text(found, screen()))
-    if found.staged:
-        message(
-            "USE_NEW_ENRICHMENT=0: only the cache and the ledger of the quota are written; "
-            f"answers in the cache that wait to be replayed when it is 1 again: {found.replayable or 0:,}"
+        print_text(enrichment_text(state, screen()))
+    if state.staged:
+        notify(
+            "USE_NEW_ENRICHMENT=0: only the cache and the quota ledger are written; "
+            f"answers in the cache that wait to be replayed when it is 1 again: {state.replayable or 0:,}"
         )
-    if found.problem is not None:
-        message(f"note: {found.problem}")
+    if state.problem is not None:
+        notify(f"note: {state.problem}")

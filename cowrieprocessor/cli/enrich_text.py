@@ -1,11 +1,12 @@
-"""What `enrich` says: lines while it runs, and what came of it."""
+"""Output of `enrich`: progress lines and the summary of a run."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import message
+from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -14,77 +15,82 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 
+_COUNTER_LABELS = (
+    ("found", "found"),
+    ("unknown", "unknown"),
+    ("cached", "from the cache"),
+    ("refused", "refused"),
+    ("uploaded", "uploaded"),
+    ("rate limited", "times rate limited"),
+)
+
 
 class ProgressLines:
-    """A line every ten seconds, and one for each wait that is new."""
+    """Prints a line every ten seconds and at the start of each wait."""
 
     def __init__(self) -> None:
-        self._said_at = 0.0
+        self._line_at = 0.0
         self._reason: str | None = None
 
     def update(self, now: EnrichProgress) -> None:
-        """Say how far the run is."""
+        """Print the progress, if a line is due."""
         is_new = now.reason is not None and now.reason != self._reason
         self._reason = now.reason
-        if not is_new and time.monotonic() - self._said_at < LINE_EVERY_S:
+        if not is_new and time.monotonic() - self._line_at < LINE_EVERY_S:
             return
-        self._said_at = time.monotonic()
+        self._line_at = time.monotonic()
         of = f" of {now.limit:,}" if now.limit is not None else ""
-        requests = sum(one.get("requests", 0) for one in now.counters.values())
+        requests = sum(counters.get("requests", 0) for counters in now.counters.values())
         line = f"{now.files:,}{of} files asked about, {requests:,} requests"
-        failed = sum(_failures(one) for one in now.counters.values())
+        failed = sum(_failures(counters) for counters in now.counters.values())
         line += f", {failed:,} failed" if failed else ""
         if now.reason is not None and now.until is not None:
             line += f"; waiting until {now.until:%Y-%m-%d %H:%M:%S} UTC: {now.reason}"
-        message(line)
+        notify(line)
 
 
 def result_text(result: EnrichResult) -> str:
-    """Return what a run did, in lines for people."""
-    lines = []
-    taken = result.replayed.get("cache", 0)
-    own = result.replayed.get("cowrie-virustotal", 0)
-    if taken or own:
-        lines.append(f"without a request: {own:,} verdicts logged by Cowrie, {taken:,} answers from the cache")
-    for name, counters in result.counters.items():
-        parts = [f"{counters.get('requests', 0):,} requests"]
-        parts += [
-            f"{counters[what]:,} {said}"
-            for what, said in (
-                ("found", "found"),
-                ("unknown", "unknown"),
-                ("cached", "from the cache"),
-                ("refused", "refused"),
-                ("uploaded", "uploaded"),
-                ("rate limited", "times told to slow down"),
-            )
-            if counters.get(what)
-        ]
-        if failed := _failures(counters):
-            parts.append(f"{failed:,} failed, to be tried again")
-        lines.append(f"{name}: {', '.join(parts)}")
+    """Return what a run did, as text for people."""
+    lines = [*_replayed(result), *(f"{name}: {_counts(counters)}" for name, counters in result.counters.items())]
     if not result.counters:
         lines.append("no source is in use: give a key (docs/enrichment.md), or use hashlookup, which needs none")
     lines.append(f"{result.files:,} files asked about; {result.rows_updated:,} rows of files updated")
     lines += [f"{name} goes no further: {reason}" for name, reason in result.reasons.items()]
     if result.paused_until is not None:
         until = f"{result.paused_until:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(f"paused until {until}; the same command goes on then, or --watch")
+        lines.append(f"paused until {until}; run the same command then, or use --watch")
     if result.stopped:
-        lines.append("stopped; everything that was answered is kept, the same command goes on")
+        lines.append("stopped; all answers are kept, the same command continues from here")
     return "".join(f"{terminal_safe(line)}\n" for line in lines)
 
 
+def _replayed(result: EnrichResult) -> Iterator[str]:
+    """Yield what was stored without a request."""
+    from_cache = result.replayed.get("cache", 0)
+    from_logs = result.replayed.get("cowrie-virustotal", 0)
+    if from_cache or from_logs:
+        yield f"without a request: {from_logs:,} verdicts logged by Cowrie, {from_cache:,} answers from the cache"
+
+
+def _counts(counters: dict[str, int]) -> str:
+    """Return the counters of one source, on one line."""
+    parts = [f"{counters.get('requests', 0):,} requests"]
+    parts += [f"{counters[name]:,} {label}" for name, label in _COUNTER_LABELS if counters.get(name)]
+    if failed := _failures(counters):
+        parts.append(f"{failed:,} failed, to be tried again")
+    return ", ".join(parts)
+
+
 def import_text(result: ImportedCache) -> str:
-    """Return what an import took in, in lines for people."""
+    """Return what an import stored, as text for people."""
     kinds = f"{result.found:,} about known files, {result.unknown:,} about unknown ones"
     lines = [f"{result.files:,} answers read: {kinds}"]
     if result.expired:
-        lines.append(f"{result.expired:,} of them are too old to hold; they are history, and asked again in their turn")
+        lines.append(f"{result.expired:,} of them have expired; they are kept as history and requested again in turn")
     if result.unreadable:
-        lines.append(f"{len(result.unreadable):,} files hold no answer")
+        lines.append(f"{len(result.unreadable):,} files contain no answer")
     if result.passed_over:
-        lines.append(f"{result.passed_over:,} files with other names were passed over")
+        lines.append(f"{result.passed_over:,} files with other names were skipped")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -1,14 +1,14 @@
-"""`cowrieprocessor load`: Cowrie's logs into the database."""
+"""`cowrieprocessor load`: load Cowrie's logs into the database."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import click
 
 from cowrieprocessor.cli.load_text import load_document, load_summary
-from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, message, print_json, say_waiting
+from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
+from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
 EXIT_FILES_FAILED = 3
 
@@ -19,18 +19,18 @@ EXIT_FILES_FAILED = 3
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 10000.")
 @json_option
 def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_json: bool) -> None:
-    """Load Cowrie's JSON logs: files, or folders with all logs in them.
+    """Load Cowrie's JSON logs: files, or all logs in folders.
 
     \b
       cowrieprocessor load /home/cowrie/cowrie/var/log/cowrie
       cowrieprocessor load cowrie.json cowrie.json.2026-01-31.gz --db honeypots.sqlite
 
-    A log may be plain or compressed (gzip, bzip2, xz, zstd), a line per event, pretty-printed or a JSON array; no
-    option is needed. Loading again is a no-op: also when the log was renamed, copied or compressed, and of one that
-    has grown only what is new is loaded. Lines that are no events are kept as dead letters.
+    A log may be plain or compressed (gzip, bzip2, xz, zstd), and hold an event per line, pretty-printed events or a
+    JSON array; the format is detected. Loading again is a no-op, even if the log was renamed, copied or compressed;
+    from a log that has grown only the new part is loaded. Lines that are no events are kept as dead letters.
 
-    Ends with 0; with 3 if a file could not be read to its end (the others are loaded; an archive that was cut short
-    only notes it when nothing new came out of it), 4 if the database refused, 5 if its schema has another version.
+    Ends with 0; with 3 if a file could not be read to its end (the others are loaded; a truncated archive with nothing
+    new is only a note), 4 if the database refused, 5 if its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import get_engine
@@ -39,16 +39,16 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
 
     settings = load_settings(overrides={"batch_size": batch_size})
     name = database_name(db)
-    engine = get_engine(name, on_wait=say_waiting)
-    signal.signal(signal.SIGTERM, _interrupt)
+    engine = get_engine(name, on_wait=report_waiting)
+    interrupt_on_sigterm()
     with LoadProgressLine() as line:
         result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
     engine.dispose()
-    for one in result.files:
-        for warning in one.warnings:
-            message(f"note: {warning}")
-        if one.error:
-            message(f"error: {one.error}")
+    for file in result.files:
+        for warning in file.warnings:
+            notify(f"note: {warning}")
+        if file.error:
+            notify(f"error: {file.error}")
     if as_json:
         print_json(load_document(result))
     else:
@@ -56,8 +56,3 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
             click.echo(text)
     if result.failed:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    """End the load as Ctrl-C does: whoever stops a service sends SIGTERM."""
-    raise KeyboardInterrupt

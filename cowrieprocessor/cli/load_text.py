@@ -1,65 +1,78 @@
-"""What a load did, for people and for scripts."""
+"""The result of a load: text for people, JSON for scripts."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cowrieprocessor.loader.bulk import FileResult, LoadResult
 
+RATED_FROM_EVENTS = 1000
+"""A load of fewer events shows no rate."""
+
 
 def load_summary(result: LoadResult) -> list[str]:
-    """Return what a load did, in lines for people."""
-    counters = result.counters
-    states = {
-        state: sum(one.state == state for one in result.files) for state in ("loaded", "known", "pending", "failed")
-    }
+    """Return the summary of a load, as lines for people."""
+    return [_files_line(result), _events_line(result), *_notes(result)]
+
+
+def _files_line(result: LoadResult) -> str:
+    states = Counter(file.state for file in result.files)
     files = f"{len(result.files)} file{'' if len(result.files) == 1 else 's'}"
-    waiting = f"{states['pending']} without an event yet, " if states["pending"] else ""
-    lines = [
-        f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {waiting}{states['failed']} failed",
-        f"{counters['events']:,} new events, {counters['file_sightings']:,} of them with a file",
-    ]
-    if counters["events"] >= 1000 and result.duration_s > 0:
-        lines[-1] += f"; {counters['events'] / result.duration_s:,.0f} events/s"
+    pending = f"{states['pending']} without an event yet, " if states["pending"] else ""
+    return f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {pending}{states['failed']} failed"
+
+
+def _events_line(result: LoadResult) -> str:
+    counters = result.counters
+    line = f"{counters['events']:,} new events, {counters['file_sightings']:,} of them with a file"
+    if counters["events"] >= RATED_FROM_EVENTS and result.duration_s > 0:
+        line += f"; {counters['events'] / result.duration_s:,.0f} events/s"
+    return line
+
+
+def _notes(result: LoadResult) -> Iterator[str]:
+    """Yield a line for each kind of input that became no event or no file."""
+    counters = result.counters
     if counters["dead_letters"]:
-        lines.append(f"{counters['dead_letters']:,} not stored as events: cowrieprocessor dead-letters list")
+        yield f"{counters['dead_letters']:,} not stored as events: cowrieprocessor dead-letters list"
     if counters["file_dead_letters"]:
-        lines.append(
-            f"{counters['file_dead_letters']:,} events whose file could not be taken up: "
+        yield (
+            f"{counters['file_dead_letters']:,} events whose file could not be recorded: "
             "cowrieprocessor dead-letters list"
         )
-    skipped = counters["file_event_empty_shasum"] + counters["file_event_no_shasum"]
-    if skipped:
-        lines.append(
-            f"{skipped:,} file events that name no file ({counters['file_event_empty_shasum']:,} empty downloads, "
+    without_file = counters["file_event_empty_shasum"] + counters["file_event_no_shasum"]
+    if without_file:
+        yield (
+            f"{without_file:,} file events that name no file ({counters['file_event_empty_shasum']:,} empty downloads, "
             f"{counters['file_event_no_shasum']:,} without a hash)"
         )
-    nul_bytes = sum(one.bytes_nul for one in result.files)
+    nul_bytes = sum(file.bytes_nul for file in result.files)
     if nul_bytes:
-        lines.append(f"{nul_bytes:,} NUL bytes passed over (left by log rotation)")
-    return lines
+        yield f"{nul_bytes:,} NUL bytes skipped (left by log rotation)"
 
 
 def load_document(result: LoadResult) -> dict[str, object]:
-    """Return what a load did, for scripts."""
+    """Return the result of a load as a JSON document."""
     return {
         "ingest_id": result.ingest_id,
         "duration_s": round(result.duration_s, 3),
         "counters": dict(sorted(result.counters.items())),
-        "files": [file_document(one) for one in result.files],
+        "files": [file_document(file) for file in result.files],
     }
 
 
-def file_document(one: FileResult) -> dict[str, object]:
-    """Return what became of one file, for scripts."""
+def file_document(file: FileResult) -> dict[str, object]:
+    """Return the result of one log as a JSON document."""
     return {
-        "path": one.path,
-        "state": one.state,
-        "counters": dict(sorted(one.counters.items())),
-        "bytes_read": one.bytes_read,
-        "bytes_pending": one.bytes_pending,
-        "bytes_nul": one.bytes_nul,
-        "warnings": one.warnings,
-        "error": one.error,
+        "path": file.path,
+        "state": file.state,
+        "counters": dict(sorted(file.counters.items())),
+        "bytes_read": file.bytes_read,
+        "bytes_pending": file.bytes_pending,
+        "bytes_nul": file.bytes_nul,
+        "warnings": file.warnings,
+        "error": file.error,
     }

@@ -1,4 +1,4 @@
-"""The program `cowrieprocessor`: its commands, loaded only when they are used."""
+"""The program `cowrieprocessor`, whose commands are imported only when they are used."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cowrieprocessor import __version__
 from cowrieprocessor.cli.shared.lazy import LazyGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "db": ("cowrieprocessor.cli.db:db", "Look after the database: status, backup, migrate, check."),
+    "db": ("cowrieprocessor.cli.db:db", "Maintain a database: status, backup, migrate, check."),
     "dead-letters": ("cowrieprocessor.cli.dead_letters:dead_letters", "Lines that could not be stored."),
     "demo": ("cowrieprocessor.cli.demo:demo", "Load the samples and show what a report looks like."),
     "enrich": ("cowrieprocessor.cli.enrich:enrich", "Ask VirusTotal and others about the files, within quota."),
     "files": ("cowrieprocessor.cli.files_commands.files:files", "What was dropped on the honeypots."),
-    "follow": ("cowrieprocessor.cli.follow:follow", "Follow logs as they grow: new events at once, each one once."),
+    "follow": ("cowrieprocessor.cli.follow:follow", "Follow growing logs: new events at once, each stored once."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
     "sessions": ("cowrieprocessor.cli.sessions:sessions", "What attackers did, session by session."),
 }
-"""Each command: where it is, and its help line (so that `--help` imports none of them)."""
+"""For each command, its location and help line (so that `--help` imports none of them)."""
 
 
-@click.group(cls=LazyGroup, places=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy_commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="cowrieprocessor")
 def cli() -> None:
     """Turn the logs and captured files of Cowrie honeypots into a database that answers questions.
@@ -33,7 +33,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; every expected error ends in one message and its exit code."""
+    """Run the command line; an expected error ends in one message and its exit code."""
     from cowrieprocessor.cli.shared.common import run
 
     sys.exit(run(cli))

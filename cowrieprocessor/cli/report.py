@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cowrieprocessor.cli.shared.common import db_option, json_option, message, print_text, reading, screen
+from cowrieprocessor.cli.shared.common import db_option, json_option, notify, print_text, read_connection, screen
 from cowrieprocessor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 @click.group()
 def report() -> None:
-    """What happened on the honeypots in a day, a week or a month, compared with the one before.
+    """What happened on the honeypots in a day, a week or a month, compared with the previous one.
 
     \b
     Example: cowrieprocessor report daily --date 2026-11-21
@@ -33,14 +33,15 @@ def report() -> None:
 
 
 def _options(function: Command) -> Command:
+    """Add the options that all reports share."""
     for option in (
         json_option,
-        click.option("--output", metavar="FILE", help="Write to FILE, readable by you only, instead of printing."),
+        click.option("--output", metavar="FILE", help="Write to FILE, readable only by you, instead of printing."),
         click.option(
             "--format",
             "format_",
             type=click.Choice(("text", "json", "csv")),
-            help="How to write it. Default: text.",
+            help="Output format. Default: text.",
         ),
         click.option("--sensor", metavar="NAME", help="Only what this sensor saw."),
         db_option,
@@ -127,44 +128,44 @@ def show_report(
     """Print a report, or write it to a file.
 
     Args:
-        kind_name: daily, weekly or monthly.
-        date: what `--date` says; None for the newest period with anything to report.
-        db: what `--db` says.
-        sensor: only what this sensor saw, or None.
-        format_: text, json or csv.
-        output: the file to write, or None to print.
+        kind_name: `daily`, `weekly` or `monthly`.
+        date: the value of `--date`; None for the newest period with anything to report.
+        db: the value of `--db`.
+        sensor: only what this sensor saw; None for all sensors.
+        format_: `text`, `json` or `csv`.
+        output: the file to write; None to print.
     """
     from cowrieprocessor.reporting.periods import PeriodKind, parse_period, period_of
     from cowrieprocessor.reporting.reports import make_report
 
     kind = PeriodKind(kind_name)
     now = dt.datetime.now(dt.UTC)
-    given = parse_period(kind, date, now) if date else None
-    with reading(db) as connection:
-        period = given or _newest(connection, kind_name, sensor) or period_of(kind, now)
+    chosen = parse_period(kind, date, now) if date else None
+    with read_connection(db) as connection:
+        period = chosen or _newest_period(connection, kind_name, sensor) or period_of(kind, now)
         made = make_report(connection, period, sensor=sensor)
-    text = _rendered(made, format_, db, to_file=output is not None)
+    text = _render(made, format_, db, to_file=output is not None)
     if output is None:
         print_text(text)
     else:
-        write_private(Path(output), text)
-        message(f"report on {period.name} written to {output}")
+        write_private_file(Path(output), text)
+        notify(f"report on {period.name} written to {output}")
 
 
-def _newest(connection: Connection, kind_name: str, sensor: str | None) -> Period | None:
-    """Return the newest period that has anything to report, and say on standard error which it is."""
+def _newest_period(connection: Connection, kind_name: str, sensor: str | None) -> Period | None:
+    """Return the newest period with anything to report, and name it on standard error."""
     from cowrieprocessor.reporting.periods import PeriodKind
     from cowrieprocessor.reporting.reports import newest_period
 
     period = newest_period(connection, PeriodKind(kind_name), sensor)
     if period is None:
-        message("the database has no sessions and no files yet: `cowrieprocessor load PATH` loads logs")
+        notify("the database has no sessions and no files yet: `cowrieprocessor load PATH` loads logs")
     else:
-        message(f"{period.name} is the newest with sessions or files; --date takes another")
+        notify(f"{period.name} is the newest with sessions or files; --date takes another")
     return period
 
 
-def _rendered(made: Report, format_: str, db: str | None, *, to_file: bool) -> str:
+def _render(made: Report, format_: str, db: str | None, *, to_file: bool) -> str:
     if format_ == "json":
         from cowrieprocessor.reporting.render.json import report_json
 
@@ -180,15 +181,15 @@ def _rendered(made: Report, format_: str, db: str | None, *, to_file: bool) -> s
 
 
 def _without_password(db: str | None) -> str | None:
-    """Return the database for the commands that a report suggests, but no URL: it could hold a password."""
+    """Return the database for the commands that a report suggests; None for a URL, which may hold a password."""
     return None if db is None or "://" in db else db
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a text file that only its owner can read (0600); it appears whole or not at all.
+def write_private_file(path: Path, text: str) -> None:
+    """Write a text file atomically, readable only by its owner (0600).
 
     Raises:
-        ConfigurationError: it cannot be written there.
+        ConfigurationError: the file cannot be written.
     """
     if path.exists() and not path.is_file():
         raise ConfigurationError(f"{path}: not a regular file; choose another name for --output")

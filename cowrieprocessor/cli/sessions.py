@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, say_hint
+from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
 from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
@@ -12,8 +12,8 @@ from cowrieprocessor.cli.shared.common import (
     limit_option,
     print_json,
     print_text,
-    reading,
-    say_more,
+    read_connection,
+    report_next_page,
     screen,
 )
 
@@ -52,8 +52,8 @@ def list_(
 ) -> None:
     """List the sessions, the latest first: when, where from, which user, how many commands and files.
 
-    A user name in brackets did not get in. Sessions without a readable time come last. Ends with 0, also when
-    no session fits.
+    A user name in brackets did not log in successfully. Sessions without a readable time come last. Ends with 0, also
+    when no session matches.
 
     \b
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
@@ -71,15 +71,15 @@ def list_(
         with_files=with_files,
         flagged=flagged,
     )
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         page = list_sessions(connection, filters, limit=limit, after=after)
         hint = backfill_hint(connection, "addresses, user names and files of the sessions", [FILES_JOB, SESSIONS_JOB])
     if as_json:
         print_json({"sessions": page.rows, "next": page.next})
     else:
         print_text(sessions_text(page, screen()))
-        say_more(page.next)
-    say_hint(hint)
+        report_next_page(page.next)
+    print_hint(hint)
 
 
 @sessions.command()
@@ -101,7 +101,7 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     from cowrieprocessor.reporting.queries.sessions import session_details
     from cowrieprocessor.reporting.render.details import session_text
 
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         details = session_details(connection, session_id, limit=limit)
     if as_json:
         print_json(details)

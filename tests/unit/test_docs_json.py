@@ -85,7 +85,7 @@ def test_json_of_follow_is_documented(
     log.write_text('{"eventid":"y","session":"s"}\n', encoding="utf-8")
     documents.append(program("follow", "cowrie.json", "--once", "--json").document)
     look = delta.PollResult([FileResult("x", "failed", Counter(events=1), error="damaged")], [delta.Gap("x", 1)])
-    follow.print_look(look)
+    follow.print_poll(look)
     line = json.loads(capsys.readouterr().out)
 
     assert {

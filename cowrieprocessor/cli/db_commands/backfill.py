@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, say_waiting
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    json_option,
+    named_db_option,
+    notify,
+    print_json,
+    report_waiting,
+)
+from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from cowrieprocessor.db.jobs import JobRecord
     from cowrieprocessor.jobs.upgrade.backfill import BackfillPlan, BackfillResult
-
-EXIT_DECLINED = 1
 
 
 @click.command()
@@ -28,7 +32,7 @@ EXIT_DECLINED = 1
     default=10_000,
     show_default=True,
     metavar="N",
-    help="Rows read at a time. A write transaction ends after a tenth of a second, whatever this says.",
+    help="Rows read at a time. A write transaction ends after a tenth of a second in any case.",
 )
 @click.option(
     "--throttle",
@@ -36,23 +40,23 @@ EXIT_DECLINED = 1
     default=0.0,
     show_default=True,
     metavar="SHARE",
-    help="Share of the time to rest: 0.5 halves the speed.",
+    help="Share of the time to sleep: 0.5 halves the speed.",
 )
 @click.option(
     "--pause-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Pause while this file is there. Default: the database's path with `.pause` behind it.",
+    help="Pause while this file exists. Default: the database's path with `.pause` appended.",
 )
-@click.option("--pause", "to_pause", is_flag=True, help="Have a running backfill pause, and end.")
-@click.option("--resume", "to_resume", is_flag=True, help="Let a paused backfill go on, and end.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read; change no byte.")
+@click.option("--pause", "to_pause", is_flag=True, help="Pause a running backfill, then exit.")
+@click.option("--resume", "to_resume", is_flag=True, help="Resume a paused backfill, then exit.")
+@click.option("--dry-run", is_flag=True, help="Show what would be read; change nothing.")
 @click.option(
     "--progress",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How progress is written to standard error: for people, or a JSON object per line.",
+    help="Format of progress on standard error: text, or a JSON object per line.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -68,14 +72,14 @@ def backfill(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Fill the tables of version 4 from the events that are stored already.
+    """Fill the tables of version 4 from the events that are already stored.
 
-    Two jobs: first files and their hashes, then where sessions came from and which commands they gave. It runs
-    beside loaders and readers, writes for a moment and rests, and waits while the write-ahead log is over 256 MiB.
-    Stop it whenever you like: the same command goes on where it stopped. At the end it does nothing, unless a
-    loader of version 3 has added events since: those are taken up. `db status` shows how far it is.
+    Runs two jobs: first files and their hashes, then the origin and the commands of sessions. It runs alongside loaders
+    and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped at any
+    time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3 has
+    added events since; those are processed. `db status` shows its progress.
 
-    Events that cannot be taken up are listed by `dead-letters list`; they stay where they are.
+    Events that cannot be processed are listed by `dead-letters list`; they stay in the database.
 
     Ends with 0; with 1 if you said no, 4 if the database refused or another process runs the backfill, 5 if the
     database has to be migrated first, 130 if it was interrupted.
@@ -88,12 +92,11 @@ def backfill(
     from cowrieprocessor.jobs.upgrade import backfill as job
 
     if sum((to_pause, to_resume, dry_run)) > 1:
-        raise click.UsageError("--pause, --resume and --dry-run are three different things; give one of them")
-    engine = get_engine(db, read_only=dry_run, on_wait=say_waiting)
+        raise click.UsageError("--pause, --resume and --dry-run exclude each other; give one of them")
+    engine = get_engine(db, read_only=dry_run, on_wait=report_waiting)
     try:
         if to_pause or to_resume:
-            (job.pause if to_pause else job.resume)(engine)
-            message(f"{describe(engine)}: the backfill {'pauses' if to_pause else 'goes on'}")
+            _pause_or_resume(engine, to_pause=to_pause)
             return
         plan = job.plan(engine)
         if dry_run:
@@ -101,16 +104,14 @@ def backfill(
             return
         _announce(describe(engine), plan)
         _warn_about_writers(engine)
-        if not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
-            message("nothing was changed")
-            raise click.exceptions.Exit(EXIT_DECLINED)
-        signal.signal(signal.SIGTERM, _interrupt)
+        confirm_or_exit(yes=yes)
+        interrupt_on_sigterm()
         with BackfillProgressLine(as_json=progress == "json") as line:
             result = job.backfill(
                 engine,
                 batch_size=batch_size,
                 throttle=throttle,
-                pause_file=pause_file or _beside(engine),
+                pause_file=pause_file or _default_pause_file(engine),
                 on_progress=line.update,
             )
     finally:
@@ -118,44 +119,46 @@ def backfill(
     if as_json:
         print_json(_document(result))
     else:
-        for text in _summary(result, db):
-            click.echo(text)
+        click.echo("\n".join(_summary(result, db)))
 
 
-def _beside(engine: Engine) -> Path | None:
-    """Return the file beside an SQLite database that means: pause."""
+def _pause_or_resume(engine: Engine, *, to_pause: bool) -> None:
+    from cowrieprocessor.db.engine import describe
+    from cowrieprocessor.jobs.upgrade import backfill as job
+
+    (job.pause if to_pause else job.resume)(engine)
+    notify(f"{describe(engine)}: the backfill {'pauses' if to_pause else 'goes on'}")
+
+
+def _default_pause_file(engine: Engine) -> Path | None:
+    """Return the default pause file, next to an SQLite database; None for a server."""
     name = engine.url.database
     return Path(f"{name}.pause").expanduser() if engine.dialect.name == "sqlite" and name else None
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
-    """End as Ctrl-C does: whoever stops a service sends SIGTERM."""
-    raise KeyboardInterrupt
-
-
 def _announce(name: str, plan: BackfillPlan) -> None:
     rows = sum(plan.rows.values())
-    message(
-        f"{name}: {plan.rows['backfill-files']:,} file events to take up, then about "
+    notify(
+        f"{name}: {plan.rows['backfill-files']:,} file events to process, then about "
         f"{plan.rows['backfill-sessions']:,} events for sessions and commands; it can be stopped at any time and "
-        "loaders may go on"
+        "loaders may keep running"
         if rows
-        else f"{name}: every event is taken up already"
+        else f"{name}: every event is processed already"
     )
 
 
 def _warn_about_writers(engine: Engine) -> None:
-    """Name who else may write: beside a loader of v3 two programs checkpoint, one of them with an affected library."""
+    """Warn about other writers: a v3 loader uses an SQLite library that is unsafe when two programs checkpoint."""
     from cowrieprocessor.db.dialects import dialect_of
     from cowrieprocessor.db.files.open_files import holders_of, name_holders
 
     files = dialect_of(engine).files
     path = files.path_of(engine.url) if files is not None else None
-    found = holders_of(path) if path is not None else None
-    if found is not None and found.writers:
-        message(
-            f"note: {name_holders(found.writers)} may write to it, too. A loader of version 3 has to be stopped now: "
-            "its SQLite library can corrupt a database that two programs checkpoint at once; ours may go on"
+    holders = holders_of(path) if path is not None else None
+    if holders is not None and holders.writers:
+        notify(
+            f"note: {name_holders(holders.writers)} may write to it, too. A loader of version 3 has to be stopped now: "
+            "its SQLite library can corrupt a database that two programs checkpoint at once; ours may keep running"
         )
 
 
@@ -177,13 +180,13 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
         f"sessions and commands: {sessions.get('events_read', 0):,} events read",
     ]
     if refused:
-        lines.append(f"{refused:,} events could not be taken up: cowrieprocessor dead-letters list --db {db}")
+        lines.append(f"{refused:,} events could not be processed: cowrieprocessor dead-letters list --db {db}")
     lines.append(f"next: cowrieprocessor db validate --db {db}")
     return lines
 
 
 def _document(result: BackfillResult) -> dict[str, object]:
-    return {one.name: _job_document(one) for one in (result.files, result.sessions)}
+    return {job.name: _job_document(job) for job in (result.files, result.sessions)}
 
 
 def _job_document(job: JobRecord) -> dict[str, object]:

@@ -1,132 +1,147 @@
-"""`cowrieprocessor db migrate`: bring a v3 database to our version, in place."""
+"""`cowrieprocessor db migrate`: migrate a v3 database to the current version, in place."""
 
 from __future__ import annotations
 
 import glob
 import shlex
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    json_option,
+    named_db_option,
+    notify,
+    print_json,
+    print_text,
+    report_waiting,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from cowrieprocessor.jobs.upgrade.preflight import Preflight
 
-EXIT_DECLINED = 1
-
 
 @click.command()
 @named_db_option
-@click.option("--dry-run", is_flag=True, help="Say what would be met and done; change no byte, make no file.")
+@click.option("--dry-run", is_flag=True, help="Show what was found and would be done; change nothing, create no file.")
 @click.option("--beside-v3", is_flag=True, help="Migrate although another process has the file open for writing.")
 @click.option(
     "--take-in",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Take in what `db rollback` saved: NAME.v4-saved-….jsonl.gz.",
+    help="Import what `db rollback` saved: NAME.v4-saved-….jsonl.gz.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: bool, as_json: bool) -> None:
     """Bring a v3 database to schema version 4, in place.
 
-    Adds new, empty tables in one transaction and touches none that is there: it takes about a second at any
-    size, and v3's tools go on reading the file. At version 4 it does nothing. Make a backup first: `db backup`, and
+    Adds new, empty tables in one transaction and changes no existing one: it takes about a second at any size, and
+    v3's tools can still read the file. At version 4 it does nothing. Make a backup first: `db backup`, and
     docs/files_table_migration.md. On a terminal it asks before it begins, unless --yes is given.
 
-    --dry-run says which version and SQLite library, file system and room were found, which processes have the file
-    open, which tables would be added, and about how many events the backfill reads and how long that takes.
+    --dry-run shows the version, SQLite library, file system and free space, which processes have the file open, which
+    tables would be added, and about how many events the backfill reads and how long that takes.
 
     It refuses while another process has the file open for writing: a loader of version 3 uses an SQLite library that
     can corrupt a database when two programs checkpoint it at once. Stop it, or give --beside-v3 and stop it before
     the backfill.
 
     Ends with 0; with 1 if you said no, 4 if the database cannot be written, is open for writing, or has too little
-    room on its disk (a dry run too), 5 if its version cannot be migrated.
+    free space on its disk (also in a dry run), 5 if its version cannot be migrated.
 
     \b
     Example: cowrieprocessor db migrate --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.db.migrations import apply_migrations
     from cowrieprocessor.jobs.upgrade.preflight import preflight
 
-    engine = get_engine(db, on_wait=say_waiting)
+    engine = get_engine(db, on_wait=report_waiting)
     try:
         found = preflight(engine)
         if dry_run:
-            _show(found, beside_v3=beside_v3, as_json=as_json)
+            _print_preflight(found, beside_v3=beside_v3, as_json=as_json)
             return
-        with _one_at_a_time(engine) if found.needs_migration else nullcontext():
-            found = preflight(engine)
-            if found.needs_migration:
-                _announce(found, beside_v3=beside_v3, ask=not yes and sys.stdin.isatty())
-            document: dict[str, object] = {
-                "database": found.database,
-                "from": found.schema_version,
-                "to": apply_migrations(engine),
-            }
+        found, version = _migrate(engine, found, beside_v3=beside_v3, yes=yes)
+        document: dict[str, object] = {"database": found.database, "from": found.schema_version, "to": version}
         if take_in is not None:
-            document["taken_in"] = _take_in(engine, take_in)
+            document["taken_in"] = _import_saved_state(engine, take_in)
     finally:
         dispose(engine)
     if as_json:
         print_json(document)
         return
     state = "now" if found.needs_migration else "already, nothing to do"
-    print_text(f"{found.database}: is at schema version {document['to']} {state}\n")
+    print_text(f"{found.database}: is at schema version {version} {state}\n")
     if found.needs_migration and found.schema_version is not None:
-        _say_next(found.database)
+        _report_next_commands(found.database)
     if take_in is None:
-        _say_saved(engine)
+        _report_saved_state(engine)
 
 
-def _show(found: Preflight, *, beside_v3: bool, as_json: bool) -> None:
-    """Print what was found; end with the error that the migration would end with."""
+def _migrate(engine: Engine, found: Preflight, *, beside_v3: bool, yes: bool) -> tuple[Preflight, int]:
+    """Migrate, one process at a time; return the state before, as seen under the lock, and the version after."""
+    from cowrieprocessor.db.migrations import apply_migrations
+    from cowrieprocessor.jobs.upgrade.preflight import preflight
+
+    with _migration_lock(engine) if found.needs_migration else nullcontext():
+        found = preflight(engine)
+        if found.needs_migration:
+            _announce(found, beside_v3=beside_v3)
+            confirm_or_exit(yes=yes)
+        return found, apply_migrations(engine)
+
+
+def _print_preflight(found: Preflight, *, beside_v3: bool, as_json: bool) -> None:
+    """Print the state of the database.
+
+    Raises:
+        CowrieProcessorError: the error that the migration would end with.
+    """
     from cowrieprocessor.cli.db_commands.plan_text import preflight_text
     from cowrieprocessor.reporting.render.json import plain
 
     refusals = found.refusals(beside_v3=beside_v3)
     if as_json:
-        found_so = {"refusals": [str(refusal) for refusal in refusals], "warnings": found.warnings()}
-        print_json({**plain(found), **found_so})
+        document = {"refusals": [str(refusal) for refusal in refusals], "warnings": found.warnings()}
+        print_json({**plain(found), **document})
     else:
         print_text(preflight_text(found))
         for warning in found.warnings():
-            message(f"warning: {warning}")
+            notify(f"warning: {warning}")
     if refusals:
         for refusal in refusals[1:]:
-            message(f"error: {refusal}")
+            notify(f"error: {refusal}")
         raise refusals[0]
 
 
-def _announce(found: Preflight, *, beside_v3: bool, ask: bool) -> None:
-    """Say what the migration is going to do, refuse what cannot work, and ask."""
+def _announce(found: Preflight, *, beside_v3: bool) -> None:
+    """Print what the migration is going to do.
+
+    Raises:
+        CowrieProcessorError: the migration cannot work.
+    """
     from cowrieprocessor.db.migrations import CURRENT_SCHEMA_VERSION, MIGRATION_GUIDE
 
     refusals = found.refusals(beside_v3=beside_v3)
     if refusals:
         raise refusals[0]
     for warning in found.warnings():
-        message(f"warning: {warning}")
+        notify(f"warning: {warning}")
     state = "empty" if found.schema_version is None else f"at schema version {found.schema_version}"
-    message(
+    notify(
         f"{found.database}: is {state}; bringing it to version {CURRENT_SCHEMA_VERSION} adds new, empty tables and "
         f"changes no other, in about a second. Make a backup first: {MIGRATION_GUIDE}"
     )
-    if ask and not click.confirm("Go on?", err=True):
-        message("nothing was changed")
-        raise click.exceptions.Exit(EXIT_DECLINED)
 
 
-def _one_at_a_time(engine: Engine) -> AbstractContextManager[None]:
-    """Return a lock that keeps another migration of the same file waiting; a server has its own."""
+def _migration_lock(engine: Engine) -> AbstractContextManager[None]:
+    """Return a lock that serializes migrations of the same file; a server serializes them itself."""
     from cowrieprocessor.db.dialects import dialect_of
     from cowrieprocessor.db.dialects.base import options_of
     from cowrieprocessor.db.files.maintenance_lock import maintenance_lock
@@ -136,24 +151,24 @@ def _one_at_a_time(engine: Engine) -> AbstractContextManager[None]:
     return nullcontext() if path is None else maintenance_lock(path, options_of(engine))
 
 
-def _take_in(engine: Engine, saved: Path) -> object:
-    """Take in what a rollback saved, say so, and return the counts."""
+def _import_saved_state(engine: Engine, saved: Path) -> object:
+    """Import the state that a rollback saved, report it, and return the counts."""
     from cowrieprocessor.jobs.upgrade.state_export import import_state
 
-    taken = import_state(engine, saved)
-    message(f"{saved}: {taken.summary()}")
-    return taken
+    imported = import_state(engine, saved)
+    notify(f"{saved}: {imported.summary()}")
+    return imported
 
 
-def _say_next(database: str) -> None:
-    """Say what comes after a migration of an older database."""
-    named = shlex.quote(database)
-    message(f"next: cowrieprocessor db backfill --db {named}")
-    message(f"then: cowrieprocessor db validate --db {named}")
+def _report_next_commands(database: str) -> None:
+    """Print the commands that follow the migration of a v3 database."""
+    quoted = shlex.quote(database)
+    notify(f"next: cowrieprocessor db backfill --db {quoted}")
+    notify(f"then: cowrieprocessor db validate --db {quoted}")
 
 
-def _say_saved(engine: Engine) -> None:
-    """Say which files of a rollback lie beside the database."""
+def _report_saved_state(engine: Engine) -> None:
+    """Print the files next to the database that a rollback saved."""
     from cowrieprocessor.db.dialects import dialect_of
 
     files = dialect_of(engine).files
@@ -161,4 +176,4 @@ def _say_saved(engine: Engine) -> None:
     if path is None:
         return
     for saved in sorted(path.parent.glob(f"{glob.escape(path.name)}.v4-saved-*.jsonl.gz")):
-        message(f"note: {saved} holds what a rollback saved; `db migrate --take-in` with that file takes it in")
+        notify(f"note: {saved} holds what a rollback saved; `db migrate --take-in` with that file imports it")

@@ -1,34 +1,39 @@
-"""`cowrieprocessor db optimize`: drop what has no use, and renew the statistics that queries are planned by."""
+"""`cowrieprocessor db optimize`: drop a redundant index and refresh the query planner's statistics."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    json_option,
+    named_db_option,
+    notify,
+    print_json,
+    print_text,
+    report_waiting,
+)
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.maintenance.optimize import OptimizePlan, OptimizeResult
 
-EXIT_DECLINED = 1
-
 
 @click.command()
 @named_db_option
-@click.option("--dry-run", is_flag=True, help="Say what would be done; change no byte.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Drop version 3's redundant index, and renew the statistics that queries are planned by.
+    """Drop version 3's redundant index, and refresh the statistics of the query planner.
 
-    The index uq_raw_events_source_gen says again what a constraint of raw_events says. Without it loading writes
-    less, and its room in the file serves new rows; the file itself stays as large. `db rollback` makes it again.
-    Loaders wait while it is dropped. The statistics come from a sample, in a moment at any size. Again, there is only
-    the sample to take. On a terminal it asks before it drops the index, unless --yes is given.
+    The index uq_raw_events_source_gen duplicates a constraint of raw_events. Without it loading writes less, and its
+    space in the file is reused for new rows; the file does not shrink. `db rollback` creates the index again. Loaders
+    wait while it is dropped. The statistics come from a sample, in a moment at any size. Running it again only takes
+    the sample. On a terminal it asks before it drops the index, unless --yes is given.
 
-    Ends with 0; with 1 if you said no, 4 if the database cannot be written, 5 if its version is not ours.
+    Ends with 0; with 1 if you said no, 4 if the database cannot be written, 5 if it has another schema version.
 
     \b
     Example: cowrieprocessor db optimize --db cowrieprocessor.sqlite
@@ -37,18 +42,16 @@ def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     from cowrieprocessor.jobs.maintenance.optimize import optimize as do_optimize
     from cowrieprocessor.jobs.maintenance.optimize import plan_optimize
 
-    engine = get_engine(db, on_wait=say_waiting)
+    engine = get_engine(db, on_wait=report_waiting)
     try:
         plan = plan_optimize(engine)
         if dry_run:
-            _show(plan, as_json=as_json)
+            _print_plan(plan, as_json=as_json)
             return
         if plan.redundant_index is not None:
-            message(_plan_text(plan))
-            if not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
-                message("nothing was changed")
-                raise click.exceptions.Exit(EXIT_DECLINED)
-        result = do_optimize(engine, on_step=message)
+            notify(_plan_text(plan))
+            confirm_or_exit(yes=yes)
+        result = do_optimize(engine, on_step=notify)
     finally:
         dispose(engine)
     if as_json:
@@ -57,7 +60,7 @@ def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
         print_text(_result_text(result))
 
 
-def _show(plan: OptimizePlan, *, as_json: bool) -> None:
+def _print_plan(plan: OptimizePlan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
     else:
@@ -69,10 +72,10 @@ def _plan_text(plan: OptimizePlan) -> str:
     from cowrieprocessor.reporting.render.terminal import size_text
 
     if plan.redundant_index is None:
-        return f"{plan.database}: there is no redundant index; the statistics are renewed, in a moment"
+        return f"{plan.database}: there is no redundant index; the statistics are refreshed, in a moment"
     return (
         f"{plan.database}: the redundant index {plan.redundant_index} is dropped, about {size_text(plan.index_bytes)}; "
-        f"loaders wait {about(plan.writers_wait_s)}. Then the statistics are renewed, in a moment"
+        f"loaders wait {about(plan.writers_wait_s)}. Then the statistics are refreshed, in a moment"
     )
 
 

@@ -1,4 +1,4 @@
-"""What maintenance is going to do, as text for people."""
+"""Plans of maintenance commands, as text for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN_HOLDERS = 5
 
 
 def about(seconds: float) -> str:
-    """Return a length of time as people estimate one."""
+    """Return an estimated duration as text: `about 90 s`, `about 3 hours`."""
     if seconds < 1.5:
         return "about a second"
     if seconds < 2 * MINUTE_S:
@@ -31,30 +31,30 @@ def about(seconds: float) -> str:
 
 
 def backup_text(plan: BackupPlan) -> str:
-    """Return what a backup is going to do, in one paragraph."""
+    """Return the plan of a backup, in one paragraph."""
     return (
         f"{plan.database}: copying {size_text(plan.size_bytes)} to {plan.destination} takes {about(plan.copying_s)}, "
-        f"verifying the copy {about(plan.checking_s)} more. Loaders go on. Until the copying is over the write-ahead "
+        f"verifying the copy {about(plan.checking_s)} more. Loaders may run. Until the copying is done the write-ahead "
         f"log ({size_text(plan.wal_bytes)} now) cannot shrink: it grows by about {size_text(plan.log_growth_bytes)} "
-        "beside a loader that stores 500 events a second"
+        "while a loader stores 500 events a second"
     )
 
 
 def restore_text(plan: RestorePlan) -> str:
-    """Return what restoring is going to do, in one paragraph."""
+    """Return the plan of a restore, in one paragraph."""
     replaced = (
-        f"takes the place of the database that is there ({size_text(plan.replaced_bytes)}), which is kept beside it"
+        f"replaces the existing database ({size_text(plan.replaced_bytes)}), which is kept next to it"
         if plan.replaced_bytes is not None
-        else "becomes the database; none is there"
+        else "becomes the database; none exists yet"
     )
     return (
         f"{plan.database}: {plan.source} ({size_text(plan.size_bytes)}, schema version {plan.schema_version}) "
-        f"{replaced}. Nothing may have the database open. It takes {about(plan.duration_s)}"
+        f"{replaced}. No process may have the database open. It takes {about(plan.duration_s)}"
     )
 
 
 def preflight_text(found: Preflight) -> str:
-    """Return what was found before an upgrade, one fact a line."""
+    """Return the state of a database before an upgrade, one fact per line."""
     return "".join(f"{line}\n" for line in _lines(found))
 
 
@@ -76,7 +76,7 @@ def _lines(found: Preflight) -> Iterator[str]:
     yield f"adds            {len(found.adds)} empty tables: {', '.join(found.adds)}"
     yield f"needs           {size_text(found.need.upgrade_bytes)} at most: {_need(found)}"
     yield f"backup          {size_text(found.need.backup_bytes)} more, if it is made on the same disk"
-    yield f"migrate         {about(found.migrate_s)}, beside readers; writers wait"
+    yield f"migrate         {about(found.migrate_s)}; readers go on, writers wait"
     yield f"backfill files  about {found.work.file_events:,} events, {about(found.backfill_files_s)}"
     yield (
         f"backfill rest   about {found.work.events:,} events in {found.work.sessions:,} sessions, "
@@ -90,20 +90,18 @@ def _need(found: Preflight) -> str:
 
 
 def _holders(found: Preflight) -> str:
+    """Return the processes that have the database open."""
     if found.holders is None:
-        return "not known: the system does not tell"
-    more = "" if found.holders.complete else " (some processes could not be looked at)"
-    if not found.holders.processes:
-        return f"no other process{more}"
+        return "not known: the system does not report it"
+    unseen = "" if found.holders.complete else " (some processes could not be inspected)"
+    processes = found.holders.processes
+    if not processes:
+        return f"no other process{unseen}"
     uses = {True: "writes", False: "reads", None: "may write"}
-    return (
-        "; ".join(
-            f"process {holder.pid} ({terminal_safe(holder.name)}), {uses[holder.writes]}"
-            for holder in found.holders.processes[:SHOWN_HOLDERS]
-        )
-        + (
-            f"; and {len(found.holders.processes) - SHOWN_HOLDERS} more"
-            * (len(found.holders.processes) > SHOWN_HOLDERS)
-        )
-        + more
-    )
+    named = [
+        f"process {process.pid} ({terminal_safe(process.name)}), {uses[process.writes]}"
+        for process in processes[:SHOWN_HOLDERS]
+    ]
+    if len(processes) > SHOWN_HOLDERS:
+        named.append(f"and {len(processes) - SHOWN_HOLDERS} more")
+    return "; ".join(named) + unseen

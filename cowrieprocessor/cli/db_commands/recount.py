@@ -1,4 +1,4 @@
-"""`cowrieprocessor db recount`: make the counters of sessions what their events say."""
+"""`cowrieprocessor db recount`: recompute the counters of sessions from their events."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    json_option,
+    named_db_option,
+    notify,
+    print_json,
+    print_text,
+    report_waiting,
+)
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult
 
-EXIT_DECLINED = 1
 LINE_EVERY_S = 10.0
 
 
 @click.command()
 @named_db_option
 @click.option("--session", "session_id", metavar="ID", help="Only this session.")
-@click.option("--dry-run", is_flag=True, help="Count only, and say how many would change; change no byte.")
+@click.option("--dry-run", is_flag=True, help="Only count, and show how many would change; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Make counters and times of sessions what their events say.
+    """Recompute the counters and times of sessions from their events.
 
     v3 added a log's counters again whenever the log was loaded again, counted uploads and failed downloads as
-    downloads, and kept times with an offset as local time. Here every stored event counts once. Runs beside
-    loaders, in short transactions; stopped, the same command goes on from there. Sessions of which no event is
-    stored stay as they are. On a terminal it asks before it begins, unless --yes is given.
+    downloads, and stored times with an offset as local time. Here every stored event counts once. It runs alongside
+    loaders, in short transactions; stopped, the same command goes on from there. Sessions without stored events stay
+    as they are. On a terminal it asks before it begins, unless --yes is given.
 
     Ends with 0; with 1 if you said no or there is no such session, 4 if the database cannot be written, 5 if it has
     to be migrated first, 130 if it was interrupted.
@@ -40,14 +47,12 @@ def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: 
     from cowrieprocessor.db.engine import describe, dispose, get_engine
     from cowrieprocessor.jobs.upgrade.recount import recount as run
 
-    engine = get_engine(db, read_only=dry_run, on_wait=say_waiting)
+    engine = get_engine(db, read_only=dry_run, on_wait=report_waiting)
     try:
         if not (dry_run or yes) and sys.stdin.isatty():
             which = "every session" if session_id is None else f"session {session_id}"
-            message(f"{describe(engine)}: counters and times of {which} become what the stored events say")
-            if not click.confirm("Go on?", err=True):
-                message("nothing was changed")
-                raise click.exceptions.Exit(EXIT_DECLINED)
+            notify(f"{describe(engine)}: counters and times of {which} are recomputed from the stored events")
+            confirm_or_exit(yes=False)
         result = run(engine, session_id=session_id, dry_run=dry_run, on_progress=_ProgressLines().update)
     finally:
         dispose(engine)
@@ -58,19 +63,19 @@ def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: 
 
 
 class _ProgressLines:
-    """A line now and then."""
+    """Prints a progress line every ten seconds."""
 
     def __init__(self) -> None:
-        self._said_at = time.monotonic()
+        self._line_at = time.monotonic()
 
     def update(self, now: RecountProgress) -> None:
-        """Say how far it is."""
-        if time.monotonic() - self._said_at < LINE_EVERY_S:
+        """Print the progress, if a line is due."""
+        if time.monotonic() - self._line_at < LINE_EVERY_S:
             return
-        self._said_at = time.monotonic()
+        self._line_at = time.monotonic()
         share = now.sessions / now.total if now.total else 1.0
         eta = "" if now.eta_s is None else f", ETA {now.eta_s:.0f} s"
-        message(
+        notify(
             f"{now.sessions:,}/{now.total:,} sessions {share:.1%}, {now.changed:,} wrong, "
             f"{now.sessions_per_s:,.0f} sessions/s{eta}"
         )

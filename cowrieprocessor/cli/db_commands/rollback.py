@@ -1,50 +1,56 @@
-"""`cowrieprocessor db rollback`: bring a database back to version 3."""
+"""`cowrieprocessor db rollback`: return a database to schema version 3."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text, say_waiting
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    json_option,
+    named_db_option,
+    notify,
+    print_json,
+    print_text,
+    report_waiting,
+)
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.rollback import RollbackPlan, RolledBack
 
-EXIT_DECLINED = 1
-
 
 @click.command()
 @named_db_option
-@click.option("--to", "version", type=click.Choice(["3"]), required=True, help="The version to go back to: 3.")
+@click.option("--to", "version", type=click.Choice(["3"]), required=True, help="The version to return to: 3.")
 @click.option(
     "--save",
     "save_to",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to save what version 4 alone knows. Default: DATABASE.v4-saved-TIME.jsonl.gz beside an SQLite file.",
+    help="Where to save the state that only version 4 has. Default for SQLite: DATABASE.v4-saved-TIME.jsonl.gz.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Bring a database back to schema version 3, for v3's tools alone.
+    """Return a database to schema version 3, for use with v3's tools.
 
-    First saves what version 4 alone knows into a new file and verifies it: verdicts and their history, the cache,
-    the queue and the ledger of requests, what scans of captured files found, and how far each log was read. Then drops
-    the tables of version 4, in one transaction: killed at any point, the database is wholly at one version. The
-    schema is that of v3 again. Events stay, those that version 4 loaded too; of v3's tables only what version 4 put
-    there about its own goes: the counts in command_stats, which v3 left empty, and dead letters about files. A later
-    `db migrate --take-in FILE` takes the saved file in again, `db backfill` computes the rest.
+    First saves the state that only version 4 has into a new file and verifies it: verdicts and their history, the
+    cache, the queue and the ledger of requests, the results of scans of captured files, and the position in each log.
+    Then drops the tables of version 4 in one transaction: killed at any point, the database is at one version or the
+    other. The schema is then that of v3. All events stay, including those that version 4 loaded. From v3's tables
+    only rows that version 4 added for its own use are removed: the counts in command_stats, which v3 left empty, and
+    dead letters about files. A later `db migrate --take-in FILE` imports the saved file, `db backfill` computes the
+    rest.
 
-    The file of the database does not shrink: what becomes free is used for new rows. Stop the loaders of version 4
-    before; a backfill or another job at work is refused. On a terminal it asks before it begins, unless --yes is given.
+    The database file does not shrink: freed space is reused for new rows. Stop the loaders of version 4 first; a
+    running backfill or other job makes it refuse. On a terminal it asks before it begins, unless --yes is given.
 
     Ends with 0; with 1 if you said no or the file cannot be saved, 2 if --save is needed (PostgreSQL), 4 if the
-    database cannot be written or a job works on it, 5 if it is of another version.
+    database cannot be written or a job is running on it, 5 if it has another version.
 
     \b
     Example: cowrieprocessor db rollback --to 3 --db cowrieprocessor.sqlite
@@ -52,50 +58,51 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.upgrade import rollback as job
 
-    looking = get_engine(db, read_only=True)
+    engine = get_engine(db, read_only=True)
     try:
-        plan = job.plan(looking, save_to)
+        plan = job.plan(engine, save_to)
     finally:
-        dispose(looking)
+        dispose(engine)
     if plan.needed:
         _announce(plan)
     if dry_run:
-        _say_plan(plan, as_json=as_json)
+        _print_plan(plan, as_json=as_json)
         return
-    if plan.needed and not yes and sys.stdin.isatty() and not click.confirm("Go on?", err=True):
-        message("nothing was changed")
-        raise click.exceptions.Exit(EXIT_DECLINED)
-    place = Path(plan.save_to) if plan.save_to else None  # what was said is what is done
-    engine = get_engine(db, on_wait=say_waiting)
+    if plan.needed:
+        confirm_or_exit(yes=yes)
+    planned_save_to = Path(plan.save_to) if plan.save_to else None  # exactly the path that was announced
+    engine = get_engine(db, on_wait=report_waiting)
     try:
-        done = job.roll_back(engine, place, on_step=message)
+        result = job.roll_back(engine, planned_save_to, on_step=notify)
     finally:
         dispose(engine)
     if as_json:
-        print_json({"from": 4 if done.dropped else 3, "to": int(version), "result": done})
+        print_json({"from": 4 if result.dropped else 3, "to": int(version), "result": result})
     else:
-        print_text(_text(done))
+        print_text(_result_text(result))
 
 
 def _announce(plan: RollbackPlan) -> None:
-    """Say what is going to be dropped, what is saved, and where."""
-    message(f"{plan.database}: going back to schema version 3 drops")
+    """Print what is going to be dropped, what is saved, and where."""
+    notify(f"{plan.database}: going back to schema version 3 drops")
     for table, rows in plan.drops.items():
-        message(f"  {table}: {'' if rows.exact else 'about '}{rows.rows:,} rows")
+        notify(f"  {table}: {'' if rows.exact else 'about '}{rows.rows:,} rows")
     if plan.empties_command_stats:
-        message("  and the rows of command_stats, which v3 left empty")
+        notify("  and the rows of command_stats, which v3 left empty")
     saved = ", ".join(f"{rows:,} of {table}" for table, rows in plan.saves.items()) or "nothing"
-    message(f"before that it saves what version 4 alone knows ({saved}) into {plan.save_to or 'what --save names'}")
-    message("what is not saved can be computed from the events again: migrate, then backfill")
+    notify(
+        f"before that it saves the state that only version 4 has ({saved}) into {plan.save_to or 'the file of --save'}"
+    )
+    notify("the rest can be computed again from the events: migrate, then backfill")
     if plan.adds_index:
-        message(
+        notify(
             "v3's second index of raw_events was dropped and is built again: that reads all of raw_events, and needs "
-            "room for the index in the database, its log and the folder for temporary files"
+            "space for the index in the database, its log and the folder for temporary files"
         )
-    message("the database's file does not shrink: what becomes free is used for new rows, or given back by VACUUM")
+    notify("the database file does not shrink: freed space is reused for new rows, or returned to the system by VACUUM")
 
 
-def _say_plan(plan: RollbackPlan, *, as_json: bool) -> None:
+def _print_plan(plan: RollbackPlan, *, as_json: bool) -> None:
     if as_json:
         print_json({"dry_run": True, "plan": plan})
     elif plan.needed:
@@ -104,18 +111,18 @@ def _say_plan(plan: RollbackPlan, *, as_json: bool) -> None:
         print_text(f"{terminal_safe(plan.database)}: is at schema version 3 already, nothing to do\n")
 
 
-def _text(done: RolledBack) -> str:
-    if not done.dropped or done.saved is None:
-        return f"{terminal_safe(done.database)}: is at schema version 3 already, nothing to do\n"
-    forgotten = ""
-    if done.forgotten.command_stats or done.forgotten.file_dead_letters:
-        forgotten = (
-            f"removed what version 4 had added to v3's tables: {done.forgotten.command_stats:,} rows of command_stats, "
-            f"{done.forgotten.file_dead_letters:,} dead letters about files\n"
+def _result_text(result: RolledBack) -> str:
+    if not result.dropped or result.saved is None:
+        return f"{terminal_safe(result.database)}: is at schema version 3 already, nothing to do\n"
+    removed, forgotten = "", result.forgotten
+    if forgotten.command_stats or forgotten.file_dead_letters:
+        removed = (
+            f"removed what version 4 had added to v3's tables: {forgotten.command_stats:,} rows of command_stats, "
+            f"{forgotten.file_dead_letters:,} dead letters about files\n"
         )
     return (
-        f"{terminal_safe(done.database)}: is at schema version 3 now; dropped {len(done.dropped)} tables\n"
-        f"saved {terminal_safe(done.saved.summary())}\n"
-        f"{forgotten}"
-        f"free for new rows: {done.free_bytes:,} bytes\n"
+        f"{terminal_safe(result.database)}: is at schema version 3 now; dropped {len(result.dropped)} tables\n"
+        f"saved {terminal_safe(result.saved.summary())}\n"
+        f"{removed}"
+        f"free for new rows: {result.free_bytes:,} bytes\n"
     )

@@ -1,4 +1,4 @@
-"""`cowrieprocessor db validate`: prove the tables of version 4 from the events that are stored."""
+"""`cowrieprocessor db validate`: check the tables of version 4 against the stored events."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text
+from cowrieprocessor.cli.shared.common import json_option, named_db_option, notify, print_json, print_text
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXIT_DIFFERENT = 1
 LINE_EVERY_S = 10.0
 TERMINAL_EVERY_S = 0.2
-_FIRST_SHARE_SAID = 0.01
+_ETA_FROM_SHARE = 0.01
 
 
 @click.command()
@@ -29,25 +29,23 @@ _FIRST_SHARE_SAID = 0.01
     default=50,
     show_default=True,
     metavar="N",
-    help="How many differences to name; all are counted.",
+    help="How many differences to list; all are counted.",
 )
-@click.option("--files-only", is_flag=True, help="Leave out session_attributes and command_stats: much quicker.")
-@click.option(
-    "--counters", is_flag=True, help="Compare the counters of every session with its events, not of a sample."
-)
+@click.option("--files-only", is_flag=True, help="Skip session_attributes and command_stats: much faster.")
+@click.option("--counters", is_flag=True, help="Check the counters of every session, not of a sample.")
 @json_option
 def validate(db: str, limit_differences: int, files_only: bool, counters: bool, as_json: bool) -> None:
-    """Prove every row of version 4's tables from the events that are stored.
+    """Check every row of version 4's tables against the stored events.
 
-    Recomputes each (session, hash) and each field of `files`, then file_hashes, session_attributes and
-    command_stats, by rules of its own; checks formats, orphans, the schema, and v3's rows against what they were
-    at the migration; names each difference. Nothing is changed. Loaders may go on: what they write meanwhile is
-    looked at again before it is called different. What is recomputed lies in the temporary folder (TMPDIR), about
+    Recomputes each (session, hash) and each field of `files`, then file_hashes, session_attributes and command_stats,
+    by an independent implementation of the rules; checks formats, orphans, the schema, and v3's rows against their
+    state at the migration; lists each difference. Nothing is changed. Loaders may run: rows written meanwhile are
+    read again before they count as different. The recomputed rows need space in the temporary folder (TMPDIR), about
     a tenth of the database's size.
 
-    Counters that v3 doubled and query times before and after are told, and are no difference.
+    Counters that v3 doubled, and query times before and after, are reported, but are no difference.
 
-    Ends with 0 if nothing differs; with 1 if something does, or if the backfill has not taken up every event; 4 if
+    Ends with 0 if nothing differs; with 1 if something does, or if the backfill has not processed every event; 4 if
     the database cannot be read, 5 if it has to be migrated first.
 
     \b
@@ -77,50 +75,50 @@ def validate(db: str, limit_differences: int, files_only: bool, counters: bool, 
 
 
 class ValidateProgressLine:
-    """The step, its rows, rate and time to go: written over on a terminal, a line now and then elsewhere."""
+    """Shows the step, its rows, rate and remaining time: one line rewritten on a terminal, otherwise lines."""
 
     def __init__(self) -> None:
-        self._over = sys.stderr.isatty()
-        self._every_s = TERMINAL_EVERY_S if self._over else LINE_EVERY_S
-        self._said_at = time.monotonic()
-        self._has_said = False
+        self._rewrites = sys.stderr.isatty()
+        self._every_s = TERMINAL_EVERY_S if self._rewrites else LINE_EVERY_S
+        self._shown_at = time.monotonic()
+        self._has_shown = False
 
     def __enter__(self) -> ValidateProgressLine:
-        """Begin to show."""
+        """Start the display."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the last line where it is."""
-        if self._over and self._has_said:
+        """End the line that is rewritten."""
+        if self._rewrites and self._has_shown:
             click.echo("", err=True)
 
     def update(self, now: ValidateProgress) -> None:
-        """Show how far it is, now and then."""
-        if time.monotonic() - self._said_at < self._every_s:
+        """Show the progress, if an update is due."""
+        if time.monotonic() - self._shown_at < self._every_s:
             return
-        self._said_at, self._has_said = time.monotonic(), True
-        if self._over:
+        self._shown_at, self._has_shown = time.monotonic(), True
+        if self._rewrites:
             click.echo(f"\r\x1b[2K{progress_text(now)}", err=True, nl=False)
         else:
-            message(progress_text(now))
+            notify(progress_text(now))
 
 
 def progress_text(now: ValidateProgress) -> str:
-    """Return the progress in a line."""
+    """Return the progress as one line."""
     text = f"{now.step}: {now.rows:,} rows, {now.share:.1%}, {now.rows_per_s:,.0f} rows/s"
-    has_eta = now.eta_s is not None and _FIRST_SHARE_SAID <= now.share < 1
+    has_eta = now.eta_s is not None and _ETA_FROM_SHARE <= now.share < 1
     return f"{text}, ETA {now.eta_s:.0f} s" if has_eta else text
 
 
 def report_text(report: ValidationReport, db: str) -> str:
-    """Return a report for people; what attackers wrote is inert."""
+    """Return a report as text for people; attackers' text is escaped."""
     lines = [
         *(f"{table}: {rows:,} rows compared" for table, rows in report.compared.items()),
         *(f"{rows:,} {reason}: they have no row" for reason, rows in report.without_row.items()),
         *_counters(report, db),
         *(
-            f"{one.question}: {one.after_ms:,.1f} ms; without files {one.before_ms:,.0f} ms ({one.how})"
-            for one in report.query_times
+            f"{timing.question}: {timing.after_ms:,.1f} ms; without files {timing.before_ms:,.0f} ms ({timing.how})"
+            for timing in report.query_times
         ),
         *_not_backfilled(report, db),
     ]
@@ -129,8 +127,8 @@ def report_text(report: ValidationReport, db: str) -> str:
         lines.append(f"{total:,} differences:")
         lines += [f"  {rows:,} {what}" for what, rows in report.differences.items()]
         lines.append(f"the first {len(report.first_differences):,}:")
-        lines += [f"  {one.describe()}" for one in report.first_differences]
-    verdict = "valid: every row is as the events say" if report.valid else "NOT valid"
+        lines += [f"  {difference.describe()}" for difference in report.first_differences]
+    verdict = "valid: every row agrees with the events" if report.valid else "NOT valid"
     lines.append(f"{report.database}: {verdict} ({report.seconds:,.1f} s)")
     return "".join(f"{terminal_safe(line)}\n" for line in lines)
 
@@ -140,10 +138,12 @@ def _counters(report: ValidationReport, db: str) -> list[str]:
     if not counters.wrong:
         return []
     share = counters.wrong / counters.sessions
-    which = f"about {share:.1%} of the sessions ({counters.sessions:,} were sampled)" if counters.is_sample else ""
-    which = which or f"{counters.wrong:,} of {counters.sessions:,} sessions ({share:.1%})"
+    if counters.is_sample:
+        sessions = f"about {share:.1%} of the sessions ({counters.sessions:,} were sampled)"
+    else:
+        sessions = f"{counters.wrong:,} of {counters.sessions:,} sessions ({share:.1%})"
     return [
-        f"{which} have counters or times that differ from their events, as v3 left them: "
+        f"{sessions} have counters or times that differ from their events, as v3 left them: "
         f"`cowrieprocessor db recount --db {db}` repairs them"
     ]
 
@@ -153,6 +153,6 @@ def _not_backfilled(report: ValidationReport, db: str) -> list[str]:
     for job, rows in report.not_backfilled.items():
         if rows == 0:
             continue
-        what = "has not begun" if rows is None else f"has not taken up {rows:,} events yet"
+        what = "has not begun" if rows is None else f"has not processed {rows:,} events yet"
         lines.append(f"not backfilled: {job} {what}: run `cowrieprocessor db backfill --db {db}`, then validate again")
     return lines

@@ -1,4 +1,4 @@
-"""`cowrieprocessor files`: what was dropped on the honeypots."""
+"""`cowrieprocessor files`: the files dropped on the honeypots."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from cowrieprocessor.cli.files_commands.history import history
 from cowrieprocessor.cli.files_commands.scan import scan
-from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, say_hint
+from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
 from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
@@ -14,8 +14,8 @@ from cowrieprocessor.cli.shared.common import (
     limit_option,
     print_json,
     print_text,
-    reading,
-    say_more,
+    read_connection,
+    report_next_page,
     screen,
 )
 
@@ -25,7 +25,7 @@ _ORDERS = ("last-seen", "first-seen", "sessions")
 
 @click.group()
 def files() -> None:
-    """What was dropped on the honeypots: files by their hash, with names, sources and verdicts.
+    """Files dropped on the honeypots, by their hash, with names, sources and verdicts.
 
     \b
     Example: cowrieprocessor files list --verdict malicious --since 2026-11-01
@@ -35,10 +35,10 @@ def files() -> None:
 @files.command("list")
 @db_option
 @click.option("--verdict", type=click.Choice(_VERDICTS), help="Only files with this verdict.")
-@click.option("--since", metavar="TIME", help="Only files last seen then or later (ISO 8601, UTC).")
-@click.option("--until", metavar="TIME", help="Only files first seen before then.")
+@click.option("--since", metavar="TIME", help="Only files last seen at or after this time (ISO 8601, UTC).")
+@click.option("--until", metavar="TIME", help="Only files first seen before this time.")
 @click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
-@click.option("--name", metavar="TEXT", help="Only files with a name that holds TEXT, in small or capital letters.")
+@click.option("--name", metavar="TEXT", help="Only files with TEXT in a name, ignoring case.")
 @click.option(
     "--sort",
     type=click.Choice(_ORDERS),
@@ -63,8 +63,8 @@ def list_(
 ) -> None:
     """List the files, newest first: hash, a name, type, size, sessions, verdict, when last seen.
 
-    A short hash is enough for `files show`. `not checked` means that no source was asked about it yet.
-    Ends with 0, also when no file fits.
+    The short hash is enough for `files show`. `not checked` means that no source was asked about the file yet.
+    Ends with 0, also when no file matches.
 
     \b
     Example: cowrieprocessor files list --sort sessions --limit 10
@@ -82,15 +82,15 @@ def list_(
         name=name or None,
     )
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
         hint = backfill_hint(connection, "files", [FILES_JOB])
     if as_json:
         print_json({"files": page.rows, "next": page.next})
     else:
         print_text(files_text(page, screen()))
-        say_more(page.next)
-    say_hint(hint)
+        report_next_page(page.next)
+    print_hint(hint)
 
 
 @files.command()
@@ -102,16 +102,16 @@ def list_(
     default=2_000,
     show_default=True,
     metavar="N",
-    help="Over how many sessions, the latest ones, names, URLs, sensors and addresses are counted.",
+    help="Count names, URLs, sensors and addresses over the latest N sessions.",
 )
 @json_option
 def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     """Show one file: hashes, size, type, verdict, every name and URL, sensors, when seen.
 
-    SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. URLs are defanged
-    and their passwords hidden; --json has them as they were. `files history` shows what each source said before.
+    SHA256 may be the beginning of the hash (6 characters or more), or a full MD5 or SHA-1. URLs are defanged and
+    their passwords hidden; --json has the originals. `files history` shows the earlier verdicts of each source.
 
-    Ends with 1 if there is no such file, or if several begin like this.
+    Ends with 1 if no file matches, or several do.
 
     \b
     Example: cowrieprocessor files show 8d2eda9f6a44
@@ -119,7 +119,7 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
     from cowrieprocessor.reporting.render.details import file_text
 
-    with reading(db) as connection:
+    with read_connection(db) as connection:
         details = file_details(connection, find_hash(connection, sha256), max_sightings=sightings)
     if as_json:
         print_json(details)
@@ -134,12 +134,12 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
 @after_option
 @json_option
 def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json: bool) -> None:
-    """List the sessions that had one file, the latest first: where from, which user, which sensor.
+    """List the sessions with one file, the latest first: source address, user, sensor.
 
-    SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or SHA-1. A captured file
-    that no log names is listed under the session artifact:SENSOR.
+    SHA256 may be the beginning of the hash (6 characters or more), or a full MD5 or SHA-1. A captured file that no
+    log names is listed under the session artifact:SENSOR.
 
-    Ends with 1 if there is no such file, or if several begin like this.
+    Ends with 1 if no file matches, or several do.
 
     \b
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
@@ -148,14 +148,14 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
 
-    with reading(db) as connection:
-        whole = find_hash(connection, sha256)
-        page = list_file_sessions(connection, whole, limit=limit, after=after)
+    with read_connection(db) as connection:
+        full_hash = find_hash(connection, sha256)
+        page = list_file_sessions(connection, full_hash, limit=limit, after=after)
     if as_json:
-        print_json({"sha256": whole, "sessions": page.rows, "next": page.next})
+        print_json({"sha256": full_hash, "sessions": page.rows, "next": page.next})
         return
     print_text(file_sessions_text(page, screen()))
-    say_more(page.next)
+    report_next_page(page.next)
 
 
 files.add_command(history)

@@ -1,4 +1,4 @@
-"""`cowrieprocessor files history`: what the sources of verdicts said about one file over time."""
+"""`cowrieprocessor files history`: the verdicts of each source on one file over time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cowrieprocessor.cli.shared.common import (
     limit_option,
     print_json,
     print_text,
-    reading,
+    read_connection,
     screen,
 )
 
@@ -21,14 +21,13 @@ from cowrieprocessor.cli.shared.common import (
 @limit_option(100, "changes, the latest ones,")
 @json_option
 def history(sha256: str, db: str | None, limit: int, as_json: bool) -> None:
-    """Show what the sources said about one file over time: each change of verdict, and who has not answered.
+    """Show the verdicts on one file over time: each change, and the sources that have not answered.
 
-    One line for each change, in order of time over all sources: when a source first said so and when last, and
-    what it said before (`unknown → malicious 12/70`, `malicious 12/70 → 40/71`). Sources that failed or refused
-    are named with the reason. SHA256 may be the beginning of the hash (6 characters or more), or a whole MD5 or
-    SHA-1.
+    One line per change, ordered by time across all sources: when the source first and last gave this verdict, and the
+    one before (`unknown → malicious 12/70`, `malicious 12/70 → 40/71`). Sources that failed or refused are listed with
+    the reason. SHA256 may be the beginning of the hash (6 characters or more), or a full MD5 or SHA-1.
 
-    Ends with 0, also when no source was asked yet; with 1 if there is no such file, or if several begin like this.
+    Ends with 0, also when no source was asked yet; with 1 if no file matches, or several do.
 
     \b
     Example: cowrieprocessor files history 8d2eda9f6a44
@@ -37,9 +36,9 @@ def history(sha256: str, db: str | None, limit: int, as_json: bool) -> None:
     from cowrieprocessor.reporting.queries.file_history import file_history
     from cowrieprocessor.reporting.render.history import file_history_text
 
-    with reading(db) as connection:
-        found = file_history(connection, find_hash(connection, sha256), limit=limit)
+    with read_connection(db) as connection:
+        changes = file_history(connection, find_hash(connection, sha256), limit=limit)
     if as_json:
-        print_json(found)
+        print_json(changes)
     else:
-        print_text(file_history_text(found, screen()))
+        print_text(file_history_text(changes, screen()))

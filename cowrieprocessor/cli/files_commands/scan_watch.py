@@ -1,4 +1,4 @@
-"""`cowrieprocessor files scan --watch`: what is shown of a scan that goes on."""
+"""`cowrieprocessor files scan --watch`: scan continuously and print what each scan stored."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import message, print_text
-from cowrieprocessor.cli.shared.stopping import stop_on_signals, stop_waiting
+from cowrieprocessor.cli.shared.common import notify, print_text
+from cowrieprocessor.cli.shared.stopping import stop_aborts_wait, stop_on_signals
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
     from cowrieprocessor.analysis.downloads_scan import ScanResult
     from cowrieprocessor.jobs.watch.scan_watch import Downloads, WatchResult
 
-_COUNTED = (
+_COUNTER_LABELS = (
     ("new", "new"),
     ("completed", "completed"),
     ("leftovers", "of redirects that Cowrie forgot to log"),
@@ -31,41 +31,42 @@ def watch_folders(
     poll_s: float | None,
     as_json: bool,
     document: Callable[[ScanResult], Mapping[str, object]],
-    note_types: Callable[[ScanResult], None],
+    warn_without_types: Callable[[ScanResult], None],
 ) -> None:
-    """Watch folders until a signal says stop, and show what comes.
+    """Watch folders until a signal, and print the result of each scan that stored something.
 
     Args:
-        db: the database.
-        folders: what to watch.
+        db: path or URL of the database.
+        folders: the folders to watch.
         rehash: read every file again in the first scan.
-        poll_s: look every so many seconds instead of being told.
-        as_json: one JSON line on standard output for each scan that stored something.
-        document: a scan as JSON.
-        note_types: says, if it is so, that types of files cannot be told; called for the first scan.
+        poll_s: poll at this interval in seconds; None to use the kernel's change notifications.
+        as_json: print each result as a JSON line on standard output.
+        document: converts a result to a JSON document.
+        warn_without_types: called with the first result; warns if file types cannot be determined.
     """
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.watch.scan_watch import LOCK_TIMEOUT_S, has_news, watch_downloads
 
     stop = threading.Event()
     stop_on_signals(stop, "stopping: what was scanned is committed")
-    noted: list[bool] = []
+    is_first = True
 
     def on_scan(result: ScanResult) -> None:
-        if not noted:
-            noted.append(True)
-            note_types(result)
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            warn_without_types(result)
         if not has_news(result):
             return
         if as_json:
-            _print_line(document(result))
+            _print_json_line(document(result))
         else:
-            message(f"{result.sensor}: {result.directory}: {_numbers(result.counters())}")
+            notify(f"{result.sensor}: {result.directory}: {_counts(result.counters())}")
 
-    engine = get_engine(db, lock_timeout_s=LOCK_TIMEOUT_S, on_wait=stop_waiting(stop))
+    engine = get_engine(db, lock_timeout_s=LOCK_TIMEOUT_S, on_wait=stop_aborts_wait(stop))
     try:
         result = watch_downloads(
-            engine, folders, rehash=rehash, poll_s=poll_s, stop=stop, notify=message, on_scan=on_scan
+            engine, folders, rehash=rehash, poll_s=poll_s, stop=stop, notify=notify, on_scan=on_scan
         )
     finally:
         dispose(engine)
@@ -75,18 +76,16 @@ def watch_folders(
 
 def _summary(result: WatchResult) -> str:
     lines = [f"watched for {result.duration_s:,.0f} s; {result.scans:,} scans stored something"]
-    lines += [
-        f"  {terminal_safe(folder)}: {_numbers(counters)}" for folder, counters in sorted(result.counters.items())
-    ]
+    lines += [f"  {terminal_safe(folder)}: {_counts(counters)}" for folder, counters in sorted(result.counters.items())]
     return "\n".join(lines) + "\n"
 
 
-def _numbers(counters: Mapping[str, int]) -> str:
-    told = [f"{counters[name]:,} {what}" for name, what in _COUNTED if counters.get(name)]
-    return ", ".join(told) or "nothing new"
+def _counts(counters: Mapping[str, int]) -> str:
+    parts = [f"{counters[name]:,} {label}" for name, label in _COUNTER_LABELS if counters.get(name)]
+    return ", ".join(parts) or "nothing new"
 
 
-def _print_line(document: Mapping[str, object]) -> None:
+def _print_json_line(document: Mapping[str, object]) -> None:
     import json
 
     from cowrieprocessor.reporting.render.json import plain

@@ -1,1 +1,1 @@
-"""What several commands share: options, errors, progress, stopping."""
+"""Options, error handling, progress display and signal handling shared by several commands."""

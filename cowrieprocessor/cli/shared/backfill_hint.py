@@ -1,11 +1,11 @@
-"""The one line that says that a list lacks what version 3 stored, and which command adds it."""
+"""The note that a list lacks rows of version 3 until `db backfill` has run."""
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import message
+from cowrieprocessor.cli.shared.common import notify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def backfill_hint(connection: Connection, what: str, jobs: Sequence[str]) -> str | None:
-    """Return the hint for a list, None where nothing is missing from it.
+    """Return the note for a list, or None if the list is complete.
 
     Args:
-        connection: a connection in a transaction.
-        what: what is missing, at the beginning of a sentence.
-        jobs: the backfills that fill it in.
+        connection: a connection in a read transaction.
+        what: what the list lacks, as the subject of a sentence.
+        jobs: names of the backfill jobs that add it.
     """
     from cowrieprocessor.db.engine import describe
     from cowrieprocessor.reporting.queries.backfill import awaits_backfill
@@ -30,7 +30,7 @@ def backfill_hint(connection: Connection, what: str, jobs: Sequence[str]) -> str
     return f"note: {what} that version 3 stored are not here yet: cowrieprocessor db backfill --db {database}"
 
 
-def say_hint(hint: str | None) -> None:
-    """Print a hint on standard error, if there is one."""
+def print_hint(hint: str | None) -> None:
+    """Print a note on standard error, if there is one."""
     if hint is not None:
-        message(hint)
+        notify(hint)

@@ -1,4 +1,4 @@
-"""What every command shares: the options `--db` and `--json`, output, and how errors end."""
+"""What every command shares: common options, output, the confirmation prompt, and exit codes for errors."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+EXIT_DECLINED = 1
 EXIT_INTERRUPTED = 130
 
 _REMEDIES = {
@@ -34,13 +35,13 @@ _REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOSPC: "make room, then repeat the command",
     errno.EDQUOT: "make room within the quota, then repeat the command",
-    errno.EROFS: "the disk may not be written to; choose another place",
+    errno.EROFS: "the file system is read-only; choose another place",
     errno.EMFILE: "raise the limit of open files (ulimit -n, or LimitNOFILE of the service)",
 }
 
 
 def db_option(function: F) -> F:
-    """Add `--db`, which looking and loading commands can do without."""
+    """Add an optional `--db`, for commands that read or load."""
     return click.option(
         "--db",
         "db",
@@ -51,13 +52,13 @@ def db_option(function: F) -> F:
 
 
 def named_db_option(function: F) -> F:
-    """Add a `--db` that has to be given: maintenance refuses to guess."""
+    """Add a required `--db`: maintenance commands never guess the database."""
     return click.option(
         "--db",
         "db",
         metavar="PATH|URL",
         required=True,
-        help="Database to work on: a path or an SQLAlchemy URL. Has to be named.",
+        help="Database to work on: a path or an SQLAlchemy URL. Required.",
     )(function)
 
 
@@ -67,17 +68,17 @@ def json_option(function: F) -> F:
 
 
 def database_name(db: str | None) -> str:
-    """Return the database to use: the flag, the environment, sensors.toml, or the file in this folder."""
+    """Return the database to use: from `--db`, the environment, sensors.toml, or the file in the current folder."""
     from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
     return db or load_settings().db_url or DEFAULT_DATABASE
 
 
-def open_for_reading(db: str | None) -> Engine:
-    """Return a read-only engine on a database that is at our version.
+def open_read_only(db: str | None) -> Engine:
+    """Return a read-only engine on a database at the current schema version.
 
     Raises:
-        DatabaseError: there is no such database, or its version is another one; the message names the remedy.
+        DatabaseError: the database does not exist or has another schema version; the message names the remedy.
     """
     from cowrieprocessor.db.engine import get_engine
     from cowrieprocessor.db.migrations import require_current
@@ -88,15 +89,15 @@ def open_for_reading(db: str | None) -> Engine:
 
 
 @contextmanager
-def reading(db: str | None) -> Iterator[Connection]:
-    """Yield a connection that sees one state of a database at our version, and close it afterwards.
+def read_connection(db: str | None) -> Iterator[Connection]:
+    """Yield a connection in one read transaction on a database at the current schema version.
 
     Raises:
-        DatabaseError: there is no such database, or its version is another one; the message names the remedy.
+        DatabaseError: the database does not exist or has another schema version; the message names the remedy.
     """
     from cowrieprocessor.db.engine import dispose, read_transaction
 
-    engine = open_for_reading(db)
+    engine = open_read_only(db)
     try:
         with read_transaction(engine) as connection:
             yield connection
@@ -104,31 +105,31 @@ def reading(db: str | None) -> Iterator[Connection]:
         dispose(engine)
 
 
-def say_waiting(seconds: float) -> None:
-    """Tell the user that another process holds the database."""
-    message(f"waiting for the database: another process has been writing for {seconds:.0f} s")
+def report_waiting(seconds: float) -> None:
+    """Tell the user that another process has the database locked."""
+    notify(f"waiting for the database: another process has been writing for {seconds:.0f} s")
 
 
-def message(text: str) -> None:
-    """Print one line for people on standard error; control characters are escaped."""
+def notify(text: str) -> None:
+    """Print a message to the user on standard error, with control characters escaped."""
     click.echo("\n".join(terminal_safe(line) for line in text.split("\n")), err=True)
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document on standard output, in ASCII, so that a terminal finds nothing to obey."""
+    """Print one JSON document on standard output, in ASCII: it holds no terminal control sequences."""
     from cowrieprocessor.reporting.render.json import to_json
 
     click.echo(to_json(document))
 
 
 def print_text(text: str) -> None:
-    """Print a rendered text on standard output; characters that its encoding lacks become escapes."""
+    """Print rendered text on standard output; characters outside its encoding become escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
 
 
 def screen() -> Screen:
-    """Return what to draw for: the terminal, else 100 columns without colour."""
+    """Return the width and colour support of standard output; 100 columns without colour if it is no terminal."""
     from cowrieprocessor.reporting.render.terminal import Screen
 
     if not sys.stdout.isatty():
@@ -138,7 +139,13 @@ def screen() -> Screen:
 
 
 def limit_option(default: int, what: str, maximum: int = 10_000) -> Callable[[F], F]:
-    """Add `--limit`."""
+    """Add `--limit`.
+
+    Args:
+        default: rows shown without the option.
+        what: what is limited, in the plural.
+        maximum: the largest limit accepted.
+    """
     return click.option(
         "--limit",
         type=click.IntRange(1, maximum),
@@ -150,21 +157,38 @@ def limit_option(default: int, what: str, maximum: int = 10_000) -> Callable[[F]
 
 
 def after_option(function: F) -> F:
-    """Add `--after`, which goes on behind a page."""
-    return click.option("--after", metavar="CURSOR", help="Go on behind a page: what its `more` line says.")(function)
+    """Add `--after`, which continues a paged list."""
+    return click.option("--after", metavar="CURSOR", help="Continue after a page: the cursor in its `more` line.")(
+        function
+    )
 
 
-def say_more(cursor: str | None) -> None:
-    """Tell the user how to get the next page, if there is one."""
+def report_next_page(cursor: str | None) -> None:
+    """Tell the user how to get the next page; do nothing without a cursor."""
     if cursor is not None:
-        message(f"more: the same command with --after {shlex.quote(cursor)}")
+        notify(f"more: the same command with --after {shlex.quote(cursor)}")
+
+
+def confirm_or_exit(*, yes: bool) -> None:
+    """Ask on a terminal whether to go on; without a terminal, go on.
+
+    Args:
+        yes: do not ask.
+
+    Raises:
+        click.exceptions.Exit: the user declined; the exit code is `EXIT_DECLINED`.
+    """
+    if yes or not sys.stdin.isatty() or click.confirm("Go on?", err=True):
+        return
+    notify("nothing was changed")
+    raise click.exceptions.Exit(EXIT_DECLINED)
 
 
 def run(command: click.Command) -> int:
     """Run a command and return its exit code.
 
-    0 is success, 2 a wrong call or setting, 130 interrupted; errors of ours carry their own code (see
-    docs/reference.md). A pipe that the reader closed ends the command quietly.
+    0 is success, 2 a wrong call or setting, 130 an interrupt; a `CowrieProcessorError` carries its own code (see
+    docs/reference.md). A closed output pipe ends the command quietly.
     """
     try:
         return _run(command)
@@ -173,13 +197,13 @@ def run(command: click.Command) -> int:
 
 
 def ignore_late_signals() -> None:
-    """Ignore signals while the interpreter shuts down: the command has ended, and its exit code is what counts."""
+    """Ignore signals during interpreter shutdown: the command has ended, and its exit code must not change."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _run(command: click.Command) -> int:
-    """Run a command; turn every expected error into one message and its exit code."""
+    """Run a command; turn every expected error into one message and an exit code."""
     try:
         code = command.main(prog_name="cowrieprocessor", standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -188,32 +212,34 @@ def _run(command: click.Command) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        message("interrupted: everything committed so far is kept, the same command goes on from there")
+        notify("interrupted: everything committed so far is kept, the same command goes on from there")
         return EXIT_INTERRUPTED
     except SystemExit:
-        return 0  # click leaves like this when the reader of a pipe went away (`| head`)
+        return 0  # click exits like this when the reader closed the pipe (`| head`)
     except CowrieProcessorError as error:
-        message(f"error: {error}")
+        notify(f"error: {error}")
         return error.exit_code
     except OSError as error:
-        message(f"error: {_trouble(error)}")
+        notify(f"error: {_describe_os_error(error)}")
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _trouble(error: OSError) -> str:
-    """Return what went wrong with a file, which one, and what to do; nothing more is printed if it was the output."""
+def _describe_os_error(error: OSError) -> str:
+    """Return path, cause and remedy of an OS error; if standard output failed, redirect it to /dev/null."""
     why = error.strerror or str(error)
-    if _is_of_output(error):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer fails, too
+    if _is_output_error(error):
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # flushing the rest of the buffer would fail, too
         return f"the output cannot be written: {why}; make room, or write it elsewhere"
-    is_named = isinstance(error.filename, str | bytes | os.PathLike)
-    where = os.fsdecode(error.filename) if is_named else "a file whose name the system does not tell"
-    return f"{where}: {why}; {_REMEDIES.get(error.errno or 0, 'look at the system log, then repeat the command')}"
+    has_path = isinstance(error.filename, str | bytes | os.PathLike)
+    path = os.fsdecode(error.filename) if has_path else "a file whose name the system does not report"
+    return f"{path}: {why}; {_REMEDIES.get(error.errno or 0, 'check the system log, then repeat the command')}"
 
 
-def _is_of_output(error: OSError) -> bool:
-    """Return whether standard output failed: then it fails again, for what could not be written is still in it."""
+def _is_output_error(error: OSError) -> bool:
+    """Return whether standard output failed; its unwritten buffer then fails again when flushed."""
     if error.filename is not None:
         return False
     *_, last = traceback.walk_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""How a follower says that it is at work: a line a minute on standard error, on a terminal one that is kept anew."""
+"""Progress of `follow` on standard error: a status line on a terminal, otherwise a line a minute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import message
+from cowrieprocessor.cli.shared.common import notify
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from cowrieprocessor.loader.log_loading import LoadProgress
 
 LINE_EVERY_S = 60.0
-SHOW_EVERY_S = 0.5
+STATUS_EVERY_S = 0.5
 
 
-class FollowLines:
-    """Events, and bytes behind, of a follower.
+class FollowProgressLine:
+    """Shows how many events a follower has stored and how many bytes it is behind.
 
     Args:
-        count: how many paths are followed.
-        clock: seconds that only go up.
+        path_count: how many paths are followed.
+        clock: a monotonic clock, in seconds.
     """
 
-    def __init__(self, count: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._count = count
+    def __init__(self, path_count: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path_count = path_count
         self._clock = clock
         self._events = 0
-        self._in_this_look: dict[str, int] = {}
-        self._said_events = 0
-        self._said_at = self._shown_at = clock()
+        self._events_by_path: dict[str, int] = {}
+        self._line_events = 0
+        self._line_at = self._status_at = clock()
         self._bytes_behind = 0
-        self._last_at: dt.datetime | None = None
+        self._newest_at: dt.datetime | None = None
         self._status: Status | None = None
 
-    def __enter__(self) -> FollowLines:
-        """Begin to show."""
+    def __enter__(self) -> FollowProgressLine:
+        """Start the display."""
         from rich.console import Console
         from rich.status import Status
 
@@ -47,51 +47,55 @@ class FollowLines:
         if console.is_terminal:
             self._status = Status("", console=console, refresh_per_second=1)
             self._status.start()
-        self._show()
+        self._draw_status()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop showing."""
+        """Stop the display."""
         if self._status is not None:
             self._status.stop()
 
-    def progress(self, now: LoadProgress) -> None:
-        """Take note of a batch."""
-        self._in_this_look[now.path] = now.events
-        self._bytes_behind = max(0, now.bytes_total - now.bytes_done)
-        self._last_at = dt.datetime.now(dt.UTC)
-        self._say()
+    def batch_stored(self, progress: LoadProgress) -> None:
+        """Update the display after a batch of the current poll."""
+        self._events_by_path[progress.path] = progress.events
+        self._bytes_behind = max(0, progress.bytes_total - progress.bytes_done)
+        self._newest_at = dt.datetime.now(dt.UTC)
+        self._update()
 
-    def looked(self, look: PollResult) -> None:
-        """Take note of a look that is over."""
-        new = look.counters["events"] + look.counters["dead_letters"]
+    def poll_finished(self, result: PollResult) -> None:
+        """Update the display after a poll."""
+        new = result.counters["events"] + result.counters["dead_letters"]
         if new:
-            self._last_at = dt.datetime.now(dt.UTC)
+            self._newest_at = dt.datetime.now(dt.UTC)
         self._events += new
-        self._in_this_look.clear()
+        self._events_by_path.clear()
         self._bytes_behind = 0
-        self._say()
+        self._update()
 
     def text(self) -> str:
-        """Return what there is to say."""
-        events = self._events + sum(self._in_this_look.values())
-        paths = f"{self._count} path{'' if self._count == 1 else 's'}"
-        last = f", the last at {self._last_at:%H:%M:%S} UTC" if self._last_at else ""
+        """Return the status line."""
+        paths = f"{self._path_count} path{'' if self._path_count == 1 else 's'}"
+        last = f", the last at {self._newest_at:%H:%M:%S} UTC" if self._newest_at else ""
+        events = self._total_events()
         return f"following {paths}: {events:,} new events{last}; {self._bytes_behind:,} bytes behind"
 
-    def _say(self) -> None:
-        now = self._clock()
-        events = self._events + sum(self._in_this_look.values())
-        if self._status is not None:
-            if now - self._shown_at >= SHOW_EVERY_S or not self._bytes_behind:
-                self._show()
-        elif events != self._said_events and now - self._said_at >= LINE_EVERY_S:
-            self._said_at, self._said_events = now, events
-            message(self.text())
+    def _total_events(self) -> int:
+        return self._events + sum(self._events_by_path.values())
 
-    def _show(self) -> None:
+    def _update(self) -> None:
+        """Redraw the status line, or print a line, if it is due."""
+        now = self._clock()
+        events = self._total_events()
+        if self._status is not None:
+            if now - self._status_at >= STATUS_EVERY_S or not self._bytes_behind:
+                self._draw_status()
+        elif events != self._line_events and now - self._line_at >= LINE_EVERY_S:
+            self._line_at, self._line_events = now, events
+            notify(self.text())
+
+    def _draw_status(self) -> None:
         from rich.text import Text
 
         if self._status is not None:
-            self._shown_at = self._clock()
+            self._status_at = self._clock()
             self._status.update(Text(self.text()))

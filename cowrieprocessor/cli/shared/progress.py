@@ -1,4 +1,4 @@
-"""Progress of long commands on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a load on standard error: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import message
+from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ LINE_EVERY_S = 10.0
 
 
 class LoadProgressLine:
-    """Files, bytes, events per second and time to go of a load."""
+    """Shows files, bytes, events per second and remaining time of a load."""
 
     def __enter__(self) -> LoadProgressLine:
-        """Begin to show."""
+        """Start the display."""
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -36,23 +36,23 @@ class LoadProgressLine:
         )
         self._progress.start()
         self._task = self._progress.add_task("load", total=None, what="", rate="")
-        self._started = self._said = time.monotonic()
+        self._started_at = self._line_at = time.monotonic()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Stop showing."""
+        """Stop the display."""
         self._progress.stop()
 
     def update(self, now: LoadProgress) -> None:
-        """Show how far the load is."""
-        elapsed_s = time.monotonic() - self._started
+        """Show the current progress."""
+        elapsed_s = time.monotonic() - self._started_at
         rate = f"{now.events / elapsed_s:,.0f} events/s" if elapsed_s > 0.5 else ""
-        name = terminal_safe(os.path.basename(now.path))[:40]  # noqa: PTH119 - the path is text made inert
+        name = terminal_safe(os.path.basename(now.path))[:40]  # noqa: PTH119 - the path is display text
         what = f"{min(now.files_done + 1, now.files_total)}/{now.files_total} {name}"
         if not self._progress.disable:
             self._progress.update(self._task, completed=now.bytes_done, total=now.bytes_total, what=what, rate=rate)
-        elif time.monotonic() - self._said >= LINE_EVERY_S:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._line_at >= LINE_EVERY_S:
+            self._line_at = time.monotonic()
             share = now.bytes_done / now.bytes_total if now.bytes_total else 1.0
             eta = f", ETA {elapsed_s / share - elapsed_s:.0f} s" if share else ""
-            message(f"{what}: {now.bytes_done:,} of {now.bytes_total:,} bytes ({share:.1%}), {rate}{eta}")
+            notify(f"{what}: {now.bytes_done:,} of {now.bytes_total:,} bytes ({share:.1%}), {rate}{eta}")

@@ -1,4 +1,4 @@
-"""How a command that goes on for ever is told to stop."""
+"""How signals end a command."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from collections.abc import Callable
 from cowrieprocessor.errors import DatabaseLocked
 
 
-def stop_on_signals(stop: threading.Event, said: str) -> None:
-    """Let SIGTERM and the first Ctrl-C set an event; the second Ctrl-C ends the command at once.
+def interrupt_on_sigterm() -> None:
+    """Make SIGTERM end the command as Ctrl-C does: service managers send SIGTERM."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def stop_on_signals(stop: threading.Event, text: str) -> None:
+    """Make SIGTERM and the first Ctrl-C set an event; the second Ctrl-C ends the command at once.
 
     Args:
-        stop: what the command looks at. Nobody may wait on it: the handler runs in the thread that would.
-        said: one line for standard error.
+        stop: the event that the command checks. The main thread must not wait on it: the handler runs there.
+        text: one line to print on standard error.
     """
-    line = f"{said}\n".encode()
+    line = f"{text}\n".encode()
 
     def on_signal(number: int, _frame: object) -> None:
         if stop.is_set():
@@ -25,17 +34,17 @@ def stop_on_signals(stop: threading.Event, said: str) -> None:
                 raise KeyboardInterrupt
             return
         stop.set()
-        os.write(2, line)  # not by the stream: it may be in the middle of a line
+        os.write(2, line)  # bypasses the stream, which may be in the middle of a write
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
 
 
-def stop_waiting(stop: threading.Event) -> Callable[[float], None]:
-    """Return what an engine calls while another process writes: it gives the waiting up once it is time to stop."""
+def stop_aborts_wait(stop: threading.Event) -> Callable[[float], None]:
+    """Return an `on_wait` callback for an engine that aborts waiting for the write lock once `stop` is set."""
 
     def on_wait(_waited_s: float) -> None:
         if stop.is_set():
-            raise DatabaseLocked("asked to stop while another process was writing; nothing is lost")
+            raise DatabaseLocked("stopped while waiting for another process to finish writing; nothing is lost")
 
     return on_wait

@@ -1,4 +1,4 @@
-"""The measurements of enrichment, each on next to nothing: they measure what they say, and can miss."""
+"""The benchmarks of enrichment at tiny size: they measure what they claim, and can miss their targets."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from benchmarks import inputs
 from benchmarks.cases import QUICK, Bench, Result
 from benchmarks.enriching import cases as enrichment
 from benchmarks.enriching.claim_files import POLICY
 from benchmarks.enriching.inputs import files_to_ask, half_asked, hash_of, one_hash_everywhere
+from benchmarks.inputs import Inputs
 from benchmarks.measure import CommandFailed, run
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import claim
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate
 from cowrieprocessor.db.models import HASHES
 
-TINY = replace(QUICK, pairs=1, virtual_hours=1, asked_files=20, spread_sessions=300, known_hashes=1_000)
+TINY = replace(
+    QUICK,
+    pairs=1,
+    virtual_hours=1,
+    per_day=20,
+    asked_files=20,
+    sessions_each=(2,),
+    propagated_sessions=300,
+    known_hashes=1_000,
+)
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A bench whose inputs are its own."""
-    monkeypatch.setattr(inputs, "INPUTS", tmp_path / "inputs")
-    monkeypatch.setattr(enrichment, "PER_DAY", 20)
-    monkeypatch.setattr(enrichment, "SESSIONS_EACH", (2,))
+def bench(tmp_path: Path) -> Bench:
+    """A bench with its own inputs."""
     work = tmp_path / "work"
     work.mkdir()
-    return Bench(work, TINY)
+    return Bench(work, TINY, inputs=Inputs(tmp_path / "inputs"))
 
 
 def measured(case: Callable[[Bench], Iterator[Result]], bench: Bench) -> dict[str, Result]:
-    """Return the results of one measurement by what they are of."""
+    """Return the results of a case by what was measured."""
     results = list(case(bench))
-    assert {"enrichment"} == {one.name for one in results}
-    assert all(one.value.low <= one.value.median <= one.value.high for one in results)
-    return {one.what: one for one in results}
+    assert {"enrichment"} == {result.name for result in results}
+    assert all(result.value.low <= result.value.median <= result.value.high for result in results)
+    return {result.what: result for result in results}
 
 
 def test_the_share_of_the_allowed_rate_is_counted_where_requests_arrive(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day's requests are all sent and none over; with too little work the share is missed."""
+    """All requests of a day are sent, and none over the limit; with too little work the target is missed."""
     results = measured(enrichment.allowed_rate, bench)
 
     by_day = results["requests sent / allowed: 20 a day, 1 days"]
@@ -78,13 +84,13 @@ def test_requests_that_were_not_all_sent_are_no_measurement(bench: Bench, monkey
         list(enrichment.cost_of_requests(bench))
 
 
-def test_a_verdict_is_spread_to_every_row(bench: Bench, tmp_path: Path) -> None:
-    """Spreading is compared with plain UPDATEs that come to the same, and a loader beside it is timed."""
-    results = measured(enrichment.spreading, bench)
+def test_a_verdict_is_propagated_to_every_row(bench: Bench) -> None:
+    """Propagation is compared with plain UPDATEs of the same effect, and a loader alongside it is timed."""
+    results = measured(enrichment.propagation, bench)
 
-    assert results["spreading to 300 rows / plain UPDATEs"].value.low > 0
-    longest = results["a live loader's stall beside spreading, longest"]
-    p99 = results["a live loader's stall beside spreading, p99"]
+    assert results["propagating to 300 rows / plain UPDATEs"].value.low > 0
+    longest = results["a live loader's stall during propagation, longest"]
+    p99 = results["a live loader's stall during propagation, p99"]
     assert (250.0, 250.0) == (longest.target, p99.target)
     assert longest.details is not None
     assert longest.details["count"] >= 1
@@ -96,11 +102,11 @@ def test_rows_without_the_verdict_are_no_measurement(bench: Bench, monkeypatch: 
     monkeypatch.setattr(enrichment, "one_hash_everywhere", lambda path, rows: one_hash_everywhere(path, rows - 1))
 
     with pytest.raises(CommandFailed, match="of 300 rows 299 have the verdict, and 299 sessions the flag"):
-        list(enrichment.spreading(bench))
+        list(enrichment.propagation(bench))
 
 
 def test_claims_are_timed_among_many_files(bench: Bench) -> None:
-    """Each claim got its files, the status saw what waits, and the beginning of enrich was measured with its memory."""
+    """Each claim got its files, the status counted what waits, and the start of enrich was measured with its memory."""
     results = measured(enrichment.claims, bench)
 
     assert results["enrich status, 1,000 files, half asked"].value.low > 0
@@ -112,7 +118,7 @@ def test_claims_are_timed_among_many_files(bench: Bench) -> None:
 
 
 def test_claims_end_where_files_do(bench: Bench, tmp_path: Path) -> None:
-    """Claims of a database that is too small for so many are an error, and not quick ones."""
+    """A database with too few files for the claims is an error, not a fast result."""
     files_to_ask(tmp_path / "small.sqlite", 30, 0)
 
     with pytest.raises(CommandFailed, match="too small"):
@@ -131,7 +137,7 @@ def test_claims_end_where_files_do(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_half_asked_files_are_as_enrichment_leaves_them(tmp_path: Path) -> None:
-    """What plain SQL wrote is what the answers come to, and the next file to ask about is the first of the rest."""
+    """The rows written with plain SQL are what aggregation gives, and the first unasked file is claimed next."""
     path = tmp_path / "half.sqlite"
     half_asked(path, 400)
     engine = get_engine(path)
@@ -146,4 +152,4 @@ def test_half_asked_files_are_as_enrichment_leaves_them(tmp_path: Path) -> None:
 
     assert [] == changed
     assert {"known-good", "malicious", "clean", "unknown"} == set(verdicts)
-    assert [hash_of(201), hash_of(202), hash_of(203)] == [one.sha256 for one in claimed]
+    assert [hash_of(201), hash_of(202), hash_of(203)] == [file.sha256 for file in claimed]

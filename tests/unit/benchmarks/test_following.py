@@ -1,4 +1,4 @@
-"""The measurements of following, each on next to nothing: they measure what they say, and can miss."""
+"""The benchmarks of following at tiny size: they measure what they claim, and can fail."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import follower, following, inputs
+from benchmarks import following
 from benchmarks.cases import QUICK, Bench, Result
 from benchmarks.follower import Follower
-from benchmarks.honeypots import LiveLog, copy, made_up, write_live
+from benchmarks.honeypots import LiveLog, copy, make_event, write_live
+from benchmarks.inputs import Inputs
 from benchmarks.measure import CommandFailed
 
-TINY = replace(QUICK, pairs=1, events=300, live_files=3, archives=2, rest_s=0.5, live_s=1.0)
+TINY = replace(QUICK, pairs=1, events=300, live_files=3, archives=2, settle_s=0.0, idle_s=0.5, live_s=1.0)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """A bench whose inputs are its own, and whose followers need not come to rest."""
-    monkeypatch.setattr(inputs, "INPUTS", tmp_path / "inputs")
-    monkeypatch.setattr(following, "SETTLED_S", 0.0)
+def bench(tmp_path: Path) -> Bench:
+    """A bench with its own inputs, which does not wait until followers are idle."""
     work = tmp_path / "work"
     work.mkdir()
-    return Bench(work, TINY)
+    return Bench(work, TINY, inputs=Inputs(tmp_path / "inputs"))
 
 
 def measured(case: Callable[[Bench], Iterator[Result]], bench: Bench) -> dict[str, Result]:
-    """Return the results of one measurement by what they are of."""
+    """Return the results of a case by what was measured."""
     results = list(case(bench))
-    assert {"following"} == {one.name for one in results}
-    assert all(one.value.low <= one.value.median <= one.value.high for one in results)
+    assert {"following"} == {result.name for result in results}
+    assert all(result.value.low <= result.value.median <= result.value.high for result in results)
     assert [] == list(bench.work.glob("*.sqlite*")), "databases are removed"
-    return {one.what: one for one in results}
+    return {result.what: result for result in results}
 
 
 def test_live_ingest_is_compared_with_a_bulk_load(bench: Bench) -> None:
@@ -58,15 +57,15 @@ def test_live_ingest_is_compared_with_a_bulk_load(bench: Bench) -> None:
     assert ("s", 2.0) == (behind.unit, behind.target)
 
 
-def test_a_follower_at_rest_is_measured(bench: Bench) -> None:
-    """Its share of a core is told with its CPU, told of changes and polling, with archives beside and without."""
-    results = measured(following.at_rest, bench)
+def test_an_idle_follower_is_measured(bench: Bench) -> None:
+    """Its CPU time is measured with kernel notifications and polling, with archives and without."""
+    results = measured(following.idle, bench)
 
     logs = "4 logs and 2 archives"
-    names = [f"CPU at rest, {how}, {what}" for what in ("4 logs", logs) for how in ("told", "polling")]
+    names = [f"CPU when idle, {how}, {what}" for what in ("4 logs", logs) for how in ("notified", "polling")]
     assert names == list(results)
-    assert {("%", 1.0)} == {(one.unit, one.target) for one in results.values()}
-    assert {0.5} == {one.details["of_s"] for one in results.values() if one.details}
+    assert {("%", 1.0)} == {(result.unit, result.target) for result in results.values()}
+    assert {0.5} == {result.details["of_s"] for result in results.values() if result.details}
 
 
 def test_a_follower_of_many_logs_is_measured(bench: Bench) -> None:
@@ -76,43 +75,41 @@ def test_a_follower_of_many_logs_is_measured(bench: Bench) -> None:
     of = "3 logs, 5 lines/s each"
     half, nearly, longest = (results[f"from write to commit, {name}, {of}"] for name in ("p50", "p99", "longest"))
     assert 0 < half.value.median <= nearly.value.median <= longest.value.median
-    assert {("s", 2.0)} == {(one.unit, one.target) for one in (half, nearly, longest)}
+    assert {("s", 2.0)} == {(result.unit, result.target) for result in (half, nearly, longest)}
     cpu = results[f"CPU, {of}"].details
     assert cpu is not None
     assert cpu["cpu_s"] > 0
 
 
-def test_events_that_do_not_arrive_are_no_measurement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A follower that ended, that stands still, and one that stored more than there was, end the measurement."""
-    monkeypatch.setattr(follower, "PATIENCE_S", 0.5)
+def test_events_that_do_not_arrive_are_no_measurement(bench: Bench) -> None:
+    """A follower that ended, that stores nothing, or that stored too much, ends the measurement."""
     log, db = bench.work / "cowrie.json", bench.new_database()
 
-    with Follower(bench.work, db, log) as running:
+    with Follower(bench.program, db, log) as running:
         with pytest.raises(CommandFailed, match="did not come to 5 events"):
-            running.wait_for(5)
-        monkeypatch.setattr(follower, "PATIENCE_S", 60.0)
-        log.write_bytes(made_up(0, 0) + made_up(0, 1))
-        running.wait_for(2)
+            running.wait_for(5, timeout_s=0.5)
+        log.write_bytes(make_event(0, 0) + make_event(0, 1))
+        running.wait_for(2, timeout_s=60.0)
         with pytest.raises(CommandFailed, match="stored 2 rows of 2 values, there were 1 events"):
             running.wait_for(1)
-        with pytest.raises(CommandFailed, match="ended before 3 events"), Follower(bench.work, db, log) as second:
-            second.wait_for(3)
+        with pytest.raises(CommandFailed, match="ended before 3 events"), Follower(bench.program, db, log) as second:
+            second.wait_for(3, timeout_s=60.0)
 
 
 def test_a_follower_that_ends_early_is_an_error(bench: Bench) -> None:
-    """A follower that did not take its command line ends the measurement, with what it said."""
-    follower_ = Follower(bench.work, bench.new_database(), bench.work, flags=("--no-such-option",))
+    """A follower that rejects its command line ends the measurement, with its error message."""
+    follower_ = Follower(bench.program, bench.new_database(), bench.work, flags=("--no-such-option",))
 
     with pytest.raises(CommandFailed, match=r"(?s)ended before 1 events.*No such option"), follower_ as running:
         running.wait_for(1)
 
 
 def test_a_follower_that_ends_badly_is_an_error(bench: Bench) -> None:
-    """A follower that was killed ends the measurement, even when all that it should store is there."""
+    """A follower that was killed ends the measurement, even if it stored everything."""
     log = bench.work / "cowrie.json"
-    log.write_bytes(made_up(0, 0))
+    log.write_bytes(make_event(0, 0))
     stack = ExitStack()
-    running = stack.enter_context(Follower(bench.work, bench.new_database(), log))
+    running = stack.enter_context(Follower(bench.program, bench.new_database(), log))
     running.wait_for(1)
     running.kill()
 
@@ -121,27 +118,27 @@ def test_a_follower_that_ends_badly_is_an_error(bench: Bench) -> None:
 
 
 def test_the_cpu_of_a_follower_grows(bench: Bench) -> None:
-    """What it used so far never goes down, and storing something adds to it."""
+    """Its CPU time never decreases, and storing events adds to it."""
     log = bench.work / "cowrie.json"
-    with Follower(bench.work, bench.new_database(), log) as running:
-        log.write_bytes(made_up(0, 0))
+    with Follower(bench.program, bench.new_database(), log) as running:
+        log.write_bytes(make_event(0, 0))
         running.wait_for(1)
         before_s = running.cpu_s()
         with log.open("ab") as out:
-            out.writelines(made_up(0, number) for number in range(1, 20_001))
+            out.writelines(make_event(0, number) for number in range(1, 20_001))
         running.wait_for(20_001)
         assert running.cpu_s() >= before_s + 0.1
 
 
 def test_a_log_is_written_line_by_line_and_rotates(tmp_path: Path) -> None:
-    """The lines come in their order, in a new file each time the last has its size."""
+    """The lines keep their order, and a new file begins each time the last one reaches its size."""
     source, target = tmp_path / "source.json", tmp_path / "cowrie.json"
     source.write_bytes(b"".join(b"%04d\n" % number for number in range(100)))
 
-    told = copy(source, target, rotate_bytes=100)
+    report = copy(source, target, rotate_bytes=100)
 
-    rotated = [tmp_path / f"cowrie.json.{number}" for number in range(1, int(told["rotations"]) + 1)]
-    assert (100, 4) == (told["events"], len(rotated))
+    rotated = [tmp_path / f"cowrie.json.{number}" for number in range(1, int(report["rotations"]) + 1)]
+    assert (100, 4) == (report["events"], len(rotated))
     assert {100} == {path.stat().st_size for path in [*rotated, target]}
     assert source.read_bytes() == b"".join(path.read_bytes() for path in [*rotated, target])
 
@@ -151,27 +148,27 @@ def test_a_writer_keeps_its_rate(tmp_path: Path) -> None:
     source = tmp_path / "source.json"
     source.write_bytes(b"line\n" * 200)
 
-    told = copy(source, tmp_path / "cowrie.json", rate=1000.0)
+    report = copy(source, tmp_path / "cowrie.json", rate=1000.0)
 
-    assert 200 == told["events"]
-    assert told["ended"] - told["began"] >= 0.15
+    assert 200 == report["events"]
+    assert report["ended"] - report["began"] >= 0.15
     assert source.read_bytes() == (tmp_path / "cowrie.json").read_bytes()
 
 
 def test_many_logs_get_the_same(tmp_path: Path) -> None:
-    """Each log gets as many events, each of which says when it was written."""
-    told = write_live(tmp_path, files=3, rate=50.0, seconds=0.2)
+    """Each log gets equally many events, each with the time at which it was written."""
+    report = write_live(tmp_path, files=3, rate=50.0, seconds=0.2)
 
-    assert 30 == told["events"]
+    assert 30 == report["events"]
     logs = [path.read_text().splitlines() for path in sorted(tmp_path.iterdir())]
     assert [10, 10, 10] == [len(lines) for lines in logs]
     events = [json.loads(line) for lines in logs for line in lines]
-    assert all(told["began"] <= event["written_at"] <= told["ended"] for event in events)
+    assert all(report["began"] <= event["written_at"] <= report["ended"] for event in events)
     assert 3 == len({event["sensor"] for event in events})
 
 
 def test_a_live_log_is_appended_to(tmp_path: Path) -> None:
-    """As Cowrie does, a log that is there already is written on."""
+    """As in Cowrie, an existing log is appended to."""
     path = tmp_path / "cowrie.json"
     path.write_bytes(b"first\n")
     log = LiveLog(path)

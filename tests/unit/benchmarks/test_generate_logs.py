@@ -147,13 +147,13 @@ def test_a_size_is_kept_to_within_a_line(tmp_path: Path) -> None:
 
 def test_rotated_files_are_one_log_in_pieces(tmp_path: Path) -> None:
     """Several files together are byte for byte the log that one file would be, under Cowrie's names."""
-    one = tmp_path / "one.json"
-    write_log(one, events=3000)
+    whole = tmp_path / "whole.json"
+    write_log(whole, events=3000)
 
     summary = write_log(tmp_path / "cowrie.json", events=3000, files=3)
 
     assert [path.name for path in summary.paths] == ["cowrie.json.2026-01-01", "cowrie.json.2026-01-02", "cowrie.json"]
-    assert b"".join(path.read_bytes() for path in summary.paths) == one.read_bytes()
+    assert b"".join(path.read_bytes() for path in summary.paths) == whole.read_bytes()
     assert [len(path.read_bytes().splitlines()) for path in summary.paths] == [1000, 1000, 1000]
 
 

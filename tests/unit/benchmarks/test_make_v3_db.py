@@ -1,4 +1,4 @@
-"""The v3 databases that the upgrade is measured and tested with: their schema, their habits, their answer."""
+"""The generated v3 databases for benchmarks and tests of the upgrade: schema, peculiarities, exact answer."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SMALL = 2000
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, V3Answer]:
-    """A database of 20,000 events and its answer; tests only look at it."""
+    """A database of 20,000 events and its answer, shared by tests that only read it."""
     path = tmp_path_factory.mktemp("v3") / "v3.sqlite"
     return path, make_v3_db(path, events=20_000, seed=1)
 
 
 def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Return what a query finds in a database."""
+    """Return the rows of a query."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return list(connection.execute(sql))
 
 
 def count(path: Path, sql: str) -> int:
-    """Return the one number that a query gives."""
+    """Return the single number of a query."""
     ((number,),) = ask(path, sql)
     return int(number)
 
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_contents(tmp_path: Path) -> None:
 
 
 def test_the_file_is_whole_private_and_in_wal_mode(made: tuple[Path, V3Answer]) -> None:
-    """SQLite finds nothing wrong with the file, it is in WAL mode, nobody else may read it, and no part is left."""
+    """The file passes SQLite's checks, is in WAL mode and private, and no unfinished file is left."""
     path, _ = made
 
     assert ask(path, "PRAGMA integrity_check") == [("ok",)]
@@ -82,7 +82,7 @@ def test_the_program_sees_a_v3_database(made: tuple[Path, V3Answer]) -> None:
     assert re.search(r"version +3\b", ended.stdout)
 
 
-HABITS = {
+PECULIARITIES = {
     "a rewritten command": "event_type = 'cowrie.command.input' AND payload ->> 'input' IS NULL"
     " AND payload ->> 'command' IS NULL AND payload ->> 'input_safe' LIKE '%[URL]%[SC] %'"
     " AND length(payload ->> 'input_hash') = 64",
@@ -109,13 +109,13 @@ HABITS = {
 }
 
 
-@pytest.mark.parametrize("habit", HABITS)
-def test_each_habit_is_there(made: tuple[Path, V3Answer], habit: str) -> None:
-    """Every habit of v3 data that is seen in one row is there."""
-    assert count(made[0], f"SELECT count(*) FROM raw_events WHERE {HABITS[habit]}") > 0
+@pytest.mark.parametrize("peculiarity", PECULIARITIES)
+def test_each_peculiarity_is_there(made: tuple[Path, V3Answer], peculiarity: str) -> None:
+    """Every peculiarity of v3 data that shows in a single row occurs."""
+    assert count(made[0], f"SELECT count(*) FROM raw_events WHERE {PECULIARITIES[peculiarity]}") > 0
 
 
-HABITS_OF_TABLES = {
+PECULIARITIES_OF_TABLES = {
     "stored twice without inode": "SELECT count(*) FROM (SELECT 1 FROM raw_events WHERE source_inode IS NULL"
     " GROUP BY source, source_offset, payload_hash HAVING count(*) = 2)",
     "line numbers with gaps": "SELECT count(*) FROM (SELECT source_offset - lag(source_offset) OVER"
@@ -153,22 +153,22 @@ HABITS_OF_TABLES = {
 }
 
 
-@pytest.mark.parametrize("habit", HABITS_OF_TABLES)
-def test_each_habit_of_several_rows_is_there(made: tuple[Path, V3Answer], habit: str) -> None:
-    """Every habit of v3 data that is seen in several rows or tables is there."""
-    assert count(made[0], HABITS_OF_TABLES[habit]) > 0
+@pytest.mark.parametrize("peculiarity", PECULIARITIES_OF_TABLES)
+def test_each_peculiarity_of_several_rows_is_there(made: tuple[Path, V3Answer], peculiarity: str) -> None:
+    """Every peculiarity of v3 data that shows across rows or tables occurs."""
+    assert count(made[0], PECULIARITIES_OF_TABLES[peculiarity]) > 0
 
 
 def test_command_stats_is_empty(made: tuple[Path, V3Answer]) -> None:
-    """V3 made the table of commands and never filled it."""
+    """V3 created the table of commands and never filled it."""
     assert count(made[0], "SELECT count(*) FROM command_stats") == 0
 
 
 def test_every_kind_of_junk_and_hostile_name_is_there(made: tuple[Path, V3Answer]) -> None:
     """Junk is about two events in a hundred, of all kinds, and each hostile file and user is named."""
     stored = "\n".join(payload for (payload,) in ask(made[0], "SELECT payload FROM raw_events"))
-    for one in HOSTILE_FILES:
-        assert all(f"{json.dumps(key)}: {json.dumps(value)}" in stored for key, value in one.fields.items())
+    for file in HOSTILE_FILES:
+        assert all(f"{json.dumps(key)}: {json.dumps(value)}" in stored for key, value in file.fields.items())
     for kind in JUNK:
         changes = {key: value for key, value in (kind.changes or {}).items() if isinstance(value, str | int)}
         assert all(f"{json.dumps(key)}: {json.dumps(value)}" in stored for key, value in changes.items())
@@ -181,7 +181,7 @@ def test_every_kind_of_junk_and_hostile_name_is_there(made: tuple[Path, V3Answer
 
 
 def test_no_junk_if_none_is_wanted(tmp_path: Path) -> None:
-    """With `junk` 0 the only line that is none is the torn one at the end of a log."""
+    """With `junk` 0 the only malformed line is the torn one at the end of a log."""
     answer = make_v3_db(tmp_path / "v3.sqlite", events=SMALL, junk=0)
 
     assert answer.file_events_refused == {}
@@ -207,20 +207,20 @@ def test_payloads_and_hashes_are_as_v3_wrote_them(made: tuple[Path, V3Answer]) -
 
 
 def test_the_figures_of_v3_are_those_of_the_file(made: tuple[Path, V3Answer]) -> None:
-    """What the answer says of the v3 database itself can be counted in it."""
+    """The figures of the answer about the v3 database itself can be counted in it."""
     path, answer = made
     counted = (
         count(path, "SELECT count(*) FROM raw_events"),
         count(path, "SELECT count(*) FROM raw_events WHERE event_type IS NULL AND quarantined"),
         count(path, "SELECT count(*) FROM session_summaries"),
-        count(path, HABITS_OF_TABLES["doubled counters"]),
+        count(path, PECULIARITIES_OF_TABLES["doubled counters"]),
     )
 
     assert counted == tuple(answer.as_dict()[name] for name in FIGURES_OF_V3)
 
 
 def test_a_file_upgraded_from_v1_has_a_cursor_a_log(tmp_path: Path) -> None:
-    """What v1's constraint forbids is left out: no source has a second generation, no row is there twice."""
+    """What v1's constraint forbids is omitted: no source has a second generation, no row is stored twice."""
     make_v3_db(tmp_path / "v3.sqlite", events=SMALL, from_v1=True)
 
     assert count(tmp_path / "v3.sqlite", "SELECT max(source_generation) FROM raw_events") == 0
@@ -235,10 +235,10 @@ def test_the_size_is_about_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    """A path that is taken, no amount or two, and one too small for all habits are refused, and nothing is left."""
+    """An existing path, no amount or two, and too small an amount are refused, and nothing is left."""
     (tmp_path / "taken").write_text("precious")
 
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         make_v3_db(tmp_path / "taken", events=SMALL)
     with pytest.raises(ValueError, match="either size_bytes or events"):
         make_v3_db(tmp_path / "new")
@@ -251,7 +251,7 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    """An error while it is made leaves no half of a database behind."""
+    """An error leaves no unfinished database behind."""
 
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: processes from outside, and the floor."""
+"""The tools of the benchmarks: processes measured from outside, and the floor."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_floor_stores_every_line_as_it_came(tmp_path: Path) -> None:
 
 
 def test_every_measurement_is_described() -> None:
-    """benchmarks/README.md has a row for each measurement that `--only` knows."""
+    """benchmarks/README.md has a row for each case that `--only` accepts."""
     readme = Path(bench.__file__).with_name("README.md").read_text()
 
     assert [name for name in CASES if f"| `{name}` |" not in readme] == []

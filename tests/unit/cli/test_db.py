@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cowrieprocessor.cli.db_commands.text import status_text
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.cli.db import db
-from cowrieprocessor.cli.db_commands.text import status_text
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.db.status import database_status
@@ -49,7 +49,7 @@ def test_the_database_has_to_be_named(command: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("command", ["status", "check", "migrate"])
 def test_a_missing_database_is_not_made(command: str, tmp_path: Path) -> None:
-    """A name that was mistyped is said, and makes no file."""
+    """A mistyped name is an error, and creates no file."""
     result = call(command, "--db", tmp_path / "missing.sqlite")
     assert isinstance(result.exception, DatabaseError)
     assert "no such database" in str(result.exception)
@@ -57,7 +57,7 @@ def test_a_missing_database_is_not_made(command: str, tmp_path: Path) -> None:
 
 
 def test_status_of_a_v3_file(v3_file: Path) -> None:
-    """The status of a v3 file says its version, how to migrate, and the rows of its tables; it changes nothing."""
+    """The status of a v3 file shows its version, the command to migrate it, and its rows; it changes nothing."""
     before = v3_file.read_bytes()
     result = call("status", "--db", v3_file)
     assert result.exit_code == 0
@@ -92,7 +92,7 @@ def test_status_as_json(engine: Engine, db_url: str) -> None:
     assert document["storage"]["size_bytes"] > 0
 
 
-def test_status_shows_jobs_with_nothing_to_obey(tmp_path: Path) -> None:
+def test_status_escapes_the_reasons_of_jobs(tmp_path: Path) -> None:
     """A job's reason is shown, its control characters escaped."""
     path = tmp_path / "x.sqlite"
     engine = get_engine(path)
@@ -111,7 +111,7 @@ def test_status_shows_jobs_with_nothing_to_obey(tmp_path: Path) -> None:
 
 
 def test_status_estimates_large_tables(engine: Engine) -> None:
-    """Tables beyond a number of rows are not counted to the end, and marked so."""
+    """Large tables are estimated, and marked as estimates."""
     with write_transaction(engine) as connection:
         connection.execute(
             text("INSERT INTO files (session_id, shasum) VALUES ('a', 'x'), ('b', 'x'), ('c', 'x'), ('d', 'x')")
@@ -133,14 +133,14 @@ def test_status_of_another_applications_file(tmp_path: Path) -> None:
 
 
 def test_status_of_a_newer_version(tmp_path: Path) -> None:
-    """A database of a version above ours is shown, and that this program cannot work with it."""
+    """The status of a newer database is shown, with a note that this program cannot use it."""
     path = v3_schema.create(tmp_path / "new.sqlite", version="5")
-    assert "schema version  5 (this program works with 4 alone)" in call("status", "--db", path).stdout
+    assert "schema version  5 (this program works with 4 only)" in call("status", "--db", path).stdout
 
 
 @pytest.mark.parametrize("flags", [[], ["--full"]])
 def test_check_of_a_sound_database(engine: Engine, db_url: str, flags: list[str]) -> None:
-    """A sound database is said to be sound, by which library and which check."""
+    """The message about a sound database names the library and the check."""
     result = call("check", "--db", db_url, *flags)
     assert result.exit_code == 0
     assert f": sound ({'full' if flags else 'quick'} check, " in result.stdout
@@ -165,7 +165,7 @@ def test_quick_check_finds_a_damaged_page(v3_file: Path) -> None:
 
 
 def test_full_check_compares_tables_with_indexes(v3_file: Path) -> None:
-    """An index that does not match its table is found by the full check, not by the quick one."""
+    """An index that does not match its table is found by the full check, not by the quick check."""
     with closing(sqlite3.connect(v3_file)) as connection, connection:
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute(
@@ -187,7 +187,7 @@ def test_check_names_an_affected_library(v3_file: Path, monkeypatch: pytest.Monk
 
 
 def test_migrate_says_what_it_does_and_does_it(v3_file: Path) -> None:
-    """Without a terminal nothing is asked: what will happen is said, then done; once more does nothing."""
+    """Without a terminal it does not ask: it prints the plan and migrates; a second run does nothing."""
     first, second = call("migrate", "--db", v3_file), call("migrate", "--db", v3_file)
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "adds new, empty tables" in first.stderr
@@ -214,7 +214,7 @@ def test_migrate_fills_an_empty_server_database(db_url: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("version", ["2", "5"])
 def test_migrate_refuses_other_versions(tmp_path: Path, version: str) -> None:
-    """A version that cannot be migrated ends with the error, not with a question."""
+    """A version that cannot be migrated is an error, without a question."""
     path = v3_schema.create(tmp_path / "other.sqlite", version=version)
     result = call("migrate", "--db", path)
     assert isinstance(result.exception, SchemaVersionError)

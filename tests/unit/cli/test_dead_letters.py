@@ -77,14 +77,14 @@ def test_list_takes_reason_limit_and_all(engine: Engine, db_url: str, program: P
     assert [letter["source_offset"] for letter in first["dead_letters"] + second["dead_letters"]] == [2, 1, 0]
 
 
-def test_none_is_said(engine: Engine, db_url: str, program: Program) -> None:
+def test_an_empty_list_is_reported(engine: Engine, db_url: str, program: Program) -> None:
     """Without dead letters the list says so and ends with 0."""
     outcome = program("dead-letters", "list", "--db", db_url)
     assert (outcome.code, outcome.out) == (0, "No dead letters.\n")
 
 
 def test_list_takes_a_log(sqlite: Engine, sqlite_url: str, program: Program) -> None:
-    """`--source` picks the letters of one log, and the counts above are those of it."""
+    """`--source` selects the letters of a log, and the counts are those of that log."""
     _fill(sqlite)
     with write_transaction(sqlite) as connection:
         add_dead_letter(connection, "not JSON", {"text": "x"}, source="/logs/other.json")
@@ -96,7 +96,7 @@ def test_list_takes_a_log(sqlite: Engine, sqlite_url: str, program: Program) -> 
 def test_a_log_goes_by_the_name_it_has_now(
     sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log that was renamed and grew keeps its source, and is found by its new name too, also a relative one."""
+    """A log that was renamed and has grown keeps its source, and is also found by its new, even relative, path."""
     lines = [events(1)[0], "not JSON", *events(2, start=1)]
     log = write(tmp_path / "cowrie.json", lines)
     BulkLoader(sqlite).load([log])
@@ -139,8 +139,8 @@ def test_show_as_json_is_exact(sqlite: Engine, sqlite_url: str, program: Program
     assert ({"text": HOSTILE}, None, False) == (document["payload"], document["details"], document["resolved"])
 
 
-def test_show_of_none_is_said(sqlite: Engine, sqlite_url: str, program: Program) -> None:
-    """An id that there is not ends with 1 and says where to look."""
+def test_show_of_an_unknown_id_ends_with_1(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """An unknown id ends with 1 and names the command that lists all."""
     outcome = program("dead-letters", "show", "7", "--db", sqlite_url)
     assert (1, "") == (outcome.code, outcome.out)
     assert "dead-letters list --all" in outcome.err
@@ -156,7 +156,7 @@ def _load_with_large_lines(engine: Engine, folder: Path) -> Path:
 def test_replay_says_what_it_did_and_why_letters_stay(
     sqlite: Engine, sqlite_url: str, program: Program, tmp_path: Path
 ) -> None:
-    """A dry run says what would be; the replay does it; the letter that stays is named with its reason."""
+    """A dry run shows the result in advance; the letter that stays is listed with its reason."""
     log = _load_with_large_lines(sqlite, tmp_path)
     dry = program("dead-letters", "replay", "--db", sqlite_url, "--dry-run")
     done = program("dead-letters", "replay", "--db", sqlite_url)
@@ -178,13 +178,13 @@ def test_replay_as_json(sqlite: Engine, sqlite_url: str, program: Program, tmp_p
     assert (2, 1, {"still not JSON": 1}, False) == (
         *(document[name] for name in ("letters", "resolved", "stays", "dry_run")),
     )
-    assert {"replayed": 1, "stays": 1} == {one["state"]: one["events"] or 1 for one in document["outcomes"]}
+    assert {"replayed": 1, "stays": 1} == {outcome["state"]: outcome["events"] or 1 for outcome in document["outcomes"]}
     assert 1 == program(*arguments, "--reason", "not JSON").document["letters"]
     assert 1 == program(*arguments, "--limit", "1").document["resolved"]
 
 
 def test_events_of_v3_are_left_to_the_backfill(sqlite: Engine, sqlite_url: str, program: Program) -> None:
-    """What comes out of letters of version 3 is told, with the command that takes up the rest."""
+    """Events from letters of version 3 are reported, with the command that adds their files."""
     with write_transaction(sqlite) as connection:
         add_dead_letter(connection, "validation", {"malformed": "\0" + events(1)[0]}, source_offset=4)
     outcome = program("dead-letters", "replay", "--db", sqlite_url)
@@ -192,7 +192,7 @@ def test_events_of_v3_are_left_to_the_backfill(sqlite: Engine, sqlite_url: str, 
 
 
 def test_purge_deletes_resolved_letters(sqlite: Engine, sqlite_url: str, program: Program) -> None:
-    """Without options only resolved ones go, and it says how many of which reason."""
+    """Without options only resolved letters are deleted, and counted by reason."""
     _fill(sqlite)
     dry = program("dead-letters", "purge", "--db", sqlite_url, "--dry-run")
     done = program("dead-letters", "purge", "--db", sqlite_url)
@@ -207,7 +207,7 @@ def test_purge_of_waiting_letters_wants_yes(sqlite: Engine, sqlite_url: str, pro
     _fill(sqlite)
     refused = program("dead-letters", "purge", "--db", sqlite_url, "--all")
     assert 2 == refused.code
-    assert "3 of them wait to be replayed; give --yes" in refused.err
+    assert "3 of them are unresolved; give --yes" in refused.err
     done = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--yes")
     assert done.out == "4 dead letters deleted: not JSON 3, too deep 1\n"
 
@@ -222,13 +222,13 @@ def test_purge_of_waiting_letters_asks(
     code: int,
     left: int,
 ) -> None:
-    """On a terminal it says what is lost, and takes no for an answer."""
+    """On a terminal it shows what is lost, and asks."""
     _fill(sqlite)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr(click, "confirm", lambda *_, **__: answer)
     outcome = program("dead-letters", "purge", "--db", sqlite_url, "--all", "--reason", "not JSON")
     assert code == outcome.code
-    assert "3 of them wait: what they hold can never be stored afterwards" in outcome.err
+    assert "3 of them are unresolved: their contents can never be stored afterwards" in outcome.err
     rest = program("dead-letters", "list", "--db", sqlite_url, "--json").document["dead_letters"]
     assert left == len(rest)
 
@@ -251,7 +251,7 @@ def test_purge_by_age(sqlite: Engine, sqlite_url: str, program: Program) -> None
 
 @pytest.mark.parametrize("command", ["replay", "purge"])
 def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Path, command: str) -> None:
-    """A misspelt name ends with 4, and leaves no file behind."""
+    """A misspelt name ends with 4, and creates no file."""
     outcome = program("dead-letters", command, "--db", str(tmp_path / "none.sqlite"))
     assert 4 == outcome.code
     assert [] == list(tmp_path.iterdir())
@@ -259,7 +259,7 @@ def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Pa
 
 @pytest.mark.parametrize("command", [("replay",), ("purge",), ("show", "1"), ("list",)])
 def test_a_v3_database_has_to_be_migrated_first(program: Program, v3_file: Path, command: tuple[str, ...]) -> None:
-    """The message says how, and the code is 5."""
+    """The message has the command, and the exit code is 5."""
     outcome = program("dead-letters", *command, "--db", str(v3_file))
     assert (5, True) == (outcome.code, "db migrate" in outcome.err)
 
@@ -279,7 +279,7 @@ def test_json_is_documented(sqlite: Engine, sqlite_url: str, program: Program, t
     def names(document: object) -> set[str]:
         paths = {path for path, _ in flattened(document)}
         return {
-            re.sub(r"^(counters|stays|plan\.by_reason)\..*", lambda found: _GENERAL[found[1]], one) for one in paths
+            re.sub(r"^(counters|stays|plan\.by_reason)\..*", lambda match: _GENERAL[match[1]], path) for path in paths
         }
 
     assert (replayed, purged) == (names(replay), names(purge))

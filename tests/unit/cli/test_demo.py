@@ -1,12 +1,14 @@
-"""`cowrieprocessor demo`: the samples, wherever it is called from."""
+"""`cowrieprocessor demo`: it finds the samples from any folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from cowrieprocessor.cli import demo
+from cowrieprocessor.errors import InputNotFound
 from tests.documents import PROJECT
 from tests.unit.reporting.program import Program
 
@@ -47,14 +49,14 @@ def test_commands_of_the_demo_can_be_pasted(program: Program) -> None:
 
 
 def test_samples_are_named_from_here_in_a_clone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the clone the samples are shown as people would type them."""
+    """In a clone the path of the samples is relative."""
     monkeypatch.chdir(PROJECT)
 
     assert demo.find_samples() == Path("samples")
 
 
 def test_a_folder_of_that_name_is_not_taken_for_the_samples(program: Program, tmp_path: Path) -> None:
-    """Logs of one's own that happen to lie in `samples` are left alone."""
+    """The user's own logs in a folder `samples` are not loaded."""
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "cowrie.json").write_text('{"eventid":"x","session":"mine"}\n', encoding="utf-8")
 
@@ -62,7 +64,7 @@ def test_a_folder_of_that_name_is_not_taken_for_the_samples(program: Program, tm
 
 
 def test_a_folder_that_cannot_be_made_ends_with_2(program: Program, tmp_path: Path) -> None:
-    """A place where nothing can be made is one message that says which."""
+    """If the folder cannot be made, the message names it."""
     (tmp_path / "file").touch()
     shown = program("demo", "--dir", "file/demo")
 
@@ -70,25 +72,25 @@ def test_a_folder_that_cannot_be_made_ends_with_2(program: Program, tmp_path: Pa
     assert "file/demo: cannot be made" in shown.err
 
 
-def test_without_samples_it_says_what_to_do(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation that left the samples out ends with 3 and the command for one's own logs."""
-    monkeypatch.setattr(demo, "SAMPLES", "no-such-folder")
-    shown = program("demo")
+def test_without_samples_it_says_what_to_do(tmp_path: Path) -> None:
+    """Without samples the demo ends with 3 and the command that loads one's own logs."""
+    with pytest.raises(InputNotFound, match="cowrieprocessor load") as raised:
+        demo.run_demo(tmp_path / "demo", samples_name="no-such-folder")
 
-    assert shown.code == 3
-    assert "cowrieprocessor load" in shown.err
+    assert raised.value.exit_code == 3
 
 
 def test_a_step_that_fails_ends_the_demo_as_it_ended(
-    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sample log that is damaged ends the demonstration with the exit code of `load`."""
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "cowrie.json").write_text('{"eventid":"x","session":"s"}\n', encoding="utf-8")
     (broken / "cowrie.json.1.gz").write_bytes(b"\x1f\x8b\x08damaged")
-    monkeypatch.setattr(demo, "SAMPLES", str(broken))
-    shown = program("demo")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.exceptions.Exit) as raised:
+        demo.run_demo(Path("demo"), samples_name=str(broken))
 
-    assert shown.code == 3
-    assert "Cowrie report" not in shown.out
+    assert raised.value.exit_code == 3
+    assert "Cowrie report" not in capsys.readouterr().out

@@ -26,7 +26,7 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 @pytest.fixture
 def db(engine: Engine, db_url: str) -> str:
-    """A database with three files, of one of which a source failed to answer, and one answer in the cache."""
+    """A database with three files, one with a failed request, and one answer in the cache."""
     with write_transaction(engine) as connection:
         for number in range(3):
             add_hash(connection, sha(number), at(0))
@@ -56,8 +56,8 @@ def test_status_shows_the_backlog_and_the_quota(db: str, program: Program) -> No
     assert KEY not in outcome.out + str(document)
 
 
-def test_staging_is_said(db: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With USE_NEW_ENRICHMENT=0 the status says so, also with --json, and how many answers wait to be replayed."""
+def test_staging_is_reported(db: str, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With USE_NEW_ENRICHMENT=0 the status notes it, also with --json, with the number of answers to be replayed."""
     monkeypatch.setenv("USE_NEW_ENRICHMENT", "0")
     for arguments in ((), ("--json",)):
         outcome = program("enrich", "status", "--db", db, *arguments)
@@ -77,7 +77,7 @@ def test_a_key_that_is_missing_does_not_hide_the_rest(
 
 
 def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Path) -> None:
-    """Looking into a database that does not exist is an error, and leaves none behind."""
+    """Reading a database that does not exist is an error, and creates none."""
     path = tmp_path / "none.sqlite"
     assert 4 == program("enrich", "status", "--db", str(path)).code
     assert not path.exists()

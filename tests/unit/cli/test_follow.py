@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.cli import follow as command
-from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowLines
+from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowProgressLine
 from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.jobs.watch.follow import FollowResult
 from cowrieprocessor.loader import delta
@@ -25,7 +25,7 @@ from tests.unit.reporting.program import Program
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
-    """The program, called in a folder of its own, without its handlers of signals; archives settle at once."""
+    """The program, called in a folder of its own, without its signal handlers; archives settle at once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(delta, "FollowTiming", lambda: FollowTiming(archive_settles_s=0.1))
     monkeypatch.setattr(command, "stop_on_signals", lambda *_: None)
@@ -59,7 +59,7 @@ def test_once_as_json(program: Program, log: Path) -> None:
     document = program("follow", str(log), "--once", "--json").document
 
     assert {"events": 10} == {name: document["counters"][name] for name in ("events",)}
-    assert [str(log)] == [one["path"] for one in document["files"]]
+    assert [str(log)] == [file["path"] for file in document["files"]]
     assert ([], False) == (document["gaps"], document["stopped"])
 
 
@@ -115,22 +115,22 @@ def test_the_database_refuses(program: Program, log: Path, tmp_path: Path) -> No
         assert 4 == program("follow", str(log), "--db", "x.sqlite", *once).code
 
 
-def test_what_a_look_found_as_json() -> None:
-    """A look that found something is one object; one that found nothing is none."""
+def test_what_a_poll_found_as_json() -> None:
+    """A poll that found something is one object; a poll that found nothing is none."""
     found = FileResult("cowrie.json", "loaded", Counter(events=2))
-    document = command.look_document(PollResult([found], [Gap("cowrie.json", 5)]))
+    document = command.poll_document(PollResult([found], [Gap("cowrie.json", 5)]))
 
     assert document is not None
     assert {"events": 2} == document["counters"]
     assert [{"path": "cowrie.json", "bytes_lost": 5}] == document["gaps"]
     assert {"at", "counters", "files", "gaps"} == document.keys()
-    assert command.look_document(PollResult([FileResult("cowrie.json")])) is None
+    assert command.poll_document(PollResult([FileResult("cowrie.json")])) is None
 
 
 def test_lines_of_json_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a look found is one line of ASCII; a look that found nothing prints nothing."""
-    command.print_look(PollResult(gaps=[Gap("a\n\x1b[31m\u2028b", 1)]))
-    command.print_look(PollResult())
+    """What a poll found is one line of ASCII; a poll that found nothing prints nothing."""
+    command.print_poll(PollResult(gaps=[Gap("a\n\x1b[31m\u2028b", 1)]))
+    command.print_poll(PollResult())
     (line,) = capsys.readouterr().out.splitlines()
 
     assert line.isascii()
@@ -160,18 +160,18 @@ def test_the_summary(result: FollowResult, expected: list[str]) -> None:
 
 
 def test_waiting_is_ended_by_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
-    """While another process writes, --once says so; asked to stop, it waits no longer."""
+    """While another process writes, --once says so; once stopped, it waits no longer."""
     stop = threading.Event()
-    command._on_wait(stop, is_said=True)(5)
-    command._on_wait(stop, is_said=False)(5)
+    command._on_wait(stop, is_reported=True)(5)
+    command._on_wait(stop, is_reported=False)(5)
     assert 1 == len(capsys.readouterr().err.splitlines())
     stop.set()
     with pytest.raises(DatabaseLocked, match="nothing is lost"):
-        command._on_wait(stop, is_said=True)(6)
+        command._on_wait(stop, is_reported=True)(6)
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -183,38 +183,38 @@ class Clock:
 def test_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal there is at most a line a minute, and none while nothing comes."""
     clock = Clock()
-    with FollowLines(2, clock=clock) as lines:
+    with FollowProgressLine(2, clock=clock) as line:
         for number in range(1, 5):
-            lines.progress(LoadProgress("x", 0, 1, 100 * number, 1000, number))
+            line.batch_stored(LoadProgress("x", 0, 1, 100 * number, 1000, number))
         clock.now += LINE_EVERY_S
-        lines.progress(LoadProgress("x", 0, 1, 500, 1000, 5))
-        lines.looked(PollResult([FileResult("x", "loaded", Counter(events=7, dead_letters=1))]))
+        line.batch_stored(LoadProgress("x", 0, 1, 500, 1000, 5))
+        line.poll_finished(PollResult([FileResult("x", "loaded", Counter(events=7, dead_letters=1))]))
         clock.now += LINE_EVERY_S
-        lines.looked(PollResult())
+        line.poll_finished(PollResult())
         clock.now += LINE_EVERY_S
-        lines.looked(PollResult())
-    said = capsys.readouterr().err.splitlines()
+        line.poll_finished(PollResult())
+    printed = capsys.readouterr().err.splitlines()
 
-    assert 2 == len(said)
-    assert "following 2 paths: 5 new events" in said[0]
-    assert said[0].endswith("500 bytes behind")
-    assert "8 new events" in said[1]
-    assert said[1].endswith("; 0 bytes behind")
+    assert 2 == len(printed)
+    assert "following 2 paths: 5 new events" in printed[0]
+    assert printed[0].endswith("500 bytes behind")
+    assert "8 new events" in printed[1]
+    assert printed[1].endswith("; 0 bytes behind")
 
 
 def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal the line is kept anew, and gone at the end."""
+    """On a terminal the line is redrawn, and removed at the end."""
     monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda _console: True))
-    with FollowLines(1, clock=Clock()) as lines:
-        lines.looked(PollResult([FileResult("x", "loaded", Counter(events=7))]))
-        assert "following 1 path: 7 new events" in lines.text()
+    with FollowProgressLine(1, clock=Clock()) as line:
+        line.poll_finished(PollResult([FileResult("x", "loaded", Counter(events=7))]))
+        assert "following 1 path: 7 new events" in line.text()
     printed = capsys.readouterr().err
     assert "following 1 path" in printed
     assert printed.endswith("\x1b[1A\x1b[2K")
 
 
 def test_nothing_of_watchfiles_is_logged(program: Program, log: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever the level of logging, the packages that we use say nothing of their own."""
+    """At any logging level, the packages in use log nothing of their own."""
     with caplog.at_level(logging.DEBUG):
         program("follow", str(log), "--once")
     assert [] == [record for record in caplog.records if record.name.startswith("watchfiles")]

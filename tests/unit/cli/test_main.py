@@ -21,7 +21,7 @@ from tests.other_connections import sqlite3
 
 PROGRAM = [sys.executable, "-m", "cowrieprocessor"]
 HEAVY = ("sqlalchemy", "alembic", "rich", "orjson", "zstandard", "isal", "pysqlite3", "sqlite3", "psycopg", "magic")
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 IMPORTED_BY_HELP = f"""
 import json, sys
@@ -60,7 +60,7 @@ def call(*arguments: str, cwd: Path, stdout: int = subprocess.PIPE) -> subproces
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=False,
     )
 
@@ -89,18 +89,18 @@ def test_help_says_how_a_command_is_called_and_ends(name: str) -> None:
 
 
 def test_list_of_commands_is_whole() -> None:
-    """The program lists each of its commands, with one sentence that fits beside the name."""
+    """The program lists each of its commands, with a sentence that fits next to the name."""
     assert set(COMMANDS) == {name for name in ALL if name and " " not in name}
     assert [line for _, line in COMMANDS.values() if not line.endswith(".") or len(line) > 60] == []
 
 
 def imported_by_help(paths: list[tuple[str, ...]], before: str = "") -> dict[str, list[str]]:
-    """Return the heavy modules that a process holds after the help of each command."""
+    """Return the heavy modules that are imported after the help of each command."""
     done = subprocess.run(
         [sys.executable, "-c", before + IMPORTED_BY_HELP, json.dumps(paths)],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=TIMEOUT_S,
         check=True,
     )
     heavy: dict[str, list[str]] = json.loads(done.stderr)
@@ -164,7 +164,7 @@ def test_errors_are_one_message(folder: Path, arguments: tuple[str, ...], code: 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a log, a database of each version, and a file that is none."""
+    """A folder with a log, a database of each version, and a file that is no database."""
     path = tmp_path_factory.mktemp("errors")
     (path / "log.json").write_text('{"eventid":"cowrie.session.connect","session":"a"}\n', encoding="utf-8")
     (path / "not.sqlite").write_text("this is no database, but long enough to be looked at " * 20, encoding="utf-8")
@@ -182,16 +182,16 @@ def test_attackers_names_are_inert_in_messages(tmp_path: Path) -> None:
     assert r"\x1b" in done.stderr
 
 
-# --- interrupted, and nobody listening ---
+# --- interrupts and closed pipes ---
 
 
-def _heeding_interrupts() -> None:
-    """Let a process answer Ctrl-C though the tests themselves run in the background, where a shell has it ignored."""
+def _enable_interrupts() -> None:
+    """Enable Ctrl-C in a process: shells ignore it for background jobs, such as the tests."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_interrupt_ends_with_130(tmp_path: Path) -> None:
-    """Ctrl-C ends a waiting load with 130 and one sentence; what was committed before is there."""
+    """Ctrl-C ends a waiting load with 130 and one sentence; committed events stay."""
     log, db = tmp_path / "log.json", tmp_path / "x.sqlite"
     log.write_bytes((PROJECT / "samples" / "cowrie.json").read_bytes())
     assert call("load", "log.json", "--db", "x.sqlite", cwd=tmp_path).returncode == 0
@@ -206,11 +206,11 @@ def test_interrupt_ends_with_130(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_heeding_interrupts,
+            preexec_fn=_enable_interrupts,
         )
         first = _line(process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of its processes
-        out, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=TIMEOUT_S)
     finally:
         writer.close()
 
@@ -222,10 +222,10 @@ def test_interrupt_ends_with_130(tmp_path: Path) -> None:
 
 
 def _line(process: subprocess.Popen[str]) -> str:
-    """Return the next line that a process says on standard error."""
+    """Return the next line of a process on standard error."""
     assert process.stderr is not None
-    ready, _, _ = select.select([process.stderr], [], [], PATIENCE_S)
-    assert ready, "the process says nothing"
+    ready, _, _ = select.select([process.stderr], [], [], TIMEOUT_S)
+    assert ready, "the process prints nothing"
     return process.stderr.readline()
 
 
@@ -236,7 +236,7 @@ def _events(cwd: Path) -> int:
 
 @pytest.mark.parametrize("arguments", [("--help",), ("sessions", "list", "--db", "v4.sqlite", "--json")])
 def test_broken_pipe_is_quiet(folder: Path, arguments: tuple[str, ...]) -> None:
-    """When nobody reads its output any more (`| head`), the program ends without a word."""
+    """When the reader of its output has exited (`| head`), the program ends silently."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:

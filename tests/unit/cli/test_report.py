@@ -134,7 +134,7 @@ def test_suggested_commands_name_the_database_but_no_password(db: str, program: 
 
 @pytest.mark.parametrize(("kind", "date"), [("daily", "2026-W47"), ("weekly", "x"), ("monthly", "2026-13")])
 def test_a_date_that_is_none_ends_with_2(db: str, program: Program, kind: str, date: str) -> None:
-    """A date that the report does not take ends with 2 and says what it takes."""
+    """An invalid date ends with 2 and a message with the valid forms."""
     outcome = program("report", kind, "--db", db, "--date", date)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: ")

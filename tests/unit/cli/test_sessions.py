@@ -70,11 +70,11 @@ def test_list_takes_its_filters(db: str, program: Program, arguments: tuple[str,
     assert sessions == [session["session_id"] for session in document["sessions"]]
 
 
-def test_show_tells_a_session_in_order(db: str, program: Program) -> None:
+def test_show_prints_a_session_in_order(db: str, program: Program) -> None:
     """A session is shown with where it came from, its files, and its events one after the other, links defanged."""
     outcome = program("sessions", "show", "busy", "--db", db)
     assert (outcome.code, outcome.err) == (0, "")
-    told = [
+    expected = [
         "root  (got in)",
         "/logs/c.json",
         "malicious",
@@ -83,8 +83,8 @@ def test_show_tells_a_session_in_order(db: str, program: Program) -> None:
         "cd /tmp [SC] ls",
         f"/tmp/x  SHA-256 {sha(1)[:12]}",
     ]
-    places = [outcome.out.index(text) for text in told]
-    assert sorted(places) == places
+    positions = [outcome.out.index(text) for text in expected]
+    assert sorted(positions) == positions
 
 
 def test_show_cuts_long_sessions_and_says_so(db: str, program: Program) -> None:
@@ -120,7 +120,7 @@ def test_a_session_that_is_not_there_ends_with_1(db: str, program: Program) -> N
     assert outcome.err.startswith("error: no session nobody\\x1b[31m in this database")
 
 
-def test_nothing_fits_is_said(db: str, program: Program) -> None:
+def test_an_empty_list_is_reported(db: str, program: Program) -> None:
     """A list in which nothing fits says so and ends with 0."""
     outcome = program("sessions", "list", "--db", db, "--src-ip", "192.0.2.1")
     assert (outcome.code, outcome.out) == (0, "No sessions match.\n")

@@ -53,7 +53,7 @@ def files_in(path: Path) -> int:
 
 
 def test_it_fills_the_tables_and_says_what_is_next(path: Path) -> None:
-    """Without a terminal it does not ask; it says how much there is, how far it came and which command follows."""
+    """Without a terminal it does not ask; it prints the plan, the progress and the next command."""
     result = call("backfill", "--db", path)
 
     assert result.exit_code == 0, result.output
@@ -64,12 +64,12 @@ def test_it_fills_the_tables_and_says_what_is_next(path: Path) -> None:
 
 
 def test_again_it_says_that_nothing_is_left(path: Path) -> None:
-    """A second run finds every event taken up."""
+    """A second run finds every event processed."""
     call("backfill", "--db", path)
     result = call("backfill", "--db", path, "--json")
 
     assert result.exit_code == 0
-    assert "every event is taken up already" in result.stderr
+    assert "every event is processed already" in result.stderr
     document = json.loads(result.stdout)
     assert (document["backfill-files"]["state"], document["backfill-sessions"]["target"]) == ("done", 200)
 
@@ -84,7 +84,7 @@ def test_progress_for_programs(path: Path) -> None:
 
 
 def test_a_dry_run_changes_nothing(path: Path) -> None:
-    """It says how many rows each job would read."""
+    """It prints how many rows each job would read."""
     before = path.read_bytes()
     result = call("backfill", "--db", path, "--dry-run")
     document = json.loads(call("backfill", "--db", path, "--dry-run", "--json").stdout)
@@ -110,7 +110,7 @@ def test_a_v3_file_is_sent_to_migrate(v3_file: Path) -> None:
 
 
 def test_no_on_a_terminal_changes_nothing(path: Path) -> None:
-    """On a terminal it asks; after a no it ends with 1 and nothing is filled."""
+    """On a terminal it asks; if declined it ends with 1 and changes nothing."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "cowrieprocessor", "db", "backfill", "--db", path], stdin=slave, stderr=subprocess.PIPE
@@ -125,7 +125,7 @@ def test_no_on_a_terminal_changes_nothing(path: Path) -> None:
 
 
 def test_a_service_that_is_stopped_goes_on_later(path: Path, tmp_path: Path) -> None:
-    """SIGTERM while it is paused by its file ends it with 130 and says so in `jobs`; the next run finishes."""
+    """SIGTERM while a file pauses it ends it with 130, recorded in `jobs`; the next run completes."""
     pause = Path(f"{path}.pause")
     pause.touch()
     process = subprocess.Popen(
@@ -147,7 +147,7 @@ def test_a_service_that_is_stopped_goes_on_later(path: Path, tmp_path: Path) -> 
 
 
 def test_the_line_of_progress() -> None:
-    """A line says rows, share, rate and time to go; while it waits, why."""
+    """A line has rows, share, rate and remaining time; while it waits, the reason."""
     now = BackfillProgress("backfill-files", "running", 7300, 752_865, 3100.4, 240.6, None)
     waits = BackfillProgress("backfill-files", "waiting", 7300, 752_865, 3100.4, 240.6, "a reader pins the log")
 
@@ -157,7 +157,7 @@ def test_the_line_of_progress() -> None:
 
 
 def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal a line comes when something changes, not for each write."""
+    """Without a terminal a line is printed when something changes, not for each write."""
     with BackfillProgressLine() as line:
         for done in range(100):
             line.update(BackfillProgress("backfill-files", "running", done, 1000, 10.0, 5.0, None))
@@ -167,7 +167,7 @@ def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_who_else_writes_is_named(path: Path) -> None:
-    """A process that has the file open for writing is named: if it is a loader of version 3, it has to be stopped."""
+    """A process that has the file open for writing is reported: a loader of version 3 has to be stopped."""
     with OtherProcess(path, "PRAGMA user_version"):
         beside = call("backfill", "--db", path)
     alone = call("backfill", "--db", path)

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from cowrieprocessor.cli.db import db
 from cowrieprocessor.cli.db_commands.plan_text import about
-from cowrieprocessor.cli.shared import step_progress
 from cowrieprocessor.cli.shared.step_progress import StepProgress
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import schema_version
@@ -32,7 +31,7 @@ SCRIPT = PROJECT / "scripts" / "migrate_to_v4_schema.py"
 
 @pytest.fixture(autouse=True)
 def _own_signals() -> Iterator[None]:
-    """Commands that set a handler of SIGTERM leave the tests' own as it was."""
+    """Restore the handler of SIGTERM after commands that replace it."""
     previous = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, previous)
@@ -63,7 +62,7 @@ def test_the_database_has_to_be_named(call_of: list[str], monkeypatch: pytest.Mo
 
 
 def test_backup_says_what_it_does_and_restore_brings_it_back(v3_file: Path, tmp_path: Path) -> None:
-    """Size, time and growth of the log are said before; the way there and back ends with the old version."""
+    """A backup prints size, time and growth of the log first; restoring it brings the old version back."""
     saved = call("backup", tmp_path / "b.sqlite", "--db", v3_file)
     assert saved.exit_code == 0
     assert "write-ahead log (0 B now) cannot shrink" in saved.stderr
@@ -71,8 +70,8 @@ def test_backup_says_what_it_does_and_restore_brings_it_back(v3_file: Path, tmp_
     assert call("migrate", "--db", v3_file).exit_code == 0
     back = call("restore", tmp_path / "b.sqlite", "--db", v3_file)
     assert (back.exit_code, version_of(v3_file)) == (0, 3)
-    assert "is kept beside it" in back.stderr
-    assert f"what was there is {v3_file}.before-restore-" in back.stdout
+    assert "is kept next to it" in back.stderr
+    assert f"the old database is {v3_file}.before-restore-" in back.stdout
 
 
 def test_backup_and_restore_as_json(v3_file: Path, tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_backup_and_restore_as_json(v3_file: Path, tmp_path: Path) -> None:
 
 
 def test_backup_over_a_file_is_an_error(v3_file: Path, tmp_path: Path) -> None:
-    """A destination that is there ends with the error of its kind."""
+    """An existing destination is an error."""
     (tmp_path / "b.sqlite").touch()
     result = call("backup", tmp_path / "b.sqlite", "--db", v3_file)
     assert isinstance(result.exception, CopyRefused)
@@ -184,7 +183,7 @@ def test_dry_run_of_a_migration(v3_file: Path, tmp_path: Path) -> None:
 
 
 def test_dry_run_on_both_databases(db_url: str, tmp_path: Path) -> None:
-    """A dry run on an empty database says what would be made and makes nothing, on both databases."""
+    """A dry run on an empty database prints the plan and creates nothing, on both databases."""
     if db_url.startswith("sqlite"):
         (tmp_path / "test.sqlite").touch()
     result = call("migrate", "--dry-run", "--db", db_url)
@@ -195,7 +194,7 @@ def test_dry_run_on_both_databases(db_url: str, tmp_path: Path) -> None:
 
 
 def test_dry_run_ends_with_the_error_that_migrating_would(v3_file: Path) -> None:
-    """With a writer beside it the dry run prints its plan and ends with the refusal of the migration."""
+    """While another process writes, the dry run prints its plan and ends with the error of the migration."""
     with OtherProcess(v3_file, "SELECT 1 FROM schema_state"):
         dry, wet = call("migrate", "--dry-run", "--db", v3_file), call("migrate", "--db", v3_file)
     for result in (dry, wet):
@@ -205,7 +204,7 @@ def test_dry_run_ends_with_the_error_that_migrating_would(v3_file: Path) -> None
 
 
 def test_beside_v3_migrates_with_a_warning(v3_file: Path) -> None:
-    """With --beside-v3 the file is migrated although another process has it open, and the danger is said."""
+    """With --beside-v3 the file is migrated although another process has it open, with a warning."""
     with OtherProcess(v3_file, "SELECT 1 FROM schema_state"):
         result = call("migrate", "--beside-v3", "--db", v3_file)
     assert (result.exit_code, version_of(v3_file)) == (0, 4)
@@ -213,8 +212,8 @@ def test_beside_v3_migrates_with_a_warning(v3_file: Path) -> None:
     assert "stop it before the backfill" in result.stderr
 
 
-def test_next_commands_are_said(v3_file: Path) -> None:
-    """After the migration of a v3 file the next commands are said; on an empty database there are none."""
+def test_next_commands_are_printed(v3_file: Path) -> None:
+    """The migration of a v3 file prints the next commands; that of an empty database does not."""
     stderr = call("migrate", "--db", v3_file).stderr
     assert f"next: cowrieprocessor db backfill --db {v3_file}\n" in stderr
     assert f"then: cowrieprocessor db validate --db {v3_file}\n" in stderr
@@ -222,8 +221,8 @@ def test_next_commands_are_said(v3_file: Path) -> None:
     assert "next:" not in call("migrate", "--db", v3_file.parent / "empty.sqlite").stderr
 
 
-def test_saved_knowledge_beside_the_database_is_said(v3_file: Path) -> None:
-    """A file that a rollback saved is named, with the option that takes it in; other databases' are not."""
+def test_a_saved_state_next_to_the_database_is_reported(v3_file: Path) -> None:
+    """A file that a rollback saved is reported, with the option that imports it; those of other databases are not."""
     saved = v3_file.with_name(f"{v3_file.name}.v4-saved-20251122T000000Z.jsonl.gz")
     saved.touch()
     v3_file.with_name("other.sqlite.v4-saved-20251122T000000Z.jsonl.gz").touch()
@@ -232,8 +231,8 @@ def test_saved_knowledge_beside_the_database_is_said(v3_file: Path) -> None:
     assert str(saved) in notes[0]
 
 
-def test_saved_knowledge_is_taken_in(v3_file: Path) -> None:
-    """What a rollback saved comes back with --take-in, and is not spoken of any more."""
+def test_a_saved_state_is_imported(v3_file: Path) -> None:
+    """--take-in imports what a rollback saved, and the file is not reported again."""
     call("migrate", "--db", v3_file)
     engine = get_engine(v3_file)
     with write_transaction(engine) as connection:
@@ -255,7 +254,7 @@ def test_saved_knowledge_is_taken_in(v3_file: Path) -> None:
 
 
 def test_two_migrations_at_once(v3_file: Path) -> None:
-    """Of two migrations that start together both end well: one waits for the other and finds it done."""
+    """Of two migrations that start together both succeed: the second waits, then finds nothing to do."""
     both = [start("db", "migrate", "--db", v3_file) for _ in range(2)]
     outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
@@ -282,7 +281,7 @@ def test_script_migrates(v3_file: Path) -> None:
 
 
 def test_optimize_says_what_it_frees(v3_file: Path) -> None:
-    """The dry run says what would go; the run says what went; again there is nothing to drop."""
+    """The dry run prints what would be dropped, the run what was; a second run drops nothing."""
     call("migrate", "--db", v3_file)
     before = v3_file.read_bytes()
     dry = call("optimize", "--dry-run", "--db", v3_file)
@@ -308,19 +307,16 @@ def test_optimize_asks_on_a_terminal(v3_file: Path) -> None:
     assert "is dropped" in call("optimize", "--dry-run", "--db", v3_file).stdout
 
 
-def test_a_silent_step_is_said_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Without a terminal a step that reports nothing is said all the same, with its share where that is known."""
-    monkeypatch.setattr(step_progress, "LINE_EVERY_S", 0.01)
-    said = ""
-    with StepProgress({"copying": "copying", "checking": "checking the copy"}) as progress:
+def test_a_silent_step_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a step that reports nothing still prints lines, with its share where that is known."""
+    printed = ""
+    with StepProgress({"copying": "copying", "checking": "checking the copy"}, line_every_s=0.01) as progress:
         progress.update("copying", 1, 4)
-        while "copying, 25%" not in said:
-            said += capsys.readouterr().err
+        while "copying, 25%" not in printed:
+            printed += capsys.readouterr().err
         progress.update("checking", 0, 1)
-        while "checking the copy, 0 s" not in said:
-            said += capsys.readouterr().err
+        while "checking the copy, 0 s" not in printed:
+            printed += capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -328,12 +324,12 @@ def test_a_silent_step_is_said_now_and_then(
     [(0, "about a second"), (90, "about 90 s"), (600, "about 10 minutes"), (10_800, "about 3 hours")],
 )
 def test_lengths_of_time(seconds: float, text: str) -> None:
-    """Times are said as people estimate them."""
+    """Durations are rounded to a unit that people use."""
     assert about(seconds) == text
 
 
 def test_errors_end_with_their_message(v3_file: Path, tmp_path: Path) -> None:
-    """The program ends with one line that says what is the matter and the code of its kind."""
+    """An error ends the program with one line and its exit code."""
     process = start("db", "backup", tmp_path / "missing" / "b.sqlite", "--db", v3_file)
     _, stderr = process.communicate()
     assert (process.returncode, stderr.count("error: ")) == (4, 1)

@@ -1,4 +1,4 @@
-"""`cowrieprocessor db rollback`: what it says, asks and ends with."""
+"""`cowrieprocessor db rollback`: its output, its question and its exit codes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def version_of(path: Path) -> int | None:
 
 @pytest.fixture
 def v4_file(v3_file: Path, tmp_path: Path) -> Path:
-    """A v3 file that went the whole path."""
+    """A v3 file that was migrated, backfilled and enriched."""
     engine = get_engine(v3_file)
     scene.build(engine, tmp_path)
     dispose(engine)
@@ -45,7 +45,7 @@ def v4_file(v3_file: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("missing", ["--db", "--to"])
 def test_database_and_version_have_to_be_named(v4_file: Path, missing: str) -> None:
-    """Neither which database nor which version is guessed."""
+    """Neither the database nor the version is guessed."""
     options = {"--db": str(v4_file), "--to": "3"}
     del options[missing]
     result = call(*(word for pair in options.items() for word in pair))
@@ -58,7 +58,7 @@ def test_no_other_version(v4_file: Path) -> None:
 
 
 def test_dry_run_says_everything_and_changes_nothing(v4_file: Path, tmp_path: Path) -> None:
-    """What would be dropped, with rows, and saved, and where, is said; no file is made."""
+    """It prints what would be dropped and saved, and where; no file is created."""
     before = v4_file.read_bytes()
     result = call("--to", "3", "--db", v4_file, "--dry-run")
     for fact in ("files: 5 rows", "2 of file_verdicts", f"into {v4_file}.v4-saved-", "does not shrink"):
@@ -92,7 +92,7 @@ def test_text_of_the_result(v4_file: Path, tmp_path: Path) -> None:
 
 
 def test_errors_have_their_codes(v4_file: Path, tmp_path: Path) -> None:
-    """A file that is there, and a job at work, end with codes of their own."""
+    """An existing file and a running job end with their own exit codes."""
     (tmp_path / "there").touch()
     refused = call("--to", "3", "--db", v4_file, "--save", tmp_path / "there").exception
     assert isinstance(refused, SaveFailed)
@@ -106,12 +106,12 @@ def test_errors_have_their_codes(v4_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_postgresql_wants_a_place(postgres_url: str) -> None:
-    """On a server --save is needed; the dry run says so without it."""
+def test_postgresql_requires_save(postgres_url: str) -> None:
+    """On a server --save is required; the dry run without it says so."""
     engine = get_engine(postgres_url)
     apply_migrations(engine)
     dispose(engine)
-    assert "into what --save names" in call("--to", "3", "--db", postgres_url, "--dry-run").stderr
+    assert "into the file of --save" in call("--to", "3", "--db", postgres_url, "--dry-run").stderr
     refused = call("--to", "3", "--db", postgres_url).exception
     assert isinstance(refused, ConfigurationError)
     assert refused.exit_code == 2
@@ -119,7 +119,7 @@ def test_postgresql_wants_a_place(postgres_url: str) -> None:
 
 @pytest.mark.parametrize(("answer", "code", "version"), [("n", 1, 4), ("y", 0, 3)])
 def test_on_a_terminal_it_asks(v4_file: Path, answer: str, code: int, version: int) -> None:
-    """Asked on a terminal, no changes nothing and yes goes on."""
+    """On a terminal it asks; no changes nothing."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*PROGRAM, "db", "rollback", "--to", "3", "--db", str(v4_file)],
@@ -129,8 +129,8 @@ def test_on_a_terminal_it_asks(v4_file: Path, answer: str, code: int, version: i
         text=True,
     ) as process:
         os.write(ours, f"{answer}\n".encode())
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     os.close(ours)
     os.close(theirs)
-    assert "Go on? [y/N]" in said
+    assert "Go on? [y/N]" in errors
     assert (code, version) == (process.returncode, version_of(v4_file))

@@ -76,7 +76,7 @@ def test_list_shows_files_and_their_verdicts(db: str, program: Program) -> None:
 
 
 def test_pages_of_the_list_are_chained_by_after(db: str, program: Program) -> None:
-    """A page that is not the last says on standard error how to go on, in JSON in `next`."""
+    """A page that is not the last prints the cursor on standard error, or in JSON as `next`."""
     first = program("files", "list", "--db", db, "--limit", "1")
     cursor = first.err.split("--after ")[1].strip().strip("'")
     second = program("files", "list", "--db", db, "--limit", "1", "--after", cursor)
@@ -131,7 +131,7 @@ def test_sessions_of_a_file_are_listed(db: str, program: Program) -> None:
 
 @pytest.mark.parametrize("command", ["show", "sessions"])
 def test_a_hash_that_is_not_there_ends_with_1(db: str, program: Program, command: str) -> None:
-    """An unknown hash ends with 1 and one message, no output; what is no hash with 2."""
+    """An unknown hash ends with 1 and one message; text that is no hash ends with 2."""
     unknown = program("files", command, "ffffff", "--db", db)
     assert (unknown.code, unknown.out) == (1, "")
     assert unknown.err.startswith("error: no file with the hash ffffff")
@@ -150,7 +150,7 @@ def test_a_wrong_call_ends_with_2(db: str, program: Program, arguments: tuple[st
 
 
 def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Path) -> None:
-    """Looking into a database that does not exist is an error, and leaves none behind."""
+    """Reading a database that does not exist is an error, and creates none."""
     path = tmp_path / "none.sqlite"
     assert program("files", "list", "--db", str(path)).code == 4
     assert not path.exists()

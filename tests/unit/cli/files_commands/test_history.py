@@ -54,7 +54,7 @@ def test_history_as_json_is_exact(db: str, program: Program) -> None:
 
 
 def test_show_has_a_line_for_each_source(db: str, program: Program) -> None:
-    """`files show` says of each source what it says now and since when, or why it has not answered."""
+    """`files show` has the current verdict of each source and its date, or why the source has not answered."""
     outcome = program("files", "show", sha(1)[:6], "--db", db)
     assert "virustotal: malicious 12/70, trojan.mirai; since 2026-11-21, last said 2026-11-21\n" in outcome.out
     assert "urlhaus: refused, not asked again: illegal_hash\n" in outcome.out

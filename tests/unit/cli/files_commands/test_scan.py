@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_scan_makes_the_database_and_says_what_it_found(tmp_path: Path, folder: Path) -> None:
-    """A first scan needs no database; the numbers are on standard output, nothing is on standard error."""
+    """The first scan creates the database; the numbers are on standard output, and standard error is empty."""
     put(folder, b"one")
     put(folder, b"two")
     (folder / "redir_00ff").write_bytes(b"")
@@ -108,7 +108,7 @@ def test_json_is_one_document_with_every_number(tmp_path: Path, folder: Path) ->
 
 
 def test_a_mismatch_warns_and_names_the_file(tmp_path: Path, folder: Path) -> None:
-    """A file whose content is not what its name says is named on standard error; the exit code stays 0."""
+    """A file whose content does not match its name is reported on standard error; the exit code stays 0."""
     (folder / ("b" * 64)).write_bytes(b"tampered")
 
     done = call(folder, "--db", "t.sqlite", cwd=tmp_path)
@@ -119,7 +119,7 @@ def test_a_mismatch_warns_and_names_the_file(tmp_path: Path, folder: Path) -> No
 
 
 def test_a_missing_or_wrong_folder_ends_with_3(tmp_path: Path) -> None:
-    """No such folder and no folder at all both end in one message and exit code 3."""
+    """A missing folder, and a path that is no folder, end in one message and exit code 3."""
     (tmp_path / "file").write_bytes(b"")
 
     missing = call("nowhere", "--db", "t.sqlite", cwd=tmp_path)
@@ -161,7 +161,7 @@ def test_a_name_that_is_no_text_does_not_stop_the_scan(tmp_path: Path, folder: P
 
 
 def test_a_v3_database_is_refused_with_the_remedy(tmp_path: Path, folder: Path) -> None:
-    """A database of version 3 is not migrated on the side: exit code 5 and the command that does it."""
+    """A database of version 3 is not migrated implicitly: exit code 5, and the command that migrates it."""
     put(folder, b"x")
     connection = sqlite3.connect(tmp_path / "v3.sqlite")
     connection.execute("CREATE TABLE schema_state (key VARCHAR(128) PRIMARY KEY, value VARCHAR(256) NOT NULL)")

@@ -26,7 +26,7 @@ from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 from cowrieprocessor.jobs.watch.scan_watch import KIND
 from tests.command_line import PROGRAM
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 SETTINGS = """
 [global]
 db = "cowrie.sqlite"
@@ -68,7 +68,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """Run the command in a folder with a file of settings; return its exit code and what it printed."""
+    """Run the command in a folder with a settings file; return its exit code and output."""
     (tmp_path / "sensors.toml").write_text(SETTINGS, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
@@ -96,21 +96,23 @@ def test_without_a_folder_every_sensors_is_scanned(tmp_path: Path, call: Call) -
 
 
 def test_a_missing_folder_does_not_keep_the_others_out(tmp_path: Path, call: Call) -> None:
-    """A folder that is not there is said with its sensor; the others are scanned, and the exit code is 3."""
+    """A missing folder is reported with its sensor; the others are scanned, and the exit code is 3."""
     two = put(tmp_path / "dl-2", b"two")
 
     code, out, err = call("--json")
 
     document = json.loads(out)
     assert code == 3
-    assert [(one["sensor"], one["new"]) for one in document["folders"]] == [("pot-2", 1)]
-    assert [(one["sensor"], one["directory"]) for one in document["failed"]] == [("pot-1", str(tmp_path / "dl-1"))]
+    assert [(folder["sensor"], folder["new"]) for folder in document["folders"]] == [("pot-2", 1)]
+    assert [(folder["sensor"], folder["directory"]) for folder in document["failed"]] == [
+        ("pot-1", str(tmp_path / "dl-1"))
+    ]
     assert err.startswith(f"error: sensor pot-1: {tmp_path / 'dl-1'}: no such folder")
     assert sessions(tmp_path / "cowrie.sqlite") == {two: "artifact:pot-2"}
 
 
 def test_a_sensor_is_chosen_by_its_name(tmp_path: Path, call: Call) -> None:
-    """--sensor without a folder scans that sensor's; one that is not there is refused with those that are."""
+    """--sensor without a folder scans that sensor's folder; for an unknown sensor the message lists the known ones."""
     put(tmp_path / "dl-1", b"one")
     two = put(tmp_path / "dl-2", b"two")
 
@@ -118,11 +120,11 @@ def test_a_sensor_is_chosen_by_its_name(tmp_path: Path, call: Call) -> None:
     assert sessions(tmp_path / "cowrie.sqlite") == {two: "artifact:pot-2"}
     code, out, err = call("--sensor", "pot-3")
     assert (code, out) == (2, "")
-    assert "no [[sensor]] 'pot-3' with downloads in the file of settings; there are 'pot-1', 'pot-2'" in err
+    assert "no [[sensor]] 'pot-3' with downloads in the settings file; there are 'pot-1', 'pot-2'" in err
 
 
 def test_a_folder_that_is_a_sensors_is_scanned_under_its_name(tmp_path: Path, call: Call) -> None:
-    """A folder that the file of settings knows need not be told whose it is; --sensor beats the file."""
+    """The sensor of a configured folder comes from the settings file; --sensor takes precedence."""
     one = put(tmp_path / "dl-1", b"one")
     (tmp_path / "link").symlink_to("dl-1")
 
@@ -134,7 +136,7 @@ def test_a_folder_that_is_a_sensors_is_scanned_under_its_name(tmp_path: Path, ca
 
 
 def test_without_folder_and_sensors_it_says_what_to_write(tmp_path: Path, call: Call) -> None:
-    """Where nothing says what to scan, the command ends with 2 and shows the lines that would."""
+    """Without a folder or a configured sensor the command ends with 2 and shows how to configure one."""
     (tmp_path / "sensors.toml").unlink()
 
     code, out, err = call()
@@ -147,7 +149,7 @@ def test_without_folder_and_sensors_it_says_what_to_write(tmp_path: Path, call: 
 
 @contextmanager
 def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Start `files scan --watch` in a folder; it is ended, at the latest, at the end of the block."""
+    """Start `files scan --watch` in a folder; it is killed at the end of the block if it still runs."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COWRIEPROC_")}
     process = subprocess.Popen(
         [*PROGRAM, "files", "scan", "--watch", *args],
@@ -165,8 +167,8 @@ def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(database: Path, expected: dict[str, str]) -> None:
-    """Wait until the rows of `files` are these."""
-    ends_at = time.monotonic() + PATIENCE_S
+    """Wait until `files` has exactly these rows."""
+    ends_at = time.monotonic() + TIMEOUT_S
     found: dict[str, str] | None = None
     while found != expected:
         assert time.monotonic() < ends_at, found
@@ -176,8 +178,8 @@ def wait_for(database: Path, expected: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_watch_goes_on_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
-    """What comes is stored and said, and a signal ends the watch with everything committed."""
+def test_a_watch_runs_until_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """New files are stored and reported, and a signal ends the watch with everything committed."""
     (tmp_path / "sensors.toml").write_text(SETTINGS, encoding="utf-8")
     one = put(tmp_path / "dl-1", b"one")
     (tmp_path / "dl-2").mkdir()
@@ -191,20 +193,20 @@ def test_a_watch_goes_on_until_it_is_told_to_stop(tmp_path: Path, number: signal
         out, err = watch.communicate()
 
     assert watch.returncode == 0
-    said = [line for line in err.splitlines() if not line.startswith("stopping: ")]
+    reported = [line for line in err.splitlines() if not line.startswith("stopping: ")]
     if as_json:
         assert [json.loads(line)["sensor"] for line in out.splitlines()] == ["pot-1", "pot-2"]
-        assert said == []
+        assert reported == []
     else:
         assert out.splitlines()[1:] == [
             f"  {tmp_path / 'dl-1'}: 1 new, 1 that no log names",
             f"  {tmp_path / 'dl-2'}: 1 new, 1 that no log names",
         ]
-        assert [line.split(":")[0] for line in said] == ["pot-1", "pot-2"]
+        assert [line.split(":")[0] for line in reported] == ["pot-1", "pot-2"]
 
 
 def test_a_second_watch_of_a_folder_is_refused(tmp_path: Path, call: Call) -> None:
-    """Whoever holds the folder is named, and the exit code tells it from other trouble with the database."""
+    """The message names the process that watches the folder, and the exit code is specific to this error."""
     put(tmp_path / "dl-2", b"two")
     call("--sensor", "pot-2")
     engine = get_engine(tmp_path / "cowrie.sqlite")

@@ -1,4 +1,4 @@
-"""Lists of a migrated database say once, on standard error, what they lack and which command adds it."""
+"""Lists of a migrated database print a note with what they lack and the command that adds it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def migrated(v3_file: Path) -> Path:
 
 @pytest.mark.parametrize("name", LISTS)
 def test_a_migrated_database_says_what_lists_lack(migrated: Path, program: Program, name: str) -> None:
-    """One line on standard error names the command with the database, as it can be pasted; also with --json."""
+    """A line on standard error has the command with the database, ready to paste; also with --json."""
     text = program(name, "list", "--db", str(migrated))
     document = program(name, "list", "--db", str(migrated), "--json")
 
@@ -55,8 +55,8 @@ def test_a_migrated_database_says_what_lists_lack(migrated: Path, program: Progr
     assert isinstance(json.loads(document.out), dict)
 
 
-def test_after_the_backfill_nothing_is_said(migrated: Path, program: Program) -> None:
-    """A backfill that came to its end ends the hints."""
+def test_after_the_backfill_there_is_no_note(migrated: Path, program: Program) -> None:
+    """After a complete backfill there is no note."""
     engine = get_engine(migrated)
     backfill(engine)
     dispose(engine)
@@ -66,7 +66,7 @@ def test_after_the_backfill_nothing_is_said(migrated: Path, program: Program) ->
 
 @pytest.mark.parametrize("state", ["running", "waiting", "paused", "failed", "stopped"])
 def test_a_backfill_that_did_not_end_is_no_backfill(migrated: Path, state: str) -> None:
-    """As long as a job of the backfill is not done, lists that it fills lack something."""
+    """Until a job of the backfill is done, the lists that it fills are incomplete."""
     engine, now = get_engine(migrated), dt.datetime.now(dt.UTC)
     with write_transaction(engine) as connection:
         for job in (FILES_JOB, SESSIONS_JOB):
@@ -89,5 +89,5 @@ def test_a_database_of_our_own_says_nothing(engine: Engine, db_url: str, program
 
 
 def test_jobs_are_called_as_the_backfill_calls_them() -> None:
-    """The jobs that are looked for are those of the backfill."""
+    """The names of the jobs are those of the backfill."""
     assert (FILES_JOB, SESSIONS_JOB) == (FilesSlice.job, SessionsSlice.job)

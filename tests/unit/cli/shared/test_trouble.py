@@ -1,4 +1,4 @@
-"""Errors of the system that reach the outermost edge: which file it was, or that the output failed."""
+"""OS errors at the edge of the program: the message names the file, or the output."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def silent() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (OSError(errno.EIO, "Input/output error"), "a file whose name the system does not tell: Input/output error"),
+        (OSError(errno.EIO, "Input/output error"), "a file whose name the system does not report: Input/output error"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/srv/a\x1b[31m"),
             "/srv/a\\x1b[31m: Permission denied; give",
         ),
         (OSError(errno.ENOSPC, "No space left on device", b"/srv/b"), "/srv/b: No space left on device; make room"),
         (OSError(errno.EMFILE, "Too many open files", Path("/srv/c")), "/srv/c: Too many open files; raise the limit"),
-        (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not tell: Bad file"),
+        (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not report: Bad file"),
     ],
 )
 def test_a_file_is_named(
     error: OSError, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that is not the output's names the file, what is wrong with it, and what to do."""
+    """The message of a file error names the file, the cause and the remedy."""
     monkeypatch.setattr(sys, "argv", ["cowrieprocessor"])
 
     @click.command()
@@ -49,7 +49,7 @@ def test_a_file_is_named(
 
 @pytest.mark.parametrize("options", [[], ["-u"]])
 def test_an_output_that_is_full(options: list[str]) -> None:
-    """Where the output cannot be written that is said, with and without a buffer, and nothing else."""
+    """A failing output is reported in one message, with and without a buffer."""
     command = [sys.executable, *options, *PROGRAM[1:], "--help"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

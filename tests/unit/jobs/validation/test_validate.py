@@ -311,7 +311,7 @@ def test_events_appended_by_v3_are_reported_separately(upgraded: Path) -> None:
     assert (report.valid, report.differences) == (False, {})
     assert report.not_backfilled == {"backfill-files": 1, "backfill-sessions": 2}
     shown = call("--db", upgraded)
-    assert "backfill-files has not taken up 1 events yet: run `cowrieprocessor db backfill" in shown.output
+    assert "backfill-files has not processed 1 events yet: run `cowrieprocessor db backfill" in shown.output
     with opened(upgraded) as engine:
         backfill(engine)
     assert (validated(upgraded).valid, shown.exit_code) == (True, 1)
@@ -431,7 +431,7 @@ def test_tables_are_read_in_the_order_of_an_index(upgraded: Path) -> None:
 def test_the_command_reports_valid_and_exits_with_0(upgraded: Path) -> None:
     """For a valid database it exits with 0, and the last line says so."""
     done = call("--db", upgraded)
-    assert (done.exit_code, "valid: every row is as the events say" in done.stdout) == (0, True)
+    assert (done.exit_code, "valid: every row agrees with the events" in done.stdout) == (0, True)
 
 
 def test_the_command_reports_counters(upgraded: Path) -> None:

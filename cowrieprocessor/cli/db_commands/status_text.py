@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def status_text(status: DatabaseStatus) -> str:
-    """Return the state of a database, one fact a line."""
+    """Return the state of a database, one fact per line."""
     return "".join(f"{line}\n" for line in _lines(status))
 
 
@@ -31,10 +31,10 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
     if status.tables:
         yield "rows"
         yield from _columns([(name, _rows(count)) for name, count in status.tables.items()])
-    if status.losses.logs:
-        lost = status.losses
+    lost = status.losses
+    if lost.logs:
         yield f"lost            {lost.bytes_lost:,} bytes of {lost.logs:,} logs, destroyed before they could be read"
-        yield from _columns([(terminal_safe(one.path), f"{one.bytes_lost:,} bytes") for one in lost.largest])
+        yield from _columns([(terminal_safe(log.path), f"{log.bytes_lost:,} bytes") for log in lost.largest])
     if status.jobs:
         yield "jobs"
         yield from _columns([(terminal_safe(job.name), _job(job)) for job in status.jobs])
@@ -44,8 +44,8 @@ def _version(status: DatabaseStatus) -> str:
     version = "none: the database is empty" if status.schema_version is None else str(status.schema_version)
     if status.needs_migration:
         return f"{version} (`cowrieprocessor db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
-    known = status.schema_version == CURRENT_SCHEMA_VERSION
-    return version if known else f"{version} (this program works with {CURRENT_SCHEMA_VERSION} alone)"
+    is_current = status.schema_version == CURRENT_SCHEMA_VERSION
+    return version if is_current else f"{version} (this program works with {CURRENT_SCHEMA_VERSION} only)"
 
 
 def _library_note(status: DatabaseStatus) -> str:

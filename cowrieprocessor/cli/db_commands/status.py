@@ -1,4 +1,4 @@
-"""`cowrieprocessor db status` and `db check`: what state a database is in, and whether it is sound."""
+"""`cowrieprocessor db status` and `db check`: the state of a database, and whether it is damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, message, named_db_option, print_json, print_text
+from cowrieprocessor.cli.shared.common import json_option, named_db_option, notify, print_json, print_text
 
 if TYPE_CHECKING:
     from cowrieprocessor.db.dialects.base import Storage
@@ -18,37 +18,36 @@ if TYPE_CHECKING:
 def status(db: str, as_json: bool) -> None:
     """Show schema version, library, size, rows of each table, and jobs.
 
-    Answers at once at any size: tables of more than 100,000 rows are estimated and marked `about` (on SQLite by
-    the largest row id, so that deleted rows still count). Nothing is changed. Ends with 0, with 4 if the
-    database cannot be read.
+    Fast at any size: tables of more than 100,000 rows are estimated and marked `about` (on SQLite by the largest row
+    id, so that deleted rows still count). Nothing is changed. Ends with 0, with 4 if the database cannot be read.
 
     \b
     Example: cowrieprocessor db status --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.db_commands.text import status_text
+    from cowrieprocessor.cli.db_commands.status_text import status_text
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.db.status import database_status
 
     engine = get_engine(db, read_only=True)
     try:
-        found = database_status(engine)
+        state = database_status(engine)
     finally:
         dispose(engine)
     if as_json:
-        print_json(found)
+        print_json(state)
     else:
-        print_text(status_text(found))
+        print_text(status_text(state))
 
 
 @click.command()
 @named_db_option
-@click.option("--full", is_flag=True, help="Read everything, indexes too: as long as copying the database.")
+@click.option("--full", is_flag=True, help="Read everything, including indexes: takes as long as copying the database.")
 @json_option
 def check(db: str, full: bool, as_json: bool) -> None:
     """Check that a database is not damaged, and that its SQLite library will not damage it.
 
-    The quick check reads the tables' pages; --full also compares every row with its indexes. It may run beside
-    a loader. Ends with 0 if the database is sound, with 4 if it is damaged.
+    The quick check reads the tables' pages; --full also compares every row with its indexes. Loaders may run at the
+    same time. Ends with 0 if the database is sound, with 4 if it is damaged.
 
     \b
     Example: cowrieprocessor db check --full --db cowrieprocessor.sqlite
@@ -70,8 +69,8 @@ def check(db: str, full: bool, as_json: bool) -> None:
 
 def _warn_about_library(storage: Storage) -> None:
     if storage.wal_reset_bug:
-        message(
+        notify(
             f"warning: {storage.library} can corrupt a database when two programs checkpoint it at once; "
-            "cowrieprocessor keeps its own writers apart, other programs' it cannot. "
-            "`pip install pysqlite3` brings a sound library where there is a wheel"
+            "cowrieprocessor serializes its own writers, but not those of other programs. "
+            "`pip install pysqlite3` installs a sound library where a wheel is available"
         )
