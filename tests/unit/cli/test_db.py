@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from cowrieprocessor.cli.db_commands.text import status_text
 from sqlalchemy import Engine, text
 
 from cowrieprocessor.cli.db import db
+from cowrieprocessor.cli.db_commands.status_text import status_text
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.db.status import database_status
