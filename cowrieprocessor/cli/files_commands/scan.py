@@ -133,9 +133,7 @@ def _folders(directory: str | None, sensor: str | None) -> list[Downloads]:
     from cowrieprocessor.jobs.watch.scan_watch import Downloads
     from cowrieprocessor.settings import load_sensors
 
-    configured = [
-        Downloads(settings.downloads, settings.name) for settings in load_sensors() if settings.downloads is not None
-    ]
+    configured = [Downloads(entry.downloads, entry.name) for entry in load_sensors() if entry.downloads is not None]
     if directory is None:
         return _folders_of_sensor(configured, sensor)
     path = Path(directory)
