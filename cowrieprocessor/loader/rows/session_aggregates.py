@@ -90,12 +90,12 @@ class SessionAggregates:
         session.event_count += 1
         moment = event.moment
         if moment is not None:
-            if session.first_event_at is None:
+            if session.last_event_at is None:
                 session.first_event_at = session.last_event_at = moment
-            elif moment < session.first_event_at:
-                session.first_event_at = moment
-            elif moment > session.last_event_at:  # type: ignore[operator]  # both are set, or neither
+            elif moment > session.last_event_at:
                 session.last_event_at = moment
+            elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
+                session.first_event_at = moment
         sensor = event.fields.get("sensor")
         if type(sensor) is str and sensor:
             name = _sensor_name(sensor)
