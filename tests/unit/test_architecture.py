@@ -412,21 +412,26 @@ def modules_of_path(heading: str) -> tuple[set[str], set[str]]:
 
 
 class Profile:
-    """Counts the calls into each module of the package while it is active, in this thread."""
+    """Counts the calls of each function of the package while it is active, in this thread."""
 
     def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
+        self._calls: Counter[tuple[str, str]] = Counter()
 
-    def __enter__(self) -> Counter[str]:
+    def __enter__(self) -> Profile:
         sys.setprofile(self._note)
-        return self.calls
+        return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(f"{PACKAGE}{os.sep}"):
-            self.calls[frame.f_code.co_filename.removeprefix(f"{PACKAGE}{os.sep}")] += 1
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(f"{PACKAGE}{os.sep}"):
+            self._calls[code.co_filename.removeprefix(f"{PACKAGE}{os.sep}"), code.co_qualname] += 1
+
+    def modules(self, times: int = 1) -> set[str]:
+        """Return the modules of which a function was called at least so many times."""
+        return {module for (module, _), count in self._calls.items() if count >= times}
 
 
 def test_the_path_of_a_line_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,11 +441,11 @@ def test_the_path_of_a_line_is_as_the_page_says(tmp_path: Path, monkeypatch: pyt
     log = write(tmp_path / "cowrie.json", events(lines))
     cli = importlib.import_module("cowrieprocessor.cli.main").cli
 
-    with Profile() as calls, pytest.raises(SystemExit):
+    with Profile() as profile, pytest.raises(SystemExit):
         cli.main(["load", str(log), "--db", str(tmp_path / "x.sqlite")])
 
-    assert named - calls.keys() == set()
-    assert {name for name, count in calls.items() if count >= lines} == for_each_line
+    assert named - profile.modules() == set()
+    assert profile.modules(times=lines) == for_each_line
 
 
 def test_the_path_of_a_hash_is_as_the_page_says(tmp_path: Path) -> None:
@@ -448,9 +453,9 @@ def test_the_path_of_a_hash_is_as_the_page_says(tmp_path: Path) -> None:
     named, _ = modules_of_path("The path of one hash")
     engine = cowrieprocessor.get_engine(tmp_path / "x.sqlite")
     cowrieprocessor.apply_migrations(engine)
-    with services() as here, Profile() as calls:
+    with services() as here, Profile() as profile:
         load(engine, tmp_path, [download("s1", sha256_of(1))])
         here.enrich(engine)
     engine.dispose()
 
-    assert named - calls.keys() == {"cli/enrich.py"}
+    assert named - profile.modules() == {"cli/enrich.py"}

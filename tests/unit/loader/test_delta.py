@@ -480,7 +480,7 @@ def test_a_file_that_is_replaced_between_listing_and_reading_is_no_loss(
             following.log.write_bytes(b"")
         return found
 
-    monkeypatch.setattr(discovery.FollowedLogs, "there", replacing)
+    monkeypatch.setattr(discovery.FollowedLogs, "scan", replacing)
     assert following.poll_all() == 1
     assert len(calls) > 2
     assert (following.stored(), following.lost(), following.gaps) == (1, 0, [])

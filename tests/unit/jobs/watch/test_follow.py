@@ -330,13 +330,13 @@ def test_a_stop_while_once_waits_is_no_error(database: Engine, scripted: Callabl
     with pytest.raises(errors.DatabaseLocked):
         follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop)
     loader = scripted(errors.DatabaseLocked("asked to stop"))
-    original_look = loader.look
+    original_poll = loader.poll
 
-    def look(changed: Collection[Path] | None = None) -> PollResult:
+    def poll(changed: Collection[Path] | None = None) -> PollResult:
         stop.set()
-        return original_look(changed)
+        return original_poll(changed)
 
-    loader.poll = look  # type: ignore[method-assign]
+    loader.poll = poll  # type: ignore[method-assign]
     assert follow(database, [Path("cowrie.json")], SETTINGS, once=True, stop=stop).stopped
 
 
