@@ -37,7 +37,8 @@ def get_engine(
     Args:
         db: a path, or an SQLAlchemy URL of SQLite or PostgreSQL. By default, as for the commands: COWRIEPROC_DB_URL,
             COWRIEPROC_DB_PATH, the settings file, then `cowrieprocessor.sqlite` in the current folder.
-        read_only: never write; a missing file is an error instead of being created.
+        read_only: change no row, and require the database to exist. On SQLite a transaction that a killed writer left
+            unfinished is rolled back first.
         lock_timeout_s: seconds to wait for another writer; the setting `lock_timeout_s` by default.
         on_wait: called about every five seconds while waiting, with the seconds waited so far (SQLite).
 

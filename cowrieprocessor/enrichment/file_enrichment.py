@@ -224,10 +224,13 @@ class FileEnrichment:
     def _look_up(self) -> Step:
         """Ask about the next claimed files in one request, and store the outcomes."""
         samples = list(self._provider.batch([sample_of(file) for file in self._claimed]))
-        outcomes = self._lookup.ask(samples)
-        if outcomes is None:
+        reply = self._lookup.send(self._provider.request(samples))
+        if reply is None:
             return Step.HAS_TO_WAIT
+        # Before the reply is read: a file whose reply no provider can read was asked about all the same, and keeps its
+        # claim, so that the next run asks about others.
         files = self._take(samples)
+        outcomes = self._lookup.outcomes(samples, reply)
         missing = Failed("bad-body", "the answer says nothing about this file")
         for sample in samples:
             self._store(files[sample.sha256], sample, outcomes.get(sample.sha256, missing))
@@ -244,18 +247,20 @@ class FileEnrichment:
         return files
 
     def _read_quota(self) -> Step:
+        rejections = self._lookup.rejections
         if not self._lookup.read_quota():
             return Step.HAS_TO_WAIT
-        self._release_if_rejected()
+        self._release_if_rejected_since(rejections)
         return Step.DONE_SOMETHING
 
     def _report(self, outcomes: Sequence[Outcome]) -> None:
+        rejections = self._lookup.rejections
         self._lookup.report(outcomes)
-        self._release_if_rejected()
+        self._release_if_rejected_since(rejections)
 
-    def _release_if_rejected(self) -> None:
-        """Release what is left where the source does not accept the key: nothing more can be asked."""
-        if self.rejected is not None:
+    def _release_if_rejected_since(self, rejections: int) -> None:
+        """Release what is left if the source has rejected the key just now: nothing more can be asked."""
+        if self._lookup.rejections > rejections:
             self.release()
 
     # --- storing ---

@@ -43,8 +43,9 @@ class Lookup:
         notify: called with one line for the operator.
 
     Attributes:
-        wait: why the last request was not granted; None if it was.
+        wait: why a request is not granted now, as far as known; None if one may be.
         rejected: the reason why the source rejects its key; None while it accepts it.
+        rejections: how often the source has rejected the key.
         counters: requests and what came of them, by kind.
     """
 
@@ -54,6 +55,7 @@ class Lookup:
         self.provider = provider
         self.wait: Wait | None = None
         self.rejected: str | None = None
+        self.rejections = 0
         self.counters: Counters = {}
         self._ledger = ledger
         self._client = client
@@ -91,18 +93,13 @@ class Lookup:
         self.count("requests")
         return self._client.send(request)
 
-    def ask(self, samples: Sequence[Sample]) -> dict[str, Outcome] | None:
-        """Ask about files in one request.
+    def outcomes(self, samples: Sequence[Sample], reply: Reply | Failed) -> dict[str, Outcome]:
+        """Return what the reply to one request means, by SHA-256; not necessarily for each file.
 
         Args:
-            samples: files that the provider asks about together.
-
-        Returns:
-            Outcomes by SHA-256, not necessarily one for each file; None if the quota does not allow the request now.
+            samples: the files that were asked about together.
+            reply: what `send` returned for the request.
         """
-        reply = self.send(self.provider.request(samples))
-        if reply is None:
-            return None
         if isinstance(reply, Failed):
             return {sample.sha256: reply for sample in samples}
         return self.provider.outcomes(samples, reply)
@@ -166,4 +163,5 @@ class Lookup:
         """Take the source out of use because it does not accept the key."""
         self._ledger.record_rejected_key(reason)
         self.rejected = reason
+        self.rejections += 1
         self._notify(f"{self.provider.name} is out of use: {reason}")

@@ -25,7 +25,7 @@ class EngineOptions:
     """How an engine behaves.
 
     Attributes:
-        read_only: never write or create anything.
+        read_only: change no row and create no database; only what a killed writer left unfinished is rolled back.
         lock_timeout_s: seconds to wait for another writer.
         on_wait: called about every five seconds while waiting, with the seconds waited so far.
         driver: the SQLite library: auto, pysqlite3 or stdlib.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.enrichment.file_enrichment import Bounds, FileEnrichment, Step
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.providers.base import Limits
+from cowrieprocessor.enrichment.providers.base import Limits, Outcome, Reply, Sample
 from cowrieprocessor.enrichment.providers.virustotal import VirusTotal
 from cowrieprocessor.enrichment.verdict_repository import LEASE_S
 from tests.enrichment_scene import load, row, rows, sha
@@ -118,6 +118,50 @@ def test_a_long_wait_releases_the_files(
     assert "day" == enrichment.wait.kind
     assert not enrichment.is_available
     assert set() == claims(engine)
+
+
+def test_a_reply_that_no_provider_can_read_is_not_asked_for_again(
+    engine: Engine, server: virustotal.VirusTotal, client: HttpClient, clock: ManualClock
+) -> None:
+    """A provider that fails on a reply leaves its file claimed: the next run asks about another one, not the same."""
+
+    class Broken(VirusTotal):
+        """Fails on every reply."""
+
+        def outcomes(self, samples: Sequence[Sample], reply: Reply) -> dict[str, Outcome]:
+            """Fail."""
+            raise ValueError("a provider with a mistake")
+
+    load(engine, [("s1", ONE), ("s2", TWO), ("s3", THREE)])
+    asked = []
+    for _ in range(3):
+        enrichment = enrichment_by(Broken(server.url, virustotal.KEY), engine, client, clock)
+        with pytest.raises(ValueError, match="a mistake"):
+            steps_until_done(enrichment, clock)
+        enrichment.release()
+        asked.append({sha256 for sha256 in server.asked() if sha256 in {ONE, TWO, THREE}})
+        assert enrichment.files_asked == 1
+
+    assert [len(hashes) for hashes in asked] == [1, 2, 3]
+    assert claims(engine) == {ONE, TWO, THREE}
+
+
+def test_only_a_rejection_releases_the_files(
+    engine: Engine, server: virustotal.VirusTotal, client: HttpClient, clock: ManualClock
+) -> None:
+    """Once a key that was rejected is tried again, a reading of its quota that succeeds releases nothing."""
+    load(engine, [("s1", ONE), ("s2", TWO)])
+    enrichment = enrichment_by(provider_of(server, "0" * 64), engine, client, clock)
+    enrichment.step()
+    assert enrichment.rejected is not None
+    assert claims(engine) == set()
+    good = enrichment_by(provider_of(server), engine, client, clock)
+    good._lookup.rejected = "earlier"
+
+    assert good.step() is Step.DONE_SOMETHING
+
+    assert {"overall_quotas"} <= server.asked().keys()
+    assert claims(engine) == {ONE, TWO}
 
 
 def test_a_cached_answer_costs_no_request(
