@@ -13,16 +13,18 @@ from sqlalchemy.exc import DBAPIError
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
+from cowrieprocessor.db.revisions import HEAD, REVISIONS
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
     CURRENT_SCHEMA_VERSION,
-    HEAD,
     PRE_V4_REVISIONS,
+    SCHEMA_REVISION_KEY,
     SCHEMA_VERSION_KEY,
     SchemaFacts,
     current_revision,
     read_facts,
     refuse_unsupported,
+    tables_until,
 )
 from cowrieprocessor.db.upgrade.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
@@ -92,13 +94,22 @@ def require_current(engine: Engine) -> None:
         facts = read_facts(connection, name)
     if facts.version is None:
         raise SchemaVersionError(f"{name}: is empty; `cowrieprocessor load --db {name} LOGS` fills it")
-    refuse_unsupported(facts.version, name)
+    refuse_unsupported(facts, name)
     if not facts.complete:
-        state = "incomplete" if facts.version == CURRENT_SCHEMA_VERSION else f"at schema version {facts.version}"
         raise MigrationNeeded(
-            f"{name}: is {state}, version {CURRENT_SCHEMA_VERSION} is needed; make a backup first (see "
+            f"{name}: {_shortfall(facts)}; make a backup first (see "
             f"{MIGRATION_GUIDE}), then run `cowrieprocessor db migrate --db {name}`: it takes about a second"
         )
+
+
+def _shortfall(facts: SchemaFacts) -> str:
+    """Return what a database is, and what is needed instead."""
+    if facts.is_v4:
+        newest = max(revision.number for revision in REVISIONS if facts.tables >= tables_until(revision.number))
+        reached = min(facts.stated_revision or newest, newest)
+        return f"is at revision {reached} of schema version {facts.version}, revision {HEAD} is needed"
+    state = "incomplete" if facts.version == CURRENT_SCHEMA_VERSION else f"at schema version {facts.version}"
+    return f"is {state}, version {CURRENT_SCHEMA_VERSION} is needed"
 
 
 def _migrate(engine: Engine) -> None:
@@ -128,7 +139,7 @@ def prepare(engine: Engine) -> None:
 
 
 def _is_current(facts: SchemaFacts) -> bool:
-    return facts.complete and facts.revision == HEAD
+    return facts.complete and facts.alembic_revision == HEAD == facts.stated_revision
 
 
 def _upgrade(connection: Connection, revision: str | None, *, is_stamped: bool) -> None:
@@ -157,10 +168,12 @@ def _upgrade(connection: Connection, revision: str | None, *, is_stamped: bool) 
 
 
 def _write_version(connection: Connection) -> None:
-    connection.execute(
-        text(
-            "INSERT INTO schema_state (key, value) VALUES (:key, :value) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-        ),
-        {"key": SCHEMA_VERSION_KEY, "value": str(CURRENT_SCHEMA_VERSION)},
-    )
+    """Write the version and the revision, which move in the transaction that changes the tables."""
+    for key, value in ((SCHEMA_VERSION_KEY, str(CURRENT_SCHEMA_VERSION)), (SCHEMA_REVISION_KEY, HEAD)):
+        connection.execute(
+            text(
+                "INSERT INTO schema_state (key, value) VALUES (:key, :value) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+            ),
+            {"key": key, "value": value},
+        )

@@ -11,10 +11,14 @@ from sqlalchemy import Connection, inspect, text
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import V3_TABLES, Base
+from cowrieprocessor.db.revisions import HEAD, REVISIONS
 from cowrieprocessor.errors import NotADatabase, SchemaVersionError
 
 CURRENT_SCHEMA_VERSION = 4
 SCHEMA_VERSION_KEY = "schema_version"
+SCHEMA_REVISION_KEY = "schema_revision"
+"""Key of `schema_state`: the newest revision of version 4 that the database has; v3 and early v4 databases lack it."""
+
 OLDEST_VERSION = 3
 """The oldest version that can be migrated; versions 1 and 2 existed for a few days only."""
 
@@ -24,16 +28,13 @@ FILES_REVISION = "0003"
 PRE_V4_REVISIONS = frozenset({BASE_REVISION, PLANNED_FILES_REVISION, FILES_REVISION})
 """Revisions of databases that another program created: v3, with or without a `files` table."""
 
-VERDICTS_REVISION = "0004"
-HEAD = "0005"
-"""The newest revision, which a complete database at CURRENT_SCHEMA_VERSION has."""
+FIRST_V4_REVISION = "0004"
+"""From here on a database at version 4 can only lack the tables of later revisions."""
 
 ALEMBIC_TABLE = "alembic_version"
 OUR_TABLES = frozenset(Base.metadata.tables)
 _OTHER_V4_TABLES = OUR_TABLES - set(V3_TABLES) - {"files"}
-_LATER_TABLES = frozenset({"followed_files"})
-"""The tables that HEAD adds to VERDICTS_REVISION."""
-
+_NUMBERS = tuple(revision.number for revision in REVISIONS)
 _PLANNED_COLUMNS = frozenset(Base.metadata.tables["files"].columns.keys()) - {"origin"}
 
 
@@ -44,17 +45,30 @@ class SchemaFacts:
     Attributes:
         version: the version in `schema_state`; None if there is no such table.
         tables: the names of all tables, including those of other applications.
-        revision: Alembic's revision stamp, if any.
+        alembic_revision: Alembic's revision stamp, if any.
+        stated_revision: the revision of version 4 in `schema_state`, if any.
     """
 
     version: int | None
     tables: frozenset[str]
-    revision: str | None
+    alembic_revision: str | None
+    stated_revision: str | None = None
+
+    @property
+    def is_v4(self) -> bool:
+        """Whether this is version 4 at any of its revisions, not only with the `files` table of the original plan."""
+        return self.version == CURRENT_SCHEMA_VERSION and self.tables >= tables_until(FIRST_V4_REVISION)
 
     @property
     def complete(self) -> bool:
-        """Whether this is the current version with all of its tables."""
-        return self.version == CURRENT_SCHEMA_VERSION and self.tables >= OUR_TABLES
+        """Whether this is the newest revision of the current version, with all of its tables."""
+        is_newest = self.stated_revision in (None, HEAD)  # before there were revisions, none was stated
+        return self.version == CURRENT_SCHEMA_VERSION and self.tables >= OUR_TABLES and is_newest
+
+
+def tables_until(revision: str) -> frozenset[str]:
+    """Return the tables that a database has at a revision."""
+    return frozenset(name for number, tables in REVISIONS if number <= revision for name in tables)
 
 
 def read_facts(connection: Connection, database: str) -> SchemaFacts:
@@ -78,7 +92,12 @@ def read_facts(connection: Connection, database: str) -> SchemaFacts:
                 "nothing was changed; name another database with --db"
             )
         return SchemaFacts(None, tables, None)
-    return SchemaFacts(_version(connection, database), tables, _revision(connection, tables))
+    return SchemaFacts(
+        _version(connection, database),
+        tables,
+        _alembic_revision(connection, tables),
+        _state(connection, SCHEMA_REVISION_KEY),
+    )
 
 
 def current_revision(connection: Connection, facts: SchemaFacts, database: str) -> str | None:
@@ -91,13 +110,13 @@ def current_revision(connection: Connection, facts: SchemaFacts, database: str) 
     """
     if facts.version is None:
         return None
-    refuse_unsupported(facts.version, database)
+    refuse_unsupported(facts, database)
     if facts.complete:
         return HEAD
     if missing := set(V3_TABLES) - facts.tables:
         raise _half_made(database, f"the tables {', '.join(sorted(missing))} are missing")
-    if facts.version == CURRENT_SCHEMA_VERSION and facts.tables >= OUR_TABLES - _LATER_TABLES:
-        return VERDICTS_REVISION
+    if facts.is_v4:
+        return _revision_of_v4(facts, database)
     if extra := _OTHER_V4_TABLES & facts.tables:
         raise _half_made(database, f"it has only some of the tables of version 4 ({', '.join(sorted(extra))})")
     if "files" not in facts.tables:
@@ -114,15 +133,23 @@ def can_be_migrated(facts: SchemaFacts) -> bool:
     return facts.version is None or OLDEST_VERSION <= facts.version <= CURRENT_SCHEMA_VERSION
 
 
-def refuse_unsupported(version: int, database: str) -> None:
-    """Refuse the versions that can neither be used nor migrated.
+def refuse_unsupported(facts: SchemaFacts, database: str) -> None:
+    """Refuse the versions and revisions that can neither be used nor migrated; an empty database is accepted.
 
     Raises:
-        SchemaVersionError: the version is older than v3, or newer than the current version.
+        SchemaVersionError: the version is older than v3, or version or revision are newer than the current ones.
     """
+    version, revision = facts.version, facts.stated_revision
+    if version is None:
+        return
     if version > CURRENT_SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{database}: is at schema version {version}, this program knows up to {CURRENT_SCHEMA_VERSION}; "
+            "use the newer release of cowrieprocessor that wrote it"
+        )
+    if version == CURRENT_SCHEMA_VERSION and revision is not None and revision not in _NUMBERS:
+        raise SchemaVersionError(
+            f"{database}: is at revision {revision} of schema version {version}, this program knows up to {HEAD}; "
             "use the newer release of cowrieprocessor that wrote it"
         )
     if version < OLDEST_VERSION:
@@ -130,6 +157,17 @@ def refuse_unsupported(version: int, database: str) -> None:
             f"{database}: is at schema version {version}, which cannot be migrated; load its logs into a new "
             "database with `cowrieprocessor load`, or upgrade it to version 3 with the release that wrote it"
         )
+
+
+def _revision_of_v4(facts: SchemaFacts, database: str) -> str:
+    """Return the newest revision whose tables, and those of all before it, are there; nothing of a later one may be."""
+    reached = max(number for number in _NUMBERS if facts.tables >= tables_until(number))
+    if later := (OUR_TABLES - tables_until(reached)) & facts.tables:
+        raise _half_made(database, f"it has only some of the tables of a later revision ({', '.join(sorted(later))})")
+    if facts.stated_revision is not None and facts.stated_revision > reached:
+        missing = tables_until(facts.stated_revision) - facts.tables
+        raise _half_made(database, f"the tables {', '.join(sorted(missing))} are missing")
+    return reached
 
 
 def _revision_of_files(connection: Connection, database: str) -> str:
@@ -157,9 +195,14 @@ def _half_made(database: str, what: str) -> SchemaVersionError:
     return SchemaVersionError(f"{database}: {what}; nothing was changed; restore a backup, then migrate again")
 
 
+def _state(connection: Connection, key: str) -> str | None:
+    """Return a value of `schema_state`."""
+    value = connection.execute(text("SELECT value FROM schema_state WHERE key = :key"), {"key": key}).scalar()
+    return None if value is None else str(value)
+
+
 def _version(connection: Connection, database: str) -> int:
-    query = text("SELECT value FROM schema_state WHERE key = :key")
-    value = connection.execute(query, {"key": SCHEMA_VERSION_KEY}).scalar()
+    value = _state(connection, SCHEMA_VERSION_KEY)
     try:
         return int(str(value))
     except ValueError:
@@ -168,7 +211,7 @@ def _version(connection: Connection, database: str) -> int:
         ) from None
 
 
-def _revision(connection: Connection, tables: frozenset[str]) -> str | None:
+def _alembic_revision(connection: Connection, tables: frozenset[str]) -> str | None:
     if ALEMBIC_TABLE not in tables:
         return None
     revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()

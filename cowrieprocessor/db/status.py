@@ -48,6 +48,7 @@ class DatabaseStatus:
     Attributes:
         database: its name, without any password.
         schema_version: None for an empty database.
+        schema_revision: the newest revision of version 4 that it states; None in databases of before there were any.
         needs_migration: whether `db migrate` would change it.
         storage: where and how it is stored.
         tables: the row counts of our tables that exist, by name.
@@ -57,6 +58,7 @@ class DatabaseStatus:
 
     database: str
     schema_version: int | None
+    schema_revision: str | None
     needs_migration: bool
     storage: Storage
     tables: dict[str, RowCount]
@@ -80,6 +82,7 @@ def database_status(engine: Engine, *, counted_rows: int = COUNTED_ROWS) -> Data
         return DatabaseStatus(
             database=describe(engine),
             schema_version=facts.version,
+            schema_revision=facts.stated_revision,
             needs_migration=can_be_migrated(facts),
             storage=dialect_of(engine).storage(connection),
             tables={table: count_rows(connection, table, counted_rows) for table in sorted(OUR_TABLES & facts.tables)},

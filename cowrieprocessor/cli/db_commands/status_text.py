@@ -45,7 +45,9 @@ def _version(status: DatabaseStatus) -> str:
     if status.needs_migration:
         return f"{version} (`cowrieprocessor db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
     is_current = status.schema_version == CURRENT_SCHEMA_VERSION
-    return version if is_current else f"{version} (this program works with {CURRENT_SCHEMA_VERSION} only)"
+    if is_current:
+        return f"{version}, revision {status.schema_revision}" if status.schema_revision else version
+    return f"{version} (this program works with {CURRENT_SCHEMA_VERSION} only)"
 
 
 def _library_note(status: DatabaseStatus) -> str:

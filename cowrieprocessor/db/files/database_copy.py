@@ -100,11 +100,11 @@ def usable_version(connection: Connection, database: str) -> int:
         NotADatabase: the tables belong to another application.
         SchemaVersionError: the database is empty, or of an unsupported version.
     """
-    version = read_facts(connection, database).version
-    if version is None:
+    facts = read_facts(connection, database)
+    if facts.version is None:
         raise SchemaVersionError(f"{database}: is empty; there is nothing to copy; name another database")
-    refuse_unsupported(version, database)
-    return version
+    refuse_unsupported(facts, database)
+    return facts.version
 
 
 def require_intact(connection: Connection, database: str, *, quick: bool, on_step: StepReport) -> None:

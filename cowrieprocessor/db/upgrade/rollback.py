@@ -18,6 +18,7 @@ from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
     OLDEST_VERSION,
     OUR_TABLES,
+    SCHEMA_REVISION_KEY,
     SCHEMA_VERSION_KEY,
     SchemaFacts,
     read_facts,
@@ -89,7 +90,7 @@ def plan_schema_rollback(connection: Connection, facts: SchemaFacts, database: s
     record = read_record(connection) if "jobs" in tables else None
     return SchemaRollback(
         tables=tables,
-        empties_command_stats=facts.complete and (record is None or record.command_stats_max_id == 0),
+        empties_command_stats=facts.is_v4 and (record is None or record.command_stats_max_id == 0),
         adds_index=_lacks_redundant_index(connection, record),
         dead_letters_after=record.dead_letters_max_id if record else 0,
     )
@@ -99,7 +100,7 @@ def _tables_to_drop(facts: SchemaFacts, database: str) -> tuple[str, ...]:
     """Return the existing tables of v4; refuse a database that cannot be rolled back, see `plan_schema_rollback`."""
     if facts.version is None:
         raise SchemaVersionError(f"{database}: is empty; there is nothing to roll back")
-    refuse_unsupported(facts.version, database)
+    refuse_unsupported(facts, database)
     if missing := set(V3_TABLES) - facts.tables:
         raise _refusal(database, f"the tables {', '.join(sorted(missing))} are missing")
     return tuple(sorted(V4_TABLES & facts.tables))
@@ -122,7 +123,7 @@ def restore_v3(connection: Connection, facts: SchemaFacts, changes: SchemaRollba
     record = read_record(connection) if "jobs" in changes.tables else None
     removed = RemovedRows(
         command_stats=_empty_command_stats(connection) if changes.empties_command_stats else 0,
-        file_dead_letters=_delete_file_dead_letters(connection, changes.dead_letters_after) if facts.complete else 0,
+        file_dead_letters=_delete_file_dead_letters(connection, changes.dead_letters_after) if facts.is_v4 else 0,
     )
     for table in changes.tables:
         Base.metadata.tables[table].drop(connection)
@@ -132,6 +133,7 @@ def restore_v3(connection: Connection, facts: SchemaFacts, changes: SchemaRollba
             connection.execute(text(f"DROP TABLE {table}"))
     if changes.adds_index:
         connection.execute(text(_CREATE_REDUNDANT_INDEX))  # usually built beforehand, see jobs.upgrade.rollback
+    connection.execute(text("DELETE FROM schema_state WHERE key = :key"), {"key": SCHEMA_REVISION_KEY})
     connection.execute(
         text("UPDATE schema_state SET value = :version WHERE key = :key"),
         {"version": str(OLDEST_VERSION), "key": SCHEMA_VERSION_KEY},

@@ -112,7 +112,7 @@ def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str
         facts: the existing tables; a pre-release `files` table may hold verdicts, too.
     """
     for name, state in V4_STATE.items():
-        if name not in facts.tables or (name == "files" and not facts.complete):
+        if name not in facts.tables or (name == "files" and not facts.is_v4):
             continue
         result = connection.execute(state.query(), execution_options=STREAMED)
         for row in result.mappings():
@@ -125,7 +125,7 @@ def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, in
     counts = {
         name: state.count(connection)
         for name, state in V4_STATE.items()
-        if name in facts.tables and (name != "files" or facts.complete)
+        if name in facts.tables and (name != "files" or facts.is_v4)
     }
     if verdicts := sum(1 for _ in _pre_release_verdicts(connection, facts)):
         counts["file_hashes"] = counts.get("file_hashes", 0) + verdicts
@@ -212,7 +212,7 @@ def _pre_release_verdicts(connection: Connection, facts: SchemaFacts) -> Iterato
         return
     columns = (FILES.c.shasum, FILES.c.first_seen, *(FILES.c[name] for name in VERDICT_COLUMNS))
     query = select(*columns).where(has_pre_release_verdict()).order_by(FILES.c.shasum, FILES.c.id)
-    if facts.complete:
+    if facts.is_v4:
         record = read_record(connection)
         if record is None or not record.planned_files_max_id:
             return

@@ -297,8 +297,9 @@ def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> Non
     """A database of version 4 without `followed_files` gets it; nothing else changes, and no v3 record is written."""
     with write_transaction(engine) as connection:
         connection.execute(text("DROP TABLE followed_files"))
+        connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
-    with pytest.raises(MigrationNeeded, match="is incomplete"):
+    with pytest.raises(MigrationNeeded, match="is at revision 0004 of schema version 4, revision 0005 is needed"):
         require_current(engine)
     apply_migrations(engine)
     require_current(engine)
