@@ -249,6 +249,6 @@ if __name__ == "__main__":
     try:
         main()
     except BrokenPipeError:
-        os._exit(1)  # the writer is gone, and nobody would read an error
+        os._exit(1)  # the writer has ended, so there is no reader for an error
     except MemoryError:
         os._exit(_OUT_OF_MEMORY)
