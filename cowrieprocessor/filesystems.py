@@ -16,10 +16,14 @@ NETWORK_FILE_SYSTEMS = frozenset(
 """File systems on which processes that open a file may not share the memory that WAL needs."""
 
 
-def mounts() -> Sequence[str]:
-    """Return the lines of mountinfo; empty on systems other than Linux."""
+def mounts(mountinfo: Path | None = None) -> Sequence[str]:
+    """Return the lines of mountinfo; empty on systems other than Linux.
+
+    Args:
+        mountinfo: the file to read; by default that of this process.
+    """
     try:
-        return MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return (mountinfo or MOUNTINFO).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ()
 

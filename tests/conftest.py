@@ -76,7 +76,7 @@ def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def engine(db_url: str) -> Iterator[Engine]:
-    """An engine on `db_url`, which is at our version then."""
+    """An engine on `db_url`, which is at the current version then."""
     from cowrieprocessor.db.engine import dispose, get_engine
 
     made = get_engine(db_url)
@@ -88,7 +88,7 @@ def engine(db_url: str) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite database at our version: a copy takes a hundredth of what making it takes."""
+    """An empty SQLite database at the current version: a copy takes a hundredth of what making it takes."""
     path = tmp_path_factory.mktemp("template") / "template.sqlite"
     _migrate(f"sqlite:///{path}")
     return path
@@ -96,7 +96,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: PostgresServer) -> Iterator[str]:
-    """The name of an empty PostgreSQL database at our version, to be copied."""
+    """The name of an empty PostgreSQL database at the current version, to be copied."""
     with postgres_server.new_database() as url:
         _migrate(url)
         yield str(make_url(url).database)

@@ -249,7 +249,7 @@ class PostgresServer:
 
 
 def _shape(connection: psycopg.Connection) -> list[tuple[object, ...]]:
-    """Return all that a database at our version consists of but rows, and what says which version it is."""
+    """Return all that a database at the current version consists of but rows, and what says which version it is."""
     shape = connection.execute(_SHAPE).fetchall()
     there = [name for kind, name, _ in shape if kind == "relation" and name in KEPT_TABLES]
     return [*shape, *(row for name in there for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1".encode()))]

@@ -33,7 +33,7 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     new is only a note), 4 if the database refused, 5 if its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
-    from cowrieprocessor.db.engine import get_engine
+    from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.loader.bulk import BulkLoader
     from cowrieprocessor.settings import load_settings
 
@@ -41,9 +41,11 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     name = database_name(db)
     engine = get_engine(name, on_wait=report_waiting)
     interrupt_on_sigterm()
-    with LoadProgressLine() as line:
-        result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
-    engine.dispose()
+    try:
+        with LoadProgressLine() as line:
+            result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
+    finally:
+        dispose(engine)
     for file in result.files:
         for warning in file.warnings:
             notify(f"note: {warning}")

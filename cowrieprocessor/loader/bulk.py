@@ -30,7 +30,7 @@ from cowrieprocessor.loader.log_loading import (
     sum_counters,
 )
 from cowrieprocessor.loader.reading.discovery import find_logs
-from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
@@ -72,6 +72,7 @@ class BulkLoader:
         engine: the database; a new one is prepared.
         settings: limits and batch size; the configured ones by default.
         on_progress: called after each transaction.
+        sizes: how much of a log is read at once.
     """
 
     def __init__(
@@ -80,10 +81,12 @@ class BulkLoader:
         *,
         settings: Settings | None = None,
         on_progress: Callable[[LoadProgress], None] | None = None,
+        sizes: ReadSizes = DEFAULT_SIZES,
     ) -> None:
         self._engine = engine
         self._settings = settings or load_settings()
         self._on_progress = on_progress
+        self._sizes = sizes
         self._bytes_total = self._bytes_done = 0
         self._files_total = self._files_done = 0
         self._values_done = 0
@@ -177,7 +180,8 @@ class BulkLoader:
             result.state, result.error = FAILED, str(error)
 
     def _open(self, path: Path) -> LogStream:
-        return LogStream(path, max_ratio=self._settings.max_ratio, grace_bytes=self._settings.max_ratio_grace_bytes)
+        limits = self._settings
+        return LogStream(path, max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes, sizes=self._sizes)
 
     def _report(self, result: FileResult, file_position: int) -> None:
         if self._on_progress is not None:

@@ -31,7 +31,7 @@ from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, Tai
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, count_values
 from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_followed, is_live_name, is_packed_name
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadingStopped, ReadSizes
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
@@ -57,7 +57,8 @@ class DeltaLoader:
         job: the row of `jobs` whose counters are increased.
         on_progress: called after each transaction.
         stop: called after each transaction; polling ends once it returns True.
-        timing: when to poll again, and when files have settled.
+        timing: when to poll again, and when files and folders have settled.
+        sizes: how much of a log is read at once.
     """
 
     def __init__(
@@ -70,19 +71,25 @@ class DeltaLoader:
         on_progress: Callable[[LoadProgress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
         timing: FollowTiming | None = None,
+        sizes: ReadSizes = DEFAULT_SIZES,
     ) -> None:
         self._engine = engine
         if paths is None:
             paths = [sensor.logpath for sensor in load_sensors()]
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
-        self._logs = FollowedLogs(self._paths)
+        self._timing = timing or FollowTiming()
+        self._logs = FollowedLogs(
+            self._paths,
+            listing_settles_s=self._timing.listing_settles_s,
+            packed_settles_s=self._timing.packed_settles_s,
+        )
         self._listed: FoundLogs | None = None
         self._is_idle = False
         self._settings = settings or load_settings()
         self._job = job
         self._on_progress = on_progress
         self._stop = stop
-        self._timing = timing or FollowTiming()
+        self._sizes = sizes
         self._host = table.followed_host(engine)
         self._gap_detector = GapDetector(engine, self._open_seen)
         self._files = KnownFiles(self._host, self._gap_detector)
@@ -164,6 +171,7 @@ class DeltaLoader:
                 archive_settles_s=self._timing.archive_settles_s,
                 on_batch=self._after_batch,
                 stop=self._stop,
+                sizes=self._sizes,
             )
         return self._tail_reader
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Job, RawEvent
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, BulkLoader
-from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.reading.log_stream import ReadSizes
 from tests.command_line import run
 from tests.logs import FORMS, count, events, write
 
@@ -41,17 +41,14 @@ def job_state(engine: Engine) -> str:
     ("form", "another_core"),
     [("gzip", False), ("gzip", True), ("bzip2", False), ("xz", False), ("zstd", False), ("gzipped array", False)],
 )
-def test_a_cut_archive_fails_one_load(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, another_core: bool
-) -> None:
+def test_a_cut_archive_fails_one_load(engine: Engine, tmp_path: Path, form: str, another_core: bool) -> None:
     """The load that stores what an archive holds before the cut fails; the same load again only notes it."""
-    if another_core:
-        monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    sizes = ReadSizes(other_core_bytes=0) if another_core else ReadSizes()
     path = cut_log(tmp_path, form)
 
-    first = BulkLoader(engine).load([path])
+    first = BulkLoader(engine, sizes=sizes).load([path])
     stored, first_state = count(engine, RawEvent), job_state(engine)
-    again = BulkLoader(engine).load([path])
+    again = BulkLoader(engine, sizes=sizes).load([path])
 
     assert ([FAILED], "failed") == ([one.state for one in first.files], first_state)
     assert ([KNOWN], "done") == ([one.state for one in again.files], job_state(engine))

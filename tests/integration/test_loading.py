@@ -24,7 +24,7 @@ from cowrieprocessor.db.models import (
 )
 from cowrieprocessor.events import hash_payload
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, PENDING, BulkLoader
-from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.reading.log_stream import ReadSizes
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests.logical_digest import difference, logical_contents
@@ -388,17 +388,14 @@ def test_fields_of_repeated_files_are_the_smallest(tmp_path: Path) -> None:
     assert {("/tmp/b", "http://198.51.100.1/a", "download", "2026-01-01T00:00:01+00:00")} == seen
 
 
-def test_the_parser_process_gives_the_same(
-    engine: Engine, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parser_process_gives_the_same(engine: Engine, corpus: Path, tmp_path: Path) -> None:
     """A log that another core parses is stored exactly like one parsed here, also from the middle on."""
     inline = get_engine(tmp_path / "inline.sqlite")
     log = tmp_path / "cowrie.json"
     lines = (corpus / "cowrie-3.1.4" / "cowrie.json").read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines) + b"torn {\n\0\0")
     BulkLoader(inline).load([log])
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
-    loader = BulkLoader(engine, settings=Settings(batch_size=100))
+    loader = BulkLoader(engine, settings=Settings(batch_size=100), sizes=ReadSizes(other_core_bytes=0))
     log.write_bytes(b"".join(lines[:700]))
     loader.load([log])
     log.write_bytes(b"".join(lines) + b"torn {\n\0\0")
@@ -600,10 +597,9 @@ def test_the_parser_process_runs_nothing_from_the_current_folder(
     (tmp_path / "orjson.py").write_text("raise SystemExit('executed')")
     log = write(tmp_path / "cowrie.json", events(10))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     engine = get_engine(tmp_path / "x.sqlite")
 
-    assert 10 == BulkLoader(engine).load([log]).counters["events"]
+    assert 10 == BulkLoader(engine, sizes=ReadSizes(other_core_bytes=0)).load([log]).counters["events"]
     engine.dispose()
 
 

@@ -74,7 +74,7 @@ class Scene:
             return list(connection.execute(statement, values))
 
     def migrated(self) -> Engine:
-        """Return an engine on the database at our version; from now on new rows count."""
+        """Return an engine on the database at the current version; from now on new rows count."""
         (self.last_event,) = self.sql("SELECT max(id) FROM raw_events")[0]
         (self.last_letter,) = self.sql("SELECT coalesce(max(id), 0) FROM dead_letter_events")[0]
         self._engine = get_engine(self.database)

@@ -87,7 +87,7 @@ class KillingRound:
 
     Args:
         commands: starts them.
-        engine: the database, at our version.
+        engine: the database, at the current version.
         folder: an empty one.
         seed: of the honeypot, and of what is killed when.
         packs: whether rotated logs are compressed; who looks once waits a while for new archives.

@@ -29,12 +29,15 @@ TABLES = ("files", "file_hashes", "session_attributes", "command_stats", "dead_l
 _BACKFILL = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.jobs.runtime import throttle as pacing
+from cowrieprocessor.jobs.runtime.throttle import ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill import backfill
-pacing.WRITE_S = 0.0
 print("ready", flush=True)
 backfill(
-    get_engine(sys.argv[1]), batch_size=60, slice_rows=10, on_progress=lambda _: print("written", flush=True)
+    get_engine(sys.argv[1]),
+    batch_size=60,
+    slice_rows=10,
+    limits=ThrottleLimits(write_s=0.0),
+    on_progress=lambda _: print("written", flush=True),
 )
 print("done", flush=True)
 """

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.reading.log_stream import ReadSizes
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import Contents, difference, logical_contents
 from tests.logs import count, events, write
@@ -31,15 +31,15 @@ BATCHES = 900 // BATCH_SIZE - 5
 _LOADER = """
 import sys
 from cowrieprocessor.db.engine import get_engine
-from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.loader.reading.log_stream import ReadSizes
 from cowrieprocessor.settings import Settings
 url, batch_size, in_process, *paths = sys.argv[1:]
-if in_process == "no":
-    parser_process.WORTHWHILE_BYTES = 0
+sizes = ReadSizes() if in_process == "yes" else ReadSizes(other_core_bytes=0)
 def tell(_):
     print("batch", flush=True)
-loader = BulkLoader(get_engine(url), settings=Settings(batch_size=int(batch_size)), on_progress=tell)
+settings = Settings(batch_size=int(batch_size))
+loader = BulkLoader(get_engine(url), settings=settings, on_progress=tell, sizes=sizes)
 print("ready", flush=True)
 loader.load(paths)
 print("done", flush=True)
@@ -137,10 +137,9 @@ def test_two_loads_of_the_same_logs_at_once(engine: Engine, db_url: str, logs: l
     assert [] == difference(expected, logical_contents(engine))
 
 
-def test_a_dead_parser_process_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_parser_process_is_said_and_loses_nothing(tmp_path: Path) -> None:
     """If the process that parses is killed, the load says so and goes on by itself, each event once."""
     log = write(tmp_path / "cowrie.json", events(3000))
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     killed: list[int] = []
 
     def kill_parser(_: object) -> None:
@@ -149,7 +148,8 @@ def test_a_dead_parser_process_is_said_and_loses_nothing(tmp_path: Path, monkeyp
             os.kill(killed[0], signal.SIGKILL)
 
     engine = get_engine(tmp_path / "x.sqlite")
-    loader = BulkLoader(engine, settings=Settings(batch_size=BATCH_SIZE), on_progress=kill_parser)
+    settings, sizes = Settings(batch_size=BATCH_SIZE), ReadSizes(other_core_bytes=0)
+    loader = BulkLoader(engine, settings=settings, on_progress=kill_parser, sizes=sizes)
     (found,) = loader.load([log]).files
 
     assert 1 == len(killed)

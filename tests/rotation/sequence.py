@@ -19,7 +19,6 @@ from cowrieprocessor.errors import DatabaseLocked
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader, PollResult
 from cowrieprocessor.loader.follow.timing import FollowTiming
-from cowrieprocessor.loader.reading import discovery
 from cowrieprocessor.settings import Settings
 from tests.rotation.comparison import differences
 from tests.rotation.killing import Killed, Places
@@ -29,7 +28,12 @@ from tests.rotation.world import World
 SETTLES_S = 0.012
 """How long a changed archive or file takes to settle in these sequences; short, so that waiting costs no time."""
 
-TIMING = FollowTiming(archive_settles_s=SETTLES_S, coarse_time_settles_s=SETTLES_S, fine_time_settles_s=SETTLES_S)
+TIMING = FollowTiming(
+    archive_settles_s=SETTLES_S,
+    coarse_time_settles_s=SETTLES_S,
+    fine_time_settles_s=SETTLES_S,
+    listing_settles_s=SETTLES_S,
+)
 
 WEIGHTS = {
     # the honeypot
@@ -294,7 +298,6 @@ def run_steps(seed: int, steps: list[Step], engine: Engine, folder: Path, templa
         template: an empty SQLite database at the current version, to be copied.
     """
     with pytest.MonkeyPatch.context() as monkeypatch, ExitStack() as stack:
-        monkeypatch.setattr(discovery, "LISTING_SETTLES_S", SETTLES_S)
         world = World(folder, seed)
         run = Run(seed, world, Model(world.disk, SETTLES_S), engine, Places(engine, monkeypatch), template)
         stack.callback(run.close)

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from sqlalchemy import update
 from cowrieprocessor.cli import follow
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
+from cowrieprocessor.jobs.watch import follow as follow_job
+from cowrieprocessor.jobs.watch.follow import FollowJobTiming
 from cowrieprocessor.loader import delta, file_processor
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult
-from cowrieprocessor.loader.rows import batch
-from cowrieprocessor.loader.rows import file_aggregates as file_tallies
+from cowrieprocessor.loader.rows import batch, file_aggregates
 from tests.documents import PROJECT, flattened, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 
@@ -76,7 +78,8 @@ def test_json_of_follow_is_documented(
     program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every field of `follow --json`, with --once and without, is in the reference with its type, and no other."""
-    monkeypatch.setattr(delta, "FollowTiming", lambda: FollowTiming(archive_settles_s=0.1))
+    timing = FollowJobTiming(loader=FollowTiming(archive_settles_s=0.1))
+    monkeypatch.setattr(follow_job, "follow", partial(follow_job.follow, timing=timing))
     monkeypatch.setattr(follow, "stop_on_signals", lambda *_: None)
     log = tmp_path / "cowrie.json"
     log.write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")
@@ -139,7 +142,7 @@ def test_differences_of_documents_are_found() -> None:
 def test_counters_of_load_are_documented() -> None:
     """The table of counters has every counter of the loader, and no other."""
     counters = {
-        *(batch.EVENTS, batch.DEAD_LETTERS, file_tallies.FILE_DEAD_LETTERS, file_tallies.FILE_SIGHTINGS),
+        *(batch.EVENTS, batch.DEAD_LETTERS, file_aggregates.FILE_DEAD_LETTERS, file_aggregates.FILE_SIGHTINGS),
         *(batch.NO_SESSION, batch.NO_TYPE, batch.NO_MOMENT),
         *(file_processor.SKIPPED_EMPTY_SHASUM, file_processor.SKIPPED_NO_SHASUM),
     }

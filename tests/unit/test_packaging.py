@@ -176,7 +176,7 @@ def test_a_reading_service_sees_one_folder_of_a_home(name: str) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_reading_service_finds_the_sensors(name: str, tmp_path: Path) -> None:
-    """A service is given the file of settings that the page installs, whose database is its own, and no key."""
+    """A service is given the settings file that the page installs, whose database is its own, and no key."""
     lines = unit(name)["Service"]
     assert {"COWRIEPROC_CONFIG": "/etc/cowrieprocessor/sensors.toml"} == environment(lines)
     assert {} == credentials(lines)

@@ -13,8 +13,6 @@ a known-good name never hides malware."""
 
 VIRUSTOTAL = "virustotal"
 COWRIE_VIRUSTOTAL = "cowrie-virustotal"
-VIRUSTOTAL_SOURCES = (VIRUSTOTAL, COWRIE_VIRUSTOTAL)
-"""The providers that the vt_* columns show: VirusTotal itself if it knows the file, else what Cowrie logged of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class _Replay:
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._choice = letter_filter
+        self._filter = letter_filter
         self._limit = limit
         self._is_dry = is_dry
         self._limits = limits
@@ -155,7 +155,7 @@ class _Replay:
         """Replay the letters that are unresolved at the start; letters that the replay itself adds are not read."""
         with read_transaction(self._engine) as connection:
             until = table.last_id(connection)
-            self._total = sum(table.count(connection, self._choice).values())
+            self._total = sum(table.count(connection, self._filter).values())
         try:
             with self._reader() as reader:
                 for letters in self._pages(until):
@@ -183,7 +183,7 @@ class _Replay:
         after = 0
         while True:
             with read_transaction(self._engine) as connection:
-                selected = table.next_ids(connection, self._choice, after, until, self._limits.letters_at_once)
+                selected = table.next_ids(connection, self._filter, after, until, self._limits.letters_at_once)
                 if not selected:
                     return
                 sizes = table.payload_chars(connection, selected)

@@ -55,7 +55,7 @@ def plan_optimize(engine: Engine) -> OptimizePlan:
     """Return what an optimization would do; nothing is changed, and no file is created next to the database.
 
     Raises:
-        SchemaVersionError: the database is not at our version.
+        SchemaVersionError: the database is not at the current version.
         DatabaseError: it does not exist or cannot be read.
     """
     reader = read_only_engine(engine)
@@ -80,11 +80,11 @@ def optimize(engine: Engine, *, on_step: Callable[[str], None] | None = None) ->
     Loaders keep running; they wait while the index is dropped, in one transaction, and for a moment after it.
 
     Args:
-        engine: a database at our version.
+        engine: a database at the current version.
         on_step: called with a description of each step as it begins.
 
     Raises:
-        SchemaVersionError: the database is not at our version.
+        SchemaVersionError: the database is not at the current version.
         DatabaseError: see `write_transaction`.
     """
     notify = on_step or _ignore

@@ -246,7 +246,7 @@ def lock_paths(
     """Lock paths while the block runs; afterwards the row of `jobs` records how it ended.
 
     Args:
-        engine: a database at our version.
+        engine: a database at the current version.
         kind: what is done with the paths, such as `follow`; different kinds do not exclude each other.
         paths: files and folders, existing or not; links are resolved.
         clock: monotonic time in seconds.

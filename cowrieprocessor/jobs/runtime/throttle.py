@@ -18,13 +18,6 @@ from cowrieprocessor.db.dialects.pressure import pressure_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import PAUSED, WAITING, load_job
 
-MAX_LOG_BYTES = 256 << 20
-WRITE_S = 0.08
-"""How long statements may be added to a write transaction; the last one and the commit are not included."""
-
-SHARED_WRITE_S = 0.03
-"""The same while others write."""
-
 MIN_REST_S = 0.03
 """The shortest rest between two write transactions; while others write, the rest is as long as the transaction."""
 
@@ -34,11 +27,29 @@ SHARING_S = 10.0
 NOTICED_WAIT_S = 0.01
 """A wait for the write lock that is longer than this means that others write."""
 
-LOOK_AGAIN_S = 0.25
-"""How often an obstacle is checked again."""
-
 REPORT_EVERY_S = 60.0
 """How often a waiting job reports its obstacle again, so that it is not mistaken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleLimits:
+    """Limits of a job's writes.
+
+    Attributes:
+        write_s: how long statements may be added to a write transaction, in seconds; the last one and the commit are
+            not included.
+        shared_write_s: the same while others write.
+        max_log_bytes: nothing is written while the write-ahead log is larger.
+        check_again_s: how often an obstacle is checked again, in seconds.
+    """
+
+    write_s: float = 0.08
+    shared_write_s: float = 0.03
+    max_log_bytes: int = 256 << 20
+    check_again_s: float = 0.25
+
+
+DEFAULT_LIMITS = ThrottleLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class Throttle:
         paused_reason: message shown while that row exists: what paused the job, and how to resume it.
         throttle: the share of time to rest, 0 to 0.99.
         pause_file: while this file exists, the job is paused.
+        limits: limits of the job's writes.
         clock: monotonic time in seconds.
         sleep: sleeps for a number of seconds.
     """
@@ -83,6 +95,7 @@ class Throttle:
         paused_reason: str = "paused by command",
         throttle: float = 0.0,
         pause_file: Path | None = None,
+        limits: ThrottleLimits = DEFAULT_LIMITS,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -91,6 +104,7 @@ class Throttle:
         self._paused_reason = paused_reason
         self._throttle = throttle
         self._pause_file = pause_file
+        self._limits = limits
         self._clock = clock
         self._sleep = sleep
         self._pressure = pressure_of(engine)
@@ -112,10 +126,11 @@ class Throttle:
             with read_transaction(self._engine) as connection:
                 if load_job(connection, self._pause_job) is not None:
                     return Obstacle(PAUSED, self._paused_reason)
-        if self._pressure.log_bytes() > MAX_LOG_BYTES:
+        max_log_bytes = self._limits.max_log_bytes
+        if self._pressure.log_bytes() > max_log_bytes:
             self._pressure.empty_log()
-        if self._pressure.log_bytes() > MAX_LOG_BYTES:
-            reason = f"the write-ahead log is at over {MAX_LOG_BYTES >> 20} MiB: a reader keeps it from being emptied"
+        if self._pressure.log_bytes() > max_log_bytes:
+            reason = f"the write-ahead log is at over {max_log_bytes >> 20} MiB: a reader keeps it from being emptied"
             return Obstacle(WAITING, reason)
         return None
 
@@ -132,7 +147,7 @@ class Throttle:
             if is_new or self._clock() - reported_at > REPORT_EVERY_S:
                 notify(obstacle)
                 reported, reported_at = obstacle, self._clock()
-            self._sleep(LOOK_AGAIN_S)
+            self._sleep(self._limits.check_again_s)
         if reported is not None:
             notify(None)
             self._working_since = self._clock()
@@ -161,7 +176,7 @@ class Throttle:
         """
         if self._pressure.others_wrote(connection) or waited_s > NOTICED_WAIT_S:
             self._others_at = self._clock()
-        return SHARED_WRITE_S if self.is_shared else WRITE_S
+        return self._limits.shared_write_s if self.is_shared else self._limits.write_s
 
     def record_write(self, seconds: float) -> None:
         """Record the end of a write transaction and its duration in seconds."""

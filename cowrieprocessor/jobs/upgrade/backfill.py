@@ -18,7 +18,7 @@ from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_even
 from cowrieprocessor.db.jobs import PAUSED, JobRecord, delete_job, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
-from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
 
@@ -61,6 +61,7 @@ def backfill(
     throttle: float = 0.0,
     pause_file: Path | None = None,
     slice_rows: int = SLICE_ROWS,
+    limits: ThrottleLimits = DEFAULT_LIMITS,
     on_progress: Callable[[BackfillProgress], None] | None = None,
 ) -> BackfillResult:
     """Run both jobs to completion.
@@ -71,6 +72,7 @@ def backfill(
         throttle: share of time to idle, 0 to 0.99.
         pause_file: nothing is written while this file exists.
         slice_rows: rows after which a write transaction may end.
+        limits: limits of its writes.
         on_progress: called after every write and on every wait.
 
     Raises:
@@ -84,7 +86,14 @@ def backfill(
         BackfillRun(
             engine,
             kind,
-            Throttle(engine, PAUSE_JOB, paused_reason=PAUSED_BY_COMMAND, throttle=throttle, pause_file=pause_file),
+            Throttle(
+                engine,
+                PAUSE_JOB,
+                paused_reason=PAUSED_BY_COMMAND,
+                throttle=throttle,
+                pause_file=pause_file,
+                limits=limits,
+            ),
             batch_size=batch_size,
             slice_rows=slice_rows,
             on_progress=on_progress,

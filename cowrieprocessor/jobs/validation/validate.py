@@ -75,7 +75,7 @@ def validate(
     """Recompute v4's tables from raw_events, compare, and return what differs.
 
     Args:
-        engine: a database at our version; nothing is written.
+        engine: a database at the current version; nothing is written.
         limit_differences: how many differences are reported in detail; all are counted.
         files_only: leave out session_attributes and command_stats, for which all events are read.
         all_counters: compare the counters of every session instead of a sample.

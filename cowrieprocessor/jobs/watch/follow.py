@@ -26,6 +26,7 @@ from cowrieprocessor.jobs.runtime.backoff import Backoff, BackoffTiming
 from cowrieprocessor.jobs.runtime.path_lock import HEARTBEAT_S, PathLock, lock_paths_when_free, wait_out
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, PollResult
+from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
 from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.rows.batch import EVENTS
@@ -42,16 +43,18 @@ MANY_EVENTS_PER_S = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class FollowTiming:
+class FollowJobTiming:
     """How long a follower waits.
 
     Attributes:
         archives_s: how long `once` waits for archives that are still being written, in seconds.
         backoff: the waits after transient database errors.
+        loader: when the loader polls again, and how long changed files take to settle.
     """
 
     archives_s: float = 30.0
     backoff: BackoffTiming = field(default_factory=BackoffTiming)
+    loader: FollowTiming = field(default_factory=FollowTiming)
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ def follow(
     notify: Callable[[str], None] = lambda _text: None,
     on_poll: Callable[[PollResult], None] = lambda _result: None,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    timing: FollowTiming | None = None,
+    timing: FollowJobTiming | None = None,
 ) -> FollowResult:
     """Store the events of logs that are not stored yet, and then whatever is appended.
 
@@ -119,7 +122,7 @@ def follow(
     """
     began = time.monotonic()
     result = FollowResult()
-    timing = timing or FollowTiming()
+    timing = timing or FollowJobTiming()
     with ExitStack() as stack:
         lock = lock_paths_when_free(
             stack, engine, KIND, paths, stop=stop, notify=notify, keeps_waiting=not once, backoff=timing.backoff
@@ -133,6 +136,7 @@ def follow(
                     job=lock.name,
                     on_progress=_checking_database(lock, on_progress),
                     stop=stop.is_set,
+                    timing=timing.loader,
                 )
             )
             for path in _missing(paths):
@@ -175,7 +179,7 @@ class _Follower:
         stop: Event,
         notify: Callable[[str], None],
         on_poll: Callable[[PollResult], None],
-        timing: FollowTiming,
+        timing: FollowJobTiming,
         result: FollowResult,
     ) -> None:
         self._loader = loader

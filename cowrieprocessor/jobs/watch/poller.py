@@ -134,9 +134,14 @@ def _signature(path: str) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def folders_to_poll(folders: Iterable[str]) -> Mapping[str, str]:
-    """Return the folders for which inotify does not work, each with the reason."""
-    mount_lines = mounts()
+def folders_to_poll(folders: Iterable[str], mountinfo: Path | None = None) -> Mapping[str, str]:
+    """Return the folders for which inotify does not work, each with the reason.
+
+    Args:
+        folders: the folders.
+        mountinfo: lists the mounted file systems; see `mounts`.
+    """
+    mount_lines = mounts(mountinfo)
     reasons = {}
     for folder in folders:
         kind = file_system_type(Path(folder).resolve(), mount_lines)

@@ -52,6 +52,7 @@ class Watcher:
         notify: called with one line of text if changes are not reported by the kernel.
         is_wanted: returns whether a file may matter, by its path; changes of others are ignored.
         clock: monotonic time in seconds.
+        mountinfo: lists the mounted file systems; see `mounts`.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Watcher:
         notify: Callable[[str], None] = lambda _text: None,
         is_wanted: Callable[[str], bool] = lambda _path: True,
         clock: Callable[[], float] = time.monotonic,
+        mountinfo: Path | None = None,
     ) -> None:
         self._folders = folders
         self._poll_s = poll_s
         self._notify = notify
         self._is_wanted = is_wanted
         self._clock = clock
+        self._mountinfo = mountinfo
         self._notifications: Generator[Changes, None, None] | None = None
         self._polled: PolledFolders | None = None
         self._folder_ids: _FolderIds | None = None
@@ -187,7 +190,7 @@ class Watcher:
 
     def _start(self, folders: _FolderIds) -> None:
         """Watch folders by inotify, and poll those for which it does not work."""
-        reasons = folders_to_poll(folders)
+        reasons = folders_to_poll(folders, self._mountinfo)
         if watched := [folder for folder in folders if folder not in reasons]:
             self._notifications = _watch(watched)
             self._next_notification()

@@ -18,7 +18,7 @@ from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
 from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LoadedLog, LogLoading
 from cowrieprocessor.loader.logs.identity import Search
-from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes, digest_of
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.settings import Settings
@@ -63,6 +63,7 @@ class TailReader:
         archive_settles_s: archives that changed within this time are not read yet.
         on_batch: called after each transaction with the file's result, how far it was read, and its size in bytes.
         stop: called after each transaction; reading ends once it returns True.
+        sizes: how much of a log is read at once.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TailReader:
         archive_settles_s: float,
         on_batch: Callable[[FileResult, int, int], None],
         stop: Callable[[], bool],
+        sizes: ReadSizes,
     ) -> None:
         self._host = table.followed_host(engine)
         self._settings = settings
@@ -83,6 +85,7 @@ class TailReader:
         self._open_logs = open_logs
         self._archive_settles_s = archive_settles_s
         self._on_batch = on_batch
+        self._sizes = sizes
         self._current: tuple[SeenFile, int] | None = None
         self._loading = LogLoading(
             engine,
@@ -133,11 +136,13 @@ class TailReader:
     def open(self, path: Path | str) -> LogStream:
         """Open a file by its path."""
         limits = self._settings
-        return LogStream(Path(path), max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes)
+        return LogStream(
+            Path(path), max_ratio=limits.max_ratio, grace_bytes=limits.max_ratio_grace_bytes, sizes=self._sizes
+        )
 
     def reopen(self, log: OpenLog) -> LogStream:
         """Open a log that is kept open once more, from its beginning."""
-        return LogStream(log.path, descriptor=log.duplicate_descriptor())
+        return LogStream(log.path, descriptor=log.duplicate_descriptor(), sizes=self._sizes)
 
     def _read(
         self,

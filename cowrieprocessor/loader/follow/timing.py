@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cowrieprocessor.loader.reading.discovery import LISTING_SETTLES_S, PACKED_SETTLES_S
+
 
 @dataclass(frozen=True, slots=True)
 class FollowTiming:
@@ -18,6 +20,8 @@ class FollowTiming:
         interleave_every_s: while much is read of one log, the other live logs are polled no more often than this.
         unnamed_poll_s: poll again after this time while a log without a path is open.
         contended_poll_s: poll again after this time where others kept changing a file or its checkpoint.
+        listing_settles_s: a folder that changed within this time is listed again, even with the same modification time.
+        packed_settles_s: an archive that changed within this time is checked at every poll.
     """
 
     archive_settles_s: float = 5.0
@@ -26,3 +30,5 @@ class FollowTiming:
     interleave_every_s: float = 0.5
     unnamed_poll_s: float = 5.0
     contended_poll_s: float = 1.0
+    listing_settles_s: float = LISTING_SETTLES_S
+    packed_settles_s: float = PACKED_SETTLES_S

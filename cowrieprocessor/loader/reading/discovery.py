@@ -121,8 +121,8 @@ class FollowedLogs:
     Args:
         paths: files and folders, absolute.
         clock: monotonic time in seconds.
-        listing_settles_s: see LISTING_SETTLES_S, the default.
-        packed_settles_s: see PACKED_SETTLES_S, the default.
+        listing_settles_s: a folder that changed within this time may change again without a new modification time.
+        packed_settles_s: an archive unchanged for this time is finished.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class FollowedLogs:
         paths: Iterable[Path],
         clock: Callable[[], float] = time.monotonic,
         *,
-        listing_settles_s: float | None = None,
-        packed_settles_s: float | None = None,
+        listing_settles_s: float = LISTING_SETTLES_S,
+        packed_settles_s: float = PACKED_SETTLES_S,
     ) -> None:
         self._paths = tuple(paths)
         self._clock = clock
@@ -166,11 +166,10 @@ class FollowedLogs:
     def _snapshot(self, result: FoundLogs, began: float) -> _Snapshot:
         """Add to the result of a scan what has to be checked to detect a change."""
         now = time.time()
-        settles_s = PACKED_SETTLES_S if self._packed_settles_s is None else self._packed_settles_s
         watched = [
             (path, _signature(status))
             for path, status in result.logs
-            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < settles_s
+            if not is_packed_name(path) or now - max(status.st_mtime, status.st_ctime) < self._packed_settles_s
         ]
         watched += [(path, ()) for path in result.unresolved]
         folders = [(str(folder), listing) for folder in result.folders if (listing := self._listings.get(str(folder)))]
@@ -241,8 +240,7 @@ class FollowedLogs:
         now = self._clock()
         if known is not None and known.version == version and now < known.valid_until:
             return known.names
-        settles_s = LISTING_SETTLES_S if self._listing_settles_s is None else self._listing_settles_s
-        is_settled = time.time() - status.st_mtime > settles_s
+        is_settled = time.time() - status.st_mtime > self._listing_settles_s
         names = [entry.name for entry in os.scandir(folder)]
         self._listings[folder] = _Listing(version, now + LISTED_FOR_S if is_settled else now, names)
         return names

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +33,27 @@ from cowrieprocessor.sanitize import inert
 
 READ_SIZE = 1 << 20
 _ANCHOR_BYTES = 512  # of a plain file, re-read before each piece to detect that it was overwritten
-_FEED_SIZE = 1 << 16
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSizes:
+    """How much of a log is read at once, in bytes.
+
+    Attributes:
+        piece_bytes: the most that `LogStream.read` returns.
+        feed_bytes: the file's head, from which the compression is detected, and the compressed bytes read at once.
+        other_core_bytes: with fewer bytes left to read, a log is parsed in the writer's process, because starting a
+            child takes longer; see `parser_process`.
+    """
+
+    piece_bytes: int = READ_SIZE
+    feed_bytes: int = 1 << 16
+    other_core_bytes: int = 16 << 20
+
+
+DEFAULT_SIZES = ReadSizes()
 
 
 def digest_of(head: bytes) -> str:
@@ -65,6 +84,7 @@ class LogStream:
         position: decompressed bytes read so far.
         is_stale: whether a plain file was truncated and rewritten since it was opened. From then on `read` returns
             nothing; everything it returned before was in the file.
+        sizes: how much is read at once.
         stop: called before each piece; True ends reading, also before there is anything to store.
 
     Args:
@@ -72,6 +92,7 @@ class LogStream:
         max_ratio: decompressed bytes allowed per compressed byte.
         grace_bytes: decompressed bytes that are allowed at any ratio.
         descriptor: the file, if it is already open; the stream takes ownership and reads it from the start.
+        sizes: how much is read at once.
 
     Raises:
         InputNotFound: the file does not exist.
@@ -82,9 +103,16 @@ class LogStream:
     """
 
     def __init__(
-        self, path: Path, *, max_ratio: float = 250, grace_bytes: int = 64 << 20, descriptor: int | None = None
+        self,
+        path: Path,
+        *,
+        max_ratio: float = 250,
+        grace_bytes: int = 64 << 20,
+        descriptor: int | None = None,
+        sizes: ReadSizes = DEFAULT_SIZES,
     ) -> None:
         self.path = path
+        self.sizes = sizes
         self._max_ratio = max_ratio
         self._grace_bytes = grace_bytes
         self._ready = b""
@@ -110,7 +138,7 @@ class LogStream:
         """Return to the start of the open file, even if its name now refers to another file."""
         self.position = self._compressed_read = 0
         self._ready, self._error, self._anchor = b"", None, b""
-        self._pending = self._read_file(_FEED_SIZE)
+        self._pending = self._read_file(self.sizes.feed_bytes)
         self.is_stale = self.is_stale or not self._pending.startswith(self._head)
         self._head = self._head or self._pending
         self.kind = kind_of(self._pending)
@@ -167,7 +195,7 @@ class LogStream:
         if self.stop():
             raise ReadingStopped
         data = self._ready or (self._read_plain() if self._member is None else self._read_compressed())
-        data, self._ready = data[:READ_SIZE], data[READ_SIZE:]
+        data, self._ready = data[: self.sizes.piece_bytes], data[self.sizes.piece_bytes :]
         self.position += len(data)
         return data
 
@@ -211,7 +239,7 @@ class LogStream:
     def content_digest(self) -> str:
         """Rewind; return SHA-256 and length of the decompressed head (at most 64 KiB). Reading continues after it."""
         self.rewind()
-        head = self.read_exactly(_FEED_SIZE)
+        head = self.read_exactly(self.sizes.feed_bytes)
         return digest_of(head)
 
     def _unread(self, data: bytes) -> None:
@@ -224,7 +252,7 @@ class LogStream:
         If a log is truncated and rewritten (`copytruncate`), the middle of the new log would otherwise be appended to
         what was read of the old one.
         """
-        data, self._pending = self._pending or self._read_file(READ_SIZE), b""
+        data, self._pending = self._pending or self._read_file(self.sizes.piece_bytes), b""
         start = self._compressed_read - len(data)
         if data and self._anchor:
             before = self._read_at(start - len(self._anchor), len(self._anchor))
@@ -260,8 +288,8 @@ class LogStream:
     def _read_compressed(self) -> bytes:
         pieces: list[bytes] = []
         self._gathered = 0
-        while self._gathered < READ_SIZE:
-            piece = self._next_piece(READ_SIZE - self._gathered)
+        while self._gathered < self.sizes.piece_bytes:
+            piece = self._next_piece(self.sizes.piece_bytes - self._gathered)
             if piece is None:
                 break
             pieces.append(piece)
@@ -323,7 +351,7 @@ class LogStream:
 
     def _feed(self) -> bool:
         """Append the next compressed bytes to `_pending`; return False at the end of the file."""
-        data = self._read_file(_FEED_SIZE)
+        data = self._read_file(self.sizes.feed_bytes)
         self._pending += data
         return bool(data)
 
@@ -372,7 +400,11 @@ class LogStream:
         with self._os_errors_as_input_errors():
             descriptor = os.dup(self._descriptor)
         with LogStream(
-            self.path, max_ratio=self._max_ratio, grace_bytes=self._grace_bytes, descriptor=descriptor
+            self.path,
+            max_ratio=self._max_ratio,
+            grace_bytes=self._grace_bytes,
+            descriptor=descriptor,
+            sizes=self.sizes,
         ) as archive:
             archive.stop = self.stop
             try:

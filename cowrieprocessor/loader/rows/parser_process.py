@@ -28,16 +28,13 @@ import orjson
 from cowrieprocessor.child_process import module_command, module_environment
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped, ReadSizes
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
-
-WORTHWHILE_BYTES = 16 << 20
-"""With fewer bytes left to read, a log is parsed in the writer's process: starting a child takes longer."""
 
 _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 20
@@ -56,7 +53,8 @@ class ParserProcessDied(Exception):
 
 def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
     """Return whether enough of a log is left to parse it on a second core, and there is one."""
-    if cursor.lookup is not None or stream.bytes_left * (8 if stream.is_complete else 1) < WORTHWHILE_BYTES:
+    expansion = 8 if stream.is_complete else 1
+    if cursor.lookup is not None or stream.bytes_left * expansion < stream.sizes.other_core_bytes:
         return False
     return (os.cpu_count() or 1) > 1
 
@@ -83,6 +81,7 @@ def batches_from_process(
         "max_ratio": settings.max_ratio,
         "grace_bytes": settings.max_ratio_grace_bytes,
         "head_digest": stream.head_digest,
+        "sizes": _fields_of(stream.sizes),
     }
     with _started(stream, job) as child:
         assert child.stdout is not None  # noqa: S101
@@ -107,7 +106,7 @@ def batches_from_process(
                 child.kill()  # so that the thread reaches the end of the pipe
 
 
-def _fields_of(record: Checkpoint | BatchConfig | BatchRows | LogEnd) -> dict[str, Any]:
+def _fields_of(record: Checkpoint | BatchConfig | BatchRows | LogEnd | ReadSizes) -> dict[str, Any]:
     """Return the fields of a dataclass by name, without copying their values."""
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
@@ -226,6 +225,7 @@ def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
         max_ratio=job["max_ratio"],
         grace_bytes=job["grace_bytes"],
         descriptor=job["descriptor"],
+        sizes=ReadSizes(**job["sizes"]),
     )
     with stream, rare_collections():
         position = job["position"]
@@ -249,6 +249,6 @@ if __name__ == "__main__":
     try:
         main()
     except BrokenPipeError:
-        os._exit(1)  # the writer is gone, and nobody would read an error
+        os._exit(1)  # the writer has ended, so there is no reader for an error
     except MemoryError:
         os._exit(_OUT_OF_MEMORY)

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from benchmarks.cases import QUICK, Bench, Result
-from benchmarks.enriching import cases as enrichment
+from benchmarks.enriching import cases
 from benchmarks.enriching.claim_files import POLICY
 from benchmarks.enriching.inputs import files_to_ask, half_asked, hash_of, one_hash_everywhere
 from benchmarks.inputs import Inputs
@@ -55,20 +55,20 @@ def test_the_share_of_the_allowed_rate_is_counted_where_requests_arrive(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All requests of a day are sent, and none over the limit; with too little work the target is missed."""
-    results = measured(enrichment.allowed_rate, bench)
+    results = measured(cases.allowed_rate, bench)
 
     by_day = results["requests sent / allowed: 20 a day, 1 days"]
     assert (1.0, True) == (by_day.value.median, by_day.met)
     assert results["requests over a limit / sent"].met is True
 
-    monkeypatch.setattr(enrichment, "files_to_ask", lambda path, _files, _each: files_to_ask(path, 10, 0))
-    by_minute = next(enrichment.allowed_rate(bench))
+    monkeypatch.setattr(cases, "files_to_ask", lambda path, _files, _each: files_to_ask(path, 10, 0))
+    by_minute = next(cases.allowed_rate(bench))
     assert ("requests sent / allowed: 4 a minute, 1 hours", False) == (by_minute.what, by_minute.met)
 
 
 def test_a_request_is_compared_with_a_plain_one(bench: Bench) -> None:
     """Every file is asked about, by enrich and by the floor; memory is that of enrich."""
-    results = measured(enrichment.cost_of_requests, bench)
+    results = measured(cases.cost_of_requests, bench)
 
     assert results["enrich / plain requests, 20 files, 2 sessions each"].value.low > 0
     peak = results["enrich, peak memory, 2 sessions each"]
@@ -78,15 +78,15 @@ def test_a_request_is_compared_with_a_plain_one(bench: Bench) -> None:
 
 def test_requests_that_were_not_all_sent_are_no_measurement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of enrich that left out a file ends the measurement, and so does a plain loop that found too few."""
-    monkeypatch.setattr(enrichment, "files_to_ask", lambda path, files, each: files_to_ask(path, files - 1, each))
+    monkeypatch.setattr(cases, "files_to_ask", lambda path, files, each: files_to_ask(path, files - 1, each))
 
     with pytest.raises(CommandFailed, match="did not ask about all 20 files"):
-        list(enrichment.cost_of_requests(bench))
+        list(cases.cost_of_requests(bench))
 
 
 def test_a_verdict_is_propagated_to_every_row(bench: Bench) -> None:
     """Propagation is compared with plain UPDATEs of the same effect, and a loader alongside it is timed."""
-    results = measured(enrichment.propagation, bench)
+    results = measured(cases.propagation, bench)
 
     assert results["propagating to 300 rows / plain UPDATEs"].value.low > 0
     longest = results["a live loader's stall during propagation, longest"]
@@ -99,15 +99,15 @@ def test_a_verdict_is_propagated_to_every_row(bench: Bench) -> None:
 
 def test_rows_without_the_verdict_are_no_measurement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verdict that did not reach every row and session ends the measurement."""
-    monkeypatch.setattr(enrichment, "one_hash_everywhere", lambda path, rows: one_hash_everywhere(path, rows - 1))
+    monkeypatch.setattr(cases, "one_hash_everywhere", lambda path, rows: one_hash_everywhere(path, rows - 1))
 
     with pytest.raises(CommandFailed, match="of 300 rows 299 have the verdict, and 299 sessions the flag"):
-        list(enrichment.propagation(bench))
+        list(cases.propagation(bench))
 
 
 def test_claims_are_timed_among_many_files(bench: Bench) -> None:
     """Each claim got its files, the status counted what waits, and the start of enrich was measured with its memory."""
-    results = measured(enrichment.claims, bench)
+    results = measured(cases.claims, bench)
 
     assert results["enrich status, 1,000 files, half asked"].value.low > 0
     median = results["claiming / asking, 1,000 files, half asked"].value.median

@@ -35,7 +35,7 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Engine]:
-    """An engine on it, at our version."""
+    """An engine on it, at the current version."""
     engine = get_engine(sqlite_url)
     apply_migrations(engine)
     yield engine

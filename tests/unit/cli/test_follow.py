@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from cowrieprocessor.cli import follow as command
 from cowrieprocessor.cli.shared.follow_progress import LINE_EVERY_S, FollowProgressLine
 from cowrieprocessor.errors import DatabaseLocked
-from cowrieprocessor.jobs.watch.follow import FollowResult
-from cowrieprocessor.loader import delta
+from cowrieprocessor.jobs.watch import follow as follow_job
+from cowrieprocessor.jobs.watch.follow import FollowJobTiming, FollowResult
 from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LoadProgress
@@ -27,7 +28,8 @@ from tests.unit.reporting.program import Program
 def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
     """The program, called in a folder of its own, without its signal handlers; archives settle at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(delta, "FollowTiming", lambda: FollowTiming(archive_settles_s=0.1))
+    timing = FollowJobTiming(loader=FollowTiming(archive_settles_s=0.1))
+    monkeypatch.setattr(follow_job, "follow", partial(follow_job.follow, timing=timing))
     monkeypatch.setattr(command, "stop_on_signals", lambda *_: None)
     return Program(monkeypatch, capsys)
 

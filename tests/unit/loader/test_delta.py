@@ -27,10 +27,8 @@ from cowrieprocessor.loader.follow.file_state import settles_in_s
 from cowrieprocessor.loader.follow.tail_reader import TailReader
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
-from cowrieprocessor.loader.reading import discovery
-from cowrieprocessor.loader.reading import log_stream as compression
-from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.reading import discovery, log_stream
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import LogEnd
 from cowrieprocessor.settings import Settings
@@ -510,7 +508,7 @@ def test_a_growing_log_after_a_hole_is_not_read_from_its_beginning(
         return data
 
     following.write(10, 11)
-    monkeypatch.setattr(compression.os, "pread", counting)
+    monkeypatch.setattr(log_stream.os, "pread", counting)
     assert following.loader.poll().counters["events"] == 1
     assert 0 < sum(pieces) < 1 << 20
 
@@ -519,9 +517,15 @@ def test_an_archive_that_is_written_anew_while_all_are_idle_is_read(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of which the kernel notifies is polled, though everything was idle before; afterwards it is idle again."""
-    for name in ("LISTING_SETTLES_S", "PACKED_SETTLES_S"):
-        monkeypatch.setattr(discovery, name, -1.0)
-    following.restart(replace(SETTLED, coarse_time_settles_s=-1.0, fine_time_settles_s=-1.0))
+    following.restart(
+        FollowTiming(
+            archive_settles_s=0.0,
+            coarse_time_settles_s=-1.0,
+            fine_time_settles_s=-1.0,
+            listing_settles_s=-1.0,
+            packed_settles_s=-1.0,
+        )
+    )
     archive = following.folder / "cowrie.json.1.gz"
     archive.write_bytes(gzip.compress(f"{LINES[0]}\n".encode()))
     following.write(10, 11)
@@ -572,7 +576,7 @@ def test_a_file_without_objects_is_searched_once(following: Following, monkeypat
     following.poll_all()
     pieces: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(compression.os, "pread", lambda d, n, o: pieces.append(len(x := pread(d, n, o))) or x)
+    monkeypatch.setattr(log_stream.os, "pread", lambda d, n, o: pieces.append(len(x := pread(d, n, o))) or x)
     with other.open("ab") as file:
         file.write(b"and another line\n")
     following.loader.poll()
@@ -590,7 +594,7 @@ def test_other_live_logs_have_their_turn_while_much_is_read_of_one(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_other_core: bool
 ) -> None:
     """While the backlog of one log is loaded, what is written to another is stored; only one uses another core."""
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0 if has_other_core else 1 << 40)
+    sizes = ReadSizes(other_core_bytes=0 if has_other_core else 1 << 40)
     running: list[bool] = []
     most: list[int] = []
     process = log_loading.batches_from_process
@@ -615,11 +619,11 @@ def test_other_live_logs_have_their_turn_while_much_is_read_of_one(
             with live.open("a") as file:
                 file.write(f"{LINES[1]}\n")
 
-    settings = Settings(batch_size=7)
-    with DeltaLoader(engine, [live], settings=settings) as first:
+    options: dict[str, Any] = {"settings": Settings(batch_size=7), "sizes": sizes}
+    with DeltaLoader(engine, [live], **options) as first:
         first.poll()
     timing = FollowTiming(interleave_every_s=0.0)
-    with DeltaLoader(engine, [tmp_path], settings=settings, on_progress=on_progress, timing=timing) as loader:
+    with DeltaLoader(engine, [tmp_path], on_progress=on_progress, timing=timing, **options) as loader:
         loader.poll()
     assert "live.json" in order[: order.index("backlog.json") + 30]
     assert order.index("live.json") > order.index("backlog.json")
@@ -702,7 +706,6 @@ def test_a_log_that_grows_while_it_is_read_gets_another_core(
     following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Little was left when the poll began, much was written since: the rest is parsed by another process, once."""
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 8000)
     started: list[bool] = []
     process = log_loading.batches_from_process
     monkeypatch.setattr(
@@ -714,7 +717,13 @@ def test_a_log_that_grows_while_it_is_read_gets_another_core(
             following.write(20, 60)
             following.write(20, 60)
 
-    following.loader = DeltaLoader(following.engine, following.paths, settings=Settings(batch_size=7), on_progress=more)
+    following.loader = DeltaLoader(
+        following.engine,
+        following.paths,
+        settings=Settings(batch_size=7),
+        on_progress=more,
+        sizes=ReadSizes(other_core_bytes=8000),
+    )
     following.write(0, 20)
     assert following.loader.poll().counters["events"] == 100
     assert [True] == started

@@ -6,7 +6,9 @@ import gzip
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,8 @@ from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.reading import log_stream as compression
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped, ReadSizes
 from cowrieprocessor.loader.reading.value_reader import ValueReader
-from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.loader.rows.batching import BatchConfig, prepare_batches
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import Contents, difference, logical_contents
@@ -33,12 +33,8 @@ STOPS = {"here": 12, "elsewhere": 4}
 MAX_CALLS_AFTER_STOP = 6
 """Each level on the way out may call `stop` once more."""
 
-
-@pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in small pieces, so that `stop` is called often."""
-    monkeypatch.setattr(compression, "READ_SIZE", 1 << 10)
-    monkeypatch.setattr(compression, "_FEED_SIZE", 1 << 10)
+SMALL_PIECES = ReadSizes(piece_bytes=1 << 10, feed_bytes=1 << 10)
+"""Read in small pieces, so that `stop` is called often."""
 
 
 def rotated(folder: Path) -> int:
@@ -65,20 +61,17 @@ def nothing_in_it(folder: Path) -> int:
     return 20
 
 
-@pytest.mark.usefixtures("pieces")
 @pytest.mark.parametrize("parser", STOPS)
 @pytest.mark.parametrize("happens", [rotated, grown, nothing_in_it])
-def test_a_stop_anywhere_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[Path], int], parser: str
-) -> None:
+def test_a_stop_anywhere_loses_nothing(tmp_path: Path, happens: Callable[[Path], int], parser: str) -> None:
     """Whenever `stop` returns True, the loader ends, no loss is reported, and the next loader continues."""
-    if parser == "elsewhere":
-        monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    sizes = replace(SMALL_PIECES, other_core_bytes=0) if parser == "elsewhere" else SMALL_PIECES
+    options: dict[str, Any] = {"settings": SETTINGS, "timing": SETTLED, "sizes": sizes}
     logs = tmp_path / "logs"
     logs.mkdir()
     write(logs / "cowrie.json", OLD[:20])
     engine = get_engine(tmp_path / "before.sqlite")
-    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+    with DeltaLoader(engine, [logs], **options) as loader:
         loader.poll()
         loader.close()
     engine.dispose()
@@ -95,10 +88,10 @@ def test_a_stop_anywhere_loses_nothing(
             asked += 1
             return asked >= stop_at
 
-        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=stop) as loader:
+        with DeltaLoader(engine, [logs], stop=stop, **options) as loader:
             assert [] == loader.poll().gaps
             loader.close()
-        with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED) as loader:
+        with DeltaLoader(engine, [logs], **options) as loader:
             assert [[], []] == [loader.poll().gaps, loader.poll().gaps]
         contents = logical_contents(engine)
         assert count(engine, RawEvent) == stored
@@ -113,7 +106,6 @@ def test_a_stop_anywhere_loses_nothing(
         assert asked_until <= stop_at + MAX_CALLS_AFTER_STOP
 
 
-@pytest.mark.usefixtures("pieces")
 def test_an_unnamed_log_is_left_when_the_loader_stops(tmp_path: Path) -> None:
     """A log without a path is not a loss when the poll that reads it is stopped; it is read to its end later."""
     logs = tmp_path / "logs"
@@ -123,7 +115,9 @@ def test_an_unnamed_log_is_left_when_the_loader_stops(tmp_path: Path) -> None:
         file.write(NEW[0][:50])
     engine = get_engine(tmp_path / "x.sqlite")
     stops = False
-    with DeltaLoader(engine, [logs], settings=SETTINGS, timing=SETTLED, stop=lambda: stops) as loader:
+    with DeltaLoader(
+        engine, [logs], settings=SETTINGS, timing=SETTLED, stop=lambda: stops, sizes=SMALL_PIECES
+    ) as loader:
         loader.poll()
         with log.open("a") as file:
             file.write("\n".join(NEW)[50:] + "\n")
@@ -156,13 +150,12 @@ class FakeLookup:
         self.is_open = False
 
 
-@pytest.mark.usefixtures("pieces")
 def test_a_stop_while_events_are_looked_up_leaves_no_transaction_open(tmp_path: Path) -> None:
     """A loader that is stopped in the middle of a batch that is looked up closes its transaction."""
     lookup = FakeLookup()
     checkpoint = Checkpoint("identity", 0, "source", "1", 0, "path", lookup=lookup)  # type: ignore[arg-type]
     was_open: list[bool] = []
-    with LogStream(write(tmp_path / "x", OLD)) as stream:
+    with LogStream(write(tmp_path / "x", OLD), sizes=SMALL_PIECES) as stream:
 
         def stop() -> bool:
             was_open.append(lookup.is_open)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowrieprocessor.enrichment.providers import json_values as reading
+from cowrieprocessor.enrichment.providers import json_values
 from cowrieprocessor.enrichment.providers.json_values import (
     MAX_RESPONSE_BYTES,
     bounded,
@@ -199,7 +199,7 @@ def test_deep_and_long_documents_are_cut() -> None:
 def test_a_key_is_hidden(form: str) -> None:
     """A key is redacted in every place and in any case."""
     assert KEY not in redact(form, KEY).lower()
-    assert reading.REDACTED in redact(form, KEY)
+    assert json_values.REDACTED in redact(form, KEY)
 
 
 def test_a_key_with_other_characters_is_hidden_in_addresses() -> None:

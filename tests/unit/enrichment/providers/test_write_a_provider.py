@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cowrieprocessor.enrichment.http import HttpClient
-from cowrieprocessor.enrichment.providers import base as interface
+from cowrieprocessor.enrichment.providers import base
 from cowrieprocessor.enrichment.providers.base import (
     Failed,
     Found,
@@ -121,7 +121,7 @@ def test_the_page_names_every_outcome() -> None:
     """The table of answers lists exactly the outcomes."""
     named = {row[0].strip("`") for row in table_rows(PAGE, "type", "when", "what happens then")}
 
-    assert named == {outcome.__name__ for outcome in interface.Outcome.__args__}
+    assert named == {outcome.__name__ for outcome in base.Outcome.__args__}
 
 
 def test_the_page_names_everything_that_can_be_overridden() -> None:

@@ -15,13 +15,14 @@ from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import (
     MIN_REST_S,
     REPORT_EVERY_S,
-    SHARED_WRITE_S,
     SHARING_S,
-    WRITE_S,
     Obstacle,
     Throttle,
+    ThrottleLimits,
 )
 from tests.other_connections import OtherProcess
+
+LIMITS = ThrottleLimits()
 
 
 class Clock:
@@ -53,7 +54,7 @@ def test_alone_it_writes_long_and_rests_briefly(engine: Engine) -> None:
     throttle.rest()
     for _ in range(2):
         with write_transaction(engine) as connection:
-            assert throttle.budget_s(connection, 0.0) == WRITE_S
+            assert throttle.budget_s(connection, 0.0) == LIMITS.write_s
     throttle.record_write(0.1)
     clock.now += MIN_REST_S / 4  # reading
     throttle.rest()
@@ -76,7 +77,7 @@ def test_it_shares_with_another_writer(tmp_path: Path) -> None:
     with OtherProcess(path, "INSERT INTO schema_state VALUES ('other', '1')"):
         pass
     with write_transaction(engine) as connection:
-        assert throttle.budget_s(connection, 0.0) == SHARED_WRITE_S
+        assert throttle.budget_s(connection, 0.0) == LIMITS.shared_write_s
     throttle.record_write(0.05)
     throttle.rest()
     throttle.record_write(0.001)
@@ -84,7 +85,7 @@ def test_it_shares_with_another_writer(tmp_path: Path) -> None:
     assert clock.slept == [pytest.approx(0.05), pytest.approx(MIN_REST_S)]
     clock.now += SHARING_S
     with write_transaction(engine) as connection:
-        assert throttle.budget_s(connection, 0.0) == WRITE_S
+        assert throttle.budget_s(connection, 0.0) == LIMITS.write_s
     dispose(engine)
 
 
@@ -92,7 +93,7 @@ def test_a_wait_for_the_lock_means_that_another_writes(engine: Engine) -> None:
     """A transaction that had to wait has met another writer, even one that has not committed yet."""
     throttle = throttled(engine, Clock())
     with write_transaction(engine) as connection:
-        assert throttle.budget_s(connection, 0.2) == SHARED_WRITE_S
+        assert throttle.budget_s(connection, 0.2) == LIMITS.shared_write_s
     assert throttle.is_shared
 
 
@@ -171,7 +172,7 @@ def test_a_timed_transaction_rests_first_and_ends_in_time(engine: Engine) -> Non
     with throttle.transaction() as transaction:
         save_job(transaction.connection, JobRecord("some job", "done"))
         assert transaction.may_go_on()
-        clock.now += WRITE_S
+        clock.now += LIMITS.write_s
         assert not transaction.may_go_on()
 
     def fail() -> None:

@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.jobs import RUNNING, STOPPED, JobRecord, load_job, save_job
+from cowrieprocessor.db.jobs import RUNNING, STOPPED, WAITING, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import JobTaken, MigrationNeeded
-from cowrieprocessor.jobs.runtime import process_identity as holder
-from cowrieprocessor.jobs.runtime import throttle as pacing
+from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.runtime.throttle import Throttle, ThrottleLimits
 from cowrieprocessor.jobs.upgrade import backfill as job
 from cowrieprocessor.jobs.upgrade import backfill_run
 from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
@@ -34,6 +35,8 @@ from tests.other_connections import OtherProcess
 
 FILLED = ("files", "file_hashes", "session_attributes", "command_stats")
 SEEN = ("files", "file_hashes", "session_attributes")
+ONE_SLICE = ThrottleLimits(write_s=0.0, shared_write_s=0.0)
+"""Each transaction writes one slice, however fast the machine is and whether others write."""
 
 
 def migrated(path: Path, payloads: list[dict[str, Any]] | None = None) -> Engine:
@@ -206,12 +209,11 @@ def test_migrated_and_backfilled_equals_loaded(payloads: list[dict[str, Any]], s
         dispose(filled_later)
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """After Ctrl-C at any point the next run resumes there, with the same result."""
     payloads = decoded(events(400))
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
-    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
     random_ = random.Random(3)
     interruptions = 0
@@ -225,14 +227,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatc
                 raise KeyboardInterrupt
 
         try:
-            job.backfill(broken, batch_size=20, slice_rows=3, on_progress=interrupt)
+            job.backfill(broken, batch_size=20, slice_rows=3, limits=ONE_SLICE, on_progress=interrupt)
         except KeyboardInterrupt:
             interruptions += 1
             with read_transaction(broken) as connection:
                 jobs = [load_job(connection, kind.job) for kind in job.KINDS]
             states = {record.state for record in jobs if record}
             assert STOPPED in states
-    job.backfill(broken, slice_rows=3)
+    job.backfill(broken, slice_rows=3, limits=ONE_SLICE)
 
     assert interruptions == 12
     assert difference(filled(whole), filled(broken)) == []
@@ -279,7 +281,12 @@ def test_it_reads_by_index_and_id(engine_v3: Engine) -> None:
 
 def test_a_second_backfill_is_refused(engine_v3: Engine) -> None:
     """A second backfill is refused while the first one's process runs, and takes over once that has died."""
-    living = {"host": holder.this_process()["host"], "pid": 1, "started": holder._started(1), "run": "x"}
+    living = {
+        "host": process_identity.this_process()["host"],
+        "pid": 1,
+        "started": process_identity._started(1),
+        "run": "x",
+    }
     with write_transaction(engine_v3) as connection:
         save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": living, "last": {}, "target": 0}))
     with pytest.raises(JobTaken, match="process 1 on"):
@@ -292,9 +299,8 @@ def test_a_second_backfill_is_refused(engine_v3: Engine) -> None:
     assert len(rows(engine_v3, "SELECT * FROM files")) == 2
 
 
-def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path) -> None:
     """A backfill that another process took over stops before its next write, so that nothing counts twice."""
-    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(200)))
     taken = []
 
@@ -303,12 +309,12 @@ def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path, monkeypatc
             with write_transaction(engine) as connection:
                 row = load_job(connection, "backfill-files")
                 assert row is not None
-                row.cursor["holder"] = holder.this_process()
+                row.cursor["holder"] = process_identity.this_process()
                 save_job(connection, row)
             taken.append(len(rows(engine, "SELECT * FROM files")))
 
     with pytest.raises(JobTaken, match="taken it over"):
-        job.backfill(engine, batch_size=10, slice_rows=2, on_progress=take_over)
+        job.backfill(engine, batch_size=10, slice_rows=2, limits=ONE_SLICE, on_progress=take_over)
     assert [len(rows(engine, "SELECT * FROM files"))] == taken
     dispose(engine)
 
@@ -329,7 +335,7 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
             else:
                 job.resume(engine)
 
-    throttle = pacing.Throttle(
+    throttle = Throttle(
         engine, job.PAUSE_JOB, paused_reason=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
     )
     said: list[str] = []
@@ -358,22 +364,20 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path) -> None:
     """While the write-ahead log is over its limit the backfill waits and reports why, until the reader is gone."""
     path = tmp_path / "v3.sqlite"
     engine = migrated(path, decoded(events(3000)))
-    monkeypatch.setattr(pacing, "MAX_LOG_BYTES", 100_000)
-    monkeypatch.setattr(pacing, "LOOK_AGAIN_S", 0.01)
-    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
+    limits = replace(ONE_SLICE, max_log_bytes=100_000, check_again_s=0.01)
     waits: list[tuple[str | None, int]] = []
     with OtherProcess(path, "BEGIN", "SELECT count(*) FROM raw_events") as reader:
 
         def watch(now: BackfillProgress) -> None:
-            if now.state == pacing.WAITING:
+            if now.state == WAITING:
                 waits.append((now.reason, Path(f"{path}-wal").stat().st_size))
                 reader.end()
 
-        job.backfill(engine, on_progress=watch)
+        job.backfill(engine, limits=limits, on_progress=watch)
 
     assert len(waits) == 1
     assert "a reader keeps it from being emptied" in str(waits[0][0])
@@ -463,7 +467,6 @@ def test_an_interrupt_just_after_a_commit_counts_nothing_twice(tmp_path: Path, m
     whole = migrated(tmp_path / "whole.sqlite", payloads)
     job.backfill(whole)
     broken = migrated(tmp_path / "broken.sqlite", payloads)
-    monkeypatch.setattr(pacing, "WRITE_S", 0.0)
     left = 25
 
     @contextmanager
@@ -477,7 +480,7 @@ def test_an_interrupt_just_after_a_commit_counts_nothing_twice(tmp_path: Path, m
 
     monkeypatch.setattr(backfill_run, "write_transaction", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        job.backfill(broken, slice_rows=7)
+        job.backfill(broken, slice_rows=7, limits=ONE_SLICE)
     job.backfill(broken, slice_rows=7)
 
     assert difference(filled(whole), filled(broken)) == []

@@ -15,7 +15,7 @@ from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.db.models import V3_TABLES
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed, SchemaVersionError
 from cowrieprocessor.jobs.maintenance.optimize import optimize
-from cowrieprocessor.jobs.runtime import process_identity as holder
+from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.upgrade import rollback, state_export
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
@@ -284,7 +284,7 @@ def test_a_running_job_is_refused(engine: Engine, tmp_path: Path, state: str) ->
 
 def test_a_paused_backfill_is_refused_and_a_pause_request_is_not(engine: Engine, tmp_path: Path) -> None:
     """A paused backfill blocks the rollback, a mere request to pause does not."""
-    alive = holder.this_process() | {"pid": 1, "started": holder._started(1)}
+    alive = process_identity.this_process() | {"pid": 1, "started": process_identity._started(1)}
     working(engine, {"holder": alive}, "paused")
     with pytest.raises(JobTaken, match="works on it"):
         roll_back(engine, tmp_path / "saved")
@@ -300,7 +300,7 @@ def test_a_job_is_running_while_its_process_lives(engine: Engine, tmp_path: Path
     working(engine, {"holder": of_another})
     with pytest.raises(JobTaken, match="process 1 on elsewhere"):
         roll_back(engine, tmp_path / "saved")
-    dead = holder.this_process() | {"pid": 2**22 + 1}
+    dead = process_identity.this_process() | {"pid": 2**22 + 1}
     with write_transaction(engine) as connection:
         connection.execute(update(T["jobs"]).values(cursor={"holder": dead}))
     roll_back(engine, tmp_path / "saved")

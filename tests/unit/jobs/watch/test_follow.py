@@ -22,7 +22,7 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.jobs.runtime.backoff import BackoffTiming
 from cowrieprocessor.jobs.watch import follow as module
-from cowrieprocessor.jobs.watch.follow import FollowResult, FollowTiming, follow
+from cowrieprocessor.jobs.watch.follow import FollowJobTiming, FollowResult, follow
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import Gap, PollResult
 from cowrieprocessor.loader.log_loading import FileResult
@@ -31,7 +31,7 @@ from tests.logs import events, write
 
 PATIENCE_S = 120.0
 SETTINGS = Settings(batch_size=20)
-SHORT_WAITS = FollowTiming(backoff=BackoffTiming(first_wait_s=0.01, longest_wait_s=0.02))
+SHORT_WAITS = FollowJobTiming(backoff=BackoffTiming(first_wait_s=0.01, longest_wait_s=0.02))
 
 
 @pytest.fixture
@@ -558,7 +558,7 @@ def test_once_does_not_wait_for_ever(database: Engine, scripted: Callable[..., S
         once=True,
         stop=Event(),
         notify=messages.append,
-        timing=FollowTiming(archives_s=0.0),
+        timing=FollowJobTiming(archives_s=0.0),
     )
 
     assert ["note: archives that are still being written are left for the next time: 1"] == messages

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cowrieprocessor import filesystems
 from cowrieprocessor.jobs.watch import poller
 from cowrieprocessor.jobs.watch import watcher as watcher_module
 from cowrieprocessor.jobs.watch.watcher import Watcher, pause
@@ -231,22 +230,27 @@ def test_polling_on_request(folder: Path, stop: Event) -> None:
 
 
 @pytest.fixture
-def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def silent(tmp_path: Path) -> Path:
     """A folder on a network file system."""
     made = tmp_path / "far"
     made.mkdir()
     (made / "cowrie.json").write_text("one\n", encoding="utf-8")
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"1 0 0:1 / {made} rw - nfs4 server:/logs rw\n", encoding="utf-8")
-    monkeypatch.setattr(filesystems, "MOUNTINFO", mounts)
     return made
 
 
-def test_a_network_file_system_is_polled(silent: Path, stop: Event) -> None:
+@pytest.fixture
+def mountinfo(tmp_path: Path, silent: Path) -> Path:
+    """A list of mounted file systems with that folder."""
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(f"1 0 0:1 / {silent} rw - nfs4 server:/logs rw\n", encoding="utf-8")
+    return mountinfo
+
+
+def test_a_network_file_system_is_polled(silent: Path, mountinfo: Path, stop: Event) -> None:
     """A folder on a network file system is polled each second, which is reported once."""
     messages: list[str] = []
     clock = Clock()
-    with Watcher(lambda: [silent], notify=messages.append, clock=clock) as watcher:
+    with Watcher(lambda: [silent], notify=messages.append, clock=clock, mountinfo=mountinfo) as watcher:
         assert watcher.wait(0, stop) is None
         assert not watcher.is_notified
         append(silent / "cowrie.json")
@@ -268,7 +272,7 @@ def test_a_network_file_system_is_polled(silent: Path, stop: Event) -> None:
 
 
 def test_only_the_folder_without_inotify_is_polled(
-    silent: Path, folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch
+    silent: Path, mountinfo: Path, folder: Path, stop: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other folders are watched by inotify as before."""
     polled: list[str] = []
@@ -279,7 +283,7 @@ def test_only_the_folder_without_inotify_is_polled(
         return entries(folder, is_wanted)
 
     monkeypatch.setattr(poller, "_entries", recorded)
-    with Watcher(lambda: [folder, silent]) as watcher:
+    with Watcher(lambda: [folder, silent], mountinfo=mountinfo) as watcher:
         assert watcher.wait(0, stop) is None
         append(folder / "cowrie.json")
         assert frozenset({folder / "cowrie.json"}) == watcher.wait(LONG_S, stop)
@@ -290,7 +294,9 @@ def test_only_the_folder_without_inotify_is_polled(
     assert {str(silent)} == set(polled)
 
 
-def test_a_slow_folder_is_polled_less_often(silent: Path, stop: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_folder_is_polled_less_often(
+    silent: Path, mountinfo: Path, stop: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slow polls are less frequent, at most half a minute apart, and that is reported."""
     clock = Clock()
     entries = poller._entries
@@ -302,7 +308,7 @@ def test_a_slow_folder_is_polled_less_often(silent: Path, stop: Event, monkeypat
 
     monkeypatch.setattr(poller, "_entries", slow)
     messages: list[str] = []
-    with Watcher(lambda: [silent], notify=messages.append, clock=clock) as watcher:
+    with Watcher(lambda: [silent], notify=messages.append, clock=clock, mountinfo=mountinfo) as watcher:
         watcher.wait(0, stop)
         for took_s in (5.0, 0.0, 0.0):  # a single slow poll: the interval stays as it was
             scan_s = took_s

@@ -12,14 +12,15 @@ from sqlalchemy import Engine, select
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.reading import log_stream as compression
-from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading import log_stream
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.logs import count, events, write
 
 OLD = events(900)
 NEW = events(2500, start=1000)
+SMALL_PIECES = ReadSizes(piece_bytes=4096, feed_bytes=4096)
 
 
 def overwrite(path: Path, lines: list[str]) -> None:
@@ -27,13 +28,6 @@ def overwrite(path: Path, lines: list[str]) -> None:
     with path.open("r+b") as file:
         file.truncate(0)
         file.write("".join(f"{line}\n" for line in lines).encode())
-
-
-@pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logs are read in pieces of 4 KiB."""
-    monkeypatch.setattr(compression, "READ_SIZE", 4096)
-    monkeypatch.setattr(compression, "_FEED_SIZE", 4096)
 
 
 def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +44,7 @@ def after_reads(number: int, action: Callable[[], None], monkeypatch: pytest.Mon
             action()
         return data
 
-    monkeypatch.setattr(compression.os, "pread", counting)
+    monkeypatch.setattr(log_stream.os, "pread", counting)
 
 
 def payload_hashes(engine: Engine) -> set[str]:
@@ -60,27 +54,23 @@ def payload_hashes(engine: Engine) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 20])
-def test_two_logs_are_never_mixed(
-    engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_two_logs_are_never_mixed(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Wherever the log is overwritten, no line is made of both logs, and the new log is loaded whole."""
     log = write(tmp_path / "cowrie.json", OLD)
     with monkeypatch.context() as patched:
         after_reads(number, lambda: overwrite(log, NEW), patched)
-        result = BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
+        result = BulkLoader(engine, settings=Settings(batch_size=50), sizes=SMALL_PIECES).load([log])
     assert 0 == count(engine, DeadLetterEvent)
     assert [None] == [file.error for file in result.files]
     stored = count(engine, RawEvent)
     assert stored == len(payload_hashes(engine))
-    BulkLoader(engine).load([write(tmp_path / "new.json", NEW)])
+    BulkLoader(engine, sizes=SMALL_PIECES).load([write(tmp_path / "new.json", NEW)])
     assert stored == count(engine, RawEvent), "the new log was not loaded whole"
-    BulkLoader(engine).load([write(tmp_path / "old.json", OLD)])
+    BulkLoader(engine, sizes=SMALL_PIECES).load([write(tmp_path / "old.json", OLD)])
     assert len(OLD) + len(NEW) == count(engine, RawEvent)
 
 
-def test_without_the_anchor_they_would_be(
-    engine: Engine, tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_anchor_they_would_be(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: a stream that does not compare the bytes before its position mixes the two."""
     log = write(tmp_path / "cowrie.json", OLD)
     anchored = LogStream._read_plain
@@ -92,7 +82,7 @@ def test_without_the_anchor_they_would_be(
     monkeypatch.setattr(LogStream, "_read_plain", blind)
     with monkeypatch.context() as patched:
         after_reads(5, lambda: overwrite(log, NEW), patched)
-        BulkLoader(engine, settings=Settings(batch_size=50)).load([log])
+        BulkLoader(engine, settings=Settings(batch_size=50), sizes=SMALL_PIECES).load([log])
     assert count(engine, RawEvent) + count(engine, DeadLetterEvent) != len(payload_hashes(engine)) or count(
         engine, DeadLetterEvent
     )
@@ -106,7 +96,6 @@ def test_the_parser_process_checks_before_it_reads(
     BulkLoader(engine).load([log])
     with log.open("a") as file:
         file.write("".join(f"{line}\n" for line in events(50, start=900)))
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
     started = parser_process.subprocess.Popen
     overwritten: list[bool] = []
 
@@ -117,6 +106,6 @@ def test_the_parser_process_checks_before_it_reads(
         return started(*arguments, **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr(parser_process.subprocess, "Popen", starting)
-    BulkLoader(engine).load([log])
+    BulkLoader(engine, sizes=ReadSizes(other_core_bytes=0)).load([log])
     assert [True] == overwritten
     assert (len(OLD) + len(NEW), 0) == (count(engine, RawEvent), count(engine, DeadLetterEvent))

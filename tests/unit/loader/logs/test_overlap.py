@@ -25,8 +25,7 @@ from cowrieprocessor.loader import log_loading, writer
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup
-from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.rows import parser_process
+from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents
@@ -60,9 +59,9 @@ def write(path: Path, lines: list[str], form: str = "lines") -> Path:
     return path
 
 
-def load(engine: Engine, *paths: Path, batch_size: int = 7) -> LoadResult:
+def load(engine: Engine, *paths: Path, batch_size: int = 7, sizes: ReadSizes = DEFAULT_SIZES) -> LoadResult:
     """Load logs one after the other."""
-    result = BulkLoader(engine, settings=Settings(batch_size=batch_size)).load(paths)
+    result = BulkLoader(engine, settings=Settings(batch_size=batch_size), sizes=sizes).load(paths)
     assert [] == result.failed
     return result
 
@@ -234,13 +233,13 @@ def test_what_another_process_parses_is_looked_up_too(
     small: Callable[[], Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batches of a log that is large enough for a parser process are built again where it overlaps."""
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     lines = stream(400)
     engine = small()
-    load(engine, write(tmp_path / "one.json", lines[200:260]), batch_size=50)
+    sizes = ReadSizes(other_core_bytes=1)
+    load(engine, write(tmp_path / "one.json", lines[200:260]), batch_size=50, sizes=sizes)
 
-    load(engine, write(tmp_path / "whole.json.gz", lines, "gzip"), batch_size=50)
+    load(engine, write(tmp_path / "whole.json.gz", lines, "gzip"), batch_size=50, sizes=sizes)
 
     assert expected(lines) == stored(engine)
 

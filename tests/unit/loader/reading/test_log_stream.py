@@ -511,9 +511,9 @@ def test_permissions_are_named_with_the_remedy(closed: str) -> None:
 CLOSED_AFTERWARDS = """
 import os, sys
 from pathlib import Path
-from cowrieprocessor.loader.reading import log_stream as compression
+from cowrieprocessor.loader.reading import log_stream
 from cowrieprocessor.loader.reading.log_stream import LogStream
-compression.new_member("gzip"), compression.member_errors()  # who is nobody may not import
+log_stream.new_member("gzip"), log_stream.member_errors()  # who is nobody may not import
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)

@@ -19,18 +19,20 @@ from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader import log_loading
 from cowrieprocessor.loader.bulk import LOADED, BulkLoader, FileResult
 from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.reading.log_stream import ReadSizes
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents
 from tests.logs import count, events, write
 
 LINES = events(100)
+OTHER_CORE = ReadSizes(other_core_bytes=0)
+"""Every log is parsed by a child process, if there can be one."""
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A database; every log loaded into it is parsed by a child process, if there can be one."""
-    monkeypatch.setattr(parser_process, "WORTHWHILE_BYTES", 0)
+    """A database, on a machine with two cores."""
     monkeypatch.setattr(parser_process.os, "cpu_count", lambda: 2)
     engine = get_engine(tmp_path / "x.sqlite")
     yield engine
@@ -38,8 +40,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 
 def load(engine: Engine, *paths: Path) -> list[FileResult]:
-    """Load logs in small batches."""
-    return BulkLoader(engine, settings=Settings(batch_size=10)).load(paths).files
+    """Load logs in small batches, parsed by a child process if there can be one."""
+    return BulkLoader(engine, settings=Settings(batch_size=10), sizes=OTHER_CORE).load(paths).files
 
 
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -144,7 +146,7 @@ def test_after_a_death_the_next_log_is_parsed_here(
     (tmp_path / "logs").mkdir()
     said = []
 
-    with DeltaLoader(engine, [tmp_path / "logs"], settings=Settings(batch_size=10)) as loader:
+    with DeltaLoader(engine, [tmp_path / "logs"], settings=Settings(batch_size=10), sizes=OTHER_CORE) as loader:
         for hour, name in ((0.0, "1"), (0.0, "2"), (0.9, "3"), (1.1, "4"), (1.2, "5")):
             now[0] = 1000.0 + 3600 * hour
             write(tmp_path / "logs" / f"cowrie.json.{name}", events(20, session=f"000{name}"))
@@ -183,7 +185,9 @@ def test_an_unreadable_log_is_no_death_of_the_process(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     descriptor = os.open(tmp_path / "folder", os.O_RDONLY)
     try:
-        done = run_child({"path": "x", "descriptor": descriptor, "max_ratio": 9, "grace_bytes": 9, "line": 4})
+        done = run_child(
+            {"path": "x", "descriptor": descriptor, "max_ratio": 9, "grace_bytes": 9, "line": 4, "sizes": {}}
+        )
     finally:
         os.close(descriptor)
 
@@ -216,7 +220,7 @@ def test_a_stop_does_not_wait_for_the_process(engine: Engine, tmp_path: Path, mo
         return bool(starting)
 
     starting = starts(monkeypatch)
-    with DeltaLoader(engine, [log], settings=Settings(batch_size=10), stop=stop) as loader:
+    with DeltaLoader(engine, [log], settings=Settings(batch_size=10), stop=stop, sizes=OTHER_CORE) as loader:
         look = loader.poll()
 
     assert (len(starting), asked[-1]) == (1, True)
@@ -237,7 +241,12 @@ def test_the_parser_process_ignores_signals(
         return started[-1]
 
     monkeypatch.setattr(parser_process.subprocess, "Popen", start)
-    loader = BulkLoader(engine, settings=Settings(batch_size=10), on_progress=lambda _: started[0].send_signal(number))
+    loader = BulkLoader(
+        engine,
+        settings=Settings(batch_size=10),
+        on_progress=lambda _: started[0].send_signal(number),
+        sizes=OTHER_CORE,
+    )
     (found,) = loader.load([log]).files
 
     assert (found.counters["events"], found.warnings) == (100, [])
@@ -250,7 +259,8 @@ def test_a_parser_process_ended_with_the_service_is_not_reported(
     log = write(tmp_path / "cowrie.json", LINES)
     interpreter(tmp_path / "python", "kill -15 $$", monkeypatch)
     starting = starts(monkeypatch)
-    with DeltaLoader(engine, [log], settings=Settings(batch_size=10), stop=lambda: bool(starting)) as loader:
+    settings, is_started = Settings(batch_size=10), lambda: bool(starting)
+    with DeltaLoader(engine, [log], settings=settings, stop=is_started, sizes=OTHER_CORE) as loader:
         look = loader.poll()
 
     assert (look.files, len(starting)) == ([], 1)
