@@ -55,6 +55,7 @@ __all__ = [
     "IngestCursor",
     "Job",
     "LogFile",
+    "OverlappingEvent",
     "RawEvent",
     "SchemaState",
     "SessionAttribute",
@@ -251,6 +252,27 @@ class FollowedFile(Base):
     updated_at: Mapped[dt.datetime]
 
     __table_args__ = (PrimaryKeyConstraint("place"),)
+
+
+class OverlappingEvent(Base):
+    """How often an event of a log was not stored, because other logs had stored as many of it.
+
+    With the log's own rows this is how often the event stands in the log so far, which decides whether the next one is
+    stored: an event is in the database as often as in the log that has most of it. `identity` and `generation` name
+    the log as in `log_files`; a log that shares no event with another one has no rows.
+    """
+
+    __tablename__ = "overlapping_events"
+
+    identity: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(Integer)
+    payload_hash: Mapped[str] = mapped_column(String(64))
+    occurrences: Mapped[int] = mapped_column(Integer)
+
+    __table_args__ = (
+        PrimaryKeyConstraint("identity", "generation", "payload_hash"),
+        {"sqlite_with_rowid": False},
+    )
 
 
 class FileVerdict(Base):

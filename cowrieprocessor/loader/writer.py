@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.db.ingest.event_locks import lock_events
+from cowrieprocessor.db.ingest.overlapping_events import add_left_out
 from cowrieprocessor.db.ingest.overlaps import overlaps
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
@@ -56,6 +57,7 @@ def write_batch(
             raise LogMoved
         if _may_be_stored(connection, rows):
             raise LogOverlaps
+        add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
         statements = LoadingStatements(connection)
         try:
             statements.insert_raw_events(rows.events)

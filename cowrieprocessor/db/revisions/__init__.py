@@ -51,6 +51,7 @@ REVISIONS = (
         ),
     ),
     Revision("0005", ("followed_files",)),
+    Revision("0006", ("overlapping_events",)),
 )
 """All revisions, the oldest first."""
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    exists,
     func,
     or_,
     select,
@@ -55,27 +56,32 @@ class V4Rows:
         table: the table.
         columns: the exported columns.
         condition: which rows; None for all.
+        needed_table: the table without which the condition does not apply; an earlier revision lacks it.
     """
 
     table: Table
     columns: tuple[Column[Any], ...]
     condition: ColumnElement[bool] | None = None
+    needed_table: str | None = None
 
-    def query(self) -> Select[Any]:
+    def query(self, facts: SchemaFacts) -> Select[Any]:
         """Return the statement that reads the rows in primary key order."""
-        rows = select(*self.columns).order_by(*self.table.primary_key.columns)
-        return rows if self.condition is None else rows.where(self.condition)
+        return self._kept(select(*self.columns).order_by(*self.table.primary_key.columns), facts)
 
-    def count(self, connection: Connection) -> int:
+    def count(self, connection: Connection, facts: SchemaFacts) -> int:
         """Return the number of rows."""
-        rows = select(func.count()).select_from(self.table)
-        return int(connection.execute(rows if self.condition is None else rows.where(self.condition)).scalar_one())
+        rows = self._kept(select(func.count()).select_from(self.table), facts)
+        return int(connection.execute(rows).scalar_one())
+
+    def _kept(self, rows: Select[Any], facts: SchemaFacts) -> Select[Any]:
+        applies = self.needed_table is None or self.needed_table in facts.tables
+        return rows if self.condition is None or not applies else rows.where(self.condition)
 
 
-def _rows_to_keep(name: str, condition: ColumnElement[bool] | None = None) -> V4Rows:
+def _rows_to_keep(name: str, condition: ColumnElement[bool] | None = None, needed_table: str | None = None) -> V4Rows:
     table = Base.metadata.tables[name]
     columns = tuple(column for column in table.columns if column.name not in _LEFT_OUT.get(name, ()))
-    return V4Rows(table, columns, condition)
+    return V4Rows(table, columns, condition, needed_table)
 
 
 _HASHES_TO_KEEP = or_(
@@ -90,6 +96,13 @@ _HASHES_TO_KEEP = or_(
     ),
 )
 
+_LOGS: Table = Base.metadata.tables["log_files"]
+_OVERLAPS: Table = Base.metadata.tables["overlapping_events"]
+_SHARES_NO_EVENT = ~exists().where(
+    _OVERLAPS.c.identity == _LOGS.c.identity, _OVERLAPS.c.generation == _LOGS.c.generation
+)
+"""A log that shares events with others is read from its start once more, and each of its events looked up."""
+
 V4_STATE: dict[str, V4Rows] = {
     "file_hashes": _rows_to_keep("file_hashes", _HASHES_TO_KEEP),
     "files": _rows_to_keep("files", FILES.c.origin == "artifact"),
@@ -98,7 +111,7 @@ V4_STATE: dict[str, V4Rows] = {
     "enrichment_queue": _rows_to_keep("enrichment_queue"),
     "api_quota": _rows_to_keep("api_quota"),
     "verdict_propagation": _rows_to_keep("verdict_propagation"),
-    "log_files": _rows_to_keep("log_files"),
+    "log_files": _rows_to_keep("log_files", _SHARES_NO_EVENT, "overlapping_events"),
     "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order of the import: hashes before the rows that refer to them."""
@@ -114,7 +127,7 @@ def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str
     for name, state in V4_STATE.items():
         if name not in facts.tables or (name == "files" and not facts.is_v4):
             continue
-        result = connection.execute(state.query(), execution_options=STREAMED)
+        result = connection.execute(state.query(facts), execution_options=STREAMED)
         for row in result.mappings():
             yield name, dict(row)
     yield from (("file_hashes", row) for row in _pre_release_verdicts(connection, facts))
@@ -123,7 +136,7 @@ def state_rows(connection: Connection, facts: SchemaFacts) -> Iterator[tuple[str
 def count_state_rows(connection: Connection, facts: SchemaFacts) -> dict[str, int]:
     """Count the v4-only rows by table, leaving out tables without any."""
     counts = {
-        name: state.count(connection)
+        name: state.count(connection, facts)
         for name, state in V4_STATE.items()
         if name in facts.tables and (name != "files" or facts.is_v4)
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from cowrieprocessor.events import Event
@@ -19,10 +20,12 @@ class LookedUp(NamedTuple):
         new: (session_id, timestamp, payload_hash, count) of each event that is not stored; count is the number of equal
             rows of other logs. Events with neither a session nor a time are left out: they cannot be looked up.
         elsewhere: the number of events found in other logs that begin differently, by the source of those logs.
+        left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
     """
 
     new: list[list[Any]]
     elsewhere: dict[str, int]
+    left_out: Mapping[str, int] = MappingProxyType({})
 
 
 class EventLookup(Protocol):

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.ingest.overlapping_events import has_overlaps, times_left_out
 from cowrieprocessor.db.ingest.stored_events import (
     SourceKey,
     StoredRow,
@@ -59,11 +60,13 @@ class V3Log:
 class DuplicateLookup:
     """Decides which events of one log are stored already.
 
-    The second of two identical events in the log counts as stored only if other logs hold two of them.
+    An event is in the database as often as in the log that has most of it. So the next of several identical events is
+    stored already only if other logs hold more of them than were left out of this one so far.
 
     Args:
         log: the log as its rows in raw_events identify it; its own rows do not count as duplicates.
         identity: the log's identity.
+        generation: the log's generation.
         connect: opens a transaction for reading.
         initial_limit: number of consecutive new events that end the lookup as long as no duplicate was found.
         start: the source_offset at which reading resumes.
@@ -75,6 +78,7 @@ class DuplicateLookup:
         self,
         log: SourceKey,
         identity: str,
+        generation: int,
         connect: Callable[[], AbstractContextManager[Connection]],
         initial_limit: int,
         *,
@@ -84,19 +88,22 @@ class DuplicateLookup:
     ) -> None:
         self._new: list[list[Any]] = []
         self._elsewhere: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
         self._log = log
         self._identity = identity
+        self._generation = generation
+        self._has_left_out: bool | None = None
         self._connect = connect
         self._limit = initial_limit
         self._miss_limit = miss_limit
         self._until = of_v3.until if of_v3 else -1
-        self._is_of_v3 = of_v3 is not None
+        self._of_v3 = of_v3
         self._rows = _RowLookahead()
         if of_v3:
             self._rows.follow(of_v3.source_key, start - 1 + of_v3.shift, of_v3.shift)
         self._offset = start - 1
         self._misses = 0
-        self._ordinals: dict[str, int] = {}
+        self._at_same_line: dict[str, int] = {}
         self._transaction = ExitStack()
         self._connection: Connection | None = None
 
@@ -113,14 +120,13 @@ class DuplicateLookup:
             offset: its source_offset.
         """
         self._offset = offset
-        ordinal = self._next_ordinal(event.payload_hash)
         connection = self._connected()
-        row = self._rows.take(connection, event) or self._find(connection, event, ordinal, offset)
+        row = self._find(connection, event, offset)
         if row is None:
             self._misses += 1
             return False
         self._misses, self._limit = 0, max(self._limit, self._miss_limit)
-        if row.identity != self._identity and not (row.identity is None and self._is_of_v3):
+        if row.identity != self._identity and not (row.identity is None and self._of_v3 is not None):
             self._elsewhere[row.source_key.source] += 1
         return True
 
@@ -147,8 +153,10 @@ class DuplicateLookup:
 
     def take_looked_up(self) -> LookedUp:
         """Return the results since the last call; they are as old as the transaction that read them."""
-        looked_up = LookedUp(self._new, dict(self._elsewhere))
-        self._new, self._elsewhere = [], Counter()
+        looked_up = LookedUp(self._new, dict(self._elsewhere), dict(self._left_out))
+        if self._left_out:
+            self._has_left_out = True
+        self._new, self._elsewhere, self._left_out = [], Counter(), Counter()
         return looked_up
 
     def release(self) -> None:
@@ -161,24 +169,48 @@ class DuplicateLookup:
             self._connection = self._transaction.enter_context(self._connect())
         return self._connection
 
-    def _next_ordinal(self, payload_hash: str) -> int:
-        """Return this event's ordinal among identical events; identical events are near each other in a log."""
-        ordinal = self._ordinals.pop(payload_hash, 0) + 1
-        self._ordinals[payload_hash] = ordinal
-        if len(self._ordinals) > _MAX_COUNTED_HASHES:
-            del self._ordinals[next(iter(self._ordinals))]
-        return ordinal
+    def _find(self, connection: Connection, event: Event, offset: int) -> StoredRow | None:
+        """Return a row of another log with the event, if other logs have more of them than were left out so far."""
+        left_out = self._times_left_out(connection, event.payload_hash)
+        row = self._rows.take(connection, event)
+        if row is None or left_out:
+            copies = copies_of(connection, event, self._log)
+            if left_out >= _count_events(copies):
+                self._note_new(connection, event, copies)
+                return None
+            row = row or self._follow_one_of(copies, left_out, offset)
+        self._note_left_out(event.payload_hash, row, offset)
+        return row
 
-    def _find(self, connection: Connection, event: Event, ordinal: int, offset: int) -> StoredRow | None:
-        """Return a row of another log with the event, if other logs have as many as this log has up to here."""
-        copies = copies_of(connection, event, self._log)
-        if ordinal > _count_events(copies):
-            self._note_new(connection, event, copies)
-            return None
+    def _follow_one_of(self, copies: list[StoredRow], left_out: int, offset: int) -> StoredRow:
+        """Return the row that this event is, and expect the following events of the log in the rows after it."""
         candidates = [row for row in copies if row.source_key == self._rows.source_key] or copies
-        row = candidates[min(ordinal, len(candidates)) - 1]
+        row = candidates[min(left_out, len(candidates) - 1)]
         self._rows.follow(row.source_key, row.offset, row.offset - offset)
         return row
+
+    def _times_left_out(self, connection: Connection, payload_hash: str) -> int:
+        """Return how many of these events were left out of the log before this one."""
+        if self._has_left_out is None:
+            self._has_left_out = has_overlaps(connection, (self._identity, self._generation))
+        count = self._left_out[payload_hash] + self._at_same_line.get(payload_hash, 0)
+        if self._has_left_out:
+            count += times_left_out(connection, (self._identity, self._generation), payload_hash)
+        return count
+
+    def _note_left_out(self, payload_hash: str, row: StoredRow, offset: int) -> None:
+        """Count an event that is not stored.
+
+        A row of version 3 at the same line is the event itself, stored by an earlier program. Counts of these are only
+        kept while the log is read, and only of the last ones: version 3 may have stored tens of millions.
+        """
+        of_v3 = self._of_v3
+        if of_v3 is None or (row.source_key, row.offset) != (of_v3.source_key, offset + of_v3.shift):
+            self._left_out[payload_hash] += 1
+            return
+        self._at_same_line[payload_hash] = self._at_same_line.pop(payload_hash, 0) + 1
+        if len(self._at_same_line) > _MAX_COUNTED_HASHES:
+            del self._at_same_line[next(iter(self._at_same_line))]
 
     def _note_new(self, connection: Connection, event: Event, copies: list[StoredRow]) -> None:
         """Note the number of equal rows: if it is higher when the event is written, the lookup has to be repeated."""

@@ -1,16 +1,18 @@
 """Which log a file is, whatever its name, and how far it is stored.
 
 A log is identified by its first JSON object. Before any part of a file is skipped, the file is proven to be the log it
-looks like: the bytes before the checkpoint are the same or, in another serialization, the last value before it is.
+looks like: the bytes before the checkpoint are the same or, in another serialization, the last values before it are.
 Otherwise (another log, an older or a better copy) it becomes a new generation, and each of its events is looked up.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from functools import partial
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest import log_files as table
-from cowrieprocessor.db.ingest.stored_events import SourceKey, offsets
+from cowrieprocessor.db.ingest.stored_events import SourceKey, last_hashes, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
@@ -31,6 +33,9 @@ from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
 _SEPARATORS = b" \t\r\n,[]\0"
+
+_COMPARED_ROWS, _COMPARED_VALUES = 200, 2_000
+"""How many of a log's last rows have to be found among how many values before the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +169,17 @@ class LogIdentifier:
         return Resume(checkpoint, reader)
 
     def _resume_log(self, connection: Connection, identity: str) -> Resume:
-        """Return where to resume in the generation that is proven to be in the file, or in a new one."""
+        """Return where to resume in the generation that is proven to be in the file, or in a new one.
+
+        Equal bytes prove more than equal values, so they are tried first for every generation.
+        """
         known = [_checkpoint(row) for row in table.generations(connection, identity)]
         of_v3 = self._log_of_v3(connection, known)
-        for checkpoint in known:
-            reader = self._proven(self._reader_at_same_bytes, checkpoint) or self._proven(
-                self._reader_after_same_value, checkpoint
-            )
-            if reader:
-                return self._resume_at(checkpoint, reader, of_v3)
+        proofs = (self._reader_at_same_bytes, partial(self._reader_after_same_values, connection))
+        for prove in proofs:
+            for checkpoint in known:
+                if reader := self._proven(prove, checkpoint):
+                    return self._resume_at(checkpoint, reader, of_v3)
         checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
         limit = max(self._lookup_limit, self._miss_limit * bool(known))
         checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
@@ -199,15 +206,17 @@ class LogIdentifier:
             max_value_bytes=self._settings.max_value_bytes,
         )
 
-    def _reader_after_same_value(self, checkpoint: Checkpoint) -> ValueReader | None:
+    def _reader_after_same_values(self, connection: Connection, checkpoint: Checkpoint) -> ValueReader | None:
         """Return a reader after the last stored value, if the file is the same log in another serialization."""
         reader = self._reader_from_start()
         dead = 0
+        hashes: deque[str] = deque(maxlen=_COMPARED_VALUES)
         for count, value in enumerate(reader, start=1):
             event = self._event(value)
             dead += 0 if event else value.end - value.start
+            hashes.append(_value_hash(value, event))
             if count == checkpoint.values_done:
-                if _value_hash(value, event) != checkpoint.last_value_hash:
+                if hashes[-1] != checkpoint.last_value_hash or not _holds_last_rows(connection, checkpoint, hashes):
                     return None
                 checkpoint.other_form = True
                 checkpoint.byte_pos, checkpoint.next_line = reader.position, reader.line
@@ -241,6 +250,7 @@ class LogIdentifier:
         return DuplicateLookup(
             _source_key(checkpoint),
             checkpoint.identity,
+            checkpoint.generation,
             self._connect,
             limit or PROBED_EVENTS,
             start=checkpoint.next_offset,
@@ -288,6 +298,16 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
 
 def _source_key(checkpoint: Checkpoint) -> SourceKey:
     return SourceKey(checkpoint.source, checkpoint.source_inode, checkpoint.source_generation)
+
+
+def _holds_last_rows(connection: Connection, checkpoint: Checkpoint, hashes: Sequence[str]) -> bool:
+    """Return whether the last rows of a log are among the last values of a file, in their order.
+
+    Other values may stand between them: dead letters, and events that are credited to other logs. Where these are very
+    many, an equal log is taken for another one, whose events are then looked up.
+    """
+    values: Iterator[str | None] = iter(reversed(hashes))
+    return all(row in values for row in last_hashes(connection, _source_key(checkpoint), _COMPARED_ROWS))
 
 
 def _value_hash(value: Value, event: Event | None) -> str:

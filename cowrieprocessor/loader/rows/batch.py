@@ -57,6 +57,7 @@ class BatchRows:
         looked_up: (session_id, timestamp, payload_hash, count) for each event that was looked up; `count` is the
             number of rows of other logs with an identical event. None if nothing was looked up.
         elsewhere: number of events found in logs that start differently, by source.
+        left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
     """
 
     log: dict[str, Any]
@@ -78,6 +79,7 @@ class BatchRows:
     sensor_days: Rows
     looked_up: Rows | None
     elsewhere: dict[str, int]
+    left_out: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -162,6 +164,7 @@ class Batch:
             sensor_days=sorted(map(list, self._sensor_days)),
             looked_up=looked_up.new if looked_up else None,
             elsewhere=looked_up.elsewhere if looked_up else {},
+            left_out=dict(looked_up.left_out) if looked_up else {},
         )
 
     def _advance(self, reader: ValueReader) -> None:

@@ -53,7 +53,7 @@ def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: Sour
 
 def new_lookup(engine: Engine, *, of_v3: V3Log | None = None, limit: int = 50, start: int = 0) -> DuplicateLookup:
     """Return the lookup for the events of a new log."""
-    return DuplicateLookup(OURS, "a" * 64, partial(read_transaction, engine), limit, start=start, of_v3=of_v3)
+    return DuplicateLookup(OURS, "a" * 64, 0, partial(read_transaction, engine), limit, start=start, of_v3=of_v3)
 
 
 def answers(lookup: DuplicateLookup, *events: Event, start: int = 0) -> list[bool]:
@@ -177,7 +177,8 @@ def test_what_is_new_is_noted_with_the_rows_that_equal_it(engine: Engine) -> Non
         ["5e55", None, timeless.payload_hash, 2],
         ["5e55", new.timestamp, new.payload_hash, 0],
     ] == looked_up.new
-    assert ([], {}) == lookup.take_looked_up()
+    assert {timed.payload_hash: 1, timeless.payload_hash: 1} == looked_up.left_out
+    assert ([], {}, {}) == lookup.take_looked_up()
 
 
 def test_equal_rows_are_counted_in_other_logs(engine: Engine) -> None:
