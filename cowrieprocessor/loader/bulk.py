@@ -30,7 +30,8 @@ from cowrieprocessor.loader.log_loading import (
     sum_counters,
 )
 from cowrieprocessor.loader.reading.discovery import find_logs
-from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state

@@ -31,7 +31,8 @@ from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, Tai
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, count_values
 from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_followed, is_live_name, is_packed_name
-from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadingStopped, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, select
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Job, RawEvent
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, BulkLoader
-from cowrieprocessor.loader.reading.log_stream import ReadSizes
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from tests.command_line import run
 from tests.logs import FORMS, count, events, write
 

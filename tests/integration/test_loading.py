@@ -24,7 +24,7 @@ from cowrieprocessor.db.models import (
 )
 from cowrieprocessor.events import hash_payload
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, PENDING, BulkLoader
-from cowrieprocessor.loader.reading.log_stream import ReadSizes
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests.logical_digest import difference, logical_contents

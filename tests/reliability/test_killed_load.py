@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.reading.log_stream import ReadSizes
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import Contents, difference, logical_contents
 from tests.logs import count, events, write
@@ -32,7 +32,7 @@ _LOADER = """
 import sys
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.reading.log_stream import ReadSizes
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings
 url, batch_size, in_process, *paths = sys.argv[1:]
 sizes = ReadSizes() if in_process == "yes" else ReadSizes(other_core_bytes=0)

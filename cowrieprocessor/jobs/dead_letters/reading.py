@@ -29,7 +29,8 @@ from cowrieprocessor.jobs.dead_letters.source_bytes import (
     range_of,
 )
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.reading.log_stream import READ_SIZE, LogStream
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
 from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.settings import Settings

@@ -18,7 +18,8 @@ from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
 from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LoadedLog, LogLoading
 from cowrieprocessor.loader.logs.identity import Search
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes, digest_of
+from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.settings import Settings

@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -29,31 +28,12 @@ from cowrieprocessor.loader.reading.decompressors import (
     member_errors,
     new_member,
 )
+from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.sanitize import inert
 
-READ_SIZE = 1 << 20
 _ANCHOR_BYTES = 512  # of a plain file, re-read before each piece to detect that it was overwritten
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSizes:
-    """How much of a log is read at once, in bytes.
-
-    Attributes:
-        piece_bytes: the most that `LogStream.read` returns.
-        feed_bytes: the file's head, from which the compression is detected, and the compressed bytes read at once.
-        other_core_bytes: with fewer bytes left to read, a log is parsed in the writer's process, because starting a
-            child takes longer; see `parser_process`.
-    """
-
-    piece_bytes: int = READ_SIZE
-    feed_bytes: int = 1 << 16
-    other_core_bytes: int = 16 << 20
-
-
-DEFAULT_SIZES = ReadSizes()
 
 
 def digest_of(head: bytes) -> str:

@@ -28,7 +28,8 @@ import orjson
 from cowrieprocessor.child_process import module_command, module_environment
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches

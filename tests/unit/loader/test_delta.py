@@ -28,7 +28,8 @@ from cowrieprocessor.loader.follow.tail_reader import TailReader
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, LoadProgress
 from cowrieprocessor.loader.reading import discovery, log_stream
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import LogEnd
 from cowrieprocessor.settings import Settings

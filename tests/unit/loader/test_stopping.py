@@ -19,7 +19,8 @@ from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batching import BatchConfig, prepare_batches
 from cowrieprocessor.settings import Settings

@@ -13,7 +13,8 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.reading import log_stream
-from cowrieprocessor.loader.reading.log_stream import LogStream, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.logs import count, events, write

@@ -25,7 +25,8 @@ from cowrieprocessor.loader import log_loading, writer
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.loader.log_loading import FileResult, LogLoading
 from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup
-from cowrieprocessor.loader.reading.log_stream import DEFAULT_SIZES, LogStream, ReadSizes
+from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents

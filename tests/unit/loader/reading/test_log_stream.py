@@ -33,7 +33,8 @@ from cowrieprocessor.errors import (
     InputNotReadable,
     UnsupportedEncoding,
 )
-from cowrieprocessor.loader.reading.log_stream import READ_SIZE, LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
+from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,

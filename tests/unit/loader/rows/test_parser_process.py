@@ -19,7 +19,7 @@ from cowrieprocessor.db.models import RawEvent
 from cowrieprocessor.loader import log_loading
 from cowrieprocessor.loader.bulk import LOADED, BulkLoader, FileResult
 from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.reading.log_stream import ReadSizes
+from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows import parser_process
 from cowrieprocessor.settings import Settings
 from tests.logical_digest import difference, logical_contents
