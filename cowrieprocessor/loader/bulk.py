@@ -41,6 +41,10 @@ from cowrieprocessor.settings import Settings, load_settings
 __all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
 
 
+FIRST_YIELD_S, MAX_YIELD_S = 0.005, 1.0
+"""The pauses after another loader has moved a log's checkpoint, doubled each time: it does the same work."""
+
+
 @dataclass(slots=True)
 class LoadResult:
     """The result of a load: each file, and the sums.
@@ -164,19 +168,25 @@ class BulkLoader:
             self._values_done += count_values(file)
 
     def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
+        rewritten = moved = 0
         try:
-            for _ in range(MAX_TRIES):
+            while rewritten < MAX_TRIES:
                 try:
                     with self._open(path) as stream:
                         loaded = loading.load(stream, result)
                 except LogMoved:
-                    continue  # another loader is storing this log, too: resume at its checkpoint
+                    # Another loader is storing this log, too: let it, then resume at its checkpoint. That moves each
+                    # time, so this comes to an end.
+                    moved += 1
+                    time.sleep(min(MAX_YIELD_S, FIRST_YIELD_S * 2**moved))
+                    continue
                 if not loaded.is_stale:
                     if loaded.is_whole and (note := _pending_note(loaded, result)):
                         result.warnings.append(note)
                     return
+                rewritten += 1
             result.state = FAILED
-            result.error = f"{result.path}: other programs keep loading or rewriting this log; load it again later"
+            result.error = f"{result.path}: another program keeps rewriting this log; load it again later"
         except InputError as error:
             result.state, result.error = FAILED, str(error)
 
