@@ -269,10 +269,7 @@ class OverlappingEvent(Base):
     payload_hash: Mapped[str] = mapped_column(String(64))
     occurrences: Mapped[int] = mapped_column(Integer)
 
-    __table_args__ = (
-        PrimaryKeyConstraint("identity", "generation", "payload_hash"),
-        {"sqlite_with_rowid": False},
-    )
+    __table_args__ = (PrimaryKeyConstraint("identity", "generation", "payload_hash"),)
 
 
 class FileVerdict(Base):

@@ -20,5 +20,4 @@ def upgrade() -> None:
         sa.Column("payload_hash", sa.String(64), nullable=False),
         sa.Column("occurrences", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("identity", "generation", "payload_hash", name="pk_overlapping_events"),
-        sqlite_with_rowid=False,
     )

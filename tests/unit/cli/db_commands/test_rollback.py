@@ -85,7 +85,7 @@ def test_done_it_says_what_it_did(v4_file: Path, tmp_path: Path) -> None:
 def test_text_of_the_result(v4_file: Path, tmp_path: Path) -> None:
     """For people: the version, the saved file, what else went, and how much room there is now."""
     lines = call("--to", "3", "--db", v4_file, "--save", tmp_path / "s").stdout.splitlines()
-    assert f"{v4_file}: is at schema version 3 now; dropped 11 tables" == lines[0]
+    assert f"{v4_file}: is at schema version 3 now; dropped 12 tables" == lines[0]
     assert lines[1].startswith("saved 4 of file_hashes, 1 of files, ")
     assert "2 rows of command_stats, 3 dead letters about files" in lines[2]
     assert lines[3].startswith("free for new rows: ")
