@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,21 +96,32 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     return Clone(copy_of_the_project(folder), kept | {"PATH": os.pathsep.join(path)})
 
 
-@pytest.fixture
-def enrichment(clone: Clone) -> Iterator[Clone]:
-    """The clone, with settings that lead to stand-ins for every service."""
+@contextmanager
+def with_services(clone: Clone) -> Iterator[Clone]:
+    """Yield the clone, with settings that lead to stand-ins for every service."""
     with services(KeyLimits(None, 500, 15_500), SystemClock()) as here:  # type: ignore[arg-type]
         yield Clone(clone.folder, clone.environment | here.environment())
 
 
 @pytest.mark.timeout(900)
-def test_commands_of_runbooks_work_as_written(clone: Clone) -> None:
-    """The named tests pass, and loaders and engine are imported and used with nothing configured."""
+def test_commands_of_runbooks_work_as_written(clone: Clone, tmp_path: Path) -> None:
+    """In a fresh clone the named tests pass, the named imports work, and the scripts upgrade a v3 database."""
+    check_named_tests(clone)
+    check_imports(clone)
+    with with_services(clone) as connected:
+        check_scripts(connected, f"sqlite:///{v3_schema.create(tmp_path / 'v3.sqlite')}")
+
+
+def check_named_tests(clone: Clone) -> None:
+    """Run the tests that runbooks name, each once."""
     for name in NAMED_TESTS:
         done = clone.uv_run("pytest", name, "-v")
         assert " passed" in done.stdout.splitlines()[-1], name
         assert "No module named" not in done.stdout + done.stderr
 
+
+def check_imports(clone: Clone) -> None:
+    """Import loaders and engine, and use them with nothing configured."""
     printed = clone.uv_run("python", "-c", IMPORTS).stdout.split()
 
     assert int(printed[0]) > 100
@@ -118,11 +130,9 @@ def test_commands_of_runbooks_work_as_written(clone: Clone) -> None:
     assert not (clone.folder / "uv.lock").is_file() or "uv.lock" in (clone.folder / ".gitignore").read_text()
 
 
-def test_scripts_of_runbooks_work_as_written(enrichment: Clone, tmp_path: Path) -> None:
-    """A v3 database is migrated, backfilled, validated and enriched by the scripts as runbooks spell them."""
-    url = f"sqlite:///{v3_schema.create(tmp_path / 'v3.sqlite')}"
+def check_scripts(enrichment: Clone, url: str) -> None:
+    """Migrate, backfill, validate and enrich a v3 database by the scripts, as runbooks spell them."""
     assert url.startswith("sqlite:////")
-
     enrichment.uv_run("python", "scripts/migrate_to_v4_schema.py", "--db", url)
     enrichment.uv_run("python", "scripts/backfill_files_table.py", "--db", url, "--batch-size", 10000)
     validated = enrichment.uv_run("python", "scripts/validate_files_migration.py", "--db", url)
