@@ -73,7 +73,7 @@ def _claim_s(engine: Engine) -> float:
     )
     duration_s = time.perf_counter() - began
     if len(claimed) < FILES or any(file.reason != "new" for file in claimed):
-        raise RuntimeError(f"only {len(claimed)} files to claim: the database is too small for so many claims")
+        raise RuntimeError(f"only {len(claimed)} files to claim: the database is too small for that many claims")
     return duration_s
 
 

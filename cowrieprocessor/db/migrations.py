@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
-from cowrieprocessor.db.revisions import HEAD, REVISIONS
+from cowrieprocessor.db.revisions import HEAD
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
     CURRENT_SCHEMA_VERSION,
@@ -24,7 +24,6 @@ from cowrieprocessor.db.schema_facts import (
     current_revision,
     read_facts,
     refuse_unsupported,
-    tables_until,
 )
 from cowrieprocessor.db.upgrade.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
@@ -105,8 +104,7 @@ def require_current(engine: Engine) -> None:
 def _shortfall(facts: SchemaFacts) -> str:
     """Return what a database is, and what is needed instead."""
     if facts.is_v4:
-        newest = max(revision.number for revision in REVISIONS if facts.tables >= tables_until(revision.number))
-        reached = min(facts.stated_revision or newest, newest)
+        reached = min(facts.stated_revision or facts.reached_revision, facts.reached_revision)
         return f"is at revision {reached} of schema version {facts.version}, revision {HEAD} is needed"
     state = "incomplete" if facts.version == CURRENT_SCHEMA_VERSION else f"at schema version {facts.version}"
     return f"is {state}, version {CURRENT_SCHEMA_VERSION} is needed"

@@ -60,6 +60,11 @@ class SchemaFacts:
         return self.version == CURRENT_SCHEMA_VERSION and self.tables >= tables_until(FIRST_V4_REVISION)
 
     @property
+    def reached_revision(self) -> str:
+        """The newest revision of which all tables, and those of all before it, are there."""
+        return max((number for number, _ in REVISIONS if self.tables >= tables_until(number)), default="")
+
+    @property
     def complete(self) -> bool:
         """Whether this is the newest revision of the current version, with all of its tables."""
         is_newest = self.stated_revision in (None, HEAD)  # before there were revisions, none was stated
@@ -161,7 +166,7 @@ def refuse_unsupported(facts: SchemaFacts, database: str) -> None:
 
 def _revision_of_v4(facts: SchemaFacts, database: str) -> str:
     """Return the newest revision whose tables, and those of all before it, are there; nothing of a later one may be."""
-    reached = max(number for number in _NUMBERS if facts.tables >= tables_until(number))
+    reached = facts.reached_revision
     if later := (OUR_TABLES - tables_until(reached)) & facts.tables:
         raise _half_made(database, f"it has only some of the tables of a later revision ({', '.join(sorted(later))})")
     if facts.stated_revision is not None and facts.stated_revision > reached:

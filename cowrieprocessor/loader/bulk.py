@@ -168,7 +168,7 @@ class BulkLoader:
             self._values_done += count_values(file)
 
     def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
-        rewritten = moved = 0
+        rewritten, yield_s = 0, FIRST_YIELD_S
         try:
             while rewritten < MAX_TRIES:
                 try:
@@ -177,8 +177,8 @@ class BulkLoader:
                 except LogMoved:
                     # Another loader is storing this log, too: let it, then resume at its checkpoint. That moves each
                     # time, so this comes to an end.
-                    moved += 1
-                    time.sleep(min(MAX_YIELD_S, FIRST_YIELD_S * 2**moved))
+                    time.sleep(yield_s)
+                    yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
                 if not loaded.is_stale:
                     if loaded.is_whole and (note := _pending_note(loaded, result)):

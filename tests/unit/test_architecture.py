@@ -430,7 +430,7 @@ class Profile:
             self._calls[code.co_filename.removeprefix(f"{PACKAGE}{os.sep}"), code.co_qualname] += 1
 
     def modules(self, times: int = 1) -> set[str]:
-        """Return the modules of which a function was called at least so many times."""
+        """Return the modules that have a function called at least `times` times."""
         return {module for (module, _), count in self._calls.items() if count >= times}
 
 
