@@ -36,8 +36,11 @@ def _events_line(result: LoadResult) -> str:
 def _notes(result: LoadResult) -> Iterator[str]:
     """Yield a line for each kind of input that became no event or no file."""
     counters = result.counters
-    if counters["dead_letters"]:
-        yield f"{counters['dead_letters']:,} not stored as events: cowrieprocessor dead-letters list"
+    letters = counters["dead_letters"] - counters["dead_letters_withdrawn"]
+    if letters > 0:
+        yield f"{letters:,} not stored as events: cowrieprocessor dead-letters list"
+    elif letters < 0:
+        yield f"{-letters:,} dead letters withdrawn: what was torn is stored now"
     if counters["file_dead_letters"]:
         yield (
             f"{counters['file_dead_letters']:,} events whose file could not be recorded: "

@@ -50,6 +50,7 @@ RowId = Integer().with_variant(BigInteger(), "postgresql")
 
 ZERO = text("'0'")
 FALSE = text("'0'")
+EMPTY = text("''")
 
 
 class Base(DeclarativeBase):

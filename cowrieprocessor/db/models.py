@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from cowrieprocessor.db.columns import FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base, RowId, UtcDateTime
+from cowrieprocessor.db.columns import EMPTY, FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base, RowId, UtcDateTime
 from cowrieprocessor.db.models_v3 import (
     V3_TABLES,
     CommandStat,
@@ -54,6 +55,7 @@ __all__ = [
     "FollowedFile",
     "IngestCursor",
     "Job",
+    "LogDamage",
     "LogFile",
     "OverlappingEvent",
     "RawEvent",
@@ -193,9 +195,9 @@ class LogFile(Base):
     `identity` is the SHA-256 of the log's first complete JSON object with sorted keys. Its rows in `raw_events` have
     the same `source`, `source_inode` and `source_generation`. `values_done` counts the values (events and dead letters)
     before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the `tail_bytes`
-    bytes before it, `last_value_hash` the payload_hash of the last value before it. bytes_stored + bytes_dead +
-    bytes_nul is always byte_pos; bytes_gap counts bytes after it that were seen but destroyed before they could be
-    read.
+    bytes before it, `last_value_hash` the payload_hash of the last value before it, `last_event_at`
+    the time (UTC text) of the last event before it that has one. bytes_stored + bytes_dead + bytes_nul is always
+    byte_pos; bytes_gap counts bytes after it that were seen but destroyed before they could be read.
     """
 
     __tablename__ = "log_files"
@@ -213,6 +215,7 @@ class LogFile(Base):
     tail_hash: Mapped[str | None] = mapped_column(String(64))
     tail_bytes: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     last_value_hash: Mapped[str | None] = mapped_column(String(64))
+    last_event_at: Mapped[str | None] = mapped_column(String(26))
     bytes_stored: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     bytes_dead: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     bytes_nul: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
@@ -270,6 +273,38 @@ class OverlappingEvent(Base):
     occurrences: Mapped[int] = mapped_column(Integer)
 
     __table_args__ = (PrimaryKeyConstraint("identity", "generation", "payload_hash"),)
+
+
+class LogDamage(Base):
+    """A damaged place of a log: a refused value, a run of NUL bytes, or the torn value at its end (`kind`).
+
+    `identity` and `generation` name the log as in `log_files`; `byte_start` and `byte_end` count like its `byte_pos`.
+    `digest` is the BLAKE2b-256 of the refused bytes and `context` the hash of the value before them: two logs with the
+    same pair have the same dead letter, and share one. `moment` is the time of the event before a torn value, or of the
+    event after a value that may be the rest of one (UTC text); `raw` are the bytes of both. `is_explained` says that
+    the bytes are part of an event that is stored; `has_letter` that a dead letter was stored for them.
+    """
+
+    __tablename__ = "log_damage"
+
+    identity: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(Integer)
+    byte_start: Mapped[int] = mapped_column(BigInteger)
+    byte_end: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(String(8))
+    source_offset: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    context: Mapped[str] = mapped_column(String(64), server_default=EMPTY)
+    digest: Mapped[str] = mapped_column(String(64), server_default=EMPTY)
+    moment: Mapped[str | None] = mapped_column(String(26))
+    raw: Mapped[bytes | None] = mapped_column(LargeBinary)
+    has_letter: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    is_explained: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+
+    __table_args__ = (
+        PrimaryKeyConstraint("identity", "generation", "byte_start", "kind"),
+        Index("ix_log_damage_value", "digest", "context"),
+        Index("ix_log_damage_moment", "kind", "moment"),
+    )
 
 
 class FileVerdict(Base):

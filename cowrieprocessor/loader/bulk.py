@@ -29,12 +29,12 @@ from cowrieprocessor.loader.log_loading import (
     count_values,
     sum_counters,
 )
-from cowrieprocessor.loader.reading.discovery import find_logs
+from cowrieprocessor.loader.reading.discovery import find_logs, is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
-from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
+from cowrieprocessor.loader.writer import JOB, LogMoved, is_end_explained, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
 
@@ -78,6 +78,7 @@ class BulkLoader:
         settings: limits and batch size; the configured ones by default.
         on_progress: called after each transaction.
         sizes: how much of a log is read at once.
+        clock: Unix seconds; see `LogLoading`.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class BulkLoader:
         settings: Settings | None = None,
         on_progress: Callable[[LoadProgress], None] | None = None,
         sizes: ReadSizes = DEFAULT_SIZES,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._clock = clock
         self._settings = settings or load_settings()
         self._on_progress = on_progress
         self._sizes = sizes
@@ -96,6 +99,7 @@ class BulkLoader:
         self._files_total = self._files_done = 0
         self._values_done = 0
         self._moved = False
+        self._unfinished: list[tuple[LoadedLog, FileResult]] = []
 
     def load(self, paths: Iterable[str | Path]) -> LoadResult:
         """Load files, and the logs in folders; what is stored already is skipped.
@@ -114,7 +118,9 @@ class BulkLoader:
         started = time.monotonic()
         prepare(self._engine)
         self._reset_progress(logs)
-        loading = LogLoading(self._engine, self._settings, result.ingest_id, job=JOB, on_batch=self._report)
+        loading = LogLoading(
+            self._engine, self._settings, result.ingest_id, job=JOB, on_batch=self._report, clock=self._clock
+        )
         set_load_state(self._engine, "running", None, now_text())
         try:
             with rare_collections():
@@ -122,6 +128,7 @@ class BulkLoader:
         except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
             self._record_stop(error)
             raise
+        self._note_unfinished()
         result.files += [FileResult("", FAILED, error=str(error)) for error in unreadable]
         self._record_end(result)
         result.duration_s = time.monotonic() - started
@@ -138,6 +145,15 @@ class BulkLoader:
         self._load_files(logs, frozenset(named), loading, result)
         if self._moved and (renamed := [path for path in find_logs(named, []) if path not in set(logs)]):
             self._load_files(renamed, frozenset(named), loading, result)
+
+    def _note_unfinished(self) -> None:
+        """Add a note for each file that ends within a value, unless another file of this load had the rest."""
+        for loaded, file in self._unfinished:
+            if loaded.log is not None and is_end_explained(self._engine, loaded.log):
+                file.bytes_pending = 0
+            else:
+                file.warnings.append(_pending_note(loaded, file))
+        self._unfinished.clear()
 
     def _record_end(self, result: LoadResult) -> None:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
@@ -181,8 +197,8 @@ class BulkLoader:
                     yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
                 if not loaded.is_stale:
-                    if loaded.is_whole and (note := _pending_note(loaded, result)):
-                        result.warnings.append(note)
+                    if loaded.is_whole and (loaded.log is None or loaded.bytes_pending):
+                        self._unfinished.append((loaded, result))
                     return
                 rewritten += 1
             result.state = FAILED
@@ -208,15 +224,16 @@ class BulkLoader:
             )
 
 
-def _pending_note(loaded: LoadedLog, result: FileResult) -> str | None:
-    """Return a note about bytes that are not stored yet, if there are any."""
+def _pending_note(loaded: LoadedLog, result: FileResult) -> str:
+    """Return a note about bytes that are not stored yet."""
     if loaded.log is None:
         return _no_event_note(result)
-    if not loaded.bytes_pending:
-        return None
+    remedy = "if the file is finished, end it with a newline and load it again"
+    if not is_live_name(result.path):
+        remedy = "a load an hour after the last change of the file keeps them as a dead letter, if none came"
     return (
         f"{result.path}:{loaded.line + 1}: the last {loaded.bytes_pending} bytes are an unfinished value and wait for "
-        "the rest; if the file is finished, end it with a newline and load it again"
+        f"the rest; {remedy}"
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
+from cowrieprocessor.db.ingest.log_damage import logs_with_open_end
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.follow.file_state import FileState, is_same, settles_in_s, was_replaced
@@ -60,6 +61,7 @@ class DeltaLoader:
         stop: called after each transaction; polling ends once it returns True.
         timing: when to poll again, and when files and folders have settled.
         sizes: how much of a log is read at once.
+        clock: Unix seconds; a rotated log that has not changed for an hour is finished.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class DeltaLoader:
         stop: Callable[[], bool] = lambda: False,
         timing: FollowTiming | None = None,
         sizes: ReadSizes = DEFAULT_SIZES,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._clock = clock
         if paths is None:
             paths = [sensor.logpath for sensor in load_sensors()]
         self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
@@ -163,6 +167,8 @@ class DeltaLoader:
         if self._tail_reader is None:
             prepare(self._engine)
             self._files.restore(self._stored_states())
+            with read_transaction(self._engine) as connection:
+                self._files.expect_end(logs_with_open_end(connection))
             self._tail_reader = TailReader(
                 self._engine,
                 self._settings,
@@ -173,6 +179,7 @@ class DeltaLoader:
                 on_batch=self._after_batch,
                 stop=self._stop,
                 sizes=self._sizes,
+                clock=self._clock,
             )
         return self._tail_reader
 
@@ -211,7 +218,7 @@ class DeltaLoader:
 
     def _poll_all(self) -> None:
         """Poll all logs; a second time if something is missing, for it may have moved while others were read."""
-        if self._is_idle and self._logs.scan() is self._listed:
+        if self._is_idle and self._logs.scan() is self._listed and not self._poll_when_finished():
             return
         self._is_idle = False
         unnamed, is_whole = self._scan_all()
@@ -231,6 +238,15 @@ class DeltaLoader:
         result.gaps += self._gap_detector.settle(self._files.to_store(), unnamed, is_decided=is_decided)
         is_unchanged = not result.files and result.again_in_s is None
         self._is_idle = is_decided and not self._open_logs.unnamed and is_unchanged
+        self._poll_when_finished()
+
+    def _poll_when_finished(self) -> bool:
+        """Return whether a rotated log with a torn end is finished by now, else ask for a poll when it is."""
+        finished_at = self._files.next_finished_at()
+        if finished_at is None:
+            return False
+        self._result.poll_again_in(max(0.0, finished_at - self._clock()))
+        return finished_at <= self._clock()
 
     def _scan_all(self) -> tuple[list[SeenFile], bool]:
         """Poll every log that is present; return the open logs without a path, and whether nothing went away."""
@@ -277,7 +293,8 @@ class DeltaLoader:
     def _poll_file(self, file_key: str, path: str, status: os.stat_result) -> bool:
         """Poll one file; return False if it went away or was replaced meanwhile, or the loader was asked to stop."""
         state = self._files.find(file_key, path, status)
-        if state is not None and not state.is_racy and is_same(state.seen, status):
+        is_due = state is not None and state.is_due(self._clock())
+        if state is not None and not state.is_racy and not is_due and is_same(state.seen, status):
             return is_packed_name(path) or self._keep_open(file_key, path, status)
         if file_key in self._being_read:
             return True

@@ -8,25 +8,31 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.ingest.log_damage import Log
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT
 from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
+from cowrieprocessor.loader.reading.discovery import has_later_log, is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
-from cowrieprocessor.loader.writer import LogOverlaps, write_batch
+from cowrieprocessor.loader.writer import LogOverlaps, is_end_explained, write_batch, write_torn_end
 from cowrieprocessor.settings import Settings
 
 IN_PROCESS_S = 3600.0
 """How long this process parses by itself after its parser process died: another would probably die, too."""
 
 LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
+FINISHED_AFTER_S = 3600.0
+"""A rotated log that has not changed for this long is finished."""
+
 MAX_TRIES = 20
 """How often a log is read again because another loader moved its checkpoint, or the file changed while it was read."""
 
@@ -107,6 +113,7 @@ class LogLoading:
         in_transaction: called at the end of each transaction that stores a batch.
         stop: called after each transaction and before each read; loading ends once it returns True.
         miss_limit: see `DuplicateLookup`.
+        clock: Unix seconds; a rotated log that has not changed for an hour is finished.
     """
 
     def __init__(
@@ -120,8 +127,11 @@ class LogLoading:
         in_transaction: Callable[[Connection, BatchRows], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
         miss_limit: int = MISS_LIMIT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._clock = clock
+        self._copies: tuple[Log, ...] = ()
         self._settings = settings
         self._ingest_id = ingest_id
         self._job = job
@@ -158,17 +168,19 @@ class LogLoading:
             DatabaseError: the database refused; what was stored before stays.
         """
         stream.stop, stream_stop = self._stop, stream.stop
-        elsewhere = self._elsewhere  # of the log that is being loaded, if this one only has its turn in between
+        # Of the log that is being loaded, if this one only has its turn in between:
+        elsewhere, copies = self._elsewhere, self._copies
         try:
             return self._load(stream, result, expected, searched)
         finally:
-            stream.stop, self._elsewhere = stream_stop, elsewhere
+            stream.stop, self._elsewhere, self._copies = stream_stop, elsewhere, copies
 
     def _load(
         self, stream: LogStream, result: FileResult, expected: tuple[str, int] | None, searched: Search | None
     ) -> LoadedLog:
         lookup_limit = 0
         self._elsewhere = Counter()
+        stream.is_closed = is_finished(stream.path, stream.status.st_mtime, self._clock())
         while True:
             identifier = LogIdentifier(
                 stream,
@@ -202,7 +214,7 @@ class LogLoading:
 
     def _store_values(self, resume: Resume, stream: LogStream, result: FileResult) -> LoadedLog:
         """Store the values that are not stored yet, batch by batch."""
-        checkpoint = resume.checkpoint
+        checkpoint, self._copies = resume.checkpoint, resume.copies
         log, bytes_gap = (checkpoint.identity, checkpoint.generation), checkpoint.bytes_gap
         bytes_stored = checkpoint.byte_pos if checkpoint.stored_bytes is None else checkpoint.stored_bytes
         if not result.counters:
@@ -228,10 +240,11 @@ class LogLoading:
                     raise ReadingStopped
         assert end is not None  # noqa: S101 - `_batches` ends with it
         self._record_end(end, result, was_all_stored=was_all_stored)
+        is_settled = self._record_torn_end(log, end, stream, result)
         return LoadedLog(
             log,
             bytes_stored,
-            end.pending_bytes,
+            0 if is_settled else end.pending_bytes,
             bytes_gap=bytes_gap,
             line=end.line,
             is_whole=end.error is None and not end.is_stale,
@@ -265,13 +278,43 @@ class LogLoading:
     def _write(self, rows: BatchRows, result: FileResult) -> None:
         log = rows.log
         progress = {"path": result.path, "line": log["next_line"], "bytes": log["byte_pos"]}
-        write_batch(self._engine, rows, progress, job=self._job, in_transaction=self._in_transaction)
+        write_batch(
+            self._engine,
+            rows,
+            progress,
+            ingest_id=self._ingest_id,
+            job=self._job,
+            copies=self._copies,
+            in_transaction=self._in_transaction,
+        )
         self._elsewhere.update(rows.elsewhere)
-        if rows.counters:
+        if any(rows.counters.values()):
             result.state = LOADED
         result.counters.update(rows.counters)
         result.bytes_read = log["byte_pos"]
         self._on_batch(result, rows.file_position)
+
+    def _record_torn_end(self, log: Log, end: LogEnd, stream: LogStream, result: FileResult) -> bool:
+        """Store the torn value at the end of a log that was rotated; return whether nothing more has to be done."""
+        may_grow = not stream.is_finished and is_live_name(str(stream.path))
+        if not end.pending or end.error is not None or end.is_stale or may_grow:
+            return False
+        changes = write_torn_end(
+            self._engine,
+            log,
+            end.pending,
+            line=end.line,
+            is_finished=stream.is_finished,
+            ingest_id=self._ingest_id,
+            job=self._job,
+        )
+        result.counters.update(changes)
+        if changes:
+            result.state = LOADED
+        is_settled = stream.is_finished or is_end_explained(self._engine, log)
+        if is_settled:
+            result.bytes_pending = 0
+        return is_settled
 
     @staticmethod
     def _record_end(end: LogEnd, result: FileResult, *, was_all_stored: bool) -> None:
@@ -281,6 +324,17 @@ class LogLoading:
             result.warnings.append(f"{end.error}. An earlier load stored all that it gives, so this one does not fail")
         elif end.error:
             result.state, result.error = FAILED, end.error
+
+
+def is_finished(path: Path, changed_at: float, now: float) -> bool:
+    """Return whether nothing will be appended to a plain log: it was rotated, is continued, and has not changed lately.
+
+    Args:
+        path: its path.
+        changed_at: when it was changed last, Unix seconds.
+        now: the time now, likewise.
+    """
+    return now - changed_at >= FINISHED_AFTER_S and not is_live_name(str(path)) and has_later_log(path)
 
 
 def _warn_of_overlaps(elsewhere: Counter[str], result: FileResult) -> None:

@@ -166,27 +166,6 @@ def rows_after(connection: Connection, source_key: SourceKey, offset: int, count
     return _rows(connection, _IN_ORDER[source_key.source_inode is not None], values)
 
 
-def last_hashes(connection: Connection, source_key: SourceKey, count: int) -> list[str | None]:
-    """Return payload_hash of up to `count` rows of a log, the last one first; the log is one of `log_files`."""
-    query = (
-        select(_EVENT.c.payload_hash)
-        .where(
-            _EVENT.c.source == source_key.source,
-            _EVENT.c.source_inode == source_key.source_inode,
-            _EVENT.c.source_generation == source_key.source_generation,
-        )
-        .order_by(_EVENT.c.source_offset.desc(), _EVENT.c.id.desc())
-        .limit(count)
-    )
-    return list(connection.execute(query).scalars())
-
-
-def logs_like(connection: Connection, identity: str) -> list[SourceKey]:
-    """Return the logs whose first object has this identity."""
-    query = select(_LOG.c.source, _LOG.c.source_inode, _LOG.c.source_generation).where(_LOG.c.identity == identity)
-    return [SourceKey(*row) for row in connection.execute(query)]
-
-
 def holds_dead_letter(connection: Connection, source_key: SourceKey, offset: int, payload: Mapping[str, Any]) -> bool:
     """Return whether a log has a dead letter with the same payload at an offset."""
     query = select(DeadLetterEvent.payload, DeadLetterEvent.metadata_json).where(

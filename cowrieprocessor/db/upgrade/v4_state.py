@@ -44,7 +44,7 @@ FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
 """Execution options of a statement whose result may not fit into memory."""
 
-_LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}}
+_LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}, "log_files": {"last_event_at"}}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,13 +56,13 @@ class V4Rows:
         table: the table.
         columns: the exported columns.
         condition: which rows; None for all.
-        needed_table: the table without which the condition does not apply; an earlier revision lacks it.
+        without_rows_in: tables of later revisions with the same key; rows that they refer to are left out.
     """
 
     table: Table
     columns: tuple[Column[Any], ...]
     condition: ColumnElement[bool] | None = None
-    needed_table: str | None = None
+    without_rows_in: tuple[str, ...] = ()
 
     def query(self, facts: SchemaFacts) -> Select[Any]:
         """Return the statement that reads the rows in primary key order."""
@@ -74,14 +74,22 @@ class V4Rows:
         return int(connection.execute(rows).scalar_one())
 
     def _kept(self, rows: Select[Any], facts: SchemaFacts) -> Select[Any]:
-        applies = self.needed_table is None or self.needed_table in facts.tables
-        return rows if self.condition is None or not applies else rows.where(self.condition)
+        if self.condition is not None:
+            rows = rows.where(self.condition)
+        for name in self.without_rows_in:
+            if name in facts.tables:
+                rows = rows.where(~self._is_in(Base.metadata.tables[name]))
+        return rows
+
+    def _is_in(self, other: Table) -> ColumnElement[bool]:
+        """Return whether another table has rows with the primary key of a row."""
+        return exists().where(*(other.c[column.name] == column for column in self.table.primary_key.columns))
 
 
-def _rows_to_keep(name: str, condition: ColumnElement[bool] | None = None, needed_table: str | None = None) -> V4Rows:
+def _rows_to_keep(name: str, condition: ColumnElement[bool] | None = None, *without_rows_in: str) -> V4Rows:
     table = Base.metadata.tables[name]
     columns = tuple(column for column in table.columns if column.name not in _LEFT_OUT.get(name, ()))
-    return V4Rows(table, columns, condition, needed_table)
+    return V4Rows(table, columns, condition, without_rows_in)
 
 
 _HASHES_TO_KEEP = or_(
@@ -96,13 +104,6 @@ _HASHES_TO_KEEP = or_(
     ),
 )
 
-_LOGS: Table = Base.metadata.tables["log_files"]
-_OVERLAPS: Table = Base.metadata.tables["overlapping_events"]
-_SHARES_NO_EVENT = ~exists().where(
-    _OVERLAPS.c.identity == _LOGS.c.identity, _OVERLAPS.c.generation == _LOGS.c.generation
-)
-"""A log that shares events with others is read from its start once more, and each of its events looked up."""
-
 V4_STATE: dict[str, V4Rows] = {
     "file_hashes": _rows_to_keep("file_hashes", _HASHES_TO_KEEP),
     "files": _rows_to_keep("files", FILES.c.origin == "artifact"),
@@ -111,7 +112,8 @@ V4_STATE: dict[str, V4Rows] = {
     "enrichment_queue": _rows_to_keep("enrichment_queue"),
     "api_quota": _rows_to_keep("api_quota"),
     "verdict_propagation": _rows_to_keep("verdict_propagation"),
-    "log_files": _rows_to_keep("log_files", _SHARES_NO_EVENT, "overlapping_events"),
+    # A log that shares events with others, or is damaged, is read once more, and each of its events looked up.
+    "log_files": _rows_to_keep("log_files", None, "overlapping_events", "log_damage"),
     "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order of the import: hashes before the rows that refer to them."""

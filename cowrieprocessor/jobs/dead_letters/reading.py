@@ -249,7 +249,7 @@ class LetterReader:
 class _ByteRange:
     """Stream over a byte range as in its log: followed by a terminator."""
 
-    is_complete = True
+    is_finished = True
 
     def __init__(self, raw: bytes) -> None:
         pieces = [raw[at : at + READ_SIZE] for at in range(0, len(raw), READ_SIZE)]

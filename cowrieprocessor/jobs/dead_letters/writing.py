@@ -162,7 +162,7 @@ class ReplayWriter:
         finally:
             statements.close()
         self._sessions += rows.sessions
-        self._dead_letters += rows.dead_letters
+        self._dead_letters += rows.dead_letters + [place["letter"] for place in rows.damage if "letter" in place]
         self.counters.update(rows.counters)
         if new.log is None:
             self.counters[FOR_BACKFILL] += len(rows.events)

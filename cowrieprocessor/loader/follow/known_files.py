@@ -10,6 +10,8 @@ from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.follow.file_state import FileState, content_key, signature_of
 from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.tail_reader import Outcome, file_id_of
+from cowrieprocessor.loader.log_loading import FINISHED_AFTER_S
+from cowrieprocessor.loader.reading.discovery import is_live_name
 from cowrieprocessor.sanitize import inert
 
 
@@ -33,7 +35,19 @@ class KnownFiles:
         own = {seen.file_key: seen for seen in stored if seen.host == self._host}
         self._of_other_hosts = {content_key(seen): seen for seen in stored if seen.host != self._host and seen.log}
         self._gap_detector.restore(own)
-        self._states = {file_key: FileState(Outcome(seen)) for file_key, seen in own.items()}
+        self._states = {file_key: FileState(Outcome(seen), is_restored=True) for file_key, seen in own.items()}
+
+    def expect_end(self, logs: Collection[tuple[str, int]]) -> None:
+        """Have the files of some logs, which end within a value, read again when they are finished."""
+        for state in self._states.values():
+            if state.seen.log in logs and not is_live_name(state.seen.path):
+                finished_at = state.seen.signature[1] / 1e9 + FINISHED_AFTER_S
+                state.outcome = replace(state.outcome, finished_at=finished_at)
+
+    def next_finished_at(self) -> float | None:
+        """Return when the first of the files with a torn end is finished, Unix seconds; None if there are none."""
+        times = (state.outcome.finished_at for state in self._states.values())
+        return min((at for at in times if at is not None), default=None)
 
     def get(self, file_key: str) -> FileState | None:
         """Return the state of a file, None if it is not known."""
@@ -81,11 +95,14 @@ class KnownFiles:
         return replace(seen, signature=signature_of(status))
 
     def _adopt(self, file_key: str, path: str, status: os.stat_result) -> FileState | None:
-        """Return the state of a file that only has another name now, or that another host has read."""
+        """Return the state of a file that only has another name now, or that another host has read.
+
+        A file with a torn end is read again once it is rotated.
+        """
         content = (str(status.st_ino), status.st_size, status.st_mtime_ns)
         renamed = self._by_content.get(content)
         foreign = self._of_other_hosts.get(content)
-        if renamed is not None and renamed.seen.log and not renamed.is_racy and renamed.error is None:
+        if renamed is not None and renamed.seen.log and renamed.is_settled:
             seen = renamed.seen
         elif foreign is not None and foreign.path == inert(path):
             seen = foreign

@@ -16,8 +16,9 @@ from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
-from cowrieprocessor.loader.log_loading import MAX_TRIES, FileResult, LoadedLog, LogLoading
+from cowrieprocessor.loader.log_loading import FINISHED_AFTER_S, MAX_TRIES, FileResult, LoadedLog, LogLoading
 from cowrieprocessor.loader.logs.identity import Search
+from cowrieprocessor.loader.reading.discovery import is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
@@ -45,11 +46,13 @@ class Outcome:
         seen: what was seen of the file.
         searched: how far a file without an object was searched.
         head: digest of the file's beginning, see `LogStream.head_digest`.
+        finished_at: when to look whether it is finished, Unix seconds; None unless it was rotated with a torn end.
     """
 
     seen: SeenFile
     searched: Search | None = None
     head: str | None = None
+    finished_at: float | None = None
 
 
 class TailReader:
@@ -65,6 +68,7 @@ class TailReader:
         on_batch: called after each transaction with the file's result, how far it was read, and its size in bytes.
         stop: called after each transaction; reading ends once it returns True.
         sizes: how much of a log is read at once.
+        clock: Unix seconds.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class TailReader:
         on_batch: Callable[[FileResult, int, int], None],
         stop: Callable[[], bool],
         sizes: ReadSizes,
+        clock: Callable[[], float],
     ) -> None:
         self._host = table.followed_host(engine)
         self._settings = settings
@@ -87,6 +92,7 @@ class TailReader:
         self._archive_settles_s = archive_settles_s
         self._on_batch = on_batch
         self._sizes = sizes
+        self._clock = clock
         self._current: tuple[SeenFile, int] | None = None
         self._loading = LogLoading(
             engine,
@@ -96,6 +102,7 @@ class TailReader:
             on_batch=self._report,
             in_transaction=self._keep_extent,
             stop=stop,
+            clock=clock,
         )
 
     def read(self, file_key: str, path: Path, result: FileResult, *, before: Outcome | None) -> Outcome:
@@ -188,7 +195,7 @@ class TailReader:
         if loaded.is_stale:
             self._gap_detector.remember(seen)
             return seen, None
-        return seen, Outcome(seen, loaded.searched, stream.head_digest)
+        return seen, Outcome(seen, loaded.searched, stream.head_digest, _finished_at(stream, loaded, self._clock()))
 
     @staticmethod
     def _was_overwritten(before: SeenFile, stream: LogStream) -> bool:
@@ -238,6 +245,14 @@ def _has_grown(before: Outcome, stream: LogStream) -> bool:
     if stream.is_complete or before.seen.signature[0] > stream.size or before.head is None:
         return False
     return (before.seen.device, before.seen.inode) == file_id_of(stream.status) and stream.begins_like(before.head)
+
+
+def _finished_at(stream: LogStream, loaded: LoadedLog, now: float) -> float | None:
+    """Return when to look whether a rotated log with a torn end is finished; None if there is nothing to wait for."""
+    if loaded.log is None or not loaded.bytes_pending or is_live_name(str(stream.path)):
+        return None
+    finished_at = stream.status.st_mtime + FINISHED_AFTER_S
+    return finished_at if finished_at > now else now + FINISHED_AFTER_S  # no log continues it yet
 
 
 def _seen(seen: SeenFile, stream: LogStream, loaded: LoadedLog, *, is_done: bool) -> SeenFile:

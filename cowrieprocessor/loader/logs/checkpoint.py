@@ -57,7 +57,6 @@ class Checkpoint:
         stored_bytes: `byte_pos` as the database has it, None before the first transaction.
         lookup: finds events that are stored although the checkpoint does not cover them; None where there
             can be none.
-        other_form: the file holds the log in another serialization than the one the checkpoint was stored for.
     """
 
     identity: str
@@ -73,6 +72,7 @@ class Checkpoint:
     tail_hash: str | None = None
     tail_bytes: int = 0
     last_value_hash: str | None = None
+    last_event_at: str | None = None
     bytes_stored: int = 0
     bytes_dead: int = 0
     bytes_nul: int = 0
@@ -80,7 +80,6 @@ class Checkpoint:
     stored_values: int | None = None
     stored_bytes: int | None = None
     lookup: EventLookup | None = None
-    other_form: bool = False
 
     def take_offset(self, line: int) -> int:
         """Return the source_offset of a value that starts on a line, and advance past it.
@@ -96,5 +95,5 @@ class Checkpoint:
         return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
 
 
-_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup", "other_form"})
+_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup"})
 COLUMNS = tuple(column.name for column in fields(Checkpoint) if column.name not in _NOT_STORED)

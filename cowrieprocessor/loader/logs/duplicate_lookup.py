@@ -23,7 +23,6 @@ from cowrieprocessor.db.ingest.stored_events import (
     copies_of,
     holds_dead_letter,
     is_same,
-    logs_like,
     rows_after,
     times_stored,
 )
@@ -131,7 +130,7 @@ class DuplicateLookup:
         return True
 
     def is_refused_stored(self, offset: int, payload: Mapping[str, Any]) -> bool:
-        """Return whether a value that is not an event is stored: by version 3, or as the dead letter of another copy.
+        """Return whether version 3 stored a value that is not an event, or had a dead letter for it.
 
         Args:
             offset: the source_offset of the value, the log's next.
@@ -141,15 +140,8 @@ class DuplicateLookup:
         connection = self._connected()
         if self._rows.take_refused(connection, offset):
             return True
-        copies = [
-            (source_key, offset) for source_key in logs_like(connection, self._identity) if source_key != self._log
-        ]
-        if self._rows.source_key is not None:
-            copies.append((self._rows.source_key, offset + self._rows.shift))
-        return any(
-            holds_dead_letter(connection, source_key, copy_offset, payload)
-            for source_key, copy_offset in dict.fromkeys(copies)
-        )
+        of_v3 = self._of_v3
+        return of_v3 is not None and holds_dead_letter(connection, of_v3.source_key, offset + of_v3.shift, payload)
 
     def take_looked_up(self) -> LookedUp:
         """Return the results since the last call; they are as old as the transaction that read them."""
@@ -175,7 +167,7 @@ class DuplicateLookup:
         row = self._rows.take(connection, event)
         if row is None or left_out:
             copies = copies_of(connection, event, self._log)
-            if left_out >= _count_events(copies):
+            if left_out >= count_events(copies):
                 self._note_new(connection, event, copies)
                 return None
             row = row or self._follow_one_of(copies, left_out, offset)
@@ -289,7 +281,7 @@ class _RowLookahead:
             self._last_offset = rows[-1].offset
 
 
-def _count_events(copies: list[StoredRow]) -> int:
+def count_events(copies: list[StoredRow]) -> int:
     """Return how many events of the honeypot the rows of one event stand for.
 
     Rows of version 4 hold each event once. Version 3 stored a log that it met under several names once per name, and

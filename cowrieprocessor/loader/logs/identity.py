@@ -1,30 +1,32 @@
 """Which log a file is, whatever its name, and how far it is stored.
 
 A log is identified by its first JSON object. Before any part of a file is skipped, the file is proven to be the log it
-looks like: the bytes before the checkpoint are the same or, in another serialization, the last values before it are.
-Otherwise (another log, an older or a better copy) it becomes a new generation, and each of its events is looked up.
+looks like: the bytes before the checkpoint are the same, and where the log was damaged the file is, too. Otherwise
+(another log, the log in another serialization, an older or a better copy) it becomes a new generation, and each of its
+events is looked up.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from functools import partial
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.ingest import log_damage
 from cowrieprocessor.db.ingest import log_files as table
-from cowrieprocessor.db.ingest.stored_events import SourceKey, last_hashes, offsets
+from cowrieprocessor.db.ingest.log_damage import Log
+from cowrieprocessor.db.ingest.stored_events import SourceKey, offsets
 from cowrieprocessor.errors import ArchiveCut
 from cowrieprocessor.events import Event, canonical_json, parse_event
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
+from cowrieprocessor.loader.logs.damage import holds_damage
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT, PROBED_EVENTS, DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
 from cowrieprocessor.loader.reading.log_stream import LogStream
@@ -33,9 +35,6 @@ from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
 _SEPARATORS = b" \t\r\n,[]\0"
-
-_COMPARED_ROWS, _COMPARED_VALUES = 200, 2_000
-"""How many of a log's last rows have to be found among how many values before the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,13 @@ class Resume:
         checkpoint: the log and how far it is stored.
         reader: the values after the checkpoint.
         is_copy: a log with the same first event is known; this is another log, or a damaged or older copy.
+        copies: damaged copies of the log, as far as they go with the same byte positions.
     """
 
     checkpoint: Checkpoint
     reader: ValueReader
     is_copy: bool = False
+    copies: tuple[Log, ...] = ()
 
 
 class Search(NamedTuple):
@@ -163,35 +164,47 @@ class LogIdentifier:
             return None
         return self._resume_at(known[0], reader, of_v3)
 
-    def _resume_at(self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
+    def _resume_at(
+        self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None, copies: Sequence[Log] = ()
+    ) -> Resume:
         checkpoint.current_path = _name(self._stream.path)
         checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
-        return Resume(checkpoint, reader)
+        return Resume(checkpoint, reader, copies=tuple(copies))
 
     def _resume_log(self, connection: Connection, identity: str) -> Resume:
-        """Return where to resume in the generation that is proven to be in the file, or in a new one.
-
-        Equal bytes prove more than equal values, so they are tried first for every generation.
-        """
+        """Return where to resume in the generation that is proven to be in the file, or in a new one."""
         known = [_checkpoint(row) for row in table.generations(connection, identity)]
         of_v3 = self._log_of_v3(connection, known)
-        proofs = (self._reader_at_same_bytes, partial(self._reader_after_same_values, connection))
-        for prove in proofs:
-            for checkpoint in known:
-                if reader := self._proven(prove, checkpoint):
-                    return self._resume_at(checkpoint, reader, of_v3)
+        copies: list[Log] = []
+        for checkpoint in known:
+            reader = self._proven(checkpoint)
+            if reader is not None and self._is_undamaged(checkpoint):
+                return self._resume_at(checkpoint, reader, of_v3, copies)
+            if reader is not None:
+                if self._has_same_damage(connection, checkpoint) and (reader := self._proven(checkpoint)):
+                    return self._resume_at(checkpoint, reader, of_v3, copies)
+                copies.append((checkpoint.identity, checkpoint.generation))
         checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
         limit = max(self._lookup_limit, self._miss_limit * bool(known))
         checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
-        return Resume(checkpoint, self._reader_from_start(), is_copy=bool(known))
+        return Resume(checkpoint, self._reader_from_start(), is_copy=bool(known), copies=tuple(copies))
 
-    @staticmethod
-    def _proven(prove: Callable[[Checkpoint], ValueReader | None], checkpoint: Checkpoint) -> ValueReader | None:
-        """Return the reader of a proof; an archive that was cut before the checkpoint is a shorter copy of the log."""
+    def _proven(self, checkpoint: Checkpoint) -> ValueReader | None:
+        """Return a reader at the checkpoint; an archive that was cut before it is a shorter copy of the log."""
         try:
-            return prove(checkpoint)
+            return self._reader_at_same_bytes(checkpoint)
         except ArchiveCut:
             return None
+
+    @staticmethod
+    def _is_undamaged(checkpoint: Checkpoint) -> bool:
+        return not (checkpoint.bytes_dead or checkpoint.bytes_nul)
+
+    def _has_same_damage(self, connection: Connection, checkpoint: Checkpoint) -> bool:
+        """Return whether the file is damaged where the log was: else it is a better copy, and read whole."""
+        self._stream.rewind()
+        damage = log_damage.places(connection, (checkpoint.identity, checkpoint.generation))
+        return all(holds_damage(self._stream, place) for place in damage)
 
     def _reader_at_same_bytes(self, checkpoint: Checkpoint) -> ValueReader | None:
         """Return a reader at the checkpoint if the bytes before it are the ones that were stored."""
@@ -205,25 +218,6 @@ class LogIdentifier:
             before=tail,
             max_value_bytes=self._settings.max_value_bytes,
         )
-
-    def _reader_after_same_values(self, connection: Connection, checkpoint: Checkpoint) -> ValueReader | None:
-        """Return a reader after the last stored value, if the file is the same log in another serialization."""
-        reader = self._reader_from_start()
-        dead = 0
-        hashes: deque[str] = deque(maxlen=_COMPARED_VALUES)
-        for count, value in enumerate(reader, start=1):
-            event = self._event(value)
-            dead += 0 if event else value.end - value.start
-            hashes.append(_value_hash(value, event))
-            if count == checkpoint.values_done:
-                if hashes[-1] != checkpoint.last_value_hash or not _holds_last_rows(connection, checkpoint, hashes):
-                    return None
-                checkpoint.other_form = True
-                checkpoint.byte_pos, checkpoint.next_line = reader.position, reader.line
-                checkpoint.bytes_dead, checkpoint.bytes_nul = dead, reader.take_nul_bytes()
-                checkpoint.bytes_stored = checkpoint.byte_pos - dead - checkpoint.bytes_nul
-                return reader
-        return None
 
     def _event(self, value: Value) -> Event | None:
         if value.problem is not None:
@@ -298,22 +292,6 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
 
 def _source_key(checkpoint: Checkpoint) -> SourceKey:
     return SourceKey(checkpoint.source, checkpoint.source_inode, checkpoint.source_generation)
-
-
-def _holds_last_rows(connection: Connection, checkpoint: Checkpoint, hashes: Sequence[str]) -> bool:
-    """Return whether the last rows of a log are among the last values of a file, in their order.
-
-    Other values may stand between them: dead letters, and events that are credited to other logs. Where these are very
-    many, an equal log is taken for another one, whose events are then looked up.
-    """
-    values: Iterator[str | None] = iter(reversed(hashes))
-    return all(row in values for row in last_hashes(connection, _source_key(checkpoint), _COMPARED_ROWS))
-
-
-def _value_hash(value: Value, event: Event | None) -> str:
-    if event:
-        return event.payload_hash
-    return value.digest or blake2b(value.raw, digest_size=32).hexdigest()
 
 
 def _name(path: Path) -> str:

@@ -345,6 +345,22 @@ def rotation_order(path: Path) -> _RotationOrder:
     return folder, name, _LIVE, "", 0, path.name
 
 
+def log_name(path: str) -> tuple[str, str]:
+    """Return the folder and the name that a log and all files rotated from it share."""
+    return rotation_order(Path(path))[:2]
+
+
+def has_later_log(path: Path) -> bool:
+    """Return whether the folder of a rotated log has a log that continues it."""
+    order = rotation_order(path)
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return False
+    others = (rotation_order(path.parent / name) for name in names if is_log_name(name))
+    return any(other[:2] == order[:2] and other[2:5] > order[2:5] for other in others)
+
+
 def _is_folder(path: Path) -> bool:
     """Return whether a given path is a folder; a dangling link counts as a file, so that opening it reports the error.
 

@@ -66,6 +66,7 @@ class LogStream:
             nothing; everything it returned before was in the file.
         sizes: how much is read at once.
         stop: called before each piece; True ends reading, also before there is anything to store.
+        is_closed: whether the caller knows that nothing will be appended to a plain file.
 
     Args:
         path: the file.
@@ -100,6 +101,7 @@ class LogStream:
         self._error: CompressedDataError | None = None
         self._head = b""
         self.is_stale = False
+        self.is_closed = False
         self.stop: Callable[[], bool] = _never
         self._is_checked = False
         self._compressed_read = 0
@@ -151,6 +153,11 @@ class LogStream:
     def is_complete(self) -> bool:
         """Whether the log can no longer grow: a compressed log is finished, a plain one may be appended to."""
         return self.kind is not None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing will be appended to the log: it is compressed, or the caller knows."""
+        return self.is_complete or self.is_closed
 
     @property
     def file_position(self) -> int:

@@ -6,8 +6,9 @@ value. Anything that is not an object extends to the end of its line and is retu
 
 A damaged value ends where the next object starts: at the next intact event (one appended to a torn line, or the next
 element of an array), else at a NUL, else at the end of its line. A damaged object that spans lines ends at the next
-line that starts with `{` and is indented no deeper. No decision depends on how the bytes are split into reads or on
-where the file currently ends: what cannot be decided yet remains after the cursor.
+line that starts with `{` and is indented no deeper. An object without a name that damage follows on its line is the end
+of a torn event, not an event. No decision depends on how the bytes are split into reads or on where the file currently
+ends: what cannot be decided yet remains after the cursor, also where a finished log ends with it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ _POSSIBLE_OBJECT_LINE = re.compile(rb"\n[ \t\r]{0,%d}\Z" % TAIL_BYTES)
 _OBJECT_START = re.compile(rb'\{[ \t\r\n]*+"')
 _BLANKS = b" \t\r\n"
 _SEPARATING = b" \t\r,[]"
+_REST_OF_LINE = re.compile(rb"[ \t\r,\[\]]*+")
 _OPENING_BRACKETS = {b"}": b"{", b"]": b"["}
+_AFTER_OBJECT = (b"", b"\n", b"{", b"\0", b"\xef")
+"""What may follow an object on its line: nothing, the next object, a NUL run, a byte-order mark."""
 
 
 class Value(NamedTuple):
@@ -92,6 +96,8 @@ class ValueReader:
         position: the cursor: the end of the values and separators consumed so far, in decompressed bytes.
         line: 0-based number of the line at `position`.
         nul_bytes: NUL bytes skipped since the last call of `take_nul_bytes`.
+        nul_runs: (start, end) of the places with NUL bytes that were skipped since the last call of `take_nul_runs`.
+        leading: the bytes before the first value of the log; None if reading did not begin there, or NULs are in them.
 
     Args:
         stream: the log, at `position`.
@@ -115,6 +121,8 @@ class ValueReader:
         self.position = position
         self.line = line
         self.nul_bytes = 0
+        self.nul_runs: list[tuple[int, int]] = []
+        self.leading: bytes | None = None if position else b""
         self._before = before[-TAIL_BYTES:]
         self._buffer = b""
         self._at = 0
@@ -139,6 +147,11 @@ class ValueReader:
         return self._skipped + len(self._buffer) - self._at
 
     @property
+    def pending(self) -> bytes | None:
+        """The unfinished value, None if it is over 1 MiB."""
+        return None if self.pending_bytes > DEAD_LETTER_WHOLE_BYTES else self._buffer[self._at :]
+
+    @property
     def is_in_object(self) -> bool:
         """Whether the unfinished value starts like an object."""
         return self._buffer[self._at : self._at + 1] == b"{"
@@ -147,6 +160,11 @@ class ValueReader:
         """Return the number of NUL bytes skipped since the last call."""
         count, self.nul_bytes = self.nul_bytes, 0
         return count
+
+    def take_nul_runs(self) -> list[tuple[int, int]]:
+        """Return the places with NUL bytes that were skipped since the last call."""
+        runs, self.nul_runs = self.nul_runs, []
+        return runs
 
     def tail(self) -> bytes:
         """Return the bytes before `position` that identify the log when reading resumes, at most 512."""
@@ -199,13 +217,23 @@ class ValueReader:
             raise _NeedMore
         if is_damaged:
             return self._damaged(end)
-        if end == len(self._buffer) and not self._ended:
-            raise _NeedMore  # the last value may still grow
         try:
             fields = orjson.loads(self._buffer[at:end])
         except orjson.JSONDecodeError as error:
+            if end == len(self._buffer) and not self._ended:
+                raise _NeedMore from error
             return self._value(self._next_event(end) or end, problem=_refused(error))
+        if "eventid" not in fields and self._is_fragment(end):
+            return self._damaged(end)
         return self._value(end, fields=fields)
+
+    def _is_fragment(self, end: int) -> bool:
+        """Return whether damage follows an object on its line: then it is the end of an event that was torn."""
+        match = _REST_OF_LINE.match(self._buffer, end)
+        after = match.end() if match else end
+        if after == len(self._buffer) and not self._ended:
+            raise _NeedMore
+        return self._buffer[after : after + 1] not in _AFTER_OBJECT
 
     def _balance(self, at: int, limit: int) -> tuple[int | None, bool]:
         """Match the brackets of an object.
@@ -301,8 +329,8 @@ class ValueReader:
             return self._next_event(match.start()) or match.start()
         if limit - self._at > self._max:
             return self._next_event(limit)
-        if self._ended:
-            return self._next_event(limit) or limit
+        if self._ended and (event := self._next_event(limit)):
+            return event
         raise _NeedMore
 
     def _next_event(self, limit: int) -> int | None:
@@ -367,7 +395,7 @@ class ValueReader:
     @property
     def _ended(self) -> bool:
         """Whether the buffer holds the rest of the log, and nothing can be appended to it."""
-        return self._final and self._stream.is_complete
+        return self._final and self._stream.is_finished
 
     def _limit(self) -> int:
         """Return the index at which a value is too large, or the end of the buffer."""
@@ -377,8 +405,21 @@ class ValueReader:
         match = _SEPARATORS.match(self._buffer, self._at)
         end = match.end() if match else self._at
         if end > self._at:
-            self.nul_bytes += self._buffer.count(b"\0", self._at, end)
+            if nul_bytes := self._buffer.count(b"\0", self._at, end):
+                self.nul_bytes += nul_bytes
+                self._add_nul_run(end)
+            if self.leading is not None and len(self.leading) == self.position:
+                self.leading = None if nul_bytes else self.leading + self._buffer[self._at : end][:TAIL_BYTES]
             self._advance(end)
+
+    def _add_nul_run(self, end: int) -> None:
+        """Note the place from the first to the last NUL before an index; it may continue the last place."""
+        shift = self.position - self._at
+        first = self._buffer.index(b"\0", self._at) + shift
+        last = self._buffer.rindex(b"\0", self._at, end) + 1 + shift
+        if self.nul_runs and self.nul_runs[-1][1] == first:
+            first = self.nul_runs.pop()[0]
+        self.nul_runs.append((first, last))
 
     def _bytes_before(self, at: int) -> bytes:
         return (self._before + self._buffer[max(0, at - TAIL_BYTES) : at])[-TAIL_BYTES:]
@@ -406,7 +447,7 @@ class ValueReader:
         """
         if self._fill():
             return True
-        if self._stream.is_complete:
+        if self._stream.is_finished:
             return False
         raise _NeedMore
 

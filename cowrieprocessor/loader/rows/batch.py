@@ -7,12 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Any
 
+from cowrieprocessor.db.ingest.damage_kinds import NUL, REFUSED
 from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_event
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
+from cowrieprocessor.loader.logs.damage import digest_of_value
 from cowrieprocessor.loader.reading.value_reader import (
     DEAD_LETTER_HEAD_BYTES,
     DEAD_LETTER_WHOLE_BYTES,
@@ -35,6 +37,9 @@ ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
 
 DAY_CHARS = len("2026-11-22")
 
+DAMAGE_KEY = ("", "damage")
+"""Takes the place of a sensor and day for loaders that store damage: those must not do so at the same time."""
+
 Rows = list[list[Any]]
 
 
@@ -48,8 +53,7 @@ class BatchRows:
         log: the columns of `log_files` after this batch.
         stored_values: `values_done` before this batch, None for a log without a row.
         stored_bytes: `byte_pos` before this batch, likewise.
-        more_bytes: by how much the batch increases the byte counters (ACCOUNTS) in `log`; None if these are counted
-            from zero.
+        more_bytes: by how much the batch increases the byte counters (ACCOUNTS) in `log`.
         first_event: (line, session_id, event_type, timestamp, payload_hash) of the batch's first event, or None.
         last_event: the same for its last event.
         file_position: bytes of the file on disk read so far, for progress.
@@ -58,12 +62,14 @@ class BatchRows:
             number of rows of other logs with an identical event. None if nothing was looked up.
         elsewhere: number of events found in logs that start differently, by source.
         left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
+        damage: the damaged places of the log; each as columns of `log_damage`, with the dead letter as `letter`.
+        times: the times of its first and last event, also of those that are not stored; None where no event has one.
     """
 
     log: dict[str, Any]
     stored_values: int | None
     stored_bytes: int | None
-    more_bytes: dict[str, int] | None
+    more_bytes: dict[str, int]
     now: str
     events: Rows
     sessions: Rows
@@ -80,6 +86,8 @@ class BatchRows:
     looked_up: Rows | None
     elsewhere: dict[str, int]
     left_out: dict[str, int]
+    damage: list[dict[str, Any]]
+    times: list[str] | None
 
 
 @dataclass(slots=True)
@@ -108,6 +116,10 @@ class Batch:
     _sessions: SessionAggregates = field(default_factory=SessionAggregates)
     _files: FileAggregates = field(default_factory=FileAggregates)
     _dead_letters: Rows = field(default_factory=list)
+    _damage: list[dict[str, Any]] = field(default_factory=list)
+    _beginning: dict[str, Any] | None = None
+    _first_at: str | None = None
+    _last_at: str | None = None
     _counters: Counter[str] = field(default_factory=Counter)
     _first_event: list[Any] | None = None
     _last_event: list[Any] | None = None
@@ -124,31 +136,75 @@ class Batch:
             event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
             if type(event) is Event:
                 cursor.last_value_hash = event.payload_hash
+                if event.moment is not None:
+                    self._note_time(event.moment)
                 if cursor.lookup is None or not cursor.lookup.is_stored(event, offset):
                     self._add_event(event, offset, value)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
-        cursor.last_value_hash = value.digest or blake2b(value.raw, digest_size=32).hexdigest()
+        self._add_refused(value, offset, refused)
+
+    def _note_time(self, moment: str) -> None:
+        """Extend the times of the batch, also by events that are stored already."""
+        if self._last_at is None or self._first_at is None:
+            self._first_at = self._last_at = moment
+            if self._beginning is not None:
+                self._beginning["moment"] = moment
+        elif moment > self._last_at:
+            self._last_at = moment
+        elif moment < self._first_at:
+            self._first_at = moment
+        self.cursor.last_event_at = moment
+
+    def _add_refused(self, value: Value, offset: int, refused: Refused) -> None:
+        """Add a value that is not an event, unless version 3 stored it."""
+        cursor = self.cursor
+        context, cursor.last_value_hash = cursor.last_value_hash, digest_of_value(value)
         if cursor.lookup is not None and cursor.lookup.is_refused_stored(offset, raw_payload(value)):
             return
         self._dead_bytes += value.end - value.start
         self._counters[DEAD_LETTERS] += 1
-        self._add_dead_letter(value, offset, refused, {})
+        place: dict[str, Any] = {
+            "kind": REFUSED,
+            "byte_start": value.start,
+            "byte_end": value.end,
+            "source_offset": offset,
+            "context": context or "",
+            "digest": cursor.last_value_hash,
+            "letter": self.dead_letter(value, offset, refused, {}),
+        }
+        if context is None and value.digest is None:
+            place |= {"raw": value.raw, "moment": None}
+            self._beginning = place  # it may be the rest of a value that was torn at the end of another log
+        self._damage.append(place)
 
     def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
         """Advance the cursor to the reader's position, account for every byte, and return the rows."""
         cursor = self.cursor
         stored_values, stored_bytes = cursor.stored_values, cursor.stored_bytes
-        before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
+        before = {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
+        self._finish_damage(reader)
+        more_bytes = {name: getattr(cursor, name) - count for name, count in before.items()}
+        return self.rows(stored_values, stored_bytes, more_bytes, file_position)
+
+    def rows(
+        self,
+        stored_values: int | None = None,
+        stored_bytes: int | None = None,
+        more_bytes: dict[str, int] | None = None,
+        file_position: int = 0,
+    ) -> BatchRows:
+        """Return the rows; see `BatchRows`."""
+        cursor = self.cursor
         self._counters[EVENTS] = len(self._events)
         looked_up = cursor.lookup.take_looked_up() if cursor.lookup else None
         return BatchRows(
             log=cursor.columns(self.now),
             stored_values=stored_values,
             stored_bytes=stored_bytes,
-            more_bytes=before and {name: getattr(cursor, name) - count for name, count in before.items()},
+            more_bytes=more_bytes or {},
             now=self.now,
             events=self._events,
             sessions=_session_rows(self._sessions, cursor.source, self.now),
@@ -165,6 +221,8 @@ class Batch:
             looked_up=looked_up.new if looked_up else None,
             elsewhere=looked_up.elsewhere if looked_up else {},
             left_out=dict(looked_up.left_out) if looked_up else {},
+            damage=self._damage,
+            times=[self._first_at, self._last_at] if self._first_at and self._last_at else None,
         )
 
     def _advance(self, reader: ValueReader) -> None:
@@ -178,9 +236,18 @@ class Batch:
         cursor.byte_pos = reader.position
         cursor.next_line = reader.line
         cursor.tail_hash, cursor.tail_bytes = sha256(tail).hexdigest(), len(tail)
-        cursor.other_form = False
         cursor.values_done += self.values
         cursor.stored_values, cursor.stored_bytes = cursor.values_done, cursor.byte_pos
+
+    def _finish_damage(self, reader: ValueReader) -> None:
+        """Add the NUL runs; complete a first value with the separators before it, which may belong to it."""
+        runs = reader.take_nul_runs()
+        self._damage += [{"kind": NUL, "byte_start": start, "byte_end": end} for start, end in runs]
+        first = self._beginning
+        if first is not None and reader.leading is not None and len(reader.leading) == first["byte_start"]:
+            first["raw"] = reader.leading + first["raw"]
+        if self._damage and self.fills_event_columns:
+            self._sensor_days.add(DAMAGE_KEY)
 
     def _add_event(self, event: Event, offset: int, value: Value) -> None:
         cursor = self.cursor
@@ -218,9 +285,10 @@ class Batch:
         """Add the file of a file event; if the file is refused, the event is kept and a dead letter says why."""
         refused = self._files.add(event)
         if refused is not None:
-            self._add_dead_letter(value, offset, refused, {"event_stored": True})
+            self._dead_letters.append(self.dead_letter(value, offset, refused, {"event_stored": True}))
 
-    def _add_dead_letter(self, value: Value, offset: int, refused: Refused, more: Mapping[str, object]) -> None:
+    def dead_letter(self, value: Value, offset: int, refused: Refused, more: Mapping[str, object]) -> list[Any]:
+        """Return the row of a dead letter, in the column order of `LoadingStatements`."""
         metadata = {
             "line": value.line + 1,
             "byte_start": value.start,
@@ -229,17 +297,15 @@ class Batch:
             "generation": self.cursor.source_generation,
             **more,
         }
-        self._dead_letters.append(
-            [
-                self.ingest_id,
-                self.cursor.source,
-                offset,
-                refused.reason,
-                _json(raw_payload(value)),
-                _json(metadata),
-                self.now,
-            ]
-        )
+        return [
+            self.ingest_id,
+            self.cursor.source,
+            offset,
+            refused.reason,
+            _json(raw_payload(value)),
+            _json(metadata),
+            self.now,
+        ]
 
 
 def raw_payload(value: Value) -> dict[str, Any]:

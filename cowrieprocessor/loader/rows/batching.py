@@ -41,6 +41,7 @@ class LogEnd:
         error: why the log could not be read to its end; everything before that position is in the batches.
         is_cut: whether the error is an archive that ends early, or is followed by other data.
         is_stale: whether the file was overwritten while it was read; what was read before is in the batches.
+        pending: the unfinished value, unless it is over 1 MiB.
     """
 
     pending_bytes: int
@@ -48,6 +49,7 @@ class LogEnd:
     error: str | None = None
     is_cut: bool = False
     is_stale: bool = False
+    pending: bytes | None = None
 
 
 def prepare_batches(
@@ -80,7 +82,7 @@ def prepare_batches(
         _release(lookup)
     if batch.values or _has_moved(cursor, reader):
         yield batch.finish(reader, stream.file_position)
-    yield LogEnd(reader.pending_bytes, reader.line, error, is_cut, stream.is_stale)
+    yield LogEnd(reader.pending_bytes, reader.line, error, is_cut, stream.is_stale, reader.pending)
 
 
 def _new_batch(cursor: Checkpoint, config: BatchConfig) -> Batch:
@@ -95,7 +97,7 @@ def _release(lookup: EventLookup | None) -> None:
 
 def _has_moved(cursor: Checkpoint, reader: ValueReader) -> bool:
     """Return whether the reader has skipped separators since the last batch that the cursor has to record."""
-    return reader.position > cursor.byte_pos and not cursor.other_form
+    return reader.position > cursor.byte_pos
 
 
 def now_text() -> str:

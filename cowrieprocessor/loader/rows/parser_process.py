@@ -82,6 +82,7 @@ def batches_from_process(
         "max_ratio": settings.max_ratio,
         "grace_bytes": settings.max_ratio_grace_bytes,
         "head_digest": stream.head_digest,
+        "is_closed": stream.is_closed,
         "sizes": _fields_of(stream.sizes),
     }
     with _started(stream, job) as child:
@@ -195,7 +196,7 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 def _is_at_cursor(cursor: dict[str, Any], position: int, before: bytes) -> bool:
     """Return whether the bytes before the position at which reading resumes match the hash in the checkpoint."""
-    if position != cursor["byte_pos"] or cursor["tail_hash"] is None or cursor["other_form"]:
+    if position != cursor["byte_pos"] or cursor["tail_hash"] is None:
         return True
     return sha256(before).hexdigest() == str(cursor["tail_hash"])
 
@@ -228,6 +229,7 @@ def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
         descriptor=job["descriptor"],
         sizes=ReadSizes(**job["sizes"]),
     )
+    stream.is_closed = job["is_closed"]
     with stream, rare_collections():
         position = job["position"]
         before = b""

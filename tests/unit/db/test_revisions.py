@@ -40,6 +40,8 @@ def make_revision_4(engine: Engine) -> None:
         engine,
         "DROP TABLE followed_files",
         "DROP TABLE overlapping_events",
+        "DROP TABLE log_damage",
+        "ALTER TABLE log_files DROP COLUMN last_event_at",
         "DELETE FROM schema_state WHERE key = 'schema_revision'",
         "UPDATE alembic_version SET version_num = '0004'",
     )
@@ -118,7 +120,7 @@ def test_commands_end_with_5_on_an_older_revision(tmp_path: Path) -> None:
     ("statements", "message"),
     [
         (["UPDATE schema_state SET value = '0099' WHERE key = 'schema_revision'"], "revision 0099 .*newer release"),
-        (["DROP TABLE overlapping_events"], "the tables overlapping_events are missing"),
+        (["DROP TABLE log_damage"], "the tables log_damage are missing"),
         (["DROP TABLE session_attributes"], "only some of the tables"),
         (["DROP TABLE followed_files"], "only some of the tables of a later revision"),
     ],

@@ -33,7 +33,7 @@ class Pieces:
 
     def __init__(self, pieces: Iterator[bytes] | list[bytes], *, finished: bool = False) -> None:
         self._pieces = iter(pieces)
-        self.is_complete = finished
+        self.is_finished = finished
 
     def read(self) -> bytes:
         """Return the next piece; empty at the end."""
@@ -446,7 +446,8 @@ def test_tail_is_what_precedes_the_cursor() -> None:
         (b'{"a":"' + b"x" * 200, None),
         (b'{\n "a": "' + b"x" * 100 + b'"\n}', None),
         (b"{" + b'\n "a": 1,' * 20 + b'\n "b": 2\n}', None),
-        (b'{\n "a": 1}' + b"x" * 200, b'{\n "a": 1}'),
+        (b'{\n "eventid": 1}' + b"x" * 200, b'{\n "eventid": 1}'),
+        (b'{\n "a": 1}' + b"x" * 200, None),
         (b'[{"a":1}' + b"x" * 200, None),
     ],
 )

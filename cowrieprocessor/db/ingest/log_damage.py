@@ -1,0 +1,224 @@
+"""Statements on `log_damage`: refused values, NUL runs and torn ends of logs, and the dead letters stored for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.ingest.damage_kinds import NUL, REFUSED, TORN_END
+from cowrieprocessor.db.ingest.stored_events import SourceKey
+from cowrieprocessor.db.models import DeadLetterEvent, LogDamage, LogFile
+
+Log = tuple[str, int]
+"""Identity and generation of a log."""
+
+_DAMAGE = LogDamage.__table__
+_LOG = LogFile.__table__
+_LETTER = DeadLetterEvent.__table__
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One row of `log_damage`; see `LogDamage`."""
+
+    identity: str
+    generation: int
+    byte_start: int
+    byte_end: int
+    kind: str
+    source_offset: int = 0
+    context: str = ""
+    digest: str = ""
+    moment: str | None = None
+    raw: bytes | None = None
+    has_letter: bool = False
+    is_explained: bool = False
+
+    @property
+    def log(self) -> Log:
+        """Identity and generation of the log."""
+        return self.identity, self.generation
+
+
+COLUMNS = tuple(field.name for field in fields(Damage))
+_OF_VALUE = _DAMAGE.c.kind != NUL
+
+
+def add(connection: Connection, damage: Sequence[Damage]) -> None:
+    """Insert rows."""
+    if damage:
+        connection.execute(insert(LogDamage), [{name: getattr(row, name) for name in COLUMNS} for row in damage])
+
+
+def update_row(connection: Connection, damage: Damage) -> None:
+    """Store what may change of a row: times, and what is known of its bytes."""
+    changed = {name: getattr(damage, name) for name in ("byte_end", "moment", "has_letter", "is_explained")}
+    connection.execute(update(LogDamage).where(_is_row(damage)).values(**changed))
+
+
+def remove(connection: Connection, damage: Damage) -> None:
+    """Delete a row."""
+    connection.execute(delete(LogDamage).where(_is_row(damage)))
+
+
+def places(connection: Connection, log: Log, *, until: int | None = None) -> list[Damage]:
+    """Return the damage of a log before its cursor in order, at most up to a byte position."""
+    query = _rows_of(log).where(_DAMAGE.c.kind != TORN_END).order_by(_DAMAGE.c.byte_start)
+    return _read(connection, query if until is None else query.where(_DAMAGE.c.byte_start < until))
+
+
+def overlapping(connection: Connection, log: Log, byte_start: int, byte_end: int) -> list[Damage]:
+    """Return the damage of a log before its cursor that shares a byte with a range."""
+    return _read(
+        connection,
+        _rows_of(log).where(
+            _DAMAGE.c.kind != TORN_END, _DAMAGE.c.byte_start < byte_end, _DAMAGE.c.byte_end > byte_start
+        ),
+    )
+
+
+def torn_end(connection: Connection, log: Log) -> Damage | None:
+    """Return the torn value at the end of a log, if there is one."""
+    rows = _read(connection, _rows_of(log).where(_DAMAGE.c.kind == TORN_END))
+    return rows[0] if rows else None
+
+
+def logs_with_open_end(connection: Connection) -> set[Log]:
+    """Return the logs with a torn end that is neither explained nor a dead letter yet."""
+    query = select(_DAMAGE.c.identity, _DAMAGE.c.generation).where(
+        _DAMAGE.c.kind == TORN_END, ~_DAMAGE.c.is_explained, ~_DAMAGE.c.has_letter
+    )
+    return {(identity, generation) for identity, generation in connection.execute(query)}
+
+
+def unexplained_ends(connection: Connection, since: str, until: str) -> list[Damage]:
+    """Return the torn ends between two times whose events are not stored."""
+    return _read(
+        connection,
+        select(_DAMAGE).where(
+            _DAMAGE.c.kind == TORN_END, _DAMAGE.c.moment.between(since, until), ~_DAMAGE.c.is_explained
+        ),
+    )
+
+
+def ends(connection: Connection, since: str, until: str) -> list[Damage]:
+    """Return the torn ends between two times."""
+    return _read(connection, select(_DAMAGE).where(_DAMAGE.c.kind == TORN_END, _DAMAGE.c.moment.between(since, until)))
+
+
+def beginnings(connection: Connection, since: str, until: str) -> list[Damage]:
+    """Return the values between two times with which a log begins and which may be the rest of a torn one."""
+    return _read(
+        connection,
+        select(_DAMAGE).where(
+            _DAMAGE.c.kind == REFUSED, _DAMAGE.c.raw.is_not(None), _DAMAGE.c.moment.between(since, until)
+        ),
+    )
+
+
+def same_values(connection: Connection, damage: Damage) -> list[Damage]:
+    """Return the places of all logs with the same bytes after the same value."""
+    query = select(_DAMAGE).where(_OF_VALUE, _DAMAGE.c.digest == damage.digest, _DAMAGE.c.context == damage.context)
+    return _read(connection, query.order_by(_DAMAGE.c.identity, _DAMAGE.c.generation, _DAMAGE.c.byte_start))
+
+
+def counts_by_log(connection: Connection, digest: str, context: str) -> dict[Log, int]:
+    """Return how often each log has the same bytes after the same value."""
+    query = (
+        select(_DAMAGE.c.identity, _DAMAGE.c.generation, func.count())
+        .where(_OF_VALUE, _DAMAGE.c.digest == digest, _DAMAGE.c.context == context)
+        .group_by(_DAMAGE.c.identity, _DAMAGE.c.generation)
+    )
+    return {(identity, generation): count for identity, generation, count in connection.execute(query)}
+
+
+def log_of(connection: Connection, log: Log) -> Mapping[str, Any]:
+    """Return the row of `log_files` of a log that is stored."""
+    query = select(_LOG).where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
+    return dict(connection.execute(query).mappings().one())
+
+
+def move_dead_bytes(connection: Connection, log: Log, count: int) -> None:
+    """Count bytes of a log as stored that were counted as dead."""
+    connection.execute(
+        update(LogFile)
+        .where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
+        .values(bytes_dead=_LOG.c.bytes_dead - count, bytes_stored=_LOG.c.bytes_stored + count)
+    )
+
+
+def remove_letter(connection: Connection, source_key: SourceKey, damage: Damage) -> bool:
+    """Delete the unresolved dead letter of a damaged place; return whether there was one."""
+    letters = connection.execute(
+        select(_LETTER.c.id, _LETTER.c.metadata_json).where(
+            _LETTER.c.source == source_key.source,
+            _LETTER.c.source_offset == damage.source_offset,
+            ~_LETTER.c.resolved,
+        )
+    )
+    for letter_id, metadata in letters:
+        known = metadata or {}
+        if (known.get("byte_start"), known.get("generation")) == (damage.byte_start, source_key.source_generation):
+            connection.execute(delete(DeadLetterEvent).where(_LETTER.c.id == letter_id))
+            return True
+    return False
+
+
+def timestamps_beginning_with(connection: Connection, beginning: str, since: str, until: str) -> list[str]:
+    """Return the timestamps of stored events whose JSON begins as given, a hundred of them at most.
+
+    Args:
+        connection: any.
+        beginning: the beginning of the event's JSON.
+        since: the smallest timestamp, compared as the log spells it.
+        until: the largest one.
+    """
+    payload = sql_of(connection).json_text("payload")
+    statement = (
+        f"SELECT event_timestamp FROM raw_events WHERE event_timestamp BETWEEN ? AND ?"
+        f" AND substr({payload}, 1, ?) = ? LIMIT 100"
+    )
+    return [str(row[0]) for row in _query(connection, statement, (since, until, len(beginning), beginning))]
+
+
+def has_unexplained_end(connection: Connection, since: str, until: str) -> bool:
+    """Return whether there is a torn end between two times whose event is not stored; asked for every batch."""
+    statement = "SELECT 1 FROM log_damage WHERE kind = 'end' AND moment BETWEEN ? AND ? AND NOT is_explained LIMIT 1"
+    return bool(_query(connection, statement, (since, until)))
+
+
+def has_torn_end(connection: Connection, log: Log) -> bool:
+    """Return whether a log ends with a torn value; asked for every batch."""
+    statement = "SELECT 1 FROM log_damage WHERE identity = ? AND generation = ? AND kind = 'end' LIMIT 1"
+    return bool(_query(connection, statement, log))
+
+
+def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
+    """Run a query on the driver's own cursor and return its rows."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(sql_of(connection).statement(sql), values)
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def _rows_of(log: Log) -> Any:
+    return select(_DAMAGE).where(_DAMAGE.c.identity == log[0], _DAMAGE.c.generation == log[1])
+
+
+def _is_row(damage: Damage) -> Any:
+    return and_(
+        _DAMAGE.c.identity == damage.identity,
+        _DAMAGE.c.generation == damage.generation,
+        _DAMAGE.c.byte_start == damage.byte_start,
+        _DAMAGE.c.kind == damage.kind,
+    )
+
+
+def _read(connection: Connection, query: Any) -> list[Damage]:
+    return [Damage(**row) for row in connection.execute(query).mappings()]
