@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Engine, select
@@ -24,9 +26,22 @@ LOADERS = ("load", "poll")
 WHICH_LOG_IS_CREDITED = ("source", "source_offset", "source_generation", "source_files", "metadata_json", "reason")
 
 
+@cache
+def _empty_database() -> bytes:
+    """Return an empty SQLite database of the current version."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.sqlite"
+        engine = get_engine(path)
+        apply_migrations(engine)
+        dispose(engine)
+        return path.read_bytes()
+
+
 @contextmanager
 def database(path: Path | str) -> Iterator[Engine]:
     """Yield an empty database of the current version."""
+    if isinstance(path, Path):
+        path.write_bytes(_empty_database())
     engine = get_engine(path)
     apply_migrations(engine)
     try:

@@ -38,7 +38,7 @@ def store_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log],
         changes += _store_place(connection, log, place, rows, copies, loading)
     for copy in copies:
         changes += _withdraw_letters(connection, log, copy, rows)
-    return changes
+    return changes + _withdraw_letters_of_lines(connection, log, rows)
 
 
 def _store_place(
@@ -54,7 +54,8 @@ def _store_place(
     if damage.kind == NUL:
         table.add(connection, [damage])
         return Counter()
-    wants_letter = _has_most(connection, damage) and not any(_is_whole(connection, copy, damage) for copy in copies)
+    is_whole = any(_is_whole(connection, copy, damage) for copy in copies)
+    wants_letter = _has_most(connection, damage) and not (is_whole or table.has_event_in_copy(connection, damage))
     table.add(connection, [damage])
     changes = join_beginning(connection, damage, loading) if damage.raw is not None else None
     if changes is None and wants_letter:
@@ -87,5 +88,17 @@ def _withdraw_letters(connection: Connection, log: Log, copy: Log, rows: BatchRo
         if not damage.has_letter or not begin < damage.byte_end <= end:
             continue
         if not table.overlapping(connection, log, damage.byte_start, damage.byte_end):
+            changes += withdraw(connection, damage)
+    return changes
+
+
+def _withdraw_letters_of_lines(connection: Connection, log: Log, rows: BatchRows) -> Counter[str]:
+    """Withdraw the dead letters of copies where this log has an event, on the same line and after the same value."""
+    changes: Counter[str] = Counter()
+    if not rows.order:
+        return changes
+    before = dict(rows.order)
+    for damage in table.letters_of_copies(connection, log, rows.order[0][0], rows.order[-1][0]):
+        if damage.context and before.get(damage.source_offset) == damage.context:
             changes += withdraw(connection, damage)
     return changes

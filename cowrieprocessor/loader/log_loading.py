@@ -255,7 +255,11 @@ class LogLoading:
         """Yield the rest of the log as batches; a long rest without lookups is parsed on another core."""
         checkpoint, reader = resume.checkpoint, resume.reader
         config = BatchConfig(
-            self._ingest_id, self._fills_event_columns, self._settings.batch_size, self._settings.max_nesting
+            self._ingest_id,
+            self._fills_event_columns,
+            self._settings.batch_size,
+            self._settings.max_nesting,
+            keeps_order=resume.is_copy,
         )
         while not self._should_use_other_core(stream, checkpoint):
             for item in prepare_batches(checkpoint, reader, stream, config):

@@ -80,7 +80,7 @@ def _write_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log]
     """Store damaged places and their dead letters, and settle what is known of torn values."""
     loading = Loading(ingest_id, rows.now, not sql_of(connection).computes_event_columns)
     changes = drop_passed_end(connection, rows, loading) + explain_ends(connection, rows)
-    if rows.damage or copies:
+    if rows.damage or copies or rows.order:
         changes += store_damage(connection, rows, copies, loading)
     counters = Counter(rows.counters)
     counters.update(changes)

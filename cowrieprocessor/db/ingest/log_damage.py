@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest.damage_kinds import NUL, REFUSED, TORN_END
 from cowrieprocessor.db.ingest.stored_events import SourceKey
-from cowrieprocessor.db.models import DeadLetterEvent, LogDamage, LogFile
+from cowrieprocessor.db.models import DeadLetterEvent, LogDamage, LogFile, OverlappingEvent, RawEvent
 
 Log = tuple[str, int]
 """Identity and generation of a log."""
@@ -19,6 +19,8 @@ Log = tuple[str, int]
 _DAMAGE = LogDamage.__table__
 _LOG = LogFile.__table__
 _LETTER = DeadLetterEvent.__table__
+_EVENT = RawEvent.__table__
+_SHARED = OverlappingEvent.__table__
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,64 @@ def log_of(connection: Connection, log: Log) -> Mapping[str, Any]:
     """Return the row of `log_files` of a log that is stored."""
     query = select(_LOG).where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
     return dict(connection.execute(query).mappings().one())
+
+
+def letters_of_copies(connection: Connection, log: Log, first: int, last: int) -> list[Damage]:
+    """Return the damage with dead letters, between two offsets, of other logs that begin with the same event."""
+    query = select(_DAMAGE).where(
+        _DAMAGE.c.identity == log[0],
+        _DAMAGE.c.generation != log[1],
+        _DAMAGE.c.kind == REFUSED,
+        _DAMAGE.c.has_letter,
+        _DAMAGE.c.source_offset.between(first, last),
+    )
+    return _read(connection, query)
+
+
+def has_event_in_copy(connection: Connection, damage: Damage) -> bool:
+    """Return whether another copy of a log has an event, after the same value, where the log has a refused one.
+
+    A copy begins with the same event, has the value before on the line before, or one of those that it shares with
+    other logs, and is not damaged there.
+    """
+    previous = damage.source_offset - 1
+    query = (
+        select(_LOG.c.generation)
+        .outerjoin(
+            _EVENT,
+            and_(
+                _EVENT.c.source == _LOG.c.source,
+                _EVENT.c.source_inode == _LOG.c.source_inode,
+                _EVENT.c.source_generation == _LOG.c.source_generation,
+                _EVENT.c.source_offset == previous,
+            ),
+        )
+        .outerjoin(
+            _SHARED,
+            and_(
+                _SHARED.c.identity == _LOG.c.identity,
+                _SHARED.c.generation == _LOG.c.generation,
+                _SHARED.c.payload_hash == damage.context,
+            ),
+        )
+        .where(
+            _LOG.c.identity == damage.identity,
+            _LOG.c.generation != damage.generation,
+            _LOG.c.next_offset > damage.source_offset,
+            or_(
+                _EVENT.c.payload_hash == damage.context,
+                and_(_EVENT.c.id.is_(None), _SHARED.c.payload_hash.is_not(None)),
+            ),
+            ~exists().where(
+                _DAMAGE.c.identity == _LOG.c.identity,
+                _DAMAGE.c.generation == _LOG.c.generation,
+                _DAMAGE.c.kind == REFUSED,
+                _DAMAGE.c.source_offset == damage.source_offset,
+            ),
+        )
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
 
 
 def move_dead_bytes(connection: Connection, log: Log, count: int) -> None:

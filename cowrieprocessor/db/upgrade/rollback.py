@@ -33,7 +33,7 @@ _CREATE_REDUNDANT_INDEX = (
     f"CREATE UNIQUE INDEX {REDUNDANT_INDEX} ON raw_events(source, source_inode, source_generation, source_offset)"
 )
 _LETTERS_AT_ONCE = 1_000
-_MAY_LACK = {"files": {"origin"}}
+_MAY_LACK = {"files": {"origin"}, "log_files": {"last_event_at"}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Resume:
     Attributes:
         checkpoint: the log and how far it is stored.
         reader: the values after the checkpoint.
-        is_copy: a log with the same first event is known; this is another log, or a damaged or older copy.
+        is_copy: another log with the same first event is known: it may be a copy.
         copies: damaged copies of the log, as far as they go with the same byte positions.
     """
 
@@ -165,11 +165,17 @@ class LogIdentifier:
         return self._resume_at(known[0], reader, of_v3)
 
     def _resume_at(
-        self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None, copies: Sequence[Log] = ()
+        self,
+        checkpoint: Checkpoint,
+        reader: ValueReader,
+        of_v3: V3Log | None,
+        copies: Sequence[Log] = (),
+        *,
+        is_copy: bool = False,
     ) -> Resume:
         checkpoint.current_path = _name(self._stream.path)
         checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
-        return Resume(checkpoint, reader, copies=tuple(copies))
+        return Resume(checkpoint, reader, is_copy, tuple(copies))
 
     def _resume_log(self, connection: Connection, identity: str) -> Resume:
         """Return where to resume in the generation that is proven to be in the file, or in a new one."""
@@ -179,10 +185,10 @@ class LogIdentifier:
         for checkpoint in known:
             reader = self._proven(checkpoint)
             if reader is not None and self._is_undamaged(checkpoint):
-                return self._resume_at(checkpoint, reader, of_v3, copies)
+                return self._resume_at(checkpoint, reader, of_v3, copies, is_copy=len(known) > 1)
             if reader is not None:
                 if self._has_same_damage(connection, checkpoint) and (reader := self._proven(checkpoint)):
-                    return self._resume_at(checkpoint, reader, of_v3, copies)
+                    return self._resume_at(checkpoint, reader, of_v3, copies, is_copy=len(known) > 1)
                 copies.append((checkpoint.identity, checkpoint.generation))
         checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
         limit = max(self._lookup_limit, self._miss_limit * bool(known))

@@ -63,6 +63,7 @@ class BatchRows:
         elsewhere: number of events found in logs that start differently, by source.
         left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
         damage: the damaged places of the log; each as columns of `log_damage`, with the dead letter as `letter`.
+        order: (offset, hash of the value before) of each event, also of those that are not stored; empty unless kept.
         times: the times of its first and last event, also of those that are not stored; None where no event has one.
     """
 
@@ -87,6 +88,7 @@ class BatchRows:
     elsewhere: dict[str, int]
     left_out: dict[str, int]
     damage: list[dict[str, Any]]
+    order: Rows
     times: list[str] | None
 
 
@@ -100,6 +102,7 @@ class Batch:
         now: the time of the load, as text.
         fills_event_columns: whether event rows carry session, type and timestamp (PostgreSQL).
         max_nesting: the deepest JSON nesting allowed.
+        keeps_order: whether to keep `BatchRows.order`.
         values: values added so far.
         size_bytes: their size.
     """
@@ -109,6 +112,7 @@ class Batch:
     now: str
     fills_event_columns: bool
     max_nesting: int = SQLITE_MAX_NESTING
+    keeps_order: bool = False
     values: int = 0
     size_bytes: int = 0
     _dead_bytes: int = 0
@@ -117,6 +121,7 @@ class Batch:
     _files: FileAggregates = field(default_factory=FileAggregates)
     _dead_letters: Rows = field(default_factory=list)
     _damage: list[dict[str, Any]] = field(default_factory=list)
+    _order: Rows = field(default_factory=list)
     _beginning: dict[str, Any] | None = None
     _first_at: str | None = None
     _last_at: str | None = None
@@ -135,6 +140,8 @@ class Batch:
         if refused is None:
             event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
             if type(event) is Event:
+                if self.keeps_order:
+                    self._order.append([offset, cursor.last_value_hash])
                 cursor.last_value_hash = event.payload_hash
                 if event.moment is not None:
                     self._note_time(event.moment)
@@ -222,6 +229,7 @@ class Batch:
             elsewhere=looked_up.elsewhere if looked_up else {},
             left_out=dict(looked_up.left_out) if looked_up else {},
             damage=self._damage,
+            order=self._order,
             times=[self._first_at, self._last_at] if self._first_at and self._last_at else None,
         )
 

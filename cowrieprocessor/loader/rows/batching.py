@@ -23,12 +23,14 @@ class BatchConfig:
         fills_event_columns: whether event rows carry session, type and timestamp (PostgreSQL).
         batch_size: values per batch, at most.
         max_nesting: the deepest JSON nesting allowed.
+        keeps_order: whether batches say which value each event follows; needed where other copies of the log are known.
     """
 
     ingest_id: str
     fills_event_columns: bool
     batch_size: int
     max_nesting: int
+    keeps_order: bool = False
 
 
 @dataclass(slots=True)
@@ -86,7 +88,9 @@ def prepare_batches(
 
 
 def _new_batch(cursor: Checkpoint, config: BatchConfig) -> Batch:
-    return Batch(cursor, config.ingest_id, now_text(), config.fills_event_columns, config.max_nesting)
+    return Batch(
+        cursor, config.ingest_id, now_text(), config.fills_event_columns, config.max_nesting, config.keeps_order
+    )
 
 
 def _release(lookup: EventLookup | None) -> None:

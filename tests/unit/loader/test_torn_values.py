@@ -181,35 +181,36 @@ def test_a_rotated_log_is_finished_after_an_hour(
         assert letters(engine) == ([LINES[7][:100]] if is_finished else [])
 
 
-def test_a_follower_looks_again_after_an_hour(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_follower_looks_again_after_an_hour(tmp_path: Path, is_restarted: bool) -> None:
     """A log that is rotated with a torn end has its dead letter an hour later, also after a restart."""
     live, rotated = tmp_path / "cowrie.json", tmp_path / "cowrie.json.2026-03-01"
     live.write_bytes(text(LINES[:7]) + LINES[7][:100].encode())
     os.utime(live, (1e9, 1e9))
-    now = 1e9
+    hours = 0.0
     timing = FollowTiming(archive_settles_s=0.0)
-    for is_restarted in (False, True):
-        with database(tmp_path / f"{is_restarted}.sqlite") as engine:
-            now = 1e9
-            follower = DeltaLoader(engine, [live], timing=timing, clock=lambda: now)
-            follower.poll()
-            live.rename(rotated)
-            live.write_bytes(text(events(3, start=500)))
-            result = follower.poll()
-            assert letters(engine) == []
-            assert result.again_in_s is not None
-            follower.poll()
-            if is_restarted:
-                follower.close()
-                follower = DeltaLoader(engine, [live], timing=timing, clock=lambda: now)
-                follower.poll()
-            now = 1e9 + HOUR_S + 1
-            follower.poll()
-            assert letters(engine) == [LINES[7][:100]]
-            assert follower.poll().files == []
+    with database(tmp_path / "x.sqlite") as engine:
+
+        def started() -> DeltaLoader:
+            return DeltaLoader(engine, [live], timing=timing, clock=lambda: 1e9 + hours * HOUR_S)
+
+        follower = started()
+        follower.poll()
+        live.rename(rotated)
+        live.write_bytes(text(events(3, start=500)))
+        result = follower.poll()
+        assert letters(engine) == []
+        assert result.again_in_s is not None
+        follower.poll()
+        if is_restarted:
             follower.close()
-        rotated.rename(live)
-        os.utime(live, (1e9, 1e9))
+            follower = started()
+            follower.poll()
+        hours = 1.01
+        follower.poll()
+        assert letters(engine) == [LINES[7][:100]]
+        assert follower.poll().files == []
+        follower.close()
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
@@ -250,7 +251,7 @@ def test_a_whole_last_line_without_its_end_is_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loader", LOADERS)
 def test_copies_of_a_log_share_its_dead_letters(tmp_path: Path, loader: str) -> None:
     """The same damage at the same place of copies, in any form, is one dead letter; twice in one log it is two."""
-    damaged = LINES[:3] + ["torn {", "torn {"] + LINES[3:]
+    damaged = [*LINES[:3], "torn {", "torn {", *LINES[3:]]
     files = {
         "cowrie.json.2026-03-01": text(damaged),
         "copy.json.gz": gzip.compress(text(damaged)),

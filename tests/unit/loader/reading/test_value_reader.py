@@ -408,17 +408,38 @@ def test_array_that_is_closed_later_gives_nothing_new() -> None:
 
 
 def test_finished_log_gives_its_last_value() -> None:
-    """A compressed log cannot grow: its last value needs no newline, and text that is not JSON there is a problem."""
+    """A finished log cannot grow: its last object needs no newline, and an event in torn bytes is found."""
     assert told(values_of(b'{"a":1}\n{"b":2}', finished=True)) == [{"a": 1}, {"b": 2}]
-    assert told(values_of(b'{"a":1}\njunk', finished=True)) == [{"a": 1}, (REFUSED_NOT_JSON, b"junk")]
+    assert told(values_of(b'{"a":1}\njunk{"eventid":2}', finished=True)) == [
+        {"a": 1},
+        (REFUSED_NOT_JSON, b"junk"),
+        {"eventid": 2},
+    ]
 
 
-def test_unfinished_value_of_a_finished_log_waits() -> None:
-    """The torn end of a compressed log stays pending: a whole copy of the log may exist elsewhere."""
-    reader = reader_of(b'{"a":1}\n{"b":', finished=True)
+def test_a_whole_last_event_does_not_wait_for_its_newline() -> None:
+    """An event at the end of a log that may grow is whole; an object without a name may be part of a torn event."""
+    assert told(values_of(b'{"a":1}\n{"eventid":2}')) == [{"a": 1}, {"eventid": 2}]
+    assert told(values_of(b'{"a":1}\n{"b":2}')) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("end", [b'},"c":3}', b'"c":3}', b"}}", b"x"])
+def test_an_object_before_damage_on_its_line_is_a_fragment(end: bytes) -> None:
+    """The end of a torn event may begin with a whole object, which is no value of its own."""
+    line = b'{"b":2},' + end if not end.startswith(b"}") else b'{"b":2}' + end
+    found = values_of(b'{"a":1}\n' + line + b'\n{"c":3}\n')
+
+    assert [value.fields for value in found] == [{"a": 1}, None, {"c": 3}]
+    assert found[1].raw == line
+
+
+@pytest.mark.parametrize("torn", [b'{"b":', b"junk", b'"c":3}', b'{"b"'])
+def test_unfinished_value_of_a_finished_log_waits(torn: bytes) -> None:
+    """The torn end of a finished log stays pending: a whole copy of the log may exist elsewhere."""
+    reader = reader_of(b'{"a":1}\n' + torn, finished=True)
 
     assert told(list(reader)) == [{"a": 1}]
-    assert (reader.position, reader.pending_bytes) == (8, 5)
+    assert (reader.position, reader.pending) == (8, torn)
 
 
 def test_tail_is_what_precedes_the_cursor() -> None:
