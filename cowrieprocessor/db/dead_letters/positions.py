@@ -40,6 +40,7 @@ class ByteCountChange:
         values: values to add to values_done.
         last_value_hash: hash of the letter's last value if it is the last value read of the log, else None.
         next_offset: the offset after that value; used only with `last_value_hash`.
+        last_event_at: the time of the letter's last event, if it is the last value read and has one.
     """
 
     identity: str
@@ -50,6 +51,7 @@ class ByteCountChange:
     values: int
     last_value_hash: str | None = None
     next_offset: int | None = None
+    last_event_at: str | None = None
 
 
 def candidate_logs(connection: Connection, source: str, generation: int, offset: int, byte_end: int) -> list[SourceLog]:
@@ -156,6 +158,8 @@ def update_byte_counts(connection: Connection, changes: Sequence[ByteCountChange
         }
         if change.last_value_hash is not None:
             values |= {"last_value_hash": change.last_value_hash, "next_offset": change.next_offset}
+        if change.last_event_at is not None:
+            values["last_event_at"] = change.last_event_at
         is_log = and_(_LOG.c.identity == change.identity, _LOG.c.generation == change.generation)
         connection.execute(update(LogFile).where(is_log).values(**values))
 

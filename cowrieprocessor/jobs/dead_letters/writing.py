@@ -254,6 +254,7 @@ def _byte_count_change(new: NewValues, log: SourceLog, batch: Batch, *, is_last:
         values=batch.values - 1,
         last_value_hash=cursor.last_value_hash if is_last else None,
         next_offset=cursor.next_offset,
+        last_event_at=cursor.last_event_at if is_last else None,
     )
 
 
