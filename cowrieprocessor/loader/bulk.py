@@ -197,7 +197,7 @@ class BulkLoader:
                     yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
                 if not loaded.is_stale:
-                    if loaded.is_whole and (loaded.log is None or loaded.bytes_pending):
+                    if loaded.is_whole and (loaded.log is None or (loaded.bytes_pending and not loaded.is_settled)):
                         self._unfinished.append((loaded, result))
                     return
                 rewritten += 1

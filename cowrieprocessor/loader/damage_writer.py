@@ -97,7 +97,7 @@ def _withdraw_letters_of_lines(connection: Connection, log: Log, rows: BatchRows
     changes: Counter[str] = Counter()
     if not rows.order:
         return changes
-    before = dict(rows.order)
+    before = {int(offset): value_hash for offset, value_hash in rows.order}
     for damage in table.letters_of_copies(connection, log, rows.order[0][0], rows.order[-1][0]):
         if damage.context and before.get(damage.source_offset) == damage.context:
             changes += withdraw(connection, damage)

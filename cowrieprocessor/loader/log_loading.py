@@ -89,6 +89,7 @@ class LoadedLog:
         line: 0-based number of the line on which the pending bytes begin.
         is_whole: whether the file was read without an error to what was then its end.
         is_stale: whether the file was overwritten while it was read; what was read before is stored.
+        is_settled: whether the pending bytes are a dead letter, or part of an event that is stored.
     """
 
     log: tuple[str, int] | None
@@ -99,6 +100,7 @@ class LoadedLog:
     line: int = 0
     is_whole: bool = True
     is_stale: bool = False
+    is_settled: bool = False
 
 
 class LogLoading:
@@ -244,11 +246,12 @@ class LogLoading:
         return LoadedLog(
             log,
             bytes_stored,
-            0 if is_settled else end.pending_bytes,
+            end.pending_bytes,
             bytes_gap=bytes_gap,
             line=end.line,
             is_whole=end.error is None and not end.is_stale,
             is_stale=end.is_stale,
+            is_settled=is_settled,
         )
 
     def _batches(self, resume: Resume, stream: LogStream) -> Generator[BatchRows | LogEnd, None, None]:

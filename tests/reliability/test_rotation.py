@@ -102,7 +102,7 @@ def test_steps_can_be_left_out() -> None:
     ("content", "events", "torn", "extent"),
     [
         (b"", 0, [], 0),
-        (b'{"eventid": "a"}', 0, [], 0),
+        (b'{"eventid": "a"}', 1, [], 16),
         (b'{"eventid": "a"}\n', 1, [], 17),
         (b'{"eventid": "a"}\n{"event', 1, [], 17),
         (b'x"}\n{"eventid": "a"}\n', 1, [b'x"}'], 21),

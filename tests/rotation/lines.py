@@ -41,7 +41,7 @@ class Reading:
 def read_lines(content: bytes, *, is_finished: bool) -> Reading:
     """Return what can be read of a log.
 
-    A line is read once its newline (or a NUL) is there; a whole object also when anything follows it. What follows
+    An event is read once it is whole, a damaged line once its newline (or a NUL) is there. What follows
     distinguishes damaged from unfinished: inside a string the end of the line ends it, outside only a further line that
     begins with an object. Nothing of a log is read before it has an event, which identifies it.
 
@@ -53,12 +53,12 @@ def read_lines(content: bytes, *, is_finished: bool) -> Reading:
     while (at := _after_separators(content, at)) < len(content):
         found.extent = at
         text, end = _object(content, at)
-        if text is not None and (end < len(content) or is_finished):
+        if text is not None:
             found.events[text] += 1
             at = end
             continue
         line_end = _end_of_line(content, at)
-        if line_end is None and (text is not None or not is_finished or content[at] == ord("{")):
+        if line_end is None and (not is_finished or content[at] == ord("{")):
             if is_finished:  # an event at the end of the archive shows that what is before it is damaged
                 _add_possible(content[at:], found)
             break

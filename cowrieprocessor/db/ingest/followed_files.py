@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
@@ -34,7 +34,7 @@ class SeenFile:
         host: host of the file where the database is on a server, else empty.
         signature: size, mtime_ns and ctime_ns; (0, 0, 0) if the file was not read to its end.
         log: identity and generation of the log in the file; None until it has a complete object.
-        bytes_pending: bytes observed but not stored yet; not in the database.
+        bytes_pending: bytes observed but not stored yet; in the database as bytes_seen beyond the log's cursor.
         origin: former `file_key` of a file that lost its path; not in the database.
     """
 
@@ -122,7 +122,8 @@ def file_key_of(host: str, path: Path) -> str:
 
 def seen_files(connection: Connection) -> list[SeenFile]:
     """Return the last observed state of every file, on all hosts."""
-    rows = connection.execute(select(_FILE)).mappings()
+    is_its_log = and_(_LOG.c.identity == _FILE.c.identity, _LOG.c.generation == _FILE.c.generation)
+    rows = connection.execute(select(_FILE, _LOG.c.byte_pos).outerjoin(_LOG, is_its_log)).mappings()
     return [
         SeenFile(
             file_key=row["place"],
@@ -134,6 +135,7 @@ def seen_files(connection: Connection) -> list[SeenFile]:
             log=None if row["identity"] is None else (row["identity"], row["generation"]),
             bytes_seen=row["bytes_seen"],
             head_digest=row["head_digest"],
+            bytes_pending=0 if row["byte_pos"] is None else max(0, row["bytes_seen"] - row["byte_pos"]),
         )
         for row in rows
     ]

@@ -21,13 +21,11 @@ class FileState:
         outcome: what reading it gave.
         is_racy: whether it changed so recently that its size and times may not reveal the next change.
         error: why it could not be read.
-        is_restored: whether an earlier process left it, so that what the file ends with is not known.
     """
 
     outcome: Outcome
     is_racy: bool = False
     error: str | None = None
-    is_restored: bool = False
 
     @property
     def seen(self) -> SeenFile:
@@ -37,8 +35,7 @@ class FileState:
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing to do if the file only gets another name: it is read, and ends with a value."""
-        has_torn_end = self.is_restored or self.seen.bytes_pending > 0
-        return not (self.is_racy or self.error or has_torn_end)
+        return not (self.is_racy or self.error or self.seen.bytes_pending)
 
     def is_due(self, now: float) -> bool:
         """Return whether the file may be finished by now and ends with a torn value; `now` in Unix seconds."""

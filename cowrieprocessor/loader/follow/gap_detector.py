@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
+from cowrieprocessor.db.ingest.log_damage import torn_end
 from cowrieprocessor.loader.follow.file_probe import FileProbe
 from cowrieprocessor.loader.follow.log_search import LogSearch, Sightings
 from cowrieprocessor.loader.follow.missing_log import LOST_SIGNATURE, Log, MissingLog, is_displaced
@@ -283,8 +284,16 @@ def _record_loss(connection: Connection, missing: MissingLog) -> tuple[int, int]
         if bytes_lost:
             table.add_lost_log(connection, replace(missing.sightings[0], bytes_seen=bytes_lost))
         return 0, bytes_lost
-    bytes_lost = max(0, missing.bytes_seen - max(row["byte_pos"], missing.bytes_found))
+    bytes_lost = max(
+        0, missing.bytes_seen - max(row["byte_pos"], _settled_bytes(connection, missing), missing.bytes_found)
+    )
     before = row["bytes_gap"]
     if bytes_lost != before:
         table.set_gap(connection, (row["identity"], row["generation"]), bytes_lost)
     return bytes_lost, max(0, bytes_lost - before)
+
+
+def _settled_bytes(connection: Connection, missing: MissingLog) -> int:
+    """Return up to where the log is stored or has a dead letter for the torn value at its end; 0 without one."""
+    end = torn_end(connection, missing.log) if missing.log else None
+    return end.byte_end if end is not None and (end.has_letter or end.is_explained) else 0

@@ -35,7 +35,7 @@ class KnownFiles:
         own = {seen.file_key: seen for seen in stored if seen.host == self._host}
         self._of_other_hosts = {content_key(seen): seen for seen in stored if seen.host != self._host and seen.log}
         self._gap_detector.restore(own)
-        self._states = {file_key: FileState(Outcome(seen), is_restored=True) for file_key, seen in own.items()}
+        self._states = {file_key: FileState(Outcome(seen)) for file_key, seen in own.items()}
 
     def expect_end(self, logs: Collection[tuple[str, int]]) -> None:
         """Have the files of some logs, which end within a value, read again when they are finished."""

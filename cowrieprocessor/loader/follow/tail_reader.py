@@ -249,7 +249,8 @@ def _has_grown(before: Outcome, stream: LogStream) -> bool:
 
 def _finished_at(stream: LogStream, loaded: LoadedLog, now: float) -> float | None:
     """Return when to look whether a rotated log with a torn end is finished; None if there is nothing to wait for."""
-    if loaded.log is None or not loaded.bytes_pending or is_live_name(str(stream.path)):
+    is_waiting = loaded.log is not None and loaded.bytes_pending and not loaded.is_settled
+    if not is_waiting or is_live_name(str(stream.path)):
         return None
     finished_at = stream.status.st_mtime + FINISHED_AFTER_S
     return finished_at if finished_at > now else now + FINISHED_AFTER_S  # no log continues it yet
