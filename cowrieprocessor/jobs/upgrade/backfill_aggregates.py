@@ -23,6 +23,7 @@ from cowrieprocessor.events import (
     Refused,
     parse_event,
 )
+from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
@@ -62,6 +63,9 @@ class Slice(ABC):
     def _aggregate(self, event: Event) -> Refused | None:
         """Add one event to the aggregates; return the reason if it is refused."""
 
+    def _aggregate_other(self, event: Event) -> None:
+        """Add an event of another type to the aggregates, which may take from it what any event names."""
+
     @abstractmethod
     def write(self, statements: LoadingStatements) -> None:
         """Merge the aggregates into their tables in the caller's transaction."""
@@ -83,6 +87,7 @@ class Slice(ABC):
         event = _parsed(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
+            self._aggregate_other(event)
             return
         refused = event if isinstance(event, Refused) else self._aggregate(event)
         if refused is not None and (isinstance(event, Event) or _may_be_of_type(row, self.event_types)):
@@ -113,7 +118,11 @@ class FilesSlice(Slice):
 
 @dataclass(slots=True)
 class SessionsSlice(Slice):
-    """Aggregates of connections, key exchanges, logins and commands: `session_attributes` and `command_stats`."""
+    """Aggregates of sessions: `session_attributes`, `command_stats` and `session_logins`.
+
+    Any event can name the address and the protocol; only those of `event_types` say more, and get a dead letter if they
+    cannot be read.
+    """
 
     sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
@@ -130,10 +139,14 @@ class SessionsSlice(Slice):
         self.sessions.add(event)
         return None
 
+    def _aggregate_other(self, event: Event) -> None:
+        self.sessions.add(event)
+
     def write(self, statements: LoadingStatements) -> None:
-        """Merge session attributes and commands."""
+        """Merge session attributes, commands and logins."""
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
+        statements.merge_logins(self.sessions.login_rows())
         statements.insert_dead_letters(self.dead_letters)
 
 
@@ -142,7 +155,7 @@ def _parsed(payload: str | None) -> Event | Refused:
         return Refused(REASON_TOO_LONG, f"more than {MAX_PAYLOAD_CHARS} characters")
     raw = payload.encode("utf-8", "surrogatepass")
     try:
-        fields = orjson.loads(raw)
+        fields = read_json(raw)
     except orjson.JSONDecodeError as error:
         return Refused(REASON_NOT_JSON, str(error))
     return parse_event(raw, fields, hashed=False)

@@ -14,6 +14,7 @@ from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
 from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
+from cowrieprocessor.json_text import read_json
 
 FLUSH_ROWS = 20_000
 """Expected rows kept in memory before they are written to the spill."""
@@ -138,7 +139,7 @@ class ExpectedRows(ABC):
 
     def _decode(self, payload: str | None) -> None:
         try:
-            fields = None if payload is None else orjson.loads(payload)
+            fields = None if payload is None else read_json(payload.encode("utf-8", "surrogatepass"))
         except orjson.JSONDecodeError:
             fields = None
         if isinstance(fields, dict) and rules.is_readable(fields):

@@ -23,7 +23,8 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.ingest import log_files as table
 from cowrieprocessor.db.ingest.stored_events import SourceKey, last_hashes, offsets
 from cowrieprocessor.errors import ArchiveCut
-from cowrieprocessor.events import Event, canonical_json, parse_event
+from cowrieprocessor.events import Event, parse_event
+from cowrieprocessor.json_text import canonical_json
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT, PROBED_EVENTS, DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log

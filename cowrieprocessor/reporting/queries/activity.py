@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 
-from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionLogin, SessionSummary
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
 from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
 from cowrieprocessor.reporting.queries.window import Window
+from cowrieprocessor.sanitize import visible
 
 _BAD = ("malicious", "suspicious")
 
@@ -226,11 +227,19 @@ def addresses(connection: Connection, window: Window, limit: int) -> Ranking:
 
 
 def usernames(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the user names by sessions: each session's successful one, else the first it tried.
-
-    `times` counts all login attempts of these sessions, under any name.
-    """
-    return _rank_sessions(connection, window, SessionAttribute.username, SessionSummary.login_attempts, limit)
+    """Return the user names by sessions that tried them; `times` counts the attempts under the name."""
+    query = (
+        select(
+            SessionLogin.username.label("value"),
+            func.count(distinct(SessionLogin.session_id)).label("sessions"),
+            _sum(SessionLogin.attempts).label("times"),
+        )
+        .select_from(SessionSummary)
+        .join(SessionLogin, SessionLogin.session_id == SessionSummary.session_id)
+        .where(*_in_window(window))
+        .group_by(SessionLogin.username)
+    )
+    return _rank(connection, query, limit)
 
 
 def sensors(connection: Connection, window: Window, limit: int) -> Ranking:
@@ -339,5 +348,5 @@ def _rank(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int)
         .limit(limit)
     )
     rows = connection.execute(ranked).all()
-    top = tuple(Ranked(row.value, int(row.sessions), int(row.times)) for row in rows)
+    top = tuple(Ranked(visible(row.value), int(row.sessions), int(row.times)) for row in rows)
     return Ranking(top, rows[0].distinct_values if rows else 0)
