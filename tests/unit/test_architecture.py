@@ -36,8 +36,8 @@ LAYERS: Layers = (
     ("db",),
     ("settings",),
     ("interpret",),
-    ("events",),
-    ("json_text", "sanitize", "clock", "filesystems", "child_process"),
+    ("events", "sanitize", "clock", "filesystems", "child_process"),
+    ("json_text",),
     ("errors",),
 )
 """Packages and top modules from the top down; each imports itself and what is below it. Some are still to come."""

@@ -1,4 +1,4 @@
-"""The note that a list lacks rows of version 3 until `db backfill` has run."""
+"""The note that a list lacks rows of version 3 until `db backfill` has run, or has old ones until `db recount` has."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def backfill_hint(connection: Connection, what: str, jobs: Sequence[str]) -> str
 
     Args:
         connection: a connection in a read transaction.
-        what: what the list lacks, as the subject of a sentence.
+        what: what the list lacks or has from an earlier release, as the subject of a sentence.
         jobs: names of the backfill jobs that add it.
     """
     from cowrieprocessor.db.engine import describe
-    from cowrieprocessor.reporting.queries.backfill import awaits_backfill
+    from cowrieprocessor.db.jobs import recount_is_due
+    from cowrieprocessor.reporting.queries.backfill import SESSIONS_JOB, awaits_backfill
 
-    if not awaits_backfill(connection, jobs):
-        return None
     database = shlex.quote(describe(connection.engine))
+    if not awaits_backfill(connection, jobs):
+        if SESSIONS_JOB not in jobs or not recount_is_due(connection):
+            return None
+        return f"note: an earlier release derived {what}: cowrieprocessor db recount --db {database} renews them"
     return f"note: {what} that version 3 stored are not here yet: cowrieprocessor db backfill --db {database}"
 
 

@@ -222,9 +222,7 @@ class ReplayWriter:
             files.add(event)
             self._hashes += files.hash_rows(self._now)
             self._files += files.file_rows()
-            self._attributes += (
-                sessions.attribute_rows()
-            )  # known to the loader or not: merged again, they stay the same
+            self._attributes += sessions.attribute_rows()  # merged a second time, they stay the same
         elif stored.by_backfill:
             self._attributes += sessions.attribute_rows()
             self._commands += sessions.command_rows()

@@ -58,13 +58,12 @@ class Slice(ABC):
 
     job: ClassVar[str]
     event_types: ClassVar[tuple[str, ...]]
+    all_types: ClassVar[bool] = False
+    """Whether events of other types are aggregated, too: any event can name a session's address."""
 
     @abstractmethod
     def _aggregate(self, event: Event) -> Refused | None:
         """Add one event to the aggregates; return the reason if it is refused."""
-
-    def _aggregate_other(self, event: Event) -> None:
-        """Add an event of another type to the aggregates, which may take from it what any event names."""
 
     @abstractmethod
     def write(self, statements: LoadingStatements) -> None:
@@ -84,10 +83,11 @@ class Slice(ABC):
         if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
-        event = _parsed(row.payload)
+        event = parsed(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
-            self._aggregate_other(event)
+            if self.all_types:
+                self._aggregate(event)
             return
         refused = event if isinstance(event, Refused) else self._aggregate(event)
         if refused is not None and (isinstance(event, Event) or _may_be_of_type(row, self.event_types)):
@@ -127,6 +127,7 @@ class SessionsSlice(Slice):
     sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
     job: ClassVar[str] = "backfill-sessions"
+    all_types: ClassVar[bool] = True
     event_types: ClassVar[tuple[str, ...]] = (
         COMMAND_INPUT,
         LOGIN_FAILED,
@@ -139,9 +140,6 @@ class SessionsSlice(Slice):
         self.sessions.add(event)
         return None
 
-    def _aggregate_other(self, event: Event) -> None:
-        self.sessions.add(event)
-
     def write(self, statements: LoadingStatements) -> None:
         """Merge session attributes, commands and logins."""
         statements.merge_attributes(self.sessions.attribute_rows())
@@ -150,7 +148,8 @@ class SessionsSlice(Slice):
         statements.insert_dead_letters(self.dead_letters)
 
 
-def _parsed(payload: str | None) -> Event | Refused:
+def parsed(payload: str | None) -> Event | Refused:
+    """Return the event of a stored payload, without its hash; None stands for a payload that is too long."""
     if payload is None:
         return Refused(REASON_TOO_LONG, f"more than {MAX_PAYLOAD_CHARS} characters")
     raw = payload.encode("utf-8", "surrogatepass")

@@ -17,9 +17,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, 
 from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionLogin, SessionSummary
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
 from cowrieprocessor.reporting.queries.window import Window
-from cowrieprocessor.sanitize import visible
 
 _BAD = ("malicious", "suspicious")
 
@@ -167,7 +167,7 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
         _select_files(
             window,
             Files.shasum,
-            func.min(Bytewise(Files.filename)).label("name"),
+            visible(func.min(Bytewise(Files.filename))).label("name"),
             func.max(Files.file_size).label("file_size"),
             _sum(case((Files.origin != ARTIFACT, 1), else_=0)).label("sessions"),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
@@ -343,10 +343,15 @@ def _rank(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int)
     """Run a query for `value`, `sessions` and `times`, and return the most frequent values."""
     counted = grouped.subquery()
     ranked = (
-        select(counted, func.count().over().label("distinct_values"))
+        select(
+            visible(counted.c.value).label("value"),
+            counted.c.sessions,
+            counted.c.times,
+            func.count().over().label("distinct_values"),
+        )
         .order_by(counted.c.sessions.desc(), counted.c.times.desc(), Bytewise(counted.c.value))
         .limit(limit)
     )
     rows = connection.execute(ranked).all()
-    top = tuple(Ranked(visible(row.value), int(row.sessions), int(row.times)) for row in rows)
+    top = tuple(Ranked(row.value, int(row.sessions), int(row.times)) for row in rows)
     return Ranking(top, rows[0].distinct_values if rows else 0)

@@ -25,6 +25,7 @@ from cowrieprocessor.reporting.queries.paging import (
     time_cursor,
 )
 from cowrieprocessor.reporting.queries.sensors import on_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 
 _IDS_AT_ONCE = 500
 _END_OF_TIME = dt.datetime.max.replace(tzinfo=dt.UTC)
@@ -144,7 +145,7 @@ def _summaries() -> Select[*tuple[Any, ...]]:
         SessionAttribute.src_ip,
         SessionAttribute.protocol,
         SessionAttribute.hassh,
-        SessionAttribute.username,
+        visible(SessionAttribute.username).label("username"),
         SessionAttribute.login_success,
         SessionSummary.event_count,
         SessionSummary.command_count,
@@ -273,8 +274,8 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
     query = (
         select(
             Files.shasum.label("sha256"),
-            Files.filename,
-            Files.download_url,
+            visible(Files.filename).label("filename"),
+            visible(Files.download_url).label("download_url"),
             Files.file_size,
             Files.origin,
             Files.first_seen,
@@ -291,7 +292,7 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
 def _commands(connection: Connection, of_session: ColumnElement[bool], limit: int) -> tuple[SessionCommand, ...]:
     query = (
         select(
-            CommandStat.command_normalized.label("command"),
+            visible(CommandStat.command_normalized).label("command"),
             CommandStat.occurrences.label("times"),
             CommandStat.high_risk,
         )
