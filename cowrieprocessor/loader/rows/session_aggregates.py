@@ -44,7 +44,6 @@ class SessionAggregate:
         first_event_at: `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; None while no event has a time.
         last_event_at: likewise; set together with `first_event_at`.
         sensor: the smallest name of a sensor.
-        is_named: whether a connection named both address and protocol, so that no other event decides them.
     """
 
     event_count: int = 0
@@ -54,7 +53,6 @@ class SessionAggregate:
     first_event_at: str | None = None
     last_event_at: str | None = None
     sensor: str | None = None
-    is_named: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +102,8 @@ class SessionAggregates:
     attributes: dict[str, AttributeAggregate] = field(default_factory=dict)
     commands: dict[tuple[str, str], CommandAggregate] = field(default_factory=dict)
     logins: dict[tuple[str, str], LoginAggregate] = field(default_factory=dict)
+    _named: set[str] = field(default_factory=set)
+    """Sessions whose connection named both address and protocol, so that no other event decides them."""
 
     def add(self, event: Event) -> None:
         """Add one event; an event without a session is not counted."""
@@ -125,7 +125,7 @@ class SessionAggregates:
             name = _sensor_name(sensor)
             if name != session.sensor:
                 session.sensor = _smaller(name, session.sensor)
-        if not session.is_named:
+        if session_id not in self._named:
             self._name(session_id, event)
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
@@ -178,13 +178,14 @@ class SessionAggregates:
             attributes = self.attributes[session_id] = AttributeAggregate()
         return attributes
 
-    def _connect(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+    def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         attributes = self._attributes_of(session_id)
         at = moment or NO_MOMENT
         attributes.connect = at if attributes.connect is None else min(at, attributes.connect)
         self._take_names(session_id, CONNECT, fields, moment)
         address, protocol = attributes.address, attributes.protocol
-        session.is_named = address is not None and protocol is not None and address[0] == protocol[0] == CONNECT
+        if address is not None and protocol is not None and address[0] == protocol[0] == CONNECT:
+            self._named.add(session_id)
 
     def _kex(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         candidate = (moment or NO_MOMENT, _cut(fields.get("hassh"), 32))

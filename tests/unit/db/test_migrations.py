@@ -290,7 +290,7 @@ def test_alembics_stamp_is_repaired_from_the_version(engine: Engine) -> None:
             connection.execute(text(statement))
         apply_migrations(engine)
         with read_transaction(engine) as connection:
-            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0006",)]
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0007",)]
 
 
 def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
@@ -298,14 +298,17 @@ def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> Non
     with write_transaction(engine) as connection:
         connection.execute(text("DROP TABLE followed_files"))
         connection.execute(text("DROP TABLE overlapping_events"))
+        connection.execute(text("DROP TABLE session_logins"))
+        for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"):
+            connection.execute(text(f"ALTER TABLE session_attributes DROP COLUMN {name}"))
         connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
-    with pytest.raises(MigrationNeeded, match="is at revision 0004 of schema version 4, revision 0006 is needed"):
+    with pytest.raises(MigrationNeeded, match="is at revision 0004 of schema version 4, revision 0007 is needed"):
         require_current(engine)
     apply_migrations(engine)
     require_current(engine)
     with read_transaction(engine) as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0006",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0007",)]
         assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
 
 
