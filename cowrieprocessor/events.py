@@ -13,12 +13,18 @@ from __future__ import annotations
 import datetime as dt
 import re
 from decimal import Decimal
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
 
 from cowrieprocessor.errors import UnreadableTimestamp
+from cowrieprocessor.json_text import (
+    has_spelled_surrogates,
+    hash_payload,
+    hash_with_surrogates,
+    may_have_surrogates,
+    spell_lone_surrogates,
+)
 
 SESSION_CONNECT = "cowrie.session.connect"
 SESSION_CLOSED = "cowrie.session.closed"
@@ -74,6 +80,12 @@ EVENT_NAMES: dict[str, str] = {
 Source: `cowrie.core.eventids` of Cowrie 3.1.4, and the docs of older versions.
 """
 
+FORWARDED = ("cowrie.direct-tcpip", "cowrie.tunnelproxy-tcpip")
+"""Prefixes of events of forwarded connections. Their `src_ip` is what the client claims, never the attacker's address.
+
+Source: RFC 4254, 7.2: the originator's address in a direct-tcpip request is the client's word; Cowrie logs it.
+"""
+
 EVENT_FAMILIES: dict[str, str] = {
     "cowrie.telnet.": "what a telnet client negotiated",
     "cowrie.proxy.": "what went through the proxy to a real machine",
@@ -104,7 +116,6 @@ _ISO = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d+)?", re.ASCII)
-_SORTED = orjson.OPT_SORT_KEYS
 _from_iso = dt.datetime.fromisoformat
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -120,7 +131,7 @@ class Event(NamedTuple):
 
     Attributes:
         fields: the decoded object.
-        payload: the original text, except where SQLite versions would read it differently.
+        payload: the original text, except where databases would read it differently or not at all.
         payload_hash: BLAKE2b-256 (hex) of the compact JSON with sorted keys.
         session_id: None if the field is missing; empty if it is the empty string.
         event_type: None if the event has no name.
@@ -157,6 +168,10 @@ def parse_event(
     """
     if type(fields) is not dict:
         return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
+    has_surrogates = b"\\u" in raw and may_have_surrogates(raw)
+    if has_surrogates:
+        raw = spell_lone_surrogates(raw)
+        has_surrogates = has_spelled_surrogates(raw)
     get = fields.get
     session, event_type, timestamp = get("session"), get("eventid"), get("timestamp")
     if type(timestamp) is float or _may_be_ambiguous(raw, len(fields), max_nesting):
@@ -170,7 +185,7 @@ def parse_event(
         if isinstance(texts, Refused):
             return texts
         session, event_type, timestamp = texts
-    payload_hash = hash_payload(fields) if hashed else ""
+    payload_hash = "" if not hashed else hash_with_surrogates(raw) if has_surrogates else hash_payload(fields)
     return Event(fields, raw.decode(), payload_hash, session, event_type, timestamp, moment_or_none(timestamp))
 
 
@@ -207,19 +222,6 @@ def _column_texts(fields: dict[str, Any]) -> tuple[str | None, str | None, str |
             return text
         texts.append(text)
     return texts[0], texts[1], texts[2]
-
-
-def hash_payload(fields: Any) -> str:
-    """Return the BLAKE2b-256 (hex) of a value's compact JSON with sorted keys, as in v3."""
-    return blake2b(canonical_json(fields), digest_size=32).hexdigest()
-
-
-def canonical_json(fields: Any) -> bytes:
-    """Return a decoded value as compact JSON with sorted keys, at any nesting depth."""
-    try:
-        return orjson.dumps(fields, option=_SORTED)
-    except orjson.JSONEncodeError:  # orjson writes 254 levels but reads 1024
-        return _dump_deep(fields)
 
 
 def parse_timestamp(value: object) -> dt.datetime:
@@ -382,29 +384,3 @@ def _quote_number(literal: bytes, number: float) -> bytes:
     """Return a JSON number as a JSON string without an exponent."""
     digits = literal.decode() if b"e" not in literal.lower() else f"{Decimal(repr(number)):f}"
     return b'"%s"' % digits.encode()
-
-
-def _dump_deep(value: Any) -> bytes:
-    """Return compact JSON with sorted keys, as orjson writes it, without orjson's limit on nesting."""
-    written: list[bytes] = []
-    pending: list[Any] = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, bytes):
-            written.append(item)
-        elif isinstance(item, dict):
-            written.append(b"{")
-            pending.append(b"}")
-            for number, key in enumerate(sorted(item, reverse=True), start=1):
-                comma = b"," if number < len(item) else b""
-                pending += (item[key], comma + orjson.dumps(key) + b":")
-        elif isinstance(item, list):
-            written.append(b"[")
-            pending.append(b"]")
-            for number, element in enumerate(reversed(item), start=1):
-                pending.append(element)
-                if number < len(item):
-                    pending.append(b",")
-        else:
-            written.append(orjson.dumps(item))
-    return b"".join(written)

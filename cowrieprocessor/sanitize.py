@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from urllib.parse import unquote
 
 _UNSAFE = (
@@ -70,6 +71,26 @@ def inert_cut(text: str, max_chars: int) -> str:
             break
         end = piece.end()
     return safe[:end] + _CUT_MARK
+
+
+def inert_key(text: str, max_chars: int) -> str:
+    """Return the escaped text as a key of at most `max_chars` characters: different texts stay different.
+
+    A longer one is cut and ends with the first half of its SHA-256.
+    """
+    safe = inert(text)
+    if len(safe) <= max_chars:
+        return safe
+    digest = f" sha256:{sha256(safe.encode()).hexdigest()[:32]}"
+    return inert_cut(text, max_chars - len(digest)) + digest
+
+
+def visible(text: str) -> str:
+    """Return an escaped text as it is shown: each backslash once, escapes as they are.
+
+    `inert` doubles a backslash, so that it can be told from an escape; a reader wants to see what was typed.
+    """
+    return text.replace("\\\\", "\\")
 
 
 def terminal_safe(text: str) -> str:

@@ -34,6 +34,7 @@ class V3Answer:
         file_events_without_file: file events that name no file, by the name of their counter.
         sessions_with_attributes: rows of session_attributes.
         command_stats: rows of command_stats.
+        session_logins: rows of session_logins.
         command_occurrences: the sum of their occurrences.
         files_digest: of (session_id, shasum, filename, download_url, origin, first_seen).
         file_hashes_digest: of (sha256, first_seen, last_seen, session_count).
@@ -51,6 +52,7 @@ class V3Answer:
     file_events_without_file: dict[str, int] = field(default_factory=dict)
     sessions_with_attributes: int = 0
     command_stats: int = 0
+    session_logins: int = 0
     command_occurrences: int = 0
     files_digest: str = ""
     file_hashes_digest: str = ""
@@ -86,7 +88,15 @@ def answer_of(engine: Engine) -> dict[str, Any]:
     from sqlalchemy import func, select
 
     from cowrieprocessor.db.engine import read_transaction
-    from cowrieprocessor.db.models import CommandStat, FileHash, Files, RawEvent, SessionAttribute, SessionSummary
+    from cowrieprocessor.db.models import (
+        CommandStat,
+        FileHash,
+        Files,
+        RawEvent,
+        SessionAttribute,
+        SessionLogin,
+        SessionSummary,
+    )
 
     files = select(Files.session_id, Files.shasum, Files.filename, Files.download_url, Files.origin, Files.first_seen)
     hashes = select(FileHash.sha256, FileHash.first_seen, FileHash.last_seen, FileHash.session_count)
@@ -119,6 +129,7 @@ def answer_of(engine: Engine) -> dict[str, Any]:
             "file_events_refused": _refused(connection),
             "file_events_without_file": _without_file(connection),
             "command_stats": connection.scalar(select(func.count()).select_from(CommandStat)),
+            "session_logins": connection.scalar(select(func.count()).select_from(SessionLogin)),
             "command_occurrences": int(connection.scalar(select(func.sum(CommandStat.occurrences))) or 0),
         }
         answer["files"], answer["files_digest"] = _digest(connection, files)

@@ -18,8 +18,6 @@ DOWNLOAD, UPLOAD = "cowrie.session.file_download", "cowrie.session.file_upload"
 BAD_SHASUM = "file: shasum is not 64 hexadecimal characters"
 NO_TIME = "file: event without a readable timestamp"
 NO_SESSION = "file: event without a session"
-UNREADABLE = "backfill: the stored payload is not JSON"
-"""A lone surrogate: the loaders refuse such a line, so the backfill refuses such a payload."""
 
 MICROSECONDS = 1_000_000
 IST_S = 19_800  # +05:30
@@ -85,6 +83,7 @@ class Junk:
         without_file: the counter of events that name no file.
         time_form: returns its timestamp for a moment, and the moment as far as the format keeps it.
         sighting: it is a sighting of its hash in its session.
+        filename: the name of the sighting.
         login: it is a failed login of the user `early`, this many seconds before its position in the log.
         own_session: its session is a number of its own.
     """
@@ -96,6 +95,7 @@ class Junk:
     without_file: str | None = None
     time_form: Callable[[int], tuple[object, int]] | None = None
     sighting: bool = False
+    filename: str | None = None
     login: int | None = None
     own_session: bool = False
 
@@ -132,7 +132,7 @@ JUNK = (
     Junk("not an object", text=""),
     Junk("a shasum that is no hash", {"shasum": "not a hash"}, refused=BAD_SHASUM),
     Junk("torn line with controls", text='{"eventid": "cowrie.session.file_download", "shasum": "\x00\x1b\u202e'),
-    Junk("a lone surrogate", {"destfile": "lone\ud800.sh"}, refused=UNREADABLE),
+    Junk("a lone surrogate", {"destfile": "lone\ud800.sh"}, sighting=True, filename=r"lone\\ud800.sh"),
     Junk("a shasum of 63 characters", {"shasum": "a" * 63}, refused=BAD_SHASUM),
     Junk("a shasum that is a number", {"shasum": 12345}, refused=BAD_SHASUM),
     Junk("a shasum with blanks", {"shasum": " " + "b" * 64}, refused=BAD_SHASUM),

@@ -247,10 +247,10 @@ class RowMaker:
         if kind.own_session:
             seen = Sighting(None, None, "download", moment, moment)
             self._ledger.add_file(str(event["session"]), event["shasum"], seen)
-            self._summaries.append(self._ledger.lone_summary(str(event["session"]), log.source, moment))
+            self._summaries.append(self._ledger.lone_summary(str(event["session"]), live.src_ip, log.source, moment))
             return
         if kind.sighting:
-            live.see(event["shasum"], None, None, "download", moment)
+            live.see(event["shasum"], kind.filename, None, "download", moment)
         if kind.login is not None:
             live.early_logins.append((1, moment, "early"))
         if event.get("session"):

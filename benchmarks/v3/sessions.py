@@ -181,8 +181,10 @@ class SessionLedger:
         self._answer.file_hashes_digest = hashes.text()
         self._answer.session_attributes_digest = self._attributes.text()
 
-    def lone_summary(self, session_id: str, source: Source, moment: int) -> tuple[Any, ...]:
-        """Return the row of a session that consists of one file event."""
+    def lone_summary(self, session_id: str, src_ip: str, source: Source, moment: int) -> tuple[Any, ...]:
+        """Return the row of a session that consists of one file event, which names its address only."""
+        self._answer.sessions_with_attributes += 1
+        self._attributes.add((session_id, None, src_ip, None, None, None, None, None, None))
         counts = (source.times_counted, 0, source.times_counted, 0)
         self._count_session(doubled=source.counted_again)
         first = last = moment_text(moment, source.shift_s)
@@ -193,6 +195,7 @@ class SessionLedger:
         logins = [(login.failed, live.times[login.index], login.username) for login in script.logins]
         first_login = min(logins + live.early_logins, default=None)
         self._answer.sessions_with_attributes += 1
+        self._answer.session_logins += len({name for _, _, name in logins + live.early_logins})
         self._attributes.add(
             (
                 live.session_id,

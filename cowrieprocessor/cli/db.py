@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "recount": (
         "cowrieprocessor.cli.db_commands.recount:recount",
-        "Recompute session counters from the stored events.",
+        "Recompute what is derived of sessions from the stored events.",
     ),
     "restore": (
         "cowrieprocessor.cli.db_commands.backup:restore",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, recount_hint
 from cowrieprocessor.cli.shared.common import db_option, json_option, notify, print_text, read_connection, screen
 from cowrieprocessor.errors import ConfigurationError
 
@@ -144,6 +145,8 @@ def show_report(
     with read_connection(db) as connection:
         period = chosen or _newest_period(connection, kind_name, sensor) or period_of(kind, now)
         made = make_report(connection, period, sensor=sensor)
+        hint = recount_hint(connection, "addresses, commands and user names")
+    print_hint(hint)
     text = _render(made, format_, db, to_file=output is not None)
     if output is None:
         print_text(text)

@@ -16,6 +16,12 @@ RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused"
 MIGRATION_JOB = "migrate"
 """The row that records the state of the v3 tables at the time of the migration."""
 
+RECOUNT_JOB = "recount"
+"""The row of the recount. A revision that changes what is derived from events notes itself in its cursor."""
+
+REVISION = "revision"
+"""Key in the cursor of `RECOUNT_JOB`: the revision that every session has yet to be brought to."""
+
 _INSERT = text(
     "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (:name, :state, :now, :now)"
     " ON CONFLICT (name) DO NOTHING"
@@ -52,6 +58,12 @@ def load_job(connection: Connection, name: str, *, for_update: bool = False) -> 
     query = select(*Job.__table__.columns).where(Job.name == name)
     row = connection.execute(query.with_for_update() if for_update else query).mappings().one_or_none()
     return None if row is None else _record(row)
+
+
+def recount_is_due(connection: Connection) -> bool:
+    """Return whether sessions that an earlier revision derived have not all been recounted yet."""
+    job = load_job(connection, RECOUNT_JOB)
+    return job is not None and job.state != DONE and REVISION in job.cursor
 
 
 def jobs_of_kind(connection: Connection, kind: str) -> list[JobRecord]:

@@ -61,6 +61,7 @@ __all__ = [
     "RawEvent",
     "SchemaState",
     "SessionAttribute",
+    "SessionLogin",
     "SessionSummary",
     "UtcDateTime",
     "VerdictPropagation",
@@ -166,8 +167,9 @@ class FileHash(Base):
 class SessionAttribute(Base):
     """The origin and login of a session.
 
-    The `*_at` columns and `login_success` record from which event each value was taken, so that the earliest event wins
-    in whatever order the events arrive, without reading them again.
+    The `*_at` and `*_rank` columns and `login_success` record from which event each value was taken, so that the first
+    event wins in whatever order the events arrive, without reading them again. A connection (rank 0) names address and
+    protocol before any other event (rank 1); rows of before there were ranks took both from the connection.
     """
 
     __tablename__ = "session_attributes"
@@ -181,12 +183,35 @@ class SessionAttribute(Base):
     hassh_at: Mapped[dt.datetime | None]
     login_at: Mapped[dt.datetime | None]
     login_success: Mapped[bool | None] = mapped_column(Boolean)
+    src_ip_rank: Mapped[int | None] = mapped_column(Integer)
+    src_ip_at: Mapped[dt.datetime | None]
+    protocol_rank: Mapped[int | None] = mapped_column(Integer)
+    protocol_at: Mapped[dt.datetime | None]
 
     __table_args__ = (
         Index("ix_session_attributes_src_ip", "src_ip"),
         Index("ix_session_attributes_hassh", "hassh"),
         Index("ix_session_attributes_username", "username"),
     )
+
+
+class SessionLogin(Base):
+    """The attempts of a session to log in under one user name.
+
+    `credential` is empty: the attempts under a name are not told apart by password or key.
+    """
+
+    __tablename__ = "session_logins"
+
+    session_id: Mapped[str] = mapped_column(String(64))
+    username: Mapped[str] = mapped_column(String(255))
+    credential: Mapped[str] = mapped_column(String(255), server_default=text("''"))
+    attempts: Mapped[int] = mapped_column(Integer)
+    successes: Mapped[int] = mapped_column(Integer)
+    first_seen: Mapped[dt.datetime | None]
+    last_seen: Mapped[dt.datetime | None]
+
+    __table_args__ = (PrimaryKeyConstraint("session_id", "username", "credential"),)
 
 
 class LogFile(Base):

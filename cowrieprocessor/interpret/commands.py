@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from hashlib import sha256
 
-from cowrieprocessor.sanitize import inert, inert_cut
+from cowrieprocessor.sanitize import inert_key
 
 MAX_COMMAND_CHARS = 512
 """The most that fits into a PostgreSQL index entry together with the session."""
 
-_BLANKS = re.compile(r"[ \t\r\n]+")
+_BLANKS = re.compile(r"[ \t]+")
 _HIGH_RISK = re.compile(
     r"""
       \b(?:wget|curl|tftp|ftpget|scp|sftp|lwp-download|aria2c)\b   # downloads something
@@ -39,16 +38,13 @@ def _describe_short(command: str) -> tuple[str, bool]:
 
 
 def normalize_command(command: str) -> str:
-    """Collapse white space and escape control characters; the result has at most 512 characters.
+    r"""Collapse blanks and escape control characters; the result has at most 512 characters.
 
+    A line end inside a command separates commands, so it stays, as `\x0a`; white space around the whole command goes.
+    A typed backslash is two here, so that a typed `\x0a` is another command; `sanitize.visible` shows it as one.
     A longer command is cut and ends with the first half of its SHA-256, so that different long commands stay distinct.
     """
-    line = _BLANKS.sub(" ", command).strip(" ")
-    text = inert(line)
-    if len(text) <= MAX_COMMAND_CHARS:
-        return text
-    digest = f" sha256:{sha256(text.encode()).hexdigest()[:32]}"
-    return inert_cut(line, MAX_COMMAND_CHARS - len(digest)) + digest
+    return inert_key(_BLANKS.sub(" ", command).strip(" \r\n"), MAX_COMMAND_CHARS)
 
 
 def is_high_risk(command: str) -> bool:

@@ -21,6 +21,7 @@ def write_rows(connection: Connection, rows: BatchRows) -> None:
         statements.merge_sessions(rows.sessions)
         statements.merge_attributes(rows.attributes)
         statements.merge_commands(rows.commands)
+        statements.merge_logins(rows.logins)
         statements.merge_hashes(rows.hashes)
         statements.merge_files(rows.files, rows.now)
         statements.insert_dead_letters(rows.dead_letters)

@@ -22,7 +22,7 @@ from cowrieprocessor.db.models import (
     SessionAttribute,
     SessionSummary,
 )
-from cowrieprocessor.events import hash_payload
+from cowrieprocessor.json_text import hash_payload
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, PENDING, BulkLoader
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings

@@ -24,14 +24,13 @@ from cowrieprocessor.events import (
     REFUSED_TOO_DEEP,
     Event,
     Refused,
-    canonical_json,
     duration_s,
-    hash_payload,
     moment_or_none,
     parse_event,
     parse_timestamp,
     utc_text,
 )
+from cowrieprocessor.json_text import canonical_json, hash_payload
 from tests.documents import PROJECT, table_rows
 
 PAGE = (PROJECT / "docs" / "events.md").read_text(encoding="utf-8")
@@ -402,8 +401,6 @@ def test_deep_nesting_in_a_key_is_no_crash(key: str) -> None:
         b'{"a":-Infinity}',
         b'{"a":1E400}',
         b'{"a":' + b"9" * 5000 + b"}",
-        b'{"a":"\\ud800"}',
-        b'{"a":"\\udc00\\ud800"}',
         b'{"a":"\xff"}',
         b'{"a":"\xc0\xaf"}',
         b'{"a":"\xed\xa0\x80"}',
@@ -416,7 +413,7 @@ def test_deep_nesting_in_a_key_is_no_crash(key: str) -> None:
     ],
 )
 def test_invalid_json_never_becomes_an_event(raw: bytes) -> None:
-    """NaN, infinities, 5,000-digit integers, lone surrogates, invalid UTF-8 and raw control characters are not JSON."""
+    """NaN, infinities, 5,000-digit integers, invalid UTF-8 and raw control characters are not JSON."""
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(raw)
 

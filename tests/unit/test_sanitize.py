@@ -16,10 +16,12 @@ from cowrieprocessor.sanitize import (
     defang_all,
     inert,
     inert_cut,
+    inert_key,
     last_path_segment,
     mask_credentials,
     restore,
     terminal_safe,
+    visible,
 )
 
 ANY_TEXT = st.text(st.characters(codec=None))
@@ -65,6 +67,23 @@ def test_terminal_text_is_harmless_and_stable(text: str) -> None:
     safe = terminal_safe(text)
     assert not _unsafe_characters(safe)
     assert safe == terminal_safe(safe)
+
+
+@given(st.one_of(ANY_TEXT, HARMFUL))
+def test_visible_text_has_each_backslash_once(text: str) -> None:
+    """What was typed without a control character is shown as it was typed, with each backslash once."""
+    printable = "".join(character for character in text if inert(character) in (character, "\\\\"))
+
+    assert visible(inert(printable)) == printable
+    assert visible(inert("a\nb")) == r"a\x0ab"
+
+
+@given(st.one_of(ANY_TEXT, HARMFUL), st.one_of(ANY_TEXT, HARMFUL), st.integers(60, 80))
+def test_keys_of_different_texts_differ(one: str, other: str, limit: int) -> None:
+    """A key fits its column, and two texts have one key only if they are equal."""
+    assert len(inert_key(one, limit)) <= limit
+    assert (inert_key(one, limit) == inert_key(other, limit)) == (one == other)
+    assert inert_key("x" * 100 + one, limit) != inert_key("x" * 100 + one + "y", limit)
 
 
 def test_terminal_text_shows_inert_text_unchanged() -> None:

@@ -74,7 +74,8 @@ def backfill(
 ) -> None:
     """Fill the tables of version 4 from the events that are already stored.
 
-    Runs two jobs: first files and their hashes, then the origin and the commands of sessions. It runs alongside loaders
+    Runs two jobs: first files and their hashes, then the origin, logins and commands of sessions. Where an earlier
+    revision of version 4 derived sessions by other rules, a recount of these follows. It runs alongside loaders
     and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped at any
     time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3 has
     added events since; those are processed. `db status` shows its progress.

@@ -1,4 +1,4 @@
-"""`cowrieprocessor db recount`: recompute the counters of sessions from their events."""
+"""`cowrieprocessor db recount`: recompute what is derived of sessions from their events."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ LINE_EVERY_S = 10.0
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Recompute the counters and times of sessions from their events.
+    """Recompute counters, times, addresses, commands and logins of sessions from their events.
 
     v3 added a log's counters again whenever the log was loaded again, counted uploads and failed downloads as
-    downloads, and stored times with an offset as local time. Here every stored event counts once. It runs alongside
-    loaders, in short transactions; stopped, the same command goes on from there. Sessions without stored events stay
-    as they are. On a terminal it asks before it begins, unless --yes is given.
+    downloads, and stored times with an offset as local time. Earlier revisions of version 4 kept addresses as the log
+    spelled them, and did not count logins by user name. Here every stored event counts once, as loaders count it now.
+    It runs alongside loaders, in short transactions; stopped, the same command goes on from there. Sessions without
+    stored events stay as they are. On a terminal it asks before it begins, unless --yes is given.
 
     Ends with 0; with 1 if you said no or there is no such session, 4 if the database cannot be written, 5 if it has
     to be migrated first, 130 if it was interrupted.
@@ -51,7 +52,7 @@ def recount(db: str, session_id: str | None, dry_run: bool, yes: bool, as_json: 
     try:
         if not (dry_run or yes) and sys.stdin.isatty():
             which = "every session" if session_id is None else f"session {session_id}"
-            notify(f"{describe(engine)}: counters and times of {which} are recomputed from the stored events")
+            notify(f"{describe(engine)}: what is derived of {which} is recomputed from the stored events")
             confirm_or_exit(yes=False)
         result = run(engine, session_id=session_id, dry_run=dry_run, on_progress=_ProgressLines().update)
     finally:

@@ -31,13 +31,13 @@ _ETA_FROM_SHARE = 0.01
     metavar="N",
     help="How many differences to list; all are counted.",
 )
-@click.option("--files-only", is_flag=True, help="Skip session_attributes and command_stats: much faster.")
+@click.option("--files-only", is_flag=True, help="Skip the tables of sessions: much faster.")
 @click.option("--counters", is_flag=True, help="Check the counters of every session, not of a sample.")
 @json_option
 def validate(db: str, limit_differences: int, files_only: bool, counters: bool, as_json: bool) -> None:
     """Check every row of version 4's tables against the stored events.
 
-    Recomputes each (session, hash) and each field of `files`, then file_hashes, session_attributes and command_stats,
+    Recomputes each (session, hash) and each field of `files`, then file_hashes and the tables of sessions,
     by an independent implementation of the rules; checks formats, orphans, the schema, and v3's rows against their
     state at the migration; lists each difference. Nothing is changed. Loaders may run: rows written meanwhile are
     read again before they count as different. The recomputed rows need space in the temporary folder (TMPDIR), about

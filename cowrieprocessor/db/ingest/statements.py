@@ -88,31 +88,53 @@ class LoadingStatements:
         )
 
     def merge_attributes(self, rows: Sequence[Row]) -> None:
-        """Upsert session attributes: keep the earliest connection, key exchange and login of each session.
+        """Upsert session attributes: keep the first address, protocol, key exchange and login of each session.
 
-        Rows: session_id, connect_at, src_ip, protocol, hassh_at, hassh, login_success, login_at, username.
+        Rows: session_id, connect_at, src_ip_rank, src_ip_at, src_ip, protocol_rank, protocol_at, protocol, hassh_at,
+        hassh, login_success, login_at, username.
         """
-        connect = self._precedes("connect_at", ("connect_at", "src_ip", "protocol"))
+        # Rows of before revision 0007 have no ranks: their address and protocol are those of the connection.
+        address, protocol = (
+            self._precedes(
+                name, (f"coalesce({{0}}.{name}_rank, 0)", f"coalesce({{0}}.{name}_at, {{0}}.connect_at)", name)
+            )
+            for name in ("src_ip", "protocol")
+        )
         kex = self._precedes("hassh_at", ("hassh_at", "hassh"))
-        login = self._precedes("login_at", ("CASE WHEN {}.login_success THEN 0 ELSE 1 END", "login_at", "username"))
-        columns = {
-            "src_ip": connect,
-            "protocol": connect,
-            "connect_at": connect,
-            "hassh": kex,
-            "hassh_at": kex,
-            "username": login,
-            "login_success": login,
-            "login_at": login,
+        login = self._precedes("login_at", ("CASE WHEN {0}.login_success THEN 0 ELSE 1 END", "login_at", "username"))
+        tests = {
+            **dict.fromkeys(("src_ip_rank", "src_ip_at", "src_ip"), address),
+            **dict.fromkeys(("protocol_rank", "protocol_at", "protocol"), protocol),
+            **dict.fromkeys(("hassh_at", "hassh"), kex),
+            **dict.fromkeys(("login_success", "login_at", "username"), login),
         }
-        updates = ", ".join(
-            f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END"
-            for column, test in columns.items()
+        columns = ("session_id", "connect_at", *tests)
+        updates = [f"connect_at = {self._sql.earliest('a.connect_at', 'excluded.connect_at')}"]
+        updates += (
+            f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END" for column, test in tests.items()
         )
         self._execute_many(
-            "INSERT INTO session_attributes AS a (session_id, connect_at, src_ip, protocol, hassh_at, hassh,"
-            " login_success, login_at, username) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            f" ON CONFLICT (session_id) DO UPDATE SET {updates}",
+            f"INSERT INTO session_attributes AS a ({', '.join(columns)}) VALUES ({_placeholders(columns)})"
+            f" ON CONFLICT (session_id) DO UPDATE SET {', '.join(updates)}",
+            rows,
+        )
+
+    def merge_logins(self, rows: Sequence[Row]) -> None:
+        """Upsert logins: add to their counts and extend their time range.
+
+        Rows: session_id, username, attempts, successes, first_seen, last_seen.
+        """
+        sql = self._sql
+        self._execute_many(
+            f"""
+            INSERT INTO session_logins AS l (session_id, username, attempts, successes, first_seen, last_seen)
+            VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (session_id, username, credential) DO UPDATE SET
+                attempts = l.attempts + excluded.attempts,
+                successes = l.successes + excluded.successes,
+                first_seen = {sql.earliest("l.first_seen", "excluded.first_seen")},
+                last_seen = {sql.latest("l.last_seen", "excluded.last_seen")}
+            """,
             rows,
         )
 
@@ -296,7 +318,7 @@ class LoadingStatements:
         def side(table: str) -> str:
             return ", ".join(
                 key.format(table)
-                if "{}" in key
+                if "{" in key
                 else f"{table}.{key}"
                 if key.endswith("_at")
                 else self._sql.binary(f"coalesce({table}.{key}, '')")

@@ -6,7 +6,6 @@ compared without the rewritten keys; v4's rows are compared by the hash of the w
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from sqlalchemy import Connection, Select, Text, and_, bindparam, case, cast, fu
 from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 from cowrieprocessor.events import Event, moment_or_none
+from cowrieprocessor.json_text import stored_fields
 
 MAX_COMPARED_CHARS = 64 << 10
 """Longer payloads of version 3 are fetched one at a time, because many rows are fetched at once."""
@@ -217,11 +217,7 @@ def _v3_fields(connection: Connection, row: StoredRow) -> dict[str, Any] | None:
     payload = row.payload
     if payload is None:
         payload = connection.execute(_BY_ID, {"row_id": row.row_id}).scalar()
-    try:
-        fields = json.loads(payload or "null")
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
+    return stored_fields(payload)
 
 
 def _compared(fields: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ REVISIONS = (
     ),
     Revision("0005", ("followed_files",)),
     Revision("0006", ("overlapping_events",)),
+    Revision("0007", ("session_logins",)),
     Revision("0010", ("log_damage",)),
 )
 """All revisions, the oldest first."""

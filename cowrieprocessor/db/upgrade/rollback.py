@@ -33,7 +33,12 @@ _CREATE_REDUNDANT_INDEX = (
     f"CREATE UNIQUE INDEX {REDUNDANT_INDEX} ON raw_events(source, source_inode, source_generation, source_offset)"
 )
 _LETTERS_AT_ONCE = 1_000
-_MAY_LACK = {"files": {"origin"}, "log_files": {"last_event_at"}}
+_MAY_LACK = {
+    "files": {"origin"},
+    "log_files": {"last_event_at"},
+    "session_attributes": {"src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"},
+}
+"""Columns that later revisions added: a database of an earlier one lacks them."""
 
 
 @dataclass(frozen=True, slots=True)

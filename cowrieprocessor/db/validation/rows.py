@@ -1,4 +1,4 @@
-"""The rows that the validation compares: files, file_hashes, session_attributes and command_stats."""
+"""The rows that the validation compares: files, file_hashes, session_attributes, command_stats and session_logins."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ class AttributeRow(NamedTuple):
 
     session_id: str
     connect_at: str | None
+    src_ip_rank: int | None
+    src_ip_at: str | None
     src_ip: str | None
+    protocol_rank: int | None
+    protocol_at: str | None
     protocol: str | None
     hassh_at: str | None
     hassh: str | None
@@ -73,6 +77,17 @@ class CommandRow(NamedTuple):
     first_seen: str | None
     last_seen: str | None
     high_risk: bool
+
+
+class LoginRow(NamedTuple):
+    """One row of `session_logins`."""
+
+    session_id: str
+    username: str
+    attempts: int
+    successes: int
+    first_seen: str | None
+    last_seen: str | None
 
 
 class Rows:
@@ -102,14 +117,20 @@ class Rows:
                 ("h.sha256",),
             ),
             AttributeRow: (
-                f"SELECT a.session_id, {moment('a.connect_at')}, a.src_ip, a.protocol, {moment('a.hassh_at')},"
-                f" a.hassh, a.login_success, {moment('a.login_at')}, a.username FROM session_attributes AS a",
+                f"SELECT a.session_id, {moment('a.connect_at')}, a.src_ip_rank, {moment('a.src_ip_at')}, a.src_ip,"
+                f" a.protocol_rank, {moment('a.protocol_at')}, a.protocol, {moment('a.hassh_at')}, a.hassh,"
+                f" a.login_success, {moment('a.login_at')}, a.username FROM session_attributes AS a",
                 ("a.session_id",),
             ),
             CommandRow: (
                 f"SELECT c.session_id, c.command_normalized, c.occurrences, {moment('c.first_seen')},"
                 f" {moment('c.last_seen')}, c.high_risk FROM command_stats AS c",
                 ("c.session_id", "c.command_normalized"),
+            ),
+            LoginRow: (
+                f"SELECT l.session_id, l.username, l.attempts, l.successes, {moment('l.first_seen')},"
+                f" {moment('l.last_seen')} FROM session_logins AS l",
+                ("l.session_id", "l.username"),
             ),
         }
 

@@ -58,13 +58,22 @@ FILES = Shape(
     {"filename": "min", "download_url": "min", "origin": "min", "first_seen": "min", "last_seen": "max"},
 )
 HASHES = Shape("hashes", ("sha256",), {"session_count": "sum", "first_seen": "min", "last_seen": "max"})
-ATTRIBUTES = Shape("attributes", ("session_id",), {"connect": "min", "kex": "min", "login": "min"})
+ATTRIBUTES = Shape(
+    "attributes",
+    ("session_id",),
+    {"connected": "min", "address": "min", "protocol": "min", "kex": "min", "login": "min"},
+)
+LOGINS = Shape(
+    "logins",
+    ("session_id", "username"),
+    {"attempts": "sum", "successes": "sum", "first_seen": "min", "last_seen": "max"},
+)
 COMMANDS = Shape(
     "commands",
     ("session_id", "command"),
     {"occurrences": "sum", "first_seen": "min", "last_seen": "max", "high_risk": "max"},
 )
-_SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS)
+_SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS, LOGINS)
 
 
 class Spill:

@@ -28,6 +28,7 @@ from cowrieprocessor.jobs.dead_letters.source_bytes import (
     payload_of,
     range_of,
 )
+from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
@@ -225,7 +226,7 @@ class LetterReader:
 
     def _event(self, raw: bytes) -> Event:
         try:
-            fields = orjson.loads(raw)
+            fields = read_json(raw)
         except orjson.JSONDecodeError as error:
             raise Stays(f"still {REFUSED_NOT_JSON}", str(error)) from error
         parsed = parse_event(raw, fields, max_nesting=self._settings.max_nesting)
@@ -272,7 +273,7 @@ def _utf8(text: str) -> bytes:
 def _is_event(payload: str) -> bool:
     """Return whether a payload stored by v3 is an event, not a line that v3 could not read."""
     try:
-        fields = orjson.loads(payload)
+        fields = read_json(_utf8(payload))
     except orjson.JSONDecodeError:
         return False
     return isinstance(fields, dict) and bool(fields) and set(fields) != {"malformed"}

@@ -98,6 +98,7 @@ class ReplayWriter:
     _sessions: list[list[Any]] = field(default_factory=list)
     _attributes: list[list[Any]] = field(default_factory=list)
     _commands: list[list[Any]] = field(default_factory=list)
+    _logins: list[list[Any]] = field(default_factory=list)
     _hashes: list[list[Any]] = field(default_factory=list)
     _files: list[list[Any]] = field(default_factory=list)
     _dead_letters: list[list[Any]] = field(default_factory=list)
@@ -125,6 +126,7 @@ class ReplayWriter:
             statements.merge_sessions(_by_key(self._sessions, 1))
             statements.merge_attributes(_by_key(self._attributes, 1))
             statements.merge_commands(_by_key(self._commands, 2))
+            statements.merge_logins(_by_key(self._logins, 2))
             statements.merge_hashes(_merged_hashes(self._hashes))
             for rows in _without_repeated_files(self._files):
                 self.counters[FILES] += len(statements.merge_files(rows, self._now))
@@ -169,6 +171,7 @@ class ReplayWriter:
         else:
             self._attributes += rows.attributes
             self._commands += rows.commands
+            self._logins += rows.logins
             self._hashes += rows.hashes
             self._files += rows.files
             self._byte_count_changes.append(_byte_count_change(new, new.log, batch, is_last=is_last))
@@ -212,16 +215,18 @@ class ReplayWriter:
         event = stored.event
         if event is None:
             return ResolvedLetter(stored.letter, 0, 1)
+        sessions = SessionAggregates()
+        sessions.add(event)
         if event.event_type in ORIGINS:
             files = FileAggregates()
             files.add(event)
             self._hashes += files.hash_rows(self._now)
             self._files += files.file_rows()
+            self._attributes += sessions.attribute_rows()  # merged a second time, they stay the same
         elif stored.by_backfill:
-            sessions = SessionAggregates()
-            sessions.add(event)
             self._attributes += sessions.attribute_rows()
             self._commands += sessions.command_rows()
+            self._logins += sessions.login_rows()
         return ResolvedLetter(stored.letter, 0, 0)
 
 

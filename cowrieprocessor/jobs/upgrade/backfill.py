@@ -1,7 +1,8 @@
 """The backfill: fills v4's tables on files, sessions and commands from the events of a v3 database.
 
-Two jobs run in sequence: files with their hashes, then session attributes and commands. Each resumes where it stopped,
-and runs alongside loaders; run again, it processes what a v3 loader has appended since.
+Two jobs run in sequence: files with their hashes, then session attributes, commands and logins. Each resumes where it
+stopped, and runs alongside loaders; run again, it processes what a v3 loader has appended since. Where an earlier
+revision derived sessions by other rules, a recount follows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_event_id
-from cowrieprocessor.db.jobs import PAUSED, JobRecord, delete_job, load_job, save_job
+from cowrieprocessor.db.jobs import (
+    PAUSED,
+    RECOUNT_JOB,
+    RUNNING,
+    JobRecord,
+    delete_job,
+    load_job,
+    recount_is_due,
+    save_job,
+)
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
+from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
@@ -34,7 +45,7 @@ class BackfillResult:
 
     Attributes:
         files: the job that fills `files` and `file_hashes`.
-        sessions: the job that fills `session_attributes` and `command_stats`.
+        sessions: the job that fills `session_attributes`, `command_stats` and `session_logins`.
     """
 
     files: JobRecord
@@ -100,7 +111,16 @@ def backfill(
         ).run()
         for kind in KINDS
     ]
+    with read_transaction(engine) as connection:
+        is_due = recount_is_due(connection)
+    if is_due:
+        recount(engine, on_progress=None if on_progress is None else lambda now: on_progress(_of_recount(now)))
     return BackfillResult(*done)
+
+
+def _of_recount(now: RecountProgress) -> BackfillProgress:
+    """Return the progress of the recount as that of a job of the backfill, in sessions."""
+    return BackfillProgress(RECOUNT_JOB, RUNNING, now.sessions, now.total, now.sessions_per_s, now.eta_s, reason=None)
 
 
 def plan(engine: Engine) -> BackfillPlan:

@@ -23,6 +23,7 @@ from cowrieprocessor.events import (
     Refused,
     parse_event,
 )
+from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
@@ -57,6 +58,8 @@ class Slice(ABC):
 
     job: ClassVar[str]
     event_types: ClassVar[tuple[str, ...]]
+    all_types: ClassVar[bool] = False
+    """Whether events of other types are aggregated, too: any event can name a session's address."""
 
     @abstractmethod
     def _aggregate(self, event: Event) -> Refused | None:
@@ -80,9 +83,11 @@ class Slice(ABC):
         if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
-        event = _parsed(row.payload)
+        event = parsed(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
+            if self.all_types:
+                self._aggregate(event)
             return
         refused = event if isinstance(event, Refused) else self._aggregate(event)
         if refused is not None and (isinstance(event, Event) or _may_be_of_type(row, self.event_types)):
@@ -113,11 +118,16 @@ class FilesSlice(Slice):
 
 @dataclass(slots=True)
 class SessionsSlice(Slice):
-    """Aggregates of connections, key exchanges, logins and commands: `session_attributes` and `command_stats`."""
+    """Aggregates of sessions: `session_attributes`, `command_stats` and `session_logins`.
+
+    Any event can name the address and the protocol; only those of `event_types` say more, and get a dead letter if they
+    cannot be read.
+    """
 
     sessions: SessionAggregates = field(default_factory=SessionAggregates)
 
     job: ClassVar[str] = "backfill-sessions"
+    all_types: ClassVar[bool] = True
     event_types: ClassVar[tuple[str, ...]] = (
         COMMAND_INPUT,
         LOGIN_FAILED,
@@ -131,18 +141,20 @@ class SessionsSlice(Slice):
         return None
 
     def write(self, statements: LoadingStatements) -> None:
-        """Merge session attributes and commands."""
+        """Merge session attributes, commands and logins."""
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
+        statements.merge_logins(self.sessions.login_rows())
         statements.insert_dead_letters(self.dead_letters)
 
 
-def _parsed(payload: str | None) -> Event | Refused:
+def parsed(payload: str | None) -> Event | Refused:
+    """Return the event of a stored payload, without its hash; None stands for a payload that is too long."""
     if payload is None:
         return Refused(REASON_TOO_LONG, f"more than {MAX_PAYLOAD_CHARS} characters")
     raw = payload.encode("utf-8", "surrogatepass")
     try:
-        fields = orjson.loads(raw)
+        fields = read_json(raw)
     except orjson.JSONDecodeError as error:
         return Refused(REASON_NOT_JSON, str(error))
     return parse_event(raw, fields, hashed=False)

@@ -1,8 +1,10 @@
-"""The recount: recomputes counters and times of sessions from the stored events.
+"""The recount: recomputes what is derived of sessions from the stored events.
 
 v3 added a log's counters again whenever the log was reloaded, counted failed downloads and uploads as downloads, never
 moved a session's start earlier, and stored times with an offset unconverted. raw_events is the authority: each row
-counts once, as v4's loaders count it.
+counts once, as v4's loaders count it. Addresses, commands and logins that an earlier revision derived by other rules
+are replaced: of each session all rows at once, by the loaders' own function, from the events that loaders or backfill
+have taken in.
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import orjson
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.jobs import DONE, RUNNING, STOPPED, JobRecord, load_job, save_job
+from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.table_scan import Row, TableScan, table_scan_of
-from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters, store_counters
+from cowrieprocessor.db.upgrade.recount_rows import (
+    RecountRows,
+    SessionCounters,
+    SessionRows,
+    store_counters,
+    store_derived,
+)
 from cowrieprocessor.db.validation.events import largest_event_id
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.events import (
@@ -27,19 +34,23 @@ from cowrieprocessor.events import (
     FILE_DOWNLOAD,
     LOGIN_FAILED,
     LOGIN_SUCCESS,
+    Event,
     moment_or_none,
     utc_text,
 )
 from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import parsed
+from cowrieprocessor.json_text import stored_fields
+from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
-JOB = "recount"
+JOB = RECOUNT_JOB
 PAGE_SESSIONS = 500
 SAVE_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
 class Count:
-    """Counters and times computed from the events of one session."""
+    """Counters and times computed from the events of one session, and what else is derived from them."""
 
     events: int = 0
     commands: int = 0
@@ -47,6 +58,7 @@ class Count:
     logins: int = 0
     first: str | None = None
     last: str | None = None
+    derived: SessionAggregates = field(default_factory=SessionAggregates)
 
     def add(self, event_type: str | None, moment: str | None) -> None:
         """Count one event; `moment` is its time in UTC as text, None if unreadable."""
@@ -112,23 +124,45 @@ class RecountResult:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Sessions ordered by id, with the counts of their events up to the event id `bound`."""
+    """Sessions ordered by id, with the counts of their events up to the event id `bound`.
+
+    Attributes:
+        sessions: their stored counters and times.
+        counts: what their events say.
+        derived: their other stored rows, by session; None if these are not compared.
+        bound: the newest event read.
+        backfilled: up to which id the backfill had taken in the events of version 3.
+    """
 
     sessions: list[SessionCounters]
     counts: dict[str, Count]
+    derived: dict[str, SessionRows] | None
     bound: int
+    backfilled: int
+    rows: RecountRows
 
     def wrong(self) -> list[int]:
         """Return the indexes of the sessions that differ from their events."""
-        return [
-            number
-            for number, stored in enumerate(self.sessions)
-            if self.counts[stored.session_id].correction(stored) is not None
-        ]
+        return [number for number, stored in enumerate(self.sessions) if self._is_wrong(stored)]
+
+    def _is_wrong(self, stored: SessionCounters) -> bool:
+        count = self.counts[stored.session_id]
+        if count.correction(stored) is not None:
+            return True
+        if self.derived is None or not count.events:
+            return False
+        known = self.derived.get(stored.session_id) or self.rows.rows([], [], [])
+        return derived_rows(count, self.rows) != known
 
     def without_events(self, until: int) -> int:
         """Return how many of the first `until` sessions have no event."""
         return sum(not self.counts[session.session_id].events for session in self.sessions[:until])
+
+
+def derived_rows(count: Count, rows: RecountRows) -> SessionRows:
+    """Return the rows that the events of one session give."""
+    derived = count.derived
+    return rows.rows(derived.attribute_rows(), derived.command_rows(), derived.login_rows())
 
 
 class PageReader:
@@ -137,40 +171,56 @@ class PageReader:
     Args:
         scan: the database to read.
         page_sessions: sessions per page.
+        only_counters: leave out what is derived besides counters and times, for which payloads are read.
     """
 
-    def __init__(self, scan: TableScan, *, page_sessions: int = PAGE_SESSIONS) -> None:
+    def __init__(self, scan: TableScan, *, page_sessions: int = PAGE_SESSIONS, only_counters: bool = False) -> None:
         self._scan = scan
         self._page_sessions = page_sessions
-        self.rows = RecountRows(scan)
+        self._only_counters = only_counters
+        self.rows = RecountRows(scan, with_payloads=not only_counters)
 
     def page(self, after: str | None) -> Page | None:
         """Return the sessions after a session id, None after the last one."""
         with self._scan.snapshot() as connection:
             sessions = self.rows.after(connection, after, self._page_sessions)
-            bound = largest_event_id(self._scan, connection)
-        return self._counted(sessions, bound) if sessions else None
+            bound, backfilled = largest_event_id(self._scan, connection), self.rows.backfilled(connection)
+        return self._counted(sessions, bound, backfilled) if sessions else None
 
     def of_session(self, session_id: str) -> Page | None:
         """Return the page of one session, None if there is no such session."""
         with self._scan.snapshot() as connection:
             stored = self.rows.session(connection, session_id)
-            bound = largest_event_id(self._scan, connection)
-        return self._counted([stored], bound) if stored else None
+            bound, backfilled = largest_event_id(self._scan, connection), self.rows.backfilled(connection)
+        return self._counted([stored], bound, backfilled) if stored else None
 
-    def _counted(self, sessions: list[SessionCounters], bound: int) -> Page:
+    def _counted(self, sessions: list[SessionCounters], bound: int, backfilled: int) -> Page:
         counts = {session.session_id: Count() for session in sessions}
         first, last = sessions[0].session_id, sessions[-1].session_id
         for rows in self._scan.walk(self.rows.events(first, last, bound)):
-            self.add(counts, rows, None)
-        return Page(sessions, counts, bound)
+            self.add(counts, rows, backfilled, None)
+        derived = None
+        if not self._only_counters:
+            with self._scan.snapshot() as connection:
+                derived = self.rows.derived(connection, first, last)
+        return Page(sessions, counts, derived, bound, backfilled, self.rows)
 
-    def add(self, counts: dict[str, Count], rows: Sequence[Row], connection: Connection | None) -> None:
-        """Add rows of events to the counts of their sessions; other sessions are ignored."""
-        for session_id, event_id, event_type, timestamp in rows:
+    def add(
+        self, counts: dict[str, Count], rows: Sequence[Row], backfilled: int, connection: Connection | None
+    ) -> None:
+        """Add rows of events to the counts of their sessions; other sessions are ignored.
+
+        Nothing but counters and times is derived from an event of version 3 that the backfill has not taken in yet.
+        """
+        for session_id, event_id, event_type, timestamp, payload, is_ours in rows:
             count = counts.get(session_id)
-            if count is not None:
-                count.add(event_type, self._moment(event_id, timestamp, connection))
+            if count is None:
+                continue
+            count.add(event_type, self._moment(event_id, timestamp, connection))
+            if payload is not None and (is_ours or event_id <= backfilled):
+                event = parsed(payload)
+                if isinstance(event, Event):
+                    count.derived.add(event)
 
     def _moment(self, event_id: int, timestamp: str | None, connection: Connection | None) -> str | None:
         """Return the time of an event, for a decimal number from the payload, because the column rounds it."""
@@ -181,7 +231,7 @@ class PageReader:
                 payload = self.rows.payload(own, event_id)
         else:
             payload = self.rows.payload(connection, event_id)
-        return moment_or_none(orjson.loads(payload).get("timestamp"))
+        return moment_or_none(stored_fields(payload).get("timestamp"))
 
 
 def recount(
@@ -193,7 +243,7 @@ def recount(
     page_sessions: int = PAGE_SESSIONS,
     save_every_s: float = SAVE_EVERY_S,
 ) -> RecountResult:
-    """Correct counters and times of sessions by their events, in short transactions alongside loaders.
+    """Correct what is derived of sessions by their events, in short transactions alongside loaders.
 
     If killed, the next run resumes where this one stopped.
 
@@ -259,7 +309,7 @@ class _Recount:
             self._total = self._pages.rows.count_sessions(connection)
             before = load_job(connection, JOB) if self._keeps_record else None
         if before is not None and before.state != DONE:
-            self._resumed = True
+            self._resumed = "last" in before.cursor
             self._record = JobRecord(JOB, RUNNING, before.cursor, before.counters, before.started_at)
             self._done_before = int(before.counters.get("sessions", 0))
         self._save()
@@ -316,17 +366,24 @@ class _Recount:
 
     def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:
         """Correct one session by the events that this transaction sees: a loader may have added some to the page's."""
-        stored = self._pages.rows.session(connection, session_id, to_write=True)
+        rows = self._pages.rows
+        backfilled = rows.backfilled(connection, to_write=True)
+        stored = rows.session(connection, session_id, to_write=True)
         if stored is None:
             return False
-        only_newer = self._scan.ids_rise_with_commits
-        counts = {session_id: page.counts[session_id] if only_newer else Count()}
-        rows = self._pages.rows.events_now(connection, session_id, page.bound if only_newer else 0)
-        self._pages.add(counts, rows, connection)
-        corrected = counts[session_id].correction(stored)
+        only_newer = self._scan.ids_rise_with_commits and backfilled == page.backfilled
+        count = page.counts[session_id] if only_newer else Count()
+        newer = rows.events_now(connection, session_id, page.bound if only_newer else 0)
+        self._pages.add({session_id: count}, newer, backfilled, connection)
+        corrected = count.correction(stored)
         if corrected is not None:
             store_counters(connection, corrected, now)
-        return corrected is not None
+        expected = derived_rows(count, rows)
+        known = rows.derived(connection, session_id, session_id).get(session_id) or rows.rows([], [], [])
+        if not count.events or expected == known:
+            return corrected is not None
+        store_derived(connection, session_id, expected)
+        return True
 
     def _advance(self, page: Page, done: int, until: int) -> None:
         """Advance the cursor past the first `until` sessions of a page, of which `done` are counted already."""
@@ -334,7 +391,7 @@ class _Recount:
             counters = self._record.counters
             counters["sessions"] += until - done
             counters["without_events"] += page.without_events(until) - page.without_events(done)
-            self._record.cursor = {"last": page.sessions[until - 1].session_id}
+            self._record.cursor = {**self._record.cursor, "last": page.sessions[until - 1].session_id}
 
     def _save(self) -> None:
         if self._keeps_record:

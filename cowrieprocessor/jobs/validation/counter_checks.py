@@ -19,7 +19,7 @@ _ID_PREFIXES = 0x1000
 
 def check_sample(scan: TableScan) -> CounterCheck:
     """Compare about a thousand sessions, evenly distributed over all."""
-    pages = PageReader(scan)
+    pages = PageReader(scan, only_counters=True)
     sampled = _sample(scan, pages.rows)
     wrong = without_events = compared = 0
     for session_id in sampled:
@@ -28,7 +28,7 @@ def check_sample(scan: TableScan) -> CounterCheck:
             if stored is None or stored.event_count > MAX_EVENTS:
                 continue
             count = Count()
-            pages.add({session_id: count}, pages.rows.events_now(connection, session_id, 0), connection)
+            pages.add({session_id: count}, pages.rows.events_now(connection, session_id, 0), 0, connection)
         compared += 1
         wrong += count.correction(stored) is not None
         without_events += not count.events
@@ -42,7 +42,7 @@ def check_all(scan: TableScan, on_rows: Callable[[int, float], None]) -> Counter
         scan: the database.
         on_rows: called with the number of sessions compared, and the share of all, 0 to 1.
     """
-    pages = PageReader(scan)
+    pages = PageReader(scan, only_counters=True)
     with scan.snapshot() as connection:
         total = max(1, pages.rows.count_sessions(connection))
     sessions = wrong = without_events = 0

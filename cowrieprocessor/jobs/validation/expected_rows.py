@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, Spill
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
+from cowrieprocessor.json_text import read_json
 
 FLUSH_ROWS = 20_000
 """Expected rows kept in memory before they are written to the spill."""
@@ -138,7 +139,7 @@ class ExpectedRows(ABC):
 
     def _decode(self, payload: str | None) -> None:
         try:
-            fields = None if payload is None else orjson.loads(payload)
+            fields = None if payload is None else read_json(payload.encode("utf-8", "surrogatepass"))
         except orjson.JSONDecodeError:
             fields = None
         if isinstance(fields, dict) and rules.is_readable(fields):
@@ -181,7 +182,7 @@ class ExpectedFiles(ExpectedRows):
 
 
 class ExpectedSessions(ExpectedRows):
-    """The rows of `session_attributes` and `command_stats`, from connections, key exchanges, logins and commands."""
+    """The rows of `session_attributes`, `command_stats` and `session_logins`."""
 
     job: ClassVar[str] = "backfill-sessions"
     streams: ClassVar[tuple[str, ...]] = (stored.ALL_TYPES,)
@@ -194,6 +195,7 @@ class ExpectedSessions(ExpectedRows):
         """Merge what was added into rows; what is added later is merged at once."""
         self._spill.merge(ATTRIBUTES)
         self._spill.merge(COMMANDS)
+        self._spill.merge(LOGINS)
 
     def _add(self, fields: Mapping[str, Any]) -> None:
         self._pending.add(fields)
@@ -201,6 +203,7 @@ class ExpectedSessions(ExpectedRows):
             self._flush()
 
     def _flush(self) -> None:
-        attributes, commands = self._pending.drain()
+        attributes, commands, logins = self._pending.drain()
         self._spill.add(ATTRIBUTES, attributes)
         self._spill.add(COMMANDS, commands)
+        self._spill.add(LOGINS, logins)

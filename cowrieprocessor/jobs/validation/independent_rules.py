@@ -1,7 +1,7 @@
 """Independent rules by which a validation computes expected rows of files and sessions from events.
 
-Files and attributes use no code of the loaders or the backfill; only the vocabulary is shared (timestamps, inert text).
-Commands are normalised by the function that defines how they are counted.
+Files, attributes and logins use no code of the loaders or the backfill; only the vocabulary is shared (timestamps,
+inert text). Commands are normalised, and addresses spelled, by the functions that define how they are counted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from cowrieprocessor.events import (
     COMMAND_INPUT,
     FILE_DOWNLOAD,
     FILE_UPLOAD,
+    FORWARDED,
     LOGIN_FAILED,
     LOGIN_SUCCESS,
     SESSION_CONNECT,
     moment_or_none,
 )
+from cowrieprocessor.interpret.addresses import canonical_address
 from cowrieprocessor.interpret.commands import describe_command
-from cowrieprocessor.sanitize import inert_cut, last_path_segment
+from cowrieprocessor.sanitize import inert_cut, inert_key, last_path_segment
 
 HASH = re.compile(r"[0-9a-f]{64}")
 STATUSES = frozenset({"pending", "enriched", "failed", "skipped"})
@@ -40,6 +42,10 @@ NO_SESSION = "file events without a session"
 UNREADABLE = "events whose payload cannot be read"
 
 ExpectedRow = tuple[Any, ...]
+
+CONNECTED, ADDRESS, PROTOCOL, KEX, LOGIN = range(5)
+ATTRIBUTE_COLUMNS = 5
+"""The candidates of a session: when it connected, and its first address, protocol, key exchange and login."""
 
 _ANY_HASH = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_KEY_CHARS = 64
@@ -97,37 +103,62 @@ def _name_and_url(fields: Mapping[str, Any], origin: str) -> tuple[str | None, s
 
 
 class ExpectedSessionRows:
-    """Candidates for session attributes, and command counts, merged in memory until they are drained."""
+    """Candidates for session attributes, and counts of commands and logins, merged in memory until they are drained."""
 
     def __init__(self) -> None:
         self._attributes: dict[str, list[str | None]] = {}
         self._commands: dict[tuple[str, str], list[Any]] = {}
+        self._logins: dict[tuple[str, str], list[Any]] = {}
 
     def __len__(self) -> int:
-        return len(self._attributes) + len(self._commands)
+        return len(self._attributes) + len(self._commands) + len(self._logins)
 
     def add(self, fields: Mapping[str, Any]) -> None:
         """Add one event."""
         event_type = fields.get("eventid")
         session = session_of(fields)
-        if not session or not isinstance(event_type, str) or event_type not in _EVENTS:
+        if not session:
             return
+        name = event_type if isinstance(event_type, str) else ""
         moment = moment_or_none(fields.get("timestamp"))
-        if event_type == COMMAND_INPUT:
-            self._add_command(session, fields, moment)
-            return
         at = moment or NO_MOMENT
-        if event_type == SESSION_CONNECT:
-            column, candidate = 0, (at, _cut(fields, "src_ip", 45), _cut(fields, "protocol", 16))
-        elif event_type == CLIENT_KEX:
-            column, candidate = 1, (at, _cut(fields, "hassh", 32), "")
-        else:
-            failed = "1" if event_type == LOGIN_FAILED else "0"
-            column, candidate = 2, (failed, at, _cut(fields, "username", 255))
+        if not name.startswith(FORWARDED):
+            self._add_names(session, "0" if name == SESSION_CONNECT else "1", at, fields)
+        if name == COMMAND_INPUT:
+            self._add_command(session, fields, moment)
+        elif name == SESSION_CONNECT:
+            self._offer(session, CONNECTED, at)
+        elif name == CLIENT_KEX:
+            self._offer(session, KEX, at, _cut(fields, "hassh", 32), "")
+        elif name in (LOGIN_FAILED, LOGIN_SUCCESS):
+            failed = "1" if name == LOGIN_FAILED else "0"
+            self._offer(session, LOGIN, failed, at, _cut(fields, "username", 255))
+            self._add_login(session, fields, moment, succeeds=name == LOGIN_SUCCESS)
+
+    def _add_names(self, session: str, rank: str, at: str, fields: Mapping[str, Any]) -> None:
+        """Offer the address and the protocol that an event names; a connection's go before those of others."""
+        if (address := _given(fields, "src_ip")) is not None:
+            self._offer(session, ADDRESS, rank, at, canonical_address(address))
+        if (protocol := _given(fields, "protocol")) is not None:
+            self._offer(session, PROTOCOL, rank, at, inert_cut(protocol, 16))
+
+    def _offer(self, session: str, column: int, *candidate: str) -> None:
+        """Keep the smallest candidate of a column."""
         joined = SEPARATOR.join(candidate)
-        earliest = self._attributes.setdefault(session, [None, None, None])
-        before = earliest[column]
-        earliest[column] = joined if before is None else min(before, joined)
+        kept = self._attributes.setdefault(session, [None] * ATTRIBUTE_COLUMNS)
+        before = kept[column]
+        kept[column] = joined if before is None else min(before, joined)
+
+    def _add_login(self, session: str, fields: Mapping[str, Any], moment: str | None, *, succeeds: bool) -> None:
+        """Count an attempt under the name that was tried."""
+        username = fields.get("username")
+        name = inert_key(username, 255) if isinstance(username, str) else ""
+        row = self._logins.setdefault((session, name), [0, 0, None, None])
+        row[0] += 1
+        row[1] += succeeds
+        if moment is not None:
+            row[2] = min(moment, row[2] or moment)
+            row[3] = max(moment, row[3] or moment)
 
     def _add_command(self, session: str, fields: Mapping[str, Any], moment: str | None) -> None:
         """Count a command; v3 stored only a defanged form of it."""
@@ -145,15 +176,13 @@ class ExpectedSessionRows:
             row[2] = max(moment, row[2] or moment)
         row[3] |= is_risky
 
-    def drain(self) -> tuple[list[ExpectedRow], list[ExpectedRow]]:
-        """Return the rows of attributes and of commands, and clear both."""
+    def drain(self) -> tuple[list[ExpectedRow], list[ExpectedRow], list[ExpectedRow]]:
+        """Return the rows of attributes, of commands and of logins, and clear them."""
         attributes: list[ExpectedRow] = [(session, *row) for session, row in sorted(self._attributes.items())]
         commands: list[ExpectedRow] = [(*key, *row) for key, row in sorted(self._commands.items())]
-        self._attributes, self._commands = {}, {}
-        return attributes, commands
-
-
-_EVENTS = frozenset({SESSION_CONNECT, CLIENT_KEX, LOGIN_SUCCESS, LOGIN_FAILED, COMMAND_INPUT})
+        logins: list[ExpectedRow] = [(*key, *row) for key, row in sorted(self._logins.items())]
+        self._attributes, self._commands, self._logins = {}, {}, {}
+        return attributes, commands, logins
 
 
 def _given(fields: Mapping[str, Any], key: str) -> str | None:

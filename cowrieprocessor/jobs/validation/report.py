@@ -28,6 +28,7 @@ class Difference:
         expected: the value the column should have.
         found: the value it has, or a description of the row.
         command: the command, if the row is about a command.
+        username: the user name, if the row is about logins.
     """
 
     kind: str
@@ -38,13 +39,19 @@ class Difference:
     expected: str | int | None = None
     found: str | int | None = None
     command: str | None = None
+    username: str | None = None
 
     def describe(self) -> str:
         """Return the difference in one line."""
         parts = [f"{self.kind} in {self.table}" if self.kind != SCHEMA else f"schema of {self.table}"]
         parts += [
             f"{name} {value}"
-            for name, value in (("session", self.session_id), ("hash", self.sha256), ("command", self.command))
+            for name, value in (
+                ("session", self.session_id),
+                ("hash", self.sha256),
+                ("command", self.command),
+                ("user name", self.username),
+            )
             if value is not None
         ]
         line = ", ".join(parts)

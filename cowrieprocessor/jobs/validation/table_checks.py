@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from cowrieprocessor.db.validation.rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, Row, Shape, Spill
+from cowrieprocessor.db.validation.rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow, LoginRow
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, LOGINS, Row, Shape, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.jobs.validation.report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
 
@@ -125,20 +125,22 @@ class HashesCheck(TableCheck):
 
 
 class AttributesCheck(TableCheck):
-    """`session_attributes`: the earliest connection, key exchange and login of each session."""
+    """`session_attributes`: the first connection, address, protocol, key exchange and login of each session."""
 
     table = "session_attributes"
     shape = ATTRIBUTES
     kind = AttributeRow
 
     _columns = (
-        ("connect_at", "src_ip", "protocol"),
+        ("connect_at", None, None),
+        ("src_ip_rank", "src_ip_at", "src_ip"),
+        ("protocol_rank", "protocol_at", "protocol"),
         ("hassh_at", "hassh", None),
         ("login_failed", "login_at", "username"),
     )
 
     def agrees(self, expected: Row, found: Row) -> bool:
-        """Return whether the three candidates are those of the events."""
+        """Return whether all candidates are those of the events."""
         return expected[1:] == _joined(AttributeRow._make(found))
 
     def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
@@ -188,19 +190,53 @@ class CommandsCheck(TableCheck):
                 yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual, command=found[1])
 
 
+class LoginsCheck(TableCheck):
+    """`session_logins`: how often each session tried each user name."""
+
+    table = "session_logins"
+    shape = LOGINS
+    kind = LoginRow
+
+    _columns = ("attempts", "successes", "first_seen", "last_seen")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether counts and times are correct."""
+        return expected[2:] == found[2:]
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield the differences of a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, expected[0], username=expected[1])
+            return
+        if expected is None:
+            yield Difference(EXTRA, self.table, found[0], username=found[1])
+            return
+        for column, value, actual in zip(self._columns, expected[2:], found[2:], strict=True):
+            if value != actual:
+                yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual, username=found[1])
+
+
 def _bad_status(table: str, session_id: str | None, sha256: str, *, found: str) -> Difference:
     expected = f"one of {', '.join(sorted(rules.STATUSES))}"
     return Difference(BAD_FORMAT, table, session_id, sha256, "enrichment_status", expected, found)
 
 
-def _joined(row: AttributeRow) -> tuple[str | None, str | None, str | None]:
-    """Return the row's three candidates in the form in which the spill has those of the events."""
+def _joined(row: AttributeRow) -> tuple[str | None, ...]:
+    """Return the row's candidates in the form in which the spill has those of the events."""
     failed = "0" if row.login_success else "1"
     return (
-        None if row.connect_at is None else _join(row.connect_at, row.src_ip, row.protocol),
+        row.connect_at,
+        _named(row, row.src_ip_rank, row.src_ip_at, row.src_ip),
+        _named(row, row.protocol_rank, row.protocol_at, row.protocol),
         None if row.hassh_at is None else _join(row.hassh_at, row.hassh, None),
         None if row.login_at is None else _join(failed, row.login_at, row.username),
     )
+
+
+def _named(row: AttributeRow, rank: int | None, at: str | None, value: str | None) -> str | None:
+    """Return an address or a protocol with its key; without a rank it is that of the connection."""
+    return None if value is None else _join(str(rank or 0), row.connect_at if rank is None else at, value)
 
 
 def _join(*values: str | None) -> str:
@@ -208,4 +244,5 @@ def _join(*values: str | None) -> str:
 
 
 def _split(joined: str | None) -> list[str | None]:
-    return [None, None, None] if joined is None else [value or None for value in joined.split(rules.SEPARATOR)]
+    values = [] if joined is None else [value or None for value in joined.split(rules.SEPARATOR)]
+    return values + [None] * (3 - len(values))

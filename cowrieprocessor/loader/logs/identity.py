@@ -24,7 +24,8 @@ from cowrieprocessor.db.ingest import log_files as table
 from cowrieprocessor.db.ingest.log_damage import Log
 from cowrieprocessor.db.ingest.stored_events import SourceKey, offsets
 from cowrieprocessor.errors import ArchiveCut
-from cowrieprocessor.events import Event, canonical_json, parse_event
+from cowrieprocessor.events import Event, parse_event
+from cowrieprocessor.json_text import canonical_json
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import holds_damage
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT, PROBED_EVENTS, DuplicateLookup, V3Log

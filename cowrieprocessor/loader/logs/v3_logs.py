@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest.stored_events import SourceKey, copies_of, offsets
 from cowrieprocessor.db.ingest.v3_cursors import V3Cursor, cursors
-from cowrieprocessor.events import Event, hash_payload
+from cowrieprocessor.events import Event
+from cowrieprocessor.json_text import hash_payload
 from cowrieprocessor.loader.logs.duplicate_lookup import V3Log
 
 FirstValue = tuple[int, Event | bytes]

@@ -30,6 +30,7 @@ from cowrieprocessor.events import (
     REFUSED_TOO_LARGE,
     Refused,
 )
+from cowrieprocessor.json_text import object_with_surrogates, read_json
 from cowrieprocessor.loader.reading.log_stream import LogStream
 
 TAIL_BYTES = 512
@@ -182,7 +183,7 @@ class ValueReader:
             try:
                 fields = loads(raw)
             except orjson.JSONDecodeError:
-                return
+                fields = object_with_surrogates(raw)
             size = len(raw)
             if type(fields) is not dict or size > limit:
                 return
@@ -218,7 +219,7 @@ class ValueReader:
         if is_damaged:
             return self._damaged(end)
         try:
-            fields = orjson.loads(self._buffer[at:end])
+            fields = read_json(self._buffer[at:end])
         except orjson.JSONDecodeError as error:
             if end == len(self._buffer) and not self._ended:
                 raise _NeedMore from error
@@ -307,7 +308,7 @@ class ValueReader:
         brackets = tail[len(tail.rstrip(_SEPARATING)) :].lstrip(_SEPARATING.replace(b"[", b""))
         whole = (brackets + self._buffer[self._at : end]).strip(_BLANKS)
         try:
-            kind = type(orjson.loads(whole)).__name__
+            kind = type(read_json(whole)).__name__
         except orjson.JSONDecodeError as error:
             return self._value(end, problem=_refused(error))
         return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
@@ -342,7 +343,7 @@ class ValueReader:
             if end is None or is_damaged:
                 continue
             try:
-                fields = orjson.loads(self._buffer[at:end])
+                fields = read_json(self._buffer[at:end])
             except orjson.JSONDecodeError:
                 continue
             if "eventid" in fields:

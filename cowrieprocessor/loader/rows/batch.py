@@ -76,6 +76,7 @@ class BatchRows:
     sessions: Rows
     attributes: Rows
     commands: Rows
+    logins: Rows
     hashes: Rows
     files: Rows
     dead_letters: Rows
@@ -217,6 +218,7 @@ class Batch:
             sessions=_session_rows(self._sessions, cursor.source, self.now),
             attributes=self._sessions.attribute_rows(),
             commands=self._sessions.command_rows(),
+            logins=self._sessions.login_rows(),
             hashes=self._files.hash_rows(self.now),
             files=self._files.file_rows(),
             dead_letters=self._dead_letters,

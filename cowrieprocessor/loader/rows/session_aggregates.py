@@ -15,18 +15,25 @@ from cowrieprocessor.events import (
     CLIENT_KEX,
     COMMAND_INPUT,
     FILE_DOWNLOAD,
+    FORWARDED,
     LOGIN_FAILED,
     LOGIN_SUCCESS,
     SESSION_CONNECT,
     Event,
 )
+from cowrieprocessor.interpret.addresses import canonical_address
 from cowrieprocessor.interpret.commands import describe_command
-from cowrieprocessor.sanitize import inert_cut
+from cowrieprocessor.sanitize import inert_cut, inert_key
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
 """Sorts after all other times: the time of an event without one."""
 
 MAX_SENSOR_CHARS = 32
+MAX_PROTOCOL_CHARS = 16
+MAX_USERNAME_CHARS = 255
+
+CONNECT, OTHER = 0, 1
+"""Ranks of events that name an address or a protocol: a connection goes before any other event."""
 
 
 @dataclass(slots=True)
@@ -53,14 +60,28 @@ class AttributeAggregate:
     """Candidates for a session's attributes, preceded by their sort key; the smallest wins.
 
     Attributes:
-        connect: (moment, src_ip, protocol).
+        connect: moment of a connection.
+        address: (rank, moment, src_ip).
+        protocol: (rank, moment, protocol).
         kex: (moment, hassh).
         login: (0 for a success or 1, moment, username).
     """
 
-    connect: tuple[str, str, str] | None = None
+    connect: str | None = None
+    address: tuple[int, str, str] | None = None
+    protocol: tuple[int, str, str] | None = None
     kex: tuple[str, str] | None = None
     login: tuple[int, str, str] | None = None
+
+
+@dataclass(slots=True)
+class LoginAggregate:
+    """How often, and when, a session tried one user name in a batch."""
+
+    attempts: int = 0
+    successes: int = 0
+    first_seen: str | None = None
+    last_seen: str | None = None
 
 
 @dataclass(slots=True)
@@ -75,11 +96,14 @@ class CommandAggregate:
 
 @dataclass(slots=True)
 class SessionAggregates:
-    """The aggregates of a batch, by session and by (session, command)."""
+    """The aggregates of a batch, by session, by (session, command) and by (session, user name)."""
 
     sessions: dict[str, SessionAggregate] = field(default_factory=lambda: defaultdict(SessionAggregate))
     attributes: dict[str, AttributeAggregate] = field(default_factory=dict)
     commands: dict[tuple[str, str], CommandAggregate] = field(default_factory=dict)
+    logins: dict[tuple[str, str], LoginAggregate] = field(default_factory=dict)
+    _named: set[str] = field(default_factory=set)
+    """Sessions whose connection named both address and protocol, so that no other event decides them."""
 
     def add(self, event: Event) -> None:
         """Add one event; an event without a session is not counted."""
@@ -101,6 +125,8 @@ class SessionAggregates:
             name = _sensor_name(sensor)
             if name != session.sensor:
                 session.sensor = _smaller(name, session.sensor)
+        if session_id not in self._named:
+            self._name(session_id, event)
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
             handler(self, session_id, session, event.fields, moment)
@@ -116,33 +142,85 @@ class SessionAggregates:
             for key, command in sorted(self.commands.items())
         ]
 
+    def login_rows(self) -> list[list[Any]]:
+        """Return rows for `LoadingStatements.merge_logins`, sorted by key."""
+        return [
+            [*key, login.attempts, login.successes, login.first_seen, login.last_seen]
+            for key, login in sorted(self.logins.items())
+        ]
+
+    def _name(self, session_id: str, event: Event) -> None:
+        """Take address and protocol from an event that is no connection."""
+        event_type = event.event_type
+        if event_type != SESSION_CONNECT and not (event_type and event_type.startswith(FORWARDED)):
+            self._take_names(session_id, OTHER, event.fields, event.moment)
+
+    def _take_names(self, session_id: str, rank: int, fields: dict[str, Any], moment: str | None) -> None:
+        """Take address and protocol from an event, if it names them and no earlier one does."""
+        src_ip, protocol = fields.get("src_ip"), fields.get("protocol")
+        key = (rank, moment or NO_MOMENT)
+        if type(src_ip) is str and src_ip:
+            attributes = self._attributes_of(session_id)
+            known = attributes.address
+            if known is None or key <= known[:2]:
+                candidate = (*key, canonical_address(src_ip))
+                attributes.address = candidate if known is None else min(known, candidate)
+        if type(protocol) is str and protocol:
+            attributes = self._attributes_of(session_id)
+            known = attributes.protocol
+            if known is None or key <= known[:2]:
+                candidate = (*key, inert_cut(protocol, MAX_PROTOCOL_CHARS))
+                attributes.protocol = candidate if known is None else min(known, candidate)
+
+    def _attributes_of(self, session_id: str) -> AttributeAggregate:
+        attributes = self.attributes.get(session_id)
+        if attributes is None:
+            attributes = self.attributes[session_id] = AttributeAggregate()
+        return attributes
+
     def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
-        candidate = (moment or NO_MOMENT, _cut(fields.get("src_ip"), 45), _cut(fields.get("protocol"), 16))
-        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
-        if attributes.connect is None or candidate < attributes.connect:
-            attributes.connect = candidate
+        attributes = self._attributes_of(session_id)
+        at = moment or NO_MOMENT
+        attributes.connect = at if attributes.connect is None else min(at, attributes.connect)
+        self._take_names(session_id, CONNECT, fields, moment)
+        address, protocol = attributes.address, attributes.protocol
+        if address is not None and protocol is not None and address[0] == protocol[0] == CONNECT:
+            self._named.add(session_id)
 
     def _kex(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         candidate = (moment or NO_MOMENT, _cut(fields.get("hassh"), 32))
-        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
+        attributes = self._attributes_of(session_id)
         if attributes.kex is None or candidate < attributes.kex:
             attributes.kex = candidate
 
     def _login_success(
         self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None
     ) -> None:
-        self._login(session_id, session, (0, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
+        self._login(session_id, session, fields, moment, succeeds=True)
 
     def _login_failed(
         self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None
     ) -> None:
-        self._login(session_id, session, (1, moment or NO_MOMENT, _cut(fields.get("username"), 255)))
+        self._login(session_id, session, fields, moment, succeeds=False)
 
-    def _login(self, session_id: str, session: SessionAggregate, candidate: tuple[int, str, str]) -> None:
+    def _login(
+        self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None, *, succeeds: bool
+    ) -> None:
         session.login_attempts += 1
-        attributes = self.attributes.setdefault(session_id, AttributeAggregate())
+        username = fields.get("username")
+        shown, key = _login_name(username) if type(username) is str else ("", "")
+        attributes = self._attributes_of(session_id)
+        candidate = (0 if succeeds else 1, moment or NO_MOMENT, shown)
         if attributes.login is None or candidate < attributes.login:
             attributes.login = candidate
+        login = self.logins.get((session_id, key))
+        if login is None:
+            login = self.logins[session_id, key] = LoginAggregate()
+        login.attempts += 1
+        login.successes += succeeds
+        if moment is not None:
+            login.first_seen = min(moment, login.first_seen or moment)
+            login.last_seen = max(moment, login.last_seen or moment)
 
     def _command(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         session.command_count += 1
@@ -173,15 +251,20 @@ def _smaller(name: str, known: str | None) -> str:
 
 
 def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]:
-    connect_at, src_ip, protocol = attributes.connect or (None, None, None)
+    src_ip_rank, src_ip_at, src_ip = attributes.address or (None, None, None)
+    protocol_rank, protocol_at, protocol = attributes.protocol or (None, None, None)
     hassh_at, hassh = attributes.kex or (None, None)
     failed, login_at, username = attributes.login or (None, None, None)
     success = None if failed is None else failed == 0
     return [
         session_id,
-        connect_at,
-        src_ip or None,
-        protocol or None,
+        attributes.connect,
+        src_ip_rank,
+        src_ip_at,
+        src_ip,
+        protocol_rank,
+        protocol_at,
+        protocol,
         hassh_at,
         hassh or None,
         success,
@@ -193,6 +276,12 @@ def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]
 @lru_cache(maxsize=1024)
 def _sensor_name(sensor: str) -> str:
     return inert_cut(sensor, MAX_SENSOR_CHARS)
+
+
+@lru_cache(maxsize=4096)
+def _login_name(username: str) -> tuple[str, str]:
+    """Return a user name as a session's attribute, and as the key under which its attempts are counted."""
+    return inert_cut(username, MAX_USERNAME_CHARS), inert_key(username, MAX_USERNAME_CHARS)
 
 
 def _cut(value: object, max_chars: int) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 
-from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionLogin, SessionSummary
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
 from cowrieprocessor.reporting.queries.window import Window
 
@@ -166,7 +167,7 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
         _select_files(
             window,
             Files.shasum,
-            func.min(Bytewise(Files.filename)).label("name"),
+            visible(func.min(Bytewise(Files.filename))).label("name"),
             func.max(Files.file_size).label("file_size"),
             _sum(case((Files.origin != ARTIFACT, 1), else_=0)).label("sessions"),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
@@ -226,11 +227,19 @@ def addresses(connection: Connection, window: Window, limit: int) -> Ranking:
 
 
 def usernames(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the user names by sessions: each session's successful one, else the first it tried.
-
-    `times` counts all login attempts of these sessions, under any name.
-    """
-    return _rank_sessions(connection, window, SessionAttribute.username, SessionSummary.login_attempts, limit)
+    """Return the user names by sessions that tried them; `times` counts the attempts under the name."""
+    query = (
+        select(
+            SessionLogin.username.label("value"),
+            func.count(distinct(SessionLogin.session_id)).label("sessions"),
+            _sum(SessionLogin.attempts).label("times"),
+        )
+        .select_from(SessionSummary)
+        .join(SessionLogin, SessionLogin.session_id == SessionSummary.session_id)
+        .where(*_in_window(window))
+        .group_by(SessionLogin.username)
+    )
+    return _rank(connection, query, limit)
 
 
 def sensors(connection: Connection, window: Window, limit: int) -> Ranking:
@@ -334,7 +343,12 @@ def _rank(connection: Connection, grouped: Select[*tuple[Any, ...]], limit: int)
     """Run a query for `value`, `sessions` and `times`, and return the most frequent values."""
     counted = grouped.subquery()
     ranked = (
-        select(counted, func.count().over().label("distinct_values"))
+        select(
+            visible(counted.c.value).label("value"),
+            counted.c.sessions,
+            counted.c.times,
+            func.count().over().label("distinct_values"),
+        )
         .order_by(counted.c.sessions.desc(), counted.c.times.desc(), Bytewise(counted.c.value))
         .limit(limit)
     )

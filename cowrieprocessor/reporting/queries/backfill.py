@@ -1,4 +1,4 @@
-"""Whether lists are complete: data that version 3 stored appears in them only after the backfill."""
+"""Whether lists are complete: data that version 3 or an earlier revision stored may have to be worked on first."""
 
 from __future__ import annotations
 

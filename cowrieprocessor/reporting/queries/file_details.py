@@ -9,15 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, RowMapping, and_, func, select
+from sqlalchemy import Connection, RowMapping, Text, and_, cast, func, select
 
 from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
 from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD
+from cowrieprocessor.json_text import stored_fields
 from cowrieprocessor.reporting.queries.file_history import SourceVerdict, source_verdicts
 from cowrieprocessor.reporting.queries.file_sessions import FileSession, list_file_sessions
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT
+from cowrieprocessor.sanitize import visible
 
 if TYPE_CHECKING:
     from cowrieprocessor.loader.file_processor import FileSighting
@@ -193,10 +195,11 @@ def _count_event_values(
     urls: set[tuple[str, str]] = set()
     for sighting in _event_sightings(connection, sha256, list(rows)):
         row = rows[sighting.session_id]
-        if sighting.filename is not None and sighting.filename != row.filename:
-            names.add((sighting.session_id, sighting.filename))
-        if sighting.download_url is not None and sighting.download_url != row.download_url:
-            urls.add((sighting.session_id, sighting.download_url))
+        name, url = (text and visible(text) for text in (sighting.filename, sighting.download_url))
+        if name is not None and name != row.filename:
+            names.add((sighting.session_id, name))
+        if url is not None and url != row.download_url:
+            urls.add((sighting.session_id, url))
     return Counter(name for _, name in names), Counter(url for _, url in urls)
 
 
@@ -208,7 +211,7 @@ def _event_sightings(connection: Connection, sha256: str, session_ids: Sequence[
         return
     # coalesce() keeps the planner from the index on event_type, which would read every file event there is.
     events = (
-        select(RawEvent.session_id, RawEvent.payload)
+        select(RawEvent.session_id, cast(RawEvent.payload, Text))
         .where(
             RawEvent.session_id.in_(session_ids),
             func.coalesce(RawEvent.event_type, "").in_((FILE_DOWNLOAD, FILE_UPLOAD)),
@@ -217,7 +220,7 @@ def _event_sightings(connection: Connection, sha256: str, session_ids: Sequence[
     )
     for session_id, payload in connection.execute(events):
         try:
-            sighting = file_sighting(payload, session_id)
+            sighting = file_sighting(stored_fields(payload), session_id or "")
         except InvalidShasum:
             continue
         if sighting is not None and sighting.sha256 == sha256:

@@ -18,6 +18,7 @@ from cowrieprocessor.reporting.queries.paging import (
     time_cursor,
 )
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 
 _MANY_SESSIONS = 20_000
 """Above this number of sessions a page is read in the order of time instead of by hash."""
@@ -60,7 +61,13 @@ def list_file_sessions(
         of_file, seen = func.coalesce(Files.shasum, "") == sha256, Files.first_seen.expression
     else:
         of_file, seen = Files.shasum == sha256, func.coalesce(Files.first_seen, Files.last_updated)
-    page = select(Files.session_id, Files.first_seen, Files.filename, Files.download_url, Files.origin).where(of_file)
+    page = select(
+        Files.session_id,
+        Files.first_seen,
+        visible(Files.filename).label("filename"),
+        visible(Files.download_url).label("download_url"),
+        Files.origin,
+    ).where(of_file)
     if after is not None:
         moment, session_id = parse_time_cursor(after)
         if moment is None:
@@ -68,7 +75,11 @@ def list_file_sessions(
         page = page.where(after_descending(seen, moment, Bytewise(Files.session_id), session_id))
     files = page.order_by(seen.desc(), Bytewise(Files.session_id)).limit(limit + 1).subquery()
     query = (
-        select(files, SessionSummary.matcher, *(getattr(SessionAttribute, name) for name in _ATTRIBUTES))
+        select(
+            files,
+            SessionSummary.matcher,
+            *(visible(getattr(SessionAttribute, name)).label(name) for name in _ATTRIBUTES),
+        )
         .outerjoin(SessionSummary, SessionSummary.session_id == files.c.session_id)
         .outerjoin(SessionAttribute, SessionAttribute.session_id == files.c.session_id)
         .order_by(files.c.first_seen.desc(), Bytewise(files.c.session_id))

@@ -23,6 +23,7 @@ from cowrieprocessor.reporting.queries.paging import (
     time_cursor,
 )
 from cowrieprocessor.reporting.queries.sensors import file_on_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 
 FileOrder = Literal["last-seen", "first-seen", "sessions"]
 HashTimes = tuple[str, dt.datetime, dt.datetime]
@@ -140,7 +141,7 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*t
         query = query.where(FileHash.first_seen < filters.until)
     if filters.name is not None:
         part = filters.name.translate(_ASCII_LOWER)
-        named = func.lower(Bytewise(Files.filename)).contains(part, autoescape=True)
+        named = func.lower(Bytewise(visible(Files.filename))).contains(part, autoescape=True)
         query = query.where(FileHash.sha256.in_(select(Files.shasum).where(named)))
     if filters.sensor is not None:
         seen = (
@@ -178,7 +179,7 @@ def _names_by_time(connection: Connection, hashes: Sequence[HashTimes]) -> dict[
     moments = {moment for _, first, last in hashes for moment in (first, last)}
     # coalesce() keeps the planner from the index on the hash: the one on the time finds far fewer rows.
     sightings = connection.execute(
-        select(Files.shasum, Files.first_seen, Files.filename).where(
+        select(Files.shasum, Files.first_seen, visible(Files.filename)).where(
             Files.first_seen.in_(moments),
             func.coalesce(Files.shasum, "").in_(sha256s),
             Files.filename.is_not(None),
@@ -196,7 +197,11 @@ def _names_by_time(connection: Connection, hashes: Sequence[HashTimes]) -> dict[
 
 def _sampled_names(connection: Connection, sha256s: AbstractSet[str]) -> dict[str, str]:
     """Return the least name of each hash in a sample of its sightings."""
-    sample = select(Files.filename).where(Files.shasum == FileHash.sha256).limit(_NAME_SAMPLE_ROWS)
+    sample = (
+        select(visible(Files.filename).label("filename"))
+        .where(Files.shasum == FileHash.sha256)
+        .limit(_NAME_SAMPLE_ROWS)
+    )
     sampled = sample.correlate(FileHash).subquery()
     least_name = select(func.min(Bytewise(sampled.c.filename))).scalar_subquery()
     rows = connection.execute(select(FileHash.sha256, least_name).where(FileHash.sha256.in_(sha256s)))

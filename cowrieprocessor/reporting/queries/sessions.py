@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, Text, cast, func, or_, select
 
 from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttribute, SessionSummary
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
+from cowrieprocessor.interpret.addresses import spellings
+from cowrieprocessor.json_text import stored_fields
 from cowrieprocessor.reporting.queries.paging import (
     EARLIEST,
     Bytewise,
@@ -23,6 +25,7 @@ from cowrieprocessor.reporting.queries.paging import (
     time_cursor,
 )
 from cowrieprocessor.reporting.queries.sensors import on_sensor
+from cowrieprocessor.reporting.queries.shown import visible
 
 _IDS_AT_ONCE = 500
 _END_OF_TIME = dt.datetime.max.replace(tzinfo=dt.UTC)
@@ -40,7 +43,7 @@ class SessionFilter:
     Attributes:
         since: began at this time or later.
         until: began before this time.
-        src_ip: came from this address.
+        src_ip: came from this address, however it is spelled.
         sensor: on this sensor.
         with_files: left at least one file.
         flagged: flagged by VirusTotal for a file, or by DShield for the address.
@@ -142,7 +145,7 @@ def _summaries() -> Select[*tuple[Any, ...]]:
         SessionAttribute.src_ip,
         SessionAttribute.protocol,
         SessionAttribute.hassh,
-        SessionAttribute.username,
+        visible(SessionAttribute.username).label("username"),
         SessionAttribute.login_success,
         SessionSummary.event_count,
         SessionSummary.command_count,
@@ -213,7 +216,7 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: SessionFilter) -> Select
     if filters.until is not None:
         query = query.where(SessionSummary.first_event_at < filters.until)
     if filters.src_ip is not None:
-        query = query.where(SessionAttribute.src_ip == filters.src_ip)
+        query = query.where(SessionAttribute.src_ip.in_(spellings(filters.src_ip)))
     if filters.sensor is not None:
         query = query.where(on_sensor(filters.sensor))
     if filters.with_files:
@@ -271,8 +274,8 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
     query = (
         select(
             Files.shasum.label("sha256"),
-            Files.filename,
-            Files.download_url,
+            visible(Files.filename).label("filename"),
+            visible(Files.download_url).label("download_url"),
             Files.file_size,
             Files.origin,
             Files.first_seen,
@@ -289,7 +292,7 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
 def _commands(connection: Connection, of_session: ColumnElement[bool], limit: int) -> tuple[SessionCommand, ...]:
     query = (
         select(
-            CommandStat.command_normalized.label("command"),
+            visible(CommandStat.command_normalized).label("command"),
             CommandStat.occurrences.label("times"),
             CommandStat.high_risk,
         )
@@ -331,13 +334,20 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[
     for start in range(0, len(earliest), _IDS_AT_ONCE):
         moments = {key[-1]: key[0] for key in earliest[start : start + _IDS_AT_ONCE]}
         query = select(
-            RawEvent.id, RawEvent.event_type, RawEvent.payload, RawEvent.source, RawEvent.source_offset
+            RawEvent.id,
+            RawEvent.event_type,
+            cast(RawEvent.payload, Text).label("payload"),
+            RawEvent.source,
+            RawEvent.source_offset,
         ).where(RawEvent.id.in_(list(moments)))
         for row in connection.execute(query):
             at = moments[row.id]
-            fields = row.payload if isinstance(row.payload, dict) else {}
             events[row.id] = SessionEvent(
-                None if at == _END_OF_TIME else at, row.event_type, fields, row.source, row.source_offset
+                None if at == _END_OF_TIME else at,
+                row.event_type,
+                stored_fields(row.payload),
+                row.source,
+                row.source_offset,
             )
     return tuple(events[key[-1]] for key in earliest), total
 

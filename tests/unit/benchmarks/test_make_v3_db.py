@@ -15,7 +15,7 @@ from benchmarks.make_v3_db import make_v3_db
 from benchmarks.v3.answer import FIGURES_OF_V3, RowDigest, V3Answer, differences
 from benchmarks.v3.oddities import HOSTILE_FILES, JUNK
 from benchmarks.v3.scripts import HOSTILE_USERS
-from cowrieprocessor.events import hash_payload
+from cowrieprocessor.json_text import hash_payload
 from tests import v3_schema
 from tests.command_line import run
 from tests.other_connections import sqlite3

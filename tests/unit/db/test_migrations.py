@@ -301,6 +301,9 @@ def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> Non
         connection.execute(text("DROP TABLE overlapping_events"))
         connection.execute(text("DROP TABLE log_damage"))
         connection.execute(text("ALTER TABLE log_files DROP COLUMN last_event_at"))
+        connection.execute(text("DROP TABLE session_logins"))
+        for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"):
+            connection.execute(text(f"ALTER TABLE session_attributes DROP COLUMN {name}"))
         connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
     with pytest.raises(MigrationNeeded, match=f"is at revision 0004 of schema version 4, revision {HEAD} is needed"):

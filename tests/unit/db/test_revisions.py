@@ -20,6 +20,15 @@ from cowrieprocessor.jobs.upgrade.rollback import roll_back
 from tests import v3_schema
 from tests.command_line import run
 
+WITHOUT_0007 = (
+    "DROP TABLE session_logins",
+    *(
+        f"ALTER TABLE session_attributes DROP COLUMN {name}"
+        for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
+    ),
+)
+"""Statements that make revision 0006 of a database without rows."""
+
 
 def state(engine: Engine) -> dict[str, str]:
     """Return the contents of `schema_state`."""
@@ -42,6 +51,7 @@ def make_revision_4(engine: Engine) -> None:
         "DROP TABLE overlapping_events",
         "DROP TABLE log_damage",
         "ALTER TABLE log_files DROP COLUMN last_event_at",
+        *WITHOUT_0007,
         "DELETE FROM schema_state WHERE key = 'schema_revision'",
         "UPDATE alembic_version SET version_num = '0004'",
     )
@@ -121,10 +131,19 @@ def test_commands_end_with_5_on_an_older_revision(tmp_path: Path) -> None:
     [
         (["UPDATE schema_state SET value = '0099' WHERE key = 'schema_revision'"], "revision 0099 .*newer release"),
         (["DROP TABLE log_damage"], "the tables log_damage are missing"),
+        (["DROP TABLE session_logins"], "only some of the tables of a later revision"),
+        (["DROP TABLE overlapping_events"], "only some of the tables of a later revision"),
         (["DROP TABLE session_attributes"], "only some of the tables"),
         (["DROP TABLE followed_files"], "only some of the tables of a later revision"),
     ],
-    ids=["newer than the program", "less than it states", "of the first revision", "of one between"],
+    ids=[
+        "newer than the program",
+        "less than it states",
+        "of one before that",
+        "of the one before",
+        "of the first revision",
+        "of one between",
+    ],
 )
 def test_newer_and_half_made_ones_are_refused(engine: Engine, statements: list[str], message: str) -> None:
     """A revision that this program does not know, or whose tables are not all there, is not migrated or used."""

@@ -256,4 +256,4 @@ def test_events_are_read_by_the_session_index(migrated: Path) -> None:
         with read_transaction(engine) as connection:
             plan = [row[3] for row in scan.rows(connection, sql, (*query.values, "a", 5))]
     assert "USING INDEX ix_raw_events_session_id (session_id>" in plan[0]
-    assert len(plan) == 1
+    assert not [step for step in plan if "TEMP B-TREE" in step or "SCAN" in step.replace("SCALAR", "")]

@@ -64,7 +64,13 @@ def test_an_upgraded_database_is_valid(upgraded: Path) -> None:
     """Every habit of v3 survives migration and backfill without a difference, and every row is compared."""
     report = validated(upgraded)
     assert (report.valid, report.first_differences) == (True, [])
-    assert report.compared == {"files": 2, "file_hashes": 2, "session_attributes": 1, "command_stats": 1}
+    assert report.compared == {
+        "files": 2,
+        "file_hashes": 2,
+        "session_attributes": 1,
+        "command_stats": 1,
+        "session_logins": 1,
+    }
     assert report.not_backfilled == {"backfill-files": 0, "backfill-sessions": 0}
 
 
@@ -90,6 +96,7 @@ def test_the_generator_of_v3_files_agrees(tmp_path: Path) -> None:
     answer = make_v3_db(path, events=4000, seed=7)
     report = validated(upgrade(path))
     compared = (answer.files, answer.hashes, answer.sessions_with_attributes, answer.command_stats)
+    compared += (answer.session_logins,)
     assert (report.valid, report.first_differences, tuple(report.compared.values())) == (True, [], compared)
 
 
@@ -194,7 +201,20 @@ def test_an_orphan_is_reported(upgraded: Path) -> None:
             "UPDATE session_attributes SET protocol = 'telnet'",
             "different in session_attributes, session s1: protocol is 'telnet', expected 'ssh'",
         ),
-        ("DELETE FROM session_attributes", "missing in session_attributes, session s1"),
+        ("DELETE FROM session_attributes WHERE session_id = 's1'", "missing in session_attributes, session s1"),
+        (
+            "UPDATE session_attributes SET src_ip_rank = 1",
+            "different in session_attributes, session s1: src_ip_rank is '1', expected '0'",
+        ),
+        (
+            "UPDATE session_logins SET attempts = attempts + 1",
+            "different in session_logins, session s1, user name root: attempts is 3, expected 2",
+        ),
+        ("DELETE FROM session_logins", "missing in session_logins, session s1, user name root"),
+        (
+            "INSERT INTO session_logins (session_id, username, attempts, successes) VALUES ('s1', 'admin', 1, 0)",
+            "extra in session_logins, session s1, user name admin",
+        ),
         (
             "INSERT INTO session_attributes (session_id, src_ip) VALUES ('s9', '203.0.113.9')",
             "extra in session_attributes, session s9: no event of the session says any of it",
@@ -511,6 +531,7 @@ def test_progress_reaches_the_end_of_each_step(upgraded: Path) -> None:
         "reading all events": (18, 1.0),
         "comparing session_attributes": (1, 1.0),
         "comparing command_stats": (1, 1.0),
+        "comparing session_logins": (1, 1.0),
         "counting the events of sessions": (2, 1.0),
     }
 

@@ -13,7 +13,8 @@ from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
-from cowrieprocessor.events import Event, hash_payload, parse_event
+from cowrieprocessor.events import Event, parse_event
+from cowrieprocessor.json_text import hash_payload
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.logs.duplicate_lookup import DuplicateLookup, V3Log
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log

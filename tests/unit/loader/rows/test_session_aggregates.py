@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cowrieprocessor.events import (
     CLIENT_KEX,
     COMMAND_INPUT,
+    EVENT_NAMES,
     FILE_DOWNLOAD,
     FILE_DOWNLOAD_FAILED,
     FILE_UPLOAD,
@@ -25,9 +26,12 @@ from cowrieprocessor.events import (
     parse_event,
 )
 from cowrieprocessor.loader.rows.session_aggregates import (
+    CONNECT,
     NO_MOMENT,
+    OTHER,
     AttributeAggregate,
     CommandAggregate,
+    LoginAggregate,
     SessionAggregate,
     SessionAggregates,
 )
@@ -153,12 +157,41 @@ def test_address_and_protocol_are_of_the_earliest_connect() -> None:
         event(SESSION_CONNECT, timestamp=at(3), src_ip="198.51.100.2", protocol="telnet"),
     )
 
-    assert found == AttributeAggregate(connect=(moment(3), "198.51.100.2", "telnet"))
+    assert found == AttributeAggregate(
+        connect=moment(3), address=(CONNECT, moment(3), "198.51.100.2"), protocol=(CONNECT, moment(3), "telnet")
+    )
 
 
 def test_connect_without_a_time_is_used_if_there_is_no_other() -> None:
     """The address of a connect without a time is used if there is no other."""
-    assert attributes(event(SESSION_CONNECT, src_ip="198.51.100.1")).connect == (NO_MOMENT, "198.51.100.1", "")
+    assert attributes(event(SESSION_CONNECT, src_ip="198.51.100.1")) == AttributeAggregate(
+        connect=NO_MOMENT, address=(CONNECT, NO_MOMENT, "198.51.100.1")
+    )
+
+
+def test_any_event_names_address_and_protocol() -> None:
+    """Without a connect the earliest event that names them decides, each for itself; a connect goes before all."""
+    late = event(LOGIN_FAILED, timestamp=at(9), src_ip="198.51.100.1", protocol="ssh", username="root")
+    early = event("cowrie.log.closed", timestamp=at(5), src_ip="198.51.100.2")
+    unknown = event(None, timestamp=at(7), src_ip="198.51.100.3", protocol="telnet")
+    connect = event(SESSION_CONNECT, timestamp=at(30), src_ip="198.51.100.4")
+
+    found = attributes(late, early, unknown)
+    assert (found.address, found.protocol) == ((OTHER, moment(5), "198.51.100.2"), (OTHER, moment(7), "telnet"))
+    assert attributes(early, connect).address == (CONNECT, moment(30), "198.51.100.4")
+    assert attributes(connect, late).protocol == (OTHER, moment(9), "ssh")
+
+
+@pytest.mark.parametrize("name", [name for name in EVENT_NAMES if "-tcpip." in name])
+def test_forwarded_connections_name_no_address(name: str) -> None:
+    """The address in an event of a forwarded connection is the client's word: it never counts."""
+    assert tallied(event(name, src_ip="203.0.113.66", protocol="http")).attributes == {}
+
+
+@pytest.mark.parametrize("spelling", ["::ffff:198.51.100.7", "::FFFF:C633:6407", "198.51.100.7"])
+def test_an_address_has_one_form(spelling: str) -> None:
+    """Whichever way a log spells an address, the session has the same."""
+    assert attributes(event(SESSION_CONNECT, src_ip=spelling)).address == (CONNECT, NO_MOMENT, "198.51.100.7")
 
 
 def test_hassh_is_of_the_earliest_key_exchange() -> None:
@@ -180,12 +213,36 @@ def test_user_name_is_of_the_earliest_success() -> None:
 
 def test_attributes_of_other_types_are_none() -> None:
     """An address or name that is not text is ignored; long or hostile ones are cut and made inert."""
-    assert attributes(event(SESSION_CONNECT, src_ip=5, protocol=["ssh"])).connect == (NO_MOMENT, "", "")
+    assert attributes(event(SESSION_CONNECT, src_ip=5, protocol=["ssh"])) == AttributeAggregate(connect=NO_MOMENT)
     assert attributes(event(LOGIN_FAILED, username="\0" + "x" * 300)).login == (
         1,
         NO_MOMENT,
         r"\x00" + "x" * 250 + "…",
     )
+
+
+# --- logins ---
+
+
+def test_logins_are_counted_by_the_name_that_was_tried() -> None:
+    """Attempts count under the name that was tried, long names apart; a login without a name under the empty one."""
+    long = "x" * 300
+    found = tallied(
+        event(LOGIN_FAILED, timestamp=at(4), username="root"),
+        event(LOGIN_SUCCESS, timestamp=at(9), username="root"),
+        event(LOGIN_FAILED, username="admin"),
+        event(LOGIN_FAILED, username=long + "1"),
+        event(LOGIN_FAILED, username=long + "2"),
+        event(LOGIN_FAILED, username=5),
+    ).logins
+
+    names = {name: login for (_, name), login in found.items() if len(name) < 100}
+    assert names == {
+        "root": LoginAggregate(2, 1, moment(4), moment(9)),
+        "admin": LoginAggregate(1),
+        "": LoginAggregate(1),
+    }
+    assert sorted(len(name) for _, name in found) == [0, 4, 5, 255, 255]
 
 
 # --- commands ---
@@ -229,15 +286,16 @@ def larger(one: Any, other: Any) -> Any:
 
 MERGED_BY = {
     SessionAggregate: {"first_event_at": smaller, "last_event_at": larger, "sensor": smaller},
-    AttributeAggregate: {"connect": smaller, "kex": smaller, "login": smaller},
+    AttributeAggregate: dict.fromkeys(("connect", "address", "protocol", "kex", "login"), smaller),
     CommandAggregate: {"first_seen": smaller, "last_seen": larger, "high_risk": larger},
+    LoginAggregate: {"first_seen": smaller, "last_seen": larger},
 }
 """How two batches are merged: as the module says; what is not named is a sum."""
 
 
 def merged(batches: list[SessionAggregates]) -> dict[str, dict[Any, tuple[Any, ...]]]:
     """Return all batches merged, as plain values."""
-    whole: dict[str, dict[Any, tuple[Any, ...]]] = {"sessions": {}, "attributes": {}, "commands": {}}
+    whole: dict[str, dict[Any, tuple[Any, ...]]] = {"sessions": {}, "attributes": {}, "commands": {}, "logins": {}}
     for batch in batches:
         for kind, found in whole.items():
             for key, tally in getattr(batch, kind).items():
@@ -256,11 +314,21 @@ WORDS = st.sampled_from([None, "", "a", "b", "\x1b", "x" * 40, "…"])
 EVENTS = st.builds(
     event,
     st.sampled_from(
-        [SESSION_CONNECT, CLIENT_KEX, LOGIN_SUCCESS, LOGIN_FAILED, COMMAND_INPUT, FILE_DOWNLOAD, FILE_UPLOAD, None]
+        [
+            SESSION_CONNECT,
+            CLIENT_KEX,
+            LOGIN_SUCCESS,
+            LOGIN_FAILED,
+            COMMAND_INPUT,
+            FILE_DOWNLOAD,
+            FILE_UPLOAD,
+            "cowrie.direct-tcpip.request",
+            None,
+        ]
     ),
     session=st.sampled_from(["s", "t", "", None]),
     timestamp=st.one_of(st.none(), st.sampled_from([at(1), at(2), at(3), "yesterday", 1795304907])),
-    src_ip=WORDS,
+    src_ip=st.one_of(WORDS, st.sampled_from(["198.51.100.7", "::ffff:198.51.100.7", "2001:DB8::1"])),
     protocol=WORDS,
     hassh=WORDS,
     username=WORDS,
