@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.ingest import log_files
+from cowrieprocessor.db.ingest import log_files, sensor_names, session_sensors
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
 from cowrieprocessor.db.ingest.overlaps import overlaps
@@ -35,6 +35,7 @@ def write_batch(
     progress: Mapping[str, object],
     *,
     job: str = JOB,
+    sensor: str | None = None,
     in_transaction: Callable[[Connection, BatchRows], None] | None = None,
 ) -> None:
     """Write a batch and the log's new checkpoint in one transaction.
@@ -44,6 +45,7 @@ def write_batch(
         rows: the batch.
         progress: the position of the job; written for `JOB` only, other jobs record their own.
         job: the row of `jobs` whose counters are increased.
+        sensor: the name to give to the log if this is its first batch; see `loader.log_sensor` for a known log.
         in_transaction: called at the end of the same transaction.
 
     Raises:
@@ -53,14 +55,19 @@ def write_batch(
     """
     with write_transaction(engine) as connection:
         lock_events(connection, rows.sensor_days)
+        sensor_names.lock(connection)
+        log = (rows.log["identity"], rows.log["generation"])
         if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
             raise LogMoved
         if _may_be_stored(connection, rows):
             raise LogOverlaps
-        add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
+        add_left_out(connection, log, rows.left_out)
+        if sensor is not None and rows.stored_values is None:
+            sensor_names.give(connection, log, sensor)
         statements = LoadingStatements(connection)
         try:
             statements.insert_raw_events(rows.events)
+            session_sensors.store_batch(connection, log, rows.sensors, rows.sessions, rows.left_out_sessions)
             statements.merge_sessions(rows.sessions)
             statements.merge_attributes(rows.attributes)
             statements.merge_commands(rows.commands)

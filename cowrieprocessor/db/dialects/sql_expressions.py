@@ -53,6 +53,13 @@ class SqlExpressions(ABC):
         Its parameter is the list of numbers. None if the database has only one writer at a time.
         """
 
+    @abstractmethod
+    def named_lock(self, key: int, *, shared: bool) -> str | None:
+        """Return the statement that acquires one lock until the end of the transaction, beside others or alone.
+
+        None if the database has only one writer at a time.
+        """
+
 
 class SqliteExpressions(SqlExpressions):
     """SQLite: a write transaction has the write lock from its start, and text compares by bytes."""
@@ -92,6 +99,10 @@ class SqliteExpressions(SqlExpressions):
         return ""
 
     def numbered_locks(self) -> None:
+        """Return None: there is no other writer."""
+        return
+
+    def named_lock(self, key: int, *, shared: bool) -> None:
         """Return None: there is no other writer."""
         return
 
@@ -136,6 +147,10 @@ class PostgresqlExpressions(SqlExpressions):
     def numbered_locks(self) -> str:
         """Return advisory locks, acquired in the order of the list; locks with two keys do not clash with others."""
         return f"SELECT pg_advisory_xact_lock({LOADING_LOCKS}, number) FROM unnest(?::int[]) AS number"
+
+    def named_lock(self, key: int, *, shared: bool) -> str:
+        """Return an advisory lock with one key, which does not clash with those with two."""
+        return f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}({key})"
 
 
 _BY_NAME: dict[str, SqlExpressions] = {"sqlite": SqliteExpressions(), "postgresql": PostgresqlExpressions()}

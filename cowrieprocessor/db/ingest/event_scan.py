@@ -70,6 +70,11 @@ def events_in_order(connection: Connection, after: int, until: int, limit: int) 
     return _select_events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
 
 
+def events_of_session(connection: Connection, session_id: str, after: int, limit: int) -> Iterator[StoredEvent]:
+    """Yield up to `limit` events of a session ordered by id, with `after` < id."""
+    return _select_events(connection, "session_id = ? AND id > ? ORDER BY id LIMIT ?", (session_id, after, limit))
+
+
 def own_source_keys(connection: Connection) -> Collection[SourceKey]:
     """Return the logs that v4's loaders stored; rows of any other log came from v3."""
     rows = connection.execute(select(LogFile.source, LogFile.source_inode, LogFile.source_generation))

@@ -52,6 +52,9 @@ REVISIONS = (
     ),
     Revision("0005", ("followed_files",)),
     Revision("0006", ("overlapping_events",)),
+    Revision(
+        "0008", ("log_sensors", "overlapping_sessions", "renamed_sensors", "session_sensors", "sessions_to_rename")
+    ),
 )
 """All revisions, the oldest first."""
 

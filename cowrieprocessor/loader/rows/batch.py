@@ -58,6 +58,8 @@ class BatchRows:
             number of rows of other logs with an identical event. None if nothing was looked up.
         elsewhere: number of events found in logs that start differently, by source.
         left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
+        sensors: (session_id, names in the events, first and last time of a connect) of each session.
+        left_out_sessions: the sessions of events that were not stored because they are stored already.
     """
 
     log: dict[str, Any]
@@ -80,6 +82,8 @@ class BatchRows:
     looked_up: Rows | None
     elsewhere: dict[str, int]
     left_out: dict[str, int]
+    sensors: Rows
+    left_out_sessions: list[str]
 
 
 @dataclass(slots=True)
@@ -112,6 +116,7 @@ class Batch:
     _first_event: list[Any] | None = None
     _last_event: list[Any] | None = None
     _sensor_days: set[tuple[str, str]] = field(default_factory=set)
+    _left_out_sessions: set[str] = field(default_factory=set)
 
     def add(self, value: Value) -> None:
         """Add one value: an event as rows, anything else as a dead letter."""
@@ -126,6 +131,8 @@ class Batch:
                 cursor.last_value_hash = event.payload_hash
                 if cursor.lookup is None or not cursor.lookup.is_stored(event, offset):
                     self._add_event(event, offset, value)
+                elif event.session_id:
+                    self._left_out_sessions.add(event.session_id)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
@@ -165,6 +172,8 @@ class Batch:
             looked_up=looked_up.new if looked_up else None,
             elsewhere=looked_up.elsewhere if looked_up else {},
             left_out=dict(looked_up.left_out) if looked_up else {},
+            sensors=self._sessions.sensor_rows(),
+            left_out_sessions=sorted(self._left_out_sessions),
         )
 
     def _advance(self, reader: ValueReader) -> None:
@@ -270,7 +279,7 @@ def _session_rows(aggregates: SessionAggregates, source: str, now: str) -> Rows:
             session.command_count,
             session.file_downloads,
             session.login_attempts,
-            session.sensor,
+            None,  # its sensor: known once it is merged with what is stored
             sources,
             now,
             now,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from cowrieprocessor.events import (
@@ -21,12 +20,11 @@ from cowrieprocessor.events import (
     Event,
 )
 from cowrieprocessor.interpret.commands import describe_command
+from cowrieprocessor.interpret.sensors import sensor_name
 from cowrieprocessor.sanitize import inert_cut
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
 """Sorts after all other times: the time of an event without one."""
-
-MAX_SENSOR_CHARS = 32
 
 
 @dataclass(slots=True)
@@ -36,7 +34,10 @@ class SessionAggregate:
     Attributes:
         first_event_at: `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; None while no event has a time.
         last_event_at: likewise; set together with `first_event_at`.
-        sensor: the smallest name of a sensor.
+        sensor: the name of a sensor that an event says.
+        other_sensors: the other names that events say.
+        first_connect_at: the time of the first `cowrie.session.connect`, like `first_event_at`.
+        last_connect_at: that of the last one.
     """
 
     event_count: int = 0
@@ -46,6 +47,21 @@ class SessionAggregate:
     first_event_at: str | None = None
     last_event_at: str | None = None
     sensor: str | None = None
+    other_sensors: set[str] = field(default_factory=set)
+    first_connect_at: str | None = None
+    last_connect_at: str | None = None
+
+    def add_sensor(self, name: str) -> None:
+        """Add a name that an event says, other than `sensor`."""
+        if self.sensor is None:
+            self.sensor = name
+        else:
+            self.other_sensors.add(name)
+
+    def add_connect(self, moment: str) -> None:
+        """Add the time of a `cowrie.session.connect`."""
+        self.first_connect_at = min(moment, self.first_connect_at or moment)
+        self.last_connect_at = max(moment, self.last_connect_at or moment)
 
 
 @dataclass(slots=True)
@@ -98,12 +114,24 @@ class SessionAggregates:
                 session.first_event_at = moment
         sensor = event.fields.get("sensor")
         if type(sensor) is str and sensor:
-            name = _sensor_name(sensor)
+            name = sensor_name(sensor)
             if name != session.sensor:
-                session.sensor = _smaller(name, session.sensor)
+                session.add_sensor(name)
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
             handler(self, session_id, session, event.fields, moment)
+
+    def sensor_rows(self) -> list[list[Any]]:
+        """Return (session_id, names in the events, first and last time of a connect), sorted by session."""
+        return [
+            [
+                session_id,
+                [session.sensor, *session.other_sensors] if session.sensor else [],
+                session.first_connect_at,
+                session.last_connect_at,
+            ]
+            for session_id, session in sorted(self.sessions.items())
+        ]
 
     def attribute_rows(self) -> list[list[Any]]:
         """Return rows for `LoadingStatements.merge_attributes`, sorted by key."""
@@ -116,7 +144,9 @@ class SessionAggregates:
             for key, command in sorted(self.commands.items())
         ]
 
-    def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+    def _connect(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+        if moment is not None:
+            session.add_connect(moment)
         candidate = (moment or NO_MOMENT, _cut(fields.get("src_ip"), 45), _cut(fields.get("protocol"), 16))
         attributes = self.attributes.setdefault(session_id, AttributeAggregate())
         if attributes.connect is None or candidate < attributes.connect:
@@ -168,10 +198,6 @@ class SessionAggregates:
         session.file_downloads += 1
 
 
-def _smaller(name: str, known: str | None) -> str:
-    return name if known is None else min(name, known)
-
-
 def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]:
     connect_at, src_ip, protocol = attributes.connect or (None, None, None)
     hassh_at, hassh = attributes.kex or (None, None)
@@ -188,11 +214,6 @@ def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]
         login_at,
         username,
     ]
-
-
-@lru_cache(maxsize=1024)
-def _sensor_name(sensor: str) -> str:
-    return inert_cut(sensor, MAX_SENSOR_CHARS)
 
 
 def _cut(value: object, max_chars: int) -> str:
