@@ -26,9 +26,7 @@ EXAMPLE_LOG = "/srv/cowrie/var/log/cowrie/cowrie.json"
 @click.option("--sensor", metavar="NAME", help="The sensor of all these logs, whatever they or sensors.toml say.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 10000.")
 @json_option
-def load(
-    paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size: int | None, as_json: bool
-) -> None:
+def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size: int | None, as_json: bool) -> None:
     """Load Cowrie's JSON logs: files, or all logs in folders; without a PATH those of every [[sensor]].
 
     \b

@@ -287,7 +287,7 @@ class LogLoading:
             rows,
             progress,
             job=self._job,
-            sensor=sensor and sensor.name,
+            sensor=None if sensor is None else sensor.name,
             in_transaction=self._in_transaction,
         )
         self._elsewhere.update(rows.elsewhere)

@@ -49,6 +49,4 @@ class SensorPaths:
         if self._everywhere is not None or not self._paths:
             return self._everywhere
         names = dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))  # noqa: PTH100 - keeps links
-        return next(
-            (given for name in names for log, given in self._paths if is_followed(name, log)), None
-        )
+        return next((given for name in names for log, given in self._paths if is_followed(name, log)), None)

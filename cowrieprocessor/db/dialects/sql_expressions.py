@@ -39,8 +39,16 @@ class SqlExpressions(ABC):
         """Return the sorted union of two JSON lists of texts; `left` counts as empty if it is not a list."""
 
     @abstractmethod
+    def list_values(self, column: str) -> str:
+        """Return a table `paths(value)` of the texts in a JSON list; empty if the column holds no list."""
+
+    @abstractmethod
     def json_text(self, column: str) -> str:
         """Return the text of a JSON column."""
+
+    @abstractmethod
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the seconds between two time columns, rounded to a few milliseconds; NULL if either is."""
 
     @abstractmethod
     def for_update(self) -> str:
@@ -90,9 +98,17 @@ class SqliteExpressions(SqlExpressions):
             f"SELECT value FROM json_each({right}) ORDER BY 1)) END"
         )
 
+    def list_values(self, column: str) -> str:
+        """Return json_each."""
+        return f"json_each(CASE json_type({column}) WHEN 'array' THEN {column} ELSE '[]' END) AS paths"
+
     def json_text(self, column: str) -> str:
         """Return the column itself: JSON is text."""
         return column
+
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the difference of their Julian day numbers."""
+        return f"((julianday({last}) - julianday({first})) * 86400.0)"
 
     def for_update(self) -> str:
         """Return an empty text: there is no other writer."""
@@ -136,9 +152,18 @@ class PostgresqlExpressions(SqlExpressions):
             f"SELECT json_array_elements_text({first}) UNION SELECT json_array_elements_text({right})) AS paths(path))"
         )
 
+    def list_values(self, column: str) -> str:
+        """Return json_array_elements_text."""
+        array = f"CASE json_typeof({column}) WHEN 'array' THEN {column} ELSE '[]'::json END"
+        return f"LATERAL json_array_elements_text({array}) AS paths(value)"
+
     def json_text(self, column: str) -> str:
         """Return the column as the text that was stored."""
         return f"{column}::text"
+
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the seconds of their difference."""
+        return f"EXTRACT(EPOCH FROM {last} - {first})"
 
     def for_update(self) -> str:
         """Return the row lock."""

@@ -35,6 +35,7 @@ class StoredEvent(NamedTuple):
     ingest_id: str | None
     payload: str | None
     long_type: str | None
+    payload_hash: str | None = None
 
     @property
     def source_key(self) -> SourceKey:
@@ -93,7 +94,8 @@ def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) 
     statement = sql.statement(
         "SELECT id, source, source_inode, source_generation, source_offset, ingest_id,"
         f" CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END,"
-        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END FROM raw_events WHERE {where}"
+        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END, payload_hash"
+        f" FROM raw_events WHERE {where}"
     )
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(statement, values)

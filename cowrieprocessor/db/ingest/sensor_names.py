@@ -6,12 +6,14 @@ that afterwards every transaction sees the new name, and every session that got 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.interpret.sensors import matcher
 
 NAMES_LOCK = 0x73656E736F72
 """"sensor", the key of the lock on all names."""
@@ -19,14 +21,18 @@ NAMES_LOCK = 0x73656E736F72
 Log = tuple[str, int]
 """Identity and generation of a log, as in `log_files`."""
 
+SourceKey = tuple[str, str | None, int]
+"""source, source_inode and source_generation of rows in raw_events."""
+
 _GIVEN = "SELECT sensor FROM log_sensors WHERE identity = ? AND generation = ?"
 _GIVE = (
     "INSERT INTO log_sensors (identity, generation, sensor) VALUES (?, ?, ?)"
     " ON CONFLICT (identity, generation) DO UPDATE SET sensor = excluded.sensor"
 )
-_GIVEN_BY_SOURCE = (
-    "SELECT l.source, l.source_inode, l.source_generation, n.sensor FROM log_sensors AS n"
-    " JOIN log_files AS l ON l.identity = n.identity AND l.generation = n.generation"
+_OF_SOURCE = (
+    "SELECT n.sensor FROM log_files AS l LEFT JOIN log_sensors AS n"
+    " ON n.identity = l.identity AND n.generation = l.generation"
+    " WHERE l.source = ? AND l.source_inode = ? AND l.source_generation = ?"
 )
 _LEFT_OUT = (
     "SELECT DISTINCT n.sensor FROM overlapping_sessions AS o"
@@ -40,20 +46,31 @@ _MARK_SESSIONS_OF_LOG = """
     UNION SELECT session_id FROM overlapping_sessions WHERE identity = ? AND generation = ?
     ON CONFLICT DO NOTHING
 """
-_MARK_SESSIONS_OF_SENSORS = """
+_MARK_SESSIONS_OF_SENSOR = """
     INSERT INTO sessions_to_rename (session_id)
-    SELECT session_id FROM session_sensors WHERE sensors_differ OR given_sensor IN ({0}) OR logged_sensor IN ({0})
+    SELECT session_id FROM session_sensors WHERE sensors_differ OR given_sensor = ? OR logged_sensor = ?
+    UNION SELECT s.session_id FROM session_summaries AS s WHERE s.matcher IN (?, ?)
+        AND NOT EXISTS (SELECT 1 FROM session_sensors AS n WHERE n.session_id = s.session_id)
     ON CONFLICT DO NOTHING
+"""
+_NAMES = """
+    SELECT given_sensor FROM session_sensors WHERE given_sensor IS NOT NULL
+    UNION SELECT logged_sensor FROM session_sensors WHERE given_sensor IS NULL AND logged_sensor IS NOT NULL
+    UNION SELECT s.matcher FROM session_summaries AS s WHERE s.matcher <> ''
+        AND NOT EXISTS (SELECT 1 FROM session_sensors AS n WHERE n.session_id = s.session_id)
 """
 
 
-class SourceName(NamedTuple):
-    """The rows of one log in raw_events, and the name that was given to it."""
+class SourceLog(NamedTuple):
+    """The log that rows of raw_events came from.
 
-    source: str
-    source_inode: str | None
-    source_generation: int
-    sensor: str
+    Attributes:
+        is_ours: whether it is in `log_files`; version 3 loaded it otherwise.
+        given: the present name of the sensor that it was given, if any.
+    """
+
+    is_ours: bool
+    given: str | None
 
 
 class SensorNames:
@@ -66,6 +83,7 @@ class SensorNames:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._renamed = renamed(connection)
+        self._sources: dict[SourceKey, SourceLog] = {}
 
     def resolve(self, name: str) -> str:
         """Return the name that a sensor has now."""
@@ -76,10 +94,15 @@ class SensorNames:
         rows = _query(self._connection, _GIVEN, log)
         return self.resolve(rows[0][0]) if rows else None
 
-    def given_by_source(self) -> dict[tuple[str, str | None, int], str]:
-        """Return the present name by source, inode and generation for the logs that were given one."""
-        rows = _query(self._connection, _GIVEN_BY_SOURCE, ())
-        return {(row[0], row[1], row[2]): self.resolve(row[3]) for row in rows}
+    def of_source(self, source_key: SourceKey) -> SourceLog:
+        """Return what is known of the log that rows of raw_events came from, by their source, inode and generation."""
+        found = self._sources.get(source_key)
+        if found is None:
+            rows = _query(self._connection, _OF_SOURCE, source_key)
+            given = rows[0][0] if rows else None
+            found = SourceLog(bool(rows), None if given is None else self.resolve(given))
+            self._sources[source_key] = found
+        return found
 
     def given_where_left_out(self, session_id: str) -> list[str]:
         """Return the present names of the logs whose events of a session were stored already."""
@@ -113,10 +136,29 @@ def mark_sessions_of_log(connection: Connection, log: Log) -> None:
     _execute(connection, _MARK_SESSIONS_OF_LOG, (*log, *log))
 
 
-def mark_sessions_of_sensors(connection: Connection, names: Sequence[str]) -> None:
-    """Mark all sessions on sensors of these names, and those on several sensors."""
-    statement = _MARK_SESSIONS_OF_SENSORS.format(", ".join("?" * len(names)))
-    _execute(connection, statement, (*names, *names))
+def mark_sessions_of_sensor(connection: Connection, name: str) -> None:
+    """Mark all sessions on a sensor, and those on several sensors."""
+    _execute(connection, _MARK_SESSIONS_OF_SENSOR, (name, name, name, matcher(name)))
+
+
+def names_in_use(connection: Connection) -> set[str]:
+    """Return the names of all sensors of sessions and logs. Reads every session."""
+    names = SensorNames(connection)
+    given = _query(connection, "SELECT DISTINCT sensor FROM log_sensors", ())
+    return {row[0] for row in _query(connection, _NAMES, ())} | {names.resolve(row[0]) for row in given}
+
+
+def logs_given(connection: Connection) -> dict[str, int]:
+    """Return how many logs were given each sensor, by its present name."""
+    names, logs = SensorNames(connection), Counter[str]()
+    for name, count in _query(connection, "SELECT sensor, count(*) FROM log_sensors GROUP BY sensor", ()):
+        logs[names.resolve(name)] += count
+    return dict(logs)
+
+
+def count_marked(connection: Connection) -> int:
+    """Return how many sessions are marked."""
+    return int(_query(connection, "SELECT count(*) FROM sessions_to_rename", ())[0][0])
 
 
 def marked_sessions(connection: Connection, limit: int) -> list[str]:
@@ -159,9 +201,42 @@ def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]
         cursor.close()
 
 
-def _execute(connection: Connection, sql: str, values: Sequence[Any]) -> None:
+def _execute(connection: Connection, sql: str, values: Sequence[Any]) -> int:
+    """Run a statement, and return the number of rows it changed."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(sql_of(connection).statement(sql), values)
+        return int(cursor.rowcount)
     finally:
         cursor.close()
+
+
+def has_captured_files(connection: Connection, session_id: str) -> bool:
+    """Return whether there are captured files under the session_id of a sensor's captured files."""
+    return bool(_query(connection, "SELECT 1 FROM files WHERE session_id = ? LIMIT 1", (session_id,)))
+
+
+def move_captured_files(connection: Connection, old: str, new: str) -> int:
+    """Move rows of `files` of one `artifact:` session to another; of a hash in both the earlier time stays.
+
+    Args:
+        connection: in a write transaction.
+        old: the session_id of a sensor's captured files, see `analysis.downloads_scan.artifact_session`.
+        new: the one under its new name.
+
+    Returns:
+        The number of rows moved or merged.
+    """
+    first_seen = sql_of(connection).earliest("files.first_seen", "o.first_seen")
+    _execute(
+        connection,
+        f"UPDATE files SET first_seen = {first_seen} FROM files AS o"
+        " WHERE files.session_id = ? AND o.session_id = ? AND o.shasum = files.shasum",
+        (new, old),
+    )
+    merged = _execute(
+        connection,
+        "DELETE FROM files WHERE session_id = ? AND shasum IN (SELECT n.shasum FROM files AS n WHERE n.session_id = ?)",
+        (old, new),
+    )
+    return merged + _execute(connection, "UPDATE files SET session_id = ? WHERE session_id = ?", (new, old))

@@ -6,7 +6,7 @@ of several logs an event was stored, nor in which order the logs came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,8 +163,7 @@ def compute(connection: Connection, session_ids: Sequence[str]) -> None:
         where = f"session_id IN ({_placeholders(part)}) ORDER BY session_id"
         _query(connection, f"SELECT session_id FROM session_sensors WHERE {where}{lock}", part)
     names = SensorNames(connection)
-    by_source = names.given_by_source()
-    rows = [_facts(connection, names, by_source, session_id).row(session_id) for session_id in session_ids]
+    rows = [_facts(connection, names, session_id).row(session_id) for session_id in session_ids]
     changes = ", ".join(f"{column} = ?" for column in _COLUMNS.split(", ")[1:])
     _execute_many(
         connection,
@@ -174,15 +173,13 @@ def compute(connection: Connection, session_ids: Sequence[str]) -> None:
     update_matchers(connection, session_ids)
 
 
-def _facts(
-    connection: Connection, names: SensorNames, by_source: Mapping[Any, str], session_id: str
-) -> SensorFacts:
+def _facts(connection: Connection, names: SensorNames, session_id: str) -> SensorFacts:
     """Return what the events of a session say."""
     facts = SensorFacts(given=set(names.given_where_left_out(session_id)))
     after = 0
     while rows := list(event_scan.events_of_session(connection, session_id, after, _EVENTS_AT_ONCE)):
         for row in rows:
-            if given := by_source.get(row.source_key):
+            if given := names.of_source(row.source_key).given:
                 facts.given.add(given)
             event = parse_stored(row.payload)
             if event is not None:

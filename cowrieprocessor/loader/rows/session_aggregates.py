@@ -51,11 +51,19 @@ class SessionAggregate:
     first_connect_at: str | None = None
     last_connect_at: str | None = None
 
-    def add_sensor(self, name: str) -> None:
-        """Add a name that an event says, other than `sensor`."""
+    @property
+    def sensors(self) -> list[str]:
+        """All names of sensors that events say."""
+        return [self.sensor, *self.other_sensors] if self.sensor else []
+
+    def add_said_sensor(self, said: object) -> None:
+        """Add the name that an event says, if it says one."""
+        if type(said) is not str or not said:
+            return
+        name = sensor_name(said)
         if self.sensor is None:
             self.sensor = name
-        else:
+        elif name != self.sensor:
             self.other_sensors.add(name)
 
     def add_connect(self, moment: str) -> None:
@@ -112,11 +120,7 @@ class SessionAggregates:
                 session.last_event_at = moment
             elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
                 session.first_event_at = moment
-        sensor = event.fields.get("sensor")
-        if type(sensor) is str and sensor:
-            name = sensor_name(sensor)
-            if name != session.sensor:
-                session.add_sensor(name)
+        session.add_said_sensor(event.fields.get("sensor"))
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
             handler(self, session_id, session, event.fields, moment)
@@ -126,7 +130,7 @@ class SessionAggregates:
         return [
             [
                 session_id,
-                [session.sensor, *session.other_sensors] if session.sensor else [],
+                session.sensors,
                 session.first_connect_at,
                 session.last_connect_at,
             ]
