@@ -53,7 +53,7 @@ def list_(
 ) -> None:
     """List the sessions, the latest first: when, where from, which user, how many commands and files.
 
-    A user name in brackets did not log in successfully. `reused id` marks a session id that was used more than once.
+    A user name in brackets did not log in successfully. `(reused)` marks a session id that was used more than once.
     Sessions without a readable time come last. Ends with 0, also when no session matches; with 1 if there is no such
     sensor.
 

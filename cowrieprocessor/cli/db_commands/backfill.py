@@ -75,9 +75,9 @@ def backfill(
     """Fill the tables of version 4 from the events that are already stored.
 
     Runs three jobs: files and their hashes, the origin and the commands of sessions, their sensors. It runs alongside
-    loaders and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped at
-    any time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3 has
-    added events since; those are processed. `db status` shows its progress.
+    loaders and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped
+    at any time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3
+    has added events since; those are processed. `db status` shows its progress.
 
     Events that cannot be processed are listed by `dead-letters list`; they stay in the database.
 

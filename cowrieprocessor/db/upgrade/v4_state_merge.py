@@ -17,6 +17,7 @@ from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import merge_history
+from cowrieprocessor.db.ingest import sensor_names
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
 from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, HASH_VERDICT_COLUMNS, V4_STATE, Row, has_newer_verdict
@@ -68,7 +69,20 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
     if name == "log_files":
         usable = [row for row in rows if _is_last_value_stored(connection, row)]
         return _merge_by_key(connection, name, usable, len(rows))
-    return _merge_by_key(connection, name, rows, len(rows))
+    merged = _merge_by_key(connection, name, rows, len(rows))
+    if merged.added and name in ("log_sensors", "renamed_sensors"):
+        _mark_sessions(connection, rows)
+    return merged
+
+
+def _mark_sessions(connection: Connection, rows: Sequence[Row]) -> None:
+    """Mark the sessions that these names of sensors are about, because a backfill may have passed them already."""
+    sensor_names.lock(connection, to_change=True)
+    for row in rows:
+        if "identity" in row:
+            sensor_names.mark_sessions_of_log(connection, (row["identity"], row["generation"]))
+        else:
+            sensor_names.mark_sessions_of_sensor(connection, row["name"])
 
 
 def _is_last_value_stored(connection: Connection, log: Row) -> bool:

@@ -130,7 +130,8 @@ class Rows:
             ),
             SensorRow: (
                 "SELECT n.session_id, n.given_sensor, n.logged_sensor, n.sensors_differ,"
-                f" {moment('n.first_connect_at')}, {moment('n.last_connect_at')}, s.matcher, EXISTS (SELECT 1 FROM sessions_to_rename AS t"
+                f" {moment('n.first_connect_at')}, {moment('n.last_connect_at')}, s.matcher,"
+                " EXISTS (SELECT 1 FROM sessions_to_rename AS t"
                 f" WHERE t.session_id = n.session_id), {self._left_out('min')}, {self._left_out('max')}"
                 " FROM session_sensors AS n LEFT JOIN session_summaries AS s ON s.session_id = n.session_id",
                 ("n.session_id",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy.orm import aliased
 
 from cowrieprocessor.db.ingest.sensor_names import names_in_use, renamed
 from cowrieprocessor.db.models import Files, SessionSensor, SessionSummary
@@ -27,9 +28,10 @@ def on_sensor(sensor: str) -> ColumnElement[bool]:
     short = matcher(sensor)
     if short == sensor and not sensor.endswith(_CUT_MARK):
         return SessionSummary.matcher == sensor
-    exactly = select(SessionSensor.session_id).where(
-        SessionSensor.session_id == SessionSummary.session_id,
-        func.coalesce(SessionSensor.given_sensor, SessionSensor.logged_sensor) == sensor,
+    sensors = aliased(SessionSensor)  # the query may be joined with it already
+    exactly = select(sensors.session_id).where(
+        sensors.session_id == SessionSummary.session_id,
+        func.coalesce(sensors.given_sensor, sensors.logged_sensor) == sensor,
     )
     # Version 3 did not always cut a long name.
     return or_(SessionSummary.matcher == sensor, and_(SessionSummary.matcher == short, exactly.exists()))

@@ -179,12 +179,13 @@ def _what_happened(screen: Screen, session: SessionDetails) -> list[RenderableTy
 
 def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
     summary = session.summary
+    uses = f"  (id used {len(session.parts):,} times)" if summary.reused else ""
     duration = ""
     if summary.first_event_at and summary.last_event_at:
         duration = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
     login = {True: "  (got in)", False: "  (did not get in)", None: ""}[summary.login_success]
     return [
-        ("session", cell(summary.session_id, 64)),
+        ("session", Text(f"{shown(summary.session_id, 64)}{uses}")),
         ("sensor", cell(summary.sensor)),
         ("from", cell(" ".join(part for part in (summary.src_ip, summary.protocol) if part))),
         (

@@ -73,7 +73,7 @@ def file_sessions_text(page: Page[FileSession], screen: Screen, captured: Sequen
         Column("time (UTC)"),
         Column("from", wraps=True),
         Column("user", wraps=True, needs=64),
-        Column("sensor", wraps=True, needs=96),
+        Column("sensor", wraps=True, needs=96, at_most=20),
         Column("name or URL", wraps=True, takes_rest=True),
     )
     rows = [
@@ -101,12 +101,12 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
         Column("user", wraps=True, takes_rest=True, needs=48),
         Column("cmds", number=True, needs=60),
         Column("files", number=True, needs=60),
-        Column("sensor", wraps=True, needs=96),
+        Column("sensor", wraps=True, needs=96, at_most=20),
         Column("flags", wraps=True, needs=72),
     )
     rows = [
         (
-            cell(row.session_id, 64),
+            _session(row),
             minute(row.first_event_at),
             cell(row.src_ip, 45),
             _user(row),
@@ -120,6 +120,12 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
     return draw(screen, table(screen, columns, rows))
 
 
+def _session(row: SessionListing) -> Text:
+    """Return the id of a session, marked if it was used more than once."""
+    text = Text(shown(row.session_id, 64))
+    return text.append(" (reused)", style="yellow") if row.reused else text
+
+
 def _user(row: SessionListing) -> Text:
     """Return the user name, in parentheses unless the login succeeded."""
     if row.username is None:
@@ -129,12 +135,9 @@ def _user(row: SessionListing) -> Text:
 
 
 def flags(row: SessionListing) -> Text:
-    """Return what a session is flagged for: its file, its address, or both; and whether its id was used again."""
+    """Return what a session is flagged for: its file, its address, or both."""
     names = [name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged]
-    text = Text(" ".join(names), style="bold red")
-    if row.reused:
-        text.append(" " * bool(names)).append("reused id", style="yellow")
-    return text
+    return Text(" ".join(names), style="bold red")
 
 
 def sensors_text(listed: SensorList, screen: Screen) -> str:

@@ -137,7 +137,7 @@ def _notes(report: Report) -> list[RenderableType]:
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"
         notes.append(
-            f"{plural(totals.sessions_reused, 'session id')} {were} used more than once and count once each: "
+            f"{plural(totals.sessions_reused, 'session id')} {were} used more than once, each for one session here: "
             "`sessions list` marks them, `sessions show` tells the parts."
         )
     if totals.sessions_without_attributes:
