@@ -150,7 +150,7 @@ def _require_own_logs(file: ConfigFile, sensors: tuple[Sensor, ...]) -> None:
     """Check that no log lies under the logpath of two sensors: it would have two names."""
     for number, sensor in enumerate(sensors, 1):
         for earlier_number, earlier in enumerate(sensors[: number - 1], 1):
-            paths = str(earlier.logpath), str(sensor.logpath)
+            paths = os.path.normpath(earlier.logpath), os.path.normpath(sensor.logpath)
             if is_followed(*paths) or is_followed(*reversed(paths)):
                 raise ConfigurationError(
                     f"{file.path}: [[sensor]] {earlier.name!r}{_on_line(file, earlier_number)} and {sensor.name!r}"

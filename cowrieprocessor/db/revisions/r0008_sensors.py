@@ -1,6 +1,7 @@
 """Sensors: the names given to logs, the renamed sensors, and which sensors each session was on.
 
-Of the events that are stored already, `db backfill` fills `session_sensors`; until then the job is recorded as stopped.
+Of the events that are stored already, `db backfill` fills `session_sensors`, as it fills all tables from the events of
+version 3. If version 4 has stored some without it, the job is recorded as stopped until then.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _REASON = "events stored before this revision are not read yet"
 
 
 def upgrade() -> None:
-    """Create the tables; ask for a backfill if there are events."""
+    """Create the tables; ask for a backfill if version 4 has loaded logs."""
     op.create_table(
         "log_sensors",
         sa.Column("identity", sa.String(64), nullable=False),
@@ -62,7 +63,7 @@ def upgrade() -> None:
 
 def _ask_for_backfill() -> None:
     connection = op.get_bind()
-    if connection.execute(sa.text("SELECT 1 FROM raw_events LIMIT 1")).first() is None:
+    if connection.execute(sa.text("SELECT 1 FROM log_files LIMIT 1")).first() is None:
         return
     jobs = sa.table(
         "jobs",

@@ -166,7 +166,7 @@ class SensorsSlice(Slice):
 
     def _aggregate(self, event: Event) -> None:
         session = self.sessions[event.session_id or ""]
-        session.add_said_sensor(event.fields.get("sensor"))
+        session.add_sensor(event.fields.get("sensor"))
         if event.event_type == SESSION_CONNECT and event.moment is not None:
             session.add_connect(event.moment)
 

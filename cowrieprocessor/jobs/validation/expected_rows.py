@@ -224,7 +224,9 @@ class ExpectedSensors(ExpectedRows):
         """Whether the backfill is done, or has nothing to do: before that, no row can be relied on."""
         with self._scan.snapshot() as connection:
             recorded = stored.job(self._scan, connection, self.job)
-            return recorded is None or recorded[0] == DONE
+            if recorded is not None:
+                return recorded[0] == DONE
+            return stored.first_event_is_ours(self._scan, connection, self._last_v3_id)
 
     def merge(self) -> None:
         """Merge what was added into rows; what is added later is merged at once."""

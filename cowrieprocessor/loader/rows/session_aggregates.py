@@ -34,8 +34,7 @@ class SessionAggregate:
     Attributes:
         first_event_at: `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; None while no event has a time.
         last_event_at: likewise; set together with `first_event_at`.
-        sensor: the name of a sensor that an event says.
-        other_sensors: the other names that events say.
+        sensors: the names of sensors that its events say.
         first_connect_at: the time of the first `cowrie.session.connect`, like `first_event_at`.
         last_connect_at: that of the last one.
     """
@@ -46,25 +45,14 @@ class SessionAggregate:
     login_attempts: int = 0
     first_event_at: str | None = None
     last_event_at: str | None = None
-    sensor: str | None = None
-    other_sensors: set[str] = field(default_factory=set)
+    sensors: set[str] = field(default_factory=set)
     first_connect_at: str | None = None
     last_connect_at: str | None = None
 
-    @property
-    def sensors(self) -> list[str]:
-        """All names of sensors that events say."""
-        return [self.sensor, *self.other_sensors] if self.sensor else []
-
-    def add_said_sensor(self, said: object) -> None:
+    def add_sensor(self, said: object) -> None:
         """Add the name that an event says, if it says one."""
-        if type(said) is not str or not said:
-            return
-        name = sensor_name(said)
-        if self.sensor is None:
-            self.sensor = name
-        elif name != self.sensor:
-            self.other_sensors.add(name)
+        if type(said) is str and said:
+            self.sensors.add(sensor_name(said))
 
     def add_connect(self, moment: str) -> None:
         """Add the time of a `cowrie.session.connect`."""
@@ -120,7 +108,7 @@ class SessionAggregates:
                 session.last_event_at = moment
             elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
                 session.first_event_at = moment
-        session.add_said_sensor(event.fields.get("sensor"))
+        session.add_sensor(event.fields.get("sensor"))
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
             handler(self, session_id, session, event.fields, moment)
@@ -130,7 +118,7 @@ class SessionAggregates:
         return [
             [
                 session_id,
-                session.sensors,
+                sorted(session.sensors),
                 session.first_connect_at,
                 session.last_connect_at,
             ]

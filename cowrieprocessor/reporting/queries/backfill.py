@@ -22,11 +22,11 @@ def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
 
     Args:
         connection: a connection in a transaction.
-        jobs: some of `FILES_JOB`, `SESSIONS_JOB` and `SENSORS_JOB`. The last is recorded by the migration if there is
-            something to do; version 4 needed it, too.
+        jobs: some of `FILES_JOB`, `SESSIONS_JOB` and `SENSORS_JOB`. The last is recorded by the migration of a
+            database whose events version 4 stored without it.
     """
-    states = dict(connection.execute(select(Job.name, Job.state).where(Job.name.in_(jobs))).tuples().all())
+    rows = connection.execute(select(Job.name, Job.state).where(Job.name.in_(jobs)))
+    states = {row.name: row.state for row in rows}
     if states.get(SENSORS_JOB, _DONE) != _DONE:
         return True
-    others = set(jobs) - {SENSORS_JOB}
-    return any(states.get(job) != _DONE for job in others) and has_rows_of_v3(connection)
+    return any(states.get(job) != _DONE for job in jobs) and has_rows_of_v3(connection)

@@ -33,8 +33,10 @@ def on_sensor(sensor: str) -> ColumnElement[bool]:
         sensors.session_id == SessionSummary.session_id,
         func.coalesce(sensors.given_sensor, sensors.logged_sensor) == sensor,
     )
-    # Version 3 did not always cut a long name.
-    return or_(SessionSummary.matcher == sensor, and_(SessionSummary.matcher == short, exactly.exists()))
+    known = select(sensors.session_id).where(sensors.session_id == SessionSummary.session_id)
+    # Of a session of version 3 that is not backfilled only the name in its summary is known, cut or not.
+    is_cut_alike = and_(SessionSummary.matcher == short, or_(exactly.exists(), ~known.exists()))
+    return or_(SessionSummary.matcher == sensor, is_cut_alike)
 
 
 def file_on_sensor(sensor: str) -> ColumnElement[bool]:
