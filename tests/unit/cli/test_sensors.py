@@ -56,7 +56,7 @@ def pots(engine: Engine, db_url: str, tmp_path: Path, monkeypatch: pytest.Monkey
         event("d2", "2026-11-22T10:05:00", sensor=None),
     )
     (folder / "sensors.toml").write_text(
-        '[[sensor]]\nname = "pot-1"\nlogpath = "p1/cowrie.json"\n\n[[sensor]]\nname = "pot-2"\nlogpath = "p2/cowrie.json"\n'
+        "".join(f'[[sensor]]\nname = "pot-{n}"\nlogpath = "p{n}/cowrie.json"\n' for n in (1, 2))
     )
     monkeypatch.chdir(folder)
     return db_url
