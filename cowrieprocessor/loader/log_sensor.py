@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import Engine
@@ -13,6 +14,9 @@ from cowrieprocessor.settings.sensor_paths import GivenSensor
 
 SESSIONS_AT_ONCE = 200
 """Sessions in one transaction, so that other writers soon have their turn."""
+
+REST_S = 0.005
+"""Pause between transactions, in which other writers have it."""
 
 
 def give_sensors(engine: Engine, given: Mapping[Log, GivenSensor]) -> dict[Log, str]:
@@ -72,4 +76,5 @@ def bring_to_names(
             sensor_names.unmark(connection, marked)
         done += len(marked)
         on_sessions(done)
+        time.sleep(REST_S)
     return done

@@ -69,20 +69,21 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
     if name == "log_files":
         usable = [row for row in rows if _is_last_value_stored(connection, row)]
         return _merge_by_key(connection, name, usable, len(rows))
-    merged = _merge_by_key(connection, name, rows, len(rows))
-    if merged.added and name in ("log_sensors", "renamed_sensors"):
-        _mark_sessions(connection, rows)
-    return merged
+    if name in ("log_sensors", "renamed_sensors"):
+        return _merge_sensors(connection, name, rows)
+    return _merge_by_key(connection, name, rows, len(rows))
 
 
-def _mark_sessions(connection: Connection, rows: Sequence[Row]) -> None:
-    """Mark the sessions that these names of sensors are about, because a backfill may have passed them already."""
+def _merge_sensors(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
+    """Merge names of sensors, and mark the sessions that they are about: a backfill may have passed them already."""
     sensor_names.lock(connection, to_change=True)
-    for row in rows:
+    merged = _merge_by_key(connection, name, rows, len(rows))
+    for row in rows if merged.added else ():
         if "identity" in row:
             sensor_names.mark_sessions_of_log(connection, (row["identity"], row["generation"]))
         else:
             sensor_names.mark_sessions_of_sensor(connection, row["name"])
+    return merged
 
 
 def _is_last_value_stored(connection: Connection, log: Row) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -323,3 +324,37 @@ def test_the_name_is_stored_once_for_a_log(engine: Engine, tmp_path: Path) -> No
     read_by("load", engine, log(tmp_path / "b.json", events(10, session="0ther")), None)
 
     assert count(engine, LogSensor) == 1
+
+
+def test_renaming_beside_a_load(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """A sensor and a log that are renamed while logs are loaded have the new names everywhere in the end."""
+    lines = {"0.json": events(400), "1.json": events(400, session="0ther")}
+    paths = {name: log(tmp_path / name, content) for name, content in lines.items()}
+    first = log(tmp_path / "first.json", events(10, session="f1rst"))
+    read_by("load", engine, first, None)
+    failed: list[BaseException] = []
+
+    def load() -> None:
+        own = get_engine(db_url)
+        try:
+            for path in paths.values():
+                read_by("load", own, path, "pot-1" if path.name == "1.json" else None, batch_size=20)
+        except BaseException as error:  # noqa: BLE001 - the test has to see it
+            failed.append(error)
+        finally:
+            dispose(own)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    names = ["hp1"]
+    while loading.is_alive():
+        names.append(f"name-{len(names)}")
+        rename_sensor(engine, names[-2], names[-1])
+        BulkLoader(engine, sensors=SensorPaths(name=names[-1])).load([first])
+    loading.join()
+
+    assert failed == []
+    logs = lines | {"first.json": events(10, session="f1rst")}
+    given = {"0.json": None, "1.json": "pot-1", "first.json": names[-1]}
+    assert facts(engine) == expected(logs, given, {"hp1": names[-1]})
+    assert count(engine, SessionToRename) == 0
