@@ -189,6 +189,18 @@ def parse_event(
     return Event(fields, raw.decode(), payload_hash, session, event_type, timestamp, moment_or_none(timestamp))
 
 
+def parse_stored(payload: str | None) -> Event | None:
+    """Return the event of a payload in raw_events, without its hash; None if version 3 stored what is none."""
+    if payload is None:
+        return None
+    raw = payload.encode("utf-8", "surrogatepass")
+    try:
+        event = parse_event(raw, orjson.loads(raw), hashed=False)
+    except orjson.JSONDecodeError:
+        return None
+    return event if isinstance(event, Event) else None
+
+
 def _may_be_ambiguous(raw: bytes, field_count: int, max_nesting: int) -> bool:
     """Return whether SQLite might read an object differently: a quick test before `_normalize`."""
     return (

@@ -61,8 +61,12 @@ def inert_cut(text: str, max_chars: int) -> str:
 
     A truncated text ends in `…`, never in the middle of an escape.
     """
-    safe = inert(text[: max_chars + 1])
-    if len(safe) <= max_chars and len(text) <= max_chars:
+    return cut_inert(inert(text[: max_chars + 1]), max_chars)
+
+
+def cut_inert(safe: str, max_chars: int) -> str:
+    """Return a text that `inert` escaped, truncated as `inert_cut` does."""
+    if len(safe) <= max_chars:
         return safe
     end = 0
     limit = max_chars - len(_CUT_MARK)

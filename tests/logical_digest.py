@@ -21,6 +21,7 @@ EVENT_TABLES = (
     "raw_events",
     "session_summaries",
     "session_attributes",
+    "session_sensors",
     "command_stats",
     "files",
     "file_hashes",

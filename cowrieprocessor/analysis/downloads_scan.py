@@ -31,12 +31,14 @@ from cowrieprocessor.analysis.captured_file import (
     type_describer,
 )
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.ingest import sensor_names
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
-from cowrieprocessor.sanitize import inert, inert_cut
+from cowrieprocessor.interpret.sensors import sensor_name
+from cowrieprocessor.sanitize import inert, inert_cut, restore
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 NAMES_KEPT = 100
 COUNTED = ("entries", "new", "completed", "unchanged", "leftovers", "bytes_read", "artifacts", "sizes_set")
@@ -188,8 +190,7 @@ def scan_downloads(
         sensor = sensor or UNKNOWN_SENSOR
         result = ScanResult(inert(str(Path(directory))), inert(sensor), types_known=describe is not None)
         with scan_statements.recorded_job(engine, result.counters, f"left_alone_{SkipReason.UNREADABLE}"):
-            session_id = artifact_session(sensor)
-            scan = _Scan(engine, folder_fd, session_id, result, describe, rehash, on_progress, limits or ScanLimits())
+            scan = _Scan(engine, folder_fd, sensor, result, describe, rehash, on_progress, limits or ScanLimits())
             scan.run(is_wanted)
     finally:
         os.close(folder_fd)
@@ -214,7 +215,7 @@ class _Scan:
         self,
         engine: Engine,
         folder_fd: int,
-        session_id: str,
+        sensor: str,
         result: ScanResult,
         describe: Describe | None,
         rehash: bool,
@@ -228,7 +229,7 @@ class _Scan:
         self.rehash = rehash
         self.on_progress = on_progress
         self.limits = limits
-        self.session_id = session_id
+        self.sensor = sensor
         self.entries_total = 0
 
     def run(self, is_wanted: EntryFilter | None) -> None:
@@ -285,7 +286,7 @@ class _Scan:
     def _store(self, batch: Sequence[_Candidate]) -> None:
         """Read the files that the database lacks and write them, in several transactions if they are big."""
         with read_transaction(self.engine) as connection:
-            known = scan_statements.known_files(connection, [c.sha256 for c in batch], self.session_id)
+            known = scan_statements.known_files(connection, [c.sha256 for c in batch], self._session_id(connection))
         pending: dict[str, CapturedFile] = {}
         bytes_pending = 0
         for candidate in batch:
@@ -327,11 +328,18 @@ class _Scan:
         self.result.bytes_read += outcome.size_bytes
         return outcome
 
+    def _session_id(self, connection: Connection) -> str:
+        """Return the session_id of files that no log mentions, under the name that the sensor has now."""
+        now = sensor_names.renamed(connection).get(sensor_name(self.sensor))
+        return artifact_session(self.sensor if now is None else restore(now))
+
     def _write(self, files: dict[str, CapturedFile]) -> None:
         hashes = sorted(files)
         limit = self.limits.sizes_per_transaction
         with write_transaction(self.engine) as connection:
-            stored = scan_statements.store(connection, [files[sha256] for sha256 in hashes], self.session_id)
+            sensor_names.lock(connection)
+            session_id = self._session_id(connection)
+            stored = scan_statements.store(connection, [files[sha256] for sha256 in hashes], session_id)
             sizes_set, cursor = scan_statements.set_sizes(connection, hashes, limit=limit)
             self.result.add(stored, sizes_set)
             scan_statements.record_progress(connection, self.result.counters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,16 +11,23 @@ from cowrieprocessor.cli.load_text import load_document, load_summary
 from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cowrieprocessor.settings import Sensor
+
 EXIT_FILES_FAILED = 3
+EXAMPLE_LOG = "/srv/cowrie/var/log/cowrie/cowrie.json"
 
 
 @click.command()
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @db_option
+@click.option("--sensor", metavar="NAME", help="The sensor of all these logs, whatever they or sensors.toml say.")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Events per transaction. Default: 10000.")
 @json_option
-def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_json: bool) -> None:
-    """Load Cowrie's JSON logs: files, or all logs in folders.
+def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size: int | None, as_json: bool) -> None:
+    """Load Cowrie's JSON logs: files, or all logs in folders; without a PATH those of every [[sensor]].
 
     \b
       cowrieprocessor load /home/cowrie/cowrie/var/log/cowrie
@@ -29,21 +37,33 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     JSON array; the format is detected. Loading again is a no-op, even if the log was renamed, copied or compressed;
     from a log that has grown only the new part is loaded. Lines that are no events are kept as dead letters.
 
+    Logs under the logpath of a [[sensor]] in sensors.toml are of the sensor with that name; --sensor gives another
+    one. The name stays with the log.
+
     Ends with 0; with 3 if a file could not be read to its end (the others are loaded; a truncated archive with nothing
     new is only a note), 4 if the database refused, 5 if its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.loader.bulk import BulkLoader
-    from cowrieprocessor.settings import load_settings
+    from cowrieprocessor.settings import load_sensors, load_settings
+    from cowrieprocessor.settings.sensor_paths import SensorPaths
+    from cowrieprocessor.settings.sensors import require_name
 
+    if sensor is not None:
+        require_name(sensor, "--sensor")
     settings = load_settings(overrides={"batch_size": batch_size})
+    sensors = load_sensors()
+    logs = paths or configured_logs(sensors)
     name = database_name(db)
     engine = get_engine(name, on_wait=report_waiting)
     interrupt_on_sigterm()
     try:
         with LoadProgressLine() as line:
-            result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
+            loader = BulkLoader(
+                engine, settings=settings, sensors=SensorPaths(sensors, name=sensor), on_progress=line.update
+            )
+            result = loader.load(logs)
     finally:
         dispose(engine)
     for file in result.files:
@@ -58,3 +78,23 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
             click.echo(text)
     if result.failed:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
+
+
+def configured_logs(sensors: Iterable[Sensor]) -> tuple[Path, ...]:
+    """Return the logs of the configured sensors that exist, rotated ones included.
+
+    Raises:
+        ConfigurationError: no sensor is configured; the message shows how to configure one.
+        InputNotFound: there are no logs at any of the paths.
+    """
+    from cowrieprocessor.errors import InputNotFound
+    from cowrieprocessor.loader.reading.discovery import existing_logs
+    from cowrieprocessor.settings import no_sensors
+
+    paths = [sensor.logpath for sensor in sensors]
+    if not paths:
+        raise no_sensors("logpath", EXAMPLE_LOG)
+    logs = tuple(existing_logs(paths))
+    if not logs:
+        raise InputNotFound(f"no logs at the logpath of any [[sensor]]: {', '.join(map(str, paths))}; correct them")
+    return logs

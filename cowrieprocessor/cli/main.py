@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "follow": ("cowrieprocessor.cli.follow:follow", "Follow growing logs: new events at once, each stored once."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
+    "sensors": ("cowrieprocessor.cli.sensors:sensors", "The honeypots, by name; rename one."),
     "sessions": ("cowrieprocessor.cli.sessions:sessions", "What attackers did, session by session."),
 }
 """For each command, its location and help line (so that `--help` imports none of them)."""

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from cowrieprocessor.cli.shared.backfill_hint import print_hint, recount_hint
-from cowrieprocessor.cli.shared.common import db_option, json_option, notify, print_text, read_connection, screen
+from cowrieprocessor.cli.shared.common import (
+    db_option,
+    json_option,
+    notify,
+    print_text,
+    read_connection,
+    screen,
+    session_gap,
+)
 from cowrieprocessor.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -144,7 +152,7 @@ def show_report(
     chosen = parse_period(kind, date, now) if date else None
     with read_connection(db) as connection:
         period = chosen or _newest_period(connection, kind_name, sensor) or period_of(kind, now)
-        made = make_report(connection, period, sensor=sensor)
+        made = make_report(connection, period, sensor=sensor, session_gap=session_gap())
         hint = recount_hint(connection, "addresses, commands and user names")
     print_hint(hint)
     text = _render(made, format_, db, to_file=output is not None)

@@ -15,6 +15,7 @@ from cowrieprocessor.cli.shared.common import (
     read_connection,
     report_next_page,
     screen,
+    session_gap,
 )
 
 
@@ -52,8 +53,9 @@ def list_(
 ) -> None:
     """List the sessions, the latest first: when, where from, which user, how many commands and files.
 
-    A user name in brackets did not log in successfully. Sessions without a readable time come last. Ends with 0, also
-    when no session matches.
+    A user name in brackets did not log in successfully. `(reused)` marks a session id that was used more than once.
+    Sessions without a readable time come last. Ends with 0, also when no session matches; with 1 if there is no such
+    sensor.
 
     \b
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
@@ -72,7 +74,7 @@ def list_(
         flagged=flagged,
     )
     with read_connection(db) as connection:
-        page = list_sessions(connection, filters, limit=limit, after=after)
+        page = list_sessions(connection, filters, limit=limit, after=after, gap=session_gap())
         hint = backfill_hint(connection, "addresses, user names and files of the sessions", [FILES_JOB, SESSIONS_JOB])
     if as_json:
         print_json({"sessions": page.rows, "next": page.next})
@@ -91,7 +93,8 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     """Show one session: where from, its files, and what happened in order.
 
     A command that version 3 stored only in a rewritten form is shown in that form. URLs are defanged and
-    their passwords hidden; --json has the events as they were logged.
+    their passwords hidden; --json has the events as they were logged. A session id that was used more than once (by
+    two sensors, for two connections, or again after `session_gap_s`) is shown in its parts.
 
     Ends with 1 if there is no such session.
 
@@ -102,7 +105,7 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     from cowrieprocessor.reporting.render.details import session_text
 
     with read_connection(db) as connection:
-        details = session_details(connection, session_id, limit=limit)
+        details = session_details(connection, session_id, limit=limit, gap=session_gap())
     if as_json:
         print_json(details)
     else:

@@ -57,12 +57,17 @@ __all__ = [
     "Job",
     "LogDamage",
     "LogFile",
+    "LogSensor",
     "OverlappingEvent",
+    "OverlappingSession",
     "RawEvent",
+    "RenamedSensor",
     "SchemaState",
     "SessionAttribute",
     "SessionLogin",
+    "SessionSensor",
     "SessionSummary",
+    "SessionToRename",
     "UtcDateTime",
     "VerdictPropagation",
 ]
@@ -330,6 +335,73 @@ class LogDamage(Base):
         Index("ix_log_damage_value", "digest", "context"),
         Index("ix_log_damage_moment", "kind", "moment"),
     )
+
+
+class OverlappingSession(Base):
+    """A session of which a log holds events that were not stored from it, because they were stored already.
+
+    With the log's own rows these are all the sessions of the log, which its name counts for. `identity` and
+    `generation` name the log as in `log_files`.
+    """
+
+    __tablename__ = "overlapping_sessions"
+
+    identity: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(Integer)
+    session_id: Mapped[str] = mapped_column(String(64))
+
+    __table_args__ = (
+        PrimaryKeyConstraint("identity", "generation", "session_id"),
+        Index("ix_overlapping_sessions_session", "session_id"),
+    )
+
+
+class LogSensor(Base):
+    """The sensor that a log was given by its operator; `identity` and `generation` name the log as in `log_files`."""
+
+    __tablename__ = "log_sensors"
+
+    identity: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(Integer)
+    sensor: Mapped[str] = mapped_column(String(255))
+
+    __table_args__ = (PrimaryKeyConstraint("identity", "generation"),)
+
+
+class RenamedSensor(Base):
+    """A sensor that was renamed: wherever logs, events or the operator say `name`, `renamed_to` is meant."""
+
+    __tablename__ = "renamed_sensors"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    renamed_to: Mapped[str] = mapped_column(String(255))
+    renamed_at: Mapped[dt.datetime]
+
+
+class SessionSensor(Base):
+    """Which sensor a session was on, and what shows that its id may have been used more than once.
+
+    `given_sensor` is the smallest name given to a log that holds events of the session, `logged_sensor` the smallest
+    one in the events; the session is on the former, or on the latter if there is none. `sensors_differ` says that there
+    is more than one of either kind. The two times are those of the first and of the last `cowrie.session.connect`.
+    """
+
+    __tablename__ = "session_sensors"
+
+    session_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    given_sensor: Mapped[str | None] = mapped_column(String(255))
+    logged_sensor: Mapped[str | None] = mapped_column(String(255))
+    sensors_differ: Mapped[bool] = mapped_column(Boolean, default=False, server_default=FALSE)
+    first_connect_at: Mapped[dt.datetime | None]
+    last_connect_at: Mapped[dt.datetime | None]
+
+
+class SessionToRename(Base):
+    """A session whose row in `session_sensors` has to be computed again, because a log or a sensor was renamed."""
+
+    __tablename__ = "sessions_to_rename"
+
+    session_id: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class FileVerdict(Base):

@@ -76,6 +76,10 @@ class TableScan(ABC):
     def differs(self, left: str, right: str) -> str:
         """Return the SQL that tests whether two expressions differ; NULL equals NULL."""
 
+    @abstractmethod
+    def binary(self, text: str) -> str:
+        """Return a text expression that compares by its UTF-8 bytes."""
+
     def json_text(self, connection: Connection, column: str) -> str:
         """Return the SQL for the text of a JSON column."""
         return sql_of(connection).json_text(column)
@@ -132,6 +136,10 @@ class SqliteTableScan(TableScan):
         """Return SQLite's IS NOT."""
         return f"({left}) IS NOT ({right})"
 
+    def binary(self, text: str) -> str:
+        """Return the expression itself: BINARY is SQLite's default collation."""
+        return text
+
 
 class PostgresqlTableScan(TableScan):
     """PostgreSQL: one transaction that sees one snapshot, read through server-side cursors."""
@@ -170,6 +178,10 @@ class PostgresqlTableScan(TableScan):
     def differs(self, left: str, right: str) -> str:
         """Return IS DISTINCT FROM."""
         return f"({left}) IS DISTINCT FROM ({right})"
+
+    def binary(self, text: str) -> str:
+        """Return the expression with the byte-wise collation."""
+        return f'({text}) COLLATE "C"'
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from cowrieprocessor.loader.log_loading import (
     count_values,
     sum_counters,
 )
+from cowrieprocessor.loader.log_sensor import bring_to_names
 from cowrieprocessor.loader.reading.discovery import find_logs, is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
@@ -36,7 +37,8 @@ from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.writer import JOB, LogMoved, is_end_explained, set_load_state
 from cowrieprocessor.sanitize import inert
-from cowrieprocessor.settings import Settings, load_settings
+from cowrieprocessor.settings import Settings, load_sensors, load_settings
+from cowrieprocessor.settings.sensor_paths import SensorPaths
 
 __all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
 
@@ -76,6 +78,7 @@ class BulkLoader:
     Args:
         engine: the database; a new one is prepared.
         settings: limits and batch size; the configured ones by default.
+        sensors: which sensor a log is given, by its path; the configured ones by default.
         on_progress: called after each transaction.
         sizes: how much of a log is read at once.
         clock: Unix seconds; see `LogLoading`.
@@ -86,6 +89,7 @@ class BulkLoader:
         engine: Engine,
         *,
         settings: Settings | None = None,
+        sensors: SensorPaths | None = None,
         on_progress: Callable[[LoadProgress], None] | None = None,
         sizes: ReadSizes = DEFAULT_SIZES,
         clock: Callable[[], float] = time.time,
@@ -93,6 +97,7 @@ class BulkLoader:
         self._engine = engine
         self._clock = clock
         self._settings = settings or load_settings()
+        self._sensors = SensorPaths(load_sensors()) if sensors is None else sensors
         self._on_progress = on_progress
         self._sizes = sizes
         self._bytes_total = self._bytes_done = 0
@@ -119,8 +124,15 @@ class BulkLoader:
         prepare(self._engine)
         self._reset_progress(logs)
         loading = LogLoading(
-            self._engine, self._settings, result.ingest_id, job=JOB, on_batch=self._report, clock=self._clock
+            self._engine,
+            self._settings,
+            result.ingest_id,
+            job=JOB,
+            sensors=self._sensors,
+            on_batch=self._report,
+            clock=self._clock,
         )
+        bring_to_names(self._engine)  # what a killed program left
         set_load_state(self._engine, "running", None, now_text())
         try:
             with rare_collections():

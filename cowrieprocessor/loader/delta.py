@@ -30,13 +30,16 @@ from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
 from cowrieprocessor.loader.follow.poll_result import PollResult
 from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, TailReader, file_id_of
 from cowrieprocessor.loader.follow.timing import FollowTiming
-from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, count_values
-from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_followed, is_live_name, is_packed_name
+from cowrieprocessor.loader.log_loading import FAILED, KNOWN, FileResult, LoadProgress, count_values
+from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_live_name, is_packed_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
+from cowrieprocessor.settings.paths import is_followed
+from cowrieprocessor.settings.sensor_paths import SensorPaths
 
 __all__ = ["DeltaLoader", "Gap", "PollResult"]
 
@@ -56,6 +59,7 @@ class DeltaLoader:
         paths: files, each with the files rotated from it, and folders; they may appear later. By default the logs of
             every configured sensor.
         settings: limits and batch size; the configured ones by default.
+        sensors: which sensor a log is given, by its path; the configured ones by default.
         job: the row of `jobs` whose counters are increased.
         on_progress: called after each transaction.
         stop: called after each transaction; polling ends once it returns True.
@@ -70,6 +74,7 @@ class DeltaLoader:
         paths: Iterable[str | Path] | None = None,
         *,
         settings: Settings | None = None,
+        sensors: SensorPaths | None = None,
         job: str = "follow",
         on_progress: Callable[[LoadProgress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -91,6 +96,7 @@ class DeltaLoader:
         self._listed: FoundLogs | None = None
         self._is_idle = False
         self._settings = settings or load_settings()
+        self._sensors = SensorPaths(load_sensors()) if sensors is None else sensors
         self._job = job
         self._on_progress = on_progress
         self._stop = stop
@@ -166,13 +172,16 @@ class DeltaLoader:
         """Return the reader; the first time prepare the database, and restore what is known of the files."""
         if self._tail_reader is None:
             prepare(self._engine)
-            self._files.restore(self._stored_states())
+            states = self._stored_states()
+            self._files.restore(states)
+            self._give_sensors(states)
             with read_transaction(self._engine) as connection:
                 self._files.expect_end(logs_with_open_end(connection))
             self._tail_reader = TailReader(
                 self._engine,
                 self._settings,
                 job=self._job,
+                sensors=self._sensors,
                 gap_detector=self._gap_detector,
                 open_logs=self._open_logs,
                 archive_settles_s=self._timing.archive_settles_s,
@@ -182,6 +191,19 @@ class DeltaLoader:
                 clock=self._clock,
             )
         return self._tail_reader
+
+    def _give_sensors(self, states: Collection[SeenFile]) -> None:
+        """Give the known logs of this host their sensors: a file that did not change is not read again."""
+        given = {
+            seen.log: (seen.path, sensor)
+            for seen in states
+            if seen.log and seen.host == self._host and (sensor := self._sensors.of(seen.path))
+        }
+        notes = give_sensors(self._engine, {log: sensor for log, (_, sensor) in given.items()})
+        for log, note in notes.items():
+            path = given[log][0]
+            self._result.add(FileResult(path, KNOWN, warnings=[f"{path}: {note}"]))
+        bring_to_names(self._engine, stop=self._stop)  # also what a killed program left
 
     def _stored_states(self) -> list[SeenFile]:
         """Return what the database has of the followed files, on all hosts."""

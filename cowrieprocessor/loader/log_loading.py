@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest.log_damage import Log
+from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT
 from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
@@ -25,6 +26,7 @@ from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_ba
 from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
 from cowrieprocessor.loader.writer import LogOverlaps, is_end_explained, write_batch, write_torn_end
 from cowrieprocessor.settings import Settings
+from cowrieprocessor.settings.sensor_paths import GivenSensor, SensorPaths
 
 IN_PROCESS_S = 3600.0
 """How long this process parses by itself after its parser process died: another would probably die, too."""
@@ -111,6 +113,7 @@ class LogLoading:
         settings: limits and batch size.
         ingest_id: identifies the load in `raw_events.ingest_id`.
         job: the row of `jobs` whose counters are increased.
+        sensors: which sensor a log is given, by its path.
         on_batch: called after each transaction with the file's result so far and the bytes read of the file.
         in_transaction: called at the end of each transaction that stores a batch.
         stop: called after each transaction and before each read; loading ends once it returns True.
@@ -125,6 +128,7 @@ class LogLoading:
         ingest_id: str,
         *,
         job: str,
+        sensors: SensorPaths | None = None,
         on_batch: Callable[[FileResult, int], None] = lambda _file, _position: None,
         in_transaction: Callable[[Connection, BatchRows], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -137,6 +141,7 @@ class LogLoading:
         self._settings = settings
         self._ingest_id = ingest_id
         self._job = job
+        self._sensors = sensors or SensorPaths()
         self._on_batch = on_batch
         self._in_transaction = in_transaction
         self._stop = stop
@@ -197,9 +202,11 @@ class LogLoading:
             if resume is None:
                 result.bytes_pending = stream.position
                 return LoadedLog(None, bytes_pending=identifier.unfinished_bytes, searched=identifier.searched)
-            loaded = None
+            loaded, sensor = None, self._sensors.of(stream.path)
+            if sensor is not None and resume.checkpoint.stored_values is not None:
+                self._give_sensor(resume.checkpoint, sensor, result)
             try:
-                loaded = self._store_values(resume, stream, result)
+                loaded = self._store_values(resume, stream, result, sensor)
             except LogOverlaps:
                 # Twice as long each time: where two logs overlap in many places, soon all events are looked up.
                 lookup_limit = 2 * lookup_limit or self._miss_limit
@@ -214,7 +221,17 @@ class LogLoading:
                 return loaded
             stream.rewind()
 
-    def _store_values(self, resume: Resume, stream: LogStream, result: FileResult) -> LoadedLog:
+    def _give_sensor(self, log: Checkpoint, sensor: GivenSensor, result: FileResult) -> None:
+        """Give a known log its sensor, if it has another one, and bring its sessions to it."""
+        notes = give_sensors(self._engine, {(log.identity, log.generation): sensor})
+        if notes:
+            new = [note for text in notes.values() if (note := f"{result.path}: {text}") not in result.warnings]
+            result.warnings += new
+            bring_to_names(self._engine, stop=self._stop)
+
+    def _store_values(
+        self, resume: Resume, stream: LogStream, result: FileResult, sensor: GivenSensor | None
+    ) -> LoadedLog:
         """Store the values that are not stored yet, batch by batch."""
         checkpoint, self._copies = resume.checkpoint, resume.copies
         log, bytes_gap = (checkpoint.identity, checkpoint.generation), checkpoint.bytes_gap
@@ -233,7 +250,7 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
-                self._write(item, result)
+                self._write(item, result, sensor)
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
                 result.bytes_nul = item.log["bytes_nul"] - nul_before
@@ -282,7 +299,7 @@ class LogLoading:
             return False  # for the log in which this one has its turn; two parser processes would take twice the memory
         return time.monotonic() >= self._in_process_until and is_worthwhile(stream, checkpoint)
 
-    def _write(self, rows: BatchRows, result: FileResult) -> None:
+    def _write(self, rows: BatchRows, result: FileResult, sensor: GivenSensor | None) -> None:
         log = rows.log
         progress = {"path": result.path, "line": log["next_line"], "bytes": log["byte_pos"]}
         write_batch(
@@ -292,6 +309,7 @@ class LogLoading:
             ingest_id=self._ingest_id,
             job=self._job,
             copies=self._copies,
+            sensor=None if sensor is None else sensor.name,
             in_transaction=self._in_transaction,
         )
         self._elsewhere.update(rows.elsewhere)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.ingest import session_sensors
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.loader.rows.batch import BatchRows
 
@@ -18,6 +19,8 @@ def write_rows(connection: Connection, rows: BatchRows) -> None:
     statements = LoadingStatements(connection)
     try:
         statements.insert_raw_events(rows.events)
+        log = (rows.log["identity"], rows.log["generation"])
+        session_sensors.store_batch(connection, log, rows.sensors, rows.sessions, rows.left_out_sessions)
         statements.merge_sessions(rows.sessions)
         statements.merge_attributes(rows.attributes)
         statements.merge_commands(rows.commands)

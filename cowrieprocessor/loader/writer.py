@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest import log_files
+from cowrieprocessor.db.ingest import log_files, sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events, lock_events
 from cowrieprocessor.db.ingest.log_damage import Log, torn_end
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
@@ -44,6 +44,7 @@ def write_batch(
     ingest_id: str,
     job: str = JOB,
     copies: Sequence[Log] = (),
+    sensor: str | None = None,
     in_transaction: Callable[[Connection, BatchRows], None] | None = None,
 ) -> None:
     """Write a batch and the log's new checkpoint in one transaction; adjust the batch's counters to what was stored.
@@ -55,6 +56,7 @@ def write_batch(
         ingest_id: identifies the load.
         job: the row of `jobs` whose counters are increased.
         copies: damaged copies of the log with the same byte positions.
+        sensor: the name to give to the log if this is its first batch; see `loader.log_sensor` for a known log.
         in_transaction: called at the end of the same transaction.
 
     Raises:
@@ -64,11 +66,15 @@ def write_batch(
     """
     with write_transaction(engine) as connection:
         lock_events(connection, rows.sensor_days)
+        sensor_names.lock(connection)
+        log = (rows.log["identity"], rows.log["generation"])
         if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
             raise LogMoved
         if _may_be_stored(connection, rows):
             raise LogOverlaps
-        add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
+        add_left_out(connection, log, rows.left_out)
+        if sensor is not None and rows.stored_values is None:
+            sensor_names.give(connection, log, sensor)
         _write_damage(connection, rows, copies, ingest_id)
         write_rows(connection, rows)
         add_counters(connection, job, rows.counters, progress if job == JOB else None, rows.now)

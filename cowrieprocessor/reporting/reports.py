@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.errors import NotFound
 from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
 from cowrieprocessor.reporting.queries import activity, dead_letters, verdicts
 from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranking, Totals
 from cowrieprocessor.reporting.queries.dead_letters import ReasonCount
+from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP
+from cowrieprocessor.reporting.queries.sensors import require_sensor
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.queries.window import Window
 
@@ -77,6 +79,7 @@ def make_report(
     period: Period,
     *,
     sensor: str | None = None,
+    session_gap: dt.timedelta = DEFAULT_GAP,
     top_files: int = TOP_FILES,
     top_values: int = TOP_VALUES,
 ) -> Report:
@@ -86,6 +89,7 @@ def make_report(
         connection: a connection in one read transaction, so that all numbers describe the same state.
         period: the days to report on.
         sensor: report on this sensor only.
+        session_gap: a longer pause between events of a session means that its id was used again.
         top_files: maximum length of each list of files: dropped, found malicious, changed verdicts.
         top_values: maximum length of each other list: addresses, user names, commands, ...
 
@@ -95,14 +99,14 @@ def make_report(
     """
     window = Window(period.start, period.end, sensor)
     before = period.previous()
-    totals = activity.totals(connection, window)
+    totals = activity.totals(connection, window, session_gap)
     if sensor is not None and not totals.sessions and not totals.files:
-        _require_sensor(connection, sensor)
+        require_sensor(connection, sensor)
     return Report(
         period=period,
         sensor=sensor,
         totals=totals,
-        previous=activity.totals(connection, Window(before.start, before.end, sensor)),
+        previous=activity.totals(connection, Window(before.start, before.end, sensor), session_gap),
         files=activity.dropped_files(connection, window, top_files),
         found_malicious=verdicts.found_malicious(connection, window, top_files),
         changed_verdicts=verdicts.changed_verdicts(connection, window, top_files),
@@ -125,14 +129,6 @@ def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None =
     moment = activity.newest_moment(connection, sensor)
     if moment is None:
         if sensor is not None:
-            _require_sensor(connection, sensor)
+            require_sensor(connection, sensor)
         return None
     return period_of(kind, moment)
-
-
-def _require_sensor(connection: Connection, sensor: str) -> None:
-    """Raise NotFound, naming the sensors that exist, unless the database has this one."""
-    known = activity.sensor_names(connection)
-    if sensor not in known:
-        names = ", ".join(known[:20]) or "none yet"
-        raise NotFound(f"no sensor {sensor!r} in this database; it has: {names}")

@@ -42,6 +42,7 @@ RETIRED_KEYS = frozenset(
 """Keys of version 3 without a meaning here: they are accepted and ignored."""
 
 _SQLITE_URL = re.compile(r"(sqlite(?:\+\w+)?:///)([^/:?][^?]*)(\?.*)?", re.DOTALL)
+_SENSOR_HEADER = re.compile(rf"""\s*\[\[\s*["']?{SENSOR_TABLE}["']?\s*\]\]""")
 _BY_NAME = {setting.name: setting for setting in SETTINGS_REFERENCE}
 _BY_KEY = {
     OWN_TABLE: _BY_NAME,
@@ -64,11 +65,23 @@ class ConfigFile:
         path: the path as it was given, for messages.
         folder: the absolute folder against which relative paths in the file are resolved.
         document: its tables.
+        text: its text, for the numbers of lines.
     """
 
     path: Path
     folder: Path
     document: Mapping[str, object]
+    text: str = ""
+
+    def line_of_sensor(self, number: int, key: str) -> int | None:
+        """Return the line of a key in a [[sensor]] table; both are counted from 1. None if it is spelled unusually."""
+        tables = 0
+        for line, text in enumerate(self.text.splitlines(), 1):
+            if _SENSOR_HEADER.match(text):
+                tables += 1
+            elif tables == number and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", text):
+                return line
+        return None
 
     def resolve(self, path: str) -> str:
         """Return a path from the file as an absolute path, with `~` expanded."""
@@ -111,8 +124,8 @@ def read_config(path: Path) -> ConfigFile:
             whose name is a likely misspelling of a known table.
     """
     try:
-        content = path.read_bytes()
-        document = tomllib.loads(content.decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8", "replace")) + 1
@@ -126,7 +139,7 @@ def read_config(path: Path) -> ConfigFile:
     for name in document:
         if name not in TABLES and (near := closest_match(name, TABLES, _MIN_TABLE_SIMILARITY)):
             raise ConfigurationError(f"{path}: unknown table {name!r}; did you mean {near!r}?")
-    return ConfigFile(path, path.absolute().parent, document)
+    return ConfigFile(path, path.absolute().parent, document, text)
 
 
 def file_settings(file: ConfigFile) -> dict[str, object]:

@@ -47,6 +47,7 @@ class Settings:
     max_nesting: int = SQLITE_JSON_DEPTH
     lock_timeout_s: float = 600.0
     sqlite_driver: str = "auto"
+    session_gap_s: float = DAY_S
     use_new_enrichment: bool = True
     enrichment_providers: tuple[str, ...] | None = None
     settled_by: tuple[str, ...] = ("known-good", "malicious")
@@ -201,6 +202,13 @@ _LOADING: tuple[SettingReference, ...] = (
         "Which SQLite library to use: `pysqlite3` (needs its wheel), `stdlib` (Python's own), or `auto`: "
         "pysqlite3 where it is installed.",
         choice("auto", "pysqlite3", "stdlib"),
+    ),
+    SettingReference(
+        "session_gap_s",
+        "COWRIEPROC_SESSION_GAP",
+        "24h",
+        "A longer pause between neighbouring events of a session means that its id was used again (`24h`, `7d`, …).",
+        duration,
     ),
 )
 

@@ -19,6 +19,7 @@ from cowrieprocessor.settings.config_file import (
     read_config,
     unknown_key,
 )
+from cowrieprocessor.settings.paths import is_followed
 from cowrieprocessor.settings.reference import SETTINGS_REFERENCE
 from cowrieprocessor.settings.secrets import Secret
 
@@ -48,6 +49,7 @@ class Sensor:
         email: the recipient of its reports, if any: an address or a reference to one.
         virustotal_key: the reference to its VirusTotal key, if any; a database has one key for all its sensors.
         abusech_key: the same for the Auth-Key of abuse.ch.
+        is_named: whether the file names it, so that its logs get the name; it does not name the one in [global].
     """
 
     name: str
@@ -56,6 +58,7 @@ class Sensor:
     email: Secret | None = None
     virustotal_key: Secret | None = None
     abusech_key: Secret | None = None
+    is_named: bool = True
 
 
 def load_sensors(
@@ -110,6 +113,7 @@ def file_sensors(file: ConfigFile) -> tuple[Sensor, ...]:
     for sensor in sensors:
         _require_unique_name(file, sensor, names)
         _require_own_downloads(file, sensor, folders)
+    _require_own_logs(file, sensors)
     if tables:
         _refuse_sensor_in_global(file)
     return sensors
@@ -140,6 +144,24 @@ def _require_own_downloads(file: ConfigFile, sensor: Sensor, folders: dict[str, 
             f"{file.path}: [[sensor]] {first!r} and {sensor.name!r} have the same downloads folder; "
             "captured files belong to one sensor: correct one of them"
         )
+
+
+def _require_own_logs(file: ConfigFile, sensors: tuple[Sensor, ...]) -> None:
+    """Check that no log lies under the logpath of two sensors: it would have two names."""
+    for number, sensor in enumerate(sensors, 1):
+        for earlier_number, earlier in enumerate(sensors[: number - 1], 1):
+            paths = os.path.normpath(earlier.logpath), os.path.normpath(sensor.logpath)
+            if is_followed(*paths) or is_followed(*reversed(paths)):
+                raise ConfigurationError(
+                    f"{file.path}: [[sensor]] {earlier.name!r}{_on_line(file, earlier_number)} and {sensor.name!r}"
+                    f"{_on_line(file, number)}: logpath {earlier.logpath} and {sensor.logpath} overlap; a log belongs "
+                    "to one sensor: correct one of them"
+                )
+
+
+def _on_line(file: ConfigFile, number: int) -> str:
+    line = file.line_of_sensor(number, "logpath")
+    return f" (line {line})" if line else ""
 
 
 def shared_keys(file: ConfigFile, sensors: tuple[Sensor, ...], given: Mapping[str, object]) -> dict[str, Secret]:
@@ -200,7 +222,7 @@ def _global_sensor(file: ConfigFile) -> tuple[Sensor, ...]:
             raise ConfigurationError(f"{file.path}: {where} has downloads but no logpath; add the path of the log")
         return ()
     downloads = _path(file, table, "downloads", where) if "downloads" in table else None
-    return (Sensor(GLOBAL_SENSOR_NAME, _path(file, table, "logpath", where), downloads),)
+    return (Sensor(GLOBAL_SENSOR_NAME, _path(file, table, "logpath", where), downloads, is_named=False),)
 
 
 def _refuse_sensor_in_global(file: ConfigFile) -> None:
@@ -222,11 +244,7 @@ def _read_sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> 
             raise unknown_key(f"{file.path}: {where}: unknown key {key!r}", key, SENSOR_KEYS)
     if "name" not in table:
         raise ConfigurationError(f'{file.path}: {where} has no name; write name = "pot-1"')
-    if not _is_name(name):
-        raise ConfigurationError(
-            f"{file.path}: {where}: name is {name!r}; expected 1 to {MAX_NAME_CHARS} printable characters without "
-            "leading or trailing blanks"
-        )
+    require_name(name, f"{file.path}: {where}: name")
     if "logpath" not in table:
         raise ConfigurationError(f"{file.path}: {where} has no logpath; add the path of its log or log folder")
     return Sensor(
@@ -239,10 +257,19 @@ def _read_sensor(file: ConfigFile, number: int, table: Mapping[str, object]) -> 
     )
 
 
-def _is_name(name: object) -> bool:
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_CHARS:
-        return False
-    return name.isprintable() and name == name.strip()
+def require_name(name: object, where: str) -> str:
+    """Return the name of a sensor if it is one.
+
+    Raises:
+        ConfigurationError: it is none; the message begins with `where`.
+    """
+    is_text = isinstance(name, str) and 1 <= len(name) <= MAX_NAME_CHARS
+    if not isinstance(name, str) or not is_text or not name.isprintable() or name != name.strip():
+        raise ConfigurationError(
+            f"{where} is {name!r}; expected 1 to {MAX_NAME_CHARS} printable characters without "
+            "leading or trailing blanks"
+        )
+    return name
 
 
 def _path(file: ConfigFile, table: Mapping[str, object], key: str, where: str) -> Path:

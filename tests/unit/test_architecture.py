@@ -46,7 +46,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "cli": (
         ("main",),
         ("demo",),
-        ("db", "dead_letters", "enrich", "enrich_status", "follow", "load", "report", "sessions"),
+        ("db", "dead_letters", "enrich", "enrich_status", "follow", "load", "report", "sensors", "sessions"),
         ("db_commands", "files_commands", "dead_letters_text", "enrich_text", "load_text"),
         ("shared",),
     ),
@@ -66,7 +66,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("delta",),
         ("bulk", "follow"),
         ("log_loading",),
-        ("writer",),
+        ("log_sensor", "writer"),
         ("damage_writer",),
         ("torn_values",),
         ("row_writer",),

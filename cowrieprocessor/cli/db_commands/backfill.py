@@ -74,8 +74,8 @@ def backfill(
 ) -> None:
     """Fill the tables of version 4 from the events that are already stored.
 
-    Runs two jobs: first files and their hashes, then the origin, logins and commands of sessions. Where an earlier
-    revision of version 4 derived sessions by other rules, a recount of these follows. It runs alongside loaders
+    Runs three jobs: files and their hashes, the origin, logins and commands of sessions, their sensors. Where an
+    earlier revision of version 4 derived sessions by other rules, a recount of these follows. It runs alongside loaders
     and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped at any
     time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3 has
     added events since; those are processed. `db status` shows its progress.
@@ -141,8 +141,8 @@ def _announce(name: str, plan: BackfillPlan) -> None:
     rows = sum(plan.rows.values())
     notify(
         f"{name}: {plan.rows['backfill-files']:,} file events to process, then about "
-        f"{plan.rows['backfill-sessions']:,} events for sessions and commands; it can be stopped at any time and "
-        "loaders may keep running"
+        f"{plan.rows['backfill-sessions']:,} events for sessions and commands, and "
+        f"{plan.rows['backfill-sensors']:,} for sensors; it can be stopped at any time and loaders may keep running"
         if rows
         else f"{name}: every event is processed already"
     )
@@ -179,6 +179,7 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
         f"files: {files.get('events_read', 0):,} file events read, {files.get('files_added', 0):,} files added; "
         f"{files.get('file_event_empty_shasum', 0) + files.get('file_event_no_shasum', 0):,} name no file",
         f"sessions and commands: {sessions.get('events_read', 0):,} events read",
+        f"sensors: {result.sensors.counters.get('events_read', 0):,} events read",
     ]
     if refused:
         lines.append(f"{refused:,} events could not be processed: cowrieprocessor dead-letters list --db {db}")
@@ -187,7 +188,7 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
 
 
 def _document(result: BackfillResult) -> dict[str, object]:
-    return {job.name: _job_document(job) for job in (result.files, result.sessions)}
+    return {job.name: _job_document(job) for job in (result.files, result.sessions, result.sensors)}
 
 
 def _job_document(job: JobRecord) -> dict[str, object]:

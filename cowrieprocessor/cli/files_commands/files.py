@@ -64,7 +64,7 @@ def list_(
     """List the files, newest first: hash, a name, type, size, sessions, verdict, when last seen.
 
     The short hash is enough for `files show`. `not checked` means that no source was asked about the file yet.
-    Ends with 0, also when no file matches.
+    Ends with 0, also when no file matches; with 1 if there is no such sensor.
 
     \b
     Example: cowrieprocessor files list --sort sessions --limit 10
@@ -137,7 +137,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     """List the sessions with one file, the latest first: source address, user, sensor.
 
     SHA256 may be the beginning of the hash (6 characters or more), or a full MD5 or SHA-1. A captured file that no
-    log names is listed under the session artifact:SENSOR.
+    log names has no sessions; it says which sensor captured it.
 
     Ends with 1 if no file matches, or several do.
 
@@ -145,16 +145,17 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
     """
     from cowrieprocessor.reporting.queries.file_details import find_hash
-    from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
+    from cowrieprocessor.reporting.queries.file_sessions import captured_on, list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
 
     with read_connection(db) as connection:
         full_hash = find_hash(connection, sha256)
         page = list_file_sessions(connection, full_hash, limit=limit, after=after)
+        captured = captured_on(connection, full_hash)
     if as_json:
-        print_json({"sha256": full_hash, "sessions": page.rows, "next": page.next})
+        print_json({"sha256": full_hash, "sessions": page.rows, "captured_on": captured, "next": page.next})
         return
-    print_text(file_sessions_text(page, screen()))
+    print_text(file_sessions_text(page, screen(), captured))
     report_next_page(page.next)
 
 

@@ -20,6 +20,8 @@ from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from sqlalchemy import Connection, Engine
 
     from cowrieprocessor.reporting.render.terminal import Screen
@@ -72,6 +74,15 @@ def database_name(db: str | None) -> str:
     from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
     return db or load_settings().db_url or DEFAULT_DATABASE
+
+
+def session_gap() -> dt.timedelta:
+    """Return the pause after which the id of a session counts as used again, as it is configured."""
+    import datetime as dt
+
+    from cowrieprocessor.settings import load_settings
+
+    return dt.timedelta(seconds=load_settings().session_gap_s)
 
 
 def open_read_only(db: str | None) -> Engine:

@@ -39,8 +39,16 @@ class SqlExpressions(ABC):
         """Return the sorted union of two JSON lists of texts; `left` counts as empty if it is not a list."""
 
     @abstractmethod
+    def list_values(self, column: str) -> str:
+        """Return a table `paths(value)` of the texts in a JSON list; empty if the column holds no list."""
+
+    @abstractmethod
     def json_text(self, column: str) -> str:
         """Return the text of a JSON column."""
+
+    @abstractmethod
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the seconds between two time columns, rounded to a few milliseconds; NULL if either is."""
 
     @abstractmethod
     def for_update(self) -> str:
@@ -51,6 +59,13 @@ class SqlExpressions(ABC):
         """Return the statement that acquires numbered locks until the end of the transaction.
 
         Its parameter is the list of numbers. None if the database has only one writer at a time.
+        """
+
+    @abstractmethod
+    def named_lock(self, key: int, *, shared: bool) -> str | None:
+        """Return the statement that acquires one lock until the end of the transaction, beside others or alone.
+
+        None if the database has only one writer at a time.
         """
 
 
@@ -83,15 +98,27 @@ class SqliteExpressions(SqlExpressions):
             f"SELECT value FROM json_each({right}) ORDER BY 1)) END"
         )
 
+    def list_values(self, column: str) -> str:
+        """Return json_each."""
+        return f"json_each(CASE json_type({column}) WHEN 'array' THEN {column} ELSE '[]' END) AS paths"
+
     def json_text(self, column: str) -> str:
         """Return the column itself: JSON is text."""
         return column
+
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the difference of their Julian day numbers."""
+        return f"((julianday({last}) - julianday({first})) * 86400.0)"
 
     def for_update(self) -> str:
         """Return an empty text: there is no other writer."""
         return ""
 
     def numbered_locks(self) -> None:
+        """Return None: there is no other writer."""
+        return
+
+    def named_lock(self, key: int, *, shared: bool) -> None:
         """Return None: there is no other writer."""
         return
 
@@ -125,9 +152,18 @@ class PostgresqlExpressions(SqlExpressions):
             f"SELECT json_array_elements_text({first}) UNION SELECT json_array_elements_text({right})) AS paths(path))"
         )
 
+    def list_values(self, column: str) -> str:
+        """Return json_array_elements_text."""
+        array = f"CASE json_typeof({column}) WHEN 'array' THEN {column} ELSE '[]'::json END"
+        return f"LATERAL json_array_elements_text({array}) AS paths(value)"
+
     def json_text(self, column: str) -> str:
         """Return the column as the text that was stored."""
         return f"{column}::text"
+
+    def seconds_between(self, first: str, last: str) -> str:
+        """Return the seconds of their difference."""
+        return f"EXTRACT(EPOCH FROM {last} - {first})"
 
     def for_update(self) -> str:
         """Return the row lock."""
@@ -136,6 +172,10 @@ class PostgresqlExpressions(SqlExpressions):
     def numbered_locks(self) -> str:
         """Return advisory locks, acquired in the order of the list; locks with two keys do not clash with others."""
         return f"SELECT pg_advisory_xact_lock({LOADING_LOCKS}, number) FROM unnest(?::int[]) AS number"
+
+    def named_lock(self, key: int, *, shared: bool) -> str:
+        """Return an advisory lock with one key, which does not clash with those with two."""
+        return f"SELECT pg_advisory_xact_lock{'_shared' if shared else ''}({key})"
 
 
 _BY_NAME: dict[str, SqlExpressions] = {"sqlite": SqliteExpressions(), "postgresql": PostgresqlExpressions()}

@@ -35,6 +35,7 @@ class StoredEvent(NamedTuple):
     ingest_id: str | None
     payload: str | None
     long_type: str | None
+    payload_hash: str | None = None
 
     @property
     def source_key(self) -> SourceKey:
@@ -70,6 +71,11 @@ def events_in_order(connection: Connection, after: int, until: int, limit: int) 
     return _select_events(connection, "id > ? AND id <= ? ORDER BY id LIMIT ?", (after, until, limit))
 
 
+def events_of_session(connection: Connection, session_id: str, after: int, limit: int) -> Iterator[StoredEvent]:
+    """Yield up to `limit` events of a session ordered by id, with `after` < id."""
+    return _select_events(connection, "session_id = ? AND id > ? ORDER BY id LIMIT ?", (session_id, after, limit))
+
+
 def own_source_keys(connection: Connection) -> Collection[SourceKey]:
     """Return the logs that v4's loaders stored; rows of any other log came from v3."""
     rows = connection.execute(select(LogFile.source, LogFile.source_inode, LogFile.source_generation))
@@ -88,7 +94,8 @@ def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) 
     statement = sql.statement(
         "SELECT id, source, source_inode, source_generation, source_offset, ingest_id,"
         f" CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END,"
-        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END FROM raw_events WHERE {where}"
+        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END, payload_hash"
+        f" FROM raw_events WHERE {where}"
     )
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(statement, values)

@@ -65,7 +65,8 @@ class LoadingStatements:
         """Upsert sessions: add to their counters and extend their time range.
 
         Rows: session_id, first_event_at, last_event_at, event_count, command_count, file_downloads,
-        login_attempts, matcher, source_files, created_at, updated_at.
+        login_attempts, matcher, source_files, created_at, updated_at. `matcher` replaces the stored one unless it is
+        None, because it is that of the whole session: see `session_sensors.fill_matchers`.
         """
         sql = self._sql
         self._execute_many(
@@ -80,7 +81,7 @@ class LoadingStatements:
                 command_count = s.command_count + excluded.command_count,
                 file_downloads = s.file_downloads + excluded.file_downloads,
                 login_attempts = s.login_attempts + excluded.login_attempts,
-                matcher = {sql.earliest(sql.binary("s.matcher"), sql.binary("excluded.matcher"))},
+                matcher = coalesce(excluded.matcher, s.matcher),
                 source_files = {sql.merged_lists("s.source_files", "excluded.source_files")},
                 updated_at = excluded.updated_at
             """,

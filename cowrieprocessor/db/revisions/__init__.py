@@ -53,6 +53,9 @@ REVISIONS = (
     Revision("0005", ("followed_files",)),
     Revision("0006", ("overlapping_events",)),
     Revision("0007", ("session_logins",)),
+    Revision(
+        "0008", ("log_sensors", "overlapping_sessions", "renamed_sensors", "session_sensors", "sessions_to_rename")
+    ),
     Revision("0010", ("log_damage",)),
 )
 """All revisions, the oldest first."""

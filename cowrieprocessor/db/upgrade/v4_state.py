@@ -1,7 +1,7 @@
 """v4-only state: the rows that cannot be computed from raw_events again, and their JSON form.
 
 Verdicts and their history, the enrichment queue, the quota ledger, results of scanning captured files, the checkpoints
-of logs, and the counters of jobs. The backfill recreates all other rows of v4's tables.
+of logs, the names given to sensors, and the counters of jobs. The backfill recreates all other rows of v4's tables.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ V4_STATE: dict[str, V4Rows] = {
     "verdict_propagation": _rows_to_keep("verdict_propagation"),
     # A log that shares events with others, or is damaged, is read once more, and each of its events looked up.
     "log_files": _rows_to_keep("log_files", None, "overlapping_events", "log_damage"),
+    "log_sensors": _rows_to_keep("log_sensors"),
+    "renamed_sensors": _rows_to_keep("renamed_sensors"),
     "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order of the import: hashes before the rows that refer to them."""

@@ -17,6 +17,7 @@ from cowrieprocessor.db.enrichment.queue import ANSWERED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import merge_history
+from cowrieprocessor.db.ingest import sensor_names
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import FILES, HASHES, Base
 from cowrieprocessor.db.upgrade.v4_state import CONTENT_COLUMNS, HASH_VERDICT_COLUMNS, V4_STATE, Row, has_newer_verdict
@@ -68,7 +69,21 @@ def merge(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
     if name == "log_files":
         usable = [row for row in rows if _is_last_value_stored(connection, row)]
         return _merge_by_key(connection, name, usable, len(rows))
+    if name in ("log_sensors", "renamed_sensors"):
+        return _merge_sensors(connection, name, rows)
     return _merge_by_key(connection, name, rows, len(rows))
+
+
+def _merge_sensors(connection: Connection, name: str, rows: Sequence[Row]) -> Merged:
+    """Merge names of sensors, and mark the sessions that they are about: a backfill may have passed them already."""
+    sensor_names.lock(connection, to_change=True)
+    merged = _merge_by_key(connection, name, rows, len(rows))
+    for row in rows if merged.added else ():
+        if "identity" in row:
+            sensor_names.mark_sessions_of_log(connection, (row["identity"], row["generation"]))
+        else:
+            sensor_names.mark_sessions_of_sensor(connection, row["name"])
+    return merged
 
 
 def _is_last_value_stored(connection: Connection, log: Row) -> bool:

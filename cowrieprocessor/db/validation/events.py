@@ -44,13 +44,16 @@ def first_event_is_ours(scan: TableScan, connection: Connection, last_v3_id: int
     return not first or bool(first[0][0])
 
 
-def events(scan: TableScan, event_type: str, after: int, until: int, last_v3_id: int) -> ScanQuery:
+def events(
+    scan: TableScan, event_type: str, after: int, until: int, last_v3_id: int, *, with_sensor: bool = False
+) -> ScanQuery:
     """Return the scan of the events of one type, or of all types, with `after` < id <= `until`.
 
-    Rows: id, payload (None if it is longer than MAX_PAYLOAD_CHARS), whether our own loaders wrote it.
+    Rows: id, payload (None if it is longer than MAX_PAYLOAD_CHARS), whether our own loaders wrote it, and with
+    `with_sensor` the sensor that its log was given.
     """
     with scan.snapshot() as connection:
-        select = _select(scan, connection)
+        select = _select(scan, connection, with_sensor=with_sensor)
     where, values = _where(event_type)
     return ScanQuery(
         select,
@@ -64,11 +67,19 @@ def events(scan: TableScan, event_type: str, after: int, until: int, last_v3_id:
 
 
 def events_now(
-    scan: TableScan, connection: Connection, event_type: str, after: int, until: int, last_v3_id: int
+    scan: TableScan,
+    connection: Connection,
+    event_type: str,
+    after: int,
+    until: int,
+    last_v3_id: int,
+    *,
+    with_sensor: bool = False,
 ) -> list[Row]:
     """Return all events of one type, or of all types, with `after` < id <= `until`, if there are only a few."""
     where, values = _where(event_type)
-    sql = f"{_select(scan, connection)} WHERE {where}e.id > ? AND e.id <= ? ORDER BY e.id"
+    select = _select(scan, connection, with_sensor=with_sensor)
+    sql = f"{select} WHERE {where}e.id > ? AND e.id <= ? ORDER BY e.id"
     return scan.rows(connection, sql, (last_v3_id, *values, after, until))
 
 
@@ -76,12 +87,25 @@ def _where(event_type: str) -> tuple[str, Row]:
     return ("", ()) if event_type == ALL_TYPES else ("e.event_type = ? AND ", (event_type,))
 
 
-def _select(scan: TableScan, connection: Connection) -> str:
+def renamed_sensors(scan: TableScan, connection: Connection) -> dict[str, str]:
+    """Return the present name of every sensor that was renamed."""
+    return {row[0]: row[1] for row in scan.rows(connection, "SELECT name, renamed_to FROM renamed_sensors")}
+
+
+def _select(scan: TableScan, connection: Connection, *, with_sensor: bool) -> str:
     payload = scan.json_text(connection, "e.payload")
+    sensor = f", {_GIVEN_SENSOR}" if with_sensor else ""
     return (
-        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END, {_ours()}"
+        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END, {_ours()}{sensor}"
         " FROM raw_events AS e"
     )
+
+
+_GIVEN_SENSOR = (
+    "(SELECT g.sensor FROM log_files AS f JOIN log_sensors AS g ON g.identity = f.identity"
+    " AND g.generation = f.generation WHERE f.source = e.source AND f.source_inode = e.source_inode"
+    " AND f.source_generation = e.source_generation)"
+)
 
 
 def _ours() -> str:

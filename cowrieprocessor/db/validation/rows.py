@@ -68,6 +68,28 @@ class AttributeRow(NamedTuple):
     username: str | None
 
 
+class SensorRow(NamedTuple):
+    """One row of `session_sensors`, and what the logs that left out events of the session were given.
+
+    Attributes:
+        matcher: the sensor in the session's summary; None without one.
+        is_marked: its names are about to be computed again.
+        left_out_first: the smallest sensor given to a log that left out events of the session; None if there is none.
+        left_out_last: the largest one.
+    """
+
+    session_id: str
+    given_sensor: str | None
+    logged_sensor: str | None
+    sensors_differ: bool
+    first_connect_at: str | None
+    last_connect_at: str | None
+    matcher: str | None
+    is_marked: bool
+    left_out_first: str | None
+    left_out_last: str | None
+
+
 class CommandRow(NamedTuple):
     """One row of `command_stats`."""
 
@@ -122,6 +144,14 @@ class Rows:
                 f" a.login_success, {moment('a.login_at')}, a.username FROM session_attributes AS a",
                 ("a.session_id",),
             ),
+            SensorRow: (
+                "SELECT n.session_id, n.given_sensor, n.logged_sensor, n.sensors_differ,"
+                f" {moment('n.first_connect_at')}, {moment('n.last_connect_at')}, s.matcher,"
+                " EXISTS (SELECT 1 FROM sessions_to_rename AS t"
+                f" WHERE t.session_id = n.session_id), {self._left_out('min')}, {self._left_out('max')}"
+                " FROM session_sensors AS n LEFT JOIN session_summaries AS s ON s.session_id = n.session_id",
+                ("n.session_id",),
+            ),
             CommandRow: (
                 f"SELECT c.session_id, c.command_normalized, c.occurrences, {moment('c.first_seen')},"
                 f" {moment('c.last_seen')}, c.high_risk FROM command_stats AS c",
@@ -133,6 +163,15 @@ class Rows:
                 ("l.session_id", "l.username"),
             ),
         }
+
+    def _left_out(self, function: str) -> str:
+        """Return the smallest or largest sensor given to the logs that left out events of a session."""
+        name = self._scan.binary("coalesce(r.renamed_to, g.sensor)")
+        return (
+            f"(SELECT {function}({name}) FROM overlapping_sessions AS o JOIN log_sensors AS g"
+            " ON g.identity = o.identity AND g.generation = o.generation"
+            " LEFT JOIN renamed_sensors AS r ON r.name = g.sensor WHERE o.session_id = n.session_id)"
+        )
 
     def walk(self, kind: type[Any]) -> ScanQuery:
         """Return the scan of a table in the order of its keys."""

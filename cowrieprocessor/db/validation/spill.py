@@ -73,7 +73,19 @@ COMMANDS = Shape(
     ("session_id", "command"),
     {"occurrences": "sum", "first_seen": "min", "last_seen": "max", "high_risk": "max"},
 )
-_SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS, LOGINS)
+SENSORS = Shape(
+    "sensors",
+    ("session_id",),
+    {
+        "given_first": "min",
+        "given_last": "max",
+        "logged_first": "min",
+        "logged_last": "max",
+        "first_connect_at": "min",
+        "last_connect_at": "max",
+    },
+)
+_SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS, LOGINS, SENSORS)
 
 
 class Spill:

@@ -17,6 +17,8 @@ from cowrieprocessor.db.dead_letters import positions
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.positions import ByteCountChange, SourceLog
 from cowrieprocessor.db.dead_letters.statements import StoredLetter
+from cowrieprocessor.db.ingest import sensor_names, session_sensors
+from cowrieprocessor.db.ingest.sensor_names import Log
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, copies_of
 from cowrieprocessor.events import Event, utc_text
@@ -96,6 +98,8 @@ class ReplayWriter:
     resolved: list[ResolvedLetter] = field(default_factory=list)
     _moment: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     _sessions: list[list[Any]] = field(default_factory=list)
+    _left_out: dict[Log, list[str]] = field(default_factory=dict)
+    _sessions_touched: set[str] = field(default_factory=set)
     _attributes: list[list[Any]] = field(default_factory=list)
     _commands: list[list[Any]] = field(default_factory=list)
     _logins: list[list[Any]] = field(default_factory=list)
@@ -123,6 +127,7 @@ class ReplayWriter:
         statements = LoadingStatements(self.connection)
         try:
             positions.update_byte_counts(self.connection, self._byte_count_changes)
+            self._compute_sensors()
             statements.merge_sessions(_by_key(self._sessions, 1))
             statements.merge_attributes(_by_key(self._attributes, 1))
             statements.merge_commands(_by_key(self._commands, 2))
@@ -138,6 +143,14 @@ class ReplayWriter:
             for resolved in self.resolved
         ]
         table.resolve(self.connection, updates, self._moment)
+
+    def _compute_sensors(self) -> None:
+        """Compute the sensors of the sessions anew: their events are stored by now, and letters are few."""
+        sensor_names.lock(self.connection)
+        for log, session_ids in self._left_out.items():
+            session_sensors.note_left_out(self.connection, log, session_ids)
+        session_sensors.compute(self.connection, sorted(self._sessions_touched))
+        session_sensors.fill_matchers(self.connection, self._sessions)
 
     def _add_values(self, new: NewValues) -> ResolvedLetter:
         """Store the events among the values of a letter; values still refused become dead letters of their own."""
@@ -164,6 +177,10 @@ class ReplayWriter:
         finally:
             statements.close()
         self._sessions += rows.sessions
+        self._sessions_touched.update(row[0] for row in rows.sessions)
+        if new.log is not None and rows.left_out_sessions:
+            self._sessions_touched.update(rows.left_out_sessions)
+            self._left_out.setdefault((new.log.identity, new.log.generation), []).extend(rows.left_out_sessions)
         self._dead_letters += rows.dead_letters + [place["letter"] for place in rows.damage if "letter" in place]
         self.counters.update(rows.counters)
         if new.log is None:
@@ -227,6 +244,7 @@ class ReplayWriter:
             self._attributes += sessions.attribute_rows()
             self._commands += sessions.command_rows()
             self._logins += sessions.login_rows()
+            self._sessions_touched.update(sessions.sessions)
         return ResolvedLetter(stored.letter, 0, 0)
 
 

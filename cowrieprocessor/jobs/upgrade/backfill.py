@@ -1,8 +1,8 @@
 """The backfill: fills v4's tables on files, sessions and commands from the events of a v3 database.
 
-Two jobs run in sequence: files with their hashes, then session attributes, commands and logins. Each resumes where it
-stopped, and runs alongside loaders; run again, it processes what a v3 loader has appended since. Where an earlier
-revision derived sessions by other rules, a recount follows.
+Three jobs run in sequence: files with their hashes, then session attributes, commands and logins, then the sensors of
+sessions. Each resumes where it stopped, and runs alongside loaders; run again, it processes what a v3 loader has
+appended since. Where an earlier revision derived sessions by other rules, a recount follows.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SensorsSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
 from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
 PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` resumes it"
-KINDS = (FilesSlice, SessionsSlice)
+KINDS = (FilesSlice, SessionsSlice, SensorsSlice)
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillResult:
-    """Both jobs as they ended, with the counters of all runs.
+    """All jobs as they ended, with the counters of all runs.
 
     Attributes:
         files: the job that fills `files` and `file_hashes`.
         sessions: the job that fills `session_attributes`, `command_stats` and `session_logins`.
+        sensors: the job that fills `session_sensors`.
     """
 
     files: JobRecord
     sessions: JobRecord
+    sensors: JobRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def backfill(
     limits: ThrottleLimits = DEFAULT_LIMITS,
     on_progress: Callable[[BackfillProgress], None] | None = None,
 ) -> BackfillResult:
-    """Run both jobs to completion.
+    """Run all jobs to completion.
 
     Args:
         engine: a database at the current schema version.
@@ -132,7 +134,7 @@ def plan(engine: Engine) -> BackfillPlan:
         for kind in KINDS:
             job = load_job(connection, kind.job)
             last: dict[str, Any] = {} if job is None else job.cursor.get("last") or {}
-            if kind is SessionsSlice:
+            if kind is not FilesSlice:
                 rows[kind.job] = max(0, target - int(last.get(ALL_TYPES, 0)))
             else:
                 rows[kind.job] = sum(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import orjson
+from sqlalchemy import Connection
 
+from cowrieprocessor.db.ingest import sensor_names, session_sensors
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, SourceKey, StoredEvent
+from cowrieprocessor.db.ingest.sensor_names import SensorNames
+from cowrieprocessor.db.ingest.session_sensors import SensorFacts
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.events import (
     CLIENT_KEX,
@@ -22,11 +26,12 @@ from cowrieprocessor.events import (
     Event,
     Refused,
     parse_event,
+    parse_stored,
 )
 from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
-from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
+from cowrieprocessor.loader.rows.session_aggregates import SessionAggregate, SessionAggregates
 
 EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"
@@ -66,8 +71,8 @@ class Slice(ABC):
         """Add one event to the aggregates; return the reason if it is refused."""
 
     @abstractmethod
-    def write(self, statements: LoadingStatements) -> None:
-        """Merge the aggregates into their tables in the caller's transaction."""
+    def write(self, statements: LoadingStatements, connection: Connection) -> None:
+        """Merge the aggregates into their tables in the caller's transaction, which the statements are on."""
 
     def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
         """Add one stored event, unless v4's loaders wrote it and thus aggregated it already.
@@ -107,7 +112,7 @@ class FilesSlice(Slice):
     def _aggregate(self, event: Event) -> Refused | None:
         return self.files.add(event)
 
-    def write(self, statements: LoadingStatements) -> None:
+    def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge hashes and files, in the lock order of the loaders."""
         statements.merge_hashes(self.files.hash_rows(self.now))
         new = statements.merge_files(self.files.file_rows(), self.now)
@@ -140,12 +145,57 @@ class SessionsSlice(Slice):
         self.sessions.add(event)
         return None
 
-    def write(self, statements: LoadingStatements) -> None:
+    def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge session attributes, commands and logins."""
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
         statements.merge_logins(self.sessions.login_rows())
         statements.insert_dead_letters(self.dead_letters)
+
+
+@dataclass(slots=True)
+class SensorsSlice(Slice):
+    """The sensors of sessions: rows of `session_sensors`. Merging an event again changes nothing, so all are read."""
+
+    sessions: dict[str, SessionAggregate] = field(default_factory=lambda: defaultdict(SessionAggregate))
+    sources: dict[str, set[SourceKey]] = field(default_factory=lambda: defaultdict(set))
+
+    job: ClassVar[str] = "backfill-sensors"
+    event_types: ClassVar[tuple[str, ...]] = ()
+
+    def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
+        """Add one stored event, whichever program stored it."""
+        self.last_id = row.id
+        self.values += 1
+        self.counters[EVENTS_READ] += 1
+        event = parse_stored(row.payload)
+        if event is None or not event.session_id:
+            return
+        self._aggregate(event)
+        if row.source_key in own_logs:
+            self.sources[event.session_id].add(row.source_key)
+
+    def _aggregate(self, event: Event) -> None:
+        session = self.sessions[event.session_id or ""]
+        session.add_sensor(event.fields.get("sensor"))
+        if event.event_type == SESSION_CONNECT and event.moment is not None:
+            session.add_connect(event.moment)
+
+    def write(self, statements: LoadingStatements, connection: Connection) -> None:
+        """Merge the sensors, and bring `session_summaries.matcher` to them."""
+        sensor_names.lock(connection)
+        names = SensorNames(connection)
+        rows = []
+        for session_id, session in sorted(self.sessions.items()):
+            facts = SensorFacts(
+                given={given for key in self.sources.get(session_id, ()) if (given := names.of_source(key).given)},
+                logged={names.resolve(name) for name in session.sensors},
+                first_connect_at=session.first_connect_at,
+                last_connect_at=session.last_connect_at,
+            )
+            rows.append(facts.row(session_id))
+        session_sensors.merge(connection, rows)
+        session_sensors.update_matchers(connection, sorted(self.sessions))
 
 
 def parsed(payload: str | None) -> Event | Refused:

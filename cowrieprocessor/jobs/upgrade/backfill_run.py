@@ -31,7 +31,7 @@ from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice, Slice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, Slice
 
 SLICE_ROWS = 250
 """Rows after which a write transaction may end."""
@@ -51,7 +51,7 @@ class BackfillProgress:
     """Progress of a job of the backfill.
 
     Attributes:
-        job: backfill-files or backfill-sessions.
+        job: backfill-files, backfill-sessions or backfill-sensors.
         state: running, waiting or paused.
         rows_done: events read by this run.
         rows_total: events that this run reads; events stored since it began are not included.
@@ -85,7 +85,7 @@ class BackfillRun:
     def __init__(
         self,
         engine: Engine,
-        kind: type[FilesSlice] | type[SessionsSlice],
+        kind: type[Slice],
         throttle: Throttle,
         *,
         batch_size: int,
@@ -218,7 +218,7 @@ class BackfillRun:
             try:
                 while slices and (not done or self._clock() < until):
                     slice_ = slices.popleft()
-                    slice_.write(statements)
+                    slice_.write(statements, connection)
                     rows += slice_.values
                     add_counters(counters, slice_.counters)
                     read_to = int(cursor["last"].get(event_type, 0))

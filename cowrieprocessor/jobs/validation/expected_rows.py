@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import orjson
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.jobs import DONE
 from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, Spill
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, SENSORS, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.json_text import read_json
 
@@ -207,3 +208,55 @@ class ExpectedSessions(ExpectedRows):
         self._spill.add(ATTRIBUTES, attributes)
         self._spill.add(COMMANDS, commands)
         self._spill.add(LOGINS, logins)
+
+
+class ExpectedSensors(ExpectedRows):
+    """The rows of `session_sensors`, from all events."""
+
+    job: ClassVar[str] = "backfill-sensors"
+    streams: ClassVar[tuple[str, ...]] = (stored.ALL_TYPES,)
+
+    def __init__(self, scan: TableScan, spill: Spill) -> None:
+        super().__init__(scan, spill)
+        with scan.snapshot() as connection:
+            self._renamed = stored.renamed_sensors(scan, connection)
+        self._pending: list[rules.ExpectedRow] = []
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the backfill is done, or has nothing to do: before that, no row can be relied on."""
+        with self._scan.snapshot() as connection:
+            recorded = stored.job(self._scan, connection, self.job)
+            if recorded is not None:
+                return recorded[0] == DONE
+            return stored.first_event_is_ours(self._scan, connection, self._last_v3_id)
+
+    def merge(self) -> None:
+        """Merge what was added into rows; what is added later is merged at once."""
+        self._spill.merge(SENSORS)
+
+    def _query(self, stream: str, after: int, until: int) -> Any:
+        return stored.events(self._scan, stream, after, until, self._last_v3_id, with_sensor=True)
+
+    def _events_now(self, connection: Connection, stream: str, after: int, until: int) -> list[Row]:
+        return stored.events_now(self._scan, connection, stream, after, until, self._last_v3_id, with_sensor=True)
+
+    def _add_row(self, stream: str, row: Row) -> None:
+        self._given = row[3]
+        super()._add_row(stream, row[:3])
+
+    def _add_backfilled(self, row: Row) -> None:
+        self._given = row[3]
+        super()._add_backfilled(row[:3])
+
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        row = rules.expected_sensors(fields, self._given, self._renamed)
+        if row is None:
+            return
+        self._pending.append(row)
+        if len(self._pending) >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._pending = self._pending, []
+        self._spill.add(SENSORS, rows)

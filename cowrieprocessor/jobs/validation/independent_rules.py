@@ -1,7 +1,8 @@
 """Independent rules by which a validation computes expected rows of files and sessions from events.
 
 Files, attributes and logins use no code of the loaders or the backfill; only the vocabulary is shared (timestamps,
-inert text). Commands are normalised, and addresses spelled, by the functions that define how they are counted.
+inert text). Commands are normalised, and addresses and names of sensors spelled, by the functions that define how they
+are counted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cowrieprocessor.events import (
 )
 from cowrieprocessor.interpret.addresses import canonical_address
 from cowrieprocessor.interpret.commands import describe_command
+from cowrieprocessor.interpret.sensors import sensor_name
 from cowrieprocessor.sanitize import inert_cut, inert_key, last_path_segment
 
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -100,6 +102,27 @@ def _name_and_url(fields: Mapping[str, Any], origin: str) -> tuple[str | None, s
     if origin == "upload" or (url is not None and url.startswith("/")):
         url = None
     return _inert_or_none(name, 512), _inert_or_none(url, 1024)
+
+
+def expected_sensors(fields: Mapping[str, Any], given: str | None, renamed: Mapping[str, str]) -> ExpectedRow | None:
+    """Return what an event adds to the sensors of its session; None if it has none.
+
+    Args:
+        fields: the event.
+        given: the sensor that its log was given.
+        renamed: the present names of renamed sensors.
+
+    Returns:
+        (session, given, given, logged, logged, time of a connect, the same time): pairs for minimum and maximum.
+    """
+    session = session_of(fields)
+    if not session:
+        return None
+    said = _given(fields, "sensor")
+    logged = None if said is None else sensor_name(said)
+    moment = moment_or_none(fields.get("timestamp")) if fields.get("eventid") == SESSION_CONNECT else None
+    names = (name and renamed.get(name, name) for name in (given, given, logged, logged))
+    return (session, *names, moment, moment)
 
 
 class ExpectedSessionRows:

@@ -6,8 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from cowrieprocessor.db.validation.rows import ARTIFACT, AttributeRow, CommandRow, FileRow, HashRow, LoginRow
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, LOGINS, Row, Shape, Spill
+from cowrieprocessor.db.validation.rows import (
+    ARTIFACT,
+    AttributeRow,
+    CommandRow,
+    FileRow,
+    HashRow,
+    LoginRow,
+    SensorRow,
+)
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, LOGINS, SENSORS, Row, Shape, Spill
+from cowrieprocessor.interpret.sensors import matcher
 from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.jobs.validation.report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
 
@@ -161,6 +170,36 @@ class AttributesCheck(TableCheck):
                     yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual)
 
 
+class SensorsCheck(TableCheck):
+    """`session_sensors`: the sensors and connects of each session, and the sensor in its summary."""
+
+    table = "session_sensors"
+    shape = SENSORS
+    kind = SensorRow
+
+    _columns = ("given_sensor", "logged_sensor", "sensors_differ", "first_connect_at", "last_connect_at", "matcher")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether the names and times are those of the events and logs; not yet, if they are about to change."""
+        return bool(found[7]) or _sensor_values(expected, found) == _found_sensors(found)
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield the differences of a row."""
+        if found is None:
+            if expected is not None:
+                yield Difference(MISSING, self.table, expected[0])
+            return
+        if found[7]:
+            return
+        if expected is None:
+            yield Difference(EXTRA, self.table, found[0], found="there is no event of this session")
+            return
+        values = zip(self._columns, _sensor_values(expected, found), _found_sensors(found), strict=True)
+        for column, value, actual in values:
+            if value != actual:
+                yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual)
+
+
 class CommandsCheck(TableCheck):
     """`command_stats`: how often each session entered each command."""
 
@@ -215,6 +254,21 @@ class LoginsCheck(TableCheck):
         for column, value, actual in zip(self._columns, expected[2:], found[2:], strict=True):
             if value != actual:
                 yield Difference(DIFFERENT, self.table, found[0], None, column, value, actual, username=found[1])
+
+
+def _sensor_values(expected: Row, found: Row) -> Row:
+    """Return the columns of a row of sensors as they should be, ending with the sensor in the session's summary."""
+    row = SensorRow._make(found)
+    _, given_first, given_last, logged_first, logged_last, first, last = expected
+    given = [name for name in (given_first, given_last, row.left_out_first, row.left_out_last) if name is not None]
+    sensor = min(given, default=logged_first)
+    short = row.matcher if sensor is None or row.matcher is None else matcher(sensor)
+    differ = len(set(given)) > 1 or logged_first != logged_last
+    return (min(given, default=None), logged_first, differ, first, last, short)
+
+
+def _found_sensors(found: Row) -> Row:
+    return (*found[1:3], bool(found[3]), *found[4:7])
 
 
 def _bad_status(table: str, session_id: str | None, sha256: str, *, found: str) -> Difference:

@@ -23,7 +23,12 @@ from cowrieprocessor.db.validation import timings
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
-from cowrieprocessor.jobs.validation.expected_rows import ExpectedFiles, ExpectedRows, ExpectedSessions
+from cowrieprocessor.jobs.validation.expected_rows import (
+    ExpectedFiles,
+    ExpectedRows,
+    ExpectedSensors,
+    ExpectedSessions,
+)
 from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
 from cowrieprocessor.jobs.validation.report import (
     SCHEMA,
@@ -40,6 +45,7 @@ from cowrieprocessor.jobs.validation.table_checks import (
     FilesCheck,
     HashesCheck,
     LoginsCheck,
+    SensorsCheck,
     TableCheck,
 )
 from cowrieprocessor.jobs.validation.table_walk import TableWalk
@@ -122,6 +128,7 @@ class _Validation:
         self._check_files()
         if not files_only:
             self._check_sessions()
+            self._check_sensors()
         counters = self._check_counters(all_counters=all_counters)
         query_times = self._time_queries()
         valid = not self._differences.counts and all(rows == 0 for rows in self._not_backfilled.values())
@@ -172,6 +179,15 @@ class _Validation:
         expected.read(self._step("reading all events"))
         expected.merge()
         self._compare(expected, AttributesCheck(), CommandsCheck(), LoginsCheck())
+
+    def _check_sensors(self) -> None:
+        expected = ExpectedSensors(self._scan, self._spill)
+        if not expected.has_begun:
+            self._not_backfilled[expected.job] = None
+            return
+        expected.read(self._step("reading the sensors of all events"))
+        expected.merge()
+        self._compare(expected, SensorsCheck())
 
     def _compare(self, expected: ExpectedRows, *checks: TableCheck) -> None:
         walks = [TableWalk(self._scan, self._spill, check) for check in checks]

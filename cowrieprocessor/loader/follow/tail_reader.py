@@ -24,6 +24,7 @@ from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.settings import Settings
+from cowrieprocessor.settings.sensor_paths import SensorPaths
 
 
 class StillWritten(Exception):
@@ -62,6 +63,7 @@ class TailReader:
         engine: a database at the current version.
         settings: limits and batch size.
         job: the row of `jobs` whose counters are increased.
+        sensors: which sensor a log is given, by its path.
         gap_detector: is notified of logs that were overwritten while they were read.
         open_logs: keeps files open that may still be written to.
         archive_settles_s: archives that changed within this time are not read yet.
@@ -77,6 +79,7 @@ class TailReader:
         settings: Settings,
         *,
         job: str,
+        sensors: SensorPaths,
         gap_detector: GapDetector,
         open_logs: OpenLogs,
         archive_settles_s: float,
@@ -99,6 +102,7 @@ class TailReader:
             settings,
             uuid.uuid4().hex,
             job=job,
+            sensors=sensors,
             on_batch=self._report,
             in_transaction=self._keep_extent,
             stop=stop,

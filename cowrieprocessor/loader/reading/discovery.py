@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.sanitize import inert
+from cowrieprocessor.settings.paths import is_rotated_from
 
 _LOG_NAME = re.compile(r"\.(?:json|jsonl|ndjson)(?:[._-].*)?$", re.IGNORECASE)
 _COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd)$", re.IGNORECASE)
@@ -145,7 +146,7 @@ class FollowedLogs:
         """Return whether a file with this path would be one of the logs, judging by the name alone."""
         folder, _, name = path.rpartition("/")
         for followed in self._paths:
-            if folder == str(followed.parent) and _is_rotated_from(followed.name, name):
+            if folder == str(followed.parent) and is_rotated_from(followed.name, name):
                 return True
             if is_log_name(name) and path.startswith(str(followed).rstrip("/") + "/"):
                 return True
@@ -194,7 +195,7 @@ class FollowedLogs:
             if stat.S_ISDIR(_mode(path)):
                 self._walk(str(path), result, statuses, is_log_name, is_recursive=True)
             elif stat.S_ISDIR(_mode(path.parent)):
-                is_rotated = partial(_is_rotated_from, path.name)
+                is_rotated = partial(is_rotated_from, path.name)
                 self._walk(str(path.parent), result, statuses, is_rotated, is_recursive=False)
             else:
                 _add_existing_parent(path, result)
@@ -309,24 +310,6 @@ def is_live_name(path: str) -> bool:
 def is_packed_name(path: str) -> bool:
     """Return whether a file has the name of a compressed file."""
     return _COMPRESSED.search(path) is not None
-
-
-def is_followed(path: str, followed: str) -> bool:
-    """Return whether a file belongs to a followed path: it is inside it, is the path itself, or was rotated from it.
-
-    Args:
-        path: the file's path, inert.
-        followed: the followed path, inert.
-    """
-    if path.startswith(followed.rstrip("/") + "/"):
-        return True
-    folder, _, name = path.rpartition("/")
-    live_folder, _, live = followed.rpartition("/")
-    return folder == live_folder and _is_rotated_from(live, name)
-
-
-def _is_rotated_from(live: str, name: str) -> bool:
-    return name == live or (name.startswith(live) and name[len(live)] in "._-")
 
 
 def is_log_name(name: str) -> bool:

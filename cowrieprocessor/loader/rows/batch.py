@@ -65,6 +65,8 @@ class BatchRows:
         damage: the damaged places of the log; each as columns of `log_damage`, with the dead letter as `letter`.
         order: (offset, hash of the value before) of each event, also of those that are not stored; empty unless kept.
         times: the times of its first and last event, also of those that are not stored; None where no event has one.
+        sensors: (session_id, names in the events, first and last time of a connect) of each session.
+        left_out_sessions: the sessions of events that were not stored because they are stored already.
     """
 
     log: dict[str, Any]
@@ -91,6 +93,8 @@ class BatchRows:
     damage: list[dict[str, Any]]
     order: Rows
     times: list[str] | None
+    sensors: Rows
+    left_out_sessions: list[str]
 
 
 @dataclass(slots=True)
@@ -130,6 +134,7 @@ class Batch:
     _first_event: list[Any] | None = None
     _last_event: list[Any] | None = None
     _sensor_days: set[tuple[str, str]] = field(default_factory=set)
+    _left_out_sessions: set[str] = field(default_factory=set)
 
     def add(self, value: Value) -> None:
         """Add one value: an event as rows, anything else as a dead letter."""
@@ -148,6 +153,8 @@ class Batch:
                     self._note_time(event.moment)
                 if cursor.lookup is None or not cursor.lookup.is_stored(event, offset):
                     self._add_event(event, offset, value)
+                elif event.session_id:
+                    self._left_out_sessions.add(event.session_id)
                 return
             assert isinstance(event, Refused)  # noqa: S101
             refused = event
@@ -233,6 +240,8 @@ class Batch:
             damage=self._damage,
             order=self._order,
             times=[self._first_at, self._last_at] if self._first_at and self._last_at else None,
+            sensors=self._sessions.sensor_rows(),
+            left_out_sessions=sorted(self._left_out_sessions),
         )
 
     def _advance(self, reader: ValueReader) -> None:
@@ -346,7 +355,7 @@ def _session_rows(aggregates: SessionAggregates, source: str, now: str) -> Rows:
             session.command_count,
             session.file_downloads,
             session.login_attempts,
-            session.sensor,
+            None,  # its sensor: known once it is merged with what is stored
             sources,
             now,
             now,

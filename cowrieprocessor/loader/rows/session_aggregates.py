@@ -23,12 +23,12 @@ from cowrieprocessor.events import (
 )
 from cowrieprocessor.interpret.addresses import canonical_address
 from cowrieprocessor.interpret.commands import describe_command
+from cowrieprocessor.interpret.sensors import sensor_name
 from cowrieprocessor.sanitize import inert_cut, inert_key
 
 NO_MOMENT = "9999-12-31 23:59:59.999999"
 """Sorts after all other times: the time of an event without one."""
 
-MAX_SENSOR_CHARS = 32
 MAX_PROTOCOL_CHARS = 16
 MAX_USERNAME_CHARS = 255
 
@@ -43,7 +43,9 @@ class SessionAggregate:
     Attributes:
         first_event_at: `YYYY-MM-DD HH:MM:SS.ffffff` in UTC; None while no event has a time.
         last_event_at: likewise; set together with `first_event_at`.
-        sensor: the smallest name of a sensor.
+        sensors: the names of sensors that its events say.
+        first_connect_at: the time of the first `cowrie.session.connect`, like `first_event_at`.
+        last_connect_at: that of the last one.
     """
 
     event_count: int = 0
@@ -52,7 +54,19 @@ class SessionAggregate:
     login_attempts: int = 0
     first_event_at: str | None = None
     last_event_at: str | None = None
-    sensor: str | None = None
+    sensors: set[str] = field(default_factory=set)
+    first_connect_at: str | None = None
+    last_connect_at: str | None = None
+
+    def add_sensor(self, said: object) -> None:
+        """Add the name that an event says, if it says one."""
+        if type(said) is str and said:
+            self.sensors.add(sensor_name(said))
+
+    def add_connect(self, moment: str) -> None:
+        """Add the time of a `cowrie.session.connect`."""
+        self.first_connect_at = min(moment, self.first_connect_at or moment)
+        self.last_connect_at = max(moment, self.last_connect_at or moment)
 
 
 @dataclass(slots=True)
@@ -120,16 +134,24 @@ class SessionAggregates:
                 session.last_event_at = moment
             elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
                 session.first_event_at = moment
-        sensor = event.fields.get("sensor")
-        if type(sensor) is str and sensor:
-            name = _sensor_name(sensor)
-            if name != session.sensor:
-                session.sensor = _smaller(name, session.sensor)
+        session.add_sensor(event.fields.get("sensor"))
         if session_id not in self._named:
             self._name(session_id, event)
         handler = _HANDLERS.get(event.event_type)
         if handler is not None:
             handler(self, session_id, session, event.fields, moment)
+
+    def sensor_rows(self) -> list[list[Any]]:
+        """Return (session_id, names in the events, first and last time of a connect), sorted by session."""
+        return [
+            [
+                session_id,
+                sorted(session.sensors),
+                session.first_connect_at,
+                session.last_connect_at,
+            ]
+            for session_id, session in sorted(self.sessions.items())
+        ]
 
     def attribute_rows(self) -> list[list[Any]]:
         """Return rows for `LoadingStatements.merge_attributes`, sorted by key."""
@@ -178,7 +200,9 @@ class SessionAggregates:
             attributes = self.attributes[session_id] = AttributeAggregate()
         return attributes
 
-    def _connect(self, session_id: str, _: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+    def _connect(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
+        if moment is not None:
+            session.add_connect(moment)
         attributes = self._attributes_of(session_id)
         at = moment or NO_MOMENT
         attributes.connect = at if attributes.connect is None else min(at, attributes.connect)
@@ -246,10 +270,6 @@ class SessionAggregates:
         session.file_downloads += 1
 
 
-def _smaller(name: str, known: str | None) -> str:
-    return name if known is None else min(name, known)
-
-
 def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]:
     src_ip_rank, src_ip_at, src_ip = attributes.address or (None, None, None)
     protocol_rank, protocol_at, protocol = attributes.protocol or (None, None, None)
@@ -271,11 +291,6 @@ def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]
         login_at,
         username,
     ]
-
-
-@lru_cache(maxsize=1024)
-def _sensor_name(sensor: str) -> str:
-    return inert_cut(sensor, MAX_SENSOR_CHARS)
 
 
 @lru_cache(maxsize=4096)

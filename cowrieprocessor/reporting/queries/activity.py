@@ -14,9 +14,18 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 
-from cowrieprocessor.db.models import CommandStat, FileHash, Files, SessionAttribute, SessionLogin, SessionSummary
+from cowrieprocessor.db.models import (
+    CommandStat,
+    FileHash,
+    Files,
+    SessionAttribute,
+    SessionLogin,
+    SessionSensor,
+    SessionSummary,
+)
 from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
-from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor, file_on_sensor, on_sensor
+from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
+from cowrieprocessor.reporting.queries.sensors import ARTIFACT, SENSOR, file_on_sensor, on_sensor
 from cowrieprocessor.reporting.queries.shown import visible
 from cowrieprocessor.reporting.queries.verdicts import count_changes, count_found_malicious
 from cowrieprocessor.reporting.queries.window import Window
@@ -36,6 +45,7 @@ class Totals:
             second backfill has not reached.
         sessions_without_their_files: sessions with counted downloads but no recorded file: the downloads were empty,
             or the files of a migrated database are not backfilled yet.
+        sessions_reused: sessions whose id was used more than once; each counts as one session.
         addresses, sensors: distinct source addresses and sensors of the sessions.
         events, commands, login_attempts: sums over the sessions.
         files: distinct hashes; `files_new` of these were never seen before the window, `files_malicious` and
@@ -52,6 +62,7 @@ class Totals:
     sessions_with_files: int = 0
     sessions_without_attributes: int = 0
     sessions_without_their_files: int = 0
+    sessions_reused: int = 0
     addresses: int = 0
     sensors: int = 0
     events: int = 0
@@ -113,8 +124,8 @@ class Ranking:
     distinct: int
 
 
-def totals(connection: Connection, window: Window) -> Totals:
-    """Return the numbers of a window."""
+def totals(connection: Connection, window: Window, session_gap: dt.timedelta = DEFAULT_GAP) -> Totals:
+    """Return the numbers of a window; for `session_gap` see `Reuse`."""
     has_file = select(Files.id).where(Files.session_id == SessionSummary.session_id).exists()
     sessions = connection.execute(
         _select_sessions(
@@ -126,7 +137,7 @@ def totals(connection: Connection, window: Window) -> Totals:
                 "sessions_without_their_files"
             ),
             func.count(distinct(SessionAttribute.src_ip)).label("addresses"),
-            func.count(distinct(SessionSummary.matcher)).label("sensors"),
+            func.count(distinct(SENSOR)).label("sensors"),
             _sum(SessionSummary.event_count).label("events"),
             _sum(SessionSummary.command_count).label("commands"),
             _sum(SessionSummary.login_attempts).label("login_attempts"),
@@ -155,6 +166,9 @@ def totals(connection: Connection, window: Window) -> Totals:
     answers_changed, verdicts_changed = count_changes(connection, window)
     return Totals(
         **{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()},
+        sessions_reused=Reuse(connection, session_gap).count(
+            select(SessionSummary.session_id).where(*_in_window(window))
+        ),
         files_found_malicious=count_found_malicious(connection, window),
         answers_changed=answers_changed,
         verdicts_changed=verdicts_changed,
@@ -244,7 +258,7 @@ def usernames(connection: Connection, window: Window, limit: int) -> Ranking:
 
 def sensors(connection: Connection, window: Window, limit: int) -> Ranking:
     """Return the sensors by sessions; `times` counts their events."""
-    return _rank_sessions(connection, window, SessionSummary.matcher, SessionSummary.event_count, limit)
+    return _rank_sessions(connection, window, SENSOR, SessionSummary.event_count, limit)
 
 
 def protocols(connection: Connection, window: Window, limit: int) -> Ranking:
@@ -297,13 +311,6 @@ def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | N
     return newest
 
 
-def sensor_names(connection: Connection) -> tuple[str, ...]:
-    """Return the names of all sensors. Reads every session, so it is meant for error messages only."""
-    names = connection.scalars(select(SessionSummary.matcher).where(SessionSummary.matcher.is_not(None)).distinct())
-    artifacts = connection.scalars(select(Files.session_id).where(Files.origin == ARTIFACT).distinct())
-    return tuple(sorted({name for name in names if name} | {artifact_sensor(session_id) for session_id in artifacts}))
-
-
 def _sum(value: ColumnElement[Any] | Any) -> ColumnElement[int]:
     return func.coalesce(func.sum(value), 0)
 
@@ -321,6 +328,7 @@ def _select_sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:
         select(*columns)
         .select_from(SessionSummary)
         .outerjoin(SessionAttribute, SessionAttribute.session_id == SessionSummary.session_id)
+        .outerjoin(SessionSensor, SessionSensor.session_id == SessionSummary.session_id)
         .where(*_in_window(window))
     )
 

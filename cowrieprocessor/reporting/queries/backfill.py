@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.models import Job
 
 FILES_JOB = "backfill-files"
 SESSIONS_JOB = "backfill-sessions"
+SENSORS_JOB = "backfill-sensors"
 _DONE = "done"
 
 
@@ -21,7 +22,11 @@ def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
 
     Args:
         connection: a connection in a transaction.
-        jobs: `FILES_JOB`, `SESSIONS_JOB` or both.
+        jobs: some of `FILES_JOB`, `SESSIONS_JOB` and `SENSORS_JOB`. The last is recorded by the migration of a
+            database whose events version 4 stored without it.
     """
-    done = connection.scalar(select(func.count()).where(Job.name.in_(jobs), Job.state == _DONE)) or 0
-    return done < len(jobs) and has_rows_of_v3(connection)
+    rows = connection.execute(select(Job.name, Job.state).where(Job.name.in_(jobs)))
+    states = {row.name: row.state for row in rows}
+    if states.get(SENSORS_JOB, _DONE) != _DONE:
+        return True
+    return any(states.get(job) != _DONE for job in jobs) and has_rows_of_v3(connection)

@@ -142,8 +142,9 @@ def file_details(
         NotFound: the database has no such file.
     """
     row = _hash_row(connection, sha256)
-    sessions = list_file_sessions(connection, sha256, limit=max_sightings).rows
-    with_events = [session for session in sessions if session.origin != ARTIFACT][:read_events_of]
+    sessions = list_file_sessions(connection, sha256, limit=max_sightings, captured=True).rows
+    in_logs = [session for session in sessions if session.origin != ARTIFACT]
+    with_events = in_logs[:read_events_of]
     event_names, event_urls = _count_event_values(connection, sha256, with_events)
     names = _count(session.filename for session in sessions) + event_names
     urls = _count(session.download_url for session in sessions) + event_urls
@@ -158,7 +159,7 @@ def file_details(
         names_total=len(names),
         urls=_ranked(urls)[:max_values],
         urls_total=len(urls),
-        sightings_read=len(sessions),
+        sightings_read=len(in_logs),
         events_read=len(with_events),
     )
 

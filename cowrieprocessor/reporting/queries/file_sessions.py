@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from cowrieprocessor.db.models import FileHash, Files, SessionAttribute, SessionSummary
+from cowrieprocessor.db.models import FileHash, Files, SessionAttribute, SessionSensor, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.queries.paging import (
     Bytewise,
@@ -17,7 +17,7 @@ from cowrieprocessor.reporting.queries.paging import (
     parse_time_cursor,
     time_cursor,
 )
-from cowrieprocessor.reporting.queries.sensors import ARTIFACT, artifact_sensor
+from cowrieprocessor.reporting.queries.sensors import ARTIFACT, SENSOR, artifact_sensor
 from cowrieprocessor.reporting.queries.shown import visible
 
 _MANY_SESSIONS = 20_000
@@ -28,7 +28,10 @@ _ATTRIBUTES = ("src_ip", "protocol", "username")
 
 @dataclass(frozen=True, slots=True)
 class FileSession:
-    """A session in which a file was seen; `session_id` is `artifact:<sensor>` if no log names the file."""
+    """A session in which a file was seen, or the place of a captured file that no log names.
+
+    In the latter case the origin is `artifact`, and `session_id` is `artifact:<sensor>`, which is no session.
+    """
 
     session_id: str
     first_seen: dt.datetime
@@ -42,7 +45,7 @@ class FileSession:
 
 
 def list_file_sessions(
-    connection: Connection, sha256: str, *, limit: int = 50, after: str | None = None
+    connection: Connection, sha256: str, *, limit: int = 50, after: str | None = None, captured: bool = False
 ) -> Page[FileSession]:
     """Return one page of the sessions in which a file was seen, the latest first.
 
@@ -51,6 +54,7 @@ def list_file_sessions(
         sha256: the whole hash, in lower case.
         limit: rows per page, at least 1.
         after: the cursor of an earlier page.
+        captured: also return the places where the file was captured and no log names it.
 
     Raises:
         ConfigurationError: `after` is not a cursor of this list.
@@ -68,6 +72,8 @@ def list_file_sessions(
         visible(Files.download_url).label("download_url"),
         Files.origin,
     ).where(of_file)
+    if not captured:
+        page = page.where(Files.origin != ARTIFACT)
     if after is not None:
         moment, session_id = parse_time_cursor(after)
         if moment is None:
@@ -77,16 +83,17 @@ def list_file_sessions(
     query = (
         select(
             files,
-            SessionSummary.matcher,
+            SENSOR.label("on_sensor"),
             *(visible(getattr(SessionAttribute, name)).label(name) for name in _ATTRIBUTES),
         )
         .outerjoin(SessionSummary, SessionSummary.session_id == files.c.session_id)
+        .outerjoin(SessionSensor, SessionSensor.session_id == files.c.session_id)
         .outerjoin(SessionAttribute, SessionAttribute.session_id == files.c.session_id)
         .order_by(files.c.first_seen.desc(), Bytewise(files.c.session_id))
     )
     rows = [
         FileSession(
-            sensor=row.matcher or (artifact_sensor(row.session_id) if row.origin == ARTIFACT else None),
+            sensor=row.on_sensor or (artifact_sensor(row.session_id) if row.origin == ARTIFACT else None),
             **{name: getattr(row, name) for name in FileSession.__dataclass_fields__ if name != "sensor"},
         )
         for row in connection.execute(query)
@@ -97,3 +104,9 @@ def list_file_sessions(
 def _is_in_many_sessions(connection: Connection, sha256: str) -> bool:
     count = connection.scalar(select(FileHash.session_count).where(FileHash.sha256 == sha256))
     return (count or 0) > _MANY_SESSIONS
+
+
+def captured_on(connection: Connection, sha256: str) -> tuple[str, ...]:
+    """Return the sensors that captured a file of which no log tells a session."""
+    captured = select(Files.session_id).where(Files.shasum == sha256, Files.origin == ARTIFACT)
+    return tuple(sorted({artifact_sensor(session_id) for session_id in connection.scalars(captured)}))

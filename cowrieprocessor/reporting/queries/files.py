@@ -22,7 +22,7 @@ from cowrieprocessor.reporting.queries.paging import (
     parse_time_cursor,
     time_cursor,
 )
-from cowrieprocessor.reporting.queries.sensors import file_on_sensor
+from cowrieprocessor.reporting.queries.sensors import file_on_sensor, require_sensor
 from cowrieprocessor.reporting.queries.shown import visible
 
 FileOrder = Literal["last-seen", "first-seen", "sessions"]
@@ -91,6 +91,7 @@ def list_files(
 
     Raises:
         ConfigurationError: `after` is not a cursor of this list.
+        NotFound: the database has no such sensor.
     """
     sorted_by: ColumnElement[Any] = {
         "last-seen": FileHash.last_seen,
@@ -121,6 +122,8 @@ def list_files(
         query = query.where(after_descending(sorted_by, value, Bytewise(FileHash.sha256), sha256))
     query = query.order_by(sorted_by.desc(), Bytewise(FileHash.sha256)).limit(limit + 1)
     rows = connection.execute(query).mappings().all()
+    if not rows and filters.sensor is not None:
+        require_sensor(connection, filters.sensor)
     names = find_names(connection, [(row["sha256"], row["first_seen"], row["last_seen"]) for row in rows[:limit]])
     files = [FileListing(name=names.get(row["sha256"]), **row) for row in rows]
 

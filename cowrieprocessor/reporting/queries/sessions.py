@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, Text, cast, func, or_, select
 
-from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttribute, SessionSummary
+from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttribute, SessionSensor, SessionSummary
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
 from cowrieprocessor.interpret.addresses import spellings
@@ -24,7 +24,8 @@ from cowrieprocessor.reporting.queries.paging import (
     parse_time_cursor,
     time_cursor,
 )
-from cowrieprocessor.reporting.queries.sensors import on_sensor
+from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse, SessionPart
+from cowrieprocessor.reporting.queries.sensors import SENSOR, on_sensor, require_sensor
 from cowrieprocessor.reporting.queries.shown import visible
 
 _IDS_AT_ONCE = 500
@@ -59,7 +60,10 @@ class SessionFilter:
 
 @dataclass(frozen=True, slots=True)
 class SessionListing:
-    """One session in a list; its times are None if no event has a readable time."""
+    """One session in a list; its times are None if no event has a readable time.
+
+    `reused` says that its id was used more than once: what the row says is of all uses together.
+    """
 
     session_id: str
     first_event_at: dt.datetime | None
@@ -76,6 +80,7 @@ class SessionListing:
     files: int
     vt_flagged: bool
     dshield_flagged: bool
+    reused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class SessionEvent:
         event_type: Cowrie's `eventid`.
         fields: the event as it is stored.
         source: the log it was read from; `source_offset` is the 0-based number of its line.
+        part: the number of the use of its session id, from 1; see `SessionDetails.parts`.
     """
 
     at: dt.datetime | None
@@ -117,11 +123,14 @@ class SessionEvent:
     fields: dict[str, Any]
     source: str
     source_offset: int | None
+    part: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class SessionDetails:
     """One session: its summary, files, commands, and events in order of time.
+
+    `parts` are the uses of its id, in order of time: one, unless it was used more than once.
 
     `events_total`, `files_total` and `commands_total` include those beyond the limit.
     """
@@ -134,14 +143,15 @@ class SessionDetails:
     commands_total: int
     events: tuple[SessionEvent, ...]
     events_total: int
+    parts: tuple[SessionPart, ...]
 
 
 def _summaries() -> Select[*tuple[Any, ...]]:
-    return select(
+    query = select(
         SessionSummary.session_id,
         SessionSummary.first_event_at,
         SessionSummary.last_event_at,
-        SessionSummary.matcher.label("sensor"),
+        SENSOR.label("sensor"),
         SessionAttribute.src_ip,
         SessionAttribute.protocol,
         SessionAttribute.hassh,
@@ -153,6 +163,7 @@ def _summaries() -> Select[*tuple[Any, ...]]:
         SessionSummary.vt_flagged,
         SessionSummary.dshield_flagged,
     ).outerjoin(SessionAttribute, SessionAttribute.session_id == SessionSummary.session_id)
+    return query.outerjoin(SessionSensor, SessionSensor.session_id == SessionSummary.session_id)
 
 
 def list_sessions(
@@ -161,6 +172,7 @@ def list_sessions(
     *,
     limit: int = 50,
     after: str | None = None,
+    gap: dt.timedelta = DEFAULT_GAP,
 ) -> Page[SessionListing]:
     """Return one page of the sessions, the latest first; those without a readable time come last.
 
@@ -169,16 +181,23 @@ def list_sessions(
         filters: which sessions to list.
         limit: rows per page, at least 1.
         after: the cursor of an earlier page.
+        gap: see `Reuse`.
 
     Raises:
         ConfigurationError: `after` is not a cursor of this list.
+        NotFound: the database has no such sensor.
     """
     position = None if after is None else parse_time_cursor(after)
     rows = _dated_rows(connection, filters, position, limit + 1)
     if len(rows) <= limit:
         rows += _undated_rows(connection, filters, position, limit + 1 - len(rows))
-    files = _file_counts(connection, [row["session_id"] for row in rows])
-    sessions = [SessionListing(files=files.get(row["session_id"], 0), **row) for row in rows]
+    if not rows and filters.sensor is not None:
+        require_sensor(connection, filters.sensor)
+    session_ids = [row["session_id"] for row in rows]
+    files, reused = _file_counts(connection, session_ids), Reuse(connection, gap).among(session_ids)
+    sessions = [
+        SessionListing(files=files.get(row["session_id"], 0), reused=row["session_id"] in reused, **row) for row in rows
+    ]
     return page_of(sessions, limit, lambda session: time_cursor(session.first_event_at, session.session_id))
 
 
@@ -236,13 +255,16 @@ def _file_counts(connection: Connection, session_ids: list[str]) -> dict[str, in
     return counts
 
 
-def session_details(connection: Connection, session_id: str, *, limit: int = 200) -> SessionDetails:
+def session_details(
+    connection: Connection, session_id: str, *, limit: int = 200, gap: dt.timedelta = DEFAULT_GAP
+) -> SessionDetails:
     """Return one session with its first events, files and commands.
 
     Args:
         connection: a connection in a transaction.
         session_id: the whole id, as Cowrie wrote it.
         limit: maximum number of events, of files and of commands.
+        gap: see `Reuse`.
 
     Raises:
         NotFound: the database has no such session.
@@ -252,16 +274,19 @@ def session_details(connection: Connection, session_id: str, *, limit: int = 200
         raise NotFound(f"no session {session_id} in this database; `cowrieprocessor sessions list` shows them")
     files_total = _file_counts(connection, [session_id]).get(session_id, 0)
     events, events_total = _events(connection, session_id, limit)
+    parts = Reuse(connection, gap).parts(session_id, events)
+    shown = (replace(event, part=1 + parts.part_of.get(event_id, 0)) for event_id, event in events.items())
     of_session = CommandStat.session_id == session_id
     return SessionDetails(
-        summary=SessionListing(files=files_total, **row),
+        summary=SessionListing(files=files_total, reused=len(parts.parts) > 1, **row),
         source_files=_source_files(connection, session_id),
         files=_files(connection, session_id, limit),
         files_total=files_total,
         commands=_commands(connection, of_session, limit),
         commands_total=connection.scalar(select(func.count()).select_from(CommandStat).where(of_session)) or 0,
-        events=events,
+        events=tuple(shown),
         events_total=events_total,
+        parts=parts.parts,
     )
 
 
@@ -303,8 +328,8 @@ def _commands(connection: Connection, of_session: ColumnElement[bool], limit: in
     return tuple(SessionCommand(**row) for row in connection.execute(query).mappings())
 
 
-def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[SessionEvent, ...], int]:
-    """Return the earliest events of a session in order of time, and the number of all its events.
+def _events(connection: Connection, session_id: str, limit: int) -> tuple[dict[int, SessionEvent], int]:
+    """Return the earliest events of a session in order of time, by id, and the number of all its events.
 
     Timestamps are text in several zones and formats, so the events are sorted here. Payloads are fetched only for the
     events that are returned, so that a session of a million events needs little memory.
@@ -349,7 +374,7 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[tuple[
                 row.source,
                 row.source_offset,
             )
-    return tuple(events[key[-1]] for key in earliest), total
+    return {key[-1]: events[key[-1]] for key in earliest}, total
 
 
 def _log_position(row: Row[*tuple[Any, ...]]) -> tuple[int, str, str, int, int]:

@@ -34,6 +34,7 @@ from cowrieprocessor.reporting.timeline import describe_event
 
 _SHORT_EVENT = "cowrie."
 _EVENT_TEXT_CHARS = 1000
+_PARTS_SHOWN = 100
 
 
 def file_text(file: FileDetails, screen: Screen) -> str:
@@ -115,8 +116,10 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
     if session.files:
         parts += [heading("Files"), _session_files(session, screen)]
         parts += _more(session.files_total, len(session.files), "files")
+    if len(session.parts) > 1:
+        parts += _uses(screen, session)
     if session.events:
-        parts += [heading("What happened (UTC)"), _events(screen, session.events)]
+        parts += _what_happened(screen, session)
         parts += _more(session.events_total, len(session.events), "events")
     elif session.commands:
         rows = [(number(command.times), cell(command.command, 600)) for command in session.commands]
@@ -128,14 +131,61 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
     return draw(screen, *parts)
 
 
+def _uses(screen: Screen, session: SessionDetails) -> list[RenderableType]:
+    """Return the parts of a session whose id was used more than once."""
+    text = (
+        f"\nThis id was used {len(session.parts):,} times: by several sensors, for several connections, or again after "
+        "a long pause. What stands above is of all of them together."
+    )
+    columns = (
+        Column("part", number=True),
+        Column("sensor", wraps=True),
+        Column("first event (UTC)"),
+        Column("last event (UTC)", needs=72),
+        Column("from", wraps=True),
+        Column("events", number=True, needs=56),
+    )
+    shown_parts = session.parts[:_PARTS_SHOWN]
+    rows = [
+        (
+            number(index),
+            cell(part.sensor, 255),
+            Text(moment_text(part.first_event_at)),
+            Text(moment_text(part.last_event_at)),
+            cell(part.src_ip, 45),
+            number(part.events),
+        )
+        for index, part in enumerate(shown_parts, 1)
+    ]
+    parts: list[RenderableType] = [sentence(text), heading("Parts"), table(screen, columns, rows)]
+    if len(session.parts) > len(shown_parts):
+        parts.append(sentence(f"and {len(session.parts) - len(shown_parts):,} more parts: --json lists all", "dim"))
+    return parts
+
+
+def _what_happened(screen: Screen, session: SessionDetails) -> list[RenderableType]:
+    """Return the events of a session, those of each part under a heading of their own."""
+    if len(session.parts) == 1:
+        return [heading("What happened (UTC)"), _events(screen, session.events)]
+    shown_parts: list[RenderableType] = []
+    for index in sorted({event.part for event in session.events}):
+        sensor = shown(session.parts[index - 1].sensor, 64) or "(no sensor)"
+        shown_parts += [
+            heading(f"What happened in part {index}, on {sensor} (UTC)"),
+            _events(screen, [event for event in session.events if event.part == index]),
+        ]
+    return shown_parts
+
+
 def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
     summary = session.summary
+    uses = f"  (id used {len(session.parts):,} times)" if summary.reused else ""
     duration = ""
     if summary.first_event_at and summary.last_event_at:
         duration = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
     login = {True: "  (got in)", False: "  (did not get in)", None: ""}[summary.login_success]
     return [
-        ("session", cell(summary.session_id, 64)),
+        ("session", Text(f"{shown(summary.session_id, 64)}{uses}")),
         ("sensor", cell(summary.sensor)),
         ("from", cell(" ".join(part for part in (summary.src_ip, summary.protocol) if part))),
         (

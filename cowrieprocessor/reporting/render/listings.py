@@ -12,6 +12,7 @@ from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCou
 from cowrieprocessor.reporting.queries.file_sessions import FileSession
 from cowrieprocessor.reporting.queries.files import FileListing
 from cowrieprocessor.reporting.queries.paging import Page
+from cowrieprocessor.reporting.queries.sensor_list import SensorList, SensorListing
 from cowrieprocessor.reporting.queries.sessions import SessionListing
 from cowrieprocessor.reporting.render.terminal import (
     Column,
@@ -61,8 +62,10 @@ def files_text(page: Page[FileListing], screen: Screen) -> str:
     return draw(screen, table(screen, columns, rows))
 
 
-def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
-    """Return a page of the sessions of a file as text."""
+def file_sessions_text(page: Page[FileSession], screen: Screen, captured: Sequence[str] = ()) -> str:
+    """Return a page of the sessions of a file as text; `captured` are the sensors that captured it without a log."""
+    if not page.rows and captured:
+        return f"No log names a session with this file; it was captured on {shown(', '.join(captured), 400)}.\n"
     if not page.rows:
         return "No more sessions.\n"
     columns = (
@@ -70,7 +73,7 @@ def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
         Column("time (UTC)"),
         Column("from", wraps=True),
         Column("user", wraps=True, needs=64),
-        Column("sensor", wraps=True, needs=96),
+        Column("sensor", wraps=True, needs=96, at_most=20),
         Column("name or URL", wraps=True, takes_rest=True),
     )
     rows = [
@@ -79,7 +82,7 @@ def file_sessions_text(page: Page[FileSession], screen: Screen) -> str:
             minute(row.first_seen),
             cell(row.src_ip, 45),
             cell(row.username, 40),
-            cell(row.sensor, 32),
+            cell(row.sensor, 64),
             cell(row.download_url or row.filename, 200),
         )
         for row in page.rows
@@ -98,23 +101,29 @@ def sessions_text(page: Page[SessionListing], screen: Screen) -> str:
         Column("user", wraps=True, takes_rest=True, needs=48),
         Column("cmds", number=True, needs=60),
         Column("files", number=True, needs=60),
-        Column("sensor", wraps=True, needs=96),
+        Column("sensor", wraps=True, needs=96, at_most=20),
         Column("flags", wraps=True, needs=72),
     )
     rows = [
         (
-            cell(row.session_id, 64),
+            _session(row),
             minute(row.first_event_at),
             cell(row.src_ip, 45),
             _user(row),
             number(row.command_count),
             number(row.files),
-            cell(row.sensor, 32),
+            cell(row.sensor, 64),
             flags(row),
         )
         for row in page.rows
     ]
     return draw(screen, table(screen, columns, rows))
+
+
+def _session(row: SessionListing) -> Text:
+    """Return the id of a session, marked if it was used more than once."""
+    text = Text(shown(row.session_id, 64))
+    return text.append(" (reused)", style="yellow") if row.reused else text
 
 
 def _user(row: SessionListing) -> Text:
@@ -129,6 +138,42 @@ def flags(row: SessionListing) -> Text:
     """Return what a session is flagged for: its file, its address, or both."""
     names = [name for name, flagged in (("file", row.vt_flagged), ("address", row.dshield_flagged)) if flagged]
     return Text(" ".join(names), style="bold red")
+
+
+def sensors_text(listed: SensorList, screen: Screen) -> str:
+    """Return the sensors as text."""
+    if not listed.sensors:
+        return "No sensors.\n"
+    columns = (
+        Column("sensor", wraps=True, takes_rest=True),
+        Column("named by", needs=64),
+        Column("logs", number=True, needs=56),
+        Column("sessions", number=True),
+        Column("captured only", number=True, needs=112),
+        Column("first event (UTC)", needs=80),
+        Column("last event (UTC)"),
+    )
+    rows = [
+        (
+            _sensor(row),
+            Text(row.named_by),
+            number(row.logs),
+            number(row.sessions),
+            number(row.captured_files),
+            minute(row.first_event_at),
+            minute(row.last_event_at),
+        )
+        for row in listed.sensors
+    ]
+    return draw(screen, table(screen, columns, rows))
+
+
+def _sensor(row: SensorListing) -> Text:
+    """Return the whole name of a sensor, with those that it had before."""
+    text = Text("(none)", style="dim") if row.sensor is None else Text(shown(row.sensor, 1024))
+    if row.renamed_from:
+        text.append(f" (was {shown(', '.join(row.renamed_from), 1024)})", style="dim")
+    return text
 
 
 def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], screen: Screen) -> str:

@@ -47,6 +47,7 @@ class Column:
         wraps: long cells continue on the next line instead of being cut.
         takes_rest: takes the width that the other columns leave.
         needs: minimum width of the screen; narrower screens omit the column.
+        at_most: the largest width of the column; None for as wide as its cells.
     """
 
     heading: str
@@ -54,6 +55,7 @@ class Column:
     wraps: bool = False
     takes_rest: bool = False
     needs: int = 0
+    at_most: int | None = None
 
 
 def draw(screen: Screen, *parts: RenderableType) -> str:
@@ -173,6 +175,7 @@ def table(screen: Screen, columns: Sequence[Column], rows: Iterable[Sequence[Tex
             no_wrap=not column.wraps,
             ratio=1 if column.takes_rest else None,
             min_width=MIN_REST_CHARS if column.takes_rest else None,
+            max_width=column.at_most,
         )
     result.expand = any(column.takes_rest for column in columns)
     for row in rows:

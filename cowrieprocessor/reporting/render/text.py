@@ -80,7 +80,7 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         parts += _ranking(screen, "What they typed", report.commands, "command", "times", 160)
         parts += _pair(
             screen,
-            _ranking(screen, "Sensors", report.sensors, "sensor", "events", 32),
+            _ranking(screen, "Sensors", report.sensors, "sensor", "events", 64),
             _ranking(screen, "Protocols", report.protocols, "protocol", "events", 16),
         )
     parts += [*_dead_letters(report), heading("Next")]
@@ -134,6 +134,12 @@ def _notes(report: Report) -> list[RenderableType]:
     """Return notes on missing data; a few downloads without a file are normal and not worth a note."""
     totals = report.totals
     notes = []
+    if totals.sessions_reused:
+        were = "was" if totals.sessions_reused == 1 else "were"
+        notes.append(
+            f"{plural(totals.sessions_reused, 'session id')} {were} used more than once, each for one session here: "
+            "`sessions list` marks them, `sessions show` tells the parts."
+        )
     if totals.sessions_without_attributes:
         notes.append(
             f"Address, user name and protocol of {plural(totals.sessions_without_attributes, 'session')} are not "

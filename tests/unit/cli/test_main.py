@@ -126,7 +126,8 @@ def test_heavy_imports_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("pursue",), ("files", "eat"), ("load", "--fast", "x"), ("load",), ("db", "status")]
+    "arguments",
+    [("pursue",), ("files", "eat"), ("load", "--fast", "x"), ("sensors", "rename", "x"), ("db", "status")],
 )
 def test_wrong_calls_end_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """A command or option that is not there, or a missing argument, ends with 2 and points to the help."""

@@ -22,7 +22,7 @@ from cowrieprocessor.db.migrations import (
     schema_version,
 )
 from cowrieprocessor.db.models import V3_TABLES, Base
-from cowrieprocessor.db.revisions import HEAD
+from cowrieprocessor.db.revisions import HEAD, REVISIONS
 from cowrieprocessor.errors import DatabaseError, MigrationNeeded, NotADatabase, SchemaVersionError
 from tests import v3_schema
 from tests.other_connections import sqlite3
@@ -297,11 +297,9 @@ def test_alembics_stamp_is_repaired_from_the_version(engine: Engine) -> None:
 def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
     """A database of version 4 without `followed_files` gets it; nothing else changes, and no v3 record is written."""
     with write_transaction(engine) as connection:
-        connection.execute(text("DROP TABLE followed_files"))
-        connection.execute(text("DROP TABLE overlapping_events"))
-        connection.execute(text("DROP TABLE log_damage"))
+        for table in [name for number, tables in REVISIONS if number > "0004" for name in tables]:
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("ALTER TABLE log_files DROP COLUMN last_event_at"))
-        connection.execute(text("DROP TABLE session_logins"))
         for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"):
             connection.execute(text(f"ALTER TABLE session_attributes DROP COLUMN {name}"))
         connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))

@@ -20,14 +20,14 @@ from cowrieprocessor.jobs.upgrade.rollback import roll_back
 from tests import v3_schema
 from tests.command_line import run
 
-WITHOUT_0007 = (
-    "DROP TABLE session_logins",
+WITHOUT_LATER_COLUMNS = (
+    "ALTER TABLE log_files DROP COLUMN last_event_at",
     *(
         f"ALTER TABLE session_attributes DROP COLUMN {name}"
         for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
     ),
 )
-"""Statements that make revision 0006 of a database without rows."""
+"""Statements that take the columns away which revisions after 0004 added."""
 
 
 def state(engine: Engine) -> dict[str, str]:
@@ -47,11 +47,8 @@ def make_revision_4(engine: Engine) -> None:
     """Make a database what the first release of version 4 wrote."""
     change(
         engine,
-        "DROP TABLE followed_files",
-        "DROP TABLE overlapping_events",
-        "DROP TABLE log_damage",
-        "ALTER TABLE log_files DROP COLUMN last_event_at",
-        *WITHOUT_0007,
+        *(f"DROP TABLE {name}" for number, tables in REVISIONS if number > "0004" for name in tables),
+        *WITHOUT_LATER_COLUMNS,
         "DELETE FROM schema_state WHERE key = 'schema_revision'",
         "UPDATE alembic_version SET version_num = '0004'",
     )

@@ -16,6 +16,8 @@ from cowrieprocessor.reporting.queries.file_details import FileDetails, Sighting
 from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
 from cowrieprocessor.reporting.queries.file_sessions import FileSession
 from cowrieprocessor.reporting.queries.files import FileListing
+from cowrieprocessor.reporting.queries.reuse import SessionPart
+from cowrieprocessor.reporting.queries.sensor_list import SensorList, SensorListing
 from cowrieprocessor.reporting.queries.sessions import (
     SessionCommand,
     SessionDetails,
@@ -33,7 +35,8 @@ DOCUMENTS = {
     "files history": (FileHistory, VerdictChange, SourceVerdict),
     "files sessions": (FileSession,),
     "sessions list": (SessionListing,),
-    "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent),
+    "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent, SessionPart),
+    "sensors list": (SensorList, SensorListing),
     "enrich status": (
         *(EnrichmentStatus, SourceStatus, QueueCounts, LedgerStatus),
         *(FailureKind, PropagationBacklog, EnrichJob),
@@ -43,7 +46,7 @@ DOCUMENTS = {
 }
 ENVELOPE = {
     "files list": {"files", "next"},
-    "files sessions": {"sha256", "sessions", "next"},
+    "files sessions": {"sha256", "captured_on", "sessions", "next"},
     "sessions list": {"sessions", "next"},
     "dead-letters list": {"counts", "dead_letters", "next"},
     "report …": {

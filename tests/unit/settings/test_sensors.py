@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import Sensor, load_sensors, load_settings, no_sensors
+from cowrieprocessor.settings.sensor_paths import GivenSensor, SensorPaths
 from tests.documents import PROJECT
 
 KEY = "canary" * 10
@@ -136,12 +137,12 @@ def test_one_honeypot_needs_no_table_of_its_own(tmp_path: Path) -> None:
     (sensor,) = load_sensors(environ={}, toml_path=path)
     given = load_settings(environ={}, toml_path=path)
 
-    assert sensor == Sensor("default", tmp_path / "log", Path("/srv/dl"))
+    assert sensor == Sensor("default", tmp_path / "log", Path("/srv/dl"), is_named=False)
     assert given.batch_size == 7
     assert given.virustotal_key is not None
 
     path = write_config(tmp_path, '[global]\nlogpath = "/srv/log"\n')
-    assert load_sensors(environ={}, toml_path=path) == (Sensor("default", Path("/srv/log")),)
+    assert load_sensors(environ={}, toml_path=path) == (Sensor("default", Path("/srv/log"), is_named=False),)
 
 
 def test_global_knows_every_name_of_a_setting(tmp_path: Path) -> None:
@@ -360,3 +361,65 @@ def test_the_hint_about_missing_sensors_can_be_written_into_the_file(tmp_path: P
     path = write_config(tmp_path, str(no_sensors(key, "/srv/x")).split("write there:\n")[1])
     (sensor,) = load_sensors(environ={}, toml_path=path)
     assert getattr(sensor, key) == Path("/srv/x")
+
+
+OVERLAPPING = """# two pots
+[[sensor]]
+name = "pot-1"
+logpath = "{one}"
+
+[[ "sensor" ]]
+# the other one
+logpath = "{two}"
+name = "pot-2"
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("log/cowrie.json", "log/cowrie.json"),
+        ("log/cowrie.json", "log/../log/cowrie.json"),
+        ("log", "log/cowrie.json"),
+        ("/srv/a/b/cowrie.json", "/srv/a"),
+        ("log/cowrie.json", "log/cowrie.json.2026-11-21"),
+        ("log/cowrie.json-1.gz", "log/cowrie.json"),
+    ],
+)
+def test_a_log_of_two_sensors_is_refused(tmp_path: Path, one: str, two: str) -> None:
+    """Two sensors whose logpaths overlap are an error that names both, with their lines."""
+    path = write_config(tmp_path, OVERLAPPING.format(one=one, two=two))
+
+    with pytest.raises(ConfigurationError, match=r"'pot-1' \(line 4\) and 'pot-2' \(line 8\): logpath .* overlap"):
+        load_sensors(environ={}, toml_path=path)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("a/cowrie.json", "b/cowrie.json"), ("log/cowrie.json", "log/cowrie2.json"), ("/srv/a", "/srv/ab")],
+)
+def test_logs_beside_each_other_are_two_sensors(tmp_path: Path, one: str, two: str) -> None:
+    """Paths that only look alike do not overlap."""
+    path = write_config(tmp_path, OVERLAPPING.format(one=one, two=two))
+
+    assert [sensor.name for sensor in load_sensors(environ={}, toml_path=path)] == ["pot-1", "pot-2"]
+
+
+def test_the_sensor_of_a_log_is_told_by_its_path(tmp_path: Path) -> None:
+    """A sensor has its live log, those rotated from it, those in its folder, also by links; [global] names none."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    paths = SensorPaths([Sensor("one", folder / "cowrie.json"), Sensor("two", tmp_path / "all")])
+    unnamed = SensorPaths([Sensor("default", tmp_path, is_named=False)])
+
+    def name(path: str) -> str | None:
+        given = paths.of(tmp_path / path)
+        return given.name if given else None
+
+    assert {name(f"real/cowrie.json{suffix}") for suffix in ("", ".2026-11-21", ".1.gz", "-1")} == {"one"}
+    assert name("link/cowrie.json") == "one"
+    assert name("all/deep/x.json") == "two"
+    assert {name(path) for path in ("real/cowrie2.json", "other/cowrie.json", "all2/x.json")} == {None}
+    assert unnamed.of(tmp_path / "cowrie.json") is None
+    assert SensorPaths(name="three").of("/anywhere") == GivenSensor("three")

@@ -133,17 +133,24 @@ def test_session_without_any_time_has_none() -> None:
 @pytest.mark.parametrize(
     ("sensors", "expected"),
     [
-        (["b", "a", "c"], "a"),
-        ([None, "b", ""], "b"),
-        ([None, ""], None),
-        ([["a"], 5, {"a": 1}], None),
-        (["x" * 40], "x" * 31 + "…"),
-        (["\x1b[31m"], r"\x1b[31m"),
+        (["b", "a", "b"], {"a", "b"}),
+        ([None, "b", ""], {"b"}),
+        ([None, ""], set()),
+        ([["a"], 5, {"a": 1}], set()),
+        (["x" * 40, "x" * 41], {"x" * 40, "x" * 41}),
+        (["\x1b[31m"], {r"\x1b[31m"}),
     ],
 )
-def test_sensor_is_the_smallest_name(sensors: list[Any], expected: str | None) -> None:
-    """A session's sensor is the smallest name in its events, inert and cut; empty names are ignored."""
-    assert session(*(event(sensor=sensor) for sensor in sensors)).sensor == expected
+def test_sensors_are_the_names_in_the_events(sensors: list[Any], expected: set[str]) -> None:
+    """A session's sensors are the names in its events, inert and whole; empty names are ignored."""
+    assert session(*(event(sensor=sensor) for sensor in sensors)).sensors == expected
+
+
+def test_the_first_and_the_last_connect_are_kept() -> None:
+    """Of several connects of a session the first and the last time are kept; other events do not count."""
+    found = session(event(timestamp=at(1)), *(event(SESSION_CONNECT, timestamp=at(second)) for second in (5, 3, 4)))
+
+    assert (found.first_connect_at, found.last_connect_at) == (moment(3), moment(5))
 
 
 # --- attributes ---
@@ -285,7 +292,13 @@ def larger(one: Any, other: Any) -> Any:
 
 
 MERGED_BY = {
-    SessionAggregate: {"first_event_at": smaller, "last_event_at": larger, "sensor": smaller},
+    SessionAggregate: {
+        "first_event_at": smaller,
+        "last_event_at": larger,
+        "sensors": set.union,
+        "first_connect_at": smaller,
+        "last_connect_at": larger,
+    },
     AttributeAggregate: dict.fromkeys(("connect", "address", "protocol", "kex", "login"), smaller),
     CommandAggregate: {"first_seen": smaller, "last_seen": larger, "high_risk": larger},
     LoginAggregate: {"first_seen": smaller, "last_seen": larger},

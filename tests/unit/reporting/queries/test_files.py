@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
+from cowrieprocessor.errors import NotFound
+from cowrieprocessor.reporting.queries.file_sessions import captured_on, list_file_sessions
 from cowrieprocessor.reporting.queries.files import (
     FileFilter,
     FileListing,
@@ -62,7 +63,8 @@ def test_filters_pick_exactly_the_matching_files(engine: Engine) -> None:
     assert [sha(1)] == _hashes(engine, FileFilter(until=at(2)))
     assert [sha(1), sha(3)] == _hashes(engine, FileFilter(sensor="lab"))
     assert [sha(2)] == _hashes(engine, FileFilter(sensor="office"))
-    assert _hashes(engine, FileFilter(sensor="lab%")) == []
+    with pytest.raises(NotFound, match=r"no sensor 'lab%' in this database; it has: lab, office .*sensors list"):
+        _hashes(engine, FileFilter(sensor="lab%"))
     assert [sha(1)] == _hashes(engine, FileFilter(name="redTAIL"))
     assert [sha(2)] == _hashes(engine, FileFilter(name="50%_"))
     assert _hashes(engine, FileFilter(name="5_%")) == []
@@ -125,7 +127,7 @@ def test_listing_has_the_properties_of_the_hash(engine: Engine) -> None:
 
 
 def test_sessions_of_a_file_are_listed_latest_first_and_paged(engine: Engine) -> None:
-    """The sessions of a file come latest first with address, user and sensor; an artifact has its sensor."""
+    """The sessions of a file come latest first with address, user and sensor; a captured file is in none."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1))
         for name in ("b", "a", "B", "ä"):
@@ -137,7 +139,10 @@ def test_sessions_of_a_file_are_listed_latest_first_and_paged(engine: Engine) ->
     with read_transaction(engine) as connection:
         first = list_file_sessions(connection, sha(1), limit=3)
         second = list_file_sessions(connection, sha(1), limit=3, after=first.next)
-    assert [row.session_id for row in first.rows + second.rows] == ["B", "a", "b", "ä", "artifact:box", "no-summary"]
+        captured = list_file_sessions(connection, sha(1), captured=True).rows[4]
+        sensors = captured_on(connection, sha(1))
+    assert [row.session_id for row in first.rows + second.rows] == ["B", "a", "b", "ä", "no-summary"]
     assert second.next is None
     assert (first.rows[0].src_ip, first.rows[0].username, first.rows[0].sensor) == ("2001:db8::1", "root", "lab")
-    assert (second.rows[1].sensor, second.rows[2].sensor) == ("box", None)
+    assert second.rows[1].sensor is None
+    assert (captured.session_id, captured.sensor, sensors) == ("artifact:box", "box", ("box",))

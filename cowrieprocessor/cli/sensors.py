@@ -1,0 +1,106 @@
+"""`cowrieprocessor sensors`: the honeypots by name, and renaming one."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
+from cowrieprocessor.cli.shared.common import (
+    confirm_or_exit,
+    database_name,
+    db_option,
+    json_option,
+    notify,
+    print_json,
+    print_text,
+    read_connection,
+    report_waiting,
+    screen,
+)
+from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+
+
+@click.group()
+def sensors() -> None:
+    """The honeypots that the logs are of: their names, and what came from each.
+
+    \b
+    Example: cowrieprocessor sensors list
+    """
+
+
+@sensors.command("list")
+@db_option
+@json_option
+def list_(db: str | None, as_json: bool) -> None:
+    """List the sensors: who named them, their logs and sessions, and when they saw something first and last.
+
+    A sensor is named by sensors.toml or `load --sensor` (`given`), by its logs, or by `files scan` alone. Each session
+    counts for one sensor. Ends with 0.
+
+    \b
+    Example: cowrieprocessor sensors list --json
+    """
+    from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB
+    from cowrieprocessor.reporting.queries.sensor_list import list_sensors
+    from cowrieprocessor.reporting.render.listings import sensors_text
+
+    with read_connection(db) as connection:
+        listed = list_sensors(connection)
+        hint = backfill_hint(connection, "full names of the sensors of sessions", [SENSORS_JOB])
+    if as_json:
+        print_json(listed)
+    else:
+        print_text(sensors_text(listed, screen()))
+    if listed.sessions_to_rename:
+        notify(
+            f"note: {listed.sessions_to_rename:,} sessions still have to be brought to a new name; the next `load` or "
+            "`follow` does it"
+        )
+    print_hint(hint)
+
+
+@sensors.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@db_option
+@click.option("--merge", is_flag=True, help="There may be a sensor NEW already: the two become one.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: bool) -> None:
+    """Rename a sensor in everything derived: sessions, files, reports; the events stay as they came.
+
+    The name is remembered: what says OLD, in logs loaded later or in sensors.toml, is of NEW. It runs alongside
+    loaders, in short transactions; stopped, the same command goes on from there. On a terminal it asks before it
+    begins, unless --yes is given.
+
+    Ends with 0; with 1 if you said no or there is no sensor OLD, 2 if there is a sensor NEW already and --merge was not
+    given, 4 if the database cannot be written, 5 if it has to be migrated first, 130 if it was interrupted.
+
+    \b
+    Example: cowrieprocessor sensors rename localhost pot-1
+    """
+    from cowrieprocessor.db.engine import describe, dispose, get_engine
+    from cowrieprocessor.jobs.maintenance.rename_sensor import rename_sensor
+    from cowrieprocessor.settings.sensors import require_name
+
+    require_name(new, "NEW")
+    engine = get_engine(database_name(db), on_wait=report_waiting)
+    interrupt_on_sigterm()
+    try:
+        if not yes and sys.stdin.isatty():
+            notify(f"{describe(engine)}: the sensor {old} is called {new} from now on, wherever it is named")
+            confirm_or_exit(yes=False)
+        result = rename_sensor(engine, old, new, merge=merge)
+    finally:
+        dispose(engine)
+    if as_json:
+        print_json(result)
+        return
+    merged = ", one with the sensor that had this name" if result.merged else ""
+    click.echo(
+        f"{result.old} is {result.new} now{merged}: {result.sessions:,} sessions looked at, "
+        f"{result.captured_files:,} captured files"
+    )
