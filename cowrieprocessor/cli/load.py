@@ -30,11 +30,11 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     from a log that has grown only the new part is loaded. Lines that are no events are kept as dead letters.
 
     Ends with 0; with 3 if a file could not be read to its end (the others are loaded; a truncated archive with nothing
-    new is only a note), 4 if the database refused, 5 if its schema has another version.
+    new is only a note) or if there is text in the files but not one event of Cowrie, 4 if the database refused, 5 if its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.loader.bulk import BulkLoader
+    from cowrieprocessor.loader.bulk import NO_EVENT, BulkLoader
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings(overrides={"batch_size": batch_size})
@@ -56,5 +56,7 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     else:
         for text in load_summary(result):
             click.echo(text)
-    if result.failed:
+    if result.holds_no_event:
+        notify(f"error: {NO_EVENT}")
+    if result.failed or result.holds_no_event:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)

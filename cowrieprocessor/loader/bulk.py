@@ -18,6 +18,7 @@ from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
 from cowrieprocessor.loader.log_loading import (
     FAILED,
+    FOREIGN,
     KNOWN,
     LOADED,
     MAX_TRIES,
@@ -38,8 +39,11 @@ from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
 
-__all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
+__all__ = ["FAILED", "FOREIGN", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
 
+
+NO_EVENT = "there is text in these files, but not one event of Cowrie; name the JSON log, usually cowrie.json"
+"""Why a load that stored nothing and knew nothing is no success."""
 
 FIRST_YIELD_S, MAX_YIELD_S = 0.005, 1.0
 """The pauses after another loader has moved a log's checkpoint, doubled each time: it does the same work."""
@@ -68,6 +72,12 @@ class LoadResult:
     def failed(self) -> list[FileResult]:
         """The files that could not be read to their end."""
         return [file for file in self.files if file.state == FAILED]
+
+    @property
+    def holds_no_event(self) -> bool:
+        """Whether there is text in the files, and not one event of Cowrie in any of them."""
+        has_events = any(file.state in (LOADED, KNOWN) or file.counters for file in self.files)
+        return not has_events and any(file.holds_text for file in self.files)
 
 
 class BulkLoader:
@@ -143,7 +153,9 @@ class BulkLoader:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
         failed = result.failed
         reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
-        set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
+        if not failed and result.holds_no_event:
+            reason = NO_EVENT
+        set_load_state(self._engine, "failed" if reason else "done", reason, now_text())
 
     def _record_stop(self, error: BaseException) -> None:
         """Record in `jobs` why the load stopped, unless the database is locked."""
@@ -159,7 +171,7 @@ class BulkLoader:
         for path in logs:
             file = FileResult(inert(str(path)))
             result.files.append(file)
-            self._load_file(path, loading, file)
+            self._load_file(path, loading, file, is_named=path in named)
             if file.state == FAILED and path not in named and not os.path.lexists(path):
                 self._moved = True  # it was found in a folder, and has been renamed or deleted since
                 result.files.pop()
@@ -167,7 +179,7 @@ class BulkLoader:
             self._files_done += 1
             self._values_done += count_values(file)
 
-    def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
+    def _load_file(self, path: Path, loading: LogLoading, result: FileResult, *, is_named: bool) -> None:
         rewritten, yield_s = 0, FIRST_YIELD_S
         try:
             while rewritten < MAX_TRIES:
@@ -181,8 +193,7 @@ class BulkLoader:
                     yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
                 if not loaded.is_stale:
-                    if loaded.is_whole and (note := _pending_note(loaded, result)):
-                        result.warnings.append(note)
+                    _add_notes(loaded, result, is_named=is_named)
                     return
                 rewritten += 1
             result.state = FAILED
@@ -206,6 +217,23 @@ class BulkLoader:
                     events=self._values_done + count_values(result),
                 )
             )
+
+
+def _add_notes(loaded: LoadedLog, result: FileResult, *, is_named: bool) -> None:
+    """Add what the operator should know of a log; one that was named and is of another program is an error."""
+    if loaded.searched is not None and loaded.searched.foreign is not None:
+        what = f"{result.path}: not a log of Cowrie: {loaded.searched.foreign}"
+        if is_named:
+            result.state, result.error = FAILED, f"{what}; nothing of it is stored; name Cowrie's own JSON log"
+        else:
+            result.state = FOREIGN
+            result.warnings.append(f"{what}; passed over")
+        return
+    if result.wrapper and result.counters:
+        passed = f"; {result.lines_foreign:,} lines of other programs in it passed over" if result.lines_foreign else ""
+        result.warnings.append(f"{result.path}: unwrapped ({result.wrapper}){passed}")
+    if loaded.is_whole and (note := _pending_note(loaded, result)):
+        result.warnings.append(note)
 
 
 def _pending_note(loaded: LoadedLog, result: FileResult) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import write_transaction
-from cowrieprocessor.db.ingest import log_files
+from cowrieprocessor.db.ingest import log_files, wrapped_logs
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
 from cowrieprocessor.db.ingest.overlaps import overlaps
@@ -57,6 +57,7 @@ def write_batch(
             raise LogMoved
         if _may_be_stored(connection, rows):
             raise LogOverlaps
+        wrapped_logs.store(connection, (rows.log["identity"], rows.log["generation"]), rows.wrapped)
         add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
         statements = LoadingStatements(connection)
         try:

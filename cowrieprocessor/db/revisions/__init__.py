@@ -52,6 +52,7 @@ REVISIONS = (
     ),
     Revision("0005", ("followed_files",)),
     Revision("0006", ("overlapping_events",)),
+    Revision("0009", ("wrapped_logs",)),
 )
 """All revisions, the oldest first."""
 

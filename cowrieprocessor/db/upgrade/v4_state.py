@@ -112,6 +112,7 @@ V4_STATE: dict[str, V4Rows] = {
     "api_quota": _rows_to_keep("api_quota"),
     "verdict_propagation": _rows_to_keep("verdict_propagation"),
     "log_files": _rows_to_keep("log_files", _SHARES_NO_EVENT, "overlapping_events"),
+    "wrapped_logs": _rows_to_keep("wrapped_logs"),
     "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order of the import: hashes before the rows that refer to them."""

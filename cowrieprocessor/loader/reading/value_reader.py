@@ -13,7 +13,7 @@ where the file currently ends: what cannot be decided yet remains after the curs
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
@@ -25,9 +25,9 @@ from cowrieprocessor.errors import InputError
 from cowrieprocessor.events import (
     REFUSED_NOT_JSON,
     REFUSED_NOT_OBJECT,
-    REFUSED_TOO_DEEP,
     REFUSED_TOO_LARGE,
     Refused,
+    refused_json,
 )
 from cowrieprocessor.loader.reading.log_stream import LogStream
 
@@ -81,6 +81,11 @@ class Value(NamedTuple):
     digest: str | None = None
 
 
+def has_event_name(fields: Mapping[str, Any]) -> bool:
+    """Return whether an object names an event."""
+    return "eventid" in fields
+
+
 class _NeedMore(Exception):
     """Deciding takes bytes that were not read yet."""
 
@@ -99,7 +104,11 @@ class ValueReader:
         line: 0-based number of the line at `position`.
         before: known bytes before `position`, for `tail`.
         max_value_bytes: the largest value that is returned as an object.
+        is_value: whether an object within a damaged value is a value of its own.
     """
+
+    is_between_values = True
+    """Whether reading can resume at `position`: always, because a value is one object."""
 
     def __init__(
         self,
@@ -109,8 +118,10 @@ class ValueReader:
         line: int = 0,
         before: bytes = b"",
         max_value_bytes: int = 2 << 20,
+        is_value: Callable[[Mapping[str, Any]], bool] = has_event_name,
     ) -> None:
         self._stream = stream
+        self._is_value = is_value
         self._max = max_value_bytes
         self.position = position
         self.line = line
@@ -147,6 +158,10 @@ class ValueReader:
         """Return the number of NUL bytes skipped since the last call."""
         count, self.nul_bytes = self.nul_bytes, 0
         return count
+
+    def take_foreign(self) -> tuple[int, int]:
+        """Return lines and bytes of other programs since the last call: none in a log without a wrapper."""
+        return 0, 0
 
     def tail(self) -> bytes:
         """Return the bytes before `position` that identify the log when reading resumes, at most 512."""
@@ -204,7 +219,7 @@ class ValueReader:
         try:
             fields = orjson.loads(self._buffer[at:end])
         except orjson.JSONDecodeError as error:
-            return self._value(self._next_event(end) or end, problem=_refused(error))
+            return self._value(self._next_event(end) or end, problem=refused_json(error))
         return self._value(end, fields=fields)
 
     def _balance(self, at: int, limit: int) -> tuple[int | None, bool]:
@@ -281,7 +296,7 @@ class ValueReader:
         try:
             kind = type(orjson.loads(whole)).__name__
         except orjson.JSONDecodeError as error:
-            return self._value(end, problem=_refused(error))
+            return self._value(end, problem=refused_json(error))
         return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
 
     def _boundary(self, searched: int) -> re.Pattern[bytes]:
@@ -317,7 +332,7 @@ class ValueReader:
                 fields = orjson.loads(self._buffer[at:end])
             except orjson.JSONDecodeError:
                 continue
-            if "eventid" in fields:
+            if self._is_value(fields):
                 return at
         return None
 
@@ -414,7 +429,3 @@ class ValueReader:
 @lru_cache
 def _next_object_line(indentation: int) -> re.Pattern[bytes]:
     return re.compile(rb"\n(?=[ \t\r]{0,%d}\{)|\x00" % indentation)
-
-
-def _refused(error: orjson.JSONDecodeError) -> Refused:
-    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))

@@ -13,12 +13,8 @@ from typing import Any
 from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_event
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
-from cowrieprocessor.loader.reading.value_reader import (
-    DEAD_LETTER_HEAD_BYTES,
-    DEAD_LETTER_WHOLE_BYTES,
-    Value,
-    ValueReader,
-)
+from cowrieprocessor.loader.reading.log_reader import LogReader
+from cowrieprocessor.loader.reading.value_reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
@@ -58,6 +54,7 @@ class BatchRows:
             number of rows of other logs with an identical event. None if nothing was looked up.
         elsewhere: number of events found in logs that start differently, by source.
         left_out: how often an event was not stored because other logs hold as many of it, by payload_hash.
+        wrapped: wrapper, lines_foreign and bytes_foreign for `wrapped_logs`; None if it has no row and needs none.
     """
 
     log: dict[str, Any]
@@ -80,6 +77,7 @@ class BatchRows:
     looked_up: Rows | None
     elsewhere: dict[str, int]
     left_out: dict[str, int]
+    wrapped: list[Any] | None = None
 
 
 @dataclass(slots=True)
@@ -136,10 +134,11 @@ class Batch:
         self._counters[DEAD_LETTERS] += 1
         self._add_dead_letter(value, offset, refused, {})
 
-    def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
+    def finish(self, reader: LogReader, file_position: int) -> BatchRows:
         """Advance the cursor to the reader's position, account for every byte, and return the rows."""
         cursor = self.cursor
         stored_values, stored_bytes = cursor.stored_values, cursor.stored_bytes
+        is_wrapped = cursor.wrapper is not None or cursor.stored_wrapper is not None
         before = None if cursor.other_form else {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
         self._counters[EVENTS] = len(self._events)
@@ -165,15 +164,19 @@ class Batch:
             looked_up=looked_up.new if looked_up else None,
             elsewhere=looked_up.elsewhere if looked_up else {},
             left_out=dict(looked_up.left_out) if looked_up else {},
+            wrapped=[cursor.wrapper, cursor.lines_foreign, cursor.bytes_foreign] if is_wrapped else None,
         )
 
-    def _advance(self, reader: ValueReader) -> None:
+    def _advance(self, reader: LogReader) -> None:
         cursor = self.cursor
         nul_bytes = reader.take_nul_bytes()
+        lines_foreign, bytes_foreign = reader.take_foreign()
         tail = reader.tail()
         cursor.bytes_nul += nul_bytes
         cursor.bytes_dead += self._dead_bytes
-        cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes
+        cursor.lines_foreign += lines_foreign
+        cursor.bytes_foreign += bytes_foreign
+        cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes - bytes_foreign
         cursor.bytes_gap = max(0, cursor.bytes_gap - (reader.position - cursor.byte_pos))
         cursor.byte_pos = reader.position
         cursor.next_line = reader.line
@@ -181,6 +184,7 @@ class Batch:
         cursor.other_form = False
         cursor.values_done += self.values
         cursor.stored_values, cursor.stored_bytes = cursor.values_done, cursor.byte_pos
+        cursor.stored_wrapper = cursor.wrapper
 
     def _add_event(self, event: Event, offset: int, value: Value) -> None:
         cursor = self.cursor
@@ -227,6 +231,7 @@ class Batch:
             "byte_end": value.end,
             "detail": refused.detail,
             "generation": self.cursor.source_generation,
+            **({"wrapper": self.cursor.wrapper} if self.cursor.wrapper else {}),
             **more,
         }
         self._dead_letters.append(
