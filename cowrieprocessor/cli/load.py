@@ -30,7 +30,8 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
     from a log that has grown only the new part is loaded. Lines that are no events are kept as dead letters.
 
     Ends with 0; with 3 if a file could not be read to its end (the others are loaded; a truncated archive with nothing
-    new is only a note) or if there is text in the files but not one event of Cowrie, 4 if the database refused, 5 if its schema has another version.
+    new is only a note) or if there is text in the files but not one event of Cowrie, 4 if the database refused, 5 if
+    its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine

@@ -194,8 +194,8 @@ class LogFile(Base):
     the same `source`, `source_inode` and `source_generation`. `values_done` counts the values (events and dead letters)
     before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the `tail_bytes`
     bytes before it, `last_value_hash` the payload_hash of the last value before it. bytes_stored + bytes_dead +
-    bytes_nul (and bytes_foreign of `wrapped_logs`) is always byte_pos; bytes_gap counts bytes after it that were seen but destroyed before they could be
-    read.
+    bytes_nul, with bytes_foreign of `wrapped_logs`, is always byte_pos; bytes_gap counts bytes after it that were seen
+    but destroyed before they could be read.
     """
 
     __tablename__ = "log_files"
@@ -275,9 +275,9 @@ class OverlappingEvent(Base):
 class WrappedLog(Base):
     """A log that another program keeps in a form of its own: docker, a log service, a search engine.
 
-    `wrapper` names the form in which the log was read last. `lines_foreign` and `bytes_foreign` count the lines of other
-    programs in it that were passed over; these bytes are in none of the byte counters of `log_files`. `identity` and
-    `generation` name the log as in `log_files`; a log as Cowrie writes it has no row.
+    `wrapper` names the form in which the log was read last. `lines_foreign` and `bytes_foreign` count the lines of
+    other programs in it that were passed over; these bytes are in none of the byte counters of `log_files`. `identity`
+    and `generation` name the log as in `log_files`; a log as Cowrie writes it has no row.
     """
 
     __tablename__ = "wrapped_logs"

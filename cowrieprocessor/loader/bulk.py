@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import prepare
-from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
+from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
 from cowrieprocessor.loader.log_loading import (
     FAILED,
     FOREIGN,
@@ -30,6 +31,7 @@ from cowrieprocessor.loader.log_loading import (
     count_values,
     sum_counters,
 )
+from cowrieprocessor.loader.packed_logs import load_members
 from cowrieprocessor.loader.reading.discovery import find_logs
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
@@ -171,15 +173,19 @@ class BulkLoader:
         for path in logs:
             file = FileResult(inert(str(path)))
             result.files.append(file)
-            self._load_file(path, loading, file, is_named=path in named)
+            members = self._load_file(path, loading, file, is_named=path in named)
             if file.state == FAILED and path not in named and not os.path.lexists(path):
                 self._moved = True  # it was found in a folder, and has been renamed or deleted since
                 result.files.pop()
+            if members:
+                result.files[-1:] = [*members, *([file] if file.error else [])]
             self._bytes_done += _size(path)
             self._files_done += 1
-            self._values_done += count_values(file)
+            self._values_done += sum(map(count_values, members or [file]))
 
-    def _load_file(self, path: Path, loading: LogLoading, result: FileResult, *, is_named: bool) -> None:
+    def _load_file(self, path: Path, loading: LogLoading, result: FileResult, *, is_named: bool) -> list[FileResult]:
+        """Load a file, and return the results of the logs in it if it is an archive of files."""
+        members: list[FileResult] = []
         rewritten, yield_s = 0, FIRST_YIELD_S
         try:
             while rewritten < MAX_TRIES:
@@ -192,14 +198,19 @@ class BulkLoader:
                     time.sleep(yield_s)
                     yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
+                except HoldsFiles as archive:
+                    with self._open(path) as stream:
+                        load_members(stream, archive, loading, partial(_add_notes, is_named=False), members)
+                    return members
                 if not loaded.is_stale:
                     _add_notes(loaded, result, is_named=is_named)
-                    return
+                    return members
                 rewritten += 1
             result.state = FAILED
             result.error = f"{result.path}: another program keeps rewriting this log; load it again later"
         except InputError as error:
             result.state, result.error = FAILED, str(error)
+        return members
 
     def _open(self, path: Path) -> LogStream:
         limits = self._settings

@@ -189,7 +189,7 @@ class LogLoading:
                 return LoadedLog(None, is_whole=False, is_stale=True)
             if resume is None:
                 result.bytes_pending = stream.position
-                result.holds_text = identifier.searched.is_text or identifier.searched.fragments > 0
+                result.holds_text = identifier.holds_text or identifier.searched.foreign is not None
                 return LoadedLog(None, bytes_pending=identifier.unfinished_bytes, searched=identifier.searched)
             loaded = None
             try:

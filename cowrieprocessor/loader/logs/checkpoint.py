@@ -105,7 +105,6 @@ class Checkpoint:
         return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
 
 
-_NOT_STORED = frozenset(
-    "wrapper lines_foreign bytes_foreign stored_wrapper stored_values stored_bytes lookup other_form".split()
-)
+_IN_WRAPPED_LOGS = frozenset({"wrapper", "lines_foreign", "bytes_foreign", "stored_wrapper"})
+_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup", "other_form"}) | _IN_WRAPPED_LOGS
 COLUMNS = tuple(column.name for column in fields(Checkpoint) if column.name not in _NOT_STORED)

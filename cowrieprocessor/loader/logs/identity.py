@@ -100,6 +100,7 @@ class LogIdentifier:
 
     Attributes:
         searched: how far a file without a complete object was searched.
+        holds_text: whether such a file holds text that is not the beginning of an object.
         unfinished_bytes: of such a file, the bytes of torn lines and of the incomplete object.
     """
 
@@ -119,6 +120,7 @@ class LogIdentifier:
         self._miss_limit = miss_limit
         self.searched = Search()
         self.unfinished_bytes = 0
+        self.holds_text = False
         self._wrapper: str | None = None
 
     def resume(self, expected: tuple[str, int] | None = None, *, searched: Search | None = None) -> Resume | None:
@@ -143,6 +145,7 @@ class LogIdentifier:
 
     def _first_object(self, searched: Search) -> Value | None:
         """Return the first object of the log; where there is none (yet), record how far the file was searched."""
+        self._wrapper = None
         if searched.wrapper is not None:
             return self._first_wrapped(searched)
         if searched.foreign and searched.position:
@@ -159,8 +162,10 @@ class LogIdentifier:
         if form.first is not None:
             return form.first
         is_text = form.is_text or (searched.is_text and start > 0)
-        fragments = (reader.position - start - reader.take_nul_bytes()) * form.is_torn + (searched.fragments if start else 0)
+        searched_bytes = reader.position - start - reader.take_nul_bytes()
+        fragments = searched_bytes * form.is_torn + (searched.fragments if start else 0)
         self.searched = Search(reader.position, fragments, is_text)
+        self.holds_text = is_text or fragments > 0 or (reader.pending_bytes > 0 and not reader.is_in_object)
         if is_text:
             self.unfinished_bytes = reader.pending_bytes if reader.is_in_object else 0
         else:
@@ -174,7 +179,8 @@ class LogIdentifier:
         for value in reader:
             if value.fields is not None:
                 return value
-        self.searched = Search(reader.position, 0, True, self._wrapper, f"no event of Cowrie is in it ({self._wrapper})")
+        foreign = f"no event of Cowrie is in it ({self._wrapper})"
+        self.searched = Search(reader.position, is_text=True, wrapper=self._wrapper, foreign=foreign)
         self.unfinished_bytes = reader.pending_bytes
         return None
 
@@ -245,9 +251,7 @@ class LogIdentifier:
                 checkpoint.byte_pos, checkpoint.next_line = reader.position, reader.line
                 checkpoint.bytes_dead, checkpoint.bytes_nul = dead, reader.take_nul_bytes()
                 checkpoint.lines_foreign, checkpoint.bytes_foreign = reader.take_foreign()
-                checkpoint.bytes_stored = (
-                    checkpoint.byte_pos - dead - checkpoint.bytes_nul - checkpoint.bytes_foreign
-                )
+                checkpoint.bytes_stored = checkpoint.byte_pos - dead - checkpoint.bytes_nul - checkpoint.bytes_foreign
                 return reader
         return None
 
@@ -314,7 +318,9 @@ class LogIdentifier:
 
     def _reader(self, position: int = 0, line: int = 0, before: bytes = b"") -> LogReader:
         limit = self._settings.max_value_bytes
-        return reader_of(self._stream, self._wrapper, position=position, line=line, before=before, max_value_bytes=limit)
+        return reader_of(
+            self._stream, self._wrapper, position=position, line=line, before=before, max_value_bytes=limit
+        )
 
 
 def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:

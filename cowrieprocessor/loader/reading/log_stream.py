@@ -14,16 +14,19 @@ from cowrieprocessor.errors import (
     ArchiveCut,
     ArchiveDamaged,
     CompressedDataError,
+    HoldsFiles,
     InputError,
     InputNotFound,
     InputNotReadable,
     UnsupportedEncoding,
 )
 from cowrieprocessor.loader.reading.decompressors import (
+    HEAD_BYTES,
     MAGIC_BYTES,
     MEMBER_FEED_SIZE,
     ZSTD_FEED_SIZE,
     Decompressor,
+    container_of,
     kind_of,
     member_errors,
     new_member,
@@ -66,6 +69,9 @@ class LogStream:
             nothing; everything it returned before was in the file.
         sizes: how much is read at once.
         stop: called before each piece; True ends reading, also before there is anything to store.
+        reads_packed: return the bytes of an archive of files, or of an archive that is compressed twice, as they are.
+        max_ratio: decompressed bytes allowed per compressed byte.
+        grace_bytes: decompressed bytes that are allowed at any ratio.
 
     Args:
         path: the file.
@@ -93,14 +99,15 @@ class LogStream:
     ) -> None:
         self.path = path
         self.sizes = sizes
-        self._max_ratio = max_ratio
-        self._grace_bytes = grace_bytes
+        self.max_ratio = max_ratio
+        self.grace_bytes = grace_bytes
         self._ready = b""
         self._gathered = 0
         self._error: CompressedDataError | None = None
         self._head = b""
         self.is_stale = False
         self.stop: Callable[[], bool] = _never
+        self.reads_packed = False
         self._is_checked = False
         self._compressed_read = 0
         self._descriptor = _open(path) if descriptor is None else descriptor
@@ -122,6 +129,7 @@ class LogStream:
         self.is_stale = self.is_stale or not self._pending.startswith(self._head)
         self._head = self._head or self._pending
         self.kind = kind_of(self._pending)
+        self._container = container_of(self._pending)
         self._member = new_member(self.kind) if self.kind else None
         self._errors = member_errors() if self.kind else ()
 
@@ -150,7 +158,7 @@ class LogStream:
     @property
     def is_complete(self) -> bool:
         """Whether the log can no longer grow: a compressed log is finished, a plain one may be appended to."""
-        return self.kind is not None
+        return self.kind is not None or self._container is not None
 
     @property
     def file_position(self) -> int:
@@ -169,6 +177,7 @@ class LogStream:
             ArchiveCut: the archive ends early, or other data follow it.
             CompressedDataError: it is damaged, or expands beyond the allowed ratio. Earlier calls returned everything
                 that could be decompressed.
+            HoldsFiles: it is an archive of files, or compressed twice; the first call raises this.
             InputNotReadable: the disk or the network share fails.
             ReadingStopped: `stop` returned True.
         """
@@ -232,6 +241,7 @@ class LogStream:
         If a log is truncated and rewritten (`copytruncate`), the middle of the new log would otherwise be appended to
         what was read of the old one.
         """
+        self._refuse_packed(self._container)
         data, self._pending = self._pending or self._read_file(self.sizes.piece_bytes), b""
         start = self._compressed_read - len(data)
         if data and self._anchor:
@@ -268,8 +278,9 @@ class LogStream:
     def _read_compressed(self) -> bytes:
         pieces: list[bytes] = []
         self._gathered = 0
-        while self._gathered < self.sizes.piece_bytes:
-            piece = self._next_piece(self.sizes.piece_bytes - self._gathered)
+        wanted = self.sizes.piece_bytes if self.position else max(self.sizes.piece_bytes, HEAD_BYTES)
+        while self._gathered < wanted:
+            piece = self._next_piece(wanted - self._gathered)
             if piece is None:
                 break
             pieces.append(piece)
@@ -280,6 +291,7 @@ class LogStream:
         data = b"".join(pieces)
         if not self.position:
             self._refuse_utf16(data)
+            self._refuse_packed(kind_of(data) or container_of(data))
         return data
 
     def _next_piece(self, max_length: int) -> bytes | None:
@@ -329,6 +341,13 @@ class LogStream:
                 "convert it first: iconv -f UTF-16 -t UTF-8"
             )
 
+    def _refuse_packed(self, kind: str | None) -> None:
+        if kind is not None and not self.reads_packed:
+            raise HoldsFiles(
+                f"{inert(str(self.path))}: is a log packed twice, or an archive of files ({kind}); unpack it first",
+                kind,
+            )
+
     def _feed(self) -> bool:
         """Append the next compressed bytes to `_pending`; return False at the end of the file."""
         data = self._read_file(self.sizes.feed_bytes)
@@ -337,10 +356,10 @@ class LogStream:
 
     def _check_ratio(self, length: int) -> None:
         total = self.position + length
-        if total > self._grace_bytes and total > self._max_ratio * self._compressed_read:
+        if total > self.grace_bytes and total > self.max_ratio * self._compressed_read:
             self._error = CompressedDataError(
                 f"{inert(str(self.path))}: {self._compressed_read} compressed bytes expand to {total} bytes, a ratio "
-                f"of more than {self._max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
+                f"of more than {self.max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )
             raise self._error
@@ -381,12 +400,12 @@ class LogStream:
             descriptor = os.dup(self._descriptor)
         with LogStream(
             self.path,
-            max_ratio=self._max_ratio,
-            grace_bytes=self._grace_bytes,
+            max_ratio=self.max_ratio,
+            grace_bytes=self.grace_bytes,
             descriptor=descriptor,
             sizes=self.sizes,
         ) as archive:
-            archive.stop = self.stop
+            archive.stop, archive.reads_packed = self.stop, self.reads_packed
             try:
                 while archive.read():
                     pass

@@ -9,18 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from cowrieprocessor.events import REFUSED_TOO_LARGE, Refused
 from cowrieprocessor.loader.reading.line_reader import LineReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import (
-    DEAD_LETTER_HEAD_BYTES,
-    DEAD_LETTER_WHOLE_BYTES,
-    Value,
-    ValueReader,
-)
-from cowrieprocessor.loader.reading.wrappers.base import Piece, Wrapper, find_events, is_event
+from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
+from cowrieprocessor.loader.reading.wrappers.base import Found, Piece, Wrapper, find_events, is_event
 
 
 @dataclass(slots=True)
@@ -181,18 +175,13 @@ class WrappedReader:
     def _add_text(self, text: bytes, line: int, start: int, end: int) -> None:
         """Add what a text holds: an event, or what is left of one, or a line of another program."""
         if len(text) > self._max and b'"eventid"' in text:
-            digest = sha256(text).hexdigest()
-            problem = Refused(REFUSED_TOO_LARGE, f"{len(text)} bytes")
-            self._ready.append(Value(text[:DEAD_LETTER_HEAD_BYTES], None, line, start, end, problem, digest))
-            return
-        found = find_events(text)
+            found = [Found(text, None, Refused(REFUSED_TOO_LARGE, f"{len(text)} bytes"))]
+        else:
+            found = find_events(text)
         if not found:
             self._pass_over(end - start)
         for raw, fields, problem in found:
-            digest = None
-            if problem and len(raw) > DEAD_LETTER_WHOLE_BYTES:
-                digest, raw = sha256(raw).hexdigest(), raw[:DEAD_LETTER_HEAD_BYTES]
-            self._ready.append(Value(raw, fields, line, start, end, problem, digest))
+            self._ready.append(Value(raw, fields, line, start, end, problem))
 
     def _pass_over(self, size_bytes: int) -> None:
         self._found[0] += 1

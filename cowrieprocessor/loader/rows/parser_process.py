@@ -79,8 +79,8 @@ def batches_from_process(
         "line": reader.line,
         "config": _fields_of(config),
         "max_value_bytes": settings.max_value_bytes,
-        "max_ratio": settings.max_ratio,
-        "grace_bytes": settings.max_ratio_grace_bytes,
+        "max_ratio": stream.max_ratio,
+        "grace_bytes": stream.grace_bytes,
         "head_digest": stream.head_digest,
         "sizes": _fields_of(stream.sizes),
     }

@@ -13,7 +13,10 @@ from cowrieprocessor.loader.reading.wrappers.spans import Span, elements, member
 _ACTIONS = frozenset({"index", "create", "update", "delete"})
 _ALWAYS_ADDED = frozenset({"host", "tags", "geoip", "geoip_ext", "ip_rep", "agent", "beat", "prospector"})
 _ADDED_OBJECTS = frozenset(
-    "cloud container data_stream docker ecs error event fields input kubernetes log process service".split()
+    {
+        *("cloud", "container", "data_stream", "docker", "ecs", "error", "event"),
+        *("fields", "input", "kubernetes", "log", "process", "service"),
+    }
 )
 """Names that Cowrie may use for text; what shippers add under them is an object."""
 

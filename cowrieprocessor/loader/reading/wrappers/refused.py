@@ -26,10 +26,12 @@ class Refusal(NamedTuple):
 
 MONGODB = Refusal(
     "an export of MongoDB",
-    """jq -c '(if type == "array" then .[] else . end) | del(._id) | map_values(.["$date"]? // .["$numberInt"]? // .)'""",
+    """jq -c '(if type == "array" then .[] else . end) | del(._id) | map_values(.["$date"]? // .)'""",
 )
 BY_SESSION = Refusal("one object with the events under the ids of their sessions", _ALL_EVENTS)
-SPLUNK_RESULTS = Refusal("a list of Splunk search results", """jq -r '(.result? // .results[]? // .) | ._raw // empty'""")
+SPLUNK_RESULTS = Refusal(
+    "a list of Splunk search results", """jq -r '(.result? // .results[]? // .) | ._raw // empty'"""
+)
 KIBANA_FIELDS = Refusal(
     "a list of Kibana's `fields`, in which each value is an array",
     """jq -c '(.hits.hits[]? // .) | .fields | map_values(if length == 1 then .[0] else . end)'""",

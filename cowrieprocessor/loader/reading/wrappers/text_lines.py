@@ -1,4 +1,4 @@
-"""Lines of text that end with the line of Cowrie: syslog, container runtimes, and anything that puts a time before it."""
+"""Lines of text that end with the line of Cowrie: syslog, container runtimes, and whatever puts a time before it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Cri(PrefixedLines):
 
 SYSLOG = PrefixedLines(
     "syslog",
-    rb"(?:<\d{1,3}>)?(?:%b \S+ \S+: |%b \S+ [^\s{}]+: |1 %b \S+ \S+ \S+ \S+ (?:-|\[))" % (_BSD_TIME, _ISO_TIME, _ISO_TIME),
+    rb"(?:<\d{1,3}>)?(?:(?:%b|%b) \S+ [^{}]*?: |1 %b \S+ \S+ \S+ \S+ [-\[])" % (_BSD_TIME, _ISO_TIME, _ISO_TIME),
 )
 CRI = Cri()
 COMPOSE = PrefixedLines("docker compose", rb"(?:\x1b\[[\d;]*m)*[\w.@-]+ *\| ")
