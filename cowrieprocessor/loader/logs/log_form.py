@@ -13,7 +13,7 @@ from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.reading.wrappers.base import is_event
 from cowrieprocessor.loader.reading.wrappers.refused import Refusal, refusal_of, refusal_of_large
 from cowrieprocessor.loader.reading.wrappers.registry import object_wrapper
-from cowrieprocessor.loader.reading.wrappers.text_lines import ANY_PREFIX, text_wrapper
+from cowrieprocessor.loader.reading.wrappers.text_lines import ANY_PREFIX, CRI, text_wrapper
 from cowrieprocessor.sanitize import inert, inert_cut
 
 LOOK_BYTES = 1 << 20
@@ -88,8 +88,7 @@ class _Look:
         """Take the next value; return the form once it is certain."""
         before, self._before = self._before, value
         if value.fields is None:
-            self._take_problem(value)
-            return None
+            return self._take_problem(value)
         if refusal := refusal_of(value.fields):
             raise self._refused(refusal)
         if wrapper := object_wrapper(value.fields):
@@ -109,12 +108,15 @@ class _Look:
             return LogForm(wrapper=wrapper.name)
         return LogForm(self.first)
 
-    def _take_problem(self, value: Value) -> None:
+    def _take_problem(self, value: Value) -> LogForm | None:
         is_large = value.problem is not None and value.problem.reason == REFUSED_TOO_LARGE
         if is_large and self.first is None and (refusal := refusal_of_large(value.raw)):
             raise self._refused(refusal)
+        if CRI.has_prefix(value.raw):
+            return LogForm(wrapper=CRI.name)
         self.is_torn = True
         self.is_text = self.is_text or not (value.raw.startswith(b"{") or value.raw.endswith(b"}"))
+        return None
 
     def _refused(self, refusal: Refusal) -> WrappedLog:
         return WrappedLog(

@@ -99,7 +99,7 @@ class LineReader:
         """
         raw, start, line = self._buffer[self._at : end], self.position, self.line
         self._advance(end + ending, ending)
-        text = raw.strip(b"\0\r\n\t ")
+        text = raw.lstrip(b"\0\r\t ").rstrip(b"\0\r")
         if not text:
             self.nul_bytes += raw.count(b"\0")
             return None

@@ -1,0 +1,167 @@
+"""Logs in a wrapper give the events that Cowrie wrote, once, whatever else is loaded and in whatever order."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select, text
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent, WrappedLog
+from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
+from cowrieprocessor.loader.delta import DeltaLoader
+from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
+from cowrieprocessor.settings import Settings
+from tests.documents import PROJECT
+from tests.logical_digest import EVENT_TABLES, difference, logical_contents
+from tests.logs import count, events
+from tests.torture import rounds
+from tests.wrapped_logs import WRAPPED, docker, json_lines, prefixed
+
+CASES = PROJECT.parent / "shared" / "cases"
+WHERE = {"source", "source_offset", "source_inode", "source_files", "source_generation"}
+SMALL = ReadSizes(piece_bytes=64, feed_bytes=600)
+
+KEY_EVENT = {
+    "eventid": "cowrie.client.fingerprint",
+    "session": "5e5500000000",
+    "timestamp": "2026-03-01T00:00:00.500000Z",
+    "type": "ssh-rsa",
+    "dst_ip": "192.0.2.1",
+    "dst_port": 2222,
+    "input": 'a \\ " é ☃ \x1b {"eventid": "x"}',
+    "number": 1.50,
+}
+
+
+def lines_of(count: int = 23) -> list[str]:
+    """Return lines of Cowrie, one with fields that wrappers use, too, and every spelling that must not change."""
+    return [*events(count), json.dumps(KEY_EVENT, separators=(",", ":")), json.dumps(KEY_EVENT | {"x": "y" * 3000})]
+
+
+def load(engine: Engine, *paths: Path, batch_size: int = 7, sizes: ReadSizes = DEFAULT_SIZES) -> LoadResult:
+    """Load logs one after the other."""
+    result = BulkLoader(engine, settings=Settings(batch_size=batch_size), sizes=sizes).load(paths)
+    assert [] == result.failed
+    return result
+
+
+def payloads(engine: Engine) -> list[str]:
+    """Return the stored events as canonical JSON, sorted."""
+    with read_transaction(engine) as connection:
+        rows = connection.execute(select(RawEvent.payload)).scalars()
+        return sorted(json.dumps(payload, sort_keys=True) for payload in rows)
+
+
+def canonical(lines: list[str]) -> list[str]:
+    """Return lines as canonical JSON, sorted."""
+    return sorted(json.dumps(json.loads(line), sort_keys=True) for line in lines)
+
+
+def wrapper_of(engine: Engine) -> list[tuple[str, int, int]]:
+    """Return what is noted of wrapped logs."""
+    with read_transaction(engine) as connection:
+        rows = connection.execute(select(WrappedLog.wrapper, WrappedLog.lines_foreign, WrappedLog.bytes_foreign))
+        return [(row.wrapper, row.lines_foreign, row.bytes_foreign) for row in rows]
+
+
+def every_byte_is_accounted_for(engine: Engine) -> bool:
+    """Return whether the counters of every log add up to its position."""
+    with read_transaction(engine) as connection:
+        rows = connection.execute(
+            text(
+                "SELECT byte_pos - bytes_stored - bytes_dead - bytes_nul - coalesce(bytes_foreign, 0) FROM log_files"
+                " LEFT JOIN wrapped_logs USING (identity, generation)"
+            )
+        ).scalars()
+        return set(rows) <= {0}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+    """Makes SQLite databases."""
+    made: list[Engine] = []
+
+    def make() -> Engine:
+        made.append(get_engine(tmp_path / f"{len(made)}.sqlite"))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        dispose(engine)
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_a_wrapped_log_gives_the_events_that_cowrie_wrote(engine: Engine, tmp_path: Path, form: str) -> None:
+    """Each event is stored as Cowrie wrote it, the wrapper is noted, and loading again adds nothing."""
+    name, wrap = WRAPPED[form]
+    lines = lines_of()
+    path = tmp_path / "x.json"
+    path.write_bytes(wrap(lines))
+
+    result = load(engine, path)
+    again = load(engine, path)
+
+    assert payloads(engine) == canonical(lines)
+    assert [row[0] for row in wrapper_of(engine)] == [name]
+    assert (result.files[0].state, again.files[0].state) == ("loaded", "known")
+    assert any(name in warning for warning in result.files[0].warnings)
+    assert count(engine, DeadLetterEvent) == 0
+    assert every_byte_is_accounted_for(engine)
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+@pytest.mark.parametrize("order", ["export first", "original first"])
+def test_export_and_original_give_each_event_once(
+    small: Callable[[], Engine], tmp_path: Path, form: str, order: str
+) -> None:
+    """The contents are those of the original alone, in either order, also if the export is cut, sorted or followed."""
+    lines = lines_of()
+    shuffled = random.Random(form).sample(lines, len(lines))
+    original, whole, cut, mixed = (tmp_path / f"{name}.json" for name in ("original", "whole", "cut", "mixed"))
+    original.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    wrap = WRAPPED[form][1]
+    whole.write_bytes(wrap(lines))
+    cut.write_bytes(wrap(lines[5:20]))
+    mixed.write_bytes(wrap(shuffled))
+    alone, both = small(), small()
+    load(alone, original)
+
+    paths = [whole, cut, mixed, original] if order == "export first" else [original, mixed, cut, whole]
+    load(both, *paths)
+    load(both, *reversed(paths))
+    with DeltaLoader(both, paths, settings=Settings(batch_size=5)) as follower:
+        follower.poll()
+
+    expected, got = (logical_contents(engine, tables=EVENT_TABLES, without=WHERE) for engine in (alone, both))
+    assert difference(expected, got) == []
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_the_bytes_may_arrive_in_any_pieces(small: Callable[[], Engine], tmp_path: Path, form: str) -> None:
+    """However the file is read and grows, followed from poll to poll, the same events come out, each once."""
+    lines = lines_of()
+    data = WRAPPED[form][1](lines)
+    path = tmp_path / "x.json"
+    engine = small()
+    place = random.Random(form)
+    with DeltaLoader(engine, [path], settings=Settings(batch_size=3), sizes=SMALL) as follower:
+        for _ in range(12):
+            path.write_bytes(data[: place.randrange(len(data))]) if not path.exists() else None
+            with path.open("ab") as file:
+                size = path.stat().st_size
+                file.write(data[size : size + place.randrange(1, len(data) // 6)])
+            follower.poll()
+        with path.open("ab") as file:
+            file.write(data[path.stat().st_size :])
+        follower.poll()
+
+    load(engine, path, sizes=SMALL)
+
+    assert payloads(engine) == canonical(lines)
+    assert every_byte_is_accounted_for(engine)
