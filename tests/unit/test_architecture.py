@@ -64,6 +64,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "loader": (
         ("delta",),
         ("bulk", "follow"),
+        ("packed_logs",),
         ("log_loading",),
         ("writer",),
         ("rows",),

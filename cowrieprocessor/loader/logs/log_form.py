@@ -59,11 +59,11 @@ def find_form(reader: LogReader, name: str) -> LogForm:
         form = look.take(value)
         if form is not None:
             return form
-        if look.first is None:
+        if look.other is None:
             begin = reader.position
         elif reader.position - begin > LOOK_BYTES and not look.prefixed:
-            return LogForm(look.first, None, describe(look.first.fields or {}), is_certain=True)
-    foreign = None if look.first is None or look.prefixed else describe(look.first.fields or {})
+            return LogForm(foreign=describe(look.other), is_certain=True)
+    foreign = None if look.other is None or look.prefixed else describe(look.other)
     return LogForm(look.first, None, foreign, look.is_torn, look.is_text)
 
 
@@ -72,6 +72,7 @@ class _Look:
 
     Attributes:
         first: the first object.
+        other: the first object that another program must have written; an empty one tells nothing.
         prefixed: the number of events with something before them on their line.
         is_torn: see `LogForm`.
         is_text: see `LogForm`.
@@ -81,6 +82,7 @@ class _Look:
         self._name = name
         self._before: Value | None = None
         self.first: Value | None = None
+        self.other: dict[str, Any] | None = None
         self.prefixed = 0
         self.is_torn = self.is_text = False
 
@@ -95,6 +97,7 @@ class _Look:
             return LogForm(wrapper=wrapper.name)
         self.first = self.first or value
         if not is_event(value.fields):
+            self.other = self.other or value.fields or None
             return None
         return self._take_event(value, before)
 

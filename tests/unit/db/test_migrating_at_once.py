@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cowrieprocessor.db.revisions import HEAD
 from tests import v3_schema
 from tests.other_connections import OtherProcess, sqlite3
 
@@ -44,4 +45,4 @@ def test_second_process_waits_and_finds_it_migrated(tmp_path: Path, planned: boo
     assert ["4\n", "4\n"] == [process.communicate(timeout=60)[0] for process in processes]
     with closing(sqlite3.connect(path)) as connection:
         assert [("migrate",)] == connection.execute("SELECT name FROM jobs").fetchall()
-        assert [("0006",)] == connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        assert [(HEAD,)] == connection.execute("SELECT version_num FROM alembic_version").fetchall()

@@ -22,6 +22,7 @@ from cowrieprocessor.db.migrations import (
     schema_version,
 )
 from cowrieprocessor.db.models import V3_TABLES, Base
+from cowrieprocessor.db.revisions import HEAD, REVISIONS
 from cowrieprocessor.errors import DatabaseError, MigrationNeeded, NotADatabase, SchemaVersionError
 from tests import v3_schema
 from tests.other_connections import sqlite3
@@ -290,22 +291,22 @@ def test_alembics_stamp_is_repaired_from_the_version(engine: Engine) -> None:
             connection.execute(text(statement))
         apply_migrations(engine)
         with read_transaction(engine) as connection:
-            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0006",)]
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [(HEAD,)]
 
 
 def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
     """A database of version 4 without `followed_files` gets it; nothing else changes, and no v3 record is written."""
     with write_transaction(engine) as connection:
-        connection.execute(text("DROP TABLE followed_files"))
-        connection.execute(text("DROP TABLE overlapping_events"))
+        for name in (name for number, tables in REVISIONS if number > "0004" for name in tables):
+            connection.execute(text(f"DROP TABLE {name}"))
         connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
-    with pytest.raises(MigrationNeeded, match="is at revision 0004 of schema version 4, revision 0006 is needed"):
+    with pytest.raises(MigrationNeeded, match=f"is at revision 0004 of schema version 4, revision {HEAD} is needed"):
         require_current(engine)
     apply_migrations(engine)
     require_current(engine)
     with read_transaction(engine) as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0006",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [(HEAD,)]
         assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 0
 
 

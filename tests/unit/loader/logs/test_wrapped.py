@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
-from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent, WrappedLog
+from cowrieprocessor.db.models import DeadLetterEvent, RawEvent, WrappedLog
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
@@ -20,8 +19,7 @@ from cowrieprocessor.settings import Settings
 from tests.documents import PROJECT
 from tests.logical_digest import EVENT_TABLES, difference, logical_contents
 from tests.logs import count, events
-from tests.torture import rounds
-from tests.wrapped_logs import WRAPPED, docker, json_lines, prefixed
+from tests.wrapped_logs import WRAPPED
 
 CASES = PROJECT.parent / "shared" / "cases"
 WHERE = {"source", "source_offset", "source_inode", "source_files", "source_generation"}
