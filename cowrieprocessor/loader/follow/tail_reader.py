@@ -61,6 +61,11 @@ class Outcome:
     searched: Search | None = None
     head: str | None = None
 
+    @property
+    def foreign(self) -> str | None:
+        """What the file seems to be, if it is of another program."""
+        return None if self.searched is None else self.searched.foreign
+
 
 class TailReader:
     """Reads followed files, one at a time.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cowrieprocessor.errors import WrappedLog
-from cowrieprocessor.events import REFUSED_TOO_LARGE
+from cowrieprocessor.events import REFUSED_TOO_LARGE, is_cowrie_name
 from cowrieprocessor.loader.reading.log_reader import LogReader
 from cowrieprocessor.loader.reading.value_reader import Value
-from cowrieprocessor.loader.reading.wrappers.base import is_event
 from cowrieprocessor.loader.reading.wrappers.refused import Refusal, refusal_of, refusal_of_large
 from cowrieprocessor.loader.reading.wrappers.registry import object_wrapper
 from cowrieprocessor.loader.reading.wrappers.text_lines import ANY_PREFIX, CRI, text_wrapper
@@ -20,6 +20,7 @@ LOOK_BYTES = 1 << 20
 """How much is read of a log whose first objects are no events of Cowrie, before it counts as another program's."""
 
 _PREFIXED_LINES = 2
+_OF_OTHERS = re.compile(r"[A-Za-z][\w-]*\.")
 _SHOWN_CHARS = 80
 
 
@@ -96,14 +97,13 @@ class _Look:
         if wrapper := object_wrapper(value.fields):
             return LogForm(wrapper=wrapper.name)
         self.first = self.first or value
-        if not is_event(value.fields):
+        if not _may_be_event(value.fields):
             self.other = self.other or value.fields or None
             return None
         return self._take_event(value, before)
 
     def _take_event(self, value: Value, before: Value | None) -> LogForm | None:
-        has_prefix = before is not None and before.problem is not None and before.end == value.start
-        wrapper = text_wrapper(before.raw) if before is not None and has_prefix and before.line == value.line else None
+        wrapper = text_wrapper(before.raw) if before is not None and _is_prefix(before, value) else None
         if wrapper is ANY_PREFIX and self.prefixed + 1 < _PREFIXED_LINES:
             self.prefixed += 1
             return None
@@ -126,6 +126,21 @@ class _Look:
             f"{inert(self._name)}: is {refusal.what}, and is not loaded; unwrap it and load the result: "
             f"{refusal.command} {inert(shlex.quote(self._name))} > unwrapped.json"
         )
+
+
+def _is_prefix(before: Value, value: Value) -> bool:
+    """Return whether a value that is no JSON stands directly before an event of Cowrie, on the same line."""
+    is_adjacent = before.problem is not None and before.end == value.start and before.line == value.line
+    return is_adjacent and is_cowrie_name((value.fields or {}).get("eventid"))
+
+
+def _may_be_event(fields: Mapping[str, Any]) -> bool:
+    """Return whether an object may be an event of Cowrie, also of a name that we never heard of.
+
+    Other honeypots that are made like Cowrie name theirs `adbhoney.session.connect`.
+    """
+    name = fields.get("eventid")
+    return is_cowrie_name(name) or (type(name) is str and not _OF_OTHERS.match(name))
 
 
 def describe(fields: Mapping[str, Any]) -> str:

@@ -102,8 +102,7 @@ def find_events(text: bytes) -> list[Found]:
         except orjson.JSONDecodeError as error:
             problem = refused_json(error) if text.startswith(b"{") else problem
             continue
-        if is_event(fields):
-            before = text[:at].rstrip()
-            torn = [Found(before, None, problem)] if _EVENT_KEY in before else []
-            return [*torn, Found(text[at:], fields)]
+        before = text[:at].rstrip()
+        torn = [Found(before, None, problem)] if _EVENT_KEY in before else []
+        return [*torn, Found(text[at:], fields)] if is_event(fields) else torn
     return [Found(text, None, problem)]
