@@ -217,6 +217,12 @@ class LogStream:
             skipped += len(data)
         return skipped
 
+    def read_up_to(self, count: int) -> bytes:
+        """Return the next decompressed bytes, at least one and at most `count`; empty at the end."""
+        data = self.read()
+        self._unread(data[count:])
+        return data[:count]
+
     def read_exactly(self, count: int) -> bytes:
         """Return the next `count` decompressed bytes, fewer at the end."""
         data = b""

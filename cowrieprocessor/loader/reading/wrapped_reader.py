@@ -14,7 +14,7 @@ from cowrieprocessor.events import REFUSED_TOO_LARGE, Refused
 from cowrieprocessor.loader.reading.line_reader import LineReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
-from cowrieprocessor.loader.reading.wrappers.base import Found, Piece, Wrapper, find_events, is_event
+from cowrieprocessor.loader.reading.wrappers.base import Found, Piece, Wrapper, find_events, is_event, may_be_torn_event
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class WrappedReader:
     def _add(self, outer: Value) -> None:
         """Add what one value of the log holds."""
         if outer.problem is not None:
-            if self._wrapper.reads_lines and b'"eventid"' not in outer.raw:
+            if self._wrapper.reads_lines and not may_be_torn_event(outer.raw):
                 self._pass_over(outer.end - outer.start)
             else:
                 self._ready.append(outer)
@@ -174,7 +174,7 @@ class WrappedReader:
 
     def _add_text(self, text: bytes, line: int, start: int, end: int) -> None:
         """Add what a text holds: an event, or what is left of one, or a line of another program."""
-        if len(text) > self._max and b'"eventid"' in text:
+        if len(text) > self._max and may_be_torn_event(text):
             found = [Found(text, None, Refused(REFUSED_TOO_LARGE, f"{len(text)} bytes"))]
         else:
             found = find_events(text)

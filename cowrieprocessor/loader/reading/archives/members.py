@@ -39,17 +39,17 @@ def each_log(stream: LogStream, holds: HoldsFiles, load: Callable[[LogStream], N
 def _each_log(
     stream: LogStream, kind: str, load: Callable[[LogStream], None], *, layers: int, in_container: bool
 ) -> None:
-    is_container = kind in CONTAINERS
-    if layers > MAX_LAYERS or (is_container and in_container):
+    if layers > MAX_LAYERS or (kind in CONTAINERS and in_container):
         raise InputNotReadable(
             f"{inert(str(stream.path))}: archives in archives are not read; unpack it and load the plain files"
         )
+    is_opened = kind == "tar" or (kind == "zip" and stream.kind is None)
     for log in _logs_in(stream, kind):
         with log:
             try:
                 load(log)
             except HoldsFiles as inner:
-                _each_log(log, inner.kind, load, layers=layers + 1, in_container=in_container or is_container)
+                _each_log(log, inner.kind, load, layers=layers + 1, in_container=in_container or is_opened)
 
 
 def _logs_in(stream: LogStream, kind: str) -> Iterator[LogStream]:

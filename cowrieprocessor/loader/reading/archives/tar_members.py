@@ -43,7 +43,7 @@ class TarMember:
         """
         if not self._left:
             return b""
-        data = self._stream.read_exactly(min(self._left, self._stream.sizes.piece_bytes))
+        data = self._stream.read_up_to(self._left)
         if not data:
             raise ArchiveCut(f"{inert(str(self._stream.path))}: the tar archive ends early")
         self._left -= len(data)

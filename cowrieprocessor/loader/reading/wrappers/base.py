@@ -17,7 +17,7 @@ MAX_WRAPPER_CHARS = 64
 """Longest name of a wrapper."""
 
 _OBJECT_START = re.compile(rb'\{[ \t]*+"')
-_EVENT_KEY = b'"eventid"'
+_EVENT_KEYS = re.compile(rb'"(?:eventid|session|sensor|src_ip)"')
 _MAX_STARTS = 16
 
 
@@ -78,6 +78,11 @@ def is_event(fields: object) -> bool:
     return type(fields) is dict and is_cowrie_name(fields.get("eventid"))
 
 
+def may_be_torn_event(text: bytes) -> bool:
+    """Return whether a text that is no JSON may be a part of an event, by the keys in it."""
+    return _EVENT_KEYS.search(text) is not None
+
+
 def find_events(text: bytes) -> list[Found]:
     """Return the event that a text ends with, and what is left of damaged ones; empty for a line of another program.
 
@@ -93,7 +98,7 @@ def find_events(text: bytes) -> list[Found]:
             problem = refused_json(error)
         else:
             return [Found(text, fields)] if is_event(fields) else []
-    if _EVENT_KEY not in text:
+    if not may_be_torn_event(text):
         return []
     for start in islice(_OBJECT_START.finditer(text), _MAX_STARTS):
         at = start.start()
@@ -103,6 +108,6 @@ def find_events(text: bytes) -> list[Found]:
             problem = refused_json(error) if text.startswith(b"{") else problem
             continue
         before = text[:at].rstrip()
-        torn = [Found(before, None, problem)] if _EVENT_KEY in before else []
+        torn = [Found(before, None, problem)] if may_be_torn_event(before) else []
         return [*torn, Found(text[at:], fields)] if is_event(fields) else torn
     return [Found(text, None, problem)]
