@@ -100,6 +100,12 @@ def bulk(lines: Lines) -> bytes:
 WRAPPED: dict[str, tuple[str, Callable[[Lines], bytes]]] = {
     "docker": ("docker json-file", docker),
     "docker, split": ("docker json-file", lambda lines: docker(lines, split=50)),
+    "docker, stripped": (
+        "docker json-file",
+        lambda lines: json_lines(
+            {"log": text, "stream": "stdout", "time": "x"} for line in lines for text in ("[-] some text", line)
+        ),
+    ),
     "cri": ("CRI", cri),
     "cri, split": ("CRI", lambda lines: cri(lines, split=50)),
     "journald": ("journald", journald),
@@ -107,6 +113,7 @@ WRAPPED: dict[str, tuple[str, Callable[[Lines], bytes]]] = {
     "syslog, priority": ("syslog", prefixed("<14>Mar  8 11:00:00 pot cowrie: ")),
     "syslog, rsyslog": ("syslog", prefixed("2026-03-08T11:00:00.123456+01:00 pot cowrie[812]: ")),
     "syslog, RFC 5424": ("syslog", prefixed('<14>1 2026-03-08T11:00:00.1Z pot cowrie 812 - [x@1 y="z"] ')),
+    "syslog, counted": ("syslog", prefixed("312 <14>1 2026-03-08T11:00:00.1Z pot cowrie - - - ")),
     "syslog, cee": ("syslog", prefixed("Mar 18 11:00:00 pot cowrie[812]: @cee: ")),
     "journalctl": ("syslog", prefixed("Mar 08 11:00:00 pot cowrie[812]: ")),
     "compose": ("docker compose", prefixed("cowrie-1  | ")),

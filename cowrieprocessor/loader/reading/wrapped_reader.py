@@ -14,7 +14,15 @@ from cowrieprocessor.events import REFUSED_TOO_LARGE, Refused
 from cowrieprocessor.loader.reading.line_reader import LineReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
-from cowrieprocessor.loader.reading.wrappers.base import Found, Piece, Wrapper, find_events, is_event, may_be_torn_event
+from cowrieprocessor.loader.reading.wrappers.base import (
+    Found,
+    Piece,
+    Wrapper,
+    find_events,
+    is_event,
+    is_object,
+    may_be_torn_event,
+)
 
 
 @dataclass(slots=True)
@@ -150,6 +158,9 @@ class WrappedReader:
 
     def _add_piece(self, piece: Piece, outer: Value) -> None:
         split = self._split.get(piece.stream)
+        if split is not None and is_object(piece.text.strip()):
+            self._finish_line(piece.stream, split.first)  # its rest was never written
+            split = None
         if split is None and not piece.continues:
             start, end = outer.start, outer.end
             if piece.start is not None and piece.end is not None:

@@ -78,6 +78,14 @@ def is_event(fields: object) -> bool:
     return type(fields) is dict and is_cowrie_name(fields.get("eventid"))
 
 
+def is_object(text: bytes) -> bool:
+    """Return whether a text is a whole JSON object."""
+    try:
+        return text.startswith(b"{") and type(orjson.loads(text)) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
 def may_be_torn_event(text: bytes) -> bool:
     """Return whether a text that is no JSON may be a part of an event, by the keys in it."""
     return _EVENT_KEYS.search(text) is not None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cowrieprocessor.loader.reading.value_reader import Value
-from cowrieprocessor.loader.reading.wrappers.base import Piece, Wrapper, find_events
+from cowrieprocessor.loader.reading.wrappers.base import Piece, Wrapper, find_events, is_object
 
 FIELD_PREFIX = "field "
 _MAX_FIELD_CHARS = 40
@@ -14,6 +14,8 @@ _MAX_FIELD_CHARS = 40
 
 class DockerJsonFile(Wrapper):
     """Docker's default log driver: an object a line; a line over 16 KiB is split.
+
+    Shippers that forward these records may strip the line feed, so a record with a whole object ends a line, too.
 
     Source: Docker docs, "JSON File logging driver"; a record ends a line if its `log` ends with a line feed.
     """
@@ -28,7 +30,8 @@ class DockerJsonFile(Wrapper):
         """Return the line, or the part of it."""
         fields = value.fields or {}
         line: str = fields["log"]
-        return [Piece(line.encode(), continues=not line.endswith("\n"), stream=fields["stream"])]
+        text = line.encode()
+        return [Piece(text, continues=not line.endswith("\n") and not is_object(text), stream=fields["stream"])]
 
 
 class Journald(Wrapper):

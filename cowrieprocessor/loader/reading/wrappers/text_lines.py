@@ -54,7 +54,8 @@ class Cri(PrefixedLines):
 
 SYSLOG = PrefixedLines(
     "syslog",
-    rb"(?:<\d{1,3}>)?(?:(?:%b|%b) \S+ [^{}]*?: |1 %b \S+ \S+ \S+ \S+ [-\[])" % (_BSD_TIME, _ISO_TIME, _ISO_TIME),
+    rb"(?:\d{1,6} )?(?:<\d{1,3}>)?(?:(?:%b|%b) \S+ [^{}]*?: |1 %b \S+ \S+ \S+ \S+ [-\[])"
+    % (_BSD_TIME, _ISO_TIME, _ISO_TIME),
 )
 CRI = Cri()
 COMPOSE = PrefixedLines("docker compose", rb"(?:\x1b\[[\d;]*m)*[\w.@-]+ *\| ")

@@ -303,3 +303,19 @@ def test_a_log_that_goes_on_without_its_wrapper_loses_the_note(engine: Engine, t
     assert payloads(engine) == canonical(events(9))
     assert wrapper_of(engine) == []
     assert every_byte_is_accounted_for(engine)
+
+
+@pytest.mark.parametrize("form", ["docker, split", "cri, split"])
+def test_a_container_that_died_in_a_line_costs_that_line_only(engine: Engine, tmp_path: Path, form: str) -> None:
+    """The part that it wrote is one dead letter, and the next container's lines are whole."""
+    lines = events(6)
+    wrap, whole = WRAPPED[form][1], WRAPPED[form.removesuffix(", split")][1]
+    died = b"".join(wrap(lines[2:3]).splitlines(keepends=True)[:3])
+    path = tmp_path / "x-json.log"
+    path.write_bytes(whole(lines[:2]) + died + whole(lines[3:]))
+
+    result = load(engine, path)
+
+    assert payloads(engine) == canonical([*lines[:2], *lines[3:]])
+    assert result.counters["dead_letters"] == 1
+    assert every_byte_is_accounted_for(engine)
