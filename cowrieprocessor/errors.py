@@ -10,6 +10,8 @@
     │   │   ├── ArchiveDamaged          an archive that fails its own checks
     │   │   └── ArchiveCut              an archive that is truncated, or followed by other data
     │   ├── UnsupportedEncoding     UTF-16 and UTF-32 text
+    │   ├── WrappedLog              an export that has to be unwrapped first
+    │   ├── HoldsFiles              a file with other files in it: zip, tar, an archive compressed twice
     │   └── BadSavedFile            a state export that is truncated, altered, or some other file
     ├── SaveFailed              the state export could not be written
     ├── InvalidShasum           a file event whose shasum is not 64 hexadecimal characters
@@ -78,6 +80,22 @@ class ArchiveCut(CompressedDataError):
 
 class UnsupportedEncoding(InputError):
     """Text in an encoding that Cowrie never writes, such as UTF-16."""
+
+
+class WrappedLog(InputError):
+    """An export from which the original events cannot be told; the message has the command that unwraps it."""
+
+
+class HoldsFiles(InputError):
+    """A file that is no log but holds some: a zip or tar archive, or one that is compressed twice.
+
+    Attributes:
+        kind: zip, tar, or the compression of what is in it.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class BadSavedFile(InputError):

@@ -111,6 +111,8 @@ REFUSED_DUPLICATE_KEY = "an object names a key twice"
 REFUSED_TOO_DEEP = "nested too deep"
 REFUSED_TOO_LARGE = "larger than the limit for one event"
 
+_COWRIE_NAMES = ("cowrie.", "KIPP")
+
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?[0-5]\d)?)?",
     re.IGNORECASE | re.ASCII,
@@ -153,6 +155,16 @@ class Refused(NamedTuple):
 
     reason: str
     detail: str
+
+
+def is_cowrie_name(event_type: object) -> bool:
+    """Return whether an event has a name that Cowrie or Kippo gives, known to us or not."""
+    return type(event_type) is str and event_type.startswith(_COWRIE_NAMES)
+
+
+def refused_json(error: orjson.JSONDecodeError) -> Refused:
+    """Return the reason for a text that cannot be decoded."""
+    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))
 
 
 def parse_event(

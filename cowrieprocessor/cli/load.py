@@ -41,11 +41,12 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
     one. The name stays with the log.
 
     Ends with 0; with 3 if a file could not be read to its end (the others are loaded; a truncated archive with nothing
-    new is only a note), 4 if the database refused, 5 if its schema has another version.
+    new is only a note) or if there is text in the files but not one event of Cowrie, 4 if the database refused, 5 if
+    its schema has another version.
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.loader.bulk import BulkLoader
+    from cowrieprocessor.loader.bulk import NO_EVENT, BulkLoader
     from cowrieprocessor.settings import load_sensors, load_settings
     from cowrieprocessor.settings.sensor_paths import SensorPaths
     from cowrieprocessor.settings.sensors import require_name
@@ -76,7 +77,9 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
     else:
         for text in load_summary(result):
             click.echo(text)
-    if result.failed:
+    if result.holds_no_event:
+        notify(f"error: {NO_EVENT}")
+    if result.failed or result.holds_no_event:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
 
 

@@ -22,7 +22,9 @@ def _files_line(result: LoadResult) -> str:
     states = Counter(file.state for file in result.files)
     files = f"{len(result.files)} file{'' if len(result.files) == 1 else 's'}"
     pending = f"{states['pending']} without an event yet, " if states["pending"] else ""
-    return f"{files}: {states['loaded']} loaded, {states['known']} with nothing new, {pending}{states['failed']} failed"
+    foreign = f"{states['foreign']} of other programs, " if states["foreign"] else ""
+    known = f"{states['loaded']} loaded, {states['known']} with nothing new"
+    return f"{files}: {known}, {pending}{foreign}{states['failed']} failed"
 
 
 def _events_line(result: LoadResult) -> str:
@@ -76,6 +78,8 @@ def file_document(file: FileResult) -> dict[str, object]:
         "bytes_read": file.bytes_read,
         "bytes_pending": file.bytes_pending,
         "bytes_nul": file.bytes_nul,
+        "wrapper": file.wrapper,
+        "lines_foreign": file.lines_foreign,
         "warnings": file.warnings,
         "error": file.error,
     }

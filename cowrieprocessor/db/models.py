@@ -226,8 +226,9 @@ class LogFile(Base):
     the same `source`, `source_inode` and `source_generation`. `values_done` counts the values (events and dead letters)
     before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the `tail_bytes`
     bytes before it, `last_value_hash` the payload_hash of the last value before it, `last_event_at`
-    the time (UTC text) of the last event before it that has one. bytes_stored + bytes_dead + bytes_nul is always
-    byte_pos; bytes_gap counts bytes after it that were seen but destroyed before they could be read.
+    the time (UTC text) of the last event before it that has one. bytes_stored + bytes_dead + bytes_nul, with
+    bytes_foreign of `wrapped_logs`, is always byte_pos; bytes_gap counts bytes after it that were seen but destroyed
+    before they could be read.
     """
 
     __tablename__ = "log_files"
@@ -303,6 +304,25 @@ class OverlappingEvent(Base):
     occurrences: Mapped[int] = mapped_column(Integer)
 
     __table_args__ = (PrimaryKeyConstraint("identity", "generation", "payload_hash"),)
+
+
+class WrappedLog(Base):
+    """A log that another program keeps in a form of its own: docker, a log service, a search engine.
+
+    `wrapper` names the form in which the log was read last. `lines_foreign` and `bytes_foreign` count the lines of
+    other programs in it that were passed over; these bytes are in none of the byte counters of `log_files`. `identity`
+    and `generation` name the log as in `log_files`; a log as Cowrie writes it has no row.
+    """
+
+    __tablename__ = "wrapped_logs"
+
+    identity: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(Integer)
+    wrapper: Mapped[str] = mapped_column(String(64))
+    lines_foreign: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    bytes_foreign: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+
+    __table_args__ = (PrimaryKeyConstraint("identity", "generation"),)
 
 
 class LogDamage(Base):

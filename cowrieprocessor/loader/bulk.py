@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -15,9 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import prepare
-from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
+from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
 from cowrieprocessor.loader.log_loading import (
     FAILED,
+    FOREIGN,
     KNOWN,
     LOADED,
     MAX_TRIES,
@@ -30,6 +32,7 @@ from cowrieprocessor.loader.log_loading import (
     sum_counters,
 )
 from cowrieprocessor.loader.log_sensor import bring_to_names
+from cowrieprocessor.loader.packed_logs import load_members
 from cowrieprocessor.loader.reading.discovery import find_logs, is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
@@ -40,8 +43,11 @@ from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
 from cowrieprocessor.settings.sensor_paths import SensorPaths
 
-__all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
+__all__ = ["FAILED", "FOREIGN", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
 
+
+NO_EVENT = "there is text in these files, but not one event of Cowrie; name the JSON log, usually cowrie.json"
+"""Why a load that stored nothing and knew nothing is no success."""
 
 FIRST_YIELD_S, MAX_YIELD_S = 0.005, 1.0
 """The pauses after another loader has moved a log's checkpoint, doubled each time: it does the same work."""
@@ -70,6 +76,12 @@ class LoadResult:
     def failed(self) -> list[FileResult]:
         """The files that could not be read to their end."""
         return [file for file in self.files if file.state == FAILED]
+
+    @property
+    def holds_no_event(self) -> bool:
+        """Whether there is text in the files, and not one event of Cowrie in any of them."""
+        has_events = any(file.state in (LOADED, KNOWN) or file.counters for file in self.files)
+        return not has_events and any(file.holds_text for file in self.files)
 
 
 class BulkLoader:
@@ -158,6 +170,24 @@ class BulkLoader:
         if self._moved and (renamed := [path for path in find_logs(named, []) if path not in set(logs)]):
             self._load_files(renamed, frozenset(named), loading, result)
 
+    def _add_notes(self, loaded: LoadedLog, result: FileResult, *, is_named: bool) -> None:
+        """Add what the operator should know of a log; one that was named and is of another program is an error."""
+        if loaded.searched is not None and loaded.searched.foreign is not None:
+            what = f"{result.path}: not a log of Cowrie: {loaded.searched.foreign}"
+            if is_named:
+                result.state, result.error = FAILED, f"{what}; nothing of it is stored; name Cowrie's own JSON log"
+            else:
+                result.state = FOREIGN
+                result.warnings.append(f"{what}; passed over")
+            return
+        if result.wrapper and result.counters:
+            passed = (
+                f"; {result.lines_foreign:,} lines of other programs in it passed over" if result.lines_foreign else ""
+            )
+            result.warnings.append(f"{result.path}: unwrapped ({result.wrapper}){passed}")
+        if loaded.is_whole and (loaded.log is None or (loaded.bytes_pending and not loaded.is_settled)):
+            self._unfinished.append((loaded, result))
+
     def _note_unfinished(self) -> None:
         """Add a note for each file that ends within a value, unless another file of this load had the rest."""
         for loaded, file in self._unfinished:
@@ -171,7 +201,9 @@ class BulkLoader:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
         failed = result.failed
         reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
-        set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
+        if not failed and result.holds_no_event:
+            reason = NO_EVENT
+        set_load_state(self._engine, "failed" if reason else "done", reason, now_text())
 
     def _record_stop(self, error: BaseException) -> None:
         """Record in `jobs` why the load stopped, unless the database is locked."""
@@ -187,15 +219,19 @@ class BulkLoader:
         for path in logs:
             file = FileResult(inert(str(path)))
             result.files.append(file)
-            self._load_file(path, loading, file)
+            members = self._load_file(path, loading, file, is_named=path in named)
             if file.state == FAILED and path not in named and not os.path.lexists(path):
                 self._moved = True  # it was found in a folder, and has been renamed or deleted since
                 result.files.pop()
+            if members:
+                result.files[-1:] = [*members, *([file] if file.error else [])]
             self._bytes_done += _size(path)
             self._files_done += 1
-            self._values_done += count_values(file)
+            self._values_done += sum(map(count_values, members or [file]))
 
-    def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
+    def _load_file(self, path: Path, loading: LogLoading, result: FileResult, *, is_named: bool) -> list[FileResult]:
+        """Load a file, and return the results of the logs in it if it is an archive of files."""
+        members: list[FileResult] = []
         rewritten, yield_s = 0, FIRST_YIELD_S
         try:
             while rewritten < MAX_TRIES:
@@ -208,15 +244,19 @@ class BulkLoader:
                     time.sleep(yield_s)
                     yield_s = min(MAX_YIELD_S, 2 * yield_s)
                     continue
+                except HoldsFiles as archive:
+                    with self._open(path) as stream:
+                        load_members(stream, archive, loading, partial(self._add_notes, is_named=False), members)
+                    return members
                 if not loaded.is_stale:
-                    if loaded.is_whole and (loaded.log is None or (loaded.bytes_pending and not loaded.is_settled)):
-                        self._unfinished.append((loaded, result))
-                    return
+                    self._add_notes(loaded, result, is_named=is_named)
+                    return members
                 rewritten += 1
             result.state = FAILED
             result.error = f"{result.path}: another program keeps rewriting this log; load it again later"
         except InputError as error:
             result.state, result.error = FAILED, str(error)
+        return members
 
     def _open(self, path: Path) -> LogStream:
         limits = self._settings

@@ -363,6 +363,8 @@ class DeltaLoader:
         self._files.put(file_key, FileState(outcome, settles_s is not None, result.error))
         if state is not None and state.error == result.error and not result.counters:
             result.error = None  # it was reported before
+        if state is not None and outcome.foreign is not None and state.outcome.foreign == outcome.foreign:
+            result.warnings.clear()  # likewise
         self._result.add(result)
 
     def _open_seen(self, seen: SeenFile) -> LogStream:

@@ -31,7 +31,7 @@ from cowrieprocessor.settings.sensor_paths import GivenSensor, SensorPaths
 IN_PROCESS_S = 3600.0
 """How long this process parses by itself after its parser process died: another would probably die, too."""
 
-LOADED, KNOWN, PENDING, FAILED = "loaded", "known", "pending", "failed"
+LOADED, KNOWN, PENDING, FOREIGN, FAILED = "loaded", "known", "pending", "foreign", "failed"
 FINISHED_AFTER_S = 3600.0
 """A rotated log that has not changed for this long is finished."""
 
@@ -45,12 +45,16 @@ class FileResult:
 
     Attributes:
         path: as it was named, inert.
-        state: loaded; known (nothing new in it); pending (no complete event yet); failed. An archive that was cut
-            short is failed when it gave something new, known from then on.
+        state: loaded; known (nothing new in it); pending (no complete event yet); foreign (the log of another program,
+            passed over); failed. An archive that was cut short is failed when it gave something new, known from then
+            on.
         counters: events, dead_letters and reasons, of this load.
         bytes_read: decompressed bytes of the log that are stored now.
         bytes_pending: bytes at its end that wait for the rest of their value.
         bytes_nul: NUL bytes skipped by this load.
+        wrapper: the wrapper from which its events were taken by this load.
+        lines_foreign: lines of other programs that this load passed over in it.
+        holds_text: whether it holds text that is neither an event nor the beginning of one.
         warnings: what the operator should know.
         error: why it failed, with the remedy.
     """
@@ -61,6 +65,9 @@ class FileResult:
     bytes_read: int = 0
     bytes_pending: int = 0
     bytes_nul: int = 0
+    wrapper: str | None = None
+    lines_foreign: int = 0
+    holds_text: bool = False
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -201,6 +208,7 @@ class LogLoading:
                 return LoadedLog(None, is_whole=False, is_stale=True)
             if resume is None:
                 result.bytes_pending = stream.position
+                result.holds_text = identifier.holds_text or identifier.searched.foreign is not None
                 return LoadedLog(None, bytes_pending=identifier.unfinished_bytes, searched=identifier.searched)
             loaded, sensor = None, self._sensors.of(stream.path)
             if sensor is not None and resume.checkpoint.stored_values is not None:
@@ -239,6 +247,7 @@ class LogLoading:
         if not result.counters:
             result.state = KNOWN
         result.bytes_read, nul_before = checkpoint.byte_pos, checkpoint.bytes_nul - result.bytes_nul
+        foreign_before = checkpoint.lines_foreign - result.lines_foreign
         is_checked = not stream.is_complete
         was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
@@ -254,6 +263,8 @@ class LogLoading:
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
                 result.bytes_nul = item.log["bytes_nul"] - nul_before
+                if item.wrapped is not None:
+                    result.wrapper, result.lines_foreign = item.wrapped[0], item.wrapped[1] - foreign_before
                 del item  # so that one batch is in memory while the next one is fetched, not two
                 if self._stop():
                     raise ReadingStopped

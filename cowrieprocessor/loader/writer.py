@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest import log_files, sensor_names
+from cowrieprocessor.db.ingest import log_files, sensor_names, wrapped_logs
 from cowrieprocessor.db.ingest.event_locks import lock_all_events, lock_events
 from cowrieprocessor.db.ingest.log_damage import Log, torn_end
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
@@ -72,6 +72,7 @@ def write_batch(
             raise LogMoved
         if _may_be_stored(connection, rows):
             raise LogOverlaps
+        wrapped_logs.store(connection, log, rows.wrapped)
         add_left_out(connection, log, rows.left_out)
         if sensor is not None and rows.stored_values is None:
             sensor_names.give(connection, log, sensor)

@@ -65,6 +65,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "loader": (
         ("delta",),
         ("bulk", "follow"),
+        ("packed_logs",),
         ("log_loading",),
         ("log_sensor", "writer"),
         ("damage_writer",),

@@ -14,7 +14,11 @@ COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.na
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
 # Plain text, because these run for every log with new data.
-_GENERATIONS = f"SELECT {', '.join(COLUMNS)} FROM log_files WHERE identity = ? ORDER BY values_done DESC, generation"
+_GENERATIONS = (
+    f"SELECT {', '.join(COLUMNS)}, wrapper, lines_foreign, bytes_foreign FROM log_files"
+    " LEFT JOIN wrapped_logs USING (identity, generation) WHERE identity = ? ORDER BY values_done DESC, generation"
+)
+_GENERATION_COLUMNS = (*COLUMNS, "wrapper", "lines_foreign", "bytes_foreign")
 _OLDEST_ROW_IS_V3 = """
     SELECT e.id FROM raw_events e WHERE e.id = (SELECT min(id) FROM raw_events) AND NOT EXISTS (
         SELECT 1 FROM log_files l WHERE l.source = e.source AND l.source_inode = e.source_inode
@@ -24,8 +28,9 @@ MAX_SOURCE_CHARS = 512
 
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
-    """Return the logs whose first object has this identity, the longest first."""
-    return [dict(zip(COLUMNS, row, strict=True)) for row in _query(connection, _GENERATIONS, (identity,))]
+    """Return the logs whose first object has this identity, the longest first, with the columns of `wrapped_logs`."""
+    rows = _query(connection, _GENERATIONS, (identity,))
+    return [dict(zip(_GENERATION_COLUMNS, (*row[:-2], row[-2] or 0, row[-1] or 0), strict=True)) for row in rows]
 
 
 def has_rows_of_v3(connection: Connection) -> bool:

@@ -56,6 +56,7 @@ REVISIONS = (
     Revision(
         "0008", ("log_sensors", "overlapping_sessions", "renamed_sensors", "session_sensors", "sessions_to_rename")
     ),
+    Revision("0009", ("wrapped_logs",)),
     Revision("0010", ("log_damage",)),
 )
 """All revisions, the oldest first."""

@@ -116,6 +116,7 @@ V4_STATE: dict[str, V4Rows] = {
     "log_files": _rows_to_keep("log_files", None, "overlapping_events", "log_damage"),
     "log_sensors": _rows_to_keep("log_sensors"),
     "renamed_sensors": _rows_to_keep("renamed_sensors"),
+    "wrapped_logs": _rows_to_keep("wrapped_logs"),
     "jobs": _rows_to_keep("jobs", Base.metadata.tables["jobs"].c.name != MIGRATION_JOB),
 }
 """By table, in the order of the import: hashes before the rows that refer to them."""

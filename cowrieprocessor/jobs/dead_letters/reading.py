@@ -6,10 +6,8 @@ already stored are looked up later, when they are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import cast
 
 import orjson
 
@@ -21,18 +19,20 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
 from cowrieprocessor.jobs.dead_letters.source_bytes import (
     MAX_RANGE_BYTES,
+    TERMINATOR,
     Connect,
     LetterBytes,
     Stays,
     is_cut,
     payload_of,
     range_of,
+    range_reader,
+    wrapper_of,
 )
 from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
-from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
-from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
+from cowrieprocessor.loader.reading.log_reader import LogReader
+from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.settings import Settings
 
@@ -42,8 +42,6 @@ TOO_LONG = "still backfill: the stored payload is over 2 MiB"
 
 _SEPARATORS = b" \t\r,[]"
 _ANY_LENGTH = 1 << 62
-_TERMINATOR = b"\n{"
-"""Start of the next line and object, which ends any damaged value at the latest."""
 
 
 @dataclass(slots=True)
@@ -64,7 +62,7 @@ class NewValues:
     log: SourceLog | None
     source_key: SourceKey
     values: list[Value]
-    reader: ValueReader
+    reader: LogReader
     end_line: int
     keeps_offset: bool = True
 
@@ -141,7 +139,7 @@ class LetterReader:
         start, _ = range_of(letter)
         brackets = len(raw) - len(raw.lstrip(_SEPARATORS))  # the letter keeps them as context
         line = int(letter.metadata.get("line", 1)) - 1
-        values, reader = self._values(raw, start - brackets, line)
+        values, reader = self._values(raw, start - brackets, line, wrapper_of(letter))
         log = log or self._bytes.log_of(letter, raw)
         return NewValues(letter, log, log.source_key, values, reader, line + raw.count(b"\n"))
 
@@ -185,7 +183,7 @@ class LetterReader:
         if stored is not None and _is_event(stored):
             return StoredAlready(letter, None)
         value = Value(_utf8(event.payload), event.fields, line, 0, 0)
-        return NewValues(letter, None, source_key, [value], _reader(b"", 0, line, 1), line, keeps_offset)
+        return NewValues(letter, None, source_key, [value], range_reader(b"", 0, line, 1), line, keeps_offset)
 
     def _stored_by_v3(self, letter: StoredLetter) -> tuple[SourceKey, str | None]:
         """Return the source columns of a letter's log, and the payload that v3 stored for its line."""
@@ -200,19 +198,21 @@ class LetterReader:
                     return source_key, payload
         return (source_keys[0] if source_keys else SourceKey(source, None, 0)), None
 
-    def _values(self, raw: bytes, start: int, line: int) -> tuple[list[Value], ValueReader]:
+    def _values(self, raw: bytes, start: int, line: int, wrapper: str | None = None) -> tuple[list[Value], LogReader]:
         """Return the values in a byte range, and the reader at their end.
 
         Raises:
             Stays: no value is an event.
         """
-        reader = _reader(raw, start, line, self._settings.max_value_bytes)
+        reader = range_reader(raw, start, line, self._settings.max_value_bytes, wrapper)
         values = list(reader)
-        pending_bytes = reader.pending_bytes - len(_TERMINATOR.lstrip())
+        pending_bytes = reader.pending_bytes - len(TERMINATOR.lstrip())
         if pending_bytes > 0:
             remainder = raw[len(raw) - pending_bytes :]
             unfinished = Refused(REFUSED_NOT_JSON, "its end is missing")
             values.append(Value(remainder, None, reader.line, reader.position, start + len(raw), unfinished))
+        if wrapper is not None and not values:
+            raise Stays(f"still {REFUSED_NOT_JSON}", f"no event is in this value ({wrapper})")
         problems = [refused for value in values if (refused := self._problem(value)) is not None]
         if problems and len(problems) == len(values):
             raise Stays(f"still {problems[0].reason}", problems[0].detail)
@@ -245,25 +245,6 @@ class LetterReader:
         if refused is not None:
             raise Stays(f"still {refused.reason}", refused.detail)
         return event
-
-
-class _ByteRange:
-    """Stream over a byte range as in its log: followed by a terminator."""
-
-    is_finished = True
-
-    def __init__(self, raw: bytes) -> None:
-        pieces = [raw[at : at + READ_SIZE] for at in range(0, len(raw), READ_SIZE)]
-        self._pieces: Iterator[bytes] = iter([*pieces, _TERMINATOR])
-
-    def read(self) -> bytes:
-        """Return the next piece, empty at the end."""
-        return next(self._pieces, b"")
-
-
-def _reader(raw: bytes, start: int, line: int, max_value_bytes: int) -> ValueReader:
-    stream = cast(LogStream, _ByteRange(raw))  # implements all that the reader uses
-    return ValueReader(stream, position=start, line=line, max_value_bytes=max_value_bytes)
 
 
 def _utf8(text: str) -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection
 
@@ -22,8 +22,9 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.errors import InputError, InputNotFound
 from cowrieprocessor.loader.logs.identity import identity_of
 from cowrieprocessor.loader.reading.discovery import existing_logs
+from cowrieprocessor.loader.reading.log_reader import LogReader, reader_of
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import ValueReader
+from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
 from cowrieprocessor.sanitize import inert_cut, restore
 from cowrieprocessor.settings import Settings
 
@@ -40,6 +41,38 @@ TOO_LARGE = "it covers more than a replay takes in at once"
 NO_BYTES = "it holds no bytes"
 
 Connect = Callable[[], AbstractContextManager[Connection]]
+
+
+TERMINATOR = b"\n{"
+"""Start of the next line and object, which ends any damaged value at the latest."""
+
+
+class _ByteRange:
+    """Stream over a byte range as in its log: followed by a terminator."""
+
+    is_complete = is_finished = True
+
+    def __init__(self, raw: bytes) -> None:
+        pieces = [raw[at : at + READ_SIZE] for at in range(0, len(raw), READ_SIZE)]
+        self._pieces: Iterator[bytes] = iter([*pieces, TERMINATOR])
+
+    def read(self) -> bytes:
+        """Return the next piece, empty at the end."""
+        return next(self._pieces, b"")
+
+
+def range_reader(raw: bytes, start: int, line: int, max_value_bytes: int, wrapper: str | None = None) -> LogReader:
+    """Return a reader of a byte range of a log.
+
+    Args:
+        raw: its bytes.
+        start: where it starts in the log.
+        line: number of the line on which it starts, from 0.
+        max_value_bytes: the largest value that is returned as an object.
+        wrapper: the wrapper that the log is in.
+    """
+    stream = cast(LogStream, _ByteRange(raw))  # implements all that the readers use
+    return reader_of(stream, wrapper, position=start, line=line, max_value_bytes=max_value_bytes)
 
 
 class Stays(Exception):
@@ -71,7 +104,7 @@ class LetterBytes:
         self._max_range_bytes = max(max_range_bytes, settings.max_value_bytes)
         self._open: LogStream | None = None
         self._files: dict[SourceKey, list[Path]] = {}
-        self._identities: dict[Path, set[str]] = {}
+        self._identities: dict[tuple[Path, str | None], set[str]] = {}
 
     def __enter__(self) -> LetterBytes:
         """Return the object itself."""
@@ -146,26 +179,28 @@ class LetterBytes:
 
     def _has_bytes(self, letter: StoredLetter, log: SourceLog, raw: bytes) -> bool:
         """Return whether a log has the bytes of a letter at their position, apart from white space."""
-        start, end = range_of(letter)
         kept = raw.strip()
 
         def matches(found: bytes) -> bool:
-            return bool(found.strip()) and kept.endswith(found.strip())
+            return any(text.strip() and kept.endswith(text.strip()) for text in _texts(letter, found))
 
-        return self._find(log, start, end, matches)[0] is not None
+        return self._find(letter, log, matches)[0] is not None
 
     def _verified(self, letter: StoredLetter, log: SourceLog, payload: Mapping[str, Any]) -> bytes:
-        """Return a letter's bytes from a log, verified by length and SHA-256.
+        """Return a letter's bytes from a log, verified by length and SHA-256, those of the event if it is in a wrapper.
 
         Raises:
             Stays: the log cannot be read, or has other bytes there.
         """
         start, end = range_of(letter)
 
-        def matches(found: bytes) -> bool:
-            return payload.get("length") == len(found) and payload.get("sha256") == sha256(found).hexdigest()
+        def is_refused(text: bytes) -> bool:
+            return payload.get("length") == len(text) and payload.get("sha256") == sha256(text).hexdigest()
 
-        raw, error = self._find(log, start, end, matches)
+        def matches(found: bytes) -> bool:
+            return any(is_refused(text) for text in _texts(letter, found))
+
+        raw, error = self._find(letter, log, matches)
         if raw is None and error is not None:
             raise Stays(NOT_THERE, str(error)) from error
         if raw is None:
@@ -173,9 +208,9 @@ class LetterBytes:
         return raw
 
     def _find(
-        self, log: SourceLog, start: int, end: int, matches: Callable[[bytes], bool]
+        self, letter: StoredLetter, log: SourceLog, matches: Callable[[bytes], bool]
     ) -> tuple[bytes | None, InputError | None]:
-        """Return matching decompressed bytes of a log; else None, and the error if no file of the log could be read.
+        """Return a letter's bytes in a log if they match; else None, and the error if no file of the log could be read.
 
         A log that was rotated since is in the folder of its old path.
         """
@@ -183,9 +218,9 @@ class LetterBytes:
         error: InputError | None = InputNotFound(f"{name}: the log is not there, nor a rotated file of it")
         for path in self._files_of(log):
             try:
-                if not self._is_log(path, log):
+                if not self._is_log(path, log, wrapper_of(letter)):
                     continue
-                raw = self._read(path, start, end)
+                raw = self._read(path, *range_of(letter))
             except InputError as unreadable:
                 error = unreadable
                 continue
@@ -203,14 +238,15 @@ class LetterBytes:
             self._files[log.source_key] = list(dict.fromkeys([*names, *rotated]))
         return self._files[log.source_key]
 
-    def _is_log(self, path: Path, log: SourceLog) -> bool:
+    def _is_log(self, path: Path, log: SourceLog, wrapper: str | None) -> bool:
         """Return whether a file contains a log, by the first objects of the file: some may have been refused."""
-        if path not in self._identities:
-            self._identities[path] = set()
-            values = ValueReader(self._stream(path, 0), max_value_bytes=self._settings.max_value_bytes)
+        key = path, wrapper
+        if key not in self._identities:
+            self._identities[key] = set()
+            values = reader_of(self._stream(path, 0), wrapper, max_value_bytes=self._settings.max_value_bytes)
             objects = (value.fields for value in values if value.fields is not None)
-            self._identities[path] = {identity_of(fields) for fields in islice(objects, _FIRST_OBJECTS)}
-        return log.identity in self._identities[path]
+            self._identities[key] = {identity_of(fields) for fields in islice(objects, _FIRST_OBJECTS)}
+        return log.identity in self._identities[key]
 
     def _read(self, path: Path, start: int, end: int) -> bytes:
         """Return decompressed bytes of a file; fewer, or none, if the file is too short."""
@@ -252,6 +288,19 @@ def payload_of(letter: StoredLetter) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise Stays(NO_BYTES, "")
     return payload
+
+
+def wrapper_of(letter: StoredLetter) -> str | None:
+    """Return the name of the wrapper that a letter's log is in, None if it is in none."""
+    wrapper = letter.metadata.get("wrapper")
+    return wrapper if isinstance(wrapper, str) else None
+
+
+def _texts(letter: StoredLetter, found: bytes) -> Iterator[bytes]:
+    """Yield the bytes of a letter's range, and each text that its wrapper holds in them."""
+    yield found
+    if (wrapper := wrapper_of(letter)) is not None:
+        yield from (value.raw for value in range_reader(found, 0, 0, len(found), wrapper))
 
 
 def is_cut(payload: Mapping[str, Any]) -> bool:

@@ -13,11 +13,22 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
-from cowrieprocessor.errors import InputError, InputNotFound
+from cowrieprocessor.errors import HoldsFiles, InputError, InputNotFound
 from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
-from cowrieprocessor.loader.log_loading import FINISHED_AFTER_S, MAX_TRIES, FileResult, LoadedLog, LogLoading
+from cowrieprocessor.loader.log_loading import (
+    FAILED,
+    FINISHED_AFTER_S,
+    FOREIGN,
+    KNOWN,
+    LOADED,
+    MAX_TRIES,
+    FileResult,
+    LoadedLog,
+    LogLoading,
+)
 from cowrieprocessor.loader.logs.identity import Search
+from cowrieprocessor.loader.packed_logs import load_members
 from cowrieprocessor.loader.reading.discovery import is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
@@ -54,6 +65,11 @@ class Outcome:
     searched: Search | None = None
     head: str | None = None
     finished_at: float | None = None
+
+    @property
+    def foreign(self) -> str | None:
+        """What the file seems to be, if it is of another program."""
+        return None if self.searched is None else self.searched.foreign
 
 
 class TailReader:
@@ -195,11 +211,34 @@ class TailReader:
             loaded = self._loading.load(stream, result, expected=expected, searched=searched)
         except LogMoved:
             return seen, None  # another loader is storing this log, too: resume at its checkpoint
+        except HoldsFiles as archive:
+            loaded = self._load_members(stream, archive, result)
+        if loaded.searched is not None and loaded.searched.foreign is not None:
+            result.state = FOREIGN
+            result.warnings.append(f"{result.path}: not a log of Cowrie: {loaded.searched.foreign}; passed over")
         seen = _seen(seen, stream, loaded, is_done=loaded.is_whole or result.error is not None)
         if loaded.is_stale:
             self._gap_detector.remember(seen)
             return seen, None
         return seen, Outcome(seen, loaded.searched, stream.head_digest, _finished_at(stream, loaded, self._clock()))
+
+    def _load_members(self, stream: LogStream, archive: HoldsFiles, result: FileResult) -> LoadedLog:
+        """Store what is new in the logs of an archive, and report them as one file."""
+        members: list[FileResult] = []
+
+        def finish(loaded: LoadedLog, member: FileResult) -> None:
+            if loaded.searched is not None and loaded.searched.foreign is not None:
+                member.warnings.append(f"{member.path}: not a log of Cowrie: {loaded.searched.foreign}; passed over")
+
+        try:
+            load_members(stream, archive, self._loading, finish, members)
+        finally:
+            for member in members:
+                result.counters.update(member.counters)
+                result.warnings += member.warnings
+                result.error = result.error or member.error
+            result.state = FAILED if result.error else LOADED if result.counters else KNOWN
+        return LoadedLog(None)
 
     @staticmethod
     def _was_overwritten(before: SeenFile, stream: LogStream) -> bool:

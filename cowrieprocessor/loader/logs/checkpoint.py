@@ -53,6 +53,11 @@ class Checkpoint:
     """A log and how far it is stored; the fields are the columns of `log_files`.
 
     Attributes:
+        wrapper: the name of the wrapper that the log is in, None for a log as Cowrie writes it; the next two are what
+            was passed over in it.
+        lines_foreign: lines of other programs.
+        bytes_foreign: their bytes.
+        stored_wrapper: `wrapper` as the database has it.
         stored_values: `values_done` as the database has it, None before the first transaction.
         stored_bytes: `byte_pos` as the database has it, None before the first transaction.
         lookup: finds events that are stored although the checkpoint does not cover them; None where there
@@ -77,6 +82,10 @@ class Checkpoint:
     bytes_dead: int = 0
     bytes_nul: int = 0
     bytes_gap: int = 0
+    wrapper: str | None = None
+    lines_foreign: int = 0
+    bytes_foreign: int = 0
+    stored_wrapper: str | None = None
     stored_values: int | None = None
     stored_bytes: int | None = None
     lookup: EventLookup | None = None
@@ -95,5 +104,6 @@ class Checkpoint:
         return {name: getattr(self, name) for name in COLUMNS} | {"updated_at": now}
 
 
-_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup"})
+_IN_WRAPPED_LOGS = frozenset({"wrapper", "lines_foreign", "bytes_foreign", "stored_wrapper"})
+_NOT_STORED = frozenset({"stored_values", "stored_bytes", "lookup"}) | _IN_WRAPPED_LOGS
 COLUMNS = tuple(column.name for column in fields(Checkpoint) if column.name not in _NOT_STORED)

@@ -29,9 +29,11 @@ from cowrieprocessor.json_text import canonical_json
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import holds_damage
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT, PROBED_EVENTS, DuplicateLookup, V3Log
+from cowrieprocessor.loader.logs.log_form import find_form
 from cowrieprocessor.loader.logs.v3_logs import FirstValue, find_v3_log
+from cowrieprocessor.loader.reading.log_reader import LogReader, reader_of
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import TAIL_BYTES, Value, ValueReader
+from cowrieprocessor.loader.reading.value_reader import TAIL_BYTES, Value
 from cowrieprocessor.sanitize import inert_cut
 from cowrieprocessor.settings import Settings
 
@@ -50,7 +52,7 @@ class Resume:
     """
 
     checkpoint: Checkpoint
-    reader: ValueReader
+    reader: LogReader
     is_copy: bool = False
     copies: tuple[Log, ...] = ()
 
@@ -62,11 +64,15 @@ class Search(NamedTuple):
         position: byte position up to which there is none.
         fragments: bytes before it that are torn lines of a log, without NULs.
         is_text: whether there are lines that do not belong to a log.
+        wrapper: the wrapper of the log, if that shows already.
+        foreign: what the file seems to be, if it is of another program.
     """
 
     position: int = 0
     fragments: int = 0
     is_text: bool = False
+    wrapper: str | None = None
+    foreign: str | None = None
 
 
 def identity_of(fields_: dict[str, Any]) -> str:
@@ -96,6 +102,7 @@ class LogIdentifier:
 
     Attributes:
         searched: how far a file without a complete object was searched.
+        holds_text: whether such a file holds text that is not the beginning of an object.
         unfinished_bytes: of such a file, the bytes of torn lines and of the incomplete object.
     """
 
@@ -115,6 +122,8 @@ class LogIdentifier:
         self._miss_limit = miss_limit
         self.searched = Search()
         self.unfinished_bytes = 0
+        self.holds_text = False
+        self._wrapper: str | None = None
 
     def resume(self, expected: tuple[str, int] | None = None, *, searched: Search | None = None) -> Resume | None:
         """Return where to resume, or None if the file has no complete object yet.
@@ -138,20 +147,43 @@ class LogIdentifier:
 
     def _first_object(self, searched: Search) -> Value | None:
         """Return the first object of the log; where there is none (yet), record how far the file was searched."""
+        self._wrapper = None
+        if searched.wrapper is not None:
+            return self._first_wrapped(searched)
+        if searched.foreign and searched.position:
+            self.searched = searched
+            return None
         reader = self._reader_after(searched.position)
-        start, is_text = reader.position, searched.is_text and reader.position > 0
-        is_torn = False
-        for value in reader:
-            if value.fields is not None:
-                return value
-            is_torn = True
-            is_text = is_text or not (value.raw.startswith(b"{") or value.raw.endswith(b"}"))
-        fragments = (reader.position - start - reader.nul_bytes) * is_torn + (searched.fragments if start else 0)
+        start = reader.position
+        form = find_form(reader, str(self._stream.path))
+        if form.wrapper is not None:
+            return self._first_wrapped(Search(wrapper=form.wrapper))
+        if form.foreign is not None:
+            self.searched = Search(reader.position * form.is_certain, is_text=True, foreign=form.foreign)
+            return None
+        if form.first is not None:
+            return form.first
+        is_text = form.is_text or (searched.is_text and start > 0)
+        searched_bytes = reader.position - start - reader.take_nul_bytes()
+        fragments = searched_bytes * form.is_torn + (searched.fragments if start else 0)
         self.searched = Search(reader.position, fragments, is_text)
+        self.holds_text = is_text or fragments > 0 or (reader.pending_bytes > 0 and not reader.is_in_object)
         if is_text:
             self.unfinished_bytes = reader.pending_bytes if reader.is_in_object else 0
         else:
             self.unfinished_bytes = fragments + reader.pending_bytes
+        return None
+
+    def _first_wrapped(self, searched: Search) -> Value | None:
+        """Return the first event in the wrapper of the log; without one, it is the log of another program."""
+        self._wrapper = searched.wrapper
+        reader = self._reader_after(searched.position)
+        for value in reader:
+            if value.fields is not None:
+                return value
+        foreign = f"no event of Cowrie is in it ({self._wrapper})"
+        self.searched = Search(reader.position, is_text=True, wrapper=self._wrapper, foreign=foreign)
+        self.unfinished_bytes = reader.pending_bytes
         return None
 
     def _resume_expected(self, connection: Connection, expected: tuple[str, int]) -> Resume | None:
@@ -159,6 +191,7 @@ class LogIdentifier:
         known = [_checkpoint(row) for row in table.generations(connection, expected[0])]
         if len(known) != 1 or known[0].generation != expected[1]:
             return None
+        self._wrapper = known[0].wrapper
         of_v3 = self._log_of_v3(connection, known)
         reader = self._reader_at_same_bytes(known[0])
         if reader is None or not reader.tail().strip(_SEPARATORS):
@@ -168,13 +201,14 @@ class LogIdentifier:
     def _resume_at(
         self,
         checkpoint: Checkpoint,
-        reader: ValueReader,
+        reader: LogReader,
         of_v3: V3Log | None,
         copies: Sequence[Log] = (),
         *,
         is_copy: bool = False,
     ) -> Resume:
         checkpoint.current_path = _name(self._stream.path)
+        checkpoint.wrapper = self._wrapper
         checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
         return Resume(checkpoint, reader, is_copy, tuple(copies))
 
@@ -196,7 +230,7 @@ class LogIdentifier:
         checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
         return Resume(checkpoint, self._reader_from_start(), is_copy=bool(known), copies=tuple(copies))
 
-    def _proven(self, checkpoint: Checkpoint) -> ValueReader | None:
+    def _proven(self, checkpoint: Checkpoint) -> LogReader | None:
         """Return a reader at the checkpoint; an archive that was cut before it is a shorter copy of the log."""
         try:
             return self._reader_at_same_bytes(checkpoint)
@@ -205,7 +239,8 @@ class LogIdentifier:
 
     @staticmethod
     def _is_undamaged(checkpoint: Checkpoint) -> bool:
-        return not (checkpoint.bytes_dead or checkpoint.bytes_nul)
+        """Return whether no damage is known that could tell a better copy; in a wrapper it cannot be compared."""
+        return checkpoint.wrapper is not None or not (checkpoint.bytes_dead or checkpoint.bytes_nul)
 
     def _has_same_damage(self, connection: Connection, checkpoint: Checkpoint) -> bool:
         """Return whether the file is damaged where the log was: else it is a better copy, and read whole."""
@@ -213,18 +248,12 @@ class LogIdentifier:
         damage = log_damage.places(connection, (checkpoint.identity, checkpoint.generation))
         return all(holds_damage(self._stream, place) for place in damage)
 
-    def _reader_at_same_bytes(self, checkpoint: Checkpoint) -> ValueReader | None:
+    def _reader_at_same_bytes(self, checkpoint: Checkpoint) -> LogReader | None:
         """Return a reader at the checkpoint if the bytes before it are the ones that were stored."""
         tail = read_tail(self._stream, checkpoint.byte_pos, checkpoint.tail_bytes)
         if tail is None or sha256(tail).hexdigest() != checkpoint.tail_hash:
             return None
-        return ValueReader(
-            self._stream,
-            position=checkpoint.byte_pos,
-            line=checkpoint.next_line,
-            before=tail,
-            max_value_bytes=self._settings.max_value_bytes,
-        )
+        return self._reader(checkpoint.byte_pos, checkpoint.next_line, tail)
 
     def _event(self, value: Value) -> Event | None:
         if value.problem is not None:
@@ -242,6 +271,7 @@ class LogIdentifier:
             source_inode=self._stream.inode,
             source_generation=source_generation,
             current_path=name,
+            wrapper=self._wrapper,
         )
 
     def _duplicate_lookup(self, checkpoint: Checkpoint, limit: int, of_v3: V3Log | None) -> DuplicateLookup | None:
@@ -275,26 +305,29 @@ class LogIdentifier:
         values = islice(self._reader_from_start(), PROBED_EVENTS)
         return [(counting.take_offset(value.line), self._event(value) or value.raw) for value in values]
 
-    def _reader_after(self, position: int) -> ValueReader:
+    def _reader_after(self, position: int) -> LogReader:
         """Return a reader from a position at which a value may begin; from the start if the file ends before it."""
-        before = b""
-        if position:
-            before = read_tail(self._stream, position, min(position, TAIL_BYTES)) or b""
-            if self._stream.position < position:
-                return self._reader_from_start()
-        return ValueReader(
-            self._stream, position=position, before=before, max_value_bytes=self._settings.max_value_bytes
-        )
+        if not position:
+            return self._reader_from_start()
+        before = read_tail(self._stream, position, min(position, TAIL_BYTES)) or b""
+        return self._reader_from_start() if self._stream.position < position else self._reader(position, 0, before)
 
-    def _reader_from_start(self) -> ValueReader:
+    def _reader_from_start(self) -> LogReader:
         self._stream.rewind()
-        return ValueReader(self._stream, max_value_bytes=self._settings.max_value_bytes)
+        return self._reader()
+
+    def _reader(self, position: int = 0, line: int = 0, before: bytes = b"") -> LogReader:
+        limit = self._settings.max_value_bytes
+        return reader_of(
+            self._stream, self._wrapper, position=position, line=line, before=before, max_value_bytes=limit
+        )
 
 
 def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
     names = {field.name for field in fields(Checkpoint)}
     columns = {key: value for key, value in row.items() if key in names}
-    return Checkpoint(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
+    stored = {"stored_values": row["values_done"], "stored_bytes": row["byte_pos"], "stored_wrapper": row["wrapper"]}
+    return Checkpoint(**columns, **stored)
 
 
 def _source_key(checkpoint: Checkpoint) -> SourceKey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import re
 import zlib
 from typing import Any, Protocol
 
@@ -20,6 +21,17 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     **{bytes([first]) + b"\x2a\x4d\x18": "zstd" for first in range(0x50, 0x60)},  # a skippable frame
 }
+
+
+CONTAINERS = ("zip", "tar")
+"""Archives that hold files."""
+
+HEAD_BYTES = 512
+"""How much of a file `container_of` needs."""
+
+_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+_TAR_CHECKSUM = slice(148, 156)
+_OCTAL = re.compile(rb"[0-7]{1,7}")
 
 
 class Decompressor(Protocol):
@@ -95,6 +107,20 @@ class _Zstd:
 def kind_of(head: bytes) -> str | None:
     """Return the compression of a file with this head, or None for a plain file."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def container_of(head: bytes) -> str | None:
+    """Return zip or tar for an archive of files with this head, else None.
+
+    Source: the first header of a tar archive proves itself by its checksum, in any of its formats.
+    """
+    if head.startswith(_ZIP_MAGIC):
+        return "zip"
+    if len(head) < HEAD_BYTES or not _OCTAL.fullmatch(digits := head[_TAR_CHECKSUM].strip(b" \0")):
+        return None
+    blanks = b" " * (_TAR_CHECKSUM.stop - _TAR_CHECKSUM.start)
+    total = sum(head[: _TAR_CHECKSUM.start] + blanks + head[_TAR_CHECKSUM.stop : HEAD_BYTES])
+    return "tar" if int(digits, 8) == total else None
 
 
 def new_member(kind: str) -> Decompressor:

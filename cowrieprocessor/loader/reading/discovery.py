@@ -16,7 +16,7 @@ from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings.paths import is_rotated_from
 
 _LOG_NAME = re.compile(r"\.(?:json|jsonl|ndjson)(?:[._-].*)?$", re.IGNORECASE)
-_COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd)$", re.IGNORECASE)
+_COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd|zip|tar|tgz|tar\.(?:gz|bz2|xz|zst))$", re.IGNORECASE)
 _DATED = re.compile(r"[._-](\d{4}-?\d\d-?\d\d)(?:[._T-]?(\d[\d_:-]*))?$")
 _LIVE = 2
 _NUMBERED = re.compile(r"\.(\d{1,6})$")

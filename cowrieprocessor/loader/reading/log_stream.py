@@ -14,16 +14,19 @@ from cowrieprocessor.errors import (
     ArchiveCut,
     ArchiveDamaged,
     CompressedDataError,
+    HoldsFiles,
     InputError,
     InputNotFound,
     InputNotReadable,
     UnsupportedEncoding,
 )
 from cowrieprocessor.loader.reading.decompressors import (
+    HEAD_BYTES,
     MAGIC_BYTES,
     MEMBER_FEED_SIZE,
     ZSTD_FEED_SIZE,
     Decompressor,
+    container_of,
     kind_of,
     member_errors,
     new_member,
@@ -67,6 +70,9 @@ class LogStream:
         sizes: how much is read at once.
         stop: called before each piece; True ends reading, also before there is anything to store.
         is_closed: whether the caller knows that nothing will be appended to a plain file.
+        reads_packed: return the bytes of an archive of files, or of an archive that is compressed twice, as they are.
+        max_ratio: decompressed bytes allowed per compressed byte.
+        grace_bytes: decompressed bytes that are allowed at any ratio.
 
     Args:
         path: the file.
@@ -94,8 +100,8 @@ class LogStream:
     ) -> None:
         self.path = path
         self.sizes = sizes
-        self._max_ratio = max_ratio
-        self._grace_bytes = grace_bytes
+        self.max_ratio = max_ratio
+        self.grace_bytes = grace_bytes
         self._ready = b""
         self._gathered = 0
         self._error: CompressedDataError | None = None
@@ -103,6 +109,7 @@ class LogStream:
         self.is_stale = False
         self.is_closed = False
         self.stop: Callable[[], bool] = _never
+        self.reads_packed = False
         self._is_checked = False
         self._compressed_read = 0
         self._descriptor = _open(path) if descriptor is None else descriptor
@@ -124,6 +131,7 @@ class LogStream:
         self.is_stale = self.is_stale or not self._pending.startswith(self._head)
         self._head = self._head or self._pending
         self.kind = kind_of(self._pending)
+        self._container = container_of(self._pending)
         self._member = new_member(self.kind) if self.kind else None
         self._errors = member_errors() if self.kind else ()
 
@@ -152,7 +160,7 @@ class LogStream:
     @property
     def is_complete(self) -> bool:
         """Whether the log can no longer grow: a compressed log is finished, a plain one may be appended to."""
-        return self.kind is not None
+        return self.kind is not None or self._container is not None
 
     @property
     def is_finished(self) -> bool:
@@ -176,6 +184,7 @@ class LogStream:
             ArchiveCut: the archive ends early, or other data follow it.
             CompressedDataError: it is damaged, or expands beyond the allowed ratio. Earlier calls returned everything
                 that could be decompressed.
+            HoldsFiles: it is an archive of files, or compressed twice; the first call raises this.
             InputNotReadable: the disk or the network share fails.
             ReadingStopped: `stop` returned True.
         """
@@ -215,6 +224,12 @@ class LogStream:
             skipped += len(data)
         return skipped
 
+    def read_up_to(self, count: int) -> bytes:
+        """Return the next decompressed bytes, at least one and at most `count`; empty at the end."""
+        data = self.read()
+        self._unread(data[count:])
+        return data[:count]
+
     def read_exactly(self, count: int) -> bytes:
         """Return the next `count` decompressed bytes, fewer at the end."""
         data = b""
@@ -239,6 +254,7 @@ class LogStream:
         If a log is truncated and rewritten (`copytruncate`), the middle of the new log would otherwise be appended to
         what was read of the old one.
         """
+        self._refuse_packed(self._container)
         data, self._pending = self._pending or self._read_file(self.sizes.piece_bytes), b""
         start = self._compressed_read - len(data)
         if data and self._anchor:
@@ -275,8 +291,9 @@ class LogStream:
     def _read_compressed(self) -> bytes:
         pieces: list[bytes] = []
         self._gathered = 0
-        while self._gathered < self.sizes.piece_bytes:
-            piece = self._next_piece(self.sizes.piece_bytes - self._gathered)
+        wanted = self.sizes.piece_bytes if self.position else max(self.sizes.piece_bytes, HEAD_BYTES)
+        while self._gathered < wanted:
+            piece = self._next_piece(wanted - self._gathered)
             if piece is None:
                 break
             pieces.append(piece)
@@ -287,6 +304,7 @@ class LogStream:
         data = b"".join(pieces)
         if not self.position:
             self._refuse_utf16(data)
+            self._refuse_packed(kind_of(data) or container_of(data))
         return data
 
     def _next_piece(self, max_length: int) -> bytes | None:
@@ -336,6 +354,13 @@ class LogStream:
                 "convert it first: iconv -f UTF-16 -t UTF-8"
             )
 
+    def _refuse_packed(self, kind: str | None) -> None:
+        if kind is not None and not self.reads_packed:
+            raise HoldsFiles(
+                f"{inert(str(self.path))}: is a log packed twice, or an archive of files ({kind}); unpack it first",
+                kind,
+            )
+
     def _feed(self) -> bool:
         """Append the next compressed bytes to `_pending`; return False at the end of the file."""
         data = self._read_file(self.sizes.feed_bytes)
@@ -344,10 +369,10 @@ class LogStream:
 
     def _check_ratio(self, length: int) -> None:
         total = self.position + length
-        if total > self._grace_bytes and total > self._max_ratio * self._compressed_read:
+        if total > self.grace_bytes and total > self.max_ratio * self._compressed_read:
             self._error = CompressedDataError(
                 f"{inert(str(self.path))}: {self._compressed_read} compressed bytes expand to {total} bytes, a ratio "
-                f"of more than {self._max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
+                f"of more than {self.max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )
             raise self._error
@@ -388,12 +413,12 @@ class LogStream:
             descriptor = os.dup(self._descriptor)
         with LogStream(
             self.path,
-            max_ratio=self._max_ratio,
-            grace_bytes=self._grace_bytes,
+            max_ratio=self.max_ratio,
+            grace_bytes=self.grace_bytes,
             descriptor=descriptor,
             sizes=self.sizes,
         ) as archive:
-            archive.stop = self.stop
+            archive.stop, archive.reads_packed = self.stop, self.reads_packed
             try:
                 while archive.read():
                     pass

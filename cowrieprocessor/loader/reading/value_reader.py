@@ -14,7 +14,7 @@ ends: what cannot be decided yet remains after the cursor, also where a finished
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
@@ -26,9 +26,9 @@ from cowrieprocessor.errors import InputError
 from cowrieprocessor.events import (
     REFUSED_NOT_JSON,
     REFUSED_NOT_OBJECT,
-    REFUSED_TOO_DEEP,
     REFUSED_TOO_LARGE,
     Refused,
+    refused_json,
 )
 from cowrieprocessor.json_text import object_with_surrogates, read_json
 from cowrieprocessor.loader.reading.log_stream import LogStream
@@ -86,6 +86,11 @@ class Value(NamedTuple):
     digest: str | None = None
 
 
+def has_event_name(fields: Mapping[str, Any]) -> bool:
+    """Return whether an object names an event."""
+    return "eventid" in fields
+
+
 class _NeedMore(Exception):
     """Deciding takes bytes that were not read yet."""
 
@@ -106,7 +111,11 @@ class ValueReader:
         line: 0-based number of the line at `position`.
         before: known bytes before `position`, for `tail`.
         max_value_bytes: the largest value that is returned as an object.
+        is_value: whether an object within a damaged value is a value of its own.
     """
+
+    is_between_values = True
+    """Whether reading can resume at `position`: always, because a value is one object."""
 
     def __init__(
         self,
@@ -116,8 +125,10 @@ class ValueReader:
         line: int = 0,
         before: bytes = b"",
         max_value_bytes: int = 2 << 20,
+        is_value: Callable[[Mapping[str, Any]], bool] = has_event_name,
     ) -> None:
         self._stream = stream
+        self._is_value = is_value
         self._max = max_value_bytes
         self.position = position
         self.line = line
@@ -166,6 +177,10 @@ class ValueReader:
         """Return the places with NUL bytes that were skipped since the last call."""
         runs, self.nul_runs = self.nul_runs, []
         return runs
+
+    def take_foreign(self) -> tuple[int, int]:
+        """Return lines and bytes of other programs since the last call: none in a log without a wrapper."""
+        return 0, 0
 
     def tail(self) -> bytes:
         """Return the bytes before `position` that identify the log when reading resumes, at most 512."""
@@ -223,7 +238,7 @@ class ValueReader:
         except orjson.JSONDecodeError as error:
             if end == len(self._buffer) and not self._ended:
                 raise _NeedMore from error
-            return self._value(self._next_event(end) or end, problem=_refused(error))
+            return self._value(self._next_event(end) or end, problem=refused_json(error))
         if "eventid" not in fields and self._is_fragment(end):
             return self._damaged(end)
         return self._value(end, fields=fields)
@@ -310,7 +325,7 @@ class ValueReader:
         try:
             kind = type(read_json(whole)).__name__
         except orjson.JSONDecodeError as error:
-            return self._value(end, problem=_refused(error))
+            return self._value(end, problem=refused_json(error))
         return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
 
     def _boundary(self, searched: int) -> re.Pattern[bytes]:
@@ -346,7 +361,7 @@ class ValueReader:
                 fields = read_json(self._buffer[at:end])
             except orjson.JSONDecodeError:
                 continue
-            if "eventid" in fields:
+            if self._is_value(fields):
                 return at
         return None
 
@@ -456,7 +471,3 @@ class ValueReader:
 @lru_cache
 def _next_object_line(indentation: int) -> re.Pattern[bytes]:
     return re.compile(rb"\n(?=[ \t\r]{0,%d}\{)|\x00" % indentation)
-
-
-def _refused(error: orjson.JSONDecodeError) -> Refused:
-    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))

@@ -15,12 +15,8 @@ from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_eve
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import digest_of_value
-from cowrieprocessor.loader.reading.value_reader import (
-    DEAD_LETTER_HEAD_BYTES,
-    DEAD_LETTER_WHOLE_BYTES,
-    Value,
-    ValueReader,
-)
+from cowrieprocessor.loader.reading.log_reader import LogReader
+from cowrieprocessor.loader.reading.value_reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
@@ -67,6 +63,7 @@ class BatchRows:
         times: the times of its first and last event, also of those that are not stored; None where no event has one.
         sensors: (session_id, names in the events, first and last time of a connect) of each session.
         left_out_sessions: the sessions of events that were not stored because they are stored already.
+        wrapped: wrapper, lines_foreign and bytes_foreign for `wrapped_logs`; None if it has no row and needs none.
     """
 
     log: dict[str, Any]
@@ -95,6 +92,7 @@ class BatchRows:
     times: list[str] | None
     sensors: Rows
     left_out_sessions: list[str]
+    wrapped: list[Any] | None = None
 
 
 @dataclass(slots=True)
@@ -194,15 +192,16 @@ class Batch:
             self._beginning = place  # it may be the rest of a value that was torn at the end of another log
         self._damage.append(place)
 
-    def finish(self, reader: ValueReader, file_position: int) -> BatchRows:
+    def finish(self, reader: LogReader, file_position: int) -> BatchRows:
         """Advance the cursor to the reader's position, account for every byte, and return the rows."""
         cursor = self.cursor
         stored_values, stored_bytes = cursor.stored_values, cursor.stored_bytes
+        is_wrapped = cursor.wrapper is not None or cursor.stored_wrapper is not None
         before = {name: getattr(cursor, name) for name in ACCOUNTS}
         self._advance(reader)
         self._finish_damage(reader)
         more_bytes = {name: getattr(cursor, name) - count for name, count in before.items()}
-        return self.rows(stored_values, stored_bytes, more_bytes, file_position)
+        return self.rows(stored_values, stored_bytes, more_bytes, file_position, is_wrapped=is_wrapped)
 
     def rows(
         self,
@@ -210,6 +209,8 @@ class Batch:
         stored_bytes: int | None = None,
         more_bytes: dict[str, int] | None = None,
         file_position: int = 0,
+        *,
+        is_wrapped: bool = False,
     ) -> BatchRows:
         """Return the rows; see `BatchRows`."""
         cursor = self.cursor
@@ -242,23 +243,28 @@ class Batch:
             times=[self._first_at, self._last_at] if self._first_at and self._last_at else None,
             sensors=self._sessions.sensor_rows(),
             left_out_sessions=sorted(self._left_out_sessions),
+            wrapped=[cursor.wrapper, cursor.lines_foreign, cursor.bytes_foreign] if is_wrapped else None,
         )
 
-    def _advance(self, reader: ValueReader) -> None:
+    def _advance(self, reader: LogReader) -> None:
         cursor = self.cursor
         nul_bytes = reader.take_nul_bytes()
+        lines_foreign, bytes_foreign = reader.take_foreign()
         tail = reader.tail()
         cursor.bytes_nul += nul_bytes
         cursor.bytes_dead += self._dead_bytes
-        cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes
+        cursor.lines_foreign += lines_foreign
+        cursor.bytes_foreign += bytes_foreign
+        cursor.bytes_stored += reader.position - cursor.byte_pos - nul_bytes - self._dead_bytes - bytes_foreign
         cursor.bytes_gap = max(0, cursor.bytes_gap - (reader.position - cursor.byte_pos))
         cursor.byte_pos = reader.position
         cursor.next_line = reader.line
         cursor.tail_hash, cursor.tail_bytes = sha256(tail).hexdigest(), len(tail)
         cursor.values_done += self.values
         cursor.stored_values, cursor.stored_bytes = cursor.values_done, cursor.byte_pos
+        cursor.stored_wrapper = cursor.wrapper
 
-    def _finish_damage(self, reader: ValueReader) -> None:
+    def _finish_damage(self, reader: LogReader) -> None:
         """Add the NUL runs; complete a first value with the separators before it, which may belong to it."""
         runs = reader.take_nul_runs()
         self._damage += [{"kind": NUL, "byte_start": start, "byte_end": end} for start, end in runs]
@@ -314,6 +320,7 @@ class Batch:
             "byte_end": value.end,
             "detail": refused.detail,
             "generation": self.cursor.source_generation,
+            **({"wrapper": self.cursor.wrapper} if self.cursor.wrapper else {}),
             **more,
         }
         return [

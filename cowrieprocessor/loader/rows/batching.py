@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint, EventLookup
+from cowrieprocessor.loader.reading.log_reader import LogReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import MAX_BATCH_BYTES, Batch, BatchRows
 
 
@@ -55,7 +55,7 @@ class LogEnd:
 
 
 def prepare_batches(
-    cursor: Checkpoint, reader: ValueReader, stream: LogStream, config: BatchConfig
+    cursor: Checkpoint, reader: LogReader, stream: LogStream, config: BatchConfig
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield the rest of a log as batches of rows, then its `LogEnd`.
 
@@ -71,7 +71,8 @@ def prepare_batches(
     try:
         for value in reader:
             batch.add(value)
-            if batch.values >= config.batch_size or batch.size_bytes >= MAX_BATCH_BYTES:
+            is_full = batch.values >= config.batch_size or batch.size_bytes >= MAX_BATCH_BYTES
+            if is_full and reader.is_between_values:
                 _release(lookup)
                 yield batch.finish(reader, stream.file_position)
                 if lookup and not lookup.is_active:
@@ -99,7 +100,7 @@ def _release(lookup: EventLookup | None) -> None:
         lookup.release()
 
 
-def _has_moved(cursor: Checkpoint, reader: ValueReader) -> bool:
+def _has_moved(cursor: Checkpoint, reader: LogReader) -> bool:
     """Return whether the reader has skipped separators since the last batch that the cursor has to record."""
     return reader.position > cursor.byte_pos
 

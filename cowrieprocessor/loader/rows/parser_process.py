@@ -28,9 +28,9 @@ import orjson
 from cowrieprocessor.child_process import module_command, module_environment
 from cowrieprocessor.errors import ArchiveCut, InputError
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
+from cowrieprocessor.loader.reading.log_reader import LogReader, reader_of
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
-from cowrieprocessor.loader.reading.value_reader import ValueReader
 from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
@@ -61,7 +61,7 @@ def is_worthwhile(stream: LogStream, cursor: Checkpoint) -> bool:
 
 
 def batches_from_process(
-    stream: LogStream, cursor: Checkpoint, reader: ValueReader, config: BatchConfig, settings: Settings
+    stream: LogStream, cursor: Checkpoint, reader: LogReader, config: BatchConfig, settings: Settings
 ) -> Iterator[BatchRows | LogEnd]:
     """Yield the same as `prepare_batches`, made by a child process that works ahead of the writer.
 
@@ -79,8 +79,8 @@ def batches_from_process(
         "line": reader.line,
         "config": _fields_of(config),
         "max_value_bytes": settings.max_value_bytes,
-        "max_ratio": settings.max_ratio,
-        "grace_bytes": settings.max_ratio_grace_bytes,
+        "max_ratio": stream.max_ratio,
+        "grace_bytes": stream.grace_bytes,
         "head_digest": stream.head_digest,
         "is_closed": stream.is_closed,
         "sizes": _fields_of(stream.sizes),
@@ -240,8 +240,13 @@ def _parse(job: Mapping[str, Any], out: IO[bytes]) -> None:
         if not stream.begins_like(job["head_digest"]) or not _is_at_cursor(job["cursor"], position, before):
             _write(out, LogEnd(0, job["line"], is_stale=True))
             return
-        reader = ValueReader(
-            stream, position=position, line=job["line"], before=before, max_value_bytes=job["max_value_bytes"]
+        reader = reader_of(
+            stream,
+            job["cursor"]["wrapper"],
+            position=position,
+            line=job["line"],
+            before=before,
+            max_value_bytes=job["max_value_bytes"],
         )
         for item in prepare_batches(Checkpoint(**job["cursor"]), reader, stream, BatchConfig(**job["config"])):
             _write(out, item)

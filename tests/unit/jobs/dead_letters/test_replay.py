@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from cowrieprocessor.settings import Settings
 from tests.logical_digest import TABLES, Contents, difference, logical_contents
 from tests.logs import FORMS, count, events, hostile_lines, write
 from tests.unit.jobs.dead_letters.letters import letters, run, summary
+from tests.wrapped_logs import WRAPPED, docker
 
 SMALL, LARGE = Settings(max_value_bytes=2_000), Settings(max_value_bytes=3 << 20)
 COMPARED = tuple(name for name in TABLES if name not in ("jobs", "dead_letter_events"))
@@ -540,3 +542,34 @@ def test_a_letter_with_a_reused_id_is_not_resolved(sqlite: Engine, tmp_path: Pat
 
     assert (0, 0) == summary(replay(sqlite, LARGE))[:2]
     assert 11 == count(sqlite, RawEvent)
+
+
+@pytest.mark.parametrize("form", ["docker", "syslog", "source", "loki, push", "cloudwatch", "splunk hec"])
+@pytest.mark.parametrize("pad", [5_000, 1_200_000], ids=["kept whole", "cut"])
+def test_letters_of_a_wrapped_log_are_unwrapped(tmp_path: Path, form: str, pad: int) -> None:
+    """What was too large is stored as if the limit had been higher from the start: the event, not its wrapper."""
+    lines = padded(events(20), (3, 9), pad)
+    log = tmp_path / "x.json"
+    wrap = partial(docker, split=1 << 30) if form == "docker" else WRAPPED[form][1]
+    log.write_bytes(b"".join(wrap([line]) for line in lines))
+    with (
+        loaded(tmp_path / "replayed.sqlite", [log], Settings(max_value_bytes=2_000)) as engine,
+        loaded(tmp_path / "once.sqlite", [log], LARGE) as once,
+    ):
+        stored = count(engine, RawEvent)
+
+        result = replay(engine, LARGE)
+
+        assert (stored, result.counters["letters_resolved"]) == (18, 2)
+        assert difference(contents(once), contents(engine)) == []
+
+
+def test_a_part_of_a_wrapped_line_stays(tmp_path: Path) -> None:
+    """What docker split and the limit tore apart is no event, and no letter of it counts as read."""
+    log = tmp_path / "x.json"
+    log.write_bytes(docker(padded(events(5), (3,), 40_000)))
+    with loaded(tmp_path / "x.sqlite", [log], SMALL) as engine:
+        letters_before = count(engine, DeadLetterEvent)
+        result = replay(engine, LARGE)
+
+        assert (count(engine, RawEvent), letters_before, result.counters["letters_resolved"]) == (4, 3, 0)

@@ -1,0 +1,1 @@
+"""Files that hold logs as files: zip, tar, and archives that are compressed twice."""
