@@ -350,11 +350,12 @@ class _Recount:
         with write_transaction(self._engine) as connection:
             began_at = time.monotonic()
             until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
+            backfilled = self._pages.rows.backfilled(connection, to_write=True)
             changed = 0
             index = done
             while wrong and (index == done or time.monotonic() < until):
                 wrong_index = wrong.pop(0)
-                changed += self._correct(connection, page, page.sessions[wrong_index].session_id, now)
+                changed += self._correct(connection, page, page.sessions[wrong_index].session_id, backfilled, now)
                 index = wrong_index + 1
             self._record.counters["changed"] += changed
             self._advance(page, done, index)
@@ -364,10 +365,9 @@ class _Recount:
         self._throttle.record_write(self._saved_at - began_at)
         return index
 
-    def _correct(self, connection: Connection, page: Page, session_id: str, now: str) -> bool:
+    def _correct(self, connection: Connection, page: Page, session_id: str, backfilled: int, now: str) -> bool:
         """Correct one session by the events that this transaction sees: a loader may have added some to the page's."""
         rows = self._pages.rows
-        backfilled = rows.backfilled(connection, to_write=True)
         stored = rows.session(connection, session_id, to_write=True)
         if stored is None:
             return False
@@ -379,8 +379,8 @@ class _Recount:
         if corrected is not None:
             store_counters(connection, corrected, now)
         expected = derived_rows(count, rows)
-        known = rows.derived(connection, session_id, session_id).get(session_id) or rows.rows([], [], [])
-        if not count.events or expected == known:
+        of_session = page.derived if only_newer and not newer else rows.derived(connection, session_id, session_id)
+        if not count.events or expected == ((of_session or {}).get(session_id) or rows.rows([], [], [])):
             return corrected is not None
         store_derived(connection, session_id, expected)
         return True

@@ -19,6 +19,7 @@ from cowrieprocessor.db.models import (
     LogFile,
     RawEvent,
     SessionAttribute,
+    SessionLogin,
     SessionSummary,
 )
 
@@ -56,7 +57,7 @@ def add_session(
     attributes: bool = True,
     **columns: Any,
 ) -> None:
-    """Add a session with its attributes and commands."""
+    """Add a session with its attributes, its logins under one name, and its commands."""
     commands = commands or {}
     row = {
         "event_count": 10,
@@ -78,6 +79,9 @@ def add_session(
                 protocol=protocol,
             )
         )
+        if username is not None:
+            attempts = {"attempts": row["login_attempts"], "successes": int(bool(login_success))}
+            connection.execute(insert(SessionLogin).values(session_id=session_id, username=username, **attempts))
     for command, times in commands.items():
         connection.execute(
             insert(CommandStat).values(session_id=session_id, command_normalized=command, occurrences=times)

@@ -284,7 +284,6 @@ def test_torn_pretty_printed_object_loses_only_itself(form: str, lines_left: int
     ("element", "reason", "raw"),
     [
         (b'{"eventid":"x","a":NaN}', REFUSED_NOT_JSON, b'{"eventid":"x","a":NaN}'),
-        (b'{"eventid":"x","a":"\\ud800"}', REFUSED_NOT_JSON, b'{"eventid":"x","a":"\\ud800"}'),
         (b'{"eventid":"x","a":}', REFUSED_NOT_JSON, b'{"eventid":"x","a":}'),
         (b'{"eventid":"x","a":"tor', REFUSED_NOT_JSON, b'{"eventid":"x","a":"tor,'),
         (b'{"eventid":"x","a":[1', REFUSED_NOT_JSON, b'{"eventid":"x","a":[1,'),
@@ -298,6 +297,19 @@ def test_one_bad_element_of_an_array_on_one_line_loses_only_itself(element: byte
     data = b"[" + b",".join([EVENT, element, EVENT, EVENT]) + b"]\n" + EVENT + b"\n"
 
     assert told(values_of(data)) == [json.loads(EVENT), (reason, raw), *[json.loads(EVENT)] * 3]
+
+
+@pytest.mark.parametrize("form", [b"%s\n%s\n", b"[%s,%s]\n", b"[\n %s,\n %s\n]\n", b"tor%s\n%s\n"])
+def test_lone_surrogates_are_no_damage(form: bytes) -> None:
+    """An object with a lone surrogate is a value, on a line or in an array; its bytes stay as they came."""
+    odd = rb'{"eventid":"x","a":"\ud800","b":{"c":"\udc00\ud800"}}'
+    found = [value for value in values_of(form % (odd, EVENT)) if value.problem is None]
+
+    assert [value.raw for value in found] == [odd, EVENT]
+    assert [value.fields for value in found] == [
+        {"eventid": "x", "a": r"\ud800", "b": {"c": r"\udc00\ud800"}},
+        json.loads(EVENT),
+    ]
 
 
 def test_text_after_an_event_is_a_problem_of_its_own() -> None:
