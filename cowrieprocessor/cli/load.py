@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cowrieprocessor.cli.load_text import load_document, load_summary
+from cowrieprocessor.cli.load_text import load_document, load_messages, load_summary
 from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
@@ -46,15 +46,12 @@ def load(paths: tuple[Path, ...], db: str | None, batch_size: int | None, as_jso
             result = BulkLoader(engine, settings=settings, on_progress=line.update).load(paths)
     finally:
         dispose(engine)
-    for file in result.files:
-        for warning in file.warnings:
-            notify(f"note: {warning}")
-        if file.error:
-            notify(f"error: {file.error}")
+    for message in load_messages(result):
+        notify(message)
     if as_json:
         print_json(load_document(result))
     else:
         for text in load_summary(result):
             click.echo(text)
-    if result.failed:
+    if result.failed_total:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, InputError, InputNotReadable
+from cowrieprocessor.loader.load_result import LoadResult
 from cowrieprocessor.loader.log_loading import (
     FAILED,
     KNOWN,
@@ -27,13 +27,14 @@ from cowrieprocessor.loader.log_loading import (
     LoadProgress,
     LogLoading,
     count_values,
-    sum_counters,
 )
 from cowrieprocessor.loader.reading.discovery import find_logs
+from cowrieprocessor.loader.reading.log_list import LogList
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
+from cowrieprocessor.loader.small_logs import WINDOW_LOGS, SmallLogs
 from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_settings
@@ -43,31 +44,6 @@ __all__ = ["FAILED", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "
 
 FIRST_YIELD_S, MAX_YIELD_S = 0.005, 1.0
 """The pauses after another loader has moved a log's checkpoint, doubled each time: it does the same work."""
-
-
-@dataclass(slots=True)
-class LoadResult:
-    """The result of a load: each file, and the sums.
-
-    Attributes:
-        ingest_id: identifies this load in `raw_events.ingest_id`.
-        files: in the order in which they were loaded.
-        duration_s: how long it took.
-    """
-
-    ingest_id: str
-    files: list[FileResult] = field(default_factory=list)
-    duration_s: float = 0.0
-
-    @property
-    def counters(self) -> Counter[str]:
-        """The sums over all files."""
-        return sum_counters(self.files)
-
-    @property
-    def failed(self) -> list[FileResult]:
-        """The files that could not be read to their end."""
-        return [file for file in self.files if file.state == FAILED]
 
 
 class BulkLoader:
@@ -122,27 +98,29 @@ class BulkLoader:
         except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
             self._record_stop(error)
             raise
-        result.files += [FileResult("", FAILED, error=str(error)) for error in unreadable]
+        for folder_error in unreadable:
+            result.add(FileResult("", FAILED, error=str(folder_error)))
         self._record_end(result)
         result.duration_s = time.monotonic() - started
         return result
 
-    def _reset_progress(self, logs: list[Path]) -> None:
+    def _reset_progress(self, logs: LogList) -> None:
         self._bytes_total = sum(_size(path) for path in logs)
         self._files_total = len(logs)
         self._bytes_done = self._files_done = self._values_done = 0
         self._moved = False
 
-    def _load_all(self, logs: list[Path], named: list[Path], loading: LogLoading, result: LoadResult) -> None:
+    def _load_all(self, logs: LogList, named: list[Path], loading: LogLoading, result: LoadResult) -> None:
         """Load logs, and then those that were renamed meanwhile under their new names."""
         self._load_files(logs, frozenset(named), loading, result)
-        if self._moved and (renamed := [path for path in find_logs(named, []) if path not in set(logs)]):
+        if self._moved:
+            renamed = (path for path in find_logs(named, []) if path not in logs)
             self._load_files(renamed, frozenset(named), loading, result)
 
     def _record_end(self, result: LoadResult) -> None:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
-        failed = result.failed
-        reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
+        failed = result.failed_total
+        reason = f"{failed} of {result.files_total} files failed: {result.failed[0].error}" if failed else None
         set_load_state(self._engine, "failed" if failed else "done", reason, now_text())
 
     def _record_stop(self, error: BaseException) -> None:
@@ -155,17 +133,31 @@ class BulkLoader:
         finally:
             engine.dispose()
 
-    def _load_files(self, logs: list[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult) -> None:
-        for path in logs:
-            file = FileResult(inert(str(path)))
-            result.files.append(file)
-            self._load_file(path, loading, file)
-            if file.state == FAILED and path not in named and not os.path.lexists(path):
-                self._moved = True  # it was found in a folder, and has been renamed or deleted since
-                result.files.pop()
-            self._bytes_done += _size(path)
-            self._files_done += 1
-            self._values_done += count_values(file)
+    def _load_files(
+        self, logs: Iterable[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult
+    ) -> None:
+        """Load logs in their order, small ones together."""
+        small_logs = SmallLogs(self._engine, self._settings, result.ingest_id, sizes=self._sizes)
+        remaining = iter(logs)
+        while window := list(islice(remaining, WINDOW_LOGS)):
+            for outcome in small_logs.load(window):
+                path, file = outcome.path, outcome.result
+                if file is None:
+                    file = FileResult(inert(str(path)))
+                    self._load_file(path, loading, file)
+                if file.state == FAILED and path not in named and not os.path.lexists(path):
+                    self._moved = True  # it was found in a folder, and has been renamed or deleted since
+                else:
+                    result.add(file)
+                self._record_done(path, file, is_reported=outcome.result is None)
+
+    def _record_done(self, path: Path, file: FileResult, *, is_reported: bool) -> None:
+        """Count a file for the progress, and report it unless that was done with its last transaction."""
+        self._bytes_done += _size(path)
+        self._files_done += 1
+        self._values_done += count_values(file)
+        if not is_reported:
+            self._report(FileResult(file.path), 0)
 
     def _load_file(self, path: Path, loading: LogLoading, result: FileResult) -> None:
         rewritten, yield_s = 0, FIRST_YIELD_S

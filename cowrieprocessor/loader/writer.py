@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
@@ -10,10 +11,10 @@ from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
-from cowrieprocessor.db.ingest.overlaps import overlaps
+from cowrieprocessor.db.ingest.overlaps import SessionTimes, overlaps
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
-from cowrieprocessor.loader.rows.batch import BatchRows
+from cowrieprocessor.loader.rows.batch import BatchRows, Rows
 
 JOB = "load"
 
@@ -53,25 +54,88 @@ def write_batch(
     """
     with write_transaction(engine) as connection:
         lock_events(connection, rows.sensor_days)
-        if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
-            raise LogMoved
+        _store_checkpoint(connection, rows)
         if _may_be_stored(connection, rows):
             raise LogOverlaps
         add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
-        statements = LoadingStatements(connection)
-        try:
-            statements.insert_raw_events(rows.events)
-            statements.merge_sessions(rows.sessions)
-            statements.merge_attributes(rows.attributes)
-            statements.merge_commands(rows.commands)
-            statements.merge_hashes(rows.hashes)
-            statements.merge_files(rows.files, rows.now)
-            statements.insert_dead_letters(rows.dead_letters)
-            statements.add_job_counters(job, rows.counters, progress if job == JOB else None, rows.now)
-        finally:
-            statements.close()
+        _write_rows(connection, [rows], progress, job)
         if in_transaction is not None:
             in_transaction(connection, rows)
+
+
+def write_new_logs(engine: Engine, batches: Sequence[BatchRows], progress: Mapping[str, object]) -> None:
+    """Write several logs, of which nothing is stored, and their checkpoints in one transaction.
+
+    Args:
+        engine: the database.
+        batches: each a whole log; no two have an event in common, nor a file of a session.
+        progress: the position of the load.
+
+    Raises:
+        LogMoved: another loader has begun with one of them; nothing was written.
+        LogOverlaps: an event may be stored from another log; nothing was written.
+        DatabaseError: the database refused; nothing was written.
+    """
+    with write_transaction(engine) as connection:
+        lock_events(connection, (sensor_day for rows in batches for sensor_day in rows.sensor_days))
+        for rows in batches:
+            _store_checkpoint(connection, rows)
+        ends = [end for rows in batches for end in (rows.first_event, rows.last_event)]
+        if overlaps(connection, _NO_LOG, _merged_times(batches), ends):
+            raise LogOverlaps
+        _write_rows(connection, batches, progress, JOB)
+
+
+_NO_LOG = {"source": "", "source_inode": "", "source_generation": -1}
+"""Excludes no row from the search for events of other logs."""
+
+
+def _store_checkpoint(connection: Connection, rows: BatchRows) -> None:
+    if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
+        raise LogMoved
+
+
+def _write_rows(connection: Connection, batches: Sequence[BatchRows], progress: Mapping[str, object], job: str) -> None:
+    """Write the rows of batches, sorted like those of every loader, so that no two wait for each other."""
+    now = batches[0].now
+    counters: Counter[str] = Counter()
+    for rows in batches:
+        counters.update(rows.counters)
+    statements = LoadingStatements(connection)
+    try:
+        statements.insert_raw_events(_joined([rows.events for rows in batches]))
+        statements.merge_sessions(_joined([rows.sessions for rows in batches], 1))
+        statements.merge_attributes(_joined([rows.attributes for rows in batches], 1))
+        statements.merge_commands(_joined([rows.commands for rows in batches], 2))
+        statements.merge_hashes(_joined([rows.hashes for rows in batches], 1))
+        statements.merge_files(_joined([rows.files for rows in batches], 2), now)
+        statements.insert_dead_letters(_joined([rows.dead_letters for rows in batches]))
+        statements.add_job_counters(job, counters, progress if job == JOB else None, now)
+    finally:
+        statements.close()
+
+
+def _joined(parts: Sequence[Rows], key_columns: int = 0) -> Rows:
+    """Return the rows of several batches, sorted by their first columns; those of one batch are sorted already."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = [row for part in parts for row in part]
+    return sorted(rows, key=lambda row: row[:key_columns]) if key_columns else rows
+
+
+def _merged_times(batches: Sequence[BatchRows]) -> list[SessionTimes]:
+    """Return each session of several batches with the times of its first and last event in them."""
+    times: dict[str, tuple[str | None, str | None]] = {}
+    for rows in batches:
+        for session_id, first, last, *_ in rows.sessions:
+            known = times.get(session_id)
+            if known is None:
+                times[session_id] = first, last
+            elif None in (first, *known):
+                times[session_id] = None, None
+            else:
+                times[session_id] = min(first, known[0]), max(last, known[1])
+    return [(session_id, *moments) for session_id, moments in times.items()]
 
 
 def _may_be_stored(connection: Connection, rows: BatchRows) -> bool:

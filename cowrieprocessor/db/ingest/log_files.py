@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, inspect, select
 
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import LogFile, RawEvent
 
@@ -26,6 +27,20 @@ MAX_SOURCE_CHARS = 512
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
     """Return the logs whose first object has this identity, the longest first."""
     return [dict(zip(COLUMNS, row, strict=True)) for row in _query(connection, _GENERATIONS, (identity,))]
+
+
+def generations_of(connection: Connection, identities: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the logs of several identities, by identity; see `generations`."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for part in chunks(identities):
+        sql = (
+            f"SELECT {', '.join(COLUMNS)} FROM log_files WHERE identity IN ({', '.join('?' * len(part))})"
+            " ORDER BY values_done DESC, generation"
+        )
+        for row in _query(connection, sql, part):
+            log = dict(zip(COLUMNS, row, strict=True))
+            found.setdefault(log["identity"], []).append(log)
+    return found
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
@@ -49,10 +64,12 @@ def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int
     Where raw_events still has v1's unique constraint on (source, source_offset), a further log under the same path
     gets a source of its own: the path with the suffix `#1`, `#2` and so on.
     """
+    if not taken_sources(connection, [path]):
+        return path, 0
     if _allows_one_log_per_source(connection):
         number = 0
         source = path
-        while _is_taken(connection, source):
+        while taken_sources(connection, [source]):
             number += 1
             source = f"{path[: MAX_SOURCE_CHARS - 8]}#{number}"
         return source, 0
@@ -65,11 +82,19 @@ def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int
     return path, highest + 1
 
 
-def _is_taken(connection: Connection, source: str) -> bool:
-    return any(
-        connection.execute(select(table.c.source).where(table.c.source == source).limit(1)).first() is not None
-        for table in (_LOG, _EVENT)
-    )
+def taken_sources(connection: Connection, sources: Sequence[str]) -> set[str]:
+    """Return which of these sources a log or an event has."""
+    taken: set[str] = set()
+    for part in chunks(sources):
+        values = ", ".join(["(?)"] * len(part))
+        for table in ("log_files", "raw_events"):
+            # A sub-query for each source, because a log may have millions of rows.
+            sql = (
+                f"SELECT s.column1 FROM (VALUES {values}) AS s"
+                f" WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.source = s.column1)"
+            )
+            taken.update(row[0] for row in _query(connection, sql, part))
+    return taken
 
 
 def _allows_one_log_per_source(connection: Connection) -> bool:

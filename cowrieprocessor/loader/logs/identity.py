@@ -134,6 +134,29 @@ class LogIdentifier:
         with self._connect() as connection:
             return self._resume_log(connection, identity)
 
+    def identify(self) -> str | None:
+        """Return the identity of the log in the file, None if it has no complete object yet."""
+        first = self._first_object(Search())
+        return None if first is None or first.fields is None else identity_of(first.fields)
+
+    def stored_whole(self, known: Sequence[Mapping[str, Any]]) -> Checkpoint | None:
+        """Return the log that is in the file and stored to its last byte, without one that was no event; else None.
+
+        Args:
+            known: the rows of `log_files` with the log's identity.
+        """
+        for checkpoint in map(_checkpoint, known):
+            is_sound = not (checkpoint.bytes_dead or checkpoint.bytes_nul or checkpoint.bytes_gap)
+            if is_sound and self._reader_at_same_bytes(checkpoint) and not self._stream.read():
+                return checkpoint
+        return None
+
+    def begin(self, identity: str) -> Resume:
+        """Return where to begin with a log that nothing is known of, nor of its name."""
+        name = source_name(self._stream.path)
+        checkpoint = Checkpoint(identity, 0, name, self._stream.inode, 0, name)
+        return Resume(checkpoint, self._reader_from_start())
+
     def _first_object(self, searched: Search) -> Value | None:
         """Return the first object of the log; where there is none (yet), record how far the file was searched."""
         reader = self._reader_after(searched.position)
@@ -164,7 +187,7 @@ class LogIdentifier:
         return self._resume_at(known[0], reader, of_v3)
 
     def _resume_at(self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
-        checkpoint.current_path = _name(self._stream.path)
+        checkpoint.current_path = source_name(self._stream.path)
         checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
         return Resume(checkpoint, reader)
 
@@ -232,7 +255,7 @@ class LogIdentifier:
         return event if isinstance(event, Event) else None
 
     def _new_log(self, connection: Connection, identity: str, generation: int) -> Checkpoint:
-        name = _name(self._stream.path)
+        name = source_name(self._stream.path)
         source, source_generation = table.free_source(connection, name, self._stream.inode)
         return Checkpoint(
             identity=identity,
@@ -316,6 +339,6 @@ def _value_hash(value: Value, event: Event | None) -> str:
     return value.digest or blake2b(value.raw, digest_size=32).hexdigest()
 
 
-def _name(path: Path) -> str:
+def source_name(path: Path) -> str:
     """Return a file's absolute path as text that every database can store."""
     return inert_cut(os.path.abspath(path), table.MAX_SOURCE_CHARS)  # noqa: PTH100 - resolve() would follow links

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader.reading.log_list import LogList
-from cowrieprocessor.loader.reading.log_names import RotationOrder, is_log_name, is_packed_name, name_order, rotation_order
+from cowrieprocessor.loader.reading.log_names import (
+    RotationOrder,
+    is_log_name,
+    is_packed_name,
+    name_order,
+    rotation_order,
+)
 from cowrieprocessor.sanitize import inert
 
 
