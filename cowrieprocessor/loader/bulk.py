@@ -114,8 +114,7 @@ class BulkLoader:
         """Load logs, and then those that were renamed meanwhile under their new names."""
         self._load_files(logs, frozenset(named), loading, result)
         if self._moved:
-            renamed = (path for path in find_logs(named, []) if path not in logs)
-            self._load_files(renamed, frozenset(named), loading, result)
+            self._load_files(find_logs(named, []).added_since(logs), frozenset(named), loading, result)
 
     def _record_end(self, result: LoadResult) -> None:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
