@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT
 from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
@@ -211,6 +212,7 @@ class LogLoading:
         is_checked = not stream.is_complete
         was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
+        removals = self._removals() if checkpoint.lookup is not None else 0
         with closing(self._batches(resume, stream)) as batches:
             for item in batches:
                 if isinstance(item, LogEnd):
@@ -219,7 +221,7 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
-                self._write(item, result)
+                self._write(item, result, removals)
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
                 result.bytes_nul = item.log["bytes_nul"] - nul_before
@@ -262,10 +264,14 @@ class LogLoading:
             return False  # for the log in which this one has its turn; two parser processes would take twice the memory
         return time.monotonic() >= self._in_process_until and is_worthwhile(stream, checkpoint)
 
-    def _write(self, rows: BatchRows, result: FileResult) -> None:
+    def _removals(self) -> int:
+        with read_transaction(self._engine) as connection:
+            return count_removals(connection)
+
+    def _write(self, rows: BatchRows, result: FileResult, removals: int) -> None:
         log = rows.log
         progress = {"path": result.path, "line": log["next_line"], "bytes": log["byte_pos"]}
-        write_batch(self._engine, rows, progress, job=self._job, in_transaction=self._in_transaction)
+        write_batch(self._engine, rows, progress, job=self._job, in_transaction=self._in_transaction, removals=removals)
         self._elsewhere.update(rows.elsewhere)
         if rows.counters:
             result.state = LOADED

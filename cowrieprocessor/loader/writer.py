@@ -12,6 +12,7 @@ from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
 from cowrieprocessor.db.ingest.overlaps import SessionTimes, overlaps
+from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.rows.batch import BatchRows, Rows
@@ -37,6 +38,7 @@ def write_batch(
     *,
     job: str = JOB,
     in_transaction: Callable[[Connection, BatchRows], None] | None = None,
+    removals: int = 0,
 ) -> None:
     """Write a batch and the log's new checkpoint in one transaction.
 
@@ -46,15 +48,18 @@ def write_batch(
         progress: the position of the job; written for `JOB` only, other jobs record their own.
         job: the row of `jobs` whose counters are increased.
         in_transaction: called at the end of the same transaction.
+        removals: how many transactions had removed events before the batch was looked up.
 
     Raises:
-        LogMoved: another loader moved the checkpoint; nothing was written.
+        LogMoved: another loader moved the checkpoint, or events were removed since the lookup; nothing was written.
         LogOverlaps: an event may be stored from another log; nothing was written.
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
-        lock_events(connection, rows.sensor_days)
+        lock_events(connection, rows.sensor_days or _ANY_DAY)
         _store_checkpoint(connection, rows)
+        if rows.left_out and count_removals(connection) != removals:
+            raise LogMoved  # what was left out of the batch may not be stored any more
         if _may_be_stored(connection, rows):
             raise LogOverlaps
         add_left_out(connection, (rows.log["identity"], rows.log["generation"]), rows.left_out)
@@ -85,6 +90,9 @@ def write_new_logs(engine: Engine, batches: Sequence[BatchRows], progress: Mappi
             raise LogOverlaps
         _write_rows(connection, batches, progress, JOB)
 
+
+_ANY_DAY = (("", ""),)
+"""Locked by a batch that stores no event, so that none is removed while it is written."""
 
 _NO_LOG = {"source": "", "source_inode": "", "source_generation": -1}
 """Excludes no row from the search for events of other logs."""

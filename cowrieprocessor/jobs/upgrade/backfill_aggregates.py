@@ -9,9 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import orjson
-
-from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, SourceKey, StoredEvent
+from cowrieprocessor.db.ingest.event_scan import SourceKey, StoredEvent
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.events import (
     CLIENT_KEX,
@@ -21,11 +19,11 @@ from cowrieprocessor.events import (
     SESSION_CONNECT,
     Event,
     Refused,
-    parse_event,
 )
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
+from cowrieprocessor.loader.rows.stored_payload import parse_stored
 
 EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"
@@ -33,8 +31,6 @@ EVENTS_OF_OUR_LOADERS = "events_of_our_loaders"
 EVENTS_REFUSED = "events_refused"
 
 _KEPT_PAYLOAD_CHARS = 64 << 10
-REASON_NOT_JSON = "backfill: the stored payload is not JSON"
-REASON_TOO_LONG = "backfill: the stored payload is over 2 MiB"
 
 
 @dataclass(slots=True)
@@ -80,7 +76,7 @@ class Slice(ABC):
         if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
-        event = _parsed(row.payload)
+        event = parse_stored(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
             return
@@ -135,17 +131,6 @@ class SessionsSlice(Slice):
         statements.merge_attributes(self.sessions.attribute_rows())
         statements.merge_commands(self.sessions.command_rows())
         statements.insert_dead_letters(self.dead_letters)
-
-
-def _parsed(payload: str | None) -> Event | Refused:
-    if payload is None:
-        return Refused(REASON_TOO_LONG, f"more than {MAX_PAYLOAD_CHARS} characters")
-    raw = payload.encode("utf-8", "surrogatepass")
-    try:
-        fields = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        return Refused(REASON_NOT_JSON, str(error))
-    return parse_event(raw, fields, hashed=False)
 
 
 def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:
