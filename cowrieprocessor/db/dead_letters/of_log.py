@@ -40,4 +40,4 @@ def letters_of(connection: Connection, log: SourceKey) -> list[int]:
 def delete_letters(connection: Connection, ids: Sequence[int]) -> None:
     """Delete dead letters."""
     for part in chunks(ids):
-        connection.execute(delete(_LETTER).where(_LETTER.c.id.in_(part)))
+        connection.execute(delete(DeadLetterEvent).where(_LETTER.c.id.in_(part)))
