@@ -64,8 +64,9 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "loader": (
         ("delta",),
         ("bulk", "follow"),
+        ("load_result", "small_logs"),
         ("log_loading",),
-        ("writer",),
+        ("recompute", "writer"),
         ("rows",),
         ("logs",),
         ("file_processor", "reading"),
