@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
@@ -115,7 +116,7 @@ def _write_rows(connection: Connection, batches: Sequence[BatchRows], progress: 
         statements.merge_sessions(_joined([rows.sessions for rows in batches], 1))
         statements.merge_attributes(_joined([rows.attributes for rows in batches], 1))
         statements.merge_commands(_joined([rows.commands for rows in batches], 2))
-        statements.merge_hashes(_joined([rows.hashes for rows in batches], 1))
+        statements.merge_hashes(_merged_hashes([rows.hashes for rows in batches]))
         statements.merge_files(_joined([rows.files for rows in batches], 2), now)
         statements.insert_dead_letters(_joined([rows.dead_letters for rows in batches]))
         statements.add_job_counters(job, counters, progress if job == JOB else None, now)
@@ -129,6 +130,19 @@ def _joined(parts: Sequence[Rows], key_columns: int = 0) -> Rows:
         return parts[0]
     rows = [row for part in parts for row in part]
     return sorted(rows, key=lambda row: row[:key_columns]) if key_columns else rows
+
+
+def _merged_hashes(parts: Sequence[Rows]) -> Rows:
+    """Return the hashes of several batches, each once: the first row of a hash decides whether it was seen before."""
+    if len(parts) == 1:
+        return parts[0]
+    merged: dict[str, list[Any]] = {}
+    for sha256, first_seen, last_seen, *more in _joined(parts, 1):
+        known = merged.get(sha256)
+        if known is not None:
+            first_seen, last_seen = min(first_seen, known[1]), max(last_seen, known[2])
+        merged[sha256] = [sha256, first_seen, last_seen, *more]
+    return list(merged.values())
 
 
 def _merged_times(batches: Sequence[BatchRows]) -> list[SessionTimes]:

@@ -80,7 +80,7 @@ def loaded(path: Path, *logs: Path) -> Contents:
 
 
 def test_killed_removals_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Wherever it is killed: a load of all logs gives all; the same command and a load of the others give the others."""
+    """Wherever it is killed: loading all gives all; the same command, and loading the others, gives the others."""
     lines = events(30)
     wrong = tmp_path / "wrong.json"
     wrong.write_text("".join(f"{line}\n" for line in [*lines[:20], "no event"]))

@@ -184,11 +184,11 @@ class LogIdentifier:
         reader = self._reader_at_same_bytes(known[0])
         if reader is None or not reader.tail().strip(_SEPARATORS):
             return None
-        return self._resume_at(known[0], reader, of_v3)
+        return self._resume_at(known[0], reader, of_v3, self._lookup_limit)
 
-    def _resume_at(self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None) -> Resume:
+    def _resume_at(self, checkpoint: Checkpoint, reader: ValueReader, of_v3: V3Log | None, limit: int) -> Resume:
         checkpoint.current_path = source_name(self._stream.path)
-        checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
+        checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
         return Resume(checkpoint, reader)
 
     def _resume_log(self, connection: Connection, identity: str) -> Resume:
@@ -202,7 +202,8 @@ class LogIdentifier:
         for prove in proofs:
             for checkpoint in known:
                 if reader := self._proven(prove, checkpoint):
-                    return self._resume_at(checkpoint, reader, of_v3)
+                    limit = max(self._lookup_limit, self._miss_limit * _is_before_reset(checkpoint, known))
+                    return self._resume_at(checkpoint, reader, of_v3, limit)
         checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
         limit = max(self._lookup_limit, self._miss_limit * bool(known))
         checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
@@ -317,6 +318,11 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
     names = {field.name for field in fields(Checkpoint)}
     columns = {key: value for key, value in row.items() if key in names}
     return Checkpoint(**columns, stored_values=row["values_done"], stored_bytes=row["byte_pos"])
+
+
+def _is_before_reset(checkpoint: Checkpoint, known: Sequence[Checkpoint]) -> bool:
+    """Return whether a generation whose cursor was reset (see `log_removal`) stored more of the log."""
+    return any(log.values_done < 0 and log.byte_pos > checkpoint.byte_pos for log in known)
 
 
 def _source_key(checkpoint: Checkpoint) -> SourceKey:

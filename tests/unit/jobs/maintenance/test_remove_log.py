@@ -195,7 +195,7 @@ def test_an_unknown_path_names_similar_ones(engine: Engine, tmp_path: Path) -> N
 
     with pytest.raises(NotFound, match=re.escape(f"similar paths: {tmp_path}/cowrie.json")):
         plan(engine, "/elsewhere/cowrie.json")
-    with pytest.raises(NotFound, match="no log was loaded from there$"):
+    with pytest.raises(NotFound, match=r"no log was loaded from there$"):
         plan(engine, "/elsewhere/100%_other.json")
 
 
