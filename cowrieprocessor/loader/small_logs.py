@@ -7,6 +7,7 @@ overlaps with it) is left to `log_loading`, which takes one log after the other.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,7 +152,9 @@ class SmallLogs:
         self._config = BatchConfig(ingest_id, fills_event_columns, settings.batch_size, settings.max_nesting)
 
     def load(self, paths: Sequence[Path]) -> Iterator[Outcome]:
-        """Yield what became of each log, in their order; load a log that has to be loaded by itself at once.
+        """Yield what became of each log, in their order.
+
+        A log that has to be loaded by itself is to be loaded before the next outcome is asked for.
 
         Args:
             paths: at most about `WINDOW_LOGS`.
@@ -182,13 +185,15 @@ class SmallLogs:
 
     def _identified(self, paths: Sequence[Path]) -> Iterator[Checkpoint | BatchRows | None]:
         """Yield for each log its checkpoint if it is stored, its rows if it is new and sound, else None."""
-        candidates = [self._read(path) for path in paths]
+        candidates = deque(map(self._read, paths))
         read = [candidate for candidate in candidates if candidate is not None]
         with read_transaction(self._engine) as connection:
             known = generations_of(connection, sorted({candidate.identity for candidate in read}))
             new = {candidate.source for candidate in read if candidate.identity not in known}
             taken = taken_sources(connection, sorted(new))
-        for candidate in candidates:
+        del read  # each log goes when its rows are made
+        while candidates:
+            candidate = candidates.popleft()
             if candidate is None:
                 yield None
             elif candidate.identity in known:
@@ -209,6 +214,7 @@ class SmallLogs:
                 return None
             identifier = LogIdentifier(stream, limits, partial(read_transaction, self._engine))
             identity = identifier.identify()
+            stream.rewind()  # the window of a decompressor may be larger than all small logs together
         except InputError:
             return None  # loading it by itself says why
         return _Candidate(identifier, stream, identity, source_name(path)) if identity else None
