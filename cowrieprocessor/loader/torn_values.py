@@ -28,7 +28,7 @@ from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, moment_or_n
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import digest_of_bytes
 from cowrieprocessor.loader.logs.duplicate_lookup import count_events
-from cowrieprocessor.loader.reading.discovery import log_name
+from cowrieprocessor.loader.reading.log_names import log_name
 from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, Batch, BatchRows
@@ -231,7 +231,7 @@ def _store(connection: Connection, event: Event, raw: bytes, beginning: Damage, 
     batch = _batch(row, beginning, loading)
     batch.add(Value(raw.strip(), event.fields, beginning.source_offset, beginning.byte_start, beginning.byte_end))
     rows = batch.rows()
-    write_rows(connection, rows)
+    write_rows(connection, [rows])
     return Counter(rows.counters)
 
 
