@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.propagation import unflag_sessions
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
+from cowrieprocessor.db.ingest import session_sensors
 from cowrieprocessor.db.ingest.event_scan import (
     StoredEvent,
     all_events_of_session,
@@ -45,7 +46,7 @@ def recompute_sessions(connection: Connection, session_ids: Iterable[str], remov
     Verdicts, their history and what else is known about hashes and sessions stay; a session without an event goes.
 
     Args:
-        connection: in the transaction that has removed events of these sessions.
+        connection: in the transaction that has removed events of these sessions, with the lock on the names of sensors.
         session_ids: the sessions.
         removed: the files that the removed events named.
         now: the time, as text.
@@ -60,7 +61,9 @@ def recompute_sessions(connection: Connection, session_ids: Iterable[str], remov
         )
         statements.merge_attributes(sessions.attribute_rows())
         statements.merge_commands(sessions.command_rows())
+        statements.merge_logins(sessions.login_rows())
         _replace_files(connection, rows, statements, wanted, files, removed, now)
+        session_sensors.compute(connection, [session_id for session_id in wanted if sources[session_id]])
         rows.delete_sessions([session_id for session_id in wanted if not sources[session_id]])
 
 
@@ -79,6 +82,13 @@ def _aggregates(
                 sessions.add(event)
                 files.add(event)
     return sessions, files, sources
+
+
+def payloads_of(connection: Connection, event_ids: Sequence[int]) -> Iterator[str]:
+    """Yield the payloads of stored events."""
+    for part in chunks(event_ids):
+        for row in events_with_ids(connection, part):
+            yield row.payload if row.payload is not None else long_payload(connection, row.id)
 
 
 def _event(connection: Connection, row: StoredEvent) -> Event | None:

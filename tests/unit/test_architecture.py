@@ -68,7 +68,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("load_result", "packed_logs", "small_logs"),
         ("log_loading",),
         ("log_sensor", "writer"),
-        ("damage_writer",),
+        ("damage_removal", "damage_writer"),
         ("torn_values",),
         ("recompute", "row_writer"),
         ("rows",),

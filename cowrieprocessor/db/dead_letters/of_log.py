@@ -37,6 +37,15 @@ def letters_of(connection: Connection, log: SourceKey) -> list[int]:
     return [letter for letter in letters if inodes_of_batch(connection, letter) == {log.source_inode}]
 
 
+def offsets_of(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Return the offsets of dead letters."""
+    offsets: set[int] = set()
+    for part in chunks(ids):
+        query = select(_LETTER.c.source_offset).where(_LETTER.c.id.in_(part))
+        offsets.update(int(offset) for (offset,) in connection.execute(query))
+    return offsets
+
+
 def delete_letters(connection: Connection, ids: Sequence[int]) -> None:
     """Delete dead letters."""
     for part in chunks(ids):

@@ -138,6 +138,19 @@ def logs_with_identity(connection: Connection, identity: str) -> list[StoredLog]
     return [StoredLog._make(row) for row in _rows(connection, sql, (identity,))]
 
 
+def log_with(connection: Connection, identity: str, generation: int) -> StoredLog:
+    """Return a log that is stored."""
+    sql = f"SELECT {_LOG_COLUMNS} FROM log_files WHERE identity = ? AND generation = ?"
+    return StoredLog._make(_rows(connection, sql, (identity, generation))[0])
+
+
+def event_at(connection: Connection, log: StoredLog, offset: int) -> LogEvent | None:
+    """Return the event that is credited to a log at an offset, if there is one."""
+    sql = f"SELECT id, session_id, event_type, payload_hash FROM raw_events WHERE {_OF_LOG} AND source_offset = ?"
+    rows = _rows(connection, sql, (*log.source_key, offset))
+    return LogEvent._make(rows[0]) if rows else None
+
+
 def reset_cursor(connection: Connection, log: StoredLog) -> bool:
     """Have the next load read a log from its beginning; return False if it was reset already.
 
@@ -155,7 +168,15 @@ def reset_cursor(connection: Connection, log: StoredLog) -> bool:
 
 def forget_log(connection: Connection, log: StoredLog) -> None:
     """Delete what is known of a log whose events were removed."""
-    for table in ("overlapping_events", "followed_files", "log_files"):
+    for table in (
+        "overlapping_events",
+        "overlapping_sessions",
+        "log_damage",
+        "log_sensors",
+        "wrapped_logs",
+        "followed_files",
+        "log_files",
+    ):
         _execute(
             connection, f"DELETE FROM {table} WHERE identity = ? AND generation = ?", (log.identity, log.generation)
         )

@@ -34,13 +34,14 @@ class RecomputedRows:
                 f" WHERE session_id IN ({marks})",
                 part,
             )
-            for table in ("session_attributes", "command_stats"):
+            for table in ("session_attributes", "session_logins", "command_stats"):
                 self._execute(f"DELETE FROM {table} WHERE session_id IN ({marks})", part)
 
     def delete_sessions(self, session_ids: Sequence[str]) -> None:
-        """Delete the rows of sessions without an event."""
+        """Delete the rows of sessions without an event, and what is known of their sensors."""
         for part in chunks(session_ids):
-            self._execute(f"DELETE FROM session_summaries WHERE session_id IN ({_marks(part)})", part)
+            for table in ("session_sensors", "session_summaries"):
+                self._execute(f"DELETE FROM {table} WHERE session_id IN ({_marks(part)})", part)
 
     def files_of(self, session_ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return the (session_id, shasum) pairs of sessions in `files`."""

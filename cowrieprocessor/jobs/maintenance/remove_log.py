@@ -16,10 +16,11 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dead_letters.of_log import delete_letters, letters_of
+from cowrieprocessor.db.dead_letters.of_log import delete_letters, letters_of, offsets_of
 from cowrieprocessor.db.dead_letters.positions import source_keys_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
 from cowrieprocessor.db.ingest import log_removal as table
+from cowrieprocessor.db.ingest import sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
@@ -31,6 +32,7 @@ from cowrieprocessor.errors import ConfigurationError, JobTaken, NotFound
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.path_lock import refuse_if_locked
 from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.loader.damage_removal import forget_copies, forget_letters, joined_with_end, unexplain_ends
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.recompute import files_in, recompute_sessions
 from cowrieprocessor.sanitize import inert, restore
@@ -194,14 +196,15 @@ class _Removal:
         with write_transaction(self._engine) as connection:
             began_at = time.monotonic()
             lock_all_events(connection)
+            sensor_names.lock(connection)
             log = next(
                 (log for log in table.logs_at(connection, self._path) if log[:2] == (identity, generation)), None
             )
             if log is None:
                 return False
-            self._reset(connection, result, log, table.logs_with_identity(connection, identity))
+            self._reset_copies(connection, result, log)
             letters = self._letters(connection, log)
-            delete_letters(connection, letters)
+            self._remove_letters(connection, result, log, letters)
             events = [] if letters else _next_events(connection, log, self._rows)
             if events:
                 self._remove_events(connection, result, log, events)
@@ -224,6 +227,28 @@ class _Removal:
             self._without_letters.add(log.source_key)
         return letters
 
+    def _reset_copies(self, connection: Connection, result: RemovalResult, log: StoredLog) -> None:
+        """Reset the log and its copies; what was joined to its torn end goes, and is read again without it."""
+        copies = table.logs_with_identity(connection, log.identity)
+        self._reset(connection, result, log, copies)
+        for place in joined_with_end(connection, log[:2]):
+            other = table.log_with(connection, *place.log)
+            self._reset(connection, result, log, [other])
+            event = table.event_at(connection, other, place.source_offset)
+            if event is not None:
+                self._remove_events(connection, result, log, [event])
+        if copies:
+            forget_copies(connection, log.identity)
+
+    def _remove_letters(
+        self, connection: Connection, result: RemovalResult, log: StoredLog, letters: Sequence[int]
+    ) -> None:
+        """Remove dead letters; logs that shared one of them are to be read again."""
+        if letters:
+            sharing = forget_letters(connection, log[:2], offsets_of(connection, letters))
+            self._reset(connection, result, log, [table.log_with(connection, *other) for other in sorted(sharing)])
+            delete_letters(connection, letters)
+
     def _remove_events(
         self, connection: Connection, result: RemovalResult, log: StoredLog, events: Sequence[LogEvent]
     ) -> None:
@@ -233,9 +258,11 @@ class _Removal:
         self._reset(connection, result, log, table.overlapping_logs(connection, log, hashes))
         files = files_in(connection, [event.id for event in events if event.event_type in ORIGINS])
         sessions = {event.session_id for event in events if event.session_id}
+        torn = unexplain_ends(connection, log[:2], [event.id for event in events])
+        self._reset(connection, result, log, [table.log_with(connection, *other) for other in sorted(torn)])
         table.delete_events(connection, [event.id for event in events])
         recompute_sessions(connection, sessions, files, now)
-        result.sessions = len(sessions)
+        result.sessions += len(sessions)
 
     @staticmethod
     def _reset(connection: Connection, result: RemovalResult, log: StoredLog, others: Sequence[StoredLog]) -> None:
