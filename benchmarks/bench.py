@@ -22,12 +22,13 @@ from benchmarks.cases import FULL, QUICK, Bench, Result, Scale
 from benchmarks.comparison import COMPARABLE, compare, two_benches
 from benchmarks.enriching.cases import enrichment
 from benchmarks.following import following
+from benchmarks.many_logs import many
 from benchmarks.measure import CommandFailed
 from benchmarks.program import NotACheckout
 from benchmarks.upgrade import upgrade
 
 EXIT_MISSED = 1
-CASES = cases.CASES | {"upgrade": upgrade, "enrichment": enrichment, "following": following}
+CASES = cases.CASES | {"upgrade": upgrade, "enrichment": enrichment, "following": following, "many": many}
 BYTES_PER_GROWN_EVENT = 2500
 WHAT_CHARS = 58
 

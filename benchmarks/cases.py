@@ -44,6 +44,7 @@ class Scale:
         sessions_each: sessions per file, for each comparison with plain requests.
         propagated_sessions: sessions to which a verdict is propagated.
         known_hashes: files in the database in which files are claimed.
+        many_logs: logs of one line that `many` loads.
         live_files: logs that `following` follows.
         archives: compressed logs next to them.
         settle_s: seconds after the last event until a follower is idle.
@@ -65,6 +66,7 @@ class Scale:
     asked_files: int
     propagated_sessions: int
     known_hashes: int
+    many_logs: int
     live_files: int
     archives: int
     idle_s: float
@@ -89,6 +91,7 @@ FULL = Scale(
     asked_files=2_000,
     propagated_sessions=200_000,
     known_hashes=1_000_000,
+    many_logs=200_000,
     live_files=200,
     archives=5_000,
     idle_s=60.0,
@@ -109,6 +112,7 @@ QUICK = Scale(
     asked_files=300,
     propagated_sessions=20_000,
     known_hashes=50_000,
+    many_logs=20_000,
     live_files=200,
     archives=500,
     idle_s=35.0,

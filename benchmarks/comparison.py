@@ -16,7 +16,7 @@ from benchmarks.inputs import Inputs
 from benchmarks.measure import Spread
 from benchmarks.program import Program
 
-COMPARABLE = frozenset({"start", "floor", "peer", "again", "forms", "memory", "growth", "upgrade", "following"})
+COMPARABLE = frozenset({"start", "floor", "peer", "again", "forms", "memory", "growth", "upgrade", "following", "many"})
 """The cases that run the program through its command line only."""
 
 Figures = dict[str, float]

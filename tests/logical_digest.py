@@ -22,6 +22,7 @@ EVENT_TABLES = (
     "session_summaries",
     "session_attributes",
     "session_sensors",
+    "session_logins",
     "command_stats",
     "files",
     "file_hashes",

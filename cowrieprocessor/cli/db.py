@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cowrieprocessor.cli.db_commands.recount:recount",
         "Recompute what is derived of sessions from the stored events.",
     ),
+    "remove": ("cowrieprocessor.cli.db_commands.remove:remove", "Take a log out that was loaded by mistake."),
     "restore": (
         "cowrieprocessor.cli.db_commands.backup:restore",
         "Replace the database with a backup; the old one is kept.",

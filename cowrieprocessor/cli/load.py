@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.load_text import load_document, load_summary
+from cowrieprocessor.cli.load_text import load_document, load_messages, load_summary
 from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
@@ -67,11 +67,8 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
             result = loader.load(logs)
     finally:
         dispose(engine)
-    for file in result.files:
-        for warning in file.warnings:
-            notify(f"note: {warning}")
-        if file.error:
-            notify(f"error: {file.error}")
+    for message in load_messages(result):
+        notify(message)
     if as_json:
         print_json(load_document(result))
     else:
@@ -79,7 +76,7 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
             click.echo(text)
     if result.holds_no_event:
         notify(f"error: {NO_EVENT}")
-    if result.failed or result.holds_no_event:
+    if result.failed_total or result.holds_no_event:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
 
 

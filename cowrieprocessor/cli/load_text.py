@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,24 @@ def load_summary(result: LoadResult) -> list[str]:
     return [_files_line(result), _events_line(result), *_notes(result)]
 
 
+def load_messages(result: LoadResult) -> Iterator[str]:
+    """Yield the warnings and errors of a load's files, and how many more files have some."""
+    for file in result.files:
+        yield from (f"note: {warning}" for warning in file.warnings)
+        if file.error:
+            yield f"error: {file.error}"
+    if more := result.noted_total - result.named_noted:
+        yield f"note: {more:,} more files have notes or dead letters that are not named here"
+    if more := result.failed_total - len(result.failed):
+        yield (
+            f"error: {more:,} more files failed and are not named here; mend these and load again, which passes over "
+            "what is stored"
+        )
+
+
 def _files_line(result: LoadResult) -> str:
-    states = Counter(file.state for file in result.files)
-    files = f"{len(result.files)} file{'' if len(result.files) == 1 else 's'}"
+    states = result.states
+    files = f"{result.files_total} file{'' if result.files_total == 1 else 's'}"
     pending = f"{states['pending']} without an event yet, " if states["pending"] else ""
     foreign = f"{states['foreign']} of other programs, " if states["foreign"] else ""
     known = f"{states['loaded']} loaded, {states['known']} with nothing new"
@@ -54,9 +68,8 @@ def _notes(result: LoadResult) -> Iterator[str]:
             f"{without_file:,} file events that name no file ({counters['file_event_empty_shasum']:,} empty downloads, "
             f"{counters['file_event_no_shasum']:,} without a hash)"
         )
-    nul_bytes = sum(file.bytes_nul for file in result.files)
-    if nul_bytes:
-        yield f"{nul_bytes:,} NUL bytes skipped (left by log rotation)"
+    if result.bytes_nul:
+        yield f"{result.bytes_nul:,} NUL bytes skipped (left by log rotation)"
 
 
 def load_document(result: LoadResult) -> dict[str, object]:
@@ -65,6 +78,10 @@ def load_document(result: LoadResult) -> dict[str, object]:
         "ingest_id": result.ingest_id,
         "duration_s": round(result.duration_s, 3),
         "counters": dict(sorted(result.counters.items())),
+        "files_total": result.files_total,
+        "files_named": len(result.files),
+        "states": dict(sorted(result.states.items())),
+        "bytes_nul": result.bytes_nul,
         "files": [file_document(file) for file in result.files],
     }
 

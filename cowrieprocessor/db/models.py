@@ -224,11 +224,11 @@ class LogFile(Base):
 
     `identity` is the SHA-256 of the log's first complete JSON object with sorted keys. Its rows in `raw_events` have
     the same `source`, `source_inode` and `source_generation`. `values_done` counts the values (events and dead letters)
-    before the cursor, `byte_pos` is the cursor in the decompressed content, `tail_hash` the SHA-256 of the `tail_bytes`
-    bytes before it, `last_value_hash` the payload_hash of the last value before it, `last_event_at`
-    the time (UTC text) of the last event before it that has one. bytes_stored + bytes_dead + bytes_nul, with
-    bytes_foreign of `wrapped_logs`, is always byte_pos; bytes_gap counts bytes after it that were seen but destroyed
-    before they could be read.
+    before the cursor (-1 - that once the cursor was reset), `byte_pos` is the cursor in the decompressed content,
+    `tail_hash` the SHA-256 of the `tail_bytes` bytes before it, `last_value_hash` the payload_hash of the last value
+    before it, `last_event_at` the time (UTC text) of the last event before it that has one. bytes_stored + bytes_dead +
+    bytes_nul, with bytes_foreign of `wrapped_logs`, is always byte_pos; bytes_gap counts bytes after it that were seen
+    but destroyed before they could be read.
     """
 
     __tablename__ = "log_files"

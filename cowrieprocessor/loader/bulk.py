@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cowrieprocessor.db.engine import get_engine
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
+from cowrieprocessor.loader.load_result import LoadResult
 from cowrieprocessor.loader.log_loading import (
     FAILED,
     FOREIGN,
@@ -29,15 +29,17 @@ from cowrieprocessor.loader.log_loading import (
     LoadProgress,
     LogLoading,
     count_values,
-    sum_counters,
 )
 from cowrieprocessor.loader.log_sensor import bring_to_names
 from cowrieprocessor.loader.packed_logs import load_members
-from cowrieprocessor.loader.reading.discovery import find_logs, is_live_name
+from cowrieprocessor.loader.reading.discovery import find_logs
+from cowrieprocessor.loader.reading.log_list import LogList
+from cowrieprocessor.loader.reading.log_names import is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
+from cowrieprocessor.loader.small_logs import WINDOW_LOGS, SmallLogs
 from cowrieprocessor.loader.writer import JOB, LogMoved, is_end_explained, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
@@ -51,37 +53,6 @@ NO_EVENT = "there is text in these files, but not one event of Cowrie; name the 
 
 FIRST_YIELD_S, MAX_YIELD_S = 0.005, 1.0
 """The pauses after another loader has moved a log's checkpoint, doubled each time: it does the same work."""
-
-
-@dataclass(slots=True)
-class LoadResult:
-    """The result of a load: each file, and the sums.
-
-    Attributes:
-        ingest_id: identifies this load in `raw_events.ingest_id`.
-        files: in the order in which they were loaded.
-        duration_s: how long it took.
-    """
-
-    ingest_id: str
-    files: list[FileResult] = field(default_factory=list)
-    duration_s: float = 0.0
-
-    @property
-    def counters(self) -> Counter[str]:
-        """The sums over all files."""
-        return sum_counters(self.files)
-
-    @property
-    def failed(self) -> list[FileResult]:
-        """The files that could not be read to their end."""
-        return [file for file in self.files if file.state == FAILED]
-
-    @property
-    def holds_no_event(self) -> bool:
-        """Whether there is text in the files, and not one event of Cowrie in any of them."""
-        has_events = any(file.state in (LOADED, KNOWN) or file.counters for file in self.files)
-        return not has_events and any(file.holds_text for file in self.files)
 
 
 class BulkLoader:
@@ -116,7 +87,7 @@ class BulkLoader:
         self._files_total = self._files_done = 0
         self._values_done = 0
         self._moved = False
-        self._unfinished: list[tuple[LoadedLog, FileResult]] = []
+        self._unfinished: dict[int, tuple[LoadedLog, FileResult]] = {}
 
     def load(self, paths: Iterable[str | Path]) -> LoadResult:
         """Load files, and the logs in folders; what is stored already is skipped.
@@ -153,22 +124,23 @@ class BulkLoader:
             self._record_stop(error)
             raise
         self._note_unfinished()
-        result.files += [FileResult("", FAILED, error=str(error)) for error in unreadable]
+        for folder_error in unreadable:
+            result.add(FileResult("", FAILED, error=str(folder_error)))
         self._record_end(result)
         result.duration_s = time.monotonic() - started
         return result
 
-    def _reset_progress(self, logs: list[Path]) -> None:
+    def _reset_progress(self, logs: LogList) -> None:
         self._bytes_total = sum(_size(path) for path in logs)
         self._files_total = len(logs)
         self._bytes_done = self._files_done = self._values_done = 0
         self._moved = False
 
-    def _load_all(self, logs: list[Path], named: list[Path], loading: LogLoading, result: LoadResult) -> None:
+    def _load_all(self, logs: LogList, named: list[Path], loading: LogLoading, result: LoadResult) -> None:
         """Load logs, and then those that were renamed meanwhile under their new names."""
         self._load_files(logs, frozenset(named), loading, result)
-        if self._moved and (renamed := [path for path in find_logs(named, []) if path not in set(logs)]):
-            self._load_files(renamed, frozenset(named), loading, result)
+        if self._moved:
+            self._load_files(find_logs(named, []).added_since(logs), frozenset(named), loading, result)
 
     def _add_notes(self, loaded: LoadedLog, result: FileResult, *, is_named: bool) -> None:
         """Add what the operator should know of a log; one that was named and is of another program is an error."""
@@ -186,11 +158,11 @@ class BulkLoader:
             )
             result.warnings.append(f"{result.path}: unwrapped ({result.wrapper}){passed}")
         if loaded.is_whole and (loaded.log is None or (loaded.bytes_pending and not loaded.is_settled)):
-            self._unfinished.append((loaded, result))
+            self._unfinished[id(result)] = loaded, result
 
     def _note_unfinished(self) -> None:
         """Add a note for each file that ends within a value, unless another file of this load had the rest."""
-        for loaded, file in self._unfinished:
+        for loaded, file in self._unfinished.values():
             if loaded.log is not None and is_end_explained(self._engine, loaded.log):
                 file.bytes_pending = 0
             else:
@@ -199,8 +171,8 @@ class BulkLoader:
 
     def _record_end(self, result: LoadResult) -> None:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
-        failed = result.failed
-        reason = f"{len(failed)} of {len(result.files)} files failed: {failed[0].error}" if failed else None
+        failed = result.failed_total
+        reason = f"{failed} of {result.files_total} files failed: {result.failed[0].error}" if failed else None
         if not failed and result.holds_no_event:
             reason = NO_EVENT
         set_load_state(self._engine, "failed" if reason else "done", reason, now_text())
@@ -215,19 +187,38 @@ class BulkLoader:
         finally:
             engine.dispose()
 
-    def _load_files(self, logs: list[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult) -> None:
-        for path in logs:
-            file = FileResult(inert(str(path)))
-            result.files.append(file)
-            members = self._load_file(path, loading, file, is_named=path in named)
-            if file.state == FAILED and path not in named and not os.path.lexists(path):
-                self._moved = True  # it was found in a folder, and has been renamed or deleted since
-                result.files.pop()
-            if members:
-                result.files[-1:] = [*members, *([file] if file.error else [])]
-            self._bytes_done += _size(path)
-            self._files_done += 1
-            self._values_done += sum(map(count_values, members or [file]))
+    def _load_files(
+        self, logs: Iterable[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult
+    ) -> None:
+        """Load logs in their order, small ones together."""
+        small_logs = SmallLogs(self._engine, self._settings, result.ingest_id, sensors=self._sensors, sizes=self._sizes)
+        remaining = iter(logs)
+        while window := list(islice(remaining, WINDOW_LOGS)):
+            for outcome in small_logs.load(window):
+                path, files = outcome.path, [outcome.result] if outcome.result else []
+                if outcome.result is None:
+                    files = self._load_alone(path, loading, is_named=path in named)
+                for file in files:
+                    if not result.add(file, may_have_note=id(file) in self._unfinished):
+                        self._unfinished.pop(id(file), None)
+                self._record_done(path, files, is_reported=outcome.result is None)
+
+    def _load_alone(self, path: Path, loading: LogLoading, *, is_named: bool) -> list[FileResult]:
+        """Load a file, and return its result, or those of the logs in it; none if it has moved."""
+        file = FileResult(inert(str(path)))
+        members = self._load_file(path, loading, file, is_named=is_named)
+        if file.state == FAILED and not is_named and not os.path.lexists(path):
+            self._moved = True  # it was found in a folder, and has been renamed or deleted since
+            return members
+        return [*members, *([file] if file.error or not members else [])]
+
+    def _record_done(self, path: Path, files: Sequence[FileResult], *, is_reported: bool) -> None:
+        """Count a file for the progress, and report it unless that was done with its last transaction."""
+        self._bytes_done += _size(path)
+        self._files_done += 1
+        self._values_done += sum(map(count_values, files))
+        if not is_reported:
+            self._report(FileResult(inert(str(path))), 0)
 
     def _load_file(self, path: Path, loading: LogLoading, result: FileResult, *, is_named: bool) -> list[FileResult]:
         """Load a file, and return the results of the logs in it if it is an archive of files."""

@@ -32,7 +32,8 @@ from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, Tai
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, KNOWN, FileResult, LoadProgress, count_values
 from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
-from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs, is_live_name, is_packed_name
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs
+from cowrieprocessor.loader.reading.log_names import is_live_name, is_packed_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections

@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest.log_damage import Log
+from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.duplicate_lookup import MISS_LIMIT
 from cowrieprocessor.loader.logs.identity import LogIdentifier, Resume, Search
-from cowrieprocessor.loader.reading.discovery import has_later_log, is_live_name
+from cowrieprocessor.loader.reading.log_names import has_later_log, is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
@@ -251,6 +252,7 @@ class LogLoading:
         is_checked = not stream.is_complete
         was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
+        removals = self._removals() if checkpoint.lookup is not None else 0
         with closing(self._batches(resume, stream)) as batches:
             for item in batches:
                 if isinstance(item, LogEnd):
@@ -259,7 +261,7 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
-                self._write(item, result, sensor)
+                self._write(item, result, sensor, removals)
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
                 result.bytes_nul = item.log["bytes_nul"] - nul_before
@@ -310,7 +312,11 @@ class LogLoading:
             return False  # for the log in which this one has its turn; two parser processes would take twice the memory
         return time.monotonic() >= self._in_process_until and is_worthwhile(stream, checkpoint)
 
-    def _write(self, rows: BatchRows, result: FileResult, sensor: GivenSensor | None) -> None:
+    def _removals(self) -> int:
+        with read_transaction(self._engine) as connection:
+            return count_removals(connection)
+
+    def _write(self, rows: BatchRows, result: FileResult, sensor: GivenSensor | None, removals: int) -> None:
         log = rows.log
         progress = {"path": result.path, "line": log["next_line"], "bytes": log["byte_pos"]}
         write_batch(
@@ -322,6 +328,7 @@ class LogLoading:
             copies=self._copies,
             sensor=None if sensor is None else sensor.name,
             in_transaction=self._in_transaction,
+            removals=removals,
         )
         self._elsewhere.update(rows.elsewhere)
         if any(rows.counters.values()):

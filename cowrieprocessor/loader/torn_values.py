@@ -28,7 +28,7 @@ from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, moment_or_n
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import digest_of_bytes
 from cowrieprocessor.loader.logs.duplicate_lookup import count_events
-from cowrieprocessor.loader.reading.discovery import log_name
+from cowrieprocessor.loader.reading.log_names import log_name
 from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, Batch, BatchRows
@@ -69,9 +69,7 @@ def explain_ends(connection: Connection, rows: BatchRows) -> Counter[str]:
     changes: Counter[str] = Counter()
     payloads = [row[6] for row in rows.events]
     for end in table.unexplained_ends(connection, since, until):
-        beginning = _text(end)
-        found = (payload for payload in payloads if beginning is not None and payload.startswith(beginning))
-        if any(_is_in_time(end, _timestamp(payload)) for payload in found):
+        if any(begins(end, payload) for payload in payloads):
             changes += withdraw(connection, end)
     return changes
 
@@ -176,6 +174,25 @@ def join_beginning(connection: Connection, beginning: Damage, loading: Loading) 
     return None
 
 
+def begins(end: Damage, payload: str) -> bool:
+    """Return whether the event of a payload may be the one of which a torn end is the beginning."""
+    beginning = _text(end)
+    return beginning is not None and payload.startswith(beginning) and _is_in_time(end, _timestamp(payload))
+
+
+def joined_with(connection: Connection, end: Damage) -> list[Damage]:
+    """Return the values of other logs that were joined to a torn end, and are stored as one event with it."""
+    if end.moment is None or not end.is_explained:
+        return []
+    return [
+        beginning
+        for beginning in table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
+        if beginning.is_explained
+        and beginning.log != end.log
+        and _event((end.raw or b"") + (beginning.raw or b"")) is not None
+    ]
+
+
 def withdraw(connection: Connection, damage: Damage) -> Counter[str]:
     """Delete the dead letter of a damaged place because its bytes are stored now, and note that."""
     changes = _withdraw(connection, damage)
@@ -231,7 +248,7 @@ def _store(connection: Connection, event: Event, raw: bytes, beginning: Damage, 
     batch = _batch(row, beginning, loading)
     batch.add(Value(raw.strip(), event.fields, beginning.source_offset, beginning.byte_start, beginning.byte_end))
     rows = batch.rows()
-    write_rows(connection, rows)
+    write_rows(connection, [rows])
     return Counter(rows.counters)
 
 

@@ -13,7 +13,8 @@ from cowrieprocessor.db.ingest import log_files, sensor_names, wrapped_logs
 from cowrieprocessor.db.ingest.event_locks import lock_all_events, lock_events
 from cowrieprocessor.db.ingest.log_damage import Log, torn_end
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
-from cowrieprocessor.db.ingest.overlaps import overlaps
+from cowrieprocessor.db.ingest.overlaps import SessionTimes, overlaps
+from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.damage_writer import store_damage
@@ -46,6 +47,7 @@ def write_batch(
     copies: Sequence[Log] = (),
     sensor: str | None = None,
     in_transaction: Callable[[Connection, BatchRows], None] | None = None,
+    removals: int = 0,
 ) -> None:
     """Write a batch and the log's new checkpoint in one transaction; adjust the batch's counters to what was stored.
 
@@ -58,29 +60,40 @@ def write_batch(
         copies: damaged copies of the log with the same byte positions.
         sensor: the name to give to the log if this is its first batch; see `loader.log_sensor` for a known log.
         in_transaction: called at the end of the same transaction.
+        removals: how many transactions had removed events before the batch was looked up.
 
     Raises:
-        LogMoved: another loader moved the checkpoint; nothing was written.
+        LogMoved: another loader moved the checkpoint, or events were removed since the lookup; nothing was written.
         LogOverlaps: an event may be stored from another log; nothing was written.
         DatabaseError: the database refused; nothing was written.
     """
     with write_transaction(engine) as connection:
-        lock_events(connection, rows.sensor_days)
+        lock_events(connection, rows.sensor_days or _ANY_DAY)
         sensor_names.lock(connection)
         log = (rows.log["identity"], rows.log["generation"])
-        if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
-            raise LogMoved
+        _store_checkpoint(connection, rows)
+        if rows.left_out and count_removals(connection) != removals:
+            raise LogMoved  # what was left out of the batch may not be stored any more
         if _may_be_stored(connection, rows):
             raise LogOverlaps
         wrapped_logs.store(connection, log, rows.wrapped)
         add_left_out(connection, log, rows.left_out)
-        if sensor is not None and rows.stored_values is None:
-            sensor_names.give(connection, log, sensor)
+        if rows.stored_values is None:
+            _give_sensor(connection, rows, sensor)
         _write_damage(connection, rows, copies, ingest_id)
-        write_rows(connection, rows)
+        write_rows(connection, [rows])
         add_counters(connection, job, rows.counters, progress if job == JOB else None, rows.now)
         if in_transaction is not None:
             in_transaction(connection, rows)
+
+
+def _give_sensor(connection: Connection, rows: BatchRows, sensor: str | None) -> None:
+    """Give a new log its sensor; one that is read again after a removal keeps the one that it had."""
+    log = (rows.log["identity"], rows.log["generation"])
+    if sensor is None and rows.log["generation"]:
+        sensor = sensor_names.given_before_reset(connection, log[0], rows.log["current_path"])
+    if sensor is not None:
+        sensor_names.give(connection, log, sensor)
 
 
 def _write_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log], ingest_id: str) -> None:
@@ -110,12 +123,17 @@ def write_torn_end(
 
     Returns:
         What was stored and withdrawn, by counter.
+
+    Raises:
+        LogMoved: the log was removed meanwhile, or its cursor was reset; nothing was written.
     """
     with read_transaction(engine) as connection:
         if not needs_recording(connection, log, pending, is_finished=is_finished):
             return Counter()
     with write_transaction(engine) as connection:
         lock_all_events(connection)  # an event that explains it may be stored meanwhile
+        if not log_files.is_known(connection, log):
+            raise LogMoved  # it was removed meanwhile, or has to be read again
         now = now_text()
         loading = Loading(ingest_id, now, not sql_of(connection).computes_event_columns)
         changes = record_end(connection, log, pending, line=line, is_finished=is_finished, loading=loading)
@@ -128,6 +146,74 @@ def is_end_explained(engine: Engine, log: Log) -> bool:
     with read_transaction(engine) as connection:
         end = torn_end(connection, log)
         return end is not None and end.is_explained
+
+
+def write_new_logs(
+    engine: Engine,
+    batches: Sequence[BatchRows],
+    progress: Mapping[str, object],
+    *,
+    ingest_id: str,
+    sensors: Sequence[str | None],
+) -> None:
+    """Write several logs, of which nothing is stored, and their checkpoints in one transaction.
+
+    Args:
+        engine: the database.
+        batches: each a whole log, without damage or wrapper; no two have an event in common, nor a file of a session.
+            Their counters are adjusted to what was stored.
+        progress: the position of the load.
+        ingest_id: identifies the load.
+        sensors: the name to give to each log.
+
+    Raises:
+        LogMoved: another loader has begun with one of them; nothing was written.
+        LogOverlaps: an event may be stored from another log; nothing was written.
+        DatabaseError: the database refused; nothing was written.
+    """
+    with write_transaction(engine) as connection:
+        lock_events(connection, [*_ANY_DAY, *(sensor_day for rows in batches for sensor_day in rows.sensor_days)])
+        sensor_names.lock(connection)
+        for rows in batches:
+            _store_checkpoint(connection, rows)
+        ends = [end for rows in batches for end in (rows.first_event, rows.last_event)]
+        if overlaps(connection, _NO_LOG, _merged_times(batches), ends):
+            raise LogOverlaps
+        counters: Counter[str] = Counter()
+        for rows, sensor in zip(batches, sensors, strict=True):
+            if sensor is not None:
+                sensor_names.give(connection, (rows.log["identity"], rows.log["generation"]), sensor)
+            _write_damage(connection, rows, (), ingest_id)
+            counters.update(rows.counters)
+        write_rows(connection, batches)
+        add_counters(connection, JOB, counters, progress, batches[0].now)
+
+
+_ANY_DAY = (("", ""),)
+"""Locked by a batch that stores no event, so that none is removed while it is written."""
+
+_NO_LOG = {"source": "", "source_inode": "", "source_generation": -1}
+"""Excludes no row from the search for events of other logs."""
+
+
+def _store_checkpoint(connection: Connection, rows: BatchRows) -> None:
+    if not log_files.store(connection, rows.log, rows.stored_values, rows.stored_bytes, rows.more_bytes):
+        raise LogMoved
+
+
+def _merged_times(batches: Sequence[BatchRows]) -> list[SessionTimes]:
+    """Return each session of several batches with the times of its first and last event in them."""
+    times: dict[str, tuple[str | None, str | None]] = {}
+    for rows in batches:
+        for session_id, first, last, *_ in rows.sessions:
+            known = times.get(session_id)
+            if known is None:
+                times[session_id] = first, last
+            elif None in (first, *known):
+                times[session_id] = None, None
+            else:
+                times[session_id] = min(first, known[0]), max(last, known[1])
+    return [(session_id, *moments) for session_id, moments in times.items()]
 
 
 def _may_be_stored(connection: Connection, rows: BatchRows) -> bool:

@@ -25,8 +25,7 @@ from cowrieprocessor import errors, events
 from cowrieprocessor.cli.main import cli
 from cowrieprocessor.cli.shared.common import EXIT_INTERRUPTED
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.jobs.upgrade import backfill_aggregates
-from cowrieprocessor.loader.rows import file_aggregates
+from cowrieprocessor.loader.rows import file_aggregates, stored_payload
 from cowrieprocessor.settings import SETTINGS_REFERENCE
 from tests.documents import PROJECT, blocks, pages, quoted, sections, slug, table_rows, without_blocks
 
@@ -293,7 +292,7 @@ def test_every_package_has_its_reason() -> None:
 def test_reasons_of_dead_letters_are_documented() -> None:
     """docs/loading.md explains every reason for a dead letter, and no other."""
     reasons = {value for name, value in vars(events).items() if name.startswith("REFUSED_")}
-    for module in (file_aggregates, backfill_aggregates):
+    for module in (file_aggregates, stored_payload):
         reasons |= {value for name, value in vars(module).items() if name.startswith("REASON_")}
     for key in ("session", "eventid", "timestamp"):
         reasons |= {f"{key} is not text", f"{key} holds a NUL", f"{key} is too long"}

@@ -208,7 +208,7 @@ def _propagate_slice(connection: Connection, part: Slice, verdict: Mapping[str, 
     # Read only now: rows may have changed before the verdict was locked.
     were_malicious = _malicious_sessions(connection, part.rows)
     changed = _copy(connection, verdict, part.rows, now)
-    _unflag(connection, were_malicious)
+    unflag_sessions(connection, were_malicious)
     return changed
 
 
@@ -265,7 +265,7 @@ def _flag(connection: Connection, sessions: Collection[str]) -> None:
         _set_flag(connection, "TRUE", "NOT vt_flagged", chunk)
 
 
-def _unflag(connection: Connection, sessions: Collection[str]) -> None:
+def unflag_sessions(connection: Connection, sessions: Collection[str]) -> None:
     """Unflag sessions without a malicious file; sessions that v3 enriched keep the flag it may have set."""
     enrichment = sql_of(connection).json_text("enrichment")
     condition = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -74,6 +74,25 @@ def events_in_order(connection: Connection, after: int, until: int, limit: int) 
 def events_of_session(connection: Connection, session_id: str, after: int, limit: int) -> Iterator[StoredEvent]:
     """Yield up to `limit` events of a session ordered by id, with `after` < id."""
     return _select_events(connection, "session_id = ? AND id > ? ORDER BY id LIMIT ?", (session_id, after, limit))
+
+
+def all_events_of_session(connection: Connection, session_id: str) -> Iterator[StoredEvent]:
+    """Yield all events of a session ordered by id."""
+    return _select_events(connection, "session_id = ? ORDER BY id", (session_id,))
+
+
+def events_with_ids(connection: Connection, ids: Sequence[int]) -> Iterator[StoredEvent]:
+    """Yield events by their ids; `ids` fit into one statement."""
+    return _select_events(connection, f"id IN ({', '.join('?' * len(ids))})", tuple(ids))
+
+
+def long_payload(connection: Connection, event_id: int) -> str:
+    """Return the payload of an event, also one over the limit."""
+    sql = sql_of(connection)
+    statement = sql.statement(f"SELECT {sql.json_text('payload')} FROM raw_events WHERE id = ?")
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(statement, (event_id,))
+        return str(next(iter(cursor.fetchall()))[0])
 
 
 def own_source_keys(connection: Connection) -> Collection[SourceKey]:

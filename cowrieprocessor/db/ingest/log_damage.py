@@ -185,6 +185,7 @@ def has_event_in_copy(connection: Connection, damage: Damage) -> bool:
         .where(
             _LOG.c.identity == damage.identity,
             _LOG.c.generation != damage.generation,
+            _LOG.c.values_done >= 0,  # of a log that is read again, the damage is not known any more
             _LOG.c.next_offset > damage.source_offset,
             or_(
                 _EVENT.c.payload_hash == damage.context,
@@ -243,6 +244,22 @@ def timestamps_beginning_with(connection: Connection, beginning: str, since: str
         f" AND substr({payload}, 1, ?) = ? LIMIT 100"
     )
     return [str(row[0]) for row in _query(connection, statement, (since, until, len(beginning), beginning))]
+
+
+def of_log(connection: Connection, log: Log) -> list[Damage]:
+    """Return all damage of a log, its torn end included, in order."""
+    return _read(connection, _rows_of(log).order_by(_DAMAGE.c.byte_start))
+
+
+def explained_ends(connection: Connection) -> list[Damage]:
+    """Return the torn ends whose events are stored."""
+    return _read(connection, select(_DAMAGE).where(_DAMAGE.c.kind == TORN_END, _DAMAGE.c.is_explained))
+
+
+def without_letters(connection: Connection, identity: str) -> list[Damage]:
+    """Return the refused values and torn ends without a dead letter of all logs with an identity."""
+    query = select(_DAMAGE).where(_DAMAGE.c.identity == identity, _OF_VALUE, ~_DAMAGE.c.has_letter)
+    return _read(connection, query)
 
 
 def has_unexplained_end(connection: Connection, since: str, until: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, inspect, select
 
+from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.models import LogFile, RawEvent
 
@@ -14,11 +15,12 @@ COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.na
 _LOG = LogFile.__table__
 _EVENT = RawEvent.__table__
 # Plain text, because these run for every log with new data.
-_GENERATIONS = (
+_LOGS = (
     f"SELECT {', '.join(COLUMNS)}, wrapper, lines_foreign, bytes_foreign FROM log_files"
-    " LEFT JOIN wrapped_logs USING (identity, generation) WHERE identity = ? ORDER BY values_done DESC, generation"
+    " LEFT JOIN wrapped_logs USING (identity, generation)"
 )
-_GENERATION_COLUMNS = (*COLUMNS, "wrapper", "lines_foreign", "bytes_foreign")
+_LONGEST_FIRST = "ORDER BY values_done DESC, generation"
+_LOG_COLUMNS = (*COLUMNS, "wrapper", "lines_foreign", "bytes_foreign")
 _OLDEST_ROW_IS_V3 = """
     SELECT e.id FROM raw_events e WHERE e.id = (SELECT min(id) FROM raw_events) AND NOT EXISTS (
         SELECT 1 FROM log_files l WHERE l.source = e.source AND l.source_inode = e.source_inode
@@ -29,8 +31,28 @@ MAX_SOURCE_CHARS = 512
 
 def generations(connection: Connection, identity: str) -> Sequence[Mapping[str, Any]]:
     """Return the logs whose first object has this identity, the longest first, with the columns of `wrapped_logs`."""
-    rows = _query(connection, _GENERATIONS, (identity,))
-    return [dict(zip(_GENERATION_COLUMNS, (*row[:-2], row[-2] or 0, row[-1] or 0), strict=True)) for row in rows]
+    return [_log(row) for row in _query(connection, f"{_LOGS} WHERE identity = ? {_LONGEST_FIRST}", (identity,))]
+
+
+def generations_of(connection: Connection, identities: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the logs of several identities, by identity; see `generations`."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for part in chunks(identities):
+        where = f"WHERE identity IN ({', '.join('?' * len(part))})"
+        for row in map(_log, _query(connection, f"{_LOGS} {where} {_LONGEST_FIRST}", part)):
+            found.setdefault(row["identity"], []).append(row)
+    return found
+
+
+def _log(row: Sequence[Any]) -> Mapping[str, Any]:
+    return dict(zip(_LOG_COLUMNS, (*row[:-2], row[-2] or 0, row[-1] or 0), strict=True))
+
+
+def is_known(connection: Connection, log: tuple[str, int]) -> bool:
+    """Return whether there is a log with this identity and generation whose cursor was not reset."""
+    return bool(
+        _query(connection, "SELECT 1 FROM log_files WHERE identity = ? AND generation = ? AND values_done >= 0", log)
+    )
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
@@ -54,10 +76,12 @@ def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int
     Where raw_events still has v1's unique constraint on (source, source_offset), a further log under the same path
     gets a source of its own: the path with the suffix `#1`, `#2` and so on.
     """
+    if not taken_sources(connection, [path]):
+        return path, 0
     if _allows_one_log_per_source(connection):
         number = 0
         source = path
-        while _is_taken(connection, source):
+        while taken_sources(connection, [source]):
             number += 1
             source = f"{path[: MAX_SOURCE_CHARS - 8]}#{number}"
         return source, 0
@@ -70,11 +94,19 @@ def free_source(connection: Connection, path: str, inode: str) -> tuple[str, int
     return path, highest + 1
 
 
-def _is_taken(connection: Connection, source: str) -> bool:
-    return any(
-        connection.execute(select(table.c.source).where(table.c.source == source).limit(1)).first() is not None
-        for table in (_LOG, _EVENT)
-    )
+def taken_sources(connection: Connection, sources: Sequence[str]) -> set[str]:
+    """Return which of these sources a log or an event has."""
+    taken: set[str] = set()
+    for part in chunks(sources):
+        values = ", ".join(["(?)"] * len(part))
+        for table in ("log_files", "raw_events"):
+            # A sub-query for each source, because a log may have millions of rows.
+            sql = (
+                f"SELECT s.column1 FROM (VALUES {values}) AS s"
+                f" WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.source = s.column1)"
+            )
+            taken.update(row[0] for row in _query(connection, sql, part))
+    return taken
 
 
 def _allows_one_log_per_source(connection: Connection) -> bool:

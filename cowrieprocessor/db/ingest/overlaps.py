@@ -72,7 +72,7 @@ class _OverlapQueries:
             )
             for session_id, first, last in stored:
                 begin, end = times[session_id]
-                if None in (first, last, begin, end) or (_as_text(first) <= end and begin <= _as_text(last)):
+                if None in (first, last, begin, end) or (as_text(first) <= end and begin <= as_text(last)):
                     suspicious.append(session_id)
         return suspicious
 
@@ -102,7 +102,7 @@ class _OverlapQueries:
         return list(self._cursor.fetchall())
 
 
-def _as_text(moment: Any) -> str:
+def as_text(moment: Any) -> str:
     """Return a timestamp as text: SQLite returns text, PostgreSQL a datetime."""
     return utc_text(moment) if isinstance(moment, dt.datetime) else str(moment)
 

@@ -25,6 +25,11 @@ SourceKey = tuple[str, str | None, int]
 """source, source_inode and source_generation of rows in raw_events."""
 
 _GIVEN = "SELECT sensor FROM log_sensors WHERE identity = ? AND generation = ?"
+_GIVEN_BEFORE_RESET = (
+    "SELECT min(n.sensor) FROM log_files AS l JOIN log_sensors AS n"
+    " ON n.identity = l.identity AND n.generation = l.generation"
+    " WHERE l.identity = ? AND l.values_done < 0 AND l.current_path = ?"
+)
 _GIVE = (
     "INSERT INTO log_sensors (identity, generation, sensor) VALUES (?, ?, ?)"
     " ON CONFLICT (identity, generation) DO UPDATE SET sensor = excluded.sensor"
@@ -107,6 +112,18 @@ class SensorNames:
     def given_where_left_out(self, session_id: str) -> list[str]:
         """Return the present names of the logs whose events of a session were stored already."""
         return [self.resolve(row[0]) for row in _query(self._connection, _LEFT_OUT, (session_id,))]
+
+
+def given_before_reset(connection: Connection, identity: str, path: str) -> str | None:
+    """Return the sensor that was given to a log before its cursor was reset, see `log_removal`; None if there is none.
+
+    Args:
+        connection: a connection.
+        identity: the log's identity.
+        path: where it is.
+    """
+    rows = _query(connection, _GIVEN_BEFORE_RESET, (identity, path))
+    return None if rows[0][0] is None else str(rows[0][0])
 
 
 def lock(connection: Connection, *, to_change: bool = False) -> None:

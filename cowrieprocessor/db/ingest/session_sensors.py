@@ -6,9 +6,9 @@ of several logs an event was stored, nor in which order the logs came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -69,33 +69,44 @@ class SensorFacts:
         ]
 
 
-def store_batch(
-    connection: Connection,
-    log: Log,
-    sensors: Iterable[Row],
-    sessions: Sequence[list[Any]],
-    left_out: Sequence[str] = (),
-) -> None:
-    """Merge the sensors of a batch's sessions, and fill them in where the rows of these sessions need them.
+class LogSessions(NamedTuple):
+    """The sessions of which a batch of a log has events.
 
-    Args:
-        connection: in the transaction that stores the batch, with the lock on the names.
-        log: the log of the batch.
+    Attributes:
+        log: the log.
         sensors: (session_id, names in the events, first and last time of a connect), sorted by session.
-        sessions: rows for `LoadingStatements.merge_sessions`; their sensors are filled in.
         left_out: sessions of which the batch has events that are stored already.
     """
+
+    log: Log
+    sensors: Sequence[Row]
+    left_out: Sequence[str] = ()
+
+
+def store_batches(connection: Connection, batches: Sequence[LogSessions], sessions: Sequence[list[Any]]) -> None:
+    """Merge the sensors of the sessions of batches, and fill them in where the rows of these sessions need them.
+
+    Args:
+        connection: in the transaction that stores the batches, with the lock on the names.
+        batches: the sessions of each batch.
+        sessions: rows for `LoadingStatements.merge_sessions` of all of them; their sensors are filled in.
+    """
     names = SensorNames(connection)
-    given = names.given_to(log)
-    rows = [_batch_row(names, given, *row) for row in sensors]
-    note_left_out(connection, log, left_out)
-    if given is not None:
-        rows += [[session_id, given, None, False, None, None] for session_id in left_out]
+    rows: list[list[Any]] = []
+    given_left_out: list[str] = []
+    for log, sensors, left_out in batches:
+        given = names.given_to(log)
+        rows += [_batch_row(names, given, *row) for row in sensors]
+        note_left_out(connection, log, left_out)
+        if given is not None:
+            rows += [[session_id, given, None, False, None, None] for session_id in left_out]
+            given_left_out += left_out
+    if given_left_out or len(batches) > 1:
         rows.sort(key=lambda row: row[0])  # rows are locked in this order
     merge(connection, rows)
     fill_matchers(connection, sessions)
-    if given is not None:
-        update_matchers(connection, left_out)
+    if given_left_out:
+        update_matchers(connection, sorted(given_left_out))
 
 
 def note_left_out(connection: Connection, log: Log, session_ids: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import pause
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.engine import get_engine, write_transaction
+from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
@@ -271,6 +271,18 @@ def lock_paths(
         raise
     finally:
         lock.release(*end)
+
+
+def refuse_if_locked(engine: Engine, kind: str, paths: Sequence[Path]) -> None:
+    """Check that no process of this machine has locked one of some paths.
+
+    Raises:
+        AlreadyFollowed: one has; the message names it.
+    """
+    lock = PathLock(engine, kind, paths, time.monotonic)
+    with read_transaction(engine) as connection:
+        for other in jobs_of_kind(connection, kind):
+            lock._refuse_if_locked_by(other)
 
 
 def wait_out(error: DatabaseError, lock: PathLock, backoff: Backoff, stop: Event) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import orjson
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest import sensor_names, session_sensors
-from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, SourceKey, StoredEvent
+from cowrieprocessor.db.ingest.event_scan import SourceKey, StoredEvent
 from cowrieprocessor.db.ingest.sensor_names import SensorNames
 from cowrieprocessor.db.ingest.session_sensors import SensorFacts
 from cowrieprocessor.db.ingest.statements import LoadingStatements
@@ -25,13 +24,12 @@ from cowrieprocessor.events import (
     SESSION_CONNECT,
     Event,
     Refused,
-    parse_event,
     parse_stored,
 )
-from cowrieprocessor.json_text import read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregate, SessionAggregates
+from cowrieprocessor.loader.rows.stored_payload import read_stored
 
 EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"
@@ -39,8 +37,6 @@ EVENTS_OF_OUR_LOADERS = "events_of_our_loaders"
 EVENTS_REFUSED = "events_refused"
 
 _KEPT_PAYLOAD_CHARS = 64 << 10
-REASON_NOT_JSON = "backfill: the stored payload is not JSON"
-REASON_TOO_LONG = "backfill: the stored payload is over 2 MiB"
 
 
 @dataclass(slots=True)
@@ -88,7 +84,7 @@ class Slice(ABC):
         if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
             return
-        event = parsed(row.payload)
+        event = read_stored(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:
             self.counters[EVENTS_OF_OTHERS] += 1
             if self.all_types:
@@ -196,18 +192,6 @@ class SensorsSlice(Slice):
             rows.append(facts.row(session_id))
         session_sensors.merge(connection, rows)
         session_sensors.update_matchers(connection, sorted(self.sessions))
-
-
-def parsed(payload: str | None) -> Event | Refused:
-    """Return the event of a stored payload, without its hash; None stands for a payload that is too long."""
-    if payload is None:
-        return Refused(REASON_TOO_LONG, f"more than {MAX_PAYLOAD_CHARS} characters")
-    raw = payload.encode("utf-8", "surrogatepass")
-    try:
-        fields = read_json(raw)
-    except orjson.JSONDecodeError as error:
-        return Refused(REASON_NOT_JSON, str(error))
-    return parse_event(raw, fields, hashed=False)
 
 
 def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:

@@ -39,9 +39,9 @@ from cowrieprocessor.events import (
     utc_text,
 )
 from cowrieprocessor.jobs.runtime.throttle import Throttle
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import parsed
 from cowrieprocessor.json_text import stored_fields
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
+from cowrieprocessor.loader.rows.stored_payload import read_stored
 
 JOB = RECOUNT_JOB
 PAGE_SESSIONS = 500
@@ -218,7 +218,7 @@ class PageReader:
                 continue
             count.add(event_type, self._moment(event_id, timestamp, connection))
             if payload is not None and (is_ours or event_id <= backfilled):
-                event = parsed(payload)
+                event = read_stored(payload)
                 if isinstance(event, Event):
                     count.derived.add(event)
 

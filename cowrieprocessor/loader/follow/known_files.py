@@ -11,7 +11,7 @@ from cowrieprocessor.loader.follow.file_state import FileState, content_key, sig
 from cowrieprocessor.loader.follow.gap_detector import GapDetector
 from cowrieprocessor.loader.follow.tail_reader import Outcome, file_id_of
 from cowrieprocessor.loader.log_loading import FINISHED_AFTER_S
-from cowrieprocessor.loader.reading.discovery import is_live_name
+from cowrieprocessor.loader.reading.log_names import is_live_name
 from cowrieprocessor.sanitize import inert
 
 

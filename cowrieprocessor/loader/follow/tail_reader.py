@@ -29,7 +29,7 @@ from cowrieprocessor.loader.log_loading import (
 )
 from cowrieprocessor.loader.logs.identity import Search
 from cowrieprocessor.loader.packed_logs import load_members
-from cowrieprocessor.loader.reading.discovery import is_live_name
+from cowrieprocessor.loader.reading.log_names import is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, digest_of
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.loader.rows.batch import BatchRows

@@ -145,6 +145,34 @@ class LogIdentifier:
         with self._connect() as connection:
             return self._resume_log(connection, identity)
 
+    def identify(self) -> str | None:
+        """Return the identity of the log in the file, None if it has no complete object yet."""
+        first = self._first_object(Search())
+        return None if first is None or first.fields is None else identity_of(first.fields)
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether the log that was identified is in a wrapper."""
+        return self._wrapper is not None
+
+    def stored_whole(self, known: Sequence[Mapping[str, Any]]) -> Checkpoint | None:
+        """Return the log that is in the file and stored to its last byte, without one that was no event; else None.
+
+        Args:
+            known: the rows of `log_files` with the log's identity.
+        """
+        for checkpoint in map(_checkpoint, known):
+            is_sound = not (checkpoint.wrapper or checkpoint.bytes_dead or checkpoint.bytes_nul or checkpoint.bytes_gap)
+            if is_sound and self._reader_at_same_bytes(checkpoint) and not self._stream.read():
+                return checkpoint
+        return None
+
+    def begin(self, identity: str) -> Resume:
+        """Return where to begin with a log that nothing is known of, nor of its name."""
+        name = source_name(self._stream.path)
+        checkpoint = Checkpoint(identity, 0, name, self._stream.inode, 0, name)
+        return Resume(checkpoint, self._reader_from_start())
+
     def _first_object(self, searched: Search) -> Value | None:
         """Return the first object of the log; where there is none (yet), record how far the file was searched."""
         self._wrapper = None
@@ -196,20 +224,21 @@ class LogIdentifier:
         reader = self._reader_at_same_bytes(known[0])
         if reader is None or not reader.tail().strip(_SEPARATORS):
             return None
-        return self._resume_at(known[0], reader, of_v3)
+        return self._resume_at(known[0], reader, of_v3, self._lookup_limit)
 
     def _resume_at(
         self,
         checkpoint: Checkpoint,
         reader: LogReader,
         of_v3: V3Log | None,
-        copies: Sequence[Log] = (),
+        limit: int,
         *,
         is_copy: bool = False,
+        copies: Sequence[Log] = (),
     ) -> Resume:
-        checkpoint.current_path = _name(self._stream.path)
+        checkpoint.current_path = source_name(self._stream.path)
         checkpoint.wrapper = self._wrapper
-        checkpoint.lookup = self._duplicate_lookup(checkpoint, self._lookup_limit, of_v3)
+        checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
         return Resume(checkpoint, reader, is_copy, tuple(copies))
 
     def _resume_log(self, connection: Connection, identity: str) -> Resume:
@@ -219,12 +248,14 @@ class LogIdentifier:
         copies: list[Log] = []
         for checkpoint in known:
             reader = self._proven(checkpoint)
-            if reader is not None and self._is_undamaged(checkpoint):
-                return self._resume_at(checkpoint, reader, of_v3, copies, is_copy=len(known) > 1)
+            if reader is not None and not self._is_undamaged(checkpoint):
+                has_same = self._has_same_damage(connection, checkpoint)
+                reader = self._proven(checkpoint) if has_same else None
+                if reader is None:
+                    copies.append((checkpoint.identity, checkpoint.generation))
             if reader is not None:
-                if self._has_same_damage(connection, checkpoint) and (reader := self._proven(checkpoint)):
-                    return self._resume_at(checkpoint, reader, of_v3, copies, is_copy=len(known) > 1)
-                copies.append((checkpoint.identity, checkpoint.generation))
+                limit = max(self._lookup_limit, self._miss_limit * _is_before_reset(checkpoint, known))
+                return self._resume_at(checkpoint, reader, of_v3, limit, is_copy=len(known) > 1, copies=copies)
         checkpoint = self._new_log(connection, identity, 1 + max((log.generation for log in known), default=-1))
         limit = max(self._lookup_limit, self._miss_limit * bool(known))
         checkpoint.lookup = self._duplicate_lookup(checkpoint, limit, of_v3)
@@ -262,7 +293,7 @@ class LogIdentifier:
         return event if isinstance(event, Event) else None
 
     def _new_log(self, connection: Connection, identity: str, generation: int) -> Checkpoint:
-        name = _name(self._stream.path)
+        name = source_name(self._stream.path)
         source, source_generation = table.free_source(connection, name, self._stream.inode)
         return Checkpoint(
             identity=identity,
@@ -330,10 +361,15 @@ def _checkpoint(row: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(**columns, **stored)
 
 
+def _is_before_reset(checkpoint: Checkpoint, known: Sequence[Checkpoint]) -> bool:
+    """Return whether a generation whose cursor was reset (see `log_removal`) stored more of the log."""
+    return any(log.values_done < 0 and log.byte_pos > checkpoint.byte_pos for log in known)
+
+
 def _source_key(checkpoint: Checkpoint) -> SourceKey:
     return SourceKey(checkpoint.source, checkpoint.source_inode, checkpoint.source_generation)
 
 
-def _name(path: Path) -> str:
+def source_name(path: Path) -> str:
     """Return a file's absolute path as text that every database can store."""
     return inert_cut(os.path.abspath(path), table.MAX_SOURCE_CHARS)  # noqa: PTH100 - resolve() would follow links

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
+from cowrieprocessor.loader.reading.log_list import LogList
+from cowrieprocessor.loader.reading.log_names import (
+    RotationOrder,
+    is_log_name,
+    is_packed_name,
+    name_order,
+    rotation_order,
+)
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings.paths import is_rotated_from
 
-_LOG_NAME = re.compile(r"\.(?:json|jsonl|ndjson)(?:[._-].*)?$", re.IGNORECASE)
-_COMPRESSED = re.compile(r"\.(?:gz|bz2|xz|zst|zstd|zip|tar|tgz|tar\.(?:gz|bz2|xz|zst))$", re.IGNORECASE)
-_DATED = re.compile(r"[._-](\d{4}-?\d\d-?\d\d)(?:[._T-]?(\d[\d_:-]*))?$")
-_LIVE = 2
-_NUMBERED = re.compile(r"\.(\d{1,6})$")
 
-
-def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None = None) -> list[Path]:
+def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None = None) -> LogList:
     """Return the logs to load: files as given, folders replaced by the logs in them and their subfolders.
 
     In a folder, logs are the regular files named like Cowrie's (`*.json`, `*.jsonl`, `*.ndjson`, optionally followed
@@ -36,19 +37,19 @@ def find_logs(paths: Iterable[Path], unreadable: list[InputNotReadable] | None =
         InputNotFound: a path does not exist, or a folder contains no logs.
         InputNotReadable: no permission to read a folder or to `stat` a path.
     """
-    logs: list[Path] = []
+    logs = LogList()
     for path in paths:
         if not _is_folder(path):
-            logs.append(path)
+            logs.add_file(path)
             continue
-        folder_logs = sorted(_logs_below(path, unreadable), key=rotation_order)
-        if not folder_logs and not unreadable:
+        keys = _keys_below(path, unreadable)
+        if not keys and not unreadable:
             raise InputNotFound(
                 f"{inert(str(path))}: no logs in this folder; logs are files named like cowrie.json, "
                 "cowrie.json.2026-01-31 or cowrie.json.1.gz. Name a file to load it whatever it is called"
             )
-        logs.extend(folder_logs)
-    return list(dict.fromkeys(logs))
+        logs.add_folders(keys)
+    return logs
 
 
 LISTING_SETTLES_S = 2.0
@@ -59,8 +60,6 @@ LISTED_FOR_S = 60.0
 
 PACKED_SETTLES_S = 15.0
 """An archive unchanged for this time is finished, and is then checked only every LISTED_FOR_S."""
-
-_RotationOrder = tuple[str, str, int, str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class FollowedLogs:
         self._listing_settles_s = listing_settles_s
         self._packed_settles_s = packed_settles_s
         self._listings: dict[str, _Listing] = {}
-        self._orders: dict[str, _RotationOrder] = {}
+        self._orders: dict[str, RotationOrder] = {}
         self._last: _Snapshot | None = None
 
     def is_wanted(self, path: str) -> bool:
@@ -301,49 +300,6 @@ def existing_logs(paths: Iterable[Path]) -> list[Path]:
     return [Path(name) for name, _ in FollowedLogs(paths).scan().logs]
 
 
-def is_live_name(path: str) -> bool:
-    """Return whether a log is named like one still being written: no date, number or compression suffix."""
-    name = path.rpartition("/")[2]
-    return not (_COMPRESSED.search(name) or _DATED.search(name) or _NUMBERED.search(name))
-
-
-def is_packed_name(path: str) -> bool:
-    """Return whether a file has the name of a compressed file."""
-    return _COMPRESSED.search(path) is not None
-
-
-def is_log_name(name: str) -> bool:
-    """Return whether a file in a folder has the name of a Cowrie JSON log."""
-    return _LOG_NAME.search(name) is not None and not name.startswith(".")
-
-
-def rotation_order(path: Path) -> _RotationOrder:
-    """Return a sort key: folder, log, then dated logs by date, numbered logs from the highest, the live log last."""
-    name = _COMPRESSED.sub("", path.name)
-    folder = str(path.parent)
-    if match := _DATED.search(name):
-        return folder, name[: match.start()], 0, match[1].replace("-", "") + (match[2] or ""), 0, path.name
-    if match := _NUMBERED.search(name):
-        return folder, name[: match.start()], 1, "", -int(match[1]), path.name
-    return folder, name, _LIVE, "", 0, path.name
-
-
-def log_name(path: str) -> tuple[str, str]:
-    """Return the folder and the name that a log and all files rotated from it share."""
-    return rotation_order(Path(path))[:2]
-
-
-def has_later_log(path: Path) -> bool:
-    """Return whether the folder of a rotated log has a log that continues it."""
-    order = rotation_order(path)
-    try:
-        names = [entry.name for entry in os.scandir(path.parent)]
-    except OSError:
-        return False
-    others = (rotation_order(path.parent / name) for name in names if is_log_name(name))
-    return any(other[:2] == order[:2] and other[2:5] > order[2:5] for other in others)
-
-
 def _is_folder(path: Path) -> bool:
     """Return whether a given path is a folder; a dangling link counts as a file, so that opening it reports the error.
 
@@ -378,27 +334,44 @@ def _not_readable(path: Path, error: OSError) -> InputNotReadable:
     return InputNotReadable(f"{inert(str(path))}: {error.strerror}{remedy}")
 
 
-def _logs_below(folder: Path, unreadable: list[InputNotReadable] | None) -> Iterator[Path]:
-    """Yield the logs in a folder and its subfolders; a folder reached again through a link is visited once."""
+def _keys_below(folder: Path, unreadable: list[InputNotReadable] | None) -> dict[str, list[str]]:
+    """Return the logs in a folder and its subfolders: the sort keys of their names, by folder.
+
+    A folder reached again through a link is visited once.
+    """
     visited: set[tuple[int, int]] = set()
     pending = [folder]
+    keys: dict[str, list[str]] = {}
     while pending:
         current = pending.pop()
         try:
             status = current.stat()
-            entries = list(os.scandir(current))
+            subfolders, logs = _entries(current) if (status.st_dev, status.st_ino) not in visited else ([], [])
         except OSError as error:
             if unreadable is None:
                 raise _not_readable(current, error) from error
             unreadable.append(_not_readable(current, error))
             continue
-        if (status.st_dev, status.st_ino) in visited:
-            continue
         visited.add((status.st_dev, status.st_ino))
+        pending += subfolders
+        if logs:
+            keys[str(current)] = logs
+    return keys
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the subfolders of a folder, and the sort keys of the logs in it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    subfolders: list[Path] = []
+    logs: list[str] = []
+    with os.scandir(folder) as entries:
         for entry in entries:
-            path = Path(entry.path)
-            mode = _mode(path)
+            mode = stat.S_IFREG if entry.is_file(follow_symlinks=False) else _mode(Path(entry.path))
             if stat.S_ISDIR(mode):
-                pending.append(path)
+                subfolders.append(Path(entry.path))
             elif stat.S_ISREG(mode) and is_log_name(entry.name):
-                yield path
+                logs.append(name_order(entry.name))
+    return subfolders, logs

@@ -223,7 +223,7 @@ class Batch:
             more_bytes=more_bytes or {},
             now=self.now,
             events=self._events,
-            sessions=_session_rows(self._sessions, cursor.source, self.now),
+            sessions=session_rows(self._sessions, json.dumps([cursor.source], ensure_ascii=False), self.now),
             attributes=self._sessions.attribute_rows(),
             commands=self._sessions.command_rows(),
             logins=self._sessions.login_rows(),
@@ -351,8 +351,8 @@ def raw_payload(value: Value) -> dict[str, Any]:
         return {"base64": base64.b64encode(raw).decode(), **more}
 
 
-def _session_rows(aggregates: SessionAggregates, source: str, now: str) -> Rows:
-    sources = json.dumps([source], ensure_ascii=False)
+def session_rows(aggregates: SessionAggregates, sources: str, now: str) -> Rows:
+    """Return rows for `LoadingStatements.merge_sessions`, sorted by key; `sources` is a JSON list."""
     return [
         [
             session_id,

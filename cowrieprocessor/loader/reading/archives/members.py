@@ -10,7 +10,7 @@ from cowrieprocessor.loader.reading.archives.spool import spooled
 from cowrieprocessor.loader.reading.archives.tar_members import tar_members
 from cowrieprocessor.loader.reading.archives.zip_members import zip_members
 from cowrieprocessor.loader.reading.decompressors import CONTAINERS
-from cowrieprocessor.loader.reading.discovery import is_log_name
+from cowrieprocessor.loader.reading.log_names import is_log_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.sanitize import inert
 

@@ -14,7 +14,8 @@ import pytest
 
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader.reading import discovery
-from cowrieprocessor.loader.reading.discovery import FollowedLogs, find_logs, is_log_name
+from cowrieprocessor.loader.reading.discovery import FollowedLogs, find_logs
+from cowrieprocessor.loader.reading.log_names import is_log_name
 
 
 def put(folder: Path, *names: str) -> None:
@@ -115,7 +116,7 @@ def test_a_file_given_twice_is_found_once(tmp_path: Path) -> None:
     """A file that is given twice, or with its folder, is loaded once, at its first place."""
     put(tmp_path, "a.json", "b.json")
 
-    found = find_logs([tmp_path / "b.json", tmp_path, tmp_path / "." / "b.json", tmp_path])
+    found = list(find_logs([tmp_path / "b.json", tmp_path, tmp_path / "." / "b.json", tmp_path]))
 
     assert found == [tmp_path / "b.json", tmp_path / "a.json"]
 
@@ -130,7 +131,7 @@ def test_a_given_file_is_a_log_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     paths = [tmp_path / name for name in (".hidden", "cowrie.log", "no-ending", "fifo", "dangling")]
 
-    assert find_logs(paths) == paths
+    assert list(find_logs(paths)) == paths
 
 
 def test_other_files_of_a_folder_are_ignored(tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_names_of_any_bytes_are_found(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9\x1b[31m.json")
     put(tmp_path, name)
 
-    assert find_logs([tmp_path]) == [tmp_path / name]
+    assert list(find_logs([tmp_path])) == [tmp_path / name]
 
 
 # --- errors ---

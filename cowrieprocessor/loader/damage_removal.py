@@ -1,0 +1,65 @@
+"""What is known of the damage of a log that is removed, and of the logs that shared dead letters or events with it.
+
+A log whose damage was told together with the removed one has to be read again: then it has the dead letters, and the
+torn values that are joined, as if the removed log had never been loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection
+
+from cowrieprocessor.db.ingest import log_damage as table
+from cowrieprocessor.db.ingest.log_damage import Damage, Log
+from cowrieprocessor.loader.recompute import payloads_of
+from cowrieprocessor.loader.torn_values import begins, joined_with
+
+
+def forget_copies(connection: Connection, identity: str) -> None:
+    """Forget the damage without a dead letter of all logs with an identity, which are read again.
+
+    One of them may have been a better copy of another one.
+    """
+    for damage in table.without_letters(connection, identity):
+        table.remove(connection, damage)
+
+
+def joined_with_end(connection: Connection, log: Log) -> list[Damage]:
+    """Forget the torn end of a removed log, and return the values of other logs that were joined to it.
+
+    They are forgotten, too; the events of both are to be removed, and the logs to be read again.
+    """
+    end = table.torn_end(connection, log)
+    if end is None or not end.is_explained:
+        return []
+    joined = joined_with(connection, end)
+    for damage in (end, *joined):
+        table.remove(connection, damage)
+    return joined
+
+
+def forget_letters(connection: Connection, log: Log, offsets: Collection[int]) -> set[Log]:
+    """Forget the damage of a removed log at the offsets of its dead letters; return the logs that shared these."""
+    sharing: set[Log] = set()
+    for damage in table.of_log(connection, log):
+        if not damage.has_letter or damage.source_offset not in offsets:
+            continue
+        for other in table.same_values(connection, damage):
+            if other.log != log and not other.has_letter:
+                sharing.add(other.log)
+                table.remove(connection, other)
+        table.remove(connection, damage)
+    return sharing
+
+
+def unexplain_ends(connection: Connection, log: Log, event_ids: Sequence[int]) -> set[Log]:
+    """Forget the torn ends of other logs whose events are removed; return these logs."""
+    ends = [end for end in table.explained_ends(connection) if end.log != log]
+    if not ends:
+        return set()
+    payloads = list(payloads_of(connection, event_ids))
+    torn = [end for end in ends if any(begins(end, payload) for payload in payloads)]
+    for end in torn:
+        table.remove(connection, end)
+    return {end.log for end in torn}
