@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 from rich.text import Text
-from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, Integer, String
+from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, Integer, LargeBinary, String
 
 import cowrieprocessor
 from cowrieprocessor import errors, events
@@ -238,6 +238,8 @@ def kind_of(column: Column[Any]) -> str:
         return "integer"
     if isinstance(kind, JSON):
         return "JSON"
+    if isinstance(kind, LargeBinary):
+        return "bytes"
     assert isinstance(kind, String)
     return f"text({kind.length})" if kind.length else "text"
 
