@@ -206,12 +206,19 @@ def fill_matchers(connection: Connection, sessions: Sequence[list[Any]]) -> None
         row[MATCHER_INDEX] = found.get(row[0])
 
 
-def update_matchers(connection: Connection, session_ids: Sequence[str]) -> None:
-    """Write the sensors of sessions to `session_summaries.matcher`, where it differs."""
+def update_matchers(connection: Connection, session_ids: Sequence[str], *, keeps_missing: bool = False) -> None:
+    """Write the sensors of sessions to `session_summaries.matcher`, where it differs.
+
+    Args:
+        connection: in a write transaction.
+        session_ids: the sessions.
+        keeps_missing: leave NULL as it is: version 3 wrote it, and a rollback returns to that.
+    """
     found = sorted(_matchers(connection, session_ids).items())
+    differs = "matcher <> ?" if keeps_missing else "coalesce(matcher, '') <> ?"
     _execute_many(
         connection,
-        "UPDATE session_summaries SET matcher = ? WHERE session_id = ? AND coalesce(matcher, '') <> ?",
+        f"UPDATE session_summaries SET matcher = ? WHERE session_id = ? AND {differs}",
         [(name, session_id, name) for session_id, name in found],
     )
 

@@ -44,7 +44,10 @@ FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
 """Execution options of a statement whose result may not fit into memory."""
 
-_LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}, "log_files": {"last_event_at"}}
+_LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}}
+_REVISIONS = {"last_event_at": "log_damage"}
+"""Columns that later revisions added, each with a table of its revision."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,7 +69,8 @@ class V4Rows:
 
     def query(self, facts: SchemaFacts) -> Select[Any]:
         """Return the statement that reads the rows in primary key order."""
-        return self._kept(select(*self.columns).order_by(*self.table.primary_key.columns), facts)
+        columns = [column for column in self.columns if _REVISIONS.get(column.name, self.table.name) in facts.tables]
+        return self._kept(select(*columns).order_by(*self.table.primary_key.columns), facts)
 
     def count(self, connection: Connection, facts: SchemaFacts) -> int:
         """Return the number of rows."""

@@ -191,7 +191,7 @@ class SensorsSlice(Slice):
             )
             rows.append(facts.row(session_id))
         session_sensors.merge(connection, rows)
-        session_sensors.update_matchers(connection, sorted(self.sessions))
+        session_sensors.update_matchers(connection, sorted(self.sessions), keeps_missing=True)
 
 
 def _may_be_of_type(row: StoredEvent, event_types: Collection[str]) -> bool:

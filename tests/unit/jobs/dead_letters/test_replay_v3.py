@@ -112,7 +112,7 @@ def test_a_line_replayed_after_the_backfill_is_counted_once(v3: Engine) -> None:
     replay(v3, SETTINGS)
     unfinished = validate(v3)
     backfill(v3)
-    assert {"backfill-files": 0, "backfill-sessions": 1} == unfinished.not_backfilled
+    assert {"backfill-files": 0, "backfill-sessions": 1, "backfill-sensors": 1} == unfinished.not_backfilled
     assert validate(v3).valid
     with read_transaction(v3) as connection:
         found = connection.execute(select(CommandStat.occurrences).where(CommandStat.session_id == "lost")).scalars()
