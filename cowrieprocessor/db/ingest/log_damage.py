@@ -256,10 +256,13 @@ def explained_ends(connection: Connection) -> list[Damage]:
     return _read(connection, select(_DAMAGE).where(_DAMAGE.c.kind == TORN_END, _DAMAGE.c.is_explained))
 
 
-def without_letters(connection: Connection, identity: str) -> list[Damage]:
-    """Return the refused values and torn ends without a dead letter of all logs with an identity."""
-    query = select(_DAMAGE).where(_DAMAGE.c.identity == identity, _OF_VALUE, ~_DAMAGE.c.has_letter)
-    return _read(connection, query)
+def remove_without_letters(connection: Connection, log: Log) -> None:
+    """Delete the rows of the refused values and of the torn end of a log that have no dead letter."""
+    connection.execute(
+        delete(LogDamage).where(
+            _DAMAGE.c.identity == log[0], _DAMAGE.c.generation == log[1], _OF_VALUE, ~_DAMAGE.c.has_letter
+        )
+    )
 
 
 def has_unexplained_end(connection: Connection, since: str, until: str) -> bool:
