@@ -138,6 +138,14 @@ def counts_by_log(connection: Connection, digest: str, context: str) -> dict[Log
     return {(identity, generation): count for identity, generation, count in connection.execute(query)}
 
 
+def count_letters(connection: Connection, digest: str, context: str) -> int:
+    """Return how many dead letters all logs have of the same bytes after the same value."""
+    query = select(func.count()).where(
+        _OF_VALUE, _DAMAGE.c.digest == digest, _DAMAGE.c.context == context, _DAMAGE.c.has_letter
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def log_of(connection: Connection, log: Log) -> Mapping[str, Any]:
     """Return the row of `log_files` of a log that is stored."""
     query = select(_LOG).where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
