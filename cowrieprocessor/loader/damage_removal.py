@@ -16,15 +16,6 @@ from cowrieprocessor.loader.recompute import payloads_of
 from cowrieprocessor.loader.torn_values import begins, joined_with
 
 
-def forget_copies(connection: Connection, identity: str) -> None:
-    """Forget the damage without a dead letter of all logs with an identity, which are read again.
-
-    One of them may have been a better copy of another one.
-    """
-    for damage in table.without_letters(connection, identity):
-        table.remove(connection, damage)
-
-
 def joined_with_end(connection: Connection, log: Log) -> list[Damage]:
     """Forget the torn end of a removed log, and return the values of other logs that were joined to it.
 
@@ -54,12 +45,13 @@ def forget_letters(connection: Connection, log: Log, offsets: Collection[int]) -
 
 
 def unexplain_ends(connection: Connection, log: Log, event_ids: Sequence[int]) -> set[Log]:
-    """Forget the torn ends of other logs whose events are removed; return these logs."""
+    """Forget the torn ends of other logs whose events are removed, and the values joined to them; return the logs."""
     ends = [end for end in table.explained_ends(connection) if end.log != log]
     if not ends:
         return set()
     payloads = list(payloads_of(connection, event_ids))
     torn = [end for end in ends if any(begins(end, payload) for payload in payloads)]
-    for end in torn:
-        table.remove(connection, end)
-    return {end.log for end in torn}
+    torn += [beginning for end in torn for beginning in joined_with(connection, end) if beginning.log != log]
+    for damage in torn:
+        table.remove(connection, damage)
+    return {damage.log for damage in torn}

@@ -138,6 +138,14 @@ def counts_by_log(connection: Connection, digest: str, context: str) -> dict[Log
     return {(identity, generation): count for identity, generation, count in connection.execute(query)}
 
 
+def count_letters(connection: Connection, digest: str, context: str) -> int:
+    """Return how many dead letters all logs have of the same bytes after the same value."""
+    query = select(func.count()).where(
+        _OF_VALUE, _DAMAGE.c.digest == digest, _DAMAGE.c.context == context, _DAMAGE.c.has_letter
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def log_of(connection: Connection, log: Log) -> Mapping[str, Any]:
     """Return the row of `log_files` of a log that is stored."""
     query = select(_LOG).where(_LOG.c.identity == log[0], _LOG.c.generation == log[1])
@@ -256,10 +264,13 @@ def explained_ends(connection: Connection) -> list[Damage]:
     return _read(connection, select(_DAMAGE).where(_DAMAGE.c.kind == TORN_END, _DAMAGE.c.is_explained))
 
 
-def without_letters(connection: Connection, identity: str) -> list[Damage]:
-    """Return the refused values and torn ends without a dead letter of all logs with an identity."""
-    query = select(_DAMAGE).where(_DAMAGE.c.identity == identity, _OF_VALUE, ~_DAMAGE.c.has_letter)
-    return _read(connection, query)
+def remove_without_letters(connection: Connection, log: Log) -> None:
+    """Delete the rows of the refused values and of the torn end of a log that have no dead letter."""
+    connection.execute(
+        delete(LogDamage).where(
+            _DAMAGE.c.identity == log[0], _DAMAGE.c.generation == log[1], _OF_VALUE, ~_DAMAGE.c.has_letter
+        )
+    )
 
 
 def has_unexplained_end(connection: Connection, since: str, until: str) -> bool:

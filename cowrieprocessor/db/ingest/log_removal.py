@@ -138,6 +138,12 @@ def logs_with_identity(connection: Connection, identity: str) -> list[StoredLog]
     return [StoredLog._make(row) for row in _rows(connection, sql, (identity,))]
 
 
+def all_with_identity(connection: Connection, identity: str) -> list[StoredLog]:
+    """Return the logs with an identity, also those whose cursors were reset."""
+    sql = f"SELECT {_LOG_COLUMNS} FROM log_files WHERE identity = ? ORDER BY generation"
+    return [StoredLog._make(row) for row in _rows(connection, sql, (identity,))]
+
+
 def log_with(connection: Connection, identity: str, generation: int) -> StoredLog:
     """Return a log that is stored."""
     sql = f"SELECT {_LOG_COLUMNS} FROM log_files WHERE identity = ? AND generation = ?"

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.dead_letters.of_log import delete_letters, letters_of, offsets_of
 from cowrieprocessor.db.dead_letters.positions import source_keys_of
 from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
+from cowrieprocessor.db.ingest import log_damage, sensor_names
 from cowrieprocessor.db.ingest import log_removal as table
-from cowrieprocessor.db.ingest import sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
@@ -32,7 +32,7 @@ from cowrieprocessor.errors import ConfigurationError, JobTaken, NotFound
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.path_lock import refuse_if_locked
 from cowrieprocessor.jobs.runtime.throttle import Throttle
-from cowrieprocessor.loader.damage_removal import forget_copies, forget_letters, joined_with_end, unexplain_ends
+from cowrieprocessor.loader.damage_removal import forget_letters, joined_with_end, unexplain_ends
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.recompute import files_in, recompute_sessions
 from cowrieprocessor.sanitize import inert, restore
@@ -229,16 +229,14 @@ class _Removal:
 
     def _reset_copies(self, connection: Connection, result: RemovalResult, log: StoredLog) -> None:
         """Reset the log and its copies; what was joined to its torn end goes, and is read again without it."""
-        copies = table.logs_with_identity(connection, log.identity)
-        self._reset(connection, result, log, copies)
-        for place in joined_with_end(connection, log[:2]):
-            other = table.log_with(connection, *place.log)
-            self._reset(connection, result, log, [other])
-            event = table.event_at(connection, other, place.source_offset)
-            if event is not None:
-                self._remove_events(connection, result, log, [event])
-        if copies:
-            forget_copies(connection, log.identity)
+        joined = joined_with_end(connection, log[:2])
+        self._reset(connection, result, log, table.logs_with_identity(connection, log.identity))
+        for place in joined:
+            self._reset(connection, result, log, [table.log_with(connection, *place.log)])
+            for other in table.all_with_identity(connection, place.identity):
+                event = table.event_at(connection, other, place.source_offset)
+                if event is not None:
+                    self._remove_events(connection, result, log, [event])
 
     def _remove_letters(
         self, connection: Connection, result: RemovalResult, log: StoredLog, letters: Sequence[int]
@@ -266,10 +264,12 @@ class _Removal:
 
     @staticmethod
     def _reset(connection: Connection, result: RemovalResult, log: StoredLog, others: Sequence[StoredLog]) -> None:
-        """Reset cursors, and note the paths of other logs."""
+        """Reset cursors, and note the paths of other logs; what their damage is without dead letters is read again."""
         for other in others:
-            if table.reset_cursor(connection, other) and other[:2] != log[:2]:
-                result.load_again.append(other.current_path)
+            if table.reset_cursor(connection, other):
+                log_damage.remove_without_letters(connection, other[:2])
+                if other[:2] != log[:2]:
+                    result.load_again.append(other.current_path)
 
     def _add(self, more: RemovalResult) -> None:
         result = self.result

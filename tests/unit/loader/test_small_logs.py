@@ -7,6 +7,7 @@ import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, delete, func, select
@@ -58,8 +59,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     write_new_logs = writer.write_new_logs
 
-    def noted(engine: Engine, batches: list[writer.BatchRows], progress: dict[str, object]) -> None:
-        write_new_logs(engine, batches, progress)
+    def noted(engine: Engine, batches: list[writer.BatchRows], progress: dict[str, object], **more: Any) -> None:
+        write_new_logs(engine, batches, progress, **more)
         sizes.append(len(batches))
 
     monkeypatch.setattr(small_logs, "write_new_logs", noted)
@@ -151,11 +152,11 @@ def test_a_group_of_which_one_was_begun_is_loaded_one_by_one(
     paths = [write(tmp_path / f"{number}.json", events(2, start=10 * number)) for number in range(20)]
     write_new_logs = writer.write_new_logs
 
-    def late(own: Engine, batches: list[writer.BatchRows], progress: dict[str, object]) -> None:
+    def late(own: Engine, batches: list[writer.BatchRows], progress: dict[str, object], **more: Any) -> None:
         with monkeypatch.context() as patch:
             one_by_one(patch)
             load(engine, paths[7])
-        write_new_logs(own, batches, progress)
+        write_new_logs(own, batches, progress, **more)
 
     monkeypatch.setattr(small_logs, "write_new_logs", late)
     result = load(engine, tmp_path)
