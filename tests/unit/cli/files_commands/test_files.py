@@ -92,8 +92,10 @@ def test_list_takes_its_filters(db: str, program: Program) -> None:
     arguments = ("--verdict", "malicious", "--since", "2026-11-21", "--until", "2026-11-22", "--name", "X.SH")
     outcome = program("files", "list", "--db", db, *arguments, "--sensor", "lab", "--json")
     assert [sha(1)] == [file["sha256"] for file in outcome.document["files"]]
-    nothing = program("files", "list", "--db", db, "--sensor", "nowhere")
+    nothing = program("files", "list", "--db", db, "--sensor", "lab", "--name", "nowhere")
     assert (nothing.code, nothing.out) == (0, "No files match.\n")
+    unknown = program("files", "list", "--db", db, "--sensor", "nowhere")
+    assert (unknown.code, "sensors list" in unknown.err) == (1, True)
 
 
 def test_show_tells_everything_about_a_file(db: str, program: Program) -> None:

@@ -413,7 +413,7 @@ def test_a_plan_changes_no_byte(tmp_path: Path) -> None:
     plan = job.plan(engine)
     dispose(engine)
 
-    assert plan.rows == {"backfill-files": 40, "backfill-sessions": 200}
+    assert plan.rows == {"backfill-files": 40, "backfill-sessions": 200, "backfill-sensors": 200}
     assert sha256(path.read_bytes()).hexdigest() == before
 
 

@@ -70,8 +70,9 @@ def test_an_upgraded_database_is_valid(upgraded: Path) -> None:
         "session_attributes": 1,
         "command_stats": 1,
         "session_logins": 1,
+        "session_sensors": 2,
     }
-    assert report.not_backfilled == {"backfill-files": 0, "backfill-sessions": 0}
+    assert report.not_backfilled == {"backfill-files": 0, "backfill-sessions": 0, "backfill-sensors": 0}
 
 
 @pytest.mark.parametrize("habit", ["from_v1", "planned_files"])
@@ -96,7 +97,7 @@ def test_the_generator_of_v3_files_agrees(tmp_path: Path) -> None:
     answer = make_v3_db(path, events=4000, seed=7)
     report = validated(upgrade(path))
     compared = (answer.files, answer.hashes, answer.sessions_with_attributes, answer.command_stats)
-    compared += (answer.session_logins,)
+    compared += (answer.session_logins, answer.sessions)
     assert (report.valid, report.first_differences, tuple(report.compared.values())) == (True, [], compared)
 
 
@@ -329,7 +330,7 @@ def test_events_appended_by_v3_are_reported_separately(upgraded: Path) -> None:
     append_as_v3(upgraded, late, v3_schema.event("cowrie.login.failed", "s3", "2025-01-03T00:00:00Z", username="a"))
     report = validated(upgraded)
     assert (report.valid, report.differences) == (False, {})
-    assert report.not_backfilled == {"backfill-files": 1, "backfill-sessions": 2}
+    assert report.not_backfilled == {"backfill-files": 1, "backfill-sessions": 2, "backfill-sensors": 2}
     shown = call("--db", upgraded)
     assert "backfill-files has not processed 1 events yet: run `cowrieprocessor db backfill" in shown.output
     with opened(upgraded) as engine:
@@ -343,7 +344,7 @@ def test_before_the_backfill(v3_file: Path) -> None:
         apply_migrations(engine)
     report = validated(v3_file)
     assert (report.valid, report.differences) == (False, {})
-    assert report.not_backfilled == {"backfill-files": 7, "backfill-sessions": None}
+    assert report.not_backfilled == {"backfill-files": 7, "backfill-sessions": None, "backfill-sensors": None}
 
 
 def test_a_v3_file_must_be_migrated(v3_file: Path) -> None:
@@ -388,7 +389,7 @@ def test_a_concurrent_backfill_is_no_difference(upgraded: Path, step: str) -> No
         report = validate(engine, on_progress=run_backfill)
     assert (done, report.first_differences) == ([step], [])
     late_files = 0 if step.startswith(("reading file", "comparing file")) else report.not_backfilled["backfill-files"]
-    assert report.not_backfilled == {"backfill-files": late_files, "backfill-sessions": 0}
+    assert report.not_backfilled == {"backfill-files": late_files, "backfill-sessions": 0, "backfill-sensors": 0}
 
 
 def test_a_real_difference_is_found_despite_a_loader(upgraded: Path, corpus: Path) -> None:
