@@ -80,7 +80,7 @@ def test_progress_for_programs(path: Path) -> None:
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
 
     assert {"job", "state", "rows_done", "rows_total", "rows_per_s", "eta_s", "reason"} == set(lines[0])
-    assert {line["job"] for line in lines} == {"backfill-files", "backfill-sessions"}
+    assert {line["job"] for line in lines} == {"backfill-files", "backfill-sessions", "backfill-sensors"}
 
 
 def test_a_dry_run_changes_nothing(path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_dry_run_changes_nothing(path: Path) -> None:
     document = json.loads(call("backfill", "--db", path, "--dry-run", "--json").stdout)
 
     assert "backfill-files                 40 rows to read" in result.stdout
-    assert document["rows_to_read"] == {"backfill-files": 40, "backfill-sessions": 200}
+    assert document["rows_to_read"] == {"backfill-files": 40, "backfill-sessions": 200, "backfill-sensors": 200}
     assert path.read_bytes() == before
 
 
