@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.revisions import REVISIONS
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.jobs.validation.validate import validate
@@ -259,7 +260,8 @@ def make_revision_6(engine: Engine) -> None:
         "UPDATE session_attributes SET src_ip = '::FFFF:C633:6407' WHERE session_id = 'm2'",
         r"DELETE FROM command_stats WHERE command_normalized LIKE 'id%x0%'",
         "UPDATE command_stats SET occurrences = 3 WHERE command_normalized = 'id uname -a'",
-        "DROP TABLE session_logins",
+        *(f"DROP TABLE {name}" for number, tables in REVISIONS if number > "0006" for name in tables),
+        "ALTER TABLE log_files DROP COLUMN last_event_at",
         *(
             f"ALTER TABLE session_attributes DROP COLUMN {name}"
             for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
