@@ -246,12 +246,12 @@ class LogFile(Base):
     tail_hash: Mapped[str | None] = mapped_column(String(64))
     tail_bytes: Mapped[int] = mapped_column(Integer, server_default=ZERO)
     last_value_hash: Mapped[str | None] = mapped_column(String(64))
-    last_event_at: Mapped[str | None] = mapped_column(String(26))
     bytes_stored: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     bytes_dead: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     bytes_nul: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     bytes_gap: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     updated_at: Mapped[dt.datetime]
+    last_event_at: Mapped[str | None] = mapped_column(String(26))
 
     __table_args__ = (
         PrimaryKeyConstraint("identity", "generation"),

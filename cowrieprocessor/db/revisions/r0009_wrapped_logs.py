@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.Column("identity", sa.String(64), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("wrapper", sa.String(64), nullable=False),
-        sa.Column("lines_foreign", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("bytes_foreign", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("lines_foreign", sa.BigInteger(), server_default=sa.text("'0'"), nullable=False),
+        sa.Column("bytes_foreign", sa.BigInteger(), server_default=sa.text("'0'"), nullable=False),
         sa.PrimaryKeyConstraint("identity", "generation", name="pk_wrapped_logs"),
     )

@@ -61,10 +61,11 @@ def canonical(lines: list[str]) -> list[str]:
     return sorted(json.dumps(json.loads(line), sort_keys=True) for line in lines)
 
 
-def wrapper_of(engine: Engine) -> list[tuple[str, int, int]]:
-    """Return what is noted of wrapped logs."""
+def wrapper_of(engine: Engine, generation: int = 0) -> list[tuple[str, int, int]]:
+    """Return what is noted of the wrapped logs of a generation."""
+    columns = (WrappedLog.wrapper, WrappedLog.lines_foreign, WrappedLog.bytes_foreign)
     with read_transaction(engine) as connection:
-        rows = connection.execute(select(WrappedLog.wrapper, WrappedLog.lines_foreign, WrappedLog.bytes_foreign))
+        rows = connection.execute(select(*columns).where(WrappedLog.generation == generation))
         return [(row.wrapper, row.lines_foreign, row.bytes_foreign) for row in rows]
 
 
@@ -291,8 +292,8 @@ def test_the_second_process_reads_in_the_same_wrapper(small: Callable[[], Engine
     assert payloads(engine) == canonical(lines)
 
 
-def test_a_log_that_goes_on_without_its_wrapper_loses_the_note(engine: Engine, tmp_path: Path) -> None:
-    """The wrapper noted is the form in which the log was read last."""
+def test_a_log_that_goes_on_without_its_wrapper_has_no_note(engine: Engine, tmp_path: Path) -> None:
+    """Written again without the wrapper it is a new generation; the note stays with the one that was wrapped."""
     path = tmp_path / "x.json"
     path.write_bytes(docker(events(5)))
     load(engine, path)
@@ -301,7 +302,8 @@ def test_a_log_that_goes_on_without_its_wrapper_loses_the_note(engine: Engine, t
     load(engine, path)
 
     assert payloads(engine) == canonical(events(9))
-    assert wrapper_of(engine) == []
+    assert wrapper_of(engine) == [("docker json-file", 0, 0)]
+    assert wrapper_of(engine, generation=1) == []
     assert every_byte_is_accounted_for(engine)
 
 

@@ -8,9 +8,6 @@ import io
 import json
 import lzma
 import os
-import resource
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -29,6 +26,7 @@ from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings
+from tests.command_line import peak_memory_bytes
 from tests.documents import PROJECT
 from tests.logs import count, events
 
@@ -266,13 +264,6 @@ def test_a_stream_says_what_a_file_holds(tmp_path: Path) -> None:
         assert raised.value.kind == kind
 
 
-LOAD = """
-import sys
-from cowrieprocessor.cli.main import cli
-cli.main(["load", *sys.argv[1:]])
-"""
-
-
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """A large log in a zip, in a tar and compressed twice takes no more memory than a plain one."""
     data = text([json.dumps(json.loads(line) | {"x": os.urandom(50).hex()}) for line in events(9000)]) * 10
@@ -286,11 +277,6 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in packed]
     for path in paths:
         path.write_bytes(packed[path.name])
-    peaks = []
     for path in [plain, *paths]:
-        command = [sys.executable, "-c", LOAD, str(path), "--db", str(tmp_path / f"{path.name}.sqlite")]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        subprocess.run(command, check=True, capture_output=True)
-        peaks.append(max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
-
-    assert peaks[-1] < 200 << 10
+        code, peak_bytes = peak_memory_bytes("load", path, "--db", tmp_path / f"{path.name}.sqlite")
+        assert (code, peak_bytes < 200 * 2**20) == (0, True)
