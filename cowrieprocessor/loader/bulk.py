@@ -40,7 +40,8 @@ from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.small_logs import WINDOW_LOGS, SmallLogs
-from cowrieprocessor.loader.writer import JOB, LogMoved, is_end_explained, set_load_state
+from cowrieprocessor.loader.torn_end_writer import is_end_explained
+from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
 from cowrieprocessor.settings.sensor_paths import SensorPaths

@@ -25,7 +25,8 @@ from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
-from cowrieprocessor.loader.writer import LogOverlaps, is_end_explained, write_batch, write_torn_end
+from cowrieprocessor.loader.torn_end_writer import is_end_explained, write_passed_end, write_torn_end
+from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
 from cowrieprocessor.settings.sensor_paths import GivenSensor, SensorPaths
 
@@ -253,6 +254,7 @@ class LogLoading:
         was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
         removals = self._removals() if checkpoint.lookup is not None else 0
+        may_pass_end = checkpoint.stored_values is not None
         with closing(self._batches(resume, stream)) as batches:
             for item in batches:
                 if isinstance(item, LogEnd):
@@ -261,6 +263,10 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
+                if may_pass_end:
+                    may_pass_end = False
+                    changes = write_passed_end(self._engine, item, ingest_id=self._ingest_id, job=self._job)
+                    result.counters.update(changes)
                 self._write(item, result, sensor, removals)
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]

@@ -31,11 +31,14 @@ from cowrieprocessor.loader.logs.duplicate_lookup import count_events
 from cowrieprocessor.loader.reading.log_names import log_name
 from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.row_writer import write_rows
-from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, Batch, BatchRows
+from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, PAYLOAD, Batch, BatchRows
 from cowrieprocessor.sanitize import restore
 
 WITHDRAWN = "dead_letters_withdrawn"
 """Counter of dead letters that were deleted because what was torn is stored now."""
+
+EVENTS_TAKEN_BACK = "events_taken_back"
+"""Counter of joined events that were removed because the log with the first half goes on in another way."""
 
 _SAME_DAY = dt.timedelta(days=1)
 _NAMES = ("cowrie.", "KIPP")
@@ -43,6 +46,7 @@ _HALVES_APART = dt.timedelta(hours=12)
 _TIMESTAMP = re.compile(r'"timestamp"\s*:\s*"((?:[^"\\]|\\.)+)"')
 _FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 _TORN = Refused(REFUSED_NOT_JSON, "the log ends within it")
+_REST = Refused(REFUSED_NOT_JSON, "the log begins within it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def explain_ends(connection: Connection, rows: BatchRows) -> Counter[str]:
     if not table.has_unexplained_end(connection, since, until):
         return Counter()
     changes: Counter[str] = Counter()
-    payloads = [row[6] for row in rows.events]
+    payloads = [row[PAYLOAD] for row in rows.events]
     for end in table.unexplained_ends(connection, since, until):
         if any(begins(end, payload) for payload in payloads):
             changes += withdraw(connection, end)
@@ -122,7 +126,7 @@ def record_end(
             moment=moment_or_none(_own_timestamp(pending.decode(errors="replace"))) or row["last_event_at"],
             raw=pending,
         )
-        end = replace(end, is_explained=_is_stored(connection, end))
+        end = replace(end, is_explained=is_stored(connection, end))
         table.add(connection, [end])
         changes += _join_end(connection, end, loading)
     same = table.same_values(connection, end)
@@ -143,10 +147,11 @@ def needs_recording(connection: Connection, log: Log, pending: bytes, *, is_fini
 
 
 def add_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
-    """Store the dead letter of a torn end."""
+    """Store the dead letter of a torn end, or of a value that is the rest of one."""
     row = table.log_of(connection, damage.log)
-    value = Value((damage.raw or b"").strip(), None, damage.source_offset, damage.byte_start, damage.byte_end, _TORN)
-    letter = _batch(row, damage, loading).dead_letter(value, damage.source_offset, _TORN, {"torn": True})
+    refused, more = (_TORN, {"torn": True}) if damage.kind == TORN_END else (_REST, {})
+    value = Value((damage.raw or b"").strip(), None, damage.source_offset, damage.byte_start, damage.byte_end, refused)
+    letter = _batch(row, damage, loading).dead_letter(value, damage.source_offset, refused, more)
     statements = LoadingStatements(connection)
     try:
         statements.insert_dead_letters([letter])
@@ -187,10 +192,21 @@ def joined_with(connection: Connection, end: Damage) -> list[Damage]:
     return [
         beginning
         for beginning in table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
-        if beginning.is_explained
-        and beginning.log != end.log
-        and _event((end.raw or b"") + (beginning.raw or b"")) is not None
+        if beginning.is_explained and beginning.log != end.log and joined_event(end, beginning) is not None
     ]
+
+
+def joined_event(end: Damage, beginning: Damage) -> Event | None:
+    """Return the event that two halves make, None if they make none."""
+    event = _event((end.raw or b"") + (beginning.raw or b""))
+    return event if event is not None and _is_between(end, event, beginning) else None
+
+
+def restore_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
+    """Store the dead letter of a value that is not part of an event after all, unless a copy of the log has it."""
+    if any(other.has_letter for other in table.same_values(connection, damage)):
+        return Counter()
+    return add_letter(connection, damage, loading)
 
 
 def withdraw(connection: Connection, damage: Damage) -> Counter[str]:
@@ -221,9 +237,8 @@ def _join_end(connection: Connection, end: Damage, loading: Loading) -> Counter[
 
 def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loading) -> Counter[str] | None:
     """Store the event that two halves make, unless it is stored; None if they do not belong together."""
-    raw = (end.raw or b"") + (beginning.raw or b"")
-    event = _event(raw)
-    if end.log == beginning.log or event is None or not _is_between(end, event, beginning):
+    event = None if end.log == beginning.log else joined_event(end, beginning)
+    if event is None:
         return None
     paths = {log_name(restore(table.log_of(connection, log)["current_path"])) for log in (end.log, beginning.log)}
     if len(paths) > 1:
@@ -234,7 +249,7 @@ def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loadi
     for copy in [beginning, *(other for other in table.same_values(connection, beginning) if other != beginning)]:
         changes += withdraw(connection, copy)
         table.move_dead_bytes(connection, copy.log, copy.byte_end - copy.byte_start)
-        changes += _store(connection, event, raw, copy, loading)
+        changes += _store(connection, event, (end.raw or b"") + (beginning.raw or b""), copy, loading)
     return changes
 
 
@@ -289,7 +304,7 @@ def _is_between(end: Damage, event: Event, beginning: Damage) -> bool:
     return before <= moment <= after and moment - before <= _HALVES_APART and after - moment <= _HALVES_APART
 
 
-def _is_stored(connection: Connection, end: Damage) -> bool:
+def is_stored(connection: Connection, end: Damage) -> bool:
     """Return whether an event is stored that a torn end is the beginning of."""
     beginning = _text(end)
     if beginning is None or end.moment is None:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
-from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import log_files, sensor_names, wrapped_logs
-from cowrieprocessor.db.ingest.event_locks import lock_all_events, lock_events
-from cowrieprocessor.db.ingest.log_damage import Log, torn_end
+from cowrieprocessor.db.ingest.event_locks import lock_events
+from cowrieprocessor.db.ingest.log_damage import Log
 from cowrieprocessor.db.ingest.overlapping_events import add_left_out
 from cowrieprocessor.db.ingest.overlaps import SessionTimes, overlaps
 from cowrieprocessor.db.ingest.removals import count_removals
@@ -20,8 +20,7 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.damage_writer import store_damage
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import BatchRows
-from cowrieprocessor.loader.rows.batching import now_text
-from cowrieprocessor.loader.torn_values import Loading, drop_passed_end, explain_ends, needs_recording, record_end
+from cowrieprocessor.loader.torn_values import Loading, drop_passed_end, explain_ends
 
 JOB = "load"
 
@@ -105,47 +104,6 @@ def _write_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log]
     counters = Counter(rows.counters)
     counters.update(changes)
     rows.counters = {name: count for name, count in counters.items() if count}
-
-
-def write_torn_end(
-    engine: Engine, log: Log, pending: bytes, *, line: int, is_finished: bool, ingest_id: str, job: str
-) -> Counter[str]:
-    """Store the torn value at the end of a log, and its dead letter if the log is finished.
-
-    Args:
-        engine: the database.
-        log: the log.
-        pending: the bytes after its cursor.
-        line: 0-based number of the line on which they begin.
-        is_finished: whether nothing will be appended to the log.
-        ingest_id: identifies the load.
-        job: the row of `jobs` whose counters are increased.
-
-    Returns:
-        What was stored and withdrawn, by counter.
-
-    Raises:
-        LogMoved: the log was removed meanwhile, or its cursor was reset; nothing was written.
-    """
-    with read_transaction(engine) as connection:
-        if not needs_recording(connection, log, pending, is_finished=is_finished):
-            return Counter()
-    with write_transaction(engine) as connection:
-        lock_all_events(connection)  # an event that explains it may be stored meanwhile
-        if not log_files.is_known(connection, log):
-            raise LogMoved  # it was removed meanwhile, or has to be read again
-        now = now_text()
-        loading = Loading(ingest_id, now, not sql_of(connection).computes_event_columns)
-        changes = record_end(connection, log, pending, line=line, is_finished=is_finished, loading=loading)
-        add_counters(connection, job, changes, None, now)
-    return changes
-
-
-def is_end_explained(engine: Engine, log: Log) -> bool:
-    """Return whether the torn value at the end of a log is part of an event that is stored."""
-    with read_transaction(engine) as connection:
-        end = torn_end(connection, log)
-        return end is not None and end.is_explained
 
 
 def write_new_logs(

@@ -16,6 +16,14 @@ _ADD = (
     " ON CONFLICT (identity, generation, payload_hash) DO UPDATE SET occurrences = o.occurrences + excluded.occurrences"
 )
 
+_TAKE_BACK = (
+    "UPDATE overlapping_events SET occurrences = occurrences - 1"
+    " WHERE identity = ? AND generation = ? AND payload_hash = ?"
+)
+_DELETE_NONE = (
+    "DELETE FROM overlapping_events WHERE identity = ? AND generation = ? AND payload_hash = ? AND occurrences <= 0"
+)
+
 
 def has_overlaps(connection: Connection, log: tuple[str, int]) -> bool:
     """Return whether any event of a log was left out; `log` is its identity and generation."""
@@ -43,6 +51,18 @@ def add_left_out(connection: Connection, log: tuple[str, int], counts: Mapping[s
         cursor.executemany(sql_of(connection).statement(_ADD), rows)
     finally:
         cursor.close()
+
+
+def take_back_left_out(connection: Connection, log: tuple[str, int], payload_hash: str) -> bool:
+    """Subtract one from the count of an event of a log that is not in it after all; return False if it has none."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(sql_of(connection).statement(_TAKE_BACK), (*log, payload_hash))
+        changed = cursor.rowcount > 0
+        cursor.execute(sql_of(connection).statement(_DELETE_NONE), (*log, payload_hash))
+    finally:
+        cursor.close()
+    return bool(changed)
 
 
 def _first(connection: Connection, sql: str, values: tuple[Any, ...]) -> Any:

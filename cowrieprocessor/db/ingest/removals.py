@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Connection, select
 
-from cowrieprocessor.db.jobs import RUNNING, JobRecord, add_counters, save_job, shared_job
+from cowrieprocessor.db.jobs import DONE, RUNNING, JobRecord, add_counters, save_job, shared_job
 from cowrieprocessor.db.models import Job
 
 JOB = "remove"
@@ -31,6 +31,13 @@ def record_removal(connection: Connection, removed: Mapping[str, int], cursor: M
     job = shared_job(connection, JOB, RUNNING)
     add_counters(job.counters, {TRANSACTIONS: 1, **removed})
     job.cursor, job.state, job.reason, job.finished_at = dict(cursor), RUNNING, None, None
+    save_job(connection, job)
+
+
+def count_removal(connection: Connection) -> None:
+    """Count a transaction of a loader that removes an event, in this transaction."""
+    job = shared_job(connection, JOB, DONE)
+    add_counters(job.counters, {TRANSACTIONS: 1})
     save_job(connection, job)
 
 

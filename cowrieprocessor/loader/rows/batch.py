@@ -31,6 +31,9 @@ NO_MOMENT = "events_without_readable_time"
 ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
 """The columns of `log_files` that account for every byte read."""
 
+PAYLOAD, PAYLOAD_HASH = 6, 7
+"""Where a row of `BatchRows.events` has the event and its hash."""
+
 DAY_CHARS = len("2026-11-22")
 
 DAMAGE_KEY = ("", "damage")

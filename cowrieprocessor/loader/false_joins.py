@@ -1,0 +1,102 @@
+"""Takes an event back that was joined from two halves, once the log with the first half goes on in another way.
+
+A log that is still being copied ends within a value that is not the last one. With the value that the next log begins
+with, it may look like an event that nobody wrote.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from cowrieprocessor.db.ingest import log_damage as table
+from cowrieprocessor.db.ingest import log_removal
+from cowrieprocessor.db.ingest.log_damage import Damage, Log
+from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
+from cowrieprocessor.db.ingest.overlapping_events import take_back_left_out
+from cowrieprocessor.db.ingest.removals import count_removal
+from cowrieprocessor.loader.recompute import files_in, payloads_of, recompute_sessions
+from cowrieprocessor.loader.torn_values import (
+    EVENTS_TAKEN_BACK,
+    Loading,
+    begins,
+    is_stored,
+    join_beginning,
+    joined_event,
+    joined_with,
+    restore_letter,
+)
+
+
+def joined_end(connection: Connection, log: Log) -> Damage | None:
+    """Return the torn end of a log if it was joined with a value of another log."""
+    end = table.torn_end(connection, log) if table.has_torn_end(connection, log) else None
+    return end if end is not None and joined_with(connection, end) else None
+
+
+def undo_joins(connection: Connection, end: Damage, held: Collection[str], loading: Loading) -> Counter[str]:
+    """Remove the events that were joined from a torn end, and the end, which the log does not have any more.
+
+    An event stays if a log holds it whole, or if a copy of the log still ends like this.
+
+    Args:
+        connection: in a write transaction with the locks on all events and on the names of sensors.
+        end: the torn end.
+        held: the hashes of the events that the log has instead.
+        loading: the load.
+
+    Returns:
+        What changed, by counter.
+    """
+    joined = joined_with(connection, end)
+    table.remove(connection, end)
+    ends_elsewhere = any(other.is_explained for other in table.same_values(connection, end))
+    logs = {end.log, *(beginning.log for beginning in joined)}
+    changes: Counter[str] = Counter()
+    for beginning in joined:
+        event = joined_event(end, beginning)
+        if ends_elsewhere or event is None or event.payload_hash in held:
+            continue
+        stored = log_removal.log_with(connection, *beginning.log)
+        others = log_removal.overlapping_logs(connection, stored, [event.payload_hash])
+        if any(other[:2] not in logs for other in others):
+            continue
+        if not take_back_left_out(connection, beginning.log, event.payload_hash):
+            changes += _remove(connection, stored, beginning, event.payload_hash, loading)
+        changes += _part(connection, beginning, loading)
+    return changes
+
+
+def _remove(
+    connection: Connection, log: StoredLog, beginning: Damage, payload_hash: str, loading: Loading
+) -> Counter[str]:
+    """Remove a joined event, and recompute its session."""
+    row = log_removal.event_at(connection, log, beginning.source_offset)
+    if row is None or row.payload_hash != payload_hash:
+        return Counter()
+    explained = _explained_by(connection, row)
+    files = files_in(connection, [row.id])
+    log_removal.delete_events(connection, [row.id])
+    count_removal(connection)
+    recompute_sessions(connection, [row.session_id] if row.session_id else [], files, loading.now)
+    for end in explained:
+        table.update_row(connection, replace(end, is_explained=is_stored(connection, end)))
+    return Counter({EVENTS_TAKEN_BACK: 1})
+
+
+def _explained_by(connection: Connection, row: LogEvent) -> list[Damage]:
+    """Return the torn ends that an event explains."""
+    [payload] = payloads_of(connection, [row.id])
+    return [end for end in table.explained_ends(connection) if begins(end, payload)]
+
+
+def _part(connection: Connection, beginning: Damage, loading: Loading) -> Counter[str]:
+    """Join a value with another torn end, or give it its dead letter back."""
+    beginning = replace(beginning, is_explained=False)
+    table.update_row(connection, beginning)
+    table.move_dead_bytes(connection, beginning.log, beginning.byte_start - beginning.byte_end)
+    changes = join_beginning(connection, beginning, loading)
+    return restore_letter(connection, beginning, loading) if changes is None else changes
