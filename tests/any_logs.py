@@ -77,6 +77,11 @@ class LogSet:
             most |= Counter(log.halves)
         return most
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether any log has destroyed bytes in its middle."""
+        return any(log.is_damaged for log in self.logs)
+
     def _name(self, suffix: str = "") -> str:
         """Return the path of a further log: each is a pot of its own, so that only halves meant so are joined."""
         base = self.random.choice(("cowrie.json", "cowrie.json", "cowrie.json.2026-03-01"))
@@ -174,7 +179,7 @@ class Way:
 
     def _write(self, log: Log, written: int) -> int:
         path = self._folder / log.name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         until = len(log.content)
         if log.is_compressed:
             path.write_bytes(gzip.compress(log.content))

@@ -57,6 +57,8 @@ def _notes(result: LoadResult) -> Iterator[str]:
         yield f"{letters:,} not stored as events: cowrieprocessor dead-letters list"
     elif letters < 0:
         yield f"{-letters:,} dead letters withdrawn: what was torn is stored now"
+    if taken_back := counters["events_taken_back"]:
+        yield f"{taken_back:,} events taken back: the log with their first half was not complete when they were joined"
     if counters["file_dead_letters"]:
         yield (
             f"{counters['file_dead_letters']:,} events whose file could not be recorded: "

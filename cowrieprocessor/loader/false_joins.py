@@ -18,6 +18,7 @@ from cowrieprocessor.db.ingest.log_damage import Damage, Log
 from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
 from cowrieprocessor.db.ingest.overlapping_events import take_back_left_out
 from cowrieprocessor.db.ingest.removals import count_removal
+from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.loader.recompute import files_in, payloads_of, recompute_sessions
 from cowrieprocessor.loader.torn_values import (
     EVENTS_TAKEN_BACK,
@@ -79,6 +80,7 @@ def _remove(
         return Counter()
     explained = _explained_by(connection, row)
     files = files_in(connection, [row.id])
+    table.remove_letter(connection, SourceKey(*log.source_key), beginning, of_stored_event=True)
     log_removal.delete_events(connection, [row.id])
     count_removal(connection)
     recompute_sessions(connection, [row.session_id] if row.session_id else [], files, loading.now)

@@ -179,10 +179,31 @@ def join_beginning(connection: Connection, beginning: Damage, loading: Loading) 
     return None
 
 
+def date_beginning(connection: Connection, log: Log, moment: str, loading: Loading) -> Counter[str]:
+    """Note the time of the first event after the value that a log begins with, and join the value if it can be now.
+
+    Args:
+        connection: in a write transaction that holds the locks of the events.
+        log: the log.
+        moment: the time (UTC text) of its first event that has one.
+        loading: the load.
+    """
+    beginning = table.undated_beginning(connection, log)
+    if beginning is None:
+        return Counter()
+    beginning = replace(beginning, moment=moment)
+    table.update_row(connection, beginning)
+    return join_beginning(connection, beginning, loading) or Counter()
+
+
 def begins(end: Damage, payload: str) -> bool:
     """Return whether the event of a payload may be the one of which a torn end is the beginning."""
-    beginning = _text(end)
-    return beginning is not None and payload.startswith(beginning) and _is_in_time(end, _timestamp(payload))
+    text = _text(end)
+    if text is None:
+        return False
+    beginning = table.without_blanks(text)
+    head = table.without_blanks(payload[: table.head_length(len(beginning))])
+    return head.startswith(beginning) and _is_in_time(end, _timestamp(payload))
 
 
 def joined_with(connection: Connection, end: Damage) -> list[Damage]:
@@ -306,13 +327,13 @@ def _is_between(end: Damage, event: Event, beginning: Damage) -> bool:
 
 def is_stored(connection: Connection, end: Damage) -> bool:
     """Return whether an event is stored that a torn end is the beginning of."""
-    beginning = _text(end)
-    if beginning is None or end.moment is None:
+    text = _text(end)
+    if text is None or end.moment is None:
         return False
-    if timestamp := _own_timestamp(beginning):
-        return bool(table.timestamps_beginning_with(connection, beginning, timestamp, timestamp))
     since, until = (_shifted(end.moment, days).replace(" ", "T") for days in (-_SAME_DAY, 2 * _SAME_DAY))
-    found = table.timestamps_beginning_with(connection, beginning, since, until)
+    if timestamp := _own_timestamp(text):
+        since = until = timestamp
+    found = table.timestamps_beginning_with(connection, table.without_blanks(text), since, until)
     return any(_is_in_time(end, timestamp) for timestamp in found)
 
 

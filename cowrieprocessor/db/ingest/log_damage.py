@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -122,6 +122,13 @@ def beginnings(connection: Connection, since: str, until: str) -> list[Damage]:
     )
 
 
+def undated_beginning(connection: Connection, log: Log) -> Damage | None:
+    """Return the value that a log begins with and that may be the rest of a torn one, if no event's time is noted."""
+    query = _rows_of(log).where(_DAMAGE.c.kind == REFUSED, _DAMAGE.c.raw.is_not(None), _DAMAGE.c.moment.is_(None))
+    rows = _read(connection, query)
+    return rows[0] if rows else None
+
+
 def same_values(connection: Connection, damage: Damage) -> list[Damage]:
     """Return the places of all logs with the same bytes after the same value."""
     query = select(_DAMAGE).where(_OF_VALUE, _DAMAGE.c.digest == damage.digest, _DAMAGE.c.context == damage.context)
@@ -220,8 +227,20 @@ def move_dead_bytes(connection: Connection, log: Log, count: int) -> None:
     )
 
 
-def remove_letter(connection: Connection, source_key: SourceKey, damage: Damage) -> bool:
-    """Delete the unresolved dead letter of a damaged place; return whether there was one."""
+def remove_letter(
+    connection: Connection, source_key: SourceKey, damage: Damage, *, of_stored_event: bool = False
+) -> bool:
+    """Delete the unresolved dead letter of a damaged place, or of the file of the event there.
+
+    Args:
+        connection: in a write transaction.
+        source_key: the log's values in `raw_events`.
+        damage: the place.
+        of_stored_event: delete the one of a stored event instead, whose file was refused.
+
+    Returns:
+        Whether there was one.
+    """
     letters = connection.execute(
         select(_LETTER.c.id, _LETTER.c.metadata_json).where(
             _LETTER.c.source == source_key.source,
@@ -231,27 +250,56 @@ def remove_letter(connection: Connection, source_key: SourceKey, damage: Damage)
     )
     for letter_id, metadata in letters:
         known = metadata or {}
-        if (known.get("byte_start"), known.get("generation")) == (damage.byte_start, source_key.source_generation):
+        place = known.get("byte_start"), known.get("generation"), bool(known.get("event_stored"))
+        if place == (damage.byte_start, source_key.source_generation, of_stored_event):
             connection.execute(delete(DeadLetterEvent).where(_LETTER.c.id == letter_id))
             return True
     return False
 
 
-def timestamps_beginning_with(connection: Connection, beginning: str, since: str, until: str) -> list[str]:
-    """Return the timestamps of stored events whose JSON begins as given, a hundred of them at most.
+def timestamps_beginning_with(connection: Connection, beginning: str, since: str, until: str) -> Iterator[str]:
+    """Yield the timestamps of stored events whose JSON begins as given, apart from white space.
 
     Args:
         connection: any.
-        beginning: the beginning of the event's JSON.
+        beginning: the beginning of the event's JSON; see `without_blanks`.
         since: the smallest timestamp, compared as the log spells it.
         until: the largest one.
     """
-    payload = sql_of(connection).json_text("payload")
+    head = f"substr({sql_of(connection).json_text('payload')}, 1, ?)"
+    for _ in BLANKS:
+        head = f"replace({head}, ?, '')"
     statement = (
-        f"SELECT event_timestamp FROM raw_events WHERE event_timestamp BETWEEN ? AND ?"
-        f" AND substr({payload}, 1, ?) = ? LIMIT 100"
+        "SELECT event_timestamp FROM raw_events WHERE event_timestamp BETWEEN ? AND ?"
+        f" AND substr({head}, 1, ?) = ? ORDER BY event_timestamp"
     )
-    return [str(row[0]) for row in _query(connection, statement, (since, until, len(beginning), beginning))]
+    size = len(beginning)
+    cursor = connection.connection.cursor()
+    try:
+        values = (since, until, head_length(size), *BLANKS, size, beginning)
+        cursor.execute(sql_of(connection).statement(statement), values)
+        while row := cursor.fetchone():
+            yield str(row[0])
+    finally:
+        cursor.close()
+
+
+BLANKS = " \t\r\n"
+_MOST_BLANKS = 4
+"""Characters per character without white space, in the head of an event that is compared; enough for indented JSON."""
+
+
+def head_length(size: int) -> int:
+    """Return how many characters of an event to compare with so many that are not white space."""
+    return _MOST_BLANKS * size + len(BLANKS) * _MOST_BLANKS
+
+
+def without_blanks(text: str) -> str:
+    """Return a text without white space, so that it does not matter how its JSON is indented."""
+    return text.translate(_NO_BLANKS)
+
+
+_NO_BLANKS = str.maketrans("", "", BLANKS)
 
 
 def of_log(connection: Connection, log: Log) -> list[Damage]:

@@ -64,6 +64,7 @@ class BatchRows:
         damage: the damaged places of the log; each as columns of `log_damage`, with the dead letter as `letter`.
         order: (offset, hash of the value before) of each event, also of those that are not stored; empty unless kept.
         times: the times of its first and last event, also of those that are not stored; None where no event has one.
+        first_moment: the time of the first event of the log that has one, if there are only other values before it.
         sensors: (session_id, names in the events, first and last time of a connect) of each session.
         left_out_sessions: the sessions of events that were not stored because they are stored already.
         wrapped: wrapper, lines_foreign and bytes_foreign for `wrapped_logs`; None if it has no row and needs none.
@@ -95,6 +96,7 @@ class BatchRows:
     times: list[str] | None
     sensors: Rows
     left_out_sessions: list[str]
+    first_moment: str | None = None
     wrapped: list[Any] | None = None
 
 
@@ -129,6 +131,7 @@ class Batch:
     _damage: list[dict[str, Any]] = field(default_factory=list)
     _order: Rows = field(default_factory=list)
     _beginning: dict[str, Any] | None = None
+    _first_moment: str | None = None
     _first_at: str | None = None
     _last_at: str | None = None
     _counters: Counter[str] = field(default_factory=Counter)
@@ -165,6 +168,8 @@ class Batch:
         """Extend the times of the batch, also by events that are stored already."""
         if self._last_at is None or self._first_at is None:
             self._first_at = self._last_at = moment
+            if self.cursor.last_event_at is None and self.cursor.stored_values is not None:
+                self._first_moment = moment
             if self._beginning is not None:
                 self._beginning["moment"] = moment
         elif moment > self._last_at:
@@ -246,6 +251,7 @@ class Batch:
             times=[self._first_at, self._last_at] if self._first_at and self._last_at else None,
             sensors=self._sessions.sensor_rows(),
             left_out_sessions=sorted(self._left_out_sessions),
+            first_moment=self._first_moment,
             wrapped=[cursor.wrapper, cursor.lines_foreign, cursor.bytes_foreign] if is_wrapped else None,
         )
 
@@ -274,7 +280,7 @@ class Batch:
         first = self._beginning
         if first is not None and reader.leading is not None and len(reader.leading) == first["byte_start"]:
             first["raw"] = reader.leading + first["raw"]
-        if self._damage and self.fills_event_columns:
+        if (self._damage or self._first_moment) and self.fills_event_columns:
             self._sensor_days.add(DAMAGE_KEY)
 
     def _add_event(self, event: Event, offset: int, value: Value) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from tests.any_logs import LogSet, Way
 from tests.loading import contents, database, stored
@@ -15,23 +15,21 @@ from tests.torture import rounds
 WAYS = 2
 
 
-def one_way(logs: LogSet, folder: Path, engine: Engine, seed: int) -> dict[str, list[str]]:
-    """Load a set in one way; return what the database says."""
-    folder.mkdir()
-    way = Way(logs.logs, folder, seed)
-    way.run(engine)
-    assert stored(engine) == logs.expected(), way.story
-    return contents(engine)
-
-
-def check(seed: int, folder: Path, urls: list[str | Path]) -> None:
+def check(seed: int, folder: Path, urls: Sequence[str | Path]) -> None:
     """Load a set in as many ways as there are databases, and compare them."""
     first = None
     for number, url in enumerate(urls):
+        logs = LogSet(seed)
+        way = Way(logs.logs, folder / f"{seed}-{number}", seed * 1000 + number)
         with database(url) as engine:
-            found = one_way(LogSet(seed), folder / f"{seed}-{number}", engine, seed * 1000 + number)
+            way.run(engine)
+            assert stored(engine) == logs.expected(), way.story
+            found = contents(engine)
+        if logs.is_damaged:
+            # Which of its dead letters a better copy proves wrong depends on how much of that was read at once.
+            del found["dead letters"]
         first = first or found
-        assert difference(first, found) == [], seed
+        assert difference(first, found) == [], (seed, way.story)
 
 
 @pytest.mark.torture

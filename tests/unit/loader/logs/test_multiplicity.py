@@ -6,32 +6,20 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
 
-from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
-from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.models import RawEvent, SessionSummary
-from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.loader.delta import DeltaLoader
-from cowrieprocessor.loader.follow.timing import FollowTiming
+from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.models import SessionSummary
 from cowrieprocessor.settings import Settings
+from tests.loading import LOADERS, database, read_by, stored
 from tests.logs import events
 from tests.torture import rounds
 
-LOADERS = ("load", "poll")
 MAX_BATCH = 7
-
-
-def stored(engine: Engine) -> Counter[str]:
-    """Return how often each payload is stored."""
-    with read_transaction(engine) as connection:
-        payloads = connection.execute(select(RawEvent.payload)).scalars()
-        return Counter(json.dumps(payload, sort_keys=True) for payload in payloads)
 
 
 def counted(engine: Engine) -> dict[str, int]:
@@ -47,28 +35,6 @@ def expected(logs: Sequence[Sequence[str]]) -> Counter[str]:
     for log in logs:
         most |= Counter(json.dumps(json.loads(line), sort_keys=True) for line in log)
     return most
-
-
-@contextmanager
-def database(path: Path | str) -> Iterator[Engine]:
-    """Yield an empty database of the current version."""
-    engine = get_engine(path)
-    apply_migrations(engine)
-    try:
-        yield engine
-    finally:
-        dispose(engine)
-
-
-def read_by(loader: str, engine: Engine, paths: Sequence[Path], settings: Settings) -> None:
-    """Read what is new in some logs, by one of the loaders."""
-    if loader == "load":
-        BulkLoader(engine, settings=settings).load(paths)
-        return
-    follower = DeltaLoader(engine, paths, settings=settings, timing=FollowTiming(archive_settles_s=0.0))
-    with follower:
-        follower.poll()
-        follower.close()
 
 
 def check(engine: Engine, logs: Sequence[Sequence[str]], story: object) -> None:
