@@ -6,6 +6,7 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.revisions import REVISIONS
+from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB
 
 ADDED_COLUMNS = {
     "0007": tuple(
@@ -15,17 +16,22 @@ ADDED_COLUMNS = {
 }
 """The columns that a revision adds to tables of earlier ones."""
 
+ADDED_JOBS = {"0008": SENSORS_JOB}
+"""The job that a revision adds."""
+
 FIRST_STATED = "0005"
 """The first revision whose number stands in `schema_state`."""
 
 
 def go_back(engine: Engine, revision: str) -> None:
-    """Drop the tables and columns of all later revisions, and state the revision as its release did."""
+    """Take away the tables, columns and jobs of all later revisions, and state the revision as its release did."""
     later = [(number, tables) for number, tables in REVISIONS if number > revision]
     with write_transaction(engine) as connection:
         for number, tables in later:
             for table in tables:
                 connection.execute(text(f"DROP TABLE {table}"))
+            if number in ADDED_JOBS:
+                connection.execute(text("DELETE FROM jobs WHERE name = :name"), {"name": ADDED_JOBS[number]})
             for table, column in ADDED_COLUMNS.get(number, ()):
                 connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         stated = {"revision": revision}
