@@ -12,7 +12,6 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.revisions import REVISIONS
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.jobs.validation.validate import validate
@@ -24,6 +23,7 @@ from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessi
 from cowrieprocessor.reporting.reports import Report, make_report
 from cowrieprocessor.settings import Settings
 from tests.conftest import CORPUS
+from tests.earlier_revisions import go_back
 from tests.logical_digest import difference, logical_contents
 
 ADDRESS = "198.51.100.7"
@@ -260,18 +260,11 @@ def make_revision_6(engine: Engine) -> None:
         "UPDATE session_attributes SET src_ip = '::FFFF:C633:6407' WHERE session_id = 'm2'",
         r"DELETE FROM command_stats WHERE command_normalized LIKE 'id%x0%'",
         "UPDATE command_stats SET occurrences = 3 WHERE command_normalized = 'id uname -a'",
-        *(f"DROP TABLE {name}" for number, tables in REVISIONS if number > "0006" for name in tables),
-        "ALTER TABLE log_files DROP COLUMN last_event_at",
-        *(
-            f"ALTER TABLE session_attributes DROP COLUMN {name}"
-            for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
-        ),
-        "UPDATE schema_state SET value = '0006' WHERE key = 'schema_revision'",
-        "UPDATE alembic_version SET version_num = '0006'",
     ]
     with write_transaction(engine) as connection:
         for statement in statements:
             connection.execute(text(statement))
+    go_back(engine, "0006")
 
 
 @pytest.mark.parametrize("renew", [recount, backfill], ids=["recount", "backfill"])

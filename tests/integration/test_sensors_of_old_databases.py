@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select
 
 from benchmarks.make_v3_db import make_v3_db
-from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import SessionSensor, SessionSummary
 from cowrieprocessor.db.revisions import REVISIONS
@@ -24,11 +24,13 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB, awaits_backfill
 from cowrieprocessor.settings.sensor_paths import SensorPaths
 from tests.command_line import run
+from tests.earlier_revisions import go_back
 from tests.logs import events, write
 from tests.v3_logs import write_logs
 
-TABLES = next(tables for number, tables in REVISIONS if "session_sensors" in tables)
-"""The tables of the revision that knows sensors."""
+SENSORS_REVISION = next(number for number, tables in REVISIONS if "session_sensors" in tables)
+BEFORE = max(number for number, _ in REVISIONS if number < SENSORS_REVISION)
+"""The revision before the one that knows sensors."""
 
 
 def sensors(engine: Engine) -> dict[str, tuple[object, ...]]:
@@ -40,20 +42,11 @@ def sensors(engine: Engine) -> dict[str, tuple[object, ...]]:
         return {row[0]: tuple(row[1:]) for row in connection.execute(query)}
 
 
-def go_back(engine: Engine) -> None:
-    """Make a database what it was before the revision."""
-    with write_transaction(engine) as connection:
-        for table in TABLES:
-            connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(text("UPDATE schema_state SET value = '0006' WHERE key = 'schema_revision'"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
-
-
 def test_an_older_revision_is_filled_by_the_backfill(engine: Engine, tmp_path: Path) -> None:
     """After `db migrate` the sensors of stored events are missing, which is said; `db backfill` fills them."""
     BulkLoader(engine).load([write(tmp_path / "a.json", events(200))])
     before = sensors(engine)
-    go_back(engine)
+    go_back(engine, BEFORE)
     apply_migrations(engine)
 
     with read_transaction(engine) as connection:
@@ -146,7 +139,7 @@ def test_sensors_list_says_what_is_missing(tmp_path: Path) -> None:
     engine = get_engine(path)
     apply_migrations(engine)
     BulkLoader(engine).load([write(tmp_path / "a.json", events(20))])
-    go_back(engine)
+    go_back(engine, BEFORE)
     apply_migrations(engine)
     dispose(engine)
 

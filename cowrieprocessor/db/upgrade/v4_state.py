@@ -160,7 +160,7 @@ def as_json(row: Mapping[str, Any]) -> Row:
 
 
 def from_json(name: str, document: object) -> Row:
-    """Return the row of a document made by `as_json`.
+    """Return the row of a document made by `as_json`; columns that its revision lacked are null.
 
     Raises:
         ValueError: the document is not a row of that table; the message says why.
@@ -169,9 +169,9 @@ def from_json(name: str, document: object) -> Row:
     if state is None:
         raise ValueError(f"there is no table {name!r}")
     names = {column.name for column in state.columns}
-    if not isinstance(document, dict) or document.keys() != names:
+    if not isinstance(document, dict) or not names - _REVISIONS.keys() <= document.keys() <= names:
         raise ValueError(f"these are not the columns of {name}")
-    return {column.name: _value(column, document[column.name]) for column in state.columns}
+    return {column.name: _value(column, document.get(column.name)) for column in state.columns}
 
 
 def has_newer_verdict(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

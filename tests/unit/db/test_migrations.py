@@ -22,9 +22,10 @@ from cowrieprocessor.db.migrations import (
     schema_version,
 )
 from cowrieprocessor.db.models import V3_TABLES, Base
-from cowrieprocessor.db.revisions import HEAD, REVISIONS
+from cowrieprocessor.db.revisions import HEAD
 from cowrieprocessor.errors import DatabaseError, MigrationNeeded, NotADatabase, SchemaVersionError
 from tests import v3_schema
+from tests.earlier_revisions import go_back
 from tests.other_connections import sqlite3
 
 OPENER = Callable[[Path | str], Engine]
@@ -296,14 +297,7 @@ def test_alembics_stamp_is_repaired_from_the_version(engine: Engine) -> None:
 
 def test_a_database_from_before_the_follower_is_completed(engine: Engine) -> None:
     """A database of version 4 without `followed_files` gets it; nothing else changes, and no v3 record is written."""
-    with write_transaction(engine) as connection:
-        for table in [name for number, tables in REVISIONS if number > "0004" for name in tables]:
-            connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(text("ALTER TABLE log_files DROP COLUMN last_event_at"))
-        for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"):
-            connection.execute(text(f"ALTER TABLE session_attributes DROP COLUMN {name}"))
-        connection.execute(text("DELETE FROM schema_state WHERE key = 'schema_revision'"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+    go_back(engine, "0004")
     with pytest.raises(MigrationNeeded, match=f"is at revision 0004 of schema version 4, revision {HEAD} is needed"):
         require_current(engine)
     apply_migrations(engine)

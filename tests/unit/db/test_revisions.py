@@ -19,15 +19,7 @@ from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
 from cowrieprocessor.jobs.upgrade.rollback import roll_back
 from tests import v3_schema
 from tests.command_line import run
-
-WITHOUT_LATER_COLUMNS = (
-    "ALTER TABLE log_files DROP COLUMN last_event_at",
-    *(
-        f"ALTER TABLE session_attributes DROP COLUMN {name}"
-        for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
-    ),
-)
-"""Statements that take the columns away which revisions after 0004 added."""
+from tests.earlier_revisions import go_back
 
 
 def state(engine: Engine) -> dict[str, str]:
@@ -41,17 +33,6 @@ def change(engine: Engine, *statements: str) -> None:
     with write_transaction(engine) as connection:
         for statement in statements:
             connection.execute(text(statement))
-
-
-def make_revision_4(engine: Engine) -> None:
-    """Make a database what the first release of version 4 wrote."""
-    change(
-        engine,
-        *(f"DROP TABLE {name}" for number, tables in REVISIONS if number > "0004" for name in tables),
-        *WITHOUT_LATER_COLUMNS,
-        "DELETE FROM schema_state WHERE key = 'schema_revision'",
-        "UPDATE alembic_version SET version_num = '0004'",
-    )
 
 
 def test_each_revision_declares_its_tables(tmp_path: Path) -> None:
@@ -89,11 +70,12 @@ def test_an_early_database_gets_the_statement(engine: Engine) -> None:
     assert state(engine)["schema_revision"] == HEAD
 
 
-def test_an_older_revision_is_completed(engine: Engine) -> None:
+@pytest.mark.parametrize("revision", [number for number, _ in REVISIONS if "0004" <= number < HEAD])
+def test_an_older_revision_is_completed(engine: Engine, revision: str) -> None:
     """Commands refuse an older revision and name `db migrate`, which adds what is missing and keeps all rows."""
     change(engine, "INSERT INTO file_hashes (sha256, first_seen, last_seen) VALUES ('a', '2026-01-01', '2026-01-01')")
-    make_revision_4(engine)
-    with pytest.raises(MigrationNeeded, match=f"at revision 0004 .*revision {HEAD} is needed.*db migrate"):
+    go_back(engine, revision)
+    with pytest.raises(MigrationNeeded, match=f"at revision {revision} .*revision {HEAD} is needed.*db migrate"):
         require_current(engine)
 
     apply_migrations(engine)
@@ -109,7 +91,7 @@ def test_commands_end_with_5_on_an_older_revision(tmp_path: Path) -> None:
     path = tmp_path / "x.sqlite"
     engine = get_engine(path)
     apply_migrations(engine)
-    make_revision_4(engine)
+    go_back(engine, "0004")
     dispose(engine)
 
     refused = run("files", "list", "--db", path)
@@ -158,8 +140,7 @@ def test_rolling_back_from_any_revision_restores_v3(tmp_path: Path, revision: st
     before = state(engine)
     apply_migrations(engine)
     change(engine, "INSERT INTO command_stats (session_id, command_normalized, occurrences) VALUES ('s1', 'id', 1)")
-    if revision == "0004":
-        make_revision_4(engine)
+    go_back(engine, revision)
 
     roll_back(engine, tmp_path / "saved.json.gz")
 

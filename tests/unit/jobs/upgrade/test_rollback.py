@@ -13,6 +13,7 @@ from sqlalchemy import Engine, inspect, text, update
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations, schema_version
 from cowrieprocessor.db.models import V3_TABLES
+from cowrieprocessor.db.revisions import HEAD, REVISIONS
 from cowrieprocessor.errors import ConfigurationError, JobTaken, SaveFailed, SchemaVersionError
 from cowrieprocessor.jobs.maintenance.optimize import optimize
 from cowrieprocessor.jobs.runtime import process_identity
@@ -22,6 +23,7 @@ from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
 from cowrieprocessor.jobs.upgrade.state_export import read_export
 from tests import v3_schema
 from tests import v4_state_scene as scene
+from tests.earlier_revisions import go_back
 from tests.other_connections import sqlite3
 from tests.schema_shape import sqlite_shape
 from tests.v4_state_scene import T, working
@@ -150,6 +152,28 @@ def upgrade_again(engine: Engine, folder: Path, order: str) -> None:
     again = state_export.import_state(engine, path)
     assert {(0, 0)} == {(merged.added, merged.updated) for merged in again.tables.values()}
     assert 0 == again.files_updated
+    assert [] == scene.difference(before, scene.contents(engine))
+
+
+@pytest.mark.parametrize("revision", [number for number, _ in REVISIONS if "0004" <= number < HEAD])
+def test_the_export_of_an_earlier_revision_is_imported(
+    v3_file: Path, opened: OPENER, tmp_path: Path, revision: str
+) -> None:
+    """An export without the columns of later revisions is complete: the import restores what that revision knew."""
+    engine = opened(v3_file)
+    scene.build(engine, tmp_path)
+    go_back(engine, revision)
+    apply_migrations(engine)
+    backfill(engine)
+    before = scene.contents(engine)
+    go_back(engine, revision)
+
+    roll_back(engine, tmp_path / "saved")
+    apply_migrations(engine)
+    imported = state_export.import_state(engine, tmp_path / "saved")
+    backfill(engine)
+
+    assert imported.tables["log_files"].added == 1
     assert [] == scene.difference(before, scene.contents(engine))
 
 

@@ -71,7 +71,10 @@ def test_two_logs_are_never_mixed(engine: Engine, tmp_path: Path, monkeypatch: p
     assert len(OLD) + len(NEW) == count(engine, RawEvent)
 
 
-def test_without_the_anchor_they_would_be(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [5, 8, 20])
+def test_without_the_anchor_they_would_be(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     """The test above can fail: a stream that does not compare the bytes before its position mixes the two."""
     log = write(tmp_path / "cowrie.json", OLD)
     anchored = LogStream._read_plain
@@ -82,11 +85,11 @@ def test_without_the_anchor_they_would_be(engine: Engine, tmp_path: Path, monkey
 
     monkeypatch.setattr(LogStream, "_read_plain", blind)
     with monkeypatch.context() as patched:
-        after_reads(5, lambda: overwrite(log, NEW), patched)
+        after_reads(number, lambda: overwrite(log, NEW), patched)
         BulkLoader(engine, settings=Settings(batch_size=50), sizes=SMALL_PIECES).load([log])
-    assert count(engine, RawEvent) + count(engine, DeadLetterEvent) != len(payload_hashes(engine)) or count(
-        engine, DeadLetterEvent
-    )
+    stored, letters = count(engine, RawEvent), count(engine, DeadLetterEvent)
+    BulkLoader(engine, sizes=SMALL_PIECES).load([write(tmp_path / "new.json", NEW)])
+    assert letters or stored < count(engine, RawEvent)
 
 
 def test_the_parser_process_checks_before_it_reads(
