@@ -332,7 +332,8 @@ class LogDamage(Base):
     `digest` is the BLAKE2b-256 of the refused bytes and `context` the hash of the value before them: two logs with the
     same pair have the same dead letter, and share one. `moment` is the time of the event before a torn value, or of the
     event after a value that may be the rest of one (UTC text); `raw` are the bytes of both. `is_explained` says that
-    the bytes are part of an event that is stored; `has_letter` that a dead letter was stored for them.
+    the bytes are part of an event that is stored; `has_letter` that a dead letter was stored for them; `joined` is the
+    payload_hash of the event that a torn end makes together with the value with which another log begins.
     """
 
     __tablename__ = "log_damage"
@@ -349,6 +350,7 @@ class LogDamage(Base):
     raw: Mapped[bytes | None] = mapped_column(LargeBinary)
     has_letter: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
     is_explained: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
+    joined: Mapped[str | None] = mapped_column(String(64))
 
     __table_args__ = (
         PrimaryKeyConstraint("identity", "generation", "byte_start", "kind"),

@@ -26,7 +26,6 @@ from cowrieprocessor.loader.torn_values import (
     begins,
     is_stored,
     join_beginning,
-    joined_event,
     joined_with,
     restore_letter,
 )
@@ -54,19 +53,19 @@ def undo_joins(connection: Connection, end: Damage, held: Collection[str], loadi
     """
     joined = joined_with(connection, end)
     table.remove(connection, end)
-    ends_elsewhere = any(other.is_explained for other in table.same_values(connection, end))
-    logs = {end.log, *(beginning.log for beginning in joined)}
     changes: Counter[str] = Counter()
+    if end.joined is None or end.moment is None or end.joined in held:
+        return changes
+    if any(other.joined == end.joined for other in table.ends(connection, end.moment, end.moment)):
+        return changes
+    logs = {end.log, *(beginning.log for beginning in joined)}
     for beginning in joined:
-        event = joined_event(end, beginning)
-        if ends_elsewhere or event is None or event.payload_hash in held:
-            continue
         stored = log_removal.log_with(connection, *beginning.log)
-        others = log_removal.overlapping_logs(connection, stored, [event.payload_hash])
+        others = log_removal.overlapping_logs(connection, stored, [end.joined])
         if any(other[:2] not in logs for other in others):
             continue
-        if not take_back_left_out(connection, beginning.log, event.payload_hash):
-            changes += _remove(connection, stored, beginning, event.payload_hash, loading)
+        if not take_back_left_out(connection, beginning.log, end.joined):
+            changes += _remove(connection, stored, beginning, end.joined, loading)
         changes += _part(connection, beginning, loading)
     return changes
 
@@ -97,7 +96,7 @@ def _explained_by(connection: Connection, row: LogEvent) -> list[Damage]:
 
 def _part(connection: Connection, beginning: Damage, loading: Loading) -> Counter[str]:
     """Join a value with another torn end, or give it its dead letter back."""
-    beginning = replace(beginning, is_explained=False)
+    beginning = replace(beginning, is_explained=False, joined=None)
     table.update_row(connection, beginning)
     table.move_dead_bytes(connection, beginning.log, beginning.byte_start - beginning.byte_end)
     changes = join_beginning(connection, beginning, loading)

@@ -208,19 +208,10 @@ def begins(end: Damage, payload: str) -> bool:
 
 def joined_with(connection: Connection, end: Damage) -> list[Damage]:
     """Return the values of other logs that were joined to a torn end, and are stored as one event with it."""
-    if end.moment is None or not end.is_explained:
+    if end.moment is None or end.joined is None:
         return []
-    return [
-        beginning
-        for beginning in table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
-        if beginning.is_explained and beginning.log != end.log and joined_event(end, beginning) is not None
-    ]
-
-
-def joined_event(end: Damage, beginning: Damage) -> Event | None:
-    """Return the event that two halves make, None if they make none."""
-    event = _event((end.raw or b"") + (beginning.raw or b""))
-    return event if event is not None and _is_between(end, event, beginning) else None
+    beginnings = table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
+    return [beginning for beginning in beginnings if beginning.joined == end.joined]
 
 
 def restore_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
@@ -230,10 +221,16 @@ def restore_letter(connection: Connection, damage: Damage, loading: Loading) -> 
     return add_letter(connection, damage, loading)
 
 
-def withdraw(connection: Connection, damage: Damage) -> Counter[str]:
-    """Delete the dead letter of a damaged place because its bytes are stored now, and note that."""
+def withdraw(connection: Connection, damage: Damage, joined: str | None = None) -> Counter[str]:
+    """Delete the dead letter of a damaged place because its bytes are stored now, and note that.
+
+    Args:
+        connection: in a write transaction.
+        damage: the place.
+        joined: the hash of the event, if the bytes are a half of it.
+    """
     changes = _withdraw(connection, damage)
-    table.update_row(connection, replace(damage, has_letter=False, is_explained=True))
+    table.update_row(connection, replace(damage, has_letter=False, is_explained=True, joined=joined or damage.joined))
     return changes
 
 
@@ -258,19 +255,20 @@ def _join_end(connection: Connection, end: Damage, loading: Loading) -> Counter[
 
 def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loading) -> Counter[str] | None:
     """Store the event that two halves make, unless it is stored; None if they do not belong together."""
-    event = None if end.log == beginning.log else joined_event(end, beginning)
-    if event is None:
+    raw = (end.raw or b"") + (beginning.raw or b"")
+    event = None if end.log == beginning.log else _event(raw)
+    if event is None or not _is_between(end, event, beginning):
         return None
     paths = {log_name(restore(table.log_of(connection, log)["current_path"])) for log in (end.log, beginning.log)}
     if len(paths) > 1:
         return None
-    changes = withdraw(connection, end)
+    changes = withdraw(connection, end, event.payload_hash)
     if beginning.is_explained:
         return changes
     for copy in [beginning, *(other for other in table.same_values(connection, beginning) if other != beginning)]:
-        changes += withdraw(connection, copy)
+        changes += withdraw(connection, copy, event.payload_hash)
         table.move_dead_bytes(connection, copy.log, copy.byte_end - copy.byte_start)
-        changes += _store(connection, event, (end.raw or b"") + (beginning.raw or b""), copy, loading)
+        changes += _store(connection, event, raw, copy, loading)
     return changes
 
 

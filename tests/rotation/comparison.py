@@ -54,7 +54,7 @@ def _compare_events(run: Run, stored: Counter[str]) -> list[str]:
 
 
 def _compare_dead_letters(run: Run, events: Counter[str]) -> list[str]:
-    least, most = run.model.torn()
+    least, most = run.model.torn(events)
     rows = _rows(run.engine, "SELECT CAST(payload AS TEXT), CAST(metadata_json AS TEXT) FROM dead_letter_events")
     letters = [(_bytes(json.loads(payload)), json.loads(metadata)) for payload, metadata in rows]
     stored = Counter(raw for raw, metadata in letters if not metadata.get("event_stored"))

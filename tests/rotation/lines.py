@@ -26,6 +26,8 @@ class Reading:
         torn: what is not an event and never will be, without the separators around it.
         possible_events: events after damage whose end cannot be determined before more follows.
         possible_torn: such damage.
+        beginning: the damage with which the log begins: it may be the rest of an event of the log before.
+        end: the unfinished value at its end, without the separators around it.
         extent: byte position at which something unfinished begins.
         possible_extent: the same, if that is read as damage with events after it.
     """
@@ -34,6 +36,8 @@ class Reading:
     torn: Counter[bytes] = field(default_factory=Counter)
     possible_events: Counter[str] = field(default_factory=Counter)
     possible_torn: Counter[bytes] = field(default_factory=Counter)
+    beginning: bytes | None = None
+    end: bytes | None = None
     extent: int = 0
     possible_extent: int = 0
 
@@ -61,12 +65,16 @@ def read_lines(content: bytes, *, is_finished: bool) -> Reading:
         if line_end is None and (not is_finished or content[at] == ord("{")):
             if is_finished:  # an event at the end of the archive shows that what is before it is damaged
                 _add_possible(content[at:], found)
+            found.end = content[at:].strip(SEPARATORS)
             break
         end = len(content) if line_end is None else line_end
         if line_end is not None and not _is_decided(content, at, line_end):
             _add_line(content[at:end], found.possible_events, found.possible_torn)
             break
+        is_first = not found.events and not found.torn
         _add_line(content[at:end], found.events, found.torn)
+        if is_first:
+            found.beginning = next(iter(found.torn), None)
         at = end
     else:
         found.extent = len(content)

@@ -8,8 +8,9 @@ it. Each line is unique, except for those that the honeypot wrote twice, and the
 lines in one log each is an event; equal lines in two logs may be one event or several, for a copy cannot be
 distinguished from a repetition: the largest number in one log is required, and the number written is possible.
 
-**Dead letters.** The same for what was torn: once per log, regardless of the number of its copies. What an archive ends
-with is unfinished there, too.
+**Dead letters.** The same for what was torn: once per log, regardless of the number of its copies. What a log ends with
+can become one, what an archive ends with must, unless an event is stored that begins with it. What a log begins with is
+none if an event is stored that ends with it: the halves were joined.
 
 **The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a poll saw it,
 and, where NUL bytes show at what offset its writer continued after a truncation, how far it had come then. What is
@@ -47,6 +48,7 @@ class Known:
     Attributes:
         torn: damage that polls could read.
         possible_torn: damage that polls may have read.
+        halves: of `torn`, what can be half of an event that is stored.
         extent: bytes up to which its lines were complete at a poll.
         possible_extent: the same, with interrupted polls.
         seen: bytes that polls saw, or NULs prove.
@@ -60,6 +62,7 @@ class Known:
 
     torn: Counter[bytes] = field(default_factory=Counter)
     possible_torn: Counter[bytes] = field(default_factory=Counter)
+    halves: set[bytes] = field(default_factory=set)
     extent: int = 0
     possible_extent: int = 0
     seen: int = 0
@@ -139,7 +142,7 @@ class Model:
             reading, known = _read(sighting), self._logs.setdefault(sighting.origin.log, Known())
             self.required |= reading.events
             if not sighting.origin.is_part:
-                known.torn |= reading.torn
+                _add_torn(known, sighting, reading)
                 known.possible_extent = max(known.possible_extent, reading.possible_extent)
                 if known.inodes or not known.possibly_seen:
                     known.extent = max(known.extent, reading.extent)
@@ -151,12 +154,15 @@ class Model:
         self._open.clear()
         self._perhaps_open.clear()
 
-    def torn(self) -> tuple[Counter[bytes], Counter[bytes]]:
-        """Return the dead letters that must be stored, and those that may be."""
+    def torn(self, stored: Iterable[str]) -> tuple[Counter[bytes], Counter[bytes]]:
+        """Return the dead letters that must be stored, and those that may be, if these events are stored."""
+        events = [line.encode("utf-8", "surrogateescape") for line in stored]
         least: Counter[bytes] = Counter()
         most: Counter[bytes] = Counter()
         for known in self._logs.values():
-            least += Counter() if known.is_alike else known.torn
+            if not known.is_alike:
+                joined = {half for half in known.halves if any(_is_half(half, event) for event in events)}
+                least += Counter({piece: count for piece, count in known.torn.items() if piece not in joined})
             most += known.torn | known.possible_torn
         return least, most
 
@@ -186,13 +192,13 @@ class Model:
             torn = sighting.content.replace(b"\0", b"")
             least = len(torn.strip(SEPARATORS))
             size = len(torn) if least else 0
-        known.possible_torn |= reading.torn + reading.possible_torn
+        known.possible_torn |= reading.torn + reading.possible_torn + Counter([reading.end] if reading.end else ())
         known.possible_extent = max(known.possible_extent, reading.possible_extent)
         known.possibly_seen = max(known.possibly_seen, size)
         if not origin.is_cut:
             known.present = max(known.present, size)
         if is_certain:
-            known.torn |= reading.torn
+            _add_torn(known, sighting, reading)
             known.inodes |= {sighting.inode} if reading.events else set()
             known.extent = max(known.extent, reading.extent)
             known.seen = max(known.seen, least)
@@ -259,6 +265,17 @@ class Model:
                 known.is_vague = True
             if known.present < known.possibly_seen:
                 known.was_missing = known.present
+
+
+def _add_torn(known: Known, sighting: Sighting, reading: Reading) -> None:
+    """Add the damage that a loader read; what an archive ends with is damage, what a log begins with may be half."""
+    ends = [reading.end] if reading.end and reading.events and sighting.origin.packed is not None else []
+    known.torn |= reading.torn + Counter(ends)
+    known.halves |= {*ends, *([reading.beginning] if reading.beginning else ())}
+
+
+def _is_half(piece: bytes, event: bytes) -> bool:
+    return event.startswith(piece) or event.endswith(piece)
 
 
 def _may_be_between(copy: Sighting, file: Sighting, nuls: int) -> bool:

@@ -39,6 +39,7 @@ class Damage:
     raw: bytes | None = None
     has_letter: bool = False
     is_explained: bool = False
+    joined: str | None = None
 
     @property
     def log(self) -> Log:
@@ -58,7 +59,7 @@ def add(connection: Connection, damage: Sequence[Damage]) -> None:
 
 def update_row(connection: Connection, damage: Damage) -> None:
     """Store what may change of a row: times, and what is known of its bytes."""
-    changed = {name: getattr(damage, name) for name in ("byte_end", "moment", "has_letter", "is_explained")}
+    changed = {name: getattr(damage, name) for name in ("byte_end", "moment", "has_letter", "is_explained", "joined")}
     connection.execute(update(LogDamage).where(_is_row(damage)).values(**changed))
 
 

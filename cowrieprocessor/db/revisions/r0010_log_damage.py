@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("raw", sa.LargeBinary()),
         sa.Column("has_letter", sa.Boolean(), nullable=False, server_default=sa.text("'0'")),
         sa.Column("is_explained", sa.Boolean(), nullable=False, server_default=sa.text("'0'")),
+        sa.Column("joined", sa.String(64)),
         sa.PrimaryKeyConstraint("identity", "generation", "byte_start", "kind", name="pk_log_damage"),
     )
     op.create_index("ix_log_damage_value", "log_damage", ["digest", "context"])
