@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.follow.timing import FollowTiming
+from cowrieprocessor.settings import Settings
 from tests.loading import LOADERS, contents, database, letters, read_by, stored
 from tests.logs import events
 
@@ -243,6 +245,94 @@ def test_a_whole_last_line_without_its_end_is_stored(tmp_path: Path) -> None:
         assert (result.counters["events"], result.files[0].warnings, result.files[0].bytes_pending) == (8, [], 0)
         path.write_bytes(text(LINES) + text(events(2, start=100)))
         assert BulkLoader(engine).load([path]).counters["events"] == 2
+
+
+# --- a log that is still being copied ---
+
+UPLOAD = 3
+"""The line with a file, whose name can be cut within."""
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("number", "cut", "partial"),
+    [
+        (4, LINES[4].index("and.input"), LINES[4].index("mmand.input")),
+        (4, LINES[4].index("and.input"), LINES[4].index("owrie.command") - 40),
+        (UPLOAD, LINES[UPLOAD].index("003"), LINES[UPLOAD].index("003") - 30),
+    ],
+    ids=["another name", "no event", "another file"],
+)
+def test_what_half_a_copy_was_joined_to_is_taken_back(
+    engine: Engine, tmp_path: Path, loader: str, number: int, cut: int, partial: int
+) -> None:
+    """A log that is copied in pieces ends within a value by chance; with the next log's beginning that is no event."""
+    line, live = LINES[number].encode(), tmp_path / "cowrie.json"
+    live.write_bytes(line[cut:] + b"\n" + text(LINES[number + 1 :]))
+    day = tmp_path / "cowrie.json.2026-03-01"
+    read_by(loader, engine, [live])
+    for at in (partial, partial + 1, cut):
+        day.write_bytes(text(LINES[:number]) + line[:at])
+        read_by(loader, engine, [day])
+    assert sorted(stored(engine).elements()) == WHOLE
+    assert letters(engine) == []
+    found = contents(engine)
+    with database(tmp_path / "x.sqlite") as at_once:
+        read_by("load", at_once, [day, live])
+        assert contents(at_once) == found
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_what_was_joined_is_taken_back_when_the_log_goes_on(engine: Engine, tmp_path: Path, loader: str) -> None:
+    """The log with the first half is whole in the end: the other half is a dead letter again."""
+    cut, partial = LINES[4].index("and.input"), LINES[4].index("mmand.input")
+    live, day = tmp_path / "cowrie.json", tmp_path / "cowrie.json.2026-03-01"
+    live.write_bytes(LINES[4][cut:].encode() + b"\n" + text(LINES[5:]))
+    day.write_bytes(text(LINES[:4]) + LINES[4][:partial].encode())
+    read_by(loader, engine, [day])
+    read_by(loader, engine, [live])
+    assert ("cowrie.coand.input" in "".join(stored(engine)), letters(engine)) == (True, [])
+    day.write_bytes(text(LINES[:5]))
+    counters = read_by(loader, engine, [day])
+
+    assert (sorted(stored(engine).elements()), letters(engine)) == (WHOLE, [LINES[4][cut:]])
+    assert (counters["events_taken_back"], counters["events"], counters["dead_letters"]) == (1, 1, 1)
+    assert read_by(loader, engine, [day, live]) == {}
+
+
+def test_a_joined_event_stays_if_the_log_has_it(engine: Engine, tmp_path: Path) -> None:
+    """The log goes on with the very event that was joined: nothing changes."""
+    live, day = (tmp_path / name for name in ("cowrie.json", "cowrie.json.2026-03-01"))
+    files = split(CUTS[2])
+    live.write_bytes(files[live.name])
+    day.write_bytes(files[day.name])
+    read_by("load", engine, [day, live])
+    day.write_bytes(text(LINES[:5]))
+    counters = read_by("load", engine, [day])
+    assert (counters["events_taken_back"], sorted(stored(engine).elements()), letters(engine)) == (0, WHOLE, [])
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_torn_end_is_found_in_an_indented_copy(tmp_path: Path, loader: str) -> None:
+    """White space does not matter: the event of a torn end is found in a copy that is indented, and the reverse."""
+    indented = "".join(json.dumps(json.loads(line), indent=2) + "\n" for line in LINES)
+    torn = indented[: indented.index("login.success")]
+    files = {
+        "a/cowrie.json.2026-03-01.gz": gzip.compress(text(LINES[:6]) + LINES[6][:100].encode()),
+        "b/cowrie.json.2026-03-01.gz": gzip.compress(torn.encode()),
+        "c/cowrie.json": indented.encode(),
+    }
+    check_every_order(tmp_path, files, loader, WHOLE, [])
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_halves_are_joined_event_by_event(engine: Engine, tmp_path: Path, loader: str) -> None:
+    """A batch may hold nothing but the second half: the time of the next event is noted when that comes."""
+    files = split(CUTS[2])
+    paths = write(tmp_path, files)
+    for path in reversed(paths):
+        read_by(loader, engine, [path], Settings(batch_size=1))
+    assert (sorted(stored(engine).elements()), letters(engine)) == (WHOLE, [])
 
 
 # --- which dead letters are one ---
