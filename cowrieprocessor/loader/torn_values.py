@@ -259,8 +259,7 @@ def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loadi
     event = None if end.log == beginning.log else _event(raw)
     if event is None or not _is_between(end, event, beginning):
         return None
-    paths = {log_name(restore(table.log_of(connection, log)["current_path"])) for log in (end.log, beginning.log)}
-    if len(paths) > 1:
+    if not _names(connection, end.log) & _names(connection, beginning.log):
         return None
     changes = withdraw(connection, end, event.payload_hash)
     if beginning.is_explained:
@@ -270,6 +269,12 @@ def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loadi
         table.move_dead_bytes(connection, copy.log, copy.byte_end - copy.byte_start)
         changes += _store(connection, event, raw, copy, loading)
     return changes
+
+
+def _names(connection: Connection, log: Log) -> set[tuple[str, str]]:
+    """Return folder and name, without its rotation, of the file of a log: where it was first loaded and where it was last."""
+    row = table.log_of(connection, log)
+    return {log_name(restore(row[column])) for column in ("source", "current_path")}
 
 
 def _store(connection: Connection, event: Event, raw: bytes, beginning: Damage, loading: Loading) -> Counter[str]:

@@ -28,7 +28,7 @@ def differences(run: Run) -> list[str]:
     return [
         *_compare_events(run, stored),
         *_compare_dead_letters(run, stored),
-        *_compare_gap(run),
+        *_compare_gap(run, stored),
         *_compare_sessions(run.engine, stored),
         *_compare_accounts(run.engine),
         *_load_again(run, stored),
@@ -79,8 +79,8 @@ def _bytes(payload: Mapping[str, str]) -> bytes:
     return raw.strip(SEPARATORS)
 
 
-def _compare_gap(run: Run) -> list[str]:
-    least, most = run.model.gap()
+def _compare_gap(run: Run, stored: Counter[str]) -> list[str]:
+    least, most = run.model.gap(stored)
     stored = _rows(run.engine, "SELECT COALESCE(SUM(bytes_gap), 0) FROM log_files")[0][0]
     found = (
         []

@@ -15,7 +15,8 @@ none if an event is stored that ends with it: the halves were joined.
 **The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a poll saw it,
 and, where NUL bytes show at what offset its writer continued after a truncation, how far it had come then. What is
 known to have been there after the last complete line that could be read, and is in no file any more, is the gap:
-usually the pending beginning of a line. Bytes that no poll saw and no NULs prove are not known and in no gap. Where
+usually the pending beginning of a line. What became a dead letter, or half of an event that is stored, is in no gap.
+Bytes that no poll saw and no NULs prove are not known and in no gap. Where
 
 - polls were interrupted (what they saw is not known),
 - another loader stored a log of which polls had seen no event yet,
@@ -49,6 +50,7 @@ class Known:
         torn: damage that polls could read.
         possible_torn: damage that polls may have read.
         halves: of `torn`, what can be half of an event that is stored.
+        ends: the unfinished values that it ended with at polls.
         extent: bytes up to which its lines were complete at a poll.
         possible_extent: the same, with interrupted polls.
         seen: bytes that polls saw, or NULs prove.
@@ -63,6 +65,7 @@ class Known:
     torn: Counter[bytes] = field(default_factory=Counter)
     possible_torn: Counter[bytes] = field(default_factory=Counter)
     halves: set[bytes] = field(default_factory=set)
+    ends: set[bytes] = field(default_factory=set)
     extent: int = 0
     possible_extent: int = 0
     seen: int = 0
@@ -80,6 +83,10 @@ class Known:
             most = 0
         least = 0 if self.is_vague else max(0, self.seen - max(self.possible_extent, self.present))
         return least, most
+
+    def is_end_settled(self, events: Iterable[bytes]) -> bool:
+        """Return whether what it ended with is a dead letter, or may be half of an event that is stored."""
+        return any(end in self.torn or any(event.startswith(end) for event in events) for end in self.ends)
 
 
 class Model:
@@ -166,10 +173,11 @@ class Model:
             most += known.torn | known.possible_torn
         return least, most
 
-    def gap(self) -> tuple[int, int]:
-        """Return the smallest and the largest number of bytes that may be lost of all logs."""
-        gaps = [known.gap() for known in self._logs.values()]
-        return sum(least for least, _ in gaps), sum(most for _, most in gaps)
+    def gap(self, stored: Iterable[str]) -> tuple[int, int]:
+        """Return the smallest and the largest number of bytes that may be lost, if these events are stored."""
+        events = [line.encode("utf-8", "surrogateescape") for line in stored]
+        gaps = [(known.gap(), known.is_end_settled(events)) for known in self._logs.values()]
+        return sum(least for (least, _), is_settled in gaps if not is_settled), sum(most for (_, most), _ in gaps)
 
     def _is_certain(self, sighting: Sighting, only_named: bool) -> bool:
         """Return whether a poll that is not interrupted reads a file."""
@@ -192,6 +200,7 @@ class Model:
             torn = sighting.content.replace(b"\0", b"")
             least = len(torn.strip(SEPARATORS))
             size = len(torn) if least else 0
+        known.ends |= {reading.end} if reading.end else set()
         known.possible_torn |= reading.torn + reading.possible_torn + Counter([reading.end] if reading.end else ())
         known.possible_extent = max(known.possible_extent, reading.possible_extent)
         known.possibly_seen = max(known.possibly_seen, size)

@@ -30,12 +30,12 @@ class Program:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
 
-    def __call__(self, *arguments: str) -> Outcome:
+    def __call__(self, *arguments: object) -> Outcome:
         """Call the program and return its exit code and output."""
         from cowrieprocessor.cli.main import cli
         from cowrieprocessor.cli.shared.common import run
 
-        self._monkeypatch.setattr("sys.argv", ["cowrieprocessor", *arguments])
+        self._monkeypatch.setattr("sys.argv", ["cowrieprocessor", *map(str, arguments)])
         self._capsys.readouterr()
         code = run(cli)
         printed = self._capsys.readouterr()
