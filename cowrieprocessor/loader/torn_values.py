@@ -272,7 +272,7 @@ def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loadi
 
 
 def _names(connection: Connection, log: Log) -> set[tuple[str, str]]:
-    """Return folder and name, without its rotation, of the file of a log: where it was first loaded and where it was last."""
+    """Return folder and name, without rotation, of the files that a log was first loaded from and last seen in."""
     row = table.log_of(connection, log)
     return {log_name(restore(row[column])) for column in ("source", "current_path")}
 
