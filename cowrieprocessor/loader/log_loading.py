@@ -352,6 +352,7 @@ class LogLoading:
             self._engine,
             log,
             end.pending,
+            path=str(stream.path),
             line=end.line,
             is_finished=stream.is_finished,
             ingest_id=self._ingest_id,

@@ -22,7 +22,7 @@ from cowrieprocessor.loader.writer import LogMoved, add_counters
 
 
 def write_torn_end(
-    engine: Engine, log: Log, pending: bytes, *, line: int, is_finished: bool, ingest_id: str, job: str
+    engine: Engine, log: Log, pending: bytes, *, path: str, line: int, is_finished: bool, ingest_id: str, job: str
 ) -> Counter[str]:
     """Store the torn value at the end of a log, and its dead letter if the log is finished.
 
@@ -30,6 +30,7 @@ def write_torn_end(
         engine: the database.
         log: the log.
         pending: the bytes after its cursor.
+        path: the file in which it is now.
         line: 0-based number of the line on which they begin.
         is_finished: whether nothing will be appended to the log.
         ingest_id: identifies the load.
@@ -43,14 +44,14 @@ def write_torn_end(
         DatabaseError: the database refused; nothing was written.
     """
     with read_transaction(engine) as connection:
-        if not needs_recording(connection, log, pending, is_finished=is_finished):
+        if not needs_recording(connection, log, pending, path=path, is_finished=is_finished):
             return Counter()
     with _writing(engine, log, ingest_id) as (connection, loading):
         changes: Counter[str] = Counter()
         end = joined_end(connection, log)
         if end is not None and end.digest != digest_of_bytes(pending):
             changes += undo_joins(connection, end, (), loading)
-        changes += record_end(connection, log, pending, line=line, is_finished=is_finished, loading=loading)
+        changes += record_end(connection, log, pending, path=path, line=line, is_finished=is_finished, loading=loading)
         add_counters(connection, job, changes, None, loading.now)
     return changes
 

@@ -96,7 +96,7 @@ def drop_passed_end(connection: Connection, rows: BatchRows, loading: Loading) -
 
 
 def record_end(
-    connection: Connection, log: Log, pending: bytes, *, line: int, is_finished: bool, loading: Loading
+    connection: Connection, log: Log, pending: bytes, *, path: str, line: int, is_finished: bool, loading: Loading
 ) -> Counter[str]:
     """Store the torn value at the end of a log; return what changed, by counter.
 
@@ -104,6 +104,7 @@ def record_end(
         connection: in a write transaction that holds the locks of all events.
         log: the log.
         pending: the bytes after its cursor.
+        path: the file in which it is now.
         line: 0-based number of the line on which they begin.
         is_finished: whether nothing will be appended to the log.
         loading: the load.
@@ -128,7 +129,8 @@ def record_end(
         )
         end = replace(end, is_explained=is_stored(connection, end))
         table.add(connection, [end])
-        changes += _join_end(connection, end, loading)
+    if end.joined is None:
+        changes += _join_end(connection, end, path, loading)
     same = table.same_values(connection, end)
     end = next(other for other in same if (other.log, other.kind) == (log, TORN_END))
     if is_finished and not end.is_explained and not any(other.has_letter for other in same):
@@ -136,10 +138,12 @@ def record_end(
     return changes
 
 
-def needs_recording(connection: Connection, log: Log, pending: bytes, *, is_finished: bool) -> bool:
+def needs_recording(connection: Connection, log: Log, pending: bytes, *, path: str, is_finished: bool) -> bool:
     """Return whether `record_end` would change anything."""
     end = table.torn_end(connection, log)
     if end is None or end.digest != digest_of_bytes(pending):
+        return True
+    if end.joined is None and _may_be_joined(connection, end, path):
         return True
     if not is_finished or end.is_explained:
         return False
@@ -208,10 +212,9 @@ def begins(end: Damage, payload: str) -> bool:
 
 def joined_with(connection: Connection, end: Damage) -> list[Damage]:
     """Return the values of other logs that were joined to a torn end, and are stored as one event with it."""
-    if end.moment is None or end.joined is None:
+    if end.joined is None:
         return []
-    beginnings = table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
-    return [beginning for beginning in beginnings if beginning.joined == end.joined]
+    return [beginning for beginning in _beginnings_after(connection, end) if beginning.joined == end.joined]
 
 
 def restore_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
@@ -242,33 +245,61 @@ def _withdraw(connection: Connection, damage: Damage) -> Counter[str]:
     return Counter({WITHDRAWN: int(is_removed)}) if is_removed else Counter()
 
 
-def _join_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:
+def _join_end(connection: Connection, end: Damage, path: str, loading: Loading) -> Counter[str]:
     """Join a torn end with the value that the next log begins with, if that is stored."""
-    if end.moment is None:
-        return Counter()
-    for beginning in table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART)):
-        changes = _join(connection, end, beginning, loading)
+    for beginning in _beginnings_after(connection, end):
+        changes = _join(connection, end, beginning, loading, path)
         if changes is not None:
             return changes
     return Counter()
 
 
-def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loading) -> Counter[str] | None:
+def _may_be_joined(connection: Connection, end: Damage, path: str) -> bool:
+    """Return whether a value is stored that makes an event with a torn end, in a file that may be the next one."""
+    return any(
+        not beginning.is_explained and _joined_event(connection, end, beginning, path) is not None
+        for beginning in _beginnings_after(connection, end)
+    )
+
+
+def _beginnings_after(connection: Connection, end: Damage) -> list[Damage]:
+    if end.moment is None:
+        return []
+    return table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
+
+
+def _join(
+    connection: Connection, end: Damage, beginning: Damage, loading: Loading, path: str | None = None
+) -> Counter[str] | None:
     """Store the event that two halves make, unless it is stored; None if they do not belong together."""
-    raw = (end.raw or b"") + (beginning.raw or b"")
-    event = None if end.log == beginning.log else _event(raw)
-    if event is None or not _is_between(end, event, beginning):
-        return None
-    if not _names(connection, end.log) & _names(connection, beginning.log):
+    event = _joined_event(connection, end, beginning, path)
+    if event is None:
         return None
     changes = withdraw(connection, end, event.payload_hash)
     if beginning.is_explained:
         return changes
+    raw = (end.raw or b"") + (beginning.raw or b"")
     for copy in [beginning, *(other for other in table.same_values(connection, beginning) if other != beginning)]:
         changes += withdraw(connection, copy, event.payload_hash)
         table.move_dead_bytes(connection, copy.log, copy.byte_end - copy.byte_start)
         changes += _store(connection, event, raw, copy, loading)
     return changes
+
+
+def _joined_event(connection: Connection, end: Damage, beginning: Damage, path: str | None) -> Event | None:
+    """Return the event that two halves make, None if they do not belong together.
+
+    Args:
+        connection: any.
+        end: the first half.
+        beginning: the second half.
+        path: a file in which the log with the first half is, besides those that are known.
+    """
+    event = None if end.log == beginning.log else _event((end.raw or b"") + (beginning.raw or b""))
+    if event is None or not _is_between(end, event, beginning):
+        return None
+    names = _names(connection, end.log) | ({log_name(path)} if path is not None else set())
+    return event if names & _names(connection, beginning.log) else None
 
 
 def _names(connection: Connection, log: Log) -> set[tuple[str, str]]:
