@@ -80,7 +80,7 @@ def _lines(found: Preflight) -> Iterator[str]:
     yield f"backfill files  about {found.work.file_events:,} events, {about(found.backfill_files_s)}"
     yield (
         f"backfill rest   about {found.work.events:,} events in {found.work.sessions:,} sessions, "
-        f"{about(found.backfill_sessions_s)}"
+        f"{about(found.backfill_sessions_s + found.backfill_sensors_s)}"
     )
 
 

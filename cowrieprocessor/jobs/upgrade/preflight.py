@@ -25,7 +25,8 @@ MAX_LOG_BYTES = 256 << 20
 MIGRATE_S = 1.0
 FILE_EVENTS_PER_S = 5_000
 EVENTS_PER_S = 30_000
-"""Rough rates of the two jobs of the backfill on a small machine; the second reads every event."""
+SENSOR_EVENTS_PER_S = 40_000
+"""Rough rates of the three jobs of the backfill on a small machine; the second and the third read every event."""
 
 WAL_RESET_BUG_WARNING = (
     "{library} can corrupt a database when two programs checkpoint it at once; cowrieprocessor serializes its own "
@@ -84,6 +85,7 @@ class Preflight:
         migrate_s: estimated duration of the migration.
         backfill_files_s: estimated duration of the first job of the backfill.
         backfill_sessions_s: estimated duration of its second job.
+        backfill_sensors_s: estimated duration of its third job.
     """
 
     database: str
@@ -104,6 +106,7 @@ class Preflight:
     migrate_s: float
     backfill_files_s: float
     backfill_sessions_s: float
+    backfill_sensors_s: float
 
     def refusals(self, *, beside_v3: bool = False) -> list[DatabaseError]:
         """Return the reasons why the upgrade cannot run; each message names the remedy.
@@ -187,4 +190,5 @@ def _inspect(connection: Connection, name: str, files: DatabaseFiles | None, pat
         migrate_s=MIGRATE_S if needs_migration else 0.0,
         backfill_files_s=work.file_events / FILE_EVENTS_PER_S,
         backfill_sessions_s=work.events / EVENTS_PER_S,
+        backfill_sensors_s=work.events / SENSOR_EVENTS_PER_S,
     )
