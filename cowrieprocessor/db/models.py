@@ -333,7 +333,9 @@ class LogDamage(Base):
     same pair have the same dead letter, and share one. `moment` is the time of the event before a torn value, or of the
     event after a value that may be the rest of one (UTC text); `raw` are the bytes of both. `is_explained` says that
     the bytes are part of an event that is stored; `has_letter` that a dead letter was stored for them; `joined` is the
-    payload_hash of the event that a torn end makes together with the value with which another log begins.
+    payload_hash of the event that a torn end makes together with the value with which another log begins. Copies of a
+    log can end within different values: `place` is the file with the torn end, as in `followed_files`, else empty, and
+    `path` where that file was.
     """
 
     __tablename__ = "log_damage"
@@ -351,9 +353,12 @@ class LogDamage(Base):
     has_letter: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
     is_explained: Mapped[bool] = mapped_column(Boolean, server_default=FALSE)
     joined: Mapped[str | None] = mapped_column(String(64))
+    place: Mapped[str] = mapped_column(String(64), server_default=EMPTY)
+    path: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
-        PrimaryKeyConstraint("identity", "generation", "byte_start", "kind"),
+        PrimaryKeyConstraint("identity", "generation", "byte_start", "kind", "place"),
+        Index("ix_log_damage_place", "place"),
         Index("ix_log_damage_value", "digest", "context"),
         Index("ix_log_damage_moment", "kind", "moment"),
     )

@@ -164,7 +164,7 @@ class BulkLoader:
     def _note_unfinished(self) -> None:
         """Add a note for each file that ends within a value, unless another file of this load had the rest."""
         for loaded, file in self._unfinished.values():
-            if loaded.log is not None and is_end_explained(self._engine, loaded.log):
+            if loaded.log is not None and is_end_explained(self._engine, loaded.place):
                 file.bytes_pending = 0
             else:
                 file.warnings.append(_pending_note(loaded, file))

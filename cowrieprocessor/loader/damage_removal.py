@@ -17,15 +17,13 @@ from cowrieprocessor.loader.torn_values import begins, joined_with
 
 
 def joined_with_end(connection: Connection, log: Log) -> list[Damage]:
-    """Forget the torn end of a removed log, and return the values of other logs that were joined to it.
+    """Forget the torn ends of a removed log, and return the values of other logs that were joined to them.
 
     They are forgotten, too; the events of both are to be removed, and the logs to be read again.
     """
-    end = table.torn_end(connection, log)
-    if end is None or not end.is_explained:
-        return []
-    joined = joined_with(connection, end)
-    for damage in (end, *joined):
+    ends = [end for end in table.torn_ends(connection, log) if end.is_explained]
+    joined = list({beginning for end in ends for beginning in joined_with(connection, end)})
+    for damage in (*ends, *joined):
         table.remove(connection, damage)
     return joined
 

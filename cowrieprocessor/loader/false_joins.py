@@ -7,14 +7,13 @@ with, it may look like an event that nobody wrote.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest import log_damage as table
 from cowrieprocessor.db.ingest import log_removal
-from cowrieprocessor.db.ingest.log_damage import Damage, Log
+from cowrieprocessor.db.ingest.log_damage import Damage
 from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
 from cowrieprocessor.db.ingest.overlapping_events import take_back_left_out
 from cowrieprocessor.db.ingest.removals import count_removal
@@ -24,6 +23,7 @@ from cowrieprocessor.loader.torn_values import (
     EVENTS_TAKEN_BACK,
     Loading,
     begins,
+    forget_end,
     is_stored,
     join_beginning,
     joined_with,
@@ -31,34 +31,26 @@ from cowrieprocessor.loader.torn_values import (
 )
 
 
-def joined_end(connection: Connection, log: Log) -> Damage | None:
-    """Return the torn end of a log if it was joined with a value of another log."""
-    end = table.torn_end(connection, log) if table.has_torn_end(connection, log) else None
-    return end if end is not None and joined_with(connection, end) else None
+def drop_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:
+    """Forget the torn end of a file that does not end with it any more, and remove the events that it was joined to.
 
-
-def undo_joins(connection: Connection, end: Damage, held: Collection[str], loading: Loading) -> Counter[str]:
-    """Remove the events that were joined from a torn end, and the end, which the log does not have any more.
-
-    An event stays if a log holds it whole, or if a copy of the log still ends like this.
+    An event stays if a log holds it whole, or if another file ends like this.
 
     Args:
         connection: in a write transaction with the locks on all events and on the names of sensors.
         end: the torn end.
-        held: the hashes of the events that the log has instead.
         loading: the load.
 
     Returns:
         What changed, by counter.
     """
     joined = joined_with(connection, end)
-    table.remove(connection, end)
-    changes: Counter[str] = Counter()
-    if end.joined is None or end.moment is None or end.joined in held:
+    changes = forget_end(connection, end, loading)
+    if end.joined is None or end.moment is None:
         return changes
     if any(other.joined == end.joined for other in table.ends(connection, end.moment, end.moment)):
         return changes
-    logs = {end.log, *(beginning.log for beginning in joined)}
+    logs = {beginning.log for beginning in joined}
     for beginning in joined:
         stored = log_removal.log_with(connection, *beginning.log)
         others = log_removal.overlapping_logs(connection, stored, [end.joined])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction
+from cowrieprocessor.db.ingest.followed_files import file_key_of, followed_host
 from cowrieprocessor.db.ingest.log_damage import Log
 from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
@@ -25,7 +27,8 @@ from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS, BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.parser_process import ParserProcessDied, batches_from_process, is_worthwhile
-from cowrieprocessor.loader.torn_end_writer import is_end_explained, write_passed_end, write_torn_end
+from cowrieprocessor.loader.torn_end_writer import is_end_explained, write_torn_end
+from cowrieprocessor.loader.torn_values import File
 from cowrieprocessor.loader.writer import LogOverlaps, write_batch
 from cowrieprocessor.settings import Settings
 from cowrieprocessor.settings.sensor_paths import GivenSensor, SensorPaths
@@ -101,6 +104,7 @@ class LoadedLog:
         is_whole: whether the file was read without an error to what was then its end.
         is_stale: whether the file was overwritten while it was read; what was read before is stored.
         is_settled: whether the pending bytes are a dead letter, or part of an event that is stored.
+        place: the key of the file, as in `followed_files`.
     """
 
     log: tuple[str, int] | None
@@ -112,6 +116,7 @@ class LoadedLog:
     is_whole: bool = True
     is_stale: bool = False
     is_settled: bool = False
+    place: str = ""
 
 
 class LogLoading:
@@ -145,6 +150,7 @@ class LogLoading:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
+        self._host = followed_host(engine)
         self._clock = clock
         self._copies: tuple[Log, ...] = ()
         self._settings = settings
@@ -191,6 +197,10 @@ class LogLoading:
         finally:
             stream.stop, self._elsewhere, self._copies = stream_stop, elsewhere, copies
 
+    def place_of(self, path: Path) -> str:
+        """Return the key of a file, as in `followed_files`."""
+        return file_key_of(self._host, Path(os.path.abspath(path)))  # noqa: PTH100 - keeps links
+
     def _load(
         self, stream: LogStream, result: FileResult, expected: tuple[str, int] | None, searched: Search | None
     ) -> LoadedLog:
@@ -202,6 +212,7 @@ class LogLoading:
                 stream,
                 self._settings,
                 partial(read_transaction, self._engine),
+                place=self.place_of(stream.path),
                 lookup_limit=lookup_limit,
                 miss_limit=self._miss_limit,
             )
@@ -216,7 +227,7 @@ class LogLoading:
             if sensor is not None and resume.checkpoint.stored_values is not None:
                 self._give_sensor(resume.checkpoint, sensor, result)
             try:
-                loaded = self._store_values(resume, stream, result, sensor)
+                loaded = self._store_values(resume, stream, result, sensor, had_end=identifier.had_torn_end)
             except LogOverlaps:
                 # Twice as long each time: where two logs overlap in many places, soon all events are looked up.
                 lookup_limit = 2 * lookup_limit or self._miss_limit
@@ -240,9 +251,15 @@ class LogLoading:
             bring_to_names(self._engine, stop=self._stop)
 
     def _store_values(
-        self, resume: Resume, stream: LogStream, result: FileResult, sensor: GivenSensor | None
+        self,
+        resume: Resume,
+        stream: LogStream,
+        result: FileResult,
+        sensor: GivenSensor | None,
+        *,
+        had_end: bool,
     ) -> LoadedLog:
-        """Store the values that are not stored yet, batch by batch."""
+        """Store the values that are not stored yet, batch by batch, and what the file ends with."""
         checkpoint, self._copies = resume.checkpoint, resume.copies
         log, bytes_gap = (checkpoint.identity, checkpoint.generation), checkpoint.bytes_gap
         bytes_stored = checkpoint.byte_pos if checkpoint.stored_bytes is None else checkpoint.stored_bytes
@@ -254,7 +271,6 @@ class LogLoading:
         was_all_stored = not result.counters and checkpoint.stored_values is not None
         end: LogEnd | None = None
         removals = self._removals() if checkpoint.lookup is not None else 0
-        may_pass_end = checkpoint.stored_values is not None
         with closing(self._batches(resume, stream)) as batches:
             for item in batches:
                 if isinstance(item, LogEnd):
@@ -263,10 +279,6 @@ class LogLoading:
                 if not is_checked:
                     stream.check()
                     is_checked = True
-                if may_pass_end:
-                    may_pass_end = False
-                    changes = write_passed_end(self._engine, item, ingest_id=self._ingest_id, job=self._job)
-                    result.counters.update(changes)
                 self._write(item, result, sensor, removals)
                 was_all_stored = False
                 bytes_stored, bytes_gap = item.log["byte_pos"], item.log["bytes_gap"]
@@ -278,7 +290,9 @@ class LogLoading:
                     raise ReadingStopped
         assert end is not None  # noqa: S101 - `_batches` ends with it
         self._record_end(end, result, was_all_stored=was_all_stored)
-        is_settled = self._record_torn_end(log, end, stream, result)
+        is_settled = False
+        if end.pending or had_end:
+            is_settled = self._record_torn_end(log, end, stream, result)
         return LoadedLog(
             log,
             bytes_stored,
@@ -288,6 +302,7 @@ class LogLoading:
             is_whole=end.error is None and not end.is_stale,
             is_stale=end.is_stale,
             is_settled=is_settled,
+            place=self.place_of(stream.path),
         )
 
     def _batches(self, resume: Resume, stream: LogStream) -> Generator[BatchRows | LogEnd, None, None]:
@@ -346,13 +361,14 @@ class LogLoading:
     def _record_torn_end(self, log: Log, end: LogEnd, stream: LogStream, result: FileResult) -> bool:
         """Store the torn value at the end of a log that was rotated; return whether nothing more has to be done."""
         may_grow = not stream.is_finished and is_live_name(str(stream.path))
-        if not end.pending or end.error is not None or end.is_stale or may_grow:
+        if end.error is not None or end.is_stale or may_grow:
             return False
+        file = File(self.place_of(stream.path), str(stream.path))
         changes = write_torn_end(
             self._engine,
             log,
-            end.pending,
-            path=str(stream.path),
+            end.pending or b"",
+            file,
             line=end.line,
             is_finished=stream.is_finished,
             ingest_id=self._ingest_id,
@@ -361,7 +377,7 @@ class LogLoading:
         result.counters.update(changes)
         if changes:
             result.state = LOADED
-        is_settled = stream.is_finished or is_end_explained(self._engine, log)
+        is_settled = bool(end.pending) and (stream.is_finished or is_end_explained(self._engine, file.place))
         if is_settled:
             result.bytes_pending = 0
         return is_settled

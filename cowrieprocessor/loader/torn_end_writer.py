@@ -10,27 +10,35 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.ingest import log_files, sensor_names
+from cowrieprocessor.db.ingest import log_damage, log_files, sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
-from cowrieprocessor.db.ingest.log_damage import Log, torn_end
-from cowrieprocessor.loader.false_joins import joined_end, undo_joins
-from cowrieprocessor.loader.logs.damage import digest_of_bytes
-from cowrieprocessor.loader.rows.batch import PAYLOAD_HASH, BatchRows
+from cowrieprocessor.db.ingest.log_damage import Log
+from cowrieprocessor.loader.false_joins import drop_end
 from cowrieprocessor.loader.rows.batching import now_text
-from cowrieprocessor.loader.torn_values import Loading, needs_recording, record_end
+from cowrieprocessor.loader.torn_values import File, Loading, is_same_end, needs_recording, record_end
 from cowrieprocessor.loader.writer import LogMoved, add_counters
 
 
 def write_torn_end(
-    engine: Engine, log: Log, pending: bytes, *, path: str, line: int, is_finished: bool, ingest_id: str, job: str
+    engine: Engine,
+    log: Log,
+    pending: bytes,
+    file: File,
+    *,
+    line: int,
+    is_finished: bool,
+    ingest_id: str,
+    job: str,
 ) -> Counter[str]:
-    """Store the torn value at the end of a log, and its dead letter if the log is finished.
+    """Store the torn value at the end of a file, and its dead letter if the log is finished.
+
+    What the file ended with before, and does not any more, is forgotten.
 
     Args:
         engine: the database.
-        log: the log.
-        pending: the bytes after its cursor.
-        path: the file in which it is now.
+        log: the log in the file.
+        pending: the bytes after its cursor; none if the file ends with a whole value.
+        file: the file.
         line: 0-based number of the line on which they begin.
         is_finished: whether nothing will be appended to the log.
         ingest_id: identifies the load.
@@ -44,52 +52,26 @@ def write_torn_end(
         DatabaseError: the database refused; nothing was written.
     """
     with read_transaction(engine) as connection:
-        if not needs_recording(connection, log, pending, path=path, is_finished=is_finished):
+        is_known = log_files.is_known(connection, log)
+        if is_known and not needs_recording(connection, log, pending, file, is_finished=is_finished):
             return Counter()
     with _writing(engine, log, ingest_id) as (connection, loading):
+        row = log_damage.log_of(connection, log)
         changes: Counter[str] = Counter()
-        end = joined_end(connection, log)
-        if end is not None and end.digest != digest_of_bytes(pending):
-            changes += undo_joins(connection, end, (), loading)
-        changes += record_end(connection, log, pending, path=path, line=line, is_finished=is_finished, loading=loading)
+        for end in log_damage.ends_in_file(connection, file.place):
+            if end.identity == log[0] and not (pending and is_same_end(end, row, pending)):
+                changes += drop_end(connection, end, loading)
+        if pending:
+            changes += record_end(connection, log, pending, file, line=line, is_finished=is_finished, loading=loading)
         add_counters(connection, job, changes, None, loading.now)
     return changes
 
 
-def write_passed_end(engine: Engine, rows: BatchRows, *, ingest_id: str, job: str) -> Counter[str]:
-    """Take back what was joined to the torn end of a log, if the log goes on with something else.
-
-    Args:
-        engine: the database.
-        rows: the first batch after the torn end, which is yet to be written.
-        ingest_id: identifies the load.
-        job: the row of `jobs` whose counters are increased.
-
-    Returns:
-        What changed, by counter.
-
-    Raises:
-        LogMoved: the log was removed meanwhile, or its cursor was reset; nothing was written.
-        DatabaseError: the database refused; nothing was written.
-    """
-    log = (rows.log["identity"], rows.log["generation"])
+def is_end_explained(engine: Engine, place: str) -> bool:
+    """Return whether the torn value at the end of a file is part of an event that is stored."""
     with read_transaction(engine) as connection:
-        end = joined_end(connection, log)
-    if end is None or rows.log["byte_pos"] <= end.byte_start:
-        return Counter()
-    held = {row[PAYLOAD_HASH] for row in rows.events} | set(rows.left_out)
-    with _writing(engine, log, ingest_id) as (connection, loading):
-        end = joined_end(connection, log)
-        changes = Counter[str]() if end is None else undo_joins(connection, end, held, loading)
-        add_counters(connection, job, changes, None, loading.now)
-    return changes
-
-
-def is_end_explained(engine: Engine, log: Log) -> bool:
-    """Return whether the torn value at the end of a log is part of an event that is stored."""
-    with read_transaction(engine) as connection:
-        end = torn_end(connection, log)
-        return end is not None and end.is_explained
+        ends = log_damage.ends_in_file(connection, place)
+        return bool(ends) and all(end.is_explained for end in ends)
 
 
 @contextmanager

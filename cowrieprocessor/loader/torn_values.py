@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection
@@ -32,7 +32,7 @@ from cowrieprocessor.loader.reading.log_names import log_name
 from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, PAYLOAD, Batch, BatchRows
-from cowrieprocessor.sanitize import restore
+from cowrieprocessor.sanitize import inert, restore
 
 WITHDRAWN = "dead_letters_withdrawn"
 """Counter of dead letters that were deleted because what was torn is stored now."""
@@ -47,6 +47,18 @@ _TIMESTAMP = re.compile(r'"timestamp"\s*:\s*"((?:[^"\\]|\\.)+)"')
 _FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 _TORN = Refused(REFUSED_NOT_JSON, "the log ends within it")
 _REST = Refused(REFUSED_NOT_JSON, "the log begins within it")
+
+
+class File(NamedTuple):
+    """A file that a log is in.
+
+    Attributes:
+        place: its key, as in `followed_files`.
+        path: where it is.
+    """
+
+    place: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +90,8 @@ def explain_ends(connection: Connection, rows: BatchRows) -> Counter[str]:
     return changes
 
 
-def drop_passed_end(connection: Connection, rows: BatchRows, loading: Loading) -> Counter[str]:
-    """Forget the torn end of a log that has grown past it; another copy that ends with it keeps the dead letter."""
-    log = (rows.log["identity"], rows.log["generation"])
-    if rows.stored_values is None or not table.has_torn_end(connection, log):
-        return Counter()
-    end = table.torn_end(connection, log)
-    if end is None or rows.log["byte_pos"] <= end.byte_start:
-        return Counter()
-    changes = _withdraw(connection, end)
-    table.remove(connection, end)
-    if changes:
-        others = [other for other in table.same_values(connection, end) if not other.is_explained]
-        if others and not any(other.has_letter for other in others):
-            changes += add_letter(connection, others[0], loading)
-    return changes
-
-
 def record_end(
-    connection: Connection, log: Log, pending: bytes, *, path: str, line: int, is_finished: bool, loading: Loading
+    connection: Connection, log: Log, pending: bytes, file: File, *, line: int, is_finished: bool, loading: Loading
 ) -> Counter[str]:
     """Store the torn value at the end of a log; return what changed, by counter.
 
@@ -104,18 +99,15 @@ def record_end(
         connection: in a write transaction that holds the locks of all events.
         log: the log.
         pending: the bytes after its cursor.
-        path: the file in which it is now.
+        file: the file that ends with it.
         line: 0-based number of the line on which they begin.
         is_finished: whether nothing will be appended to the log.
         loading: the load.
     """
     row = table.log_of(connection, log)
-    end = table.torn_end(connection, log)
+    end = next((end for end in table.ends_in_file(connection, file.place) if is_same_end(end, row, pending)), None)
     changes: Counter[str] = Counter()
-    if end is None or (end.byte_start, end.digest) != (row["byte_pos"], digest_of_bytes(pending)):
-        if end is not None:
-            changes += _withdraw(connection, end)
-            table.remove(connection, end)
+    if end is None:
         end = Damage(
             *log,
             byte_start=row["byte_pos"],
@@ -126,28 +118,39 @@ def record_end(
             digest=digest_of_bytes(pending),
             moment=moment_or_none(_own_timestamp(pending.decode(errors="replace"))) or row["last_event_at"],
             raw=pending,
+            place=file.place,
+            path=inert(file.path),
         )
         end = replace(end, is_explained=is_stored(connection, end))
         table.add(connection, [end])
     if end.joined is None:
-        changes += _join_end(connection, end, path, loading)
+        changes += _join_end(connection, end, loading)
     same = table.same_values(connection, end)
-    end = next(other for other in same if (other.log, other.kind) == (log, TORN_END))
+    end = next(other for other in same if (other.log, other.kind, other.place) == (log, TORN_END, file.place))
     if is_finished and not end.is_explained and not any(other.has_letter for other in same):
         changes += add_letter(connection, end, loading)
     return changes
 
 
-def needs_recording(connection: Connection, log: Log, pending: bytes, *, path: str, is_finished: bool) -> bool:
-    """Return whether `record_end` would change anything."""
-    end = table.torn_end(connection, log)
-    if end is None or end.digest != digest_of_bytes(pending):
+def is_same_end(end: Damage, row: Mapping[str, Any], pending: bytes) -> bool:
+    """Return whether a torn end is that of a log with these bytes after its cursor; `row` is of `log_files`."""
+    place = (end.identity, end.generation, end.byte_start)
+    return place == (row["identity"], row["generation"], row["byte_pos"]) and end.digest == digest_of_bytes(pending)
+
+
+def needs_recording(connection: Connection, log: Log, pending: bytes, file: File, *, is_finished: bool) -> bool:
+    """Return whether the torn ends of a file are not stored as they are now; without `pending` bytes it has none."""
+    row = table.log_of(connection, log)
+    ends = [end for end in table.ends_in_file(connection, file.place) if end.identity == log[0]]
+    if not pending:
+        return bool(ends)
+    if len(ends) != 1 or not is_same_end(ends[0], row, pending):
         return True
-    if end.joined is None and _may_be_joined(connection, end, path):
+    if ends[0].joined is None and _may_be_joined(connection, ends[0]):
         return True
-    if not is_finished or end.is_explained:
+    if not is_finished or ends[0].is_explained:
         return False
-    return not any(other.has_letter for other in table.same_values(connection, end))
+    return not any(other.has_letter for other in table.same_values(connection, ends[0]))
 
 
 def add_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
@@ -217,6 +220,20 @@ def joined_with(connection: Connection, end: Damage) -> list[Damage]:
     return [beginning for beginning in _beginnings_after(connection, end) if beginning.joined == end.joined]
 
 
+def forget_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:
+    """Forget the torn end of a file that does not end with it any more.
+
+    Another file that ends with it keeps the dead letter.
+    """
+    changes = _withdraw(connection, end)
+    table.remove(connection, end)
+    if changes:
+        others = [other for other in table.same_values(connection, end) if not other.is_explained]
+        if others and not any(other.has_letter for other in others):
+            changes += add_letter(connection, others[0], loading)
+    return changes
+
+
 def restore_letter(connection: Connection, damage: Damage, loading: Loading) -> Counter[str]:
     """Store the dead letter of a value that is not part of an event after all, unless a copy of the log has it."""
     if any(other.has_letter for other in table.same_values(connection, damage)):
@@ -245,19 +262,19 @@ def _withdraw(connection: Connection, damage: Damage) -> Counter[str]:
     return Counter({WITHDRAWN: int(is_removed)}) if is_removed else Counter()
 
 
-def _join_end(connection: Connection, end: Damage, path: str, loading: Loading) -> Counter[str]:
+def _join_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:
     """Join a torn end with the value that the next log begins with, if that is stored."""
     for beginning in _beginnings_after(connection, end):
-        changes = _join(connection, end, beginning, loading, path)
+        changes = _join(connection, end, beginning, loading)
         if changes is not None:
             return changes
     return Counter()
 
 
-def _may_be_joined(connection: Connection, end: Damage, path: str) -> bool:
+def _may_be_joined(connection: Connection, end: Damage) -> bool:
     """Return whether a value is stored that makes an event with a torn end, in a file that may be the next one."""
     return any(
-        not beginning.is_explained and _joined_event(connection, end, beginning, path) is not None
+        not beginning.is_explained and _joined_event(connection, end, beginning) is not None
         for beginning in _beginnings_after(connection, end)
     )
 
@@ -268,11 +285,9 @@ def _beginnings_after(connection: Connection, end: Damage) -> list[Damage]:
     return table.beginnings(connection, end.moment, _shifted(end.moment, 2 * _HALVES_APART))
 
 
-def _join(
-    connection: Connection, end: Damage, beginning: Damage, loading: Loading, path: str | None = None
-) -> Counter[str] | None:
+def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loading) -> Counter[str] | None:
     """Store the event that two halves make, unless it is stored; None if they do not belong together."""
-    event = _joined_event(connection, end, beginning, path)
+    event = _joined_event(connection, end, beginning)
     if event is None:
         return None
     changes = withdraw(connection, end, event.payload_hash)
@@ -286,20 +301,13 @@ def _join(
     return changes
 
 
-def _joined_event(connection: Connection, end: Damage, beginning: Damage, path: str | None) -> Event | None:
-    """Return the event that two halves make, None if they do not belong together.
-
-    Args:
-        connection: any.
-        end: the first half.
-        beginning: the second half.
-        path: a file in which the log with the first half is, besides those that are known.
-    """
+def _joined_event(connection: Connection, end: Damage, beginning: Damage) -> Event | None:
+    """Return the event that two halves make, None if they do not belong together."""
     event = None if end.log == beginning.log else _event((end.raw or b"") + (beginning.raw or b""))
     if event is None or not _is_between(end, event, beginning):
         return None
-    names = _names(connection, end.log) | ({log_name(path)} if path is not None else set())
-    return event if names & _names(connection, beginning.log) else None
+    is_next = end.path is not None and log_name(restore(end.path)) in _names(connection, beginning.log)
+    return event if is_next else None
 
 
 def _names(connection: Connection, log: Log) -> set[tuple[str, str]]:

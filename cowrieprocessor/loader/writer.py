@@ -20,7 +20,7 @@ from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.damage_writer import store_damage
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import BatchRows
-from cowrieprocessor.loader.torn_values import Loading, date_beginning, drop_passed_end, explain_ends
+from cowrieprocessor.loader.torn_values import Loading, date_beginning, explain_ends
 
 JOB = "load"
 
@@ -98,7 +98,7 @@ def _give_sensor(connection: Connection, rows: BatchRows, sensor: str | None) ->
 def _write_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log], ingest_id: str) -> None:
     """Store damaged places and their dead letters, and settle what is known of torn values."""
     loading = Loading(ingest_id, rows.now, not sql_of(connection).computes_event_columns)
-    changes = drop_passed_end(connection, rows, loading) + explain_ends(connection, rows)
+    changes = explain_ends(connection, rows)
     if rows.first_moment is not None:
         log = (rows.log["identity"], rows.log["generation"])
         changes += date_beginning(connection, log, rows.first_moment, loading)

@@ -40,6 +40,8 @@ class Damage:
     has_letter: bool = False
     is_explained: bool = False
     joined: str | None = None
+    place: str = ""
+    path: str | None = None
 
     @property
     def log(self) -> Log:
@@ -84,10 +86,14 @@ def overlapping(connection: Connection, log: Log, byte_start: int, byte_end: int
     )
 
 
-def torn_end(connection: Connection, log: Log) -> Damage | None:
-    """Return the torn value at the end of a log, if there is one."""
-    rows = _read(connection, _rows_of(log).where(_DAMAGE.c.kind == TORN_END))
-    return rows[0] if rows else None
+def ends_in_file(connection: Connection, place: str) -> list[Damage]:
+    """Return the torn ends that a file had when it was read last; `place` is its key, see `file_key_of`."""
+    return _read(connection, select(_DAMAGE).where(_DAMAGE.c.place == place, _DAMAGE.c.kind == TORN_END))
+
+
+def torn_ends(connection: Connection, log: Log) -> list[Damage]:
+    """Return the torn values at the ends of the files that a log is in, in order."""
+    return _read(connection, _rows_of(log).where(_DAMAGE.c.kind == TORN_END).order_by(_DAMAGE.c.byte_start))
 
 
 def logs_with_open_end(connection: Connection) -> set[Log]:
@@ -328,10 +334,9 @@ def has_unexplained_end(connection: Connection, since: str, until: str) -> bool:
     return bool(_query(connection, statement, (since, until)))
 
 
-def has_torn_end(connection: Connection, log: Log) -> bool:
-    """Return whether a log ends with a torn value; asked for every batch."""
-    statement = "SELECT 1 FROM log_damage WHERE identity = ? AND generation = ? AND kind = 'end' LIMIT 1"
-    return bool(_query(connection, statement, log))
+def has_end_in_file(connection: Connection, place: str) -> bool:
+    """Return whether a file had a torn end when it was read last; asked for every file."""
+    return bool(_query(connection, "SELECT 1 FROM log_damage WHERE place = ? LIMIT 1", (place,)))
 
 
 def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
@@ -354,6 +359,7 @@ def _is_row(damage: Damage) -> Any:
         _DAMAGE.c.generation == damage.generation,
         _DAMAGE.c.byte_start == damage.byte_start,
         _DAMAGE.c.kind == damage.kind,
+        _DAMAGE.c.place == damage.place,
     )
 
 

@@ -28,8 +28,11 @@ def upgrade() -> None:
         sa.Column("has_letter", sa.Boolean(), nullable=False, server_default=sa.text("'0'")),
         sa.Column("is_explained", sa.Boolean(), nullable=False, server_default=sa.text("'0'")),
         sa.Column("joined", sa.String(64)),
-        sa.PrimaryKeyConstraint("identity", "generation", "byte_start", "kind", name="pk_log_damage"),
+        sa.Column("place", sa.String(64), nullable=False, server_default=sa.text("''")),
+        sa.Column("path", sa.Text()),
+        sa.PrimaryKeyConstraint("identity", "generation", "byte_start", "kind", "place", name="pk_log_damage"),
     )
+    op.create_index("ix_log_damage_place", "log_damage", ["place"])
     op.create_index("ix_log_damage_value", "log_damage", ["digest", "context"])
     op.create_index("ix_log_damage_moment", "log_damage", ["kind", "moment"])
     op.add_column("log_files", sa.Column("last_event_at", sa.String(26)))

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
-from cowrieprocessor.db.ingest.log_damage import torn_end
+from cowrieprocessor.db.ingest.log_damage import torn_ends
 from cowrieprocessor.loader.follow.file_probe import FileProbe
 from cowrieprocessor.loader.follow.log_search import LogSearch, Sightings
 from cowrieprocessor.loader.follow.missing_log import LOST_SIGNATURE, Log, MissingLog, is_displaced
@@ -295,5 +295,5 @@ def _record_loss(connection: Connection, missing: MissingLog) -> tuple[int, int]
 
 def _settled_bytes(connection: Connection, missing: MissingLog) -> int:
     """Return up to where the log is stored or has a dead letter for the torn value at its end; 0 without one."""
-    end = torn_end(connection, missing.log) if missing.log else None
-    return end.byte_end if end is not None and (end.has_letter or end.is_explained) else 0
+    ends = torn_ends(connection, missing.log) if missing.log else []
+    return max((end.byte_end for end in ends if end.has_letter or end.is_explained), default=0)

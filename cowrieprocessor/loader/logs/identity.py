@@ -96,6 +96,7 @@ class LogIdentifier:
         stream: the file, at its beginning.
         settings: the limits.
         connect: opens a transaction for reading.
+        place: the key of the file, see `file_key_of`.
         lookup_limit: look up each event after the checkpoint until this many in a row are new; with 0, events are
             looked up only where some may be stored.
         miss_limit: see `DuplicateLookup`.
@@ -104,6 +105,7 @@ class LogIdentifier:
         searched: how far a file without a complete object was searched.
         holds_text: whether such a file holds text that is not the beginning of an object.
         unfinished_bytes: of such a file, the bytes of torn lines and of the incomplete object.
+        had_torn_end: whether the file ended within a value when it was read last.
     """
 
     def __init__(
@@ -112,16 +114,19 @@ class LogIdentifier:
         settings: Settings,
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
+        place: str = "",
         lookup_limit: int = 0,
         miss_limit: int = MISS_LIMIT,
     ) -> None:
         self._stream = stream
+        self._place = place
         self._settings = settings
         self._connect = connect
         self._lookup_limit = lookup_limit
         self._miss_limit = miss_limit
         self.searched = Search()
         self.unfinished_bytes = 0
+        self.had_torn_end = False
         self.holds_text = False
         self._wrapper: str | None = None
 
@@ -136,6 +141,7 @@ class LogIdentifier:
         if expected is not None:
             with self._connect() as connection:
                 if resume := self._resume_expected(connection, expected):
+                    self._look_for_end(connection)
                     return resume
             self._stream.rewind()
         first = self._first_object(searched or Search())
@@ -143,7 +149,11 @@ class LogIdentifier:
             return None
         identity = identity_of(first.fields)
         with self._connect() as connection:
+            self._look_for_end(connection)
             return self._resume_log(connection, identity)
+
+    def _look_for_end(self, connection: Connection) -> None:
+        self.had_torn_end = bool(self._place) and log_damage.has_end_in_file(connection, self._place)
 
     def identify(self) -> str | None:
         """Return the identity of the log in the file, None if it has no complete object yet."""

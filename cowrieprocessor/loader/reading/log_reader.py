@@ -48,7 +48,7 @@ class LogReader(Protocol):
 
     @property
     def leading(self) -> bytes | None:
-        """The bytes before the first value; None if reading did not begin there, or the log has a wrapper."""
+        """The separators before the first value; None if reading did not begin there, or the log has a wrapper."""
 
     def take_nul_runs(self) -> list[tuple[int, int]]:
         """Return the places with NUL bytes that were skipped since the last call; none in a wrapper."""

@@ -103,7 +103,7 @@ class ValueReader:
         line: 0-based number of the line at `position`.
         nul_bytes: NUL bytes skipped since the last call of `take_nul_bytes`.
         nul_runs: (start, end) of the places with NUL bytes that were skipped since the last call of `take_nul_runs`.
-        leading: the bytes before the first value of the log; None if reading did not begin there, or NULs are in them.
+        leading: the separators before the first value of the log, without NULs; None if reading did not begin there.
 
     Args:
         stream: the log, at `position`.
@@ -135,6 +135,7 @@ class ValueReader:
         self.nul_bytes = 0
         self.nul_runs: list[tuple[int, int]] = []
         self.leading: bytes | None = None if position else b""
+        self._leading_end = 0
         self._before = before[-TAIL_BYTES:]
         self._buffer = b""
         self._at = 0
@@ -424,8 +425,9 @@ class ValueReader:
             if nul_bytes := self._buffer.count(b"\0", self._at, end):
                 self.nul_bytes += nul_bytes
                 self._add_nul_run(end)
-            if self.leading is not None and len(self.leading) == self.position:
-                self.leading = None if nul_bytes else self.leading + self._buffer[self._at : end][:TAIL_BYTES]
+            if self.leading is not None and self._leading_end == self.position:
+                self.leading = (self.leading + self._buffer[self._at : end].replace(b"\0", b""))[:TAIL_BYTES]
+                self._leading_end += end - self._at
             self._advance(end)
 
     def _add_nul_run(self, end: int) -> None:

@@ -31,8 +31,8 @@ NO_MOMENT = "events_without_readable_time"
 ACCOUNTS = ("bytes_stored", "bytes_dead", "bytes_nul")
 """The columns of `log_files` that account for every byte read."""
 
-PAYLOAD, PAYLOAD_HASH = 6, 7
-"""Where a row of `BatchRows.events` has the event and its hash."""
+PAYLOAD = 6
+"""Where a row of `BatchRows.events` has the event."""
 
 DAY_CHARS = len("2026-11-22")
 
@@ -278,7 +278,7 @@ class Batch:
         runs = reader.take_nul_runs()
         self._damage += [{"kind": NUL, "byte_start": start, "byte_end": end} for start, end in runs]
         first = self._beginning
-        if first is not None and reader.leading is not None and len(reader.leading) == first["byte_start"]:
+        if first is not None and reader.leading is not None:
             first["raw"] = reader.leading + first["raw"]
         if (self._damage or self._first_moment) and self.fills_event_columns:
             self._sensor_days.add(DAMAGE_KEY)
