@@ -290,7 +290,9 @@ def _join(connection: Connection, end: Damage, beginning: Damage, loading: Loadi
     event = _joined_event(connection, end, beginning)
     if event is None:
         return None
-    changes = withdraw(connection, end, event.payload_hash)
+    changes: Counter[str] = Counter()
+    for copy in [end, *(other for other in table.same_values(connection, end) if other != end)]:
+        changes += withdraw(connection, copy, event.payload_hash)
     if beginning.is_explained:
         return changes
     raw = (end.raw or b"") + (beginning.raw or b"")
