@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.ingest import log_damage as table
 from cowrieprocessor.db.ingest.log_damage import Damage, Log
+from cowrieprocessor.loader.joined_halves import joined_with
 from cowrieprocessor.loader.recompute import payloads_of
-from cowrieprocessor.loader.torn_values import begins, joined_with
+from cowrieprocessor.loader.torn_values import begins
 
 
 def joined_with_end(connection: Connection, log: Log) -> list[Damage]:

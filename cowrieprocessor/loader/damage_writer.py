@@ -16,8 +16,9 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.ingest import log_damage as table
 from cowrieprocessor.db.ingest.damage_kinds import NUL
 from cowrieprocessor.db.ingest.log_damage import Damage, Log
+from cowrieprocessor.loader.joined_halves import join_beginning
 from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, BatchRows
-from cowrieprocessor.loader.torn_values import Loading, join_beginning, withdraw
+from cowrieprocessor.loader.torn_letters import Loading, withdraw
 
 
 def store_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log], loading: Loading) -> Counter[str]:

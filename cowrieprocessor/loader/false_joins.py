@@ -18,17 +18,13 @@ from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
 from cowrieprocessor.db.ingest.overlapping_events import take_back_left_out
 from cowrieprocessor.db.ingest.removals import count_removal
 from cowrieprocessor.db.ingest.stored_events import SourceKey
+from cowrieprocessor.loader.joined_halves import join_beginning, joined_with
 from cowrieprocessor.loader.recompute import files_in, payloads_of, recompute_sessions
-from cowrieprocessor.loader.torn_values import (
-    EVENTS_TAKEN_BACK,
-    Loading,
-    begins,
-    forget_end,
-    is_stored,
-    join_beginning,
-    joined_with,
-    restore_letter,
-)
+from cowrieprocessor.loader.torn_letters import Loading, forget_end, restore_letter
+from cowrieprocessor.loader.torn_values import begins, is_stored
+
+EVENTS_TAKEN_BACK = "events_taken_back"
+"""Counter of joined events that were removed because the log with the first half goes on in another way."""
 
 
 def drop_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:

@@ -15,7 +15,8 @@ from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.ingest.log_damage import Log
 from cowrieprocessor.loader.false_joins import drop_end
 from cowrieprocessor.loader.rows.batching import now_text
-from cowrieprocessor.loader.torn_values import File, Loading, is_same_end, needs_recording, record_end
+from cowrieprocessor.loader.torn_letters import Loading
+from cowrieprocessor.loader.torn_values import File, is_same_end, needs_recording, record_end
 from cowrieprocessor.loader.writer import LogMoved, add_counters
 
 

@@ -18,9 +18,11 @@ from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.loader.damage_writer import store_damage
+from cowrieprocessor.loader.joined_halves import date_beginning
 from cowrieprocessor.loader.row_writer import write_rows
 from cowrieprocessor.loader.rows.batch import BatchRows
-from cowrieprocessor.loader.torn_values import Loading, date_beginning, explain_ends
+from cowrieprocessor.loader.torn_letters import Loading
+from cowrieprocessor.loader.torn_values import explain_ends
 
 JOB = "load"
 

@@ -71,6 +71,8 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("writer",),
         ("damage_removal", "damage_writer", "false_joins"),
         ("torn_values",),
+        ("joined_halves",),
+        ("torn_letters",),
         ("recompute", "row_writer"),
         ("rows",),
         ("logs",),
