@@ -85,6 +85,7 @@ def hostile_lines() -> list[str]:
         {"session": "zz", "eventid": "cowrie.session.closed", "timestamp": 1767225600123},
         {"session": "zz", "eventid": "cowrie.session.closed", "timestamp": "2026-01-01T05:30:00.5+05:30"},
         {"session": "y1", "eventid": "cowrie.session.connect", "timestamp": "0001-01-01T00:00:00.000000+0200"},
+        {"session": "y1", "eventid": "cowrie.session.connect", "timestamp": "0001-01-01T00:00:00.000000Z"},
         {"session": "y9", "eventid": "cowrie.session.connect", "timestamp": "9999-12-31T23:59:59.999999Z"},
         {"session": 12345, "eventid": "cowrie.session.connect", "timestamp": "2026-01-01T00:00:00Z"},
         {"session": "", "eventid": "", "timestamp": ""},

@@ -160,8 +160,12 @@ def _is_between(end: Damage, event: Event, beginning: Damage) -> bool:
 
 
 def shifted(moment: str, by: dt.timedelta) -> str:
-    """Return a time as UTC text, moved by a span."""
-    return (_datetime(moment) + by).strftime(_FORMAT)
+    """Return a time as UTC text, moved by a span, at most to the end of the calendar."""
+    try:
+        moved = _datetime(moment) + by
+    except OverflowError:
+        moved = dt.datetime.max if by > dt.timedelta() else dt.datetime.min
+    return moved.isoformat(" ", "microseconds")
 
 
 def _datetime(moment: str) -> dt.datetime:
