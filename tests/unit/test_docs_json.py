@@ -21,7 +21,7 @@ from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
 from cowrieprocessor.jobs.watch import follow as follow_job
 from cowrieprocessor.jobs.watch.follow import FollowJobTiming
-from cowrieprocessor.loader import delta, file_processor
+from cowrieprocessor.loader import delta, false_joins, file_processor, torn_letters
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.loader.rows import batch, file_aggregates
@@ -144,6 +144,7 @@ def test_counters_of_load_are_documented() -> None:
     counters = {
         *(batch.EVENTS, batch.DEAD_LETTERS, file_aggregates.FILE_DEAD_LETTERS, file_aggregates.FILE_SIGHTINGS),
         *(batch.NO_SESSION, batch.NO_TYPE, batch.NO_MOMENT),
+        *(torn_letters.WITHDRAWN, false_joins.EVENTS_TAKEN_BACK),
         *(file_processor.SKIPPED_EMPTY_SHASUM, file_processor.SKIPPED_NO_SHASUM),
     }
     rows = table_rows(PAGE, "counter", "counts")
