@@ -51,5 +51,6 @@ def report_json(report: Report) -> str:
     """Return a report as JSON; docs/reports.md describes its fields."""
     document = plain(report)
     document["period"] = {"kind": report.period.kind.value, "name": report.period.name, **document["period"]}
+    document["left_out"] = report.left_out()
     document["changes_percent"] = {name: change.percent for name, change in report.changes().items()}
     return to_json(document)

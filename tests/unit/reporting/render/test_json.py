@@ -73,6 +73,7 @@ def test_report_has_its_documented_fields(engine: Engine) -> None:
         "changed_verdicts",
         "urls",
         "addresses",
+        "left_out",
         "protocols",
         "usernames",
         "commands",
