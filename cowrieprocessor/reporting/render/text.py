@@ -22,6 +22,7 @@ from cowrieprocessor.reporting.render.terminal import (
     file_hash,
     heading,
     media_type,
+    moment_text,
     number,
     plural,
     sentence,
@@ -211,7 +212,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
             size(file.size_bytes),
             number(file.sessions),
             verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
-            Text("new", style="bold") if file.new else Text(f"{file.first_seen:%Y-%m-%d}" if file.first_seen else ""),
+            Text("new", style="bold") if file.new else Text(moment_text(file.first_seen)[:10]),
         )
         for file in report.files
     ]
@@ -291,7 +292,8 @@ def _hashes_with_news(report: Report) -> list[str]:
 
 def _session_options(report: Report) -> str:
     """Return the options of `sessions list` that pick the report's sessions."""
-    options = f"--since {report.period.start:%Y-%m-%d} --until {report.period.end:%Y-%m-%d}{_sensor_option(report)}"
+    since, until = (moment.date().isoformat() for moment in (report.period.start, report.period.end))
+    options = f"--since {since} --until {until}{_sensor_option(report)}"
     return f"{options} --with-files" if report.totals.sessions_with_files else options
 
 
