@@ -106,10 +106,14 @@ _COLUMN_CHARS = (
 )
 
 REFUSED_NOT_JSON = "not JSON"
+REFUSED_NUMBER = "a number out of range"
 REFUSED_NOT_OBJECT = "JSON, but not an object"
 REFUSED_DUPLICATE_KEY = "an object names a key twice"
 REFUSED_TOO_DEEP = "nested too deep"
 REFUSED_TOO_LARGE = "larger than the limit for one event"
+
+_REASONS = {"depth limit": REFUSED_TOO_DEEP, "number is infinity": REFUSED_NUMBER}
+"""Reasons by the beginning of orjson's message, for what is JSON all the same."""
 
 _COWRIE_NAMES = ("cowrie.", "KIPP")
 
@@ -164,7 +168,8 @@ def is_cowrie_name(event_type: object) -> bool:
 
 def refused_json(error: orjson.JSONDecodeError) -> Refused:
     """Return the reason for a text that cannot be decoded."""
-    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))
+    reasons = (reason for beginning, reason in _REASONS.items() if error.msg.startswith(beginning))
+    return Refused(next(reasons, REFUSED_NOT_JSON), str(error))
 
 
 def parse_event(

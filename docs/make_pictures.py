@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import re
 import tempfile
@@ -57,7 +58,7 @@ def report() -> str:
             BulkLoader(engine).load([SAMPLES])
             scan_downloads(engine, SAMPLES / "downloads", sensor=SENSOR)
             with read_transaction(engine) as connection:
-                period = newest_period(connection, PeriodKind.DAILY)
+                period = newest_period(connection, PeriodKind.DAILY, dt.datetime.now(dt.UTC))
                 if period is None:
                     raise SystemExit("the samples hold no session; make them with `make samples`")
                 made = make_report(connection, period, top_files=TOP_FILES, top_values=TOP_VALUES)

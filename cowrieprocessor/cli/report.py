@@ -52,6 +52,12 @@ def _options(function: Command) -> Command:
             type=click.Choice(("text", "json", "csv")),
             help="Output format. Default: text.",
         ),
+        click.option(
+            "--top",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Rows of each list. Default: 25 of files, 10 of the others; all formats say how many are left out.",
+        ),
         click.option("--sensor", metavar="NAME", help="Only what this sensor saw."),
         db_option,
     ):
@@ -66,6 +72,7 @@ def daily(
     date: str | None,
     db: str | None,
     sensor: str | None,
+    top: int | None,
     format_: str | None,
     output: str | None,
     as_json: bool,
@@ -78,7 +85,7 @@ def daily(
     \b
     Example: cowrieprocessor report daily --date yesterday --output report.txt
     """
-    show_report("daily", date, db, sensor, _format(format_, as_json), output)
+    show_report("daily", date, db, sensor, _format(format_, as_json), output, top)
 
 
 @report.command()
@@ -88,6 +95,7 @@ def weekly(
     date: str | None,
     db: str | None,
     sensor: str | None,
+    top: int | None,
     format_: str | None,
     output: str | None,
     as_json: bool,
@@ -100,7 +108,7 @@ def weekly(
     \b
     Example: cowrieprocessor report weekly --date 2026-W47 --format csv --output week.csv
     """
-    show_report("weekly", date, db, sensor, _format(format_, as_json), output)
+    show_report("weekly", date, db, sensor, _format(format_, as_json), output, top)
 
 
 @report.command()
@@ -110,6 +118,7 @@ def monthly(
     date: str | None,
     db: str | None,
     sensor: str | None,
+    top: int | None,
     format_: str | None,
     output: str | None,
     as_json: bool,
@@ -122,7 +131,7 @@ def monthly(
     \b
     Example: cowrieprocessor report monthly --date 2026-11 --json
     """
-    show_report("monthly", date, db, sensor, _format(format_, as_json), output)
+    show_report("monthly", date, db, sensor, _format(format_, as_json), output, top)
 
 
 def _format(format_: str | None, as_json: bool) -> str:
@@ -132,7 +141,13 @@ def _format(format_: str | None, as_json: bool) -> str:
 
 
 def show_report(
-    kind_name: str, date: str | None, db: str | None, sensor: str | None, format_: str, output: str | None
+    kind_name: str,
+    date: str | None,
+    db: str | None,
+    sensor: str | None,
+    format_: str,
+    output: str | None,
+    top: int | None = None,
 ) -> None:
     """Print a report, or write it to a file.
 
@@ -143,16 +158,24 @@ def show_report(
         sensor: only what this sensor saw; None for all sensors.
         format_: `text`, `json` or `csv`.
         output: the file to write; None to print.
+        top: the most rows of each list; None for the usual number.
     """
     from cowrieprocessor.reporting.periods import PeriodKind, parse_period, period_of
-    from cowrieprocessor.reporting.reports import make_report
+    from cowrieprocessor.reporting.reports import TOP_FILES, TOP_VALUES, make_report
 
     kind = PeriodKind(kind_name)
     now = dt.datetime.now(dt.UTC)
     chosen = parse_period(kind, date, now) if date else None
     with read_connection(db) as connection:
-        period = chosen or _newest_period(connection, kind_name, sensor) or period_of(kind, now)
-        made = make_report(connection, period, sensor=sensor, session_gap=session_gap())
+        period = chosen or _newest_period(connection, kind_name, now, sensor) or period_of(kind, now)
+        made = make_report(
+            connection,
+            period,
+            sensor=sensor,
+            session_gap=session_gap(),
+            top_files=top or TOP_FILES,
+            top_values=top or TOP_VALUES,
+        )
         hint = recount_hint(connection, "addresses, commands and user names")
     print_hint(hint)
     text = _render(made, format_, db, to_file=output is not None)
@@ -163,14 +186,16 @@ def show_report(
         notify(f"report on {period.name} written to {output}")
 
 
-def _newest_period(connection: Connection, kind_name: str, sensor: str | None) -> Period | None:
+def _newest_period(connection: Connection, kind_name: str, now: dt.datetime, sensor: str | None) -> Period | None:
     """Return the newest period with anything to report, and name it on standard error."""
     from cowrieprocessor.reporting.periods import PeriodKind
     from cowrieprocessor.reporting.reports import newest_period
 
-    period = newest_period(connection, PeriodKind(kind_name), sensor)
+    period = newest_period(connection, PeriodKind(kind_name), now, sensor)
     if period is None:
-        notify("the database has no sessions and no files yet: `cowrieprocessor load PATH` loads logs")
+        notify("no session and no file has a date to report: `cowrieprocessor load PATH` loads logs")
+    elif period.start > now:
+        notify(f"{period.name} lies in the future, and nothing is dated before it; --date takes another")
     else:
         notify(f"{period.name} is the newest with sessions or files; --date takes another")
     return period

@@ -49,8 +49,8 @@ class Period:
         if self.kind is PeriodKind.WEEKLY:
             year, week, _ = self.start.isocalendar()
             last = self.end - dt.timedelta(days=1)
-            return f"week {week} of {year}, {_long_date(self.start)} to {_long_date(last)}"
-        return f"{self.start:%B} {self.start.year}"
+            return f"week {week} of {year:04d}, {_long_date(self.start)} to {_long_date(last)}"
+        return f"{self.start:%B} {self.start.year:04d}"
 
     def previous(self) -> Period:
         """Return the period of the same kind that ends where this one starts.
@@ -67,7 +67,7 @@ class Period:
 
 
 def _long_date(moment: dt.datetime) -> str:
-    return f"{moment.day} {moment:%B} {moment.year}"
+    return f"{moment.day} {moment:%B} {moment.year:04d}"
 
 
 def period_of(kind: PeriodKind, moment: dt.datetime) -> Period:

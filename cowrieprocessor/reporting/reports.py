@@ -16,8 +16,13 @@ from cowrieprocessor.reporting.queries.sensors import require_sensor
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.queries.window import Window
 
+RANKINGS = ("urls", "addresses", "protocols", "usernames", "commands", "sensors")
 TOP_FILES = 25
 TOP_VALUES = 10
+_CLOCKS_DIFFER = dt.timedelta(days=1)
+_FIRST = dt.datetime(1, 3, 1, tzinfo=dt.UTC)
+_LAST = dt.datetime(9999, 11, 30, tzinfo=dt.UTC)
+"""The calendar without its first and last months: every period between has one before it and one after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,27 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all happened on the honeypots in the period."""
+        """Whether nothing at all happened on the honeypots in the period; verdicts may have changed all the same."""
         return not self.totals.sessions and not self.totals.files
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a source has said something new about a file in the period."""
+        return bool(self.totals.files_found_malicious or self.totals.answers_changed)
+
+    def left_out(self) -> dict[str, int]:
+        """Return how many rows of each list are not in the report; lists that are whole are not named."""
+        whole = {
+            "files": (self.totals.files, self.files),
+            "found_malicious": (self.totals.files_found_malicious, self.found_malicious),
+            "changed_verdicts": (self.totals.answers_changed, self.changed_verdicts),
+            **{name: (ranking.distinct, ranking.top) for name, ranking in self.rankings().items()},
+        }
+        return {name: count - len(rows) for name, (count, rows) in whole.items() if count > len(rows)}
+
+    def rankings(self) -> dict[str, Ranking]:
+        """Return the lists of values by their names."""
+        return {name: getattr(self, name) for name in RANKINGS}
 
     def changes(self) -> dict[str, Change]:
         """Return every number with that of the period before, by its name in `Totals`."""
@@ -120,13 +144,25 @@ def make_report(
     )
 
 
-def newest_period(connection: Connection, kind: PeriodKind, sensor: str | None = None) -> Period | None:
-    """Return the newest period that has anything to report, or None if the database is empty.
+def newest_period(
+    connection: Connection, kind: PeriodKind, now: dt.datetime, sensor: str | None = None
+) -> Period | None:
+    """Return the newest period that has anything to report, or None if there is none.
+
+    A session dated after today does not count: the clock of its honeypot was wrong. Where there are no others, it does.
+
+    Args:
+        connection: a connection in a read transaction.
+        kind: the kind of period.
+        now: the time now, UTC.
+        sensor: count this sensor only.
 
     Raises:
         NotFound: the database has no such sensor.
     """
-    moment = activity.newest_moment(connection, sensor)
+    moment = activity.newest_moment(connection, sensor, _FIRST, now + _CLOCKS_DIFFER)
+    if moment is None:
+        moment = activity.newest_moment(connection, sensor, _FIRST, _LAST)
     if moment is None:
         if sensor is not None:
             require_sensor(connection, sensor)

@@ -23,7 +23,7 @@ from cowrieprocessor.db.models import (
     SessionSensor,
     SessionSummary,
 )
-from cowrieprocessor.reporting.queries.paging import EARLIEST, Bytewise
+from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, SENSOR, file_on_sensor, on_sensor
 from cowrieprocessor.reporting.queries.shown import visible
@@ -297,13 +297,15 @@ def download_urls(connection: Connection, window: Window, limit: int) -> Ranking
     return _rank(connection, query, limit)
 
 
-def newest_moment(connection: Connection, sensor: str | None) -> dt.datetime | None:
-    """Return when the newest session began, else when the newest file was seen; None if there is neither."""
+def newest_moment(
+    connection: Connection, sensor: str | None, since: dt.datetime, until: dt.datetime
+) -> dt.datetime | None:
+    """Return when the newest session of a span of time began, else when its newest file was seen, else None."""
     began = SessionSummary.first_event_at
-    session = select(began).where(began >= EARLIEST, true() if sensor is None else on_sensor(sensor))
+    session = select(began).where(began >= since, began < until, true() if sensor is None else on_sensor(sensor))
     newest = connection.scalar(session.order_by(began.desc()).limit(1))
     if newest is None:
-        file = select(Files.first_seen)
+        file = select(Files.first_seen).where(Files.first_seen >= since, Files.first_seen < until)
         if sensor is not None:
             file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
             file = file.where(file_on_sensor(sensor))

@@ -17,6 +17,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.events import utc_text
 
 Row = TypeVar("Row")
 
@@ -58,7 +59,7 @@ def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) ->
 
 def time_cursor(moment: dt.datetime | None, identity: str) -> str:
     """Return the cursor of a row in a list ordered by time."""
-    value = moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else ""
+    value = f"{utc_text(moment).replace(' ', 'T')}Z" if moment else ""
     return f"{value},{identity}"
 
 

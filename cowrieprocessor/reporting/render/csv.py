@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Iterator
 
-from cowrieprocessor.reporting.queries.activity import Ranking
 from cowrieprocessor.reporting.render.json import plain
 from cowrieprocessor.reporting.reports import Report
 from cowrieprocessor.sanitize import csv_safe, defang_all
@@ -121,8 +120,7 @@ def _rows(report: Report) -> Iterator[dict[str, Cell]]:
             "previous_classification": changed.previous_classification,
             "previous_total": changed.previous_total,
         }
-    for section in ("urls", "addresses", "protocols", "usernames", "commands", "sensors"):
-        ranking: Ranking = getattr(report, section)
+    for section, ranking in report.rankings().items():
         for rank, ranked in enumerate(ranking.top, start=1):
             yield {
                 "section": section,
@@ -133,3 +131,5 @@ def _rows(report: Report) -> Iterator[dict[str, Cell]]:
             }
     for rank, letters in enumerate(report.dead_letters, start=1):
         yield {"section": "dead_letters", "rank": rank, "key": letters.reason, "value": letters.count}
+    for section, count in report.left_out().items():
+        yield {"section": "left_out", "key": section, "value": count}

@@ -242,7 +242,7 @@ def _events(screen: Screen, events: Sequence[SessionEvent]) -> RenderableType:
     rows = []
     last_day = ""
     for event in events:
-        day = f"{event.at:%Y-%m-%d}" if event.at else ""
+        day = event.at.date().isoformat() if event.at else ""
         clock = f"{event.at:%H:%M:%S}.{event.at.microsecond // 1000:03d}" if event.at else "(no time)"
         time = f"{day} {clock}" if day and day != last_day else clock.rjust(len("2026-11-21 00:00:00.000"))
         last_day = day or last_day

@@ -17,6 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cowrieprocessor.events import utc_text
 from cowrieprocessor.sanitize import defang_all
 
 DEFAULT_WIDTH = 100
@@ -118,7 +119,7 @@ def minute(at: dt.datetime | None) -> Text:
 
 def moment_text(at: dt.datetime | None) -> str:
     """Return a time in UTC to the second; empty for None."""
-    return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}" if at else ""
+    return utc_text(at).partition(".")[0] if at else ""
 
 
 def size(size_bytes: int | None) -> Text:

@@ -22,6 +22,7 @@ from cowrieprocessor.reporting.render.terminal import (
     file_hash,
     heading,
     media_type,
+    moment_text,
     number,
     plural,
     sentence,
@@ -66,7 +67,7 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         Rule(style="dim"),
         sentence(headline(report)),
     ]
-    if not report.is_empty or report.totals.answers_changed or report.totals.files_found_malicious:
+    if not report.is_empty or report.has_news:
         parts += [*_notes(report), Text(""), _comparison(report, screen)]
         parts += _files(report, screen)
         parts += found_malicious_section(report.found_malicious, report.totals.files_found_malicious, screen)
@@ -90,6 +91,8 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
 
 def headline(report: Report) -> str:
     """Return the report in one or two sentences."""
+    if report.is_empty and report.has_news:
+        return f"No session began and no file was seen ({report.period.name}, UTC). {_news_sentence(report.totals)}"
     if report.is_empty:
         return f"Nothing happened: no session began and no file was seen ({report.period.name}, UTC)."
     return f"{_sessions_sentence(report.totals)} {_files_sentence(report.totals)}"
@@ -102,6 +105,17 @@ def _sessions_sentence(totals: Totals) -> str:
     if totals.sessions_logged_in:
         text += f", {totals.sessions_logged_in:,} of them let in"
     return f"{text}."
+
+
+def _news_sentence(totals: Totals) -> str:
+    """Return what sources said that is new, about files of any date."""
+    news = []
+    if totals.files_found_malicious:
+        were = "was" if totals.files_found_malicious == 1 else "were"
+        news.append(f"{plural(totals.files_found_malicious, 'file')} of earlier days {were} found malicious")
+    if totals.answers_changed:
+        news.append(f"{plural(totals.answers_changed, 'answer')} about earlier files changed")
+    return f"{', '.join(news)}."
 
 
 def _files_sentence(totals: Totals) -> str:
@@ -198,7 +212,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
             size(file.size_bytes),
             number(file.sessions),
             verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
-            Text("new", style="bold") if file.new else Text(f"{file.first_seen:%Y-%m-%d}" if file.first_seen else ""),
+            Text("new", style="bold") if file.new else Text(moment_text(file.first_seen)[:10]),
         )
         for file in report.files
     ]
@@ -278,7 +292,8 @@ def _hashes_with_news(report: Report) -> list[str]:
 
 def _session_options(report: Report) -> str:
     """Return the options of `sessions list` that pick the report's sessions."""
-    options = f"--since {report.period.start:%Y-%m-%d} --until {report.period.end:%Y-%m-%d}{_sensor_option(report)}"
+    since, until = (moment.date().isoformat() for moment in (report.period.start, report.period.end))
+    options = f"--since {since} --until {until}{_sensor_option(report)}"
     return f"{options} --with-files" if report.totals.sessions_with_files else options
 
 

@@ -100,6 +100,21 @@ def test_output_that_cannot_be_written_ends_with_2(db: str, program: Program, tm
     assert str(tmp_path) in outcome.err
 
 
+def test_top_takes_more_rows_and_what_is_left_out_is_said(db: str, engine: Engine, program: Program) -> None:
+    """`--top` bounds every list; text, JSON and CSV say how many rows are left out, or that nothing is."""
+    with write_transaction(engine) as connection:
+        for number in range(11):
+            add_session(connection, f"t{number}", at(2), src_ip=f"198.51.100.{number}")
+    arguments = ("report", "daily", "--db", db, "--date", "2026-11-21")
+    assert program(*arguments, "--json").document["left_out"] == {"addresses": 2}
+    assert program(*arguments, "--top", "12", "--json").document["left_out"] == {}
+    assert "and 2 more\n" in program(*arguments).out
+    rows = list(csv.DictReader(io.StringIO(program(*arguments, "--top", "5", "--format", "csv").out, newline="")))
+    assert {row["key"]: row["value"] for row in rows if row["section"] == "left_out"} == {"addresses": "7"}
+    assert sum(row["section"] == "addresses" for row in rows) == 5
+    assert program(*arguments, "--top", "0").code == 2
+
+
 def test_a_sensor_can_be_picked_and_misspelt(db: str, program: Program) -> None:
     """`--sensor` reports on one sensor, on its newest day; an unknown one ends with 1 and the names of all."""
     document = program("report", "daily", "--db", db, "--sensor", "sensor-2", "--json").document

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.loader.bulk import BulkLoader
 from tests.unit.reporting.program import Program
 from tests.unit.reporting.scene import add_events, add_file, add_session, at, sha
 
@@ -124,3 +127,22 @@ def test_an_empty_list_is_reported(db: str, program: Program) -> None:
     """A list in which nothing fits says so and ends with 0."""
     outcome = program("sessions", "list", "--db", db, "--src-ip", "192.0.2.1")
     assert (outcome.code, outcome.out) == (0, "No sessions match.\n")
+
+
+def test_a_deeply_nested_event_is_shown(engine: Engine, db_url: str, program: Program, tmp_path: Path) -> None:
+    """An event nested as deep as may be stored ends neither the text nor the JSON in an error; nor do odd dates."""
+    path = tmp_path / "cowrie.json"
+    nested = "[" * 998 + "]" * 998
+    base = '"session":"deep00000001","timestamp":"0001-01-01T00:00:00.000000Z","sensor":"p"'
+    path.write_text(
+        f'{{"eventid":"cowrie.x",{base},"deep":{nested}}}\n'
+        f'{{"eventid":"cowrie.session.file_download",{base},"shasum":"{"ab" * 32}","deep":{nested}}}\n'
+    )
+    BulkLoader(engine).load([path])
+    for command in (("sessions", "show", "deep00000001"), ("files", "show", "ab" * 32)):
+        text, document = program(*command, "--db", db_url), program(*command, "--db", db_url, "--json")
+        assert (text.code, document.code, "0001-01-01 00:00:00" in text.out) == (0, 0, True)
+        assert document.document
+    listed = program("sessions", "list", "--db", db_url)
+    assert "deep00000001  0001-01-01 00:00" in listed.out
+    assert program("report", "daily", "--db", db_url).code == 0

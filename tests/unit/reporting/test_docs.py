@@ -51,7 +51,7 @@ ENVELOPE = {
     "dead-letters list": {"counts", "dead_letters", "next"},
     "report …": {
         *("period", "kind", "start", "end", "sensor", "totals", "previous", "changes_percent", "files", "urls"),
-        *("addresses", "protocols", "usernames", "commands", "sensors", "dead_letters"),
+        *("addresses", "protocols", "usernames", "commands", "sensors", "dead_letters", "left_out"),
         *("found_malicious", "changed_verdicts"),
     },
 }

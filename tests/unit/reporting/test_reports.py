@@ -18,6 +18,8 @@ from cowrieprocessor.reporting.queries.activity import Ranked, Ranking, Totals
 from cowrieprocessor.reporting.reports import Change, make_report, newest_period
 from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
 
+NOW = at(12, days=1)
+
 MOMENTS = (
     at(0) - dt.timedelta(microseconds=1),
     at(0),
@@ -320,7 +322,7 @@ def test_dead_letters_are_the_unresolved_ones(engine: Engine) -> None:
 def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
     """The newest period is that of the newest session, else of the newest file, else None; also for one sensor."""
     with read_transaction(engine) as connection:
-        assert newest_period(connection, PeriodKind.DAILY) is None
+        assert newest_period(connection, PeriodKind.DAILY, NOW) is None
     with write_transaction(engine) as connection:
         add_file(connection, "artifact:box", sha(1), at(0, days=-9), origin="artifact")
     with read_transaction(engine) as connection:
@@ -334,9 +336,39 @@ def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
     assert _newest_period_name(engine, "box") == "2026-11-12"
 
 
+def test_a_session_dated_in_the_future_is_not_the_newest(engine: Engine) -> None:
+    """What a clock that was wrong dated after today counts only where there is nothing else; impossible dates never."""
+    with write_transaction(engine) as connection:
+        for number, moment in enumerate((dt.datetime.min, dt.datetime(9999, 12, 31))):
+            add_session(connection, f"x{number}", moment.replace(tzinfo=dt.UTC))
+    with read_transaction(engine) as connection:
+        assert newest_period(connection, PeriodKind.MONTHLY, NOW) is None
+    with write_transaction(engine) as connection:
+        add_session(connection, "future", at(3, days=400))
+    assert _newest_period_name(engine, None) == f"{at(3, days=400):%Y-%m-%d}"
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(3))
+        add_session(connection, "tonight", at(12, days=1))
+    assert _newest_period_name(engine, None) == f"{at(12, days=1):%Y-%m-%d}"
+
+
+def test_a_report_says_how_many_rows_are_left_out(engine: Engine) -> None:
+    """Lists that are not whole are named with what is left out of them."""
+    with write_transaction(engine) as connection:
+        for number in range(12):
+            add_session(connection, f"s{number}", at(number), src_ip=f"203.0.113.{number}")
+            add_hash(connection, sha(number), at(number))
+            add_file(connection, f"s{number}", sha(number), at(number))
+    with read_transaction(engine) as connection:
+        cut = make_report(connection, period_of(PeriodKind.DAILY, DAY), top_files=5, top_values=3)
+        whole = make_report(connection, period_of(PeriodKind.DAILY, DAY), top_files=12, top_values=12)
+    assert cut.left_out() == {"files": 7, "addresses": 9}
+    assert whole.left_out() == {}
+
+
 def _newest_period_name(engine: Engine, sensor: str | None) -> str:
     with read_transaction(engine) as connection:
-        period = newest_period(connection, PeriodKind.DAILY, sensor)
+        period = newest_period(connection, PeriodKind.DAILY, NOW, sensor)
     assert period is not None
     return period.name
 
@@ -350,7 +382,7 @@ def test_an_unknown_sensor_is_an_error_that_lists_the_known_ones(engine: Engine)
         with pytest.raises(NotFound, match=r"'lob'.*box, lab"):
             make_report(connection, period_of(PeriodKind.DAILY, DAY), sensor="lob")
         with pytest.raises(NotFound, match=r"'lob'.*box, lab"):
-            newest_period(connection, PeriodKind.DAILY, "lob")
+            newest_period(connection, PeriodKind.DAILY, NOW, "lob")
         assert make_report(connection, period_of(PeriodKind.DAILY, at(0, days=9)), sensor="lab").is_empty
 
 

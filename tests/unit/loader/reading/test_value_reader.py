@@ -19,6 +19,7 @@ from cowrieprocessor.errors import CompressedDataError
 from cowrieprocessor.events import (
     REFUSED_NOT_JSON,
     REFUSED_NOT_OBJECT,
+    REFUSED_NUMBER,
     REFUSED_TOO_DEEP,
     REFUSED_TOO_LARGE,
 )
@@ -289,6 +290,8 @@ def test_torn_pretty_printed_object_loses_only_itself(form: str, lines_left: int
         (b'{"eventid":"x","a":[1', REFUSED_NOT_JSON, b'{"eventid":"x","a":[1,'),
         (b"5", REFUSED_NOT_JSON, b"5,"),
         (b'"text"', REFUSED_NOT_JSON, b'"text",'),
+        (b'{"eventid":"x","n":1e999}', REFUSED_NUMBER, b'{"eventid":"x","n":1e999}'),
+        (b'{"eventid":"x","n":' + b"9" * 400 + b"}", REFUSED_NUMBER, b'{"eventid":"x","n":' + b"9" * 400 + b"}"),
         (b"{" + b'"x":{' * 1024 + b"}" * 1025, REFUSED_TOO_DEEP, b"{" + b'"x":{' * 1024 + b"}" * 1025),
     ],
 )

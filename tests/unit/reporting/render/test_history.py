@@ -185,14 +185,16 @@ def test_report_shows_new_verdicts(filled: Engine) -> None:
 
 
 def test_a_day_without_sessions_shows_new_verdicts(filled: Engine) -> None:
-    """A day without sessions still has its new verdicts; a day without either does not mention verdicts."""
+    """A day without sessions still has its new verdicts, and says so; on a day without either nothing happened."""
     with write_transaction(filled) as connection:
         add_verdict(connection, sha(2), "virustotal", at(30), "malicious", 2, 70)
     text = report_text(_report(filled, days=1), Screen())
-    assert "Nothing happened" in text
+    assert "No session began and no file was seen (2026-11-22, UTC). 1 answer about earlier files changed." in text
     assert "clean 0/70 → malicious 2/70" in text
     assert "Found to be malicious" not in text
-    assert "verdicts" not in report_text(_report(filled, days=3), Screen())
+    nothing = report_text(_report(filled, days=3), Screen())
+    assert "Nothing happened" in nothing
+    assert "verdicts" not in nothing
 
 
 def test_new_verdicts_and_history_fit_any_width(filled: Engine) -> None:

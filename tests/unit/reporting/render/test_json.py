@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.queries.activity import Ranked
-from cowrieprocessor.reporting.render.json import plain, report_json, to_json
+from cowrieprocessor.reporting.render.json import MAX_DEPTH, plain, report_json, to_json
 from cowrieprocessor.reporting.reports import make_report
 from tests.unit.reporting.scene import DAY, add_file, add_hash, add_session, at, sha
 
@@ -25,6 +25,20 @@ def test_any_text_round_trips_in_ascii(text: str) -> None:
     assert document.isascii()
     assert not any(ord(character) < 32 and character != "\n" for character in document)
     assert {"text": text} == json.loads(document)
+
+
+def test_what_is_nested_too_deep_is_abbreviated() -> None:
+    """An event may be nested a thousand levels deep, which is no reason for an error."""
+    value: object = "x"
+    for _ in range(999):
+        value = [value]
+    document = to_json({"fields": {"deep": value}})
+    assert document.count("[") == MAX_DEPTH - 2
+    assert "nested deeper" in document
+    value = "x"
+    for _ in range(MAX_DEPTH - 2):
+        value = [value]
+    assert "nested deeper" not in to_json({"fields": {"deep": value}})
 
 
 def test_values_become_json_types() -> None:
@@ -73,6 +87,7 @@ def test_report_has_its_documented_fields(engine: Engine) -> None:
         "changed_verdicts",
         "urls",
         "addresses",
+        "left_out",
         "protocols",
         "usernames",
         "commands",
