@@ -153,8 +153,13 @@ class Batch:
                 if self.keeps_order:
                     self._order.append([offset, cursor.last_value_hash])
                 cursor.last_value_hash = event.payload_hash
-                if event.moment is not None:
-                    self._note_time(event.moment)
+                moment = event.moment
+                if moment is not None:
+                    if self._last_at is None or moment < self._last_at:
+                        self._note_time(moment)
+                    else:
+                        self._last_at = moment
+                    cursor.last_event_at = moment
                 if cursor.lookup is None or not cursor.lookup.is_stored(event, offset):
                     self._add_event(event, offset, value)
                 elif event.session_id:
@@ -165,18 +170,15 @@ class Batch:
         self._add_refused(value, offset, refused)
 
     def _note_time(self, moment: str) -> None:
-        """Extend the times of the batch, also by events that are stored already."""
-        if self._last_at is None or self._first_at is None:
+        """Note the first time of the batch, also of events that are stored already, or one before it."""
+        if self._first_at is None:
             self._first_at = self._last_at = moment
             if self.cursor.last_event_at is None and self.cursor.stored_values is not None:
                 self._first_moment = moment
             if self._beginning is not None:
                 self._beginning["moment"] = moment
-        elif moment > self._last_at:
-            self._last_at = moment
         elif moment < self._first_at:
             self._first_at = moment
-        self.cursor.last_event_at = moment
 
     def _add_refused(self, value: Value, offset: int, refused: Refused) -> None:
         """Add a value that is not an event, unless version 3 stored it."""

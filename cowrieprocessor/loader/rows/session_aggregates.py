@@ -134,7 +134,9 @@ class SessionAggregates:
                 session.last_event_at = moment
             elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
                 session.first_event_at = moment
-        session.add_sensor(event.fields.get("sensor"))
+        said = event.fields.get("sensor")
+        if type(said) is str and said not in session.sensors:  # nearly every event of a session says the same
+            session.add_sensor(said)
         if session_id not in self._named:
             self._name(session_id, event)
         handler = _HANDLERS.get(event.event_type)
