@@ -272,8 +272,10 @@ def _pretty_lines(event: Event) -> int:
 
 
 def _command_text(event: Event) -> str | None:
-    """Return the text of a command line; None for any other event."""
-    return event.get("input_safe") if event["eventid"] == "cowrie.command.input" else None
+    """Return the command that was typed, which stands in the message, too; None for any other event."""
+    if event["eventid"] != "cowrie.command.input":
+        return None
+    return _BLANKS.sub(" ", event["message"].removeprefix("CMD: ")).strip()
 
 
 def _file_events(events: Sequence[Event]) -> dict[int, NamedFile | str]:

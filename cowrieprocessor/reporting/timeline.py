@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cowrieprocessor.events import duration_s
+from cowrieprocessor.interpret.commands import command_of
 
 Fields = Mapping[str, Any]
 _HASH_CHARS = 12
@@ -30,13 +31,9 @@ def describe_event(event_type: str | None, fields: Fields) -> str:
 def command_text(fields: Fields) -> str:
     """Return the command line of a command event.
 
-    Version 3 stored a rewritten `input_safe` instead of `input`; the original is lost, so `input_safe` is returned.
+    Version 3 stored a rewritten `input_safe` instead of `input`; see `command_of`.
     """
-    for key in ("input", "command", "input_safe"):
-        text = _text(fields.get(key))
-        if text:
-            return text
-    return ""
+    return _first_text(fields, "input", "command") or command_of(fields) or ""
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,7 @@ from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job, LogFile, RawEvent
 
 MAX_PAYLOAD_CHARS = 2 << 20
-"""Longer payloads are not read, which bounds memory; no Cowrie event is that large."""
+"""Longer payloads of version 3 are not read: no event of Cowrie is that large. Those that our loaders stored are."""
 
 FETCHED_ROWS = 16
 """Rows fetched at a time; each may hold MAX_PAYLOAD_CHARS characters."""
@@ -25,7 +25,7 @@ SourceKey = tuple[str, str | None, int]
 
 
 class StoredEvent(NamedTuple):
-    """One row of raw_events; a payload over the limit is None and its event type is in `long_type`."""
+    """One row of raw_events; a payload of version 3 over the limit is None and its event type is in `long_type`."""
 
     id: int
     source: str
@@ -107,6 +107,19 @@ def last_v3_event_id(connection: Connection) -> int:
     return int(cursor.get(MIGRATION_LAST_ID) or 0)
 
 
+def is_ours(row: str, last_v3_id: int) -> str:
+    """Return the SQL condition that our own loaders wrote a row.
+
+    Args:
+        row: the name of raw_events in the statement.
+        last_v3_id: rows up to this id are version 3's.
+    """
+    return (
+        f"({row}.id > {int(last_v3_id)} AND EXISTS (SELECT 1 FROM log_files AS l WHERE l.source = {row}.source"
+        f" AND l.source_inode = {row}.source_inode AND l.source_generation = {row}.source_generation))"
+    )
+
+
 def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
     sql = sql_of(connection)
     payload = sql.json_text("payload")
@@ -119,4 +132,17 @@ def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) 
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(statement, values)
         while rows := cursor.fetchmany(FETCHED_ROWS):
-            yield from map(StoredEvent._make, rows)
+            for row in map(StoredEvent._make, rows):
+                yield row if row.payload is not None else _with_own_payload(connection, row)
+
+
+def _with_own_payload(connection: Connection, row: StoredEvent) -> StoredEvent:
+    """Return a row whose payload is over the limit with it, if our own loaders stored it."""
+    is_own = select(LogFile.source).where(
+        LogFile.source == row.source,
+        LogFile.source_inode == row.source_inode,
+        LogFile.source_generation == row.source_generation,
+    )
+    if row.id <= last_v3_event_id(connection) or connection.execute(is_own).first() is None:
+        return row
+    return row._replace(payload=long_payload(connection, row.id), long_type=None)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
-from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
+from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, is_ours
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import MIGRATION_JOB, load_job
 from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
@@ -16,10 +16,6 @@ from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 PAYLOAD = 4
 """Index of the payload in a row of an event."""
 
-_OURS = (
-    "e.id > ? AND EXISTS (SELECT 1 FROM log_files AS l WHERE l.source = e.source"
-    " AND l.source_inode = e.source_inode AND l.source_generation = e.source_generation)"
-)
 SESSIONS_JOB = "backfill-sessions"
 
 
@@ -67,11 +63,12 @@ class RecountRows:
             migration = load_job(connection, MIGRATION_JOB)
             text = scan.json_text(connection, "e.payload")
         record = {} if migration is None else migration.cursor
-        self._last_v3_id = int(record.get("raw_events_max_id") or 0)
+        ours = is_ours("e", int(record.get("raw_events_max_id") or 0))
         self._has_commands_of_v3 = bool(record.get("command_stats_max_id"))
-        payload = f"CASE WHEN length({text}) <= {MAX_PAYLOAD_CHARS} THEN {text} END" if with_payloads else "NULL"
+        is_read = f"length({text}) <= {MAX_PAYLOAD_CHARS} OR {ours}"
+        payload = f"CASE WHEN {is_read} THEN {text} END" if with_payloads else "NULL"
         self._event = (
-            f"SELECT e.session_id, e.id, e.event_type, e.event_timestamp, {payload}, {_OURS} FROM raw_events AS e"
+            f"SELECT e.session_id, e.id, e.event_type, e.event_timestamp, {payload}, {ours} FROM raw_events AS e"
         )
         self._attributes = (
             f"SELECT a.session_id, {moment('a.connect_at')}, a.src_ip_rank, {moment('a.src_ip_at')}, a.src_ip,"
@@ -111,14 +108,14 @@ class RecountRows:
     def events(self, first: str, last: str, until: int) -> ScanQuery:
         """Return the scan over the events of the sessions `first` to `last` with ids up to `until`.
 
-        Rows: session_id, id, event_type, event_timestamp, payload (None if it is too long), whether our own loaders
-        wrote it.
+        Rows: session_id, id, event_type, event_timestamp, payload (None if it is of version 3 and too long), whether
+        our own loaders wrote it.
         """
         return ScanQuery(
             self._event,
             ("e.session_id", "e.id"),
             "e.session_id >= ? AND e.session_id <= ? AND e.id <= ?",
-            (self._last_v3_id, first, last, until),
+            (first, last, until),
             text_keys=False,
             payload=PAYLOAD,
         )
@@ -126,7 +123,7 @@ class RecountRows:
     def events_now(self, connection: Connection, session_id: str, after: int) -> list[Row]:
         """Return the events of a session with ids above `after`, as this transaction sees them."""
         sql = f"{self._event} WHERE e.session_id = ? AND e.id > ?"
-        return self._scan.rows(connection, sql, (self._last_v3_id, session_id, after))
+        return self._scan.rows(connection, sql, (session_id, after))
 
     def payload(self, connection: Connection, event_id: int) -> str:
         """Return the payload of an event whose numeric timestamp is rounded in its column."""

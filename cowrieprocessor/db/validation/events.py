@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 
 MAX_PAYLOAD_CHARS = 2 << 20
-"""Larger payloads are skipped by the backfill; our loaders never store any."""
+"""Larger payloads of version 3 are skipped by the backfill. What our loaders stored counts, whatever its size."""
 
 ALL_TYPES = ""
 
@@ -49,8 +49,8 @@ def events(
 ) -> ScanQuery:
     """Return the scan of the events of one type, or of all types, with `after` < id <= `until`.
 
-    Rows: id, payload (None if it is longer than MAX_PAYLOAD_CHARS), whether our own loaders wrote it, and with
-    `with_sensor` the sensor that its log was given.
+    Rows: id, payload (None if it is of version 3 and longer than MAX_PAYLOAD_CHARS), whether our own loaders wrote it,
+    and with `with_sensor` the sensor that its log was given.
     """
     with scan.snapshot() as connection:
         select = _select(scan, connection, with_sensor=with_sensor)
@@ -59,7 +59,7 @@ def events(
         select,
         ("e.id",),
         f"{where}e.id <= ?",
-        (last_v3_id, *values, until),
+        (last_v3_id, last_v3_id, *values, until),
         after=(after,),
         text_keys=False,
         payload=1,
@@ -80,7 +80,7 @@ def events_now(
     where, values = _where(event_type)
     select = _select(scan, connection, with_sensor=with_sensor)
     sql = f"{select} WHERE {where}e.id > ? AND e.id <= ? ORDER BY e.id"
-    return scan.rows(connection, sql, (last_v3_id, *values, after, until))
+    return scan.rows(connection, sql, (last_v3_id, last_v3_id, *values, after, until))
 
 
 def _where(event_type: str) -> tuple[str, Row]:
@@ -96,7 +96,8 @@ def _select(scan: TableScan, connection: Connection, *, with_sensor: bool) -> st
     payload = scan.json_text(connection, "e.payload")
     sensor = f", {_GIVEN_SENSOR}" if with_sensor else ""
     return (
-        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END, {_ours()}{sensor}"
+        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} OR ({_ours()}) THEN {payload} END,"
+        f" {_ours()}{sensor}"
         " FROM raw_events AS e"
     )
 

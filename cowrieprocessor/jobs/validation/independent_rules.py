@@ -1,8 +1,8 @@
 """Independent rules by which a validation computes expected rows of files and sessions from events.
 
 Files, attributes and logins use no code of the loaders or the backfill; only the vocabulary is shared (timestamps,
-inert text). Commands are normalised, and addresses and names of sensors spelled, by the functions that define how they
-are counted.
+inert text). Commands are read and normalised, and addresses and names of sensors spelled, by the functions that define
+how they are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cowrieprocessor.events import (
     moment_or_none,
 )
 from cowrieprocessor.interpret.addresses import canonical_address
-from cowrieprocessor.interpret.commands import describe_command
+from cowrieprocessor.interpret.commands import command_of, describe_command
 from cowrieprocessor.interpret.sensors import sensor_name
 from cowrieprocessor.sanitize import inert_cut, inert_key, last_path_segment
 
@@ -184,10 +184,9 @@ class ExpectedSessionRows:
             row[3] = max(moment, row[3] or moment)
 
     def _add_command(self, session: str, fields: Mapping[str, Any], moment: str | None) -> None:
-        """Count a command; v3 stored only a defanged form of it."""
-        original = fields.get("input")
-        text = original if isinstance(original, str) else fields.get("input_safe")
-        if not isinstance(text, str) or not text:
+        """Count a command."""
+        text = command_of(fields)
+        if not text:
             return
         command, is_risky = describe_command(text)
         if not command:

