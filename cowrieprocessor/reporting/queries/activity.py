@@ -45,6 +45,7 @@ class Totals:
             second backfill has not reached.
         sessions_without_their_files: sessions with counted downloads but no recorded file: the downloads were empty,
             or the files of a migrated database are not backfilled yet.
+        sessions_without_sensor: sessions of which neither their events nor the operator named the sensor.
         sessions_reused: sessions whose id was used more than once; each counts as one session.
         addresses, sensors: distinct source addresses and sensors of the sessions.
         events, commands, login_attempts: sums over the sessions.
@@ -62,6 +63,7 @@ class Totals:
     sessions_with_files: int = 0
     sessions_without_attributes: int = 0
     sessions_without_their_files: int = 0
+    sessions_without_sensor: int = 0
     sessions_reused: int = 0
     addresses: int = 0
     sensors: int = 0
@@ -138,6 +140,7 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
             ),
             func.count(distinct(SessionAttribute.src_ip)).label("addresses"),
             func.count(distinct(SENSOR)).label("sensors"),
+            (func.count() - func.count(SENSOR)).label("sessions_without_sensor"),
             _sum(SessionSummary.event_count).label("events"),
             _sum(SessionSummary.command_count).label("commands"),
             _sum(SessionSummary.login_attempts).label("login_attempts"),

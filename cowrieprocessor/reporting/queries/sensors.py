@@ -26,17 +26,19 @@ SENSOR: ColumnElement[str | None] = func.coalesce(
 def on_sensor(sensor: str) -> ColumnElement[bool]:
     """Return the condition that a session is of a sensor, given the sensor's name as lists show it."""
     short = matcher(sensor)
-    if short == sensor and not sensor.endswith(_CUT_MARK):
-        return SessionSummary.matcher == sensor
     sensors = aliased(SessionSensor)  # the query may be joined with it already
     exactly = select(sensors.session_id).where(
         sensors.session_id == SessionSummary.session_id,
         func.coalesce(sensors.given_sensor, sensors.logged_sensor) == sensor,
     )
+    # Version 3 named no sensor of some sessions; the backfill leaves that as it is, for a rollback.
+    is_named_elsewhere = and_(SessionSummary.matcher.is_(None), exactly.exists())
+    if short == sensor and not sensor.endswith(_CUT_MARK):
+        return or_(SessionSummary.matcher == sensor, is_named_elsewhere)
     known = select(sensors.session_id).where(sensors.session_id == SessionSummary.session_id)
     # Of a session of version 3 that is not backfilled only the name in its summary is known, cut or not.
     is_cut_alike = and_(SessionSummary.matcher == short, or_(exactly.exists(), ~known.exists()))
-    return or_(SessionSummary.matcher == sensor, is_cut_alike)
+    return or_(SessionSummary.matcher == sensor, is_cut_alike, is_named_elsewhere)
 
 
 def file_on_sensor(sensor: str) -> ColumnElement[bool]:

@@ -159,6 +159,12 @@ def _notes(report: Report) -> list[RenderableType]:
             f"Address, user name and protocol of {plural(totals.sessions_without_attributes, 'session')} are not "
             "known: the events that tell them are not in the logs, or the database was migrated and not yet backfilled."
         )
+    if totals.sessions_without_sensor:
+        have = "has" if totals.sessions_without_sensor == 1 else "have"
+        notes.append(
+            f"{plural(totals.sessions_without_sensor, 'session')} {have} no sensor: their events name none, their logs "
+            "were given none, or the database was migrated and not yet backfilled."
+        )
     if totals.sessions_without_their_files > totals.sessions_with_files:
         notes.append(
             f"In {plural(totals.sessions_without_their_files, 'session')} downloads were counted of which no file is "

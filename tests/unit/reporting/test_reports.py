@@ -181,6 +181,7 @@ class Recount:
             ),
             "addresses": len({session.src_ip for session in self._known} - {None}),
             "sensors": len({session.sensor for session in self._sessions} - {None}),
+            "sessions_without_sensor": sum(session.sensor is None for session in self._sessions),
             "events": sum(session.event_count for session in self._sessions),
             "commands": sum(sum(session.commands.values()) for session in self._sessions),
             "login_attempts": sum(session.login_attempts for session in self._sessions),

@@ -6,9 +6,10 @@ import datetime as dt
 import random
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.models import SessionSensor
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.reporting.queries.sessions import (
     SessionCommand,
@@ -148,3 +149,23 @@ def test_an_unknown_session_is_not_found(engine: Engine) -> None:
     """An unknown session is an error that names it and the list."""
     with read_transaction(engine) as connection, pytest.raises(NotFound, match=r"no session zz.*sessions list"):
         session_details(connection, "zz")
+
+
+LONG = "a sensor with a name of more than 32 characters"
+
+
+@pytest.mark.parametrize("name", ["vm", LONG])
+def test_sessions_whose_sensor_v3_left_empty_are_found(engine: Engine, name: str) -> None:
+    """Where v3's column is empty the name of the events decides; where it says a name, that one does."""
+    with write_transaction(engine) as connection:
+        for session_id, stored, logged in (
+            ("empty", None, name),
+            ("filled", name[:31] + "…" if name == LONG else name, name),
+            ("unnamed", None, None),
+            ("other", None, "other"),
+        ):
+            add_session(connection, session_id, at(1), sensor=stored)
+            connection.execute(insert(SessionSensor).values(session_id=session_id, logged_sensor=logged))
+
+    assert _ids(engine, SessionFilter(sensor=name)) == ["empty", "filled"]
+    assert _ids(engine, SessionFilter(sensor="other")) == ["other"]
