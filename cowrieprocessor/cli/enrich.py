@@ -161,8 +161,10 @@ def import_cache(folder: Path, db: str | None, as_json: bool) -> None:
 
 def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     """Run enrichment on a database and print the result."""
-    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
+    from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
     from cowrieprocessor.jobs.enrichment.run import enrich as run
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, completeness
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
@@ -177,12 +179,15 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     engine = get_engine(db, on_wait=report_waiting)
     try:
         result = run(engine, settings, options, stop=stop, notify=notify, on_progress=lines.update)
+        with read_transaction(engine) as connection:
+            state = completeness(connection, [FILES_JOB])
     finally:
         dispose(engine)
     if as_json:
-        print_json(result)
+        print_json(with_completeness(result, state))
     else:
         print_text(result_text(result))
+    print_hint(state, "files to ask about")
     if result.refused:
         raise click.exceptions.Exit(EXIT_REFUSED)
 

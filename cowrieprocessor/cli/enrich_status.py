@@ -6,6 +6,7 @@ import datetime as dt
 
 import click
 
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     db_option,
     json_option,
@@ -34,16 +35,19 @@ def status(db: str | None, as_json: bool) -> None:
     Example: cowrieprocessor enrich status --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.reporting.enrichment_status import enrichment_status
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, completeness
     from cowrieprocessor.reporting.render.enrichment import enrichment_text
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
     with read_connection(db) as connection:
         state = enrichment_status(connection, settings, dt.datetime.now(dt.UTC))
+        filled = completeness(connection, [FILES_JOB])
     if as_json:
-        print_json(state)
+        print_json(with_completeness(state, filled))
     else:
         print_text(enrichment_text(state, screen()))
+    print_hint(filled, "files to ask about")
     if state.staged:
         notify(
             "USE_NEW_ENRICHMENT=0: only the cache and the quota ledger are written; "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cowrieprocessor.cli.shared.backfill_hint import print_hint, recount_hint
+from cowrieprocessor.cli.shared.backfill_hint import print_hint
 from cowrieprocessor.cli.shared.common import (
     db_option,
     json_option,
@@ -176,8 +176,7 @@ def show_report(
             top_files=top or TOP_FILES,
             top_values=top or TOP_VALUES,
         )
-        hint = recount_hint(connection, "addresses, commands and user names")
-    print_hint(hint)
+    print_hint(made.completeness, "addresses, user names, commands, sensors and files")
     text = _render(made, format_, db, to_file=output is not None)
     if output is None:
         print_text(text)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
     database_name,
@@ -20,6 +20,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.errors import NotFound
 
 
 @click.group()
@@ -43,15 +44,15 @@ def list_(db: str | None, as_json: bool) -> None:
     \b
     Example: cowrieprocessor sensors list --json
     """
-    from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB
+    from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB, completeness
     from cowrieprocessor.reporting.queries.sensor_list import list_sensors
     from cowrieprocessor.reporting.render.listings import sensors_text
 
     with read_connection(db) as connection:
         listed = list_sensors(connection)
-        hint = backfill_hint(connection, "full names of the sensors of sessions", [SENSORS_JOB])
+        state = completeness(connection, [SENSORS_JOB])
     if as_json:
-        print_json(listed)
+        print_json(with_completeness(listed, state))
     else:
         print_text(sensors_text(listed, screen()))
     if listed.sessions_to_rename:
@@ -59,7 +60,7 @@ def list_(db: str | None, as_json: bool) -> None:
             f"note: {listed.sessions_to_rename:,} sessions still have to be brought to a new name; the next `load` or "
             "`follow` does it"
         )
-    print_hint(hint)
+    print_hint(state, "full names of the sensors of sessions")
 
 
 @sensors.command()
@@ -82,8 +83,9 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     \b
     Example: cowrieprocessor sensors rename localhost pot-1
     """
-    from cowrieprocessor.db.engine import describe, dispose, get_engine
+    from cowrieprocessor.db.engine import describe, dispose, get_engine, read_transaction
     from cowrieprocessor.jobs.maintenance.rename_sensor import rename_sensor
+    from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB, not_yet
     from cowrieprocessor.settings.sensors import require_name
 
     require_name(new, "NEW")
@@ -93,7 +95,11 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
         if not yes and sys.stdin.isatty():
             notify(f"{describe(engine)}: the sensor {old} is called {new} from now on, wherever it is named")
             confirm_or_exit(yes=False)
-        result = rename_sensor(engine, old, new, merge=merge)
+        try:
+            result = rename_sensor(engine, old, new, merge=merge)
+        except NotFound as error:
+            with read_transaction(engine) as connection:
+                raise NotFound(f"{error}{not_yet(connection, [SENSORS_JOB])}") from error
     finally:
         dispose(engine)
     if as_json:

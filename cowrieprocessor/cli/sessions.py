@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
@@ -61,7 +61,7 @@ def list_(
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
     """
     from cowrieprocessor.reporting.periods import parse_moment
-    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
     from cowrieprocessor.reporting.render.listings import sessions_text
 
@@ -75,13 +75,13 @@ def list_(
     )
     with read_connection(db) as connection:
         page = list_sessions(connection, filters, limit=limit, after=after, gap=session_gap())
-        hint = backfill_hint(connection, "addresses, user names and files of the sessions", [FILES_JOB, SESSIONS_JOB])
+        state = completeness(connection, ALL_JOBS)
     if as_json:
-        print_json({"sessions": page.rows, "next": page.next})
+        print_json(with_completeness({"sessions": page.rows, "next": page.next}, state))
     else:
         print_text(sessions_text(page, screen()))
         report_next_page(page.next)
-    print_hint(hint)
+    print_hint(state, "addresses, user names, sensors and files of the sessions")
 
 
 @sessions.command()
@@ -92,21 +92,25 @@ def list_(
 def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     """Show one session: where from, its files, and what happened in order.
 
-    A command that version 3 stored only in a rewritten form is shown in that form. URLs are defanged and
-    their passwords hidden; --json has the events as they were logged. A session id that was used more than once (by
-    two sensors, for two connections, or again after `session_gap_s`) is shown in its parts.
+    A command that version 3 rewrote is shown as it was typed where that is proven, else as version 3 kept it, marked
+    `[rewritten by version 3]`. URLs are defanged and their passwords hidden; --json has the events as stored. A session
+    id that was used more than once (by two sensors, for two connections, or again after `session_gap_s`) is shown in
+    its parts.
 
     Ends with 1 if there is no such session.
 
     \b
     Example: cowrieprocessor sessions show 3f2a9c0d1b7e
     """
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.queries.sessions import session_details
     from cowrieprocessor.reporting.render.details import session_text
 
     with read_connection(db) as connection:
         details = session_details(connection, session_id, limit=limit, gap=session_gap())
+        state = completeness(connection, ALL_JOBS)
     if as_json:
-        print_json(details)
+        print_json(with_completeness(details, state))
     else:
         print_text(session_text(details, screen()))
+    print_hint(state, "files, commands and attributes of sessions")

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
 from cowrieprocessor.reporting.queries import activity, dead_letters, verdicts
 from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranking, Totals
+from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, Completeness, completeness
 from cowrieprocessor.reporting.queries.dead_letters import ReasonCount
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP
 from cowrieprocessor.reporting.queries.sensors import require_sensor
@@ -48,6 +49,7 @@ class Report:
         files: of `totals.files` files, malicious ones and those of most sessions first.
         found_malicious: of `totals.files_found_malicious` files, those dropped by most sessions first.
         changed_verdicts: of `totals.answers_changed` answers, the most severe and latest first.
+        completeness: whether the backfills that the numbers depend on have ended.
         dead_letters: all that are unresolved now, of any date: an unreadable line has no event time.
     """
 
@@ -65,6 +67,7 @@ class Report:
     commands: Ranking
     sensors: Ranking
     dead_letters: tuple[ReasonCount, ...]
+    completeness: Completeness
 
     @property
     def is_empty(self) -> bool:
@@ -141,6 +144,7 @@ def make_report(
         commands=activity.commands(connection, window, top_values),
         sensors=activity.sensors(connection, window, top_values),
         dead_letters=dead_letters.count_dead_letters(connection),
+        completeness=completeness(connection, ALL_JOBS),
     )
 
 

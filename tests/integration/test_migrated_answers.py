@@ -102,3 +102,94 @@ def test_commands_are_shown_as_they_were_typed(upgraded: Path) -> None:
     assert any(";" in command for command in stored)
     assert not any("[SC]" in command or "rewritten" in command for command in stored)
     assert not any(mark in shown for mark in ("[SC]", "[AND]", "[PIPE]", "[URL]", "rewritten"))
+
+
+ANSWERS = (
+    ("files", "list"),
+    ("sessions", "list"),
+    ("sensors", "list"),
+    ("report", "monthly"),
+    ("enrich", "status"),
+    ("db", "status"),
+)
+"""Commands whose answer depends on the backfill; those on one session or file are in a test of their own."""
+
+
+@pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
+def test_an_answer_before_the_backfill_says_so(migrated: Path, command: tuple[str, str]) -> None:
+    """A line with the command to run, `complete: false` with the share; neither after the backfill."""
+    before, text = document(*command, "--db", migrated), run(*command, "--db", migrated)
+    done("db", "backfill", "--db", migrated)
+    after, complete = document(*command, "--db", migrated), run(*command, "--db", migrated)
+
+    assert (before["complete"], before["backfilled_share"]) == (False, 0.0)
+    assert "note: 0% of the stored events are backfilled" in text.stderr
+    assert f"cowrieprocessor db backfill --db {migrated}" in text.stderr
+    assert (after["complete"], after["backfilled_share"]) == (True, 1.0)
+    assert "backfill" not in complete.stderr + complete.stdout.replace("backfill-", "")
+
+
+def half_done(path: Path) -> None:
+    """Let the second backfill have come as far as half of the events, and the third not have begun."""
+    half = json.dumps({"last": {"": 3236}, "target": 6473})
+    change(path, f"UPDATE jobs SET state = 'stopped', cursor = '{half}' WHERE name = 'backfill-sessions'")
+    change(path, "DELETE FROM jobs WHERE name = 'backfill-sensors'")
+
+
+def test_answers_on_one_session_or_file_say_how_far_the_backfill_is(upgraded: Path) -> None:
+    """What is shown of one session or file is as incomplete as lists are."""
+    sha256, session = rows(upgraded, "SELECT shasum, session_id FROM files ORDER BY id LIMIT 1")[0]
+    complete = [document(*command, "--db", upgraded) for command in shown(session, sha256)]
+    half_done(upgraded)
+    halves = [document(*command, "--db", upgraded) for command in shown(session, sha256)]
+    lines = [run(*command, "--db", upgraded).stderr for command in shown(session, sha256)]
+    change(upgraded, "DELETE FROM jobs WHERE name = 'backfill-files'", "DELETE FROM files", "DELETE FROM file_hashes")
+    missing = run("files", "show", sha256, "--db", upgraded)
+
+    assert [(found["complete"], found["backfilled_share"]) for found in complete] == [(True, 1.0)] * 3
+    assert [(found["complete"], found["backfilled_share"]) for found in halves] == [(False, 0.0)] * 3
+    assert all("are not all here yet: cowrieprocessor db backfill" in line for line in lines)
+    assert missing.returncode == 1
+    assert "0% of the stored events are backfilled" in missing.stderr
+
+
+def shown(session: str, sha256: str) -> list[tuple[str, ...]]:
+    """Return the commands that show one session or file."""
+    return [("sessions", "show", session), ("files", "show", sha256), ("files", "sessions", sha256)]
+
+
+def test_the_share_is_that_of_the_slowest_backfill(upgraded: Path) -> None:
+    """The share counts by events read, and is never all of them before the end; an answer asks what it depends on."""
+    half_done(upgraded)
+    change(
+        upgraded,
+        "INSERT INTO jobs (name, state, started_at, updated_at, cursor) VALUES ('backfill-sensors',"
+        " 'done', '2026-01-01', '2026-01-01', '{}')",
+    )
+    half = document("sessions", "list", "--db", upgraded)
+    files = document("files", "list", "--db", upgraded)
+    change(upgraded, "UPDATE jobs SET cursor = '{\"last\": {\"\": 6473}}' WHERE name = 'backfill-sessions'")
+    nearly = document("sessions", "list", "--db", upgraded)
+
+    assert (half["complete"], half["backfilled_share"]) == (False, 0.4999)
+    assert (files["complete"], files["backfilled_share"]) == (True, 1.0)
+    assert (nearly["complete"], nearly["backfilled_share"]) == (False, 0.9999)
+
+
+def test_reports_say_it_in_their_own_text(migrated: Path, tmp_path: Path) -> None:
+    """A report that is mailed says that it is incomplete, as text and as CSV, also where nothing happened."""
+    done("report", "monthly", "--db", migrated, "--output", tmp_path / "report.txt")
+    done("report", "daily", "--date", "2020-01-01", "--db", migrated, "--output", tmp_path / "empty.txt")
+    table = done("report", "monthly", "--db", migrated, "--format", "csv")
+
+    for name in ("report.txt", "empty.txt"):
+        assert "This report is incomplete: 0% of the stored events" in (tmp_path / name).read_text(encoding="utf-8")
+    assert "incomplete,,backfilled_share,,0.0," in table
+
+
+def test_a_sensor_that_is_not_there_yet_is_not_denied(migrated: Path) -> None:
+    """Before the backfill an unknown sensor may be one of version 3, and the error says so."""
+    for command in (("sessions", "list", "--sensor", "vm"), ("sensors", "rename", "vm", "pot", "--yes")):
+        ended = run(*command, "--db", migrated)
+        assert ended.returncode == 1
+        assert "0% of the stored events are backfilled" in ended.stderr

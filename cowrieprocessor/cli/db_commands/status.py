@@ -25,18 +25,29 @@ def status(db: str, as_json: bool) -> None:
     Example: cowrieprocessor db status --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.cli.db_commands.status_text import status_text
-    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.cli.shared.backfill_hint import print_hint
+    from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+    from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
     from cowrieprocessor.db.status import database_status
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.render.json import plain
 
     engine = get_engine(db, read_only=True)
     try:
         state = database_status(engine)
+        filled = None
+        if state.schema_version == CURRENT_SCHEMA_VERSION and not state.needs_migration:
+            with read_transaction(engine) as connection:
+                filled = completeness(connection, ALL_JOBS)
     finally:
         dispose(engine)
     if as_json:
-        print_json(state)
+        fields = {"complete": None, "backfilled_share": None} if filled is None else filled.fields()
+        print_json({**plain(state), **fields})
     else:
         print_text(status_text(state))
+        if filled is not None:
+            print_hint(filled, "files, addresses, user names, commands and sensors")
 
 
 @click.command()

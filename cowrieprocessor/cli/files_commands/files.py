@@ -6,7 +6,7 @@ import click
 
 from cowrieprocessor.cli.files_commands.history import history
 from cowrieprocessor.cli.files_commands.scan import scan
-from cowrieprocessor.cli.shared.backfill_hint import backfill_hint, print_hint
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     after_option,
     db_option,
@@ -70,7 +70,7 @@ def list_(
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
     from cowrieprocessor.reporting.periods import parse_moment
-    from cowrieprocessor.reporting.queries.backfill import FILES_JOB
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SENSORS_JOB, completeness
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
 
@@ -84,13 +84,13 @@ def list_(
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
     with read_connection(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
-        hint = backfill_hint(connection, "files", [FILES_JOB])
+        state = completeness(connection, [FILES_JOB] if sensor is None else [FILES_JOB, SENSORS_JOB])
     if as_json:
-        print_json({"files": page.rows, "next": page.next})
+        print_json(with_completeness({"files": page.rows, "next": page.next}, state))
     else:
         print_text(files_text(page, screen()))
         report_next_page(page.next)
-    print_hint(hint)
+    print_hint(state, "files")
 
 
 @files.command()
@@ -116,15 +116,18 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor files show 8d2eda9f6a44
     """
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
     from cowrieprocessor.reporting.render.details import file_text
 
     with read_connection(db) as connection:
         details = file_details(connection, find_hash(connection, sha256), max_sightings=sightings)
+        state = completeness(connection, ALL_JOBS)
     if as_json:
-        print_json(details)
+        print_json(with_completeness(details, state))
     else:
         print_text(file_text(details, screen()))
+    print_hint(state, "sightings of files, their sensors and addresses")
 
 
 @files.command()
@@ -144,6 +147,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     \b
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
     """
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.queries.file_details import find_hash
     from cowrieprocessor.reporting.queries.file_sessions import captured_on, list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
@@ -152,11 +156,14 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
         full_hash = find_hash(connection, sha256)
         page = list_file_sessions(connection, full_hash, limit=limit, after=after)
         captured = captured_on(connection, full_hash)
+        state = completeness(connection, ALL_JOBS)
     if as_json:
-        print_json({"sha256": full_hash, "sessions": page.rows, "captured_on": captured, "next": page.next})
-        return
-    print_text(file_sessions_text(page, screen(), captured))
-    report_next_page(page.next)
+        document = {"sha256": full_hash, "sessions": page.rows, "captured_on": captured, "next": page.next}
+        print_json(with_completeness(document, state))
+    else:
+        print_text(file_sessions_text(page, screen(), captured))
+        report_next_page(page.next)
+    print_hint(state, "sessions with the file, their sensors and addresses")
 
 
 files.add_command(history)

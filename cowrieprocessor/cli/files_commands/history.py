@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     db_option,
     json_option,
@@ -32,13 +33,16 @@ def history(sha256: str, db: str | None, limit: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor files history 8d2eda9f6a44
     """
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, completeness
     from cowrieprocessor.reporting.queries.file_details import find_hash
     from cowrieprocessor.reporting.queries.file_history import file_history
     from cowrieprocessor.reporting.render.history import file_history_text
 
     with read_connection(db) as connection:
         changes = file_history(connection, find_hash(connection, sha256), limit=limit)
+        state = completeness(connection, [FILES_JOB])
     if as_json:
-        print_json(changes)
+        print_json(with_completeness(changes, state))
     else:
         print_text(file_history_text(changes, screen()))
+    print_hint(state, "verdicts that Cowrie logged of files")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cowrieprocessor.cli.shared.backfill_hint import print_hint, with_completeness
 from cowrieprocessor.cli.shared.common import (
     database_name,
     db_option,
@@ -17,6 +18,7 @@ from cowrieprocessor.cli.shared.common import (
     notify,
     print_json,
     print_text,
+    read_connection,
     report_waiting,
 )
 from cowrieprocessor.errors import ConfigurationError, InputError
@@ -92,6 +94,8 @@ def scan(
     Example: cowrieprocessor files scan /srv/cowrie/var/lib/cowrie/downloads --sensor pot-1
              cowrieprocessor files scan --watch
     """
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, completeness
+
     if poll_s is not None and not watch:
         raise click.UsageError("--poll SECONDS goes with --watch")
     folders = _folders(directory, sensor)
@@ -110,12 +114,16 @@ def scan(
         )
         return
     results, failed = _scan_once(db_name, folders, rehash=rehash, skip_unreadable=directory is None)
+    with read_connection(db_name) as connection:
+        state = completeness(connection, [FILES_JOB])
     if as_json:
         single = directory is not None
-        print_json(_document(results[0]) if single else {"folders": [*map(_document, results)], "failed": failed})
+        document = _document(results[0]) if single else {"folders": [*map(_document, results)], "failed": failed}
+        print_json(with_completeness(document, state))
     else:
         for result in results:
             _print_summary(result)
+    print_hint(state, "files")
     if failed or any(result.left_alone["unreadable"] for result in results):
         raise click.exceptions.Exit(EXIT_UNREADABLE)
 

@@ -1,52 +1,41 @@
-"""The note that a list lacks rows of version 3 until `db backfill` has run, or has old ones until `db recount` has."""
+"""What an answer says that lacks rows of version 3 until `db backfill` has run, or has old ones until `db recount`."""
 
 from __future__ import annotations
 
-import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cowrieprocessor.cli.shared.common import notify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import Connection
+    from cowrieprocessor.reporting.queries.backfill import Completeness
 
 
-def backfill_hint(connection: Connection, what: str, jobs: Sequence[str]) -> str | None:
-    """Return the note for a list, or None if the list is complete.
+def print_hint(state: Completeness, what: str) -> None:
+    """Print a note on standard error, unless the answer is complete.
 
     Args:
-        connection: a connection in a read transaction.
-        what: what the list lacks or has from an earlier release, as the subject of a sentence.
-        jobs: names of the backfill jobs that add it.
+        state: how complete the answer is.
+        what: what the answer lacks, or has from an earlier release, in the plural.
     """
-    from cowrieprocessor.db.engine import describe
-    from cowrieprocessor.reporting.queries.backfill import SESSIONS_JOB, awaits_backfill
-
-    if not awaits_backfill(connection, jobs):
-        return recount_hint(connection, what) if SESSIONS_JOB in jobs else None
-    database = shlex.quote(describe(connection.engine))
-    return f"note: {what} that version 3 stored are not here yet: cowrieprocessor db backfill --db {database}"
-
-
-def recount_hint(connection: Connection, what: str) -> str | None:
-    """Return the note that an earlier revision derived what is shown, and which command renews it; None if it did not.
-
-    Args:
-        connection: a connection in a read transaction.
-        what: what it derived, as the object of a sentence.
-    """
-    from cowrieprocessor.db.engine import describe
-    from cowrieprocessor.db.jobs import recount_is_due
-
-    if not recount_is_due(connection):
-        return None
-    database = shlex.quote(describe(connection.engine))
-    return f"note: an earlier release derived {what}: cowrieprocessor db recount --db {database} renews them"
-
-
-def print_hint(hint: str | None) -> None:
-    """Print a note on standard error, if there is one."""
+    hint = backfill_hint(state, what)
     if hint is not None:
         notify(hint)
+
+
+def backfill_hint(state: Completeness, what: str) -> str | None:
+    """Return the note for an answer, or None if it is complete."""
+    if state.complete:
+        return None
+    if state.is_recount:
+        return f"note: an earlier release derived {what}, {state.percent} are renewed: {state.command} renews them"
+    return (
+        f"note: {state.percent} of the stored events are backfilled: {what} that version 3 stored are not all here "
+        f"yet: {state.command}"
+    )
+
+
+def with_completeness(document: object, state: Completeness) -> dict[str, Any]:
+    """Return a JSON document that says whether it is complete."""
+    from cowrieprocessor.reporting.render.json import plain
+
+    return {**plain(document), **state.fields()}

@@ -1,32 +1,124 @@
-"""Whether lists are complete: data that version 3 or an earlier revision stored may have to be worked on first."""
+"""Whether answers are complete: data that version 3 or an earlier revision stored may have to be worked on first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
+from cowrieprocessor.db.engine import describe
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
-from cowrieprocessor.db.models import Job
+from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, JobRecord, load_job, recount_is_due
+from cowrieprocessor.db.models import Job, RawEvent, SessionSummary
+from cowrieprocessor.loader.file_processor import ORIGINS
 
 FILES_JOB = "backfill-files"
 SESSIONS_JOB = "backfill-sessions"
 SENSORS_JOB = "backfill-sensors"
-_DONE = "done"
+ALL_JOBS = (FILES_JOB, SESSIONS_JOB, SENSORS_JOB)
+
+_ALL_TYPES = ""
+_STREAMS: Mapping[str, Sequence[str]] = {FILES_JOB: sorted(ORIGINS)}
+"""The keys of the positions in a job's cursor; by default `_ALL_TYPES` alone."""
+
+_MOST = 0.9999
+"""The share of what is not complete is never rounded to all of it."""
 
 
-def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
-    """Return whether the database has version 3 events and any of these backfills is not done.
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Whether an answer has what it is made of, and how much of that.
 
-    Reads the jobs' rows and the oldest event only, so the cost does not depend on the size of the database.
+    Attributes:
+        complete: whether every job that the answer depends on has ended.
+        share: how far the slowest of these jobs is, 0 to 1.
+        command: the command that completes the answer, with its database; None if it is complete.
+        is_recount: whether everything is there, but some of it as an earlier release derived it.
+    """
+
+    complete: bool
+    share: float
+    command: str | None = None
+    is_recount: bool = False
+
+    @property
+    def percent(self) -> str:
+        """The share as text, such as `43.1%`."""
+        return f"{int(self.share * 1000) / 10:g}%"
+
+    def fields(self) -> dict[str, bool | float]:
+        """Return what a JSON document says of it."""
+        return {"complete": self.complete, "backfilled_share": self.share}
+
+
+COMPLETE = Completeness(complete=True, share=1.0)
+
+
+def completeness(connection: Connection, jobs: Sequence[str]) -> Completeness:
+    """Return whether what these backfills fill is complete.
+
+    Reads the rows of the jobs and the oldest event only, so the cost does not depend on the size of the database; the
+    sessions are counted while a recount is due.
 
     Args:
         connection: a connection in a transaction.
-        jobs: some of `FILES_JOB`, `SESSIONS_JOB` and `SENSORS_JOB`. The last is recorded by the migration of a
-            database whose events version 4 stored without it.
+        jobs: some of `ALL_JOBS`. `SENSORS_JOB` is recorded by the migration of a database whose events version 4 stored
+            without it.
     """
+    waiting = _waiting(connection, jobs)
+    if waiting:
+        share = min(_share(connection, job, record) for job, record in waiting.items())
+        return Completeness(False, _rounded(share), _command(connection, "backfill"))
+    if SESSIONS_JOB in jobs and recount_is_due(connection):
+        return Completeness(False, _rounded(_recounted(connection)), _command(connection, "recount"), is_recount=True)
+    return COMPLETE
+
+
+def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
+    """Return whether the database has version 3 events and any of these backfills is not done; see `completeness`."""
+    return bool(_waiting(connection, jobs))
+
+
+def not_yet(connection: Connection, jobs: Sequence[str]) -> str:
+    """Return what to add to an error that something is not in the database: empty, unless a backfill may bring it."""
+    state = completeness(connection, jobs)
+    if state.complete or state.is_recount:
+        return ""
+    return (
+        f"; {state.percent} of the stored events are backfilled, what the others say is not here yet: {state.command}"
+    )
+
+
+def _waiting(connection: Connection, jobs: Sequence[str]) -> dict[str, JobRecord | None]:
+    """Return those of the jobs that have not ended; empty if they have nothing to do."""
     rows = connection.execute(select(Job.name, Job.state).where(Job.name.in_(jobs)))
     states = {row.name: row.state for row in rows}
-    if states.get(SENSORS_JOB, _DONE) != _DONE:
-        return True
-    return any(states.get(job) != _DONE for job in jobs) and has_rows_of_v3(connection)
+    waiting = [job for job in jobs if states.get(job) != DONE]
+    if not waiting or not (states.get(SENSORS_JOB, DONE) != DONE or has_rows_of_v3(connection)):
+        return {}
+    return {job: load_job(connection, job) for job in waiting}
+
+
+def _share(connection: Connection, job: str, record: JobRecord | None) -> float:
+    """Return how far a job is, by the ids of the events."""
+    last: Mapping[str, Any] = {} if record is None else record.cursor.get("last") or {}
+    newest = int(connection.scalar(select(func.coalesce(func.max(RawEvent.id), 0))) or 0)
+    streams = _STREAMS.get(job, (_ALL_TYPES,))
+    return sum(min(1.0, int(last.get(stream, 0)) / max(1, newest)) for stream in streams) / len(streams)
+
+
+def _recounted(connection: Connection) -> float:
+    record = load_job(connection, RECOUNT_JOB)
+    sessions = 0 if record is None else int(record.counters.get("sessions", 0))
+    return sessions / max(1, connection.scalar(select(func.count()).select_from(SessionSummary)) or 0)
+
+
+def _rounded(share: float) -> float:
+    return min(_MOST, round(share, 4))
+
+
+def _command(connection: Connection, name: str) -> str:
+    return f"cowrieprocessor db {name} --db {shlex.quote(describe(connection.engine))}"

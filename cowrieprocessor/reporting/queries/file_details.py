@@ -15,6 +15,7 @@ from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
 from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD
 from cowrieprocessor.json_text import stored_fields
+from cowrieprocessor.reporting.queries.backfill import FILES_JOB, not_yet
 from cowrieprocessor.reporting.queries.file_history import SourceVerdict, source_verdicts
 from cowrieprocessor.reporting.queries.file_sessions import FileSession, list_file_sessions
 from cowrieprocessor.reporting.queries.paging import Bytewise
@@ -113,7 +114,10 @@ def find_hash(connection: Connection, text: str) -> str:
         column = FileHash.md5 if len(prefix) == 32 else FileHash.sha1
         hashes = list(connection.scalars(ordered.where(column == prefix)))
     if not hashes:
-        raise NotFound(f"no file with the hash {prefix} in this database; `cowrieprocessor files list` shows them")
+        missing = not_yet(connection, [FILES_JOB])
+        raise NotFound(
+            f"no file with the hash {prefix} in this database; `cowrieprocessor files list` shows them{missing}"
+        )
     if len(hashes) > 1:
         candidates = ", ".join(hashes[:_SHOWN_CANDIDATES]) + (", ..." if len(hashes) > _SHOWN_CANDIDATES else "")
         raise NotFound(f"{prefix} is the beginning of several hashes: {candidates}; give more characters")

@@ -9,6 +9,7 @@ from cowrieprocessor.db.ingest.sensor_names import names_in_use, renamed
 from cowrieprocessor.db.models import Files, SessionSensor, SessionSummary
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.interpret.sensors import matcher
+from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB, not_yet
 from cowrieprocessor.sanitize import restore
 
 ARTIFACT = "artifact"
@@ -70,4 +71,5 @@ def require_sensor(connection: Connection, sensor: str) -> None:
     if now is not None:
         raise NotFound(f"no sensor {sensor!r} in this database: it was renamed to {now!r}")
     names = ", ".join(known[:_NAMES_SHOWN]) or "none yet"
-    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`cowrieprocessor sensors list`)")
+    missing = not_yet(connection, [SENSORS_JOB])
+    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`cowrieprocessor sensors list`){missing}")

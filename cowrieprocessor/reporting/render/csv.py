@@ -63,6 +63,8 @@ def _cell(value: Cell) -> str:
 
 
 def _rows(report: Report) -> Iterator[dict[str, Cell]]:
+    if not report.completeness.complete:
+        yield {"section": "incomplete", "key": "backfilled_share", "value": report.completeness.share}
     for name, change in report.changes().items():
         yield {
             "section": "totals",

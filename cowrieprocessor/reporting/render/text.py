@@ -67,8 +67,9 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
         Rule(style="dim"),
         sentence(headline(report)),
     ]
+    parts += _notes(report)
     if not report.is_empty or report.has_news:
-        parts += [*_notes(report), Text(""), _comparison(report, screen)]
+        parts += [Text(""), _comparison(report, screen)]
         parts += _files(report, screen)
         parts += found_malicious_section(report.found_malicious, report.totals.files_found_malicious, screen)
         parts += changed_verdicts_section(report.changed_verdicts, report.totals.answers_changed, screen)
@@ -148,6 +149,17 @@ def _notes(report: Report) -> list[RenderableType]:
     """Return notes on missing data; a few downloads without a file are normal and not worth a note."""
     totals = report.totals
     notes = []
+    state = report.completeness
+    if state.is_recount:
+        notes.append(
+            f"An earlier release derived addresses, commands and user names; {state.percent} of the sessions are "
+            "renewed. `cowrieprocessor db recount` renews the rest."
+        )
+    elif not state.complete:
+        notes.append(
+            f"This report is incomplete: {state.percent} of the stored events are backfilled. What version 3 stored of "
+            "addresses, user names, commands, sensors and files is not all here; `cowrieprocessor db backfill` adds it."
+        )
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"
         notes.append(

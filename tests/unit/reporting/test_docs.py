@@ -28,6 +28,7 @@ from cowrieprocessor.reporting.queries.sessions import (
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.render.csv import COLUMNS
 
+STATE = {"complete", "backfilled_share"}
 PAGE = (Path(__file__).parents[3] / "docs" / "reports.md").read_text(encoding="utf-8")
 DOCUMENTS = {
     "files list": (FileListing,),
@@ -45,14 +46,19 @@ DOCUMENTS = {
     "report …": (DroppedFile, FoundMalicious, ChangedVerdict, Ranking, Ranked, ReasonCount),
 }
 ENVELOPE = {
-    "files list": {"files", "next"},
-    "files sessions": {"sha256", "captured_on", "sessions", "next"},
-    "sessions list": {"sessions", "next"},
+    "files list": {"files", "next", *STATE},
+    "files show": STATE,
+    "files history": STATE,
+    "files sessions": {"sha256", "captured_on", "sessions", "next", *STATE},
+    "sessions list": {"sessions", "next", *STATE},
+    "sessions show": STATE,
+    "sensors list": STATE,
+    "enrich status": STATE,
     "dead-letters list": {"counts", "dead_letters", "next"},
     "report …": {
         *("period", "kind", "start", "end", "sensor", "totals", "previous", "changes_percent", "files", "urls"),
         *("addresses", "protocols", "usernames", "commands", "sensors", "dead_letters", "left_out"),
-        *("found_malicious", "changed_verdicts"),
+        *("found_malicious", "changed_verdicts", *STATE),
     },
 }
 

@@ -93,6 +93,8 @@ def test_report_has_its_documented_fields(engine: Engine) -> None:
         "commands",
         "sensors",
         "dead_letters",
+        "complete",
+        "backfilled_share",
     } == set(document)
     assert (
         document["totals"]["sessions"],
