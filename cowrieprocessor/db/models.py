@@ -68,6 +68,7 @@ __all__ = [
     "SessionSensor",
     "SessionSummary",
     "SessionToRename",
+    "TwinEvent",
     "UtcDateTime",
     "VerdictPropagation",
 ]
@@ -429,6 +430,17 @@ class SessionToRename(Base):
     __tablename__ = "sessions_to_rename"
 
     session_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class TwinEvent(Base):
+    """An event that version 3 stored again when it met its log under another name: it counts nowhere.
+
+    `event_id` is the id of its row in raw_events; the row that counts is another one of the same session.
+    """
+
+    __tablename__ = "twin_events"
+
+    event_id: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=False)
 
 
 class FileVerdict(Base):

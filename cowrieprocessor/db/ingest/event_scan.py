@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
-from cowrieprocessor.db.models import Job, LogFile, RawEvent
+from cowrieprocessor.db.models import Job, LogFile, RawEvent, TwinEvent
 
 MAX_PAYLOAD_CHARS = 2 << 20
 """Longer payloads of version 3 are not read: no event of Cowrie is that large. Those that our loaders stored are."""
@@ -20,12 +20,17 @@ FETCHED_ROWS = 16
 
 MIGRATION_LAST_ID = "raw_events_max_id"
 
+_IS_TWIN = "EXISTS (SELECT 1 FROM twin_events AS t WHERE t.event_id = raw_events.id)"
+
 SourceKey = tuple[str, str | None, int]
 """source, source_inode, source_generation: the log that a row came from; `stored_events.SourceKey` as a plain tuple."""
 
 
 class StoredEvent(NamedTuple):
-    """One row of raw_events; a payload of version 3 over the limit is None and its event type is in `long_type`."""
+    """One row of raw_events; a payload of version 3 over the limit is None and its event type is in `long_type`.
+
+    `is_twin` marks a copy of another row, which counts nowhere: see `db.upgrade.twins`.
+    """
 
     id: int
     source: str
@@ -36,6 +41,7 @@ class StoredEvent(NamedTuple):
     payload: str | None
     long_type: str | None
     payload_hash: str | None = None
+    is_twin: bool = False
 
     @property
     def source_key(self) -> SourceKey:
@@ -72,13 +78,14 @@ def events_in_order(connection: Connection, after: int, until: int, limit: int) 
 
 
 def events_of_session(connection: Connection, session_id: str, after: int, limit: int) -> Iterator[StoredEvent]:
-    """Yield up to `limit` events of a session ordered by id, with `after` < id."""
-    return _select_events(connection, "session_id = ? AND id > ? ORDER BY id LIMIT ?", (session_id, after, limit))
+    """Yield up to `limit` events of a session ordered by id, with `after` < id; twins are left out."""
+    where = f"session_id = ? AND id > ? AND NOT {_IS_TWIN} ORDER BY id LIMIT ?"
+    return _select_events(connection, where, (session_id, after, limit))
 
 
 def all_events_of_session(connection: Connection, session_id: str) -> Iterator[StoredEvent]:
-    """Yield all events of a session ordered by id."""
-    return _select_events(connection, "session_id = ? ORDER BY id", (session_id,))
+    """Yield all events of a session ordered by id; twins are left out."""
+    return _select_events(connection, f"session_id = ? AND NOT {_IS_TWIN} ORDER BY id", (session_id,))
 
 
 def events_with_ids(connection: Connection, ids: Sequence[int]) -> Iterator[StoredEvent]:
@@ -93,6 +100,15 @@ def long_payload(connection: Connection, event_id: int) -> str:
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(statement, (event_id,))
         return str(next(iter(cursor.fetchall()))[0])
+
+
+def count_twins_between(connection: Connection, after: int, until: int) -> int:
+    """Return how many events with `after` < id <= `until` are marked as twins."""
+    return int(
+        connection.execute(
+            select(func.count()).select_from(TwinEvent).where(TwinEvent.event_id > after, TwinEvent.event_id <= until)
+        ).scalar_one()
+    )
 
 
 def own_source_keys(connection: Connection) -> Collection[SourceKey]:
@@ -126,7 +142,7 @@ def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) 
     statement = sql.statement(
         "SELECT id, source, source_inode, source_generation, source_offset, ingest_id,"
         f" CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} THEN {payload} END,"
-        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END, payload_hash"
+        f" CASE WHEN length({payload}) > {MAX_PAYLOAD_CHARS} THEN event_type END, payload_hash, {_IS_TWIN}"
         f" FROM raw_events WHERE {where}"
     )
     with closing(connection.connection.cursor()) as cursor:

@@ -58,6 +58,7 @@ REVISIONS = (
     ),
     Revision("0009", ("wrapped_logs",)),
     Revision("0010", ("log_damage",)),
+    Revision("0011", ("twin_events",)),
 )
 """All revisions, the oldest first."""
 

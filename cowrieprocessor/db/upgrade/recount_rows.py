@@ -9,12 +9,17 @@ from sqlalchemy import Connection
 
 from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, is_ours
+from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import MIGRATION_JOB, load_job
 from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
+from cowrieprocessor.db.upgrade.twins import TwinSearch
 
 PAYLOAD = 4
 """Index of the payload in a row of an event."""
+
+IS_OURS = 5
+"""Index of whether our own loaders wrote it."""
 
 SESSIONS_JOB = "backfill-sessions"
 
@@ -45,7 +50,7 @@ class SessionRows(NamedTuple):
 
 
 class RecountRows:
-    """Recount queries for one database.
+    """Recount queries for one database; `twins` is None where version 3 stored nothing.
 
     Args:
         scan: the database.
@@ -61,9 +66,12 @@ class RecountRows:
         )
         with scan.snapshot() as connection:
             migration = load_job(connection, MIGRATION_JOB)
+            has_events_of_v3 = has_rows_of_v3(connection)
             text = scan.json_text(connection, "e.payload")
         record = {} if migration is None else migration.cursor
-        ours = is_ours("e", int(record.get("raw_events_max_id") or 0))
+        last_v3_id = int(record.get("raw_events_max_id") or 0)
+        ours = is_ours("e", last_v3_id)
+        self.twins = TwinSearch(scan, last_v3_id) if has_events_of_v3 else None
         self._has_commands_of_v3 = bool(record.get("command_stats_max_id"))
         is_read = f"length({text}) <= {MAX_PAYLOAD_CHARS} OR {ours}"
         payload = f"CASE WHEN {is_read} THEN {text} END" if with_payloads else "NULL"

@@ -47,7 +47,7 @@ def first_event_is_ours(scan: TableScan, connection: Connection, last_v3_id: int
 def events(
     scan: TableScan, event_type: str, after: int, until: int, last_v3_id: int, *, with_sensor: bool = False
 ) -> ScanQuery:
-    """Return the scan of the events of one type, or of all types, with `after` < id <= `until`.
+    """Return the scan of the events of one type, or of all types, with `after` < id <= `until`, without twins.
 
     Rows: id, payload (None if it is of version 3 and longer than MAX_PAYLOAD_CHARS), whether our own loaders wrote it,
     and with `with_sensor` the sensor that its log was given.
@@ -84,7 +84,13 @@ def events_now(
 
 
 def _where(event_type: str) -> tuple[str, Row]:
-    return ("", ()) if event_type == ALL_TYPES else ("e.event_type = ? AND ", (event_type,))
+    if event_type == ALL_TYPES:
+        return _COUNTS, ()
+    return f"{_COUNTS}e.event_type = ? AND ", (event_type,)
+
+
+_COUNTS = "NOT EXISTS (SELECT 1 FROM twin_events AS t WHERE t.event_id = e.id) AND "
+"""An event that version 3 stored twice counts once."""
 
 
 def renamed_sensors(scan: TableScan, connection: Connection) -> dict[str, str]:

@@ -35,6 +35,7 @@ EVENTS_READ = "events_read"
 EVENTS_OF_OTHERS = "events_of_other_types"
 EVENTS_OF_OUR_LOADERS = "events_of_our_loaders"
 EVENTS_REFUSED = "events_refused"
+EVENTS_STORED_TWICE = "events_stored_twice"
 
 _KEPT_PAYLOAD_CHARS = 64 << 10
 
@@ -71,7 +72,7 @@ class Slice(ABC):
         """Merge the aggregates into their tables in the caller's transaction, which the statements are on."""
 
     def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
-        """Add one stored event, unless v4's loaders wrote it and thus aggregated it already.
+        """Add one stored event, unless v4's loaders wrote it and thus aggregated it already, or it is a twin.
 
         Args:
             row: the stored event.
@@ -83,6 +84,9 @@ class Slice(ABC):
         self.counters[EVENTS_READ] += 1
         if row.id > last_v3_id and row.source_key in own_logs:
             self.counters[EVENTS_OF_OUR_LOADERS] += 1
+            return
+        if row.is_twin:
+            self.counters[EVENTS_STORED_TWICE] += 1
             return
         event = read_stored(row.payload)
         if isinstance(event, Event) and event.event_type not in self.event_types:

@@ -109,6 +109,8 @@ class BackfillRun:
         self._record = JobRecord(kind.job, RUNNING)
         self._own_logs: Collection[event_scan.SourceKey] = ()
         self._last_v3_id = 0
+        self._twins = (0, 0, 0)
+        """The range of ids that was read last, and how many events in it were marked as twins then."""
 
     def run(self) -> JobRecord:
         """Process every event up to the newest one at the start, and return the job as it ended.
@@ -197,6 +199,9 @@ class BackfillRun:
                 if not slices or slices[-1].values >= self._slice_rows:
                     slices.append(self._kind(now))
                 slices[-1].add(row, self._own_logs, self._last_v3_id)
+            if slices:
+                read = self._last(event_type), slices[-1].last_id
+                self._twins = (*read, event_scan.count_twins_between(connection, *read))
         return slices
 
     def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[event_scan.StoredEvent]:
@@ -214,6 +219,9 @@ class BackfillRun:
             began_at = self._clock()
             until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
             self._require_ownership(connection)
+            if event_scan.count_twins_between(connection, *self._twins[:2]) != self._twins[2]:
+                slices.clear()  # a recount has marked some meanwhile: read them again
+                return 0
             statements = LoadingStatements(connection)
             try:
                 while slices and (not done or self._clock() < until):

@@ -2,88 +2,35 @@
 
 v3 added a log's counters again whenever the log was reloaded, counted failed downloads and uploads as downloads, never
 moved a session's start earlier, and stored times with an offset unconverted. raw_events is the authority: each row
-counts once, as v4's loaders count it. Addresses, commands and logins that an earlier revision derived by other rules
-are replaced: of each session all rows at once, by the loaders' own function, from the events that loaders or backfill
-have taken in.
+counts once, as v4's loaders count it, but for twins: events that v3 stored again under another name of their log. They
+are marked, and count nowhere. Addresses, commands and logins that an earlier revision derived by other rules are
+replaced: of each session all rows at once, by the loaders' own function, from the events that loaders or backfill have
+taken in.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.table_scan import Row, TableScan, table_scan_of
-from cowrieprocessor.db.upgrade.recount_rows import (
-    RecountRows,
-    SessionCounters,
-    SessionRows,
-    store_counters,
-    store_derived,
-)
-from cowrieprocessor.db.validation.events import largest_event_id
+from cowrieprocessor.db.table_scan import TableScan, table_scan_of
+from cowrieprocessor.db.upgrade.recount_rows import IS_OURS, store_counters, store_derived
 from cowrieprocessor.errors import NotFound
-from cowrieprocessor.events import (
-    COMMAND_INPUT,
-    FILE_DOWNLOAD,
-    LOGIN_FAILED,
-    LOGIN_SUCCESS,
-    Event,
-    moment_or_none,
-    utc_text,
-)
+from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.throttle import Throttle
-from cowrieprocessor.json_text import stored_fields
-from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
-from cowrieprocessor.loader.rows.stored_payload import read_stored
+from cowrieprocessor.jobs.upgrade.recount_pages import PAGE_SESSIONS, Count, Page, PageReader, derived_rows
 
 JOB = RECOUNT_JOB
-PAGE_SESSIONS = 500
 SAVE_EVERY_S = 5.0
 
-
-@dataclass(slots=True)
-class Count:
-    """Counters and times computed from the events of one session, and what else is derived from them."""
-
-    events: int = 0
-    commands: int = 0
-    downloads: int = 0
-    logins: int = 0
-    first: str | None = None
-    last: str | None = None
-    derived: SessionAggregates = field(default_factory=SessionAggregates)
-
-    def add(self, event_type: str | None, moment: str | None) -> None:
-        """Count one event; `moment` is its time in UTC as text, None if unreadable."""
-        self.events += 1
-        self.commands += event_type == COMMAND_INPUT
-        self.downloads += event_type == FILE_DOWNLOAD
-        self.logins += event_type in (LOGIN_SUCCESS, LOGIN_FAILED)
-        if moment is not None:
-            self.first = min(moment, self.first or moment)
-            self.last = max(moment, self.last or moment)
-
-    def correction(self, stored: SessionCounters) -> SessionCounters | None:
-        """Return the corrected row of the session; None if it is correct, or if no event of it is stored."""
-        if not self.events:
-            return None
-        corrected = SessionCounters(
-            stored.session_id,
-            self.events,
-            self.commands,
-            self.downloads,
-            self.logins,
-            self.first or stored.first_event_at,
-            self.last or stored.last_event_at,
-        )
-        return None if corrected == stored else corrected
+_NO_COUNTERS = {"sessions": 0, "changed": 0, "without_events": 0, "twins": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,125 +60,15 @@ class RecountResult:
         sessions: sessions checked.
         changed: sessions that differed from their events; a dry run leaves them so.
         without_events: sessions without a stored event, which stay as they are.
+        twins: events that version 3 stored again under another name of their log; they count once.
         resumed: whether the run resumed an earlier one; the numbers then cover both.
     """
 
     sessions: int
     changed: int
     without_events: int
+    twins: int
     resumed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Sessions ordered by id, with the counts of their events up to the event id `bound`.
-
-    Attributes:
-        sessions: their stored counters and times.
-        counts: what their events say.
-        derived: their other stored rows, by session; None if these are not compared.
-        bound: the newest event read.
-        backfilled: up to which id the backfill had taken in the events of version 3.
-    """
-
-    sessions: list[SessionCounters]
-    counts: dict[str, Count]
-    derived: dict[str, SessionRows] | None
-    bound: int
-    backfilled: int
-    rows: RecountRows
-
-    def wrong(self) -> list[int]:
-        """Return the indexes of the sessions that differ from their events."""
-        return [number for number, stored in enumerate(self.sessions) if self._is_wrong(stored)]
-
-    def _is_wrong(self, stored: SessionCounters) -> bool:
-        count = self.counts[stored.session_id]
-        if count.correction(stored) is not None:
-            return True
-        if self.derived is None or not count.events:
-            return False
-        known = self.derived.get(stored.session_id) or self.rows.rows([], [], [])
-        return derived_rows(count, self.rows) != known
-
-    def without_events(self, until: int) -> int:
-        """Return how many of the first `until` sessions have no event."""
-        return sum(not self.counts[session.session_id].events for session in self.sessions[:until])
-
-
-def derived_rows(count: Count, rows: RecountRows) -> SessionRows:
-    """Return the rows that the events of one session give."""
-    derived = count.derived
-    return rows.rows(derived.attribute_rows(), derived.command_rows(), derived.login_rows())
-
-
-class PageReader:
-    """Reads sessions and counts their events, in short transactions.
-
-    Args:
-        scan: the database to read.
-        page_sessions: sessions per page.
-        only_counters: leave out what is derived besides counters and times, for which payloads are read.
-    """
-
-    def __init__(self, scan: TableScan, *, page_sessions: int = PAGE_SESSIONS, only_counters: bool = False) -> None:
-        self._scan = scan
-        self._page_sessions = page_sessions
-        self._only_counters = only_counters
-        self.rows = RecountRows(scan, with_payloads=not only_counters)
-
-    def page(self, after: str | None) -> Page | None:
-        """Return the sessions after a session id, None after the last one."""
-        with self._scan.snapshot() as connection:
-            sessions = self.rows.after(connection, after, self._page_sessions)
-            bound, backfilled = largest_event_id(self._scan, connection), self.rows.backfilled(connection)
-        return self._counted(sessions, bound, backfilled) if sessions else None
-
-    def of_session(self, session_id: str) -> Page | None:
-        """Return the page of one session, None if there is no such session."""
-        with self._scan.snapshot() as connection:
-            stored = self.rows.session(connection, session_id)
-            bound, backfilled = largest_event_id(self._scan, connection), self.rows.backfilled(connection)
-        return self._counted([stored], bound, backfilled) if stored else None
-
-    def _counted(self, sessions: list[SessionCounters], bound: int, backfilled: int) -> Page:
-        counts = {session.session_id: Count() for session in sessions}
-        first, last = sessions[0].session_id, sessions[-1].session_id
-        for rows in self._scan.walk(self.rows.events(first, last, bound)):
-            self.add(counts, rows, backfilled, None)
-        derived = None
-        if not self._only_counters:
-            with self._scan.snapshot() as connection:
-                derived = self.rows.derived(connection, first, last)
-        return Page(sessions, counts, derived, bound, backfilled, self.rows)
-
-    def add(
-        self, counts: dict[str, Count], rows: Sequence[Row], backfilled: int, connection: Connection | None
-    ) -> None:
-        """Add rows of events to the counts of their sessions; other sessions are ignored.
-
-        Nothing but counters and times is derived from an event of version 3 that the backfill has not taken in yet.
-        """
-        for session_id, event_id, event_type, timestamp, payload, is_ours in rows:
-            count = counts.get(session_id)
-            if count is None:
-                continue
-            count.add(event_type, self._moment(event_id, timestamp, connection))
-            if payload is not None and (is_ours or event_id <= backfilled):
-                event = read_stored(payload)
-                if isinstance(event, Event):
-                    count.derived.add(event)
-
-    def _moment(self, event_id: int, timestamp: str | None, connection: Connection | None) -> str | None:
-        """Return the time of an event, for a decimal number from the payload, because the column rounds it."""
-        if timestamp is None or ":" in timestamp or "." not in timestamp:
-            return moment_or_none(timestamp)
-        if connection is None:
-            with self._scan.snapshot() as own:
-                payload = self.rows.payload(own, event_id)
-        else:
-            payload = self.rows.payload(connection, event_id)
-        return moment_or_none(stored_fields(payload).get("timestamp"))
 
 
 def recount(
@@ -301,7 +138,7 @@ class _Recount:
         self._began_at = self._saved_at = time.monotonic()
         self._done_before = self._total = 0
         self._resumed = False
-        self._record = JobRecord(JOB, RUNNING, counters={"sessions": 0, "changed": 0, "without_events": 0})
+        self._record = JobRecord(JOB, RUNNING, counters=dict(_NO_COUNTERS))
 
     def all_sessions(self) -> RecountResult:
         """Recount every session, resuming an earlier run that did not complete."""
@@ -310,7 +147,8 @@ class _Recount:
             before = load_job(connection, JOB) if self._keeps_record else None
         if before is not None and before.state != DONE:
             self._resumed = "last" in before.cursor
-            self._record = JobRecord(JOB, RUNNING, before.cursor, before.counters, before.started_at)
+            counters = _NO_COUNTERS | before.counters
+            self._record = JobRecord(JOB, RUNNING, before.cursor, counters, before.started_at)
             self._done_before = int(before.counters.get("sessions", 0))
         self._save()
         try:
@@ -374,14 +212,21 @@ class _Recount:
         only_newer = self._scan.ids_rise_with_commits and backfilled == page.backfilled
         count = page.counts[session_id] if only_newer else Count()
         newer = rows.events_now(connection, session_id, page.bound if only_newer else 0)
-        self._pages.add({session_id: count}, newer, backfilled, connection)
+        if only_newer and not all(row[IS_OURS] for row in newer):  # it may be a twin of one before
+            only_newer, count, newer = False, Count(), rows.events_now(connection, session_id, 0)
+        is_marked_anew = False
+        twins = page.twins.get(session_id, set())
+        if rows.twins is not None:
+            twins = twins if only_newer else rows.twins.of_session(connection, session_id)
+            is_marked_anew = rows.twins.mark(connection, session_id, twins)
+        self._pages.add({session_id: count}, newer, backfilled, connection, {session_id: twins})
         corrected = count.correction(stored)
         if corrected is not None:
             store_counters(connection, corrected, now)
         expected = derived_rows(count, rows)
         of_session = page.derived if only_newer and not newer else rows.derived(connection, session_id, session_id)
         if not count.events or expected == ((of_session or {}).get(session_id) or rows.rows([], [], [])):
-            return corrected is not None
+            return corrected is not None or is_marked_anew
         store_derived(connection, session_id, expected)
         return True
 
@@ -391,6 +236,7 @@ class _Recount:
             counters = self._record.counters
             counters["sessions"] += until - done
             counters["without_events"] += page.without_events(until) - page.without_events(done)
+            counters["twins"] += sum(len(page.twins_of(session)) for session in page.sessions[done:until])
             self._record.cursor = {**self._record.cursor, "last": page.sessions[until - 1].session_id}
 
     def _save(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cowrieprocessor.db.table_scan import TableScan
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters
-from cowrieprocessor.jobs.upgrade.recount import Count, PageReader
+from cowrieprocessor.jobs.upgrade.recount_pages import PageReader
 from cowrieprocessor.jobs.validation.report import CounterCheck
 
 SAMPLED_SESSIONS = 1_000
@@ -25,13 +25,12 @@ def check_sample(scan: TableScan) -> CounterCheck:
     for session_id in sampled:
         with scan.snapshot() as connection:
             stored = pages.rows.session(connection, session_id)
-            if stored is None or stored.event_count > MAX_EVENTS:
-                continue
-            count = Count()
-            pages.add({session_id: count}, pages.rows.events_now(connection, session_id, 0), 0, connection)
+        page = None if stored is None or stored.event_count > MAX_EVENTS else pages.of_session(session_id)
+        if page is None:
+            continue
         compared += 1
-        wrong += count.correction(stored) is not None
-        without_events += not count.events
+        wrong += len(page.wrong())
+        without_events += page.without_events(1)
     return CounterCheck(compared, wrong, without_events, is_sample=len(sampled) >= SAMPLED_SESSIONS)
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, Text, cast, func, or_, select
 
-from cowrieprocessor.db.models import CommandStat, Files, RawEvent, SessionAttribute, SessionSensor, SessionSummary
+from cowrieprocessor.db.models import (
+    CommandStat,
+    Files,
+    RawEvent,
+    SessionAttribute,
+    SessionSensor,
+    SessionSummary,
+    TwinEvent,
+)
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
 from cowrieprocessor.interpret.addresses import spellings
@@ -342,6 +350,7 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[dict[i
             total += 1
             yield (_moment(row.event_timestamp) or _END_OF_TIME, *_log_position(row))
 
+    is_twin = select(TwinEvent.event_id).where(TwinEvent.event_id == RawEvent.id).exists()
     positions = (
         select(
             RawEvent.id,
@@ -351,7 +360,7 @@ def _events(connection: Connection, session_id: str, limit: int) -> tuple[dict[i
             RawEvent.source_generation,
             RawEvent.source_offset,
         )
-        .where(RawEvent.session_id == session_id)
+        .where(RawEvent.session_id == session_id, ~is_twin)
         .execution_options(yield_per=_IDS_AT_ONCE)
     )
     earliest = heapq.nsmallest(limit, sort_keys())

@@ -19,6 +19,7 @@ from cowrieprocessor.jobs.maintenance.optimize import optimize
 from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.upgrade import rollback, state_export
 from cowrieprocessor.jobs.upgrade.backfill import backfill
+from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.jobs.upgrade.rollback import plan, roll_back
 from cowrieprocessor.jobs.upgrade.state_export import read_export
 from tests import v3_schema
@@ -165,6 +166,7 @@ def test_the_export_of_an_earlier_revision_is_imported(
     go_back(engine, revision)
     apply_migrations(engine)
     backfill(engine)
+    recount(engine)
     before = scene.contents(engine)
     go_back(engine, revision)
 
@@ -172,6 +174,7 @@ def test_the_export_of_an_earlier_revision_is_imported(
     apply_migrations(engine)
     imported = state_export.import_state(engine, tmp_path / "saved")
     backfill(engine)
+    recount(engine)
 
     assert imported.tables["log_files"].added == 1
     assert [] == scene.difference(before, scene.contents(engine))
