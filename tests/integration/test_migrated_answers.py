@@ -193,3 +193,34 @@ def test_a_sensor_that_is_not_there_yet_is_not_denied(migrated: Path) -> None:
         ended = run(*command, "--db", migrated)
         assert ended.returncode == 1
         assert "0% of the stored events are backfilled" in ended.stderr
+
+
+PACKED = "var/log/cowrie/cowrie.json.2026-01-05.gz"
+"""A log that v3 stored as it was and again as gzip, with 100 sessions."""
+
+
+def test_a_log_under_two_names_counts_once(migrated: Path) -> None:
+    """The log has 295 logins; a report has them twice until the recount, `sessions show` each event once after it."""
+    report = ("report", "monthly", "--date", "2026-02", "--db", migrated)
+    session = rows(migrated, f"SELECT min(session_id) FROM raw_events WHERE source = '{PACKED}'")[0][0]
+    lines = rows(migrated, f"SELECT count(*) FROM raw_events WHERE source = '{PACKED}' AND session_id = '{session}'")[
+        0
+    ][0]
+    done("db", "backfill", "--db", migrated)
+    before = document(*report)["totals"]
+    doubled = document("sessions", "show", session, "--db", migrated)
+    result = document("db", "recount", "--db", migrated)["result"]
+    after = document(*report)["totals"]
+    details = document("sessions", "show", session, "--db", migrated)
+    names = {name["value"]: name["times"] for name in document(*report)["usernames"]["top"]}
+    removed = document("db", "recount", "--remove-twins", "--yes", "--db", migrated)["removed"]
+
+    assert (before["login_attempts"], after["login_attempts"], before["sessions"]) == (590, 295, after["sessions"])
+    assert sum(names.values()) == 295
+    assert (doubled["events_total"], details["events_total"], len(details["events"])) == (2 * lines, lines, lines)
+    assert details["summary"]["event_count"] == sum(part["events"] for part in details["parts"]) == lines
+    assert result["twins"] == removed["events"] == 945 + 60
+    assert Path(removed["saved_to"]).is_file()
+    assert document(*report)["totals"] == after
+    assert document("sessions", "show", session, "--db", migrated)["events"] == details["events"]
+    assert "valid" in done("db", "validate", "--db", migrated)

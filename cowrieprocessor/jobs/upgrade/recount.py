@@ -209,26 +209,34 @@ class _Recount:
         stored = rows.session(connection, session_id, to_write=True)
         if stored is None:
             return False
-        only_newer = self._scan.ids_rise_with_commits and backfilled == page.backfilled
-        count = page.counts[session_id] if only_newer else Count()
-        newer = rows.events_now(connection, session_id, page.bound if only_newer else 0)
-        if only_newer and not all(row[IS_OURS] for row in newer):  # it may be a twin of one before
-            only_newer, count, newer = False, Count(), rows.events_now(connection, session_id, 0)
-        is_marked_anew = False
-        twins = page.twins.get(session_id, set())
-        if rows.twins is not None:
-            twins = twins if only_newer else rows.twins.of_session(connection, session_id)
-            is_marked_anew = rows.twins.mark(connection, session_id, twins)
-        self._pages.add({session_id: count}, newer, backfilled, connection, {session_id: twins})
+        count, twins, is_of_page = self._count_now(connection, page, session_id, backfilled)
+        is_marked_anew = rows.twins is not None and rows.twins.mark(connection, session_id, twins)
         corrected = count.correction(stored)
         if corrected is not None:
             store_counters(connection, corrected, now)
         expected = derived_rows(count, rows)
-        of_session = page.derived if only_newer and not newer else rows.derived(connection, session_id, session_id)
+        of_session = page.derived if is_of_page else rows.derived(connection, session_id, session_id)
         if not count.events or expected == ((of_session or {}).get(session_id) or rows.rows([], [], [])):
             return corrected is not None or is_marked_anew
         store_derived(connection, session_id, expected)
         return True
+
+    def _count_now(
+        self, connection: Connection, page: Page, session_id: str, backfilled: int
+    ) -> tuple[Count, set[int], bool]:
+        """Return what the events of a session say now, its twins, and whether that is what the page says."""
+        rows = self._pages.rows
+        only_newer = self._scan.ids_rise_with_commits and backfilled == page.backfilled
+        newer = rows.events_now(connection, session_id, page.bound if only_newer else 0)
+        if only_newer and not all(row[IS_OURS] for row in newer):  # it may be a twin of one before
+            only_newer, newer = False, rows.events_now(connection, session_id, 0)
+        if only_newer:
+            count, twins = page.counts[session_id], page.twins.get(session_id, set())
+        else:
+            count = Count()
+            twins = set() if rows.twins is None else rows.twins.of_session(connection, session_id)
+        self._pages.add({session_id: count}, newer, backfilled, connection, {session_id: twins})
+        return count, twins, only_newer and not newer
 
     def _advance(self, page: Page, done: int, until: int) -> None:
         """Advance the cursor past the first `until` sessions of a page, of which `done` are counted already."""
