@@ -104,6 +104,8 @@ def test_json_is_one_document_with_every_number(tmp_path: Path, folder: Path) ->
         "mismatched": ["a" * 64],
         "unreadable": [],
         "types_known": True,
+        "complete": True,
+        "backfilled_share": 1.0,
     }
 
 

@@ -17,6 +17,8 @@ from cowrieprocessor.cli.db_commands.recount import recount as command
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import ConfigurationError, SaveFailed
+from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.jobs.upgrade import backfill_run
 from cowrieprocessor.jobs.upgrade import remove_twins as removal
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
@@ -131,6 +133,29 @@ def test_a_log_under_two_names_counts_once(v3: Engine, order: tuple[str, str]) -
     assert (result.twins, result.changed) == (8, 0)  # type: ignore[union-attr]
     report = validate(v3, all_counters=True)
     assert (report.valid, report.first_differences, report.counters.wrong) == (True, [], 0)
+
+
+def test_a_recount_while_the_backfill_works_doubles_nothing(v3: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that a recount marks between the backfill's reading and its writing are left out of what it writes."""
+    store_as_v3(v3, PLAIN, LOG)
+    store_as_v3(v3, PACKED, LOG)
+    wait = Throttle.wait
+    waited: list[Throttle] = []
+
+    def recount_before(throttle: Throttle, notify: Any) -> None:
+        waited.append(throttle)
+        if len(waited) == 2:  # first for the file events, then for the sessions
+            recount(v3)
+        wait(throttle, notify)
+
+    monkeypatch.setattr(backfill_run.Throttle, "wait", recount_before)
+    backfill(v3)
+    monkeypatch.undo()
+
+    assert len(waited) > 2
+    assert recount(v3, dry_run=True).changed == 0
+    assert counted(v3) == ONCE
+    assert validate(v3, all_counters=True).valid
 
 
 @pytest.mark.parametrize(
