@@ -49,27 +49,25 @@ def recover(path: Path, driver: ModuleType) -> None:
     code = primary_code(_refusal(driver, path, "ro"))
     if code not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return
-    if not os.access(journal, os.R_OK):
+    if not os.access(journal, os.R_OK, effective_ids=True):
         raise DatabaseReadOnly(
             f"{path}: this user may not read {journal.name}, in which a program that was killed may have left what "
             f"must be rolled back before anything can be read; {REMEDY}"
         )
-    if not looks_hot(path):
-        return
-    refusal = _refusal(driver, path, "rw")
-    if refusal is None:
-        logger.warning(
-            "%s: a writer was killed, or the machine stopped, in the middle of a transaction; what it had not "
-            "committed was rolled back, what is committed is unchanged",
-            path,
-        )
+    if code != sqlite3.SQLITE_READONLY or not looks_hot(path):
         return
     reason = _obstacle(path, journal)
     if reason is not None:
         raise DatabaseReadOnly(
             f"{path}: a program that was killed left an unfinished transaction in {journal.name}, which must be rolled "
             f"back before anything can be read or written, but {reason}; {REMEDY}"
-        ) from refusal
+        )
+    if _refusal(driver, path, "rw") is None:
+        logger.warning(
+            "%s: a writer was killed, or the machine stopped, in the middle of a transaction; what it had not "
+            "committed was rolled back, what is committed is unchanged",
+            path,
+        )
 
 
 def looks_hot(path: Path) -> bool:
@@ -100,7 +98,7 @@ def _obstacle(path: Path, journal: Path) -> str | None:
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return "the file system is mounted read-only"
     for entry, name in ((path, path.name), (journal, journal.name), (path.parent, f"the folder {path.parent}")):
-        if not os.access(entry, os.W_OK):
+        if not os.access(entry, os.W_OK, effective_ids=True):
             return f"this user may not write {name}"
     folder = path.parent.stat()
     if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, journal.stat().st_uid):
