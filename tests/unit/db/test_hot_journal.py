@@ -115,8 +115,8 @@ def test_a_journal_that_was_used_up_is_left_alone(sound: Path, caplog: pytest.Lo
     """What `journal_mode=PERSIST` keeps after a commit is no recovery."""
     with closing(sqlite3.connect(sound, isolation_level=None)) as connection:
         assert connection.execute("PRAGMA journal_mode=PERSIST").fetchone() == ("persist",)
-        for _ in range(2):
-            connection.execute("UPDATE counted SET number = 0")
+        for number in (1, 2, 0):
+            connection.execute("UPDATE counted SET number = ?", (number,))
         assert journal_of(sound).stat().st_size > 0
     assert read(sound) == (ROWS, 0)
     assert caplog.records == []
