@@ -1,7 +1,9 @@
-"""The file system of a path, as Linux reports it."""
+"""The file system of a path, as Linux reports it, and disks and quotas that are full."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,43 @@ NETWORK_FILE_SYSTEMS = frozenset(
     }
 )
 """File systems on which processes that open a file may not share the memory that WAL needs."""
+
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is full"}
+
+PROBE_BYTES = 1 << 20
+"""What is written to learn whether there is room: more than a database library adds to a file at once."""
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether there was no room on the disk, or within the quota."""
+    return error.errno in _FULL
+
+
+def os_error_text(error: OSError) -> str:
+    """Return the cause of an OS error; a disk or quota without room is called full, in our words first."""
+    cause = error.strerror or str(error)
+    return f"{_FULL[error.errno]} ({cause})" if error.errno in _FULL else cause
+
+
+def lack_of_room(folder: Path) -> OSError | None:
+    """Return the error of writing PROBE_BYTES to an unnamed file in a folder, if its disk or the user's quota is full.
+
+    A database library may report a full disk as an I/O error without its cause.
+
+    Args:
+        folder: an existing folder; in one that is not writable nothing is found.
+    """
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if is_full(error) else None
+    return None
 
 
 def mounts(mountinfo: Path | None = None) -> Sequence[str]:

@@ -9,6 +9,7 @@ import click
 
 from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.errors import ConfigurationError, InputNotFound
+from cowrieprocessor.filesystems import os_error_text
 
 SAMPLES = "samples"
 DATABASE = "cowrieprocessor.sqlite"
@@ -85,7 +86,7 @@ def _make_folder(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"{directory}: cannot be made: {error.strerror}; choose another folder with --dir"
+            f"{directory}: cannot be made: {os_error_text(error)}; choose another folder with --dir"
         ) from error
 
 

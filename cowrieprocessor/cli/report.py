@@ -22,6 +22,7 @@ from cowrieprocessor.cli.shared.common import (
     session_gap,
 )
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.filesystems import os_error_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -231,11 +232,15 @@ def write_private_file(path: Path, text: str) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}; choose another --output") from error
+        raise _cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise ConfigurationError(f"{path}: cannot be written: {error.strerror}; choose another --output") from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path}: cannot be written: {os_error_text(error)}; choose another --output")

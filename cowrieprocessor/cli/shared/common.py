@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
+import logging
 import os
 import shlex
 import shutil
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cowrieprocessor.errors import CowrieProcessorError
+from cowrieprocessor.filesystems import os_error_text
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -201,6 +204,8 @@ def run(command: click.Command) -> int:
     0 is success, 2 a wrong call or setting, 130 an interrupt; a `CowrieProcessorError` carries its own code (see
     docs/reference.md). A closed output pipe ends the command quietly.
     """
+    _buffer_outputs()
+    _print_notes()
     try:
         return _run(command)
     finally:
@@ -211,6 +216,38 @@ def ignore_late_signals() -> None:
     """Ignore signals during interpreter shutdown: the command has ended, and its exit code must not change."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+class _Notes(logging.Handler):
+    """Prints what the library reports without ending: a recovery of the database."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record as a note on standard error."""
+        notify(f"note: {record.getMessage()}")
+
+
+def _print_notes() -> None:
+    """Print the warnings of the library as notes."""
+    logger = logging.getLogger("cowrieprocessor")
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes(logging.WARNING))
+
+
+def _buffer_outputs() -> None:
+    """Give standard output and standard error a buffer where they have none (`python -u`, PYTHONUNBUFFERED).
+
+    Without one Python takes no notice when the system writes only a part, as on a disk that fills up. Every output is
+    flushed at once in any case.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        raw = getattr(stream, "buffer", None)
+        if isinstance(raw, io.FileIO):
+            stream.flush()
+            buffered = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, stream.errors, newline=None, line_buffering=True
+            )
+            setattr(sys, name, buffered)
 
 
 def _run(command: click.Command) -> int:
@@ -238,7 +275,7 @@ def _run(command: click.Command) -> int:
 
 def _describe_os_error(error: OSError) -> str:
     """Return path, cause and remedy of an OS error; if standard output failed, redirect it to /dev/null."""
-    why = error.strerror or str(error)
+    why = os_error_text(error)
     if _is_output_error(error):
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -47,6 +49,8 @@ _BY_STATE: dict[str, tuple[type[DatabaseError], str]] = {
 
 _NO_CONNECTION = "cannot connect; check the URL, that the server runs, and that the database exists (createdb)"
 """Before there is a connection libpq gives no SQLSTATE, and its message depends on the language."""
+
+_QUOTA_WORDS = os.strerror(errno.EDQUOT)
 
 
 def _on_connect(options: EngineOptions, connection: Any, _record: object) -> None:
@@ -123,7 +127,8 @@ class PostgresqlDialect(Dialect):
                 return None
             kind, remedy = DatabaseError, _NO_CONNECTION
         elif state in _BY_STATE or state[:2] in _BY_STATE:
-            kind, remedy = _BY_STATE.get(state) or _BY_STATE[state[:2]]
+            is_full = state[:2] == "58" and _QUOTA_WORDS in str(error)  # the server has no SQLSTATE for a full quota
+            kind, remedy = _BY_STATE["53100"] if is_full else _BY_STATE.get(state) or _BY_STATE[state[:2]]
         else:
             return None
         return kind(f"{self.describe(url)}: {remedy} (the server says: {_redacted(str(error), url)})")

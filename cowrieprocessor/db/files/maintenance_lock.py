@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cowrieprocessor.db.dialects.base import EngineOptions
 from cowrieprocessor.db.dialects.waiting import wait_until
-from cowrieprocessor.errors import DatabaseError, DatabaseLocked, DatabaseReadOnly
+from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseReadOnly
+from cowrieprocessor.filesystems import is_full, os_error_text
 
 PRIVATE = 0o600
 
@@ -46,6 +47,8 @@ def _try_lock(path: Path, descriptors: list[int]) -> bool:
     except PermissionError as error:
         raise DatabaseReadOnly(f"{path}: is not writable; choose a folder that you may write to") from error
     except OSError as error:
+        if is_full(error):
+            raise DatabaseFull(f"{path}: {os_error_text(error)}; make room, then repeat the command") from error
         raise DatabaseError(f"{path}: cannot be opened: {error.strerror}; check what is there") from error
     locked = False
     try:

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from cowrieprocessor.db.dialects.sqlite.files import create_private
-from cowrieprocessor.errors import DatabaseError
+from cowrieprocessor.errors import DatabaseError, DatabaseFull
+from cowrieprocessor.filesystems import lack_of_room, os_error_text
 
 Row = tuple[Any, ...]
 
@@ -104,7 +105,7 @@ class Spill:
             self._folder = tempfile.TemporaryDirectory(prefix="cowrieprocessor-validate-")
         except OSError as error:
             raise DatabaseError(
-                f"cannot create a temporary folder ({error}); set TMPDIR to a folder with free space"
+                f"cannot create a temporary folder ({os_error_text(error)}); set TMPDIR to a folder with free space"
             ) from error
         path = Path(self._folder.name) / "recomputed.sqlite"
         with self._translate_errors():
@@ -224,7 +225,9 @@ class Spill:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise DatabaseError(
-                f"{self._folder.name}: the recomputed rows cannot be stored here ({error}); free some space, "
+            full = lack_of_room(Path(self._folder.name))
+            kind, cause = (DatabaseFull, os_error_text(full)) if full is not None else (DatabaseError, str(error))
+            raise kind(
+                f"{self._folder.name}: the recomputed rows cannot be stored here: {cause}; free some space, "
                 "or set TMPDIR to a folder with more"
             ) from error

@@ -203,6 +203,7 @@ def _replace(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Pa
         for orphan in files.companions(path):  # SQLite would apply the log of a missing database to the new one
             if orphan.exists():
                 orphan.rename(_unused(orphan.with_name(f"{orphan.name}.before-restore-{_now()}")))
+        fsync_path(path.parent)  # otherwise a power failure could bring them back next to the new database
         publish(part, path)
         return None
     if _is_readable(engine, files, path):  # otherwise it is kept unchanged, with its log
@@ -213,6 +214,7 @@ def _replace(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Pa
     try:
         _refuse_holders(kept)
         _move_companions(files, path, kept)
+        fsync_path(path.parent)  # the second name stands, and nothing lies next to the first that SQLite would apply
         part.replace(path)
         _undo_if_opened(files, path, kept)
     finally:
@@ -235,6 +237,7 @@ def _undo_if_opened(files: DatabaseFiles, path: Path, kept: Path) -> None:
         return
     kept.replace(path)
     _move_companions(files, kept, path)
+    fsync_path(path.parent)
     raise DatabaseInUse(
         f"{path}: was opened at this moment by {name_holders(holders.processes)}; nothing was replaced; "
         "stop that, then repeat the command"
@@ -281,9 +284,8 @@ def _keep_owner(path: Path, part: Path) -> None:
         try:
             os.chown(part, old.st_uid, old.st_gid)
         except PermissionError as error:
-            raise CopyRefused(
-                f"{path}: belongs to another user (id {old.st_uid}); restore as that user or as root"
-            ) from error
+            whose = f"user (id {old.st_uid})" if old.st_uid != new.st_uid else f"group (id {old.st_gid})"
+            raise CopyRefused(f"{path}: belongs to another {whose}; restore as its owner or as root") from error
 
 
 def _is_readable(engine: Engine, files: DatabaseFiles, path: Path) -> bool:

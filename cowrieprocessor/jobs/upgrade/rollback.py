@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ def roll_back(
 
     Args:
         engine: the database.
-        save_to: the export file, which must not exist; by default next to the database file.
+        save_to: the export file, which must not exist unless a killed run left it; by default next to the
+            database.
         on_step: called with a description of each step before it begins.
 
     Raises:
@@ -122,8 +124,9 @@ def roll_back(
         if path is None:
             raise ConfigurationError(f"{database}: is not a file; name the file to save to with --save")
         notify(f"saving what version 4 alone knows into {path}")
+        was_there = path.exists()  # left by a killed run; it stays if this one fails, too
         saved = export_from(connection, facts, database, path)
-    _build_index_ahead(engine, changes, path, notify)
+    _build_index_ahead(engine, changes, None if was_there else path, notify)
     with write_transaction(engine) as connection:
         is_done = False
         try:
@@ -135,25 +138,28 @@ def roll_back(
             if rows_digest(connection, facts) != saved.rows_sha256:
                 notify("saving again, because rows were written meanwhile")
                 path.unlink()
+                was_there = False
                 saved = export_from(connection, facts, database, path)
             notify(f"dropping {len(changes.tables)} tables of version 4")
             removed = restore_v3(connection, facts, changes)
             free_bytes = dialect_of(connection).reusable_bytes(connection)
             is_done = True
         finally:
-            if not is_done:
+            if not is_done and not was_there:
                 path.unlink(missing_ok=True)
     return RolledBack(database, changes.tables, saved, removed, free_bytes)
 
 
 def default_save_path(engine: Engine) -> Path | None:
-    """Return a new path next to the database file, None if the database is not a file."""
+    """Return a path next to the database file that no file has yet, None if the database is not a file."""
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
     if database is None:
         return None
     moment = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    return database.with_name(f"{database.name}.v4-saved-{moment}.jsonl.gz")
+    stem = f"{database.name}.v4-saved-{moment}"
+    names = (f"{stem}{f'-{number}' if number > 1 else ''}.jsonl.gz" for number in itertools.count(1))
+    return next(path for path in map(database.with_name, names) if not path.exists() and not path.is_symlink())
 
 
 def _inspect(connection: Connection, database: str) -> tuple[SchemaFacts, SchemaRollback]:
@@ -191,8 +197,17 @@ def _is_at_work(state: str, holder: dict[str, Any] | None, updated_at: dt.dateti
     return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
 
 
-def _build_index_ahead(engine: Engine, changes: SchemaRollback, export: Path, notify: Callable[[str], None]) -> None:
-    """Build v3's second index on a database file before anything is dropped; version 4 works with it, too."""
+def _build_index_ahead(
+    engine: Engine, changes: SchemaRollback, export: Path | None, notify: Callable[[str], None]
+) -> None:
+    """Build v3's second index on a database file before anything is dropped; version 4 works with it, too.
+
+    Args:
+        engine: the database.
+        changes: what the rollback changes.
+        export: a file to remove if that fails.
+        notify: called with a description of what begins.
+    """
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
     if not changes.adds_index or database is None:
@@ -204,5 +219,5 @@ def _build_index_ahead(engine: Engine, changes: SchemaRollback, export: Path, no
         build_in_subprocess(database, options_of(engine).lock_timeout_s)
         is_built = True
     finally:
-        if not is_built:
+        if not is_built and export is not None:
             export.unlink(missing_ok=True)

@@ -28,11 +28,12 @@ from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
 from cowrieprocessor.db.upgrade.v4_state import V4_STATE, Row, as_json, from_json, state_rows
 from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
-from cowrieprocessor.errors import BadSavedFile, InputNotFound, SaveFailed
+from cowrieprocessor.errors import BadSavedFile, CopyRefused, InputNotFound
+from cowrieprocessor.jobs.maintenance.atomic_file import part_path, publish
+from cowrieprocessor.jobs.upgrade.export_file import cannot_write, name_taken, open_part
 
 FORMAT = "cowrieprocessor saved knowledge"
 FORMAT_VERSION = 1
-PRIVATE = 0o600
 MAX_LINE_BYTES = 64 << 20
 PROPAGATED_AT_ONCE = 2_000
 """Rows of `files` that one transaction checks."""
@@ -89,12 +90,14 @@ class ImportedState:
 def export_state(engine: Engine, path: Path) -> StateExport:
     """Export the v4-only state into a new file that only its owner can read, and verify it.
 
+    It is written to `NAME.part` and renamed when it is verified; the next run replaces the remains of a killed one.
+
     Args:
         engine: a database at version 4, or with a pre-release `files` table.
-        path: the file, which must not exist.
+        path: the file, which must not exist, unless it is an export of the same rows.
 
     Raises:
-        SaveFailed: the file exists already, or cannot be written.
+        SaveFailed: another file has that name, or it cannot be written.
         DatabaseError: the database cannot be read.
     """
     with read_transaction(engine) as connection:
@@ -111,27 +114,45 @@ def export_from(connection: Connection, facts: SchemaFacts, database: str, path:
         "database": database,
         "saved_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
-    except FileExistsError:
-        raise SaveFailed(f"{path}: exists already; name a new file with --save") from None
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    if (saved := _same_export(path, connection, facts)) is not None:
+        return saved
+    part = part_path(path)
+    raw = open_part(part)
     is_complete = False
     try:
-        with os.fdopen(descriptor, "wb") as raw:
+        with raw:
             _write(raw, header, _lines(connection, facts))
             raw.flush()
             os.fsync(raw.fileno())
-        _sync_folder(path)
+            read_export(part)
+            publish(part, path)
         export = read_export(path)
         is_complete = True
+    except CopyRefused:
+        raise name_taken(path) from None
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         if not is_complete:
-            path.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
     return export
+
+
+def _same_export(path: Path, connection: Connection, facts: SchemaFacts) -> StateExport | None:
+    """Return the export that a killed run left if it has the rows of now; None if there is no such file.
+
+    Raises:
+        SaveFailed: the file is something else, or has other rows.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return None
+    try:
+        saved = read_export(path)
+    except (BadSavedFile, InputNotFound):
+        raise name_taken(path) from None
+    if saved.rows_sha256 != rows_digest(connection, facts):
+        raise name_taken(path)
+    return saved
 
 
 def rows_digest(connection: Connection, facts: SchemaFacts) -> str:
@@ -355,18 +376,3 @@ class _ExportReader:
 
 def _counted(rows: dict[str, int]) -> str:
     return ", ".join(f"{count:,} of {name}" for name, count in rows.items()) or "nothing"
-
-
-def _cannot_write(path: Path, error: OSError) -> SaveFailed:
-    return SaveFailed(
-        f"{path}: cannot be written: {error.strerror}; make room, or name another file with --save; nothing was changed"
-    )
-
-
-def _sync_folder(path: Path) -> None:
-    """Flush the folder, so that the new file survives a power failure."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,12 +23,14 @@ from cowrieprocessor.db.dialects.sqlite.files import (
     WriterLock,
     create_private,
     no_trace_uri,
+    primary_code,
     require_existing,
+    require_local_disk,
     shared_uri,
-    uri,
 )
+from cowrieprocessor.db.dialects.sqlite.recovery import recover
 from cowrieprocessor.db.dialects.waiting import wait_until
-from cowrieprocessor.errors import ConfigurationError, DatabaseLocked, DatabaseReadOnly
+from cowrieprocessor.errors import ConfigurationError, DatabaseLocked
 
 BUSY_MS = 10_000
 """SQLite's busy timeout for short waits: recovery, or the close of the last connection."""
@@ -97,12 +99,6 @@ def driver_errors() -> tuple[type[Exception], ...]:
     return tuple({sqlite3.Error, load_driver("auto").Error})
 
 
-def primary_code(error: BaseException) -> int | None:
-    """Return SQLite's primary result code of a driver's error; None if the error is not from SQLite."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else None
-
-
 class _SerializedWrites:
     """Mixin for connections of a library with the WAL-reset bug: one writer at a time, including close."""
 
@@ -145,16 +141,20 @@ def connect(path: Path, options: EngineOptions) -> Any:
     """Return a configured driver connection to a file; a writer creates a missing file.
 
     Raises:
+        DatabaseReadOnly: a killed writer's transaction has to be rolled back, which this user may not do.
         DatabaseError: see `require_existing`, `create_private`, `require_local_disk`.
     """
     driver = load_driver(options.driver)
     path = path.resolve()
     if options.read_only:
         require_existing(path)
+        require_local_disk(path)
+        recover(path, driver)
         name = no_trace_uri(path) if options.leave_no_trace else shared_uri(path, "ro")
     else:
         name = shared_uri(path, "rw")
         create_private(path)
+        recover(path, driver)
     serialize = not options.read_only and wal_reset_bug(driver.sqlite_version_info)
     connection = driver.connect(
         name,
@@ -168,52 +168,12 @@ def connect(path: Path, options: EngineOptions) -> Any:
     try:
         if serialize:
             connection.writer_lock = WriterLock(path, options)
-        if options.read_only:
-            recover(connection, driver, path)
         _set_up(connection, options)
         ready = True
     finally:
         if not ready:
             connection.close()
     return connection
-
-
-def recover(connection: Any, driver: ModuleType, path: Path) -> None:
-    """Roll back the unfinished transaction of a killed writer, which a read-only connection cannot do.
-
-    Any program that opens the file for writing does the same; committed rows are not affected.
-
-    Args:
-        connection: the reader's connection, opened with `mode=ro`.
-        driver: the library of `connection`.
-        path: the database file.
-
-    Raises:
-        DatabaseReadOnly: this user has no write permission for the file.
-
-    Source: sqlite.org/rescode.html, SQLITE_READONLY_ROLLBACK; sqlite.org/lockingv3.html, "Dealing with hot journals".
-    """
-    if not _is_refused_to_readers(connection):
-        return
-    writer = driver.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
-    try:
-        _is_refused_to_readers(writer)
-    finally:
-        writer.close()
-    if _is_refused_to_readers(connection):
-        raise DatabaseReadOnly(
-            f"{path}: a program that was killed left an unfinished transaction in {path.name}-journal, which must be "
-            "rolled back before anything can be read; run this as a user who may write the file and its folder"
-        )
-
-
-def _is_refused_to_readers(connection: Any) -> bool:
-    """Return whether SQLite refuses to read the file because it has to be written first."""
-    try:
-        connection.execute("PRAGMA schema_version").fetchone()
-    except driver_errors() as error:
-        return primary_code(error) == sqlite3.SQLITE_READONLY
-    return False
 
 
 def connect_in_memory(options: EngineOptions) -> Any:

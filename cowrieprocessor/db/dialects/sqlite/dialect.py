@@ -25,11 +25,12 @@ from cowrieprocessor.db.dialects.sqlite.connection import (
     connect_in_memory,
     driver_errors,
     load_driver,
-    primary_code,
     wal_reset_bug,
 )
+from cowrieprocessor.db.dialects.sqlite.files import primary_code
 from cowrieprocessor.db.dialects.sqlite.interrupts import interruptible
 from cowrieprocessor.db.dialects.sqlite.online_backup import SqliteDatabaseFiles
+from cowrieprocessor.db.dialects.sqlite.recovery import looks_hot
 from cowrieprocessor.errors import (
     ConfigurationError,
     DatabaseDamaged,
@@ -39,6 +40,7 @@ from cowrieprocessor.errors import (
     DatabaseReadOnly,
     NotADatabase,
 )
+from cowrieprocessor.filesystems import lack_of_room, os_error_text
 
 __all__ = ["SQLITE", "SqliteDialect", "load_driver", "wal_reset_bug"]
 
@@ -155,12 +157,22 @@ class SqliteDialect(Dialect):
         return url.database or MEMORY
 
     def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
-        """Return our error for SQLite's result code."""
+        """Return our error for SQLite's result code, and for a full disk that SQLite reports as an I/O error."""
         code = primary_code(error)
         if code not in _ERRORS:
             return None
         kind, remedy = _ERRORS[code]
+        path = self.files.path_of(url)
+        if code == sqlite3.SQLITE_READONLY and path is not None and looks_hot(path):
+            remedy = "a program that was killed left an unfinished transaction; repeat the command, which rolls it back"
+        elif code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and (full := self._lack_of_room(path)) is not None:
+            kind, remedy = DatabaseFull, f"{os_error_text(full)}; make room, then repeat the command"
         return kind(f"{self.describe(url)}: {remedy} (SQLite says: {error})")
+
+    @staticmethod
+    def _lack_of_room(path: Path | None) -> OSError | None:
+        """Return the error if the disk or quota of a database file is full. Source: sqlite3's unixWrite, unixShmMap."""
+        return lack_of_room(path.parent) if path is not None and path.parent.is_dir() else None
 
     def lock_migrations(self, connection: Connection) -> None:
         """Do nothing: after BEGIN IMMEDIATE the transaction has the only write lock."""

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from cowrieprocessor.db.dialects.base import EngineOptions
 from cowrieprocessor.db.dialects.waiting import wait_until
-from cowrieprocessor.errors import DatabaseError, DatabaseLocked, DatabaseReadOnly, NotADatabase
-from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, mounts
+from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseReadOnly, NotADatabase
+from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, is_full, mounts, os_error_text
 
 PRIVATE = 0o600
 COMPANIONS = ("-wal", "-shm", "-journal")
@@ -77,7 +77,25 @@ def create_private(path: Path) -> None:
     except PermissionError:
         raise DatabaseReadOnly(f"{path}: no permission to create it; choose a folder that you may write to") from None
     except OSError as error:
-        raise DatabaseError(f"{path}: cannot be created: {error.strerror}; choose another path") from error
+        raise cannot_create(path, error, "choose another path") from error
+
+
+def cannot_create(path: Path, error: OSError, remedy: str) -> DatabaseError:
+    """Return the error for a file that cannot be created or opened for writing: a full disk is one of its own."""
+    if is_full(error):
+        return DatabaseFull(f"{path}: cannot be created: {os_error_text(error)}; make room, then repeat the command")
+    return DatabaseError(f"{path}: cannot be opened: {os_error_text(error)}; {remedy}")
+
+
+def journal_of(path: Path) -> Path:
+    """Return the path of a database's rollback journal."""
+    return path.with_name(f"{path.name}-journal")
+
+
+def primary_code(error: BaseException | None) -> int | None:
+    """Return SQLite's primary result code of a driver's error; None if there is no error, or not from SQLite."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
 
 
 def uri(path: Path, mode: str) -> str:
@@ -167,7 +185,7 @@ class WriterLock:
         except PermissionError as error:
             raise DatabaseReadOnly(f"{self.path}: is not writable; choose a folder that you may write to") from error
         except OSError as error:
-            raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}; remove that file") from error
+            raise cannot_create(self.path, error, "remove that file") from error
         try:
             if wait_until(lambda: _flock(descriptor), options):
                 self._descriptor = descriptor

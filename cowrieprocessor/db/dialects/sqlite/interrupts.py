@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, primary_code
+from cowrieprocessor.db.dialects.sqlite.connection import driver_errors
+from cowrieprocessor.db.dialects.sqlite.files import primary_code
 
 INSTRUCTIONS_PER_CHECK = 100_000
 """Instructions of SQLite's virtual machine between two calls of the handler: a few milliseconds."""

@@ -11,8 +11,8 @@ from sqlalchemy import URL, Connection
 
 from cowrieprocessor.db.dialects.base import DatabaseFiles, EngineOptions, options_of
 from cowrieprocessor.db.dialects.sqlite import files as sqlite_files
-from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, load_driver, primary_code, wal_reset_bug
-from cowrieprocessor.db.dialects.sqlite.files import COMPANIONS, WriterLock, create_private, uri
+from cowrieprocessor.db.dialects.sqlite.connection import driver_errors, load_driver, wal_reset_bug
+from cowrieprocessor.db.dialects.sqlite.files import COMPANIONS, WriterLock, create_private, primary_code, uri
 from cowrieprocessor.errors import DatabaseInUse
 from cowrieprocessor.filesystems import file_system_type, mounts
 

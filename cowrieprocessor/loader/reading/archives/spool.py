@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cowrieprocessor.errors import ArchiveCut, InputNotReadable
+from cowrieprocessor.filesystems import is_full, os_error_text
 from cowrieprocessor.loader.reading.decompressors import MAGIC_BYTES, container_of, kind_of
 from cowrieprocessor.sanitize import inert
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def spooled(read: Callable[[], bytes], path: Path) -> tuple[int, bool]:
@@ -36,9 +34,9 @@ def spooled(read: Callable[[], bytes], path: Path) -> tuple[int, bool]:
             file.flush()
             return os.dup(file.fileno()), is_kept
     except OSError as error:
-        remedy = "; make room there, or set TMPDIR to a folder with more" if error.errno in _NO_ROOM else ""
+        remedy = "; make room there, or set TMPDIR to a folder with more" if is_full(error) else ""
         raise InputNotReadable(
-            f"{inert(str(path))}: could not be unpacked into {tempfile.gettempdir()}: {error.strerror}{remedy}"
+            f"{inert(str(path))}: could not be unpacked into {tempfile.gettempdir()}: {os_error_text(error)}{remedy}"
         ) from error
 
 

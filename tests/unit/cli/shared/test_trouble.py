@@ -27,7 +27,14 @@ def silent() -> None:
             PermissionError(errno.EACCES, "Permission denied", "/srv/a\x1b[31m"),
             "/srv/a\\x1b[31m: Permission denied; give",
         ),
-        (OSError(errno.ENOSPC, "No space left on device", b"/srv/b"), "/srv/b: No space left on device; make room"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", b"/srv/b"),
+            "/srv/b: the disk is full (No space left on device); make room, then",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "/srv/b"),
+            "/srv/b: the disk quota is full (Disk quota exceeded); make room within the quota",
+        ),
         (OSError(errno.EMFILE, "Too many open files", Path("/srv/c")), "/srv/c: Too many open files; raise the limit"),
         (OSError(errno.EBADF, "Bad file descriptor", 7), "a file whose name the system does not report: Bad file"),
     ],
@@ -55,4 +62,6 @@ def test_an_output_that_is_full(options: list[str]) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 
     assert (1, 1) == (done.returncode, done.stderr.count("\n"))
-    assert done.stderr.startswith("error: the output cannot be written: No space left on device; make room")
+    assert done.stderr.startswith(
+        "error: the output cannot be written: the disk is full (No space left on device); make room"
+    )

@@ -1,0 +1,315 @@
+"""A power failure at any moment of a command that renames or deletes files: what the disk holds afterwards is whole."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.migrations import apply_migrations, require_current, schema_version
+from cowrieprocessor.errors import DatabaseError
+from cowrieprocessor.jobs.maintenance.backup import backup
+from cowrieprocessor.jobs.maintenance.optimize import optimize
+from cowrieprocessor.jobs.maintenance.restore import restore
+from cowrieprocessor.jobs.upgrade.rollback import roll_back
+from cowrieprocessor.jobs.upgrade.state_export import read_export
+from tests import v3_schema
+from tests import v4_state_scene as scene
+from tests.command_line import PROGRAM
+from tests.crash_states import Files, Recording, crash_states, record, write_files
+from tests.other_connections import sqlite3
+from tests.torture import rounds
+
+pytestmark = pytest.mark.torture
+
+SAMPLES = rounds(60, 3)
+"""Choices of writes at each moment, beside all and none."""
+
+"""Of so many states one is taken to run the command again."""
+
+KILLED_WRITER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode=" + sys.argv[2])
+connection.execute("PRAGMA cache_size=1")
+connection.execute("UPDATE raw_events SET source = source")
+connection.execute("BEGIN")
+for _ in range(3):
+    connection.execute("UPDATE raw_events SET source = source || 'x'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+REPEATED = 25
+"""Of so many states one is taken to run the command again."""
+
+Rows = dict[str, list[Any]]
+
+
+def rows_of(path: Path) -> Rows:
+    """Return the rows of each table as every command sees them, and make sure that the database is sound."""
+    engine = get_engine(path, read_only=True)
+    try:
+        with read_transaction(engine) as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").all() == [("ok",)]
+            tables = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1"
+            return {
+                name: [tuple(row) for row in connection.exec_driver_sql(f'SELECT rowid, * FROM "{name}" ORDER BY 1')]
+                for name in connection.exec_driver_sql(tables).scalars().all()
+                if not name.startswith("sqlite_")
+            }
+    finally:
+        dispose(engine)
+
+
+def recorded(folder: Path, *arguments: object) -> Recording:
+    """Run the program and return what it did in the folder."""
+    recording = record(folder, [*PROGRAM, *map(str, arguments)])
+    assert recording.operations
+    return recording
+
+
+def for_each_state(recording: Recording, folder: Path, check: Callable[[Files, Path, bool], None]) -> int:
+    """Check every state that a power failure can leave; return their number.
+
+    Args:
+        recording: what a command did.
+        folder: where to write the states, at the paths of the recording.
+        check: called with the files, the folder, and whether to run the command again.
+    """
+    count = 0
+    for count, files in enumerate(crash_states(recording, samples=SAMPLES), 1):
+        shutil.rmtree(folder)
+        write_files(files, folder)
+        try:
+            check(files, folder, count % REPEATED == 0)
+        except (AssertionError, DatabaseError) as error:
+            raise AssertionError(f"state {count}: {sorted((name, len(files[name])) for name in files)}") from error
+    return count
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of the database."""
+    (tmp_path / "live").mkdir()
+    return tmp_path / "live"
+
+
+@pytest.fixture
+def v4(tmp_path: Path) -> Path:
+    """A database of version 4, closed."""
+    path = v3_schema.create(tmp_path / "v4.sqlite")
+    engine = get_engine(path)
+    apply_migrations(engine)
+    dispose(engine)
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A backup to restore, in another folder, that differs from the other databases."""
+    path = v3_schema.create(tmp_path / "other.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE raw_events SET source = 'restored ' || source")
+    engine = get_engine(path, read_only=True)
+    backup(engine, tmp_path / "b.sqlite")
+    dispose(engine)
+    return tmp_path / "b.sqlite"
+
+
+def closed(path: Path) -> None:
+    """Leave the database as it is: closed, in WAL mode."""
+
+
+def with_hot_journal(path: Path) -> None:
+    """Kill a writer in the middle of a transaction in rollback-journal mode."""
+    _kill_writer(path, "DELETE")
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+
+
+def with_log(path: Path) -> None:
+    """Kill a writer in the middle of a transaction in WAL mode."""
+    _kill_writer(path, "WAL")
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 0
+
+
+def _kill_writer(path: Path, mode: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path), mode], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("prepare", [closed, with_hot_journal, with_log])
+def test_restore(v4: Path, saved: Path, folder: Path, prepare: Callable[[Path], None]) -> None:
+    """The name has the old database or the new one, whole, and the old one is always there."""
+    database = Path(shutil.copy(v4, folder / "x.sqlite"))
+    old, new = rows_of(v4), rows_of(saved)
+    prepare(database)
+    recording = recorded(folder, "db", "restore", saved, "--db", database, "--yes")
+    seen = set()
+
+    def check(files: Files, _: Path, again: bool) -> None:
+        found = rows_of(database)
+        assert found in (old, new)
+        seen.add(found == new)
+        if found == new:
+            (kept,) = (name for name in files if "before-restore" in name and not name.endswith(("-wal", "-shm")))
+            assert rows_of(folder / kept) == old
+        if again:
+            _restore_again(database, saved, found)
+            assert rows_of(database) == new
+
+    for_each_state(recording, folder, check)
+    assert seen == {True, False}
+
+
+def _restore_again(database: Path, saved: Path, before: Rows) -> None:
+    engine = get_engine(database)
+    result = restore(engine, saved)
+    dispose(engine)
+    assert result.kept is not None
+    assert rows_of(Path(result.kept)) == before
+
+
+def test_restore_of_a_missing_database(v4: Path, saved: Path, folder: Path) -> None:
+    """What a database that is gone left is never applied to the new one."""
+    database = Path(shutil.copy(v4, folder / "x.sqlite"))
+    with_hot_journal(database)
+    database.unlink()
+    new = rows_of(saved)
+    recording = recorded(folder, "db", "restore", saved, "--db", database, "--yes")
+
+    def check(files: Files, _: Path, _again: bool) -> None:
+        if database.name in files:
+            assert rows_of(database) == new
+
+    for_each_state(recording, folder, check)
+
+
+def test_restore_over_a_damaged_database(v4: Path, saved: Path, folder: Path) -> None:
+    """A damaged database keeps its bytes, and its log, under one of its names, and never mixes with the new one."""
+    database = Path(shutil.copy(v4, folder / "x.sqlite"))
+    with_log(database)
+    damaged = bytes(100) + database.read_bytes()[100:]
+    database.write_bytes(b"SQLite format 3\0" + damaged[16:])
+    damaged = database.read_bytes()
+    new = rows_of(saved)
+    recording = recorded(folder, "db", "restore", saved, "--db", database, "--yes")
+
+    def check(files: Files, _: Path, _again: bool) -> None:
+        assert damaged in [content for name, content in files.items() if ".part" not in name]
+        if files[database.name] != damaged:
+            assert rows_of(database) == new
+
+    for_each_state(recording, folder, check)
+
+
+@pytest.mark.parametrize("prepare", [closed, with_hot_journal, with_log])
+def test_backup(v4: Path, folder: Path, prepare: Callable[[Path], None]) -> None:
+    """There is no backup, or the whole one; the database stays as it was."""
+    database, target = Path(shutil.copy(v4, folder / "x.sqlite")), folder / "b.sqlite"
+    old = rows_of(v4)
+    prepare(database)
+    recording = recorded(folder, "db", "backup", target, "--db", database)
+    seen = set()
+
+    def check(files: Files, _: Path, again: bool) -> None:
+        seen.add(target.name in files)
+        if target.name in files:
+            assert rows_of(target) == old
+        elif again:
+            engine = get_engine(database, read_only=True)
+            backup(engine, target)
+            dispose(engine)
+            assert rows_of(target) == old
+        assert rows_of(database) == old
+
+    for_each_state(recording, folder, check)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("prepare", [closed, with_hot_journal, with_log])
+def test_migrate(folder: Path, prepare: Callable[[Path], None]) -> None:
+    """The database is at version 3 or 4 with all rows of version 3; migrating again completes it."""
+    database = v3_schema.create(folder / "x.sqlite")
+    old = rows_of(database)
+    prepare(database)
+    recording = recorded(folder, "db", "migrate", "--db", database, "--yes")
+
+    def check(_: Files, __: Path, again: bool) -> None:
+        found = rows_of(database)
+        assert {name: rows for name, rows in found.items() if name in old and name != "schema_state"} == {
+            name: rows for name, rows in old.items() if name != "schema_state"
+        }
+        engine = get_engine(database)
+        try:
+            if schema_version(engine) == 3:
+                assert found == old
+            else:
+                require_current(engine)
+            if again:
+                apply_migrations(engine)
+                require_current(engine)
+        finally:
+            dispose(engine)
+
+    for_each_state(recording, folder, check)
+
+
+@pytest.mark.parametrize("prepare", [closed, with_hot_journal, with_log])
+def test_optimize(v4: Path, folder: Path, prepare: Callable[[Path], None]) -> None:
+    """No row changes; optimizing again completes it."""
+    database = Path(shutil.copy(v4, folder / "x.sqlite"))
+    old = rows_of(v4)
+    prepare(database)
+    recording = recorded(folder, "db", "optimize", "--db", database, "--yes")
+
+    def check(_: Files, __: Path, again: bool) -> None:
+        assert rows_of(database) == old
+        if again:
+            engine = get_engine(database)
+            optimize(engine)
+            dispose(engine)
+            assert rows_of(database) == old
+
+    for_each_state(recording, folder, check)
+
+
+@pytest.mark.parametrize("is_optimized", [False, True])
+def test_rollback(tmp_path: Path, folder: Path, is_optimized: bool) -> None:
+    """The database is at version 4 with all it knows, or at version 3 with the whole saved file."""
+    database = v3_schema.create(folder / "x.sqlite")
+    engine = get_engine(database)
+    (tmp_path / "scene").mkdir()
+    scene.build(engine, tmp_path / "scene")
+    if is_optimized:
+        optimize(engine)  # the rollback has to build the index again
+    dispose(engine)
+    old, target = rows_of(database), folder / "state.jsonl.gz"
+    recording = recorded(folder, "db", "rollback", "--to", "3", "--save", target, "--db", database, "--yes")
+    after, saved = rows_of(database), read_export(target)
+    seen = set()
+
+    def check(files: Files, _: Path, again: bool) -> None:
+        found = rows_of(database)
+        assert found in (old, after)
+        seen.add(found == after)
+        if target.name in files:
+            assert read_export(target).rows_sha256 == saved.rows_sha256
+        else:
+            assert found == old
+        if again:
+            engine = get_engine(database)
+            roll_back(engine, target)
+            dispose(engine)
+            assert rows_of(database) == after
+            assert read_export(target).rows_sha256 == saved.rows_sha256
+
+    for_each_state(recording, folder, check)
+    assert seen == {True, False}
