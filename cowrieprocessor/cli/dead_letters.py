@@ -24,6 +24,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -271,8 +272,9 @@ def _confirm_purge(database: str, plan: PurgePlan) -> None:
     """
     from cowrieprocessor.cli.dead_letters_text import reason_counts
 
+    unresolved = plural(plan.unresolved, "of them is unresolved", "of them are unresolved")
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{plan.unresolved:,} of them are unresolved; give --yes to delete them, too")
-    notify(f"{database}: deletes {plan.letters:,} dead letters: {reason_counts(plan.by_reason)}")
-    notify(f"{plan.unresolved:,} of them are unresolved: their contents can never be stored afterwards")
+        raise click.UsageError(f"{unresolved}; give --yes to delete unresolved ones, too")
+    notify(f"{database}: deletes {plural(plan.letters, 'dead letter')}: {reason_counts(plan.by_reason)}")
+    notify(f"{unresolved}: {'its' if plan.unresolved == 1 else 'their'} contents can never be stored afterwards")
     confirm_or_exit(yes=False)

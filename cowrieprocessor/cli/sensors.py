@@ -20,6 +20,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 
 @click.group()
@@ -56,8 +57,8 @@ def list_(db: str | None, as_json: bool) -> None:
         print_text(sensors_text(listed, screen()))
     if listed.sessions_to_rename:
         notify(
-            f"note: {listed.sessions_to_rename:,} sessions still have to be brought to a new name; the next `load` or "
-            "`follow` does it"
+            f"note: {plural(listed.sessions_to_rename, 'session still has', 'sessions still have')} to be brought to a "
+            "new name; the next `load` or `follow` does it"
         )
     print_hint(hint)
 
@@ -101,6 +102,6 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
         return
     merged = ", one with the sensor that had this name" if result.merged else ""
     click.echo(
-        f"{result.old} is {result.new} now{merged}: {result.sessions:,} sessions looked at, "
-        f"{result.captured_files:,} captured files"
+        f"{result.old} is {result.new} now{merged}: {plural(result.sessions, 'session')} looked at, "
+        f"{plural(result.captured_files, 'captured file')}"
     )

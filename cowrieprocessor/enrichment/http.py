@@ -22,6 +22,7 @@ from cowrieprocessor.clock import Clock
 from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.enrichment.providers.http_status import printable
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.wording import plural
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The longest answer that is accepted. VirusTotal's reports on files have some 100 KB."""
@@ -155,7 +156,7 @@ class HttpClient:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise _UnusableAnswer("bad-body", f"the answer is compressed ({encoding}), though that was not asked for")
-        too_large = _UnusableAnswer("too-large", f"the answer has more than {self._max_body_bytes} bytes")
+        too_large = _UnusableAnswer("too-large", f"the answer has more than {plural(self._max_body_bytes, 'byte')}")
         announced = response.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced[:18]) > self._max_body_bytes:
             raise too_large

@@ -16,6 +16,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 _quick_option = click.option(
     "--quick", is_flag=True, help="Verify without comparing every row with its indexes; takes about half the time."
@@ -67,7 +68,8 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     rows = sum(result.rows.values())
     print_text(
         f"{result.destination}: {size_text(result.size_bytes)}, schema version {result.schema_version}, "
-        f"{rows:,} rows in {len(result.rows)} tables, verified ({result.check} check) in {result.duration_s:.0f} s\n"
+        f"{plural(rows, 'row')} in {plural(len(result.rows), 'table')}, "
+        f"verified ({result.check} check) in {result.duration_s:.0f} s\n"
     )
 
 
@@ -112,8 +114,9 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     if as_json:
         print_json(result)
         return
+    rows = sum(result.rows.values())
     kept = f"; the old database is {result.kept}" if result.kept is not None else ""
     print_text(
         f"{result.database}: restored from {result.source}, schema version {result.schema_version}, "
-        f"{sum(result.rows.values()):,} rows in {len(result.rows)} tables, verified ({result.check} check){kept}\n"
+        f"{plural(rows, 'row')} in {plural(len(result.rows), 'table')}, verified ({result.check} check){kept}\n"
     )

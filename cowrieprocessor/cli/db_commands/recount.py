@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     print_text,
     report_waiting,
 )
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult
@@ -77,16 +78,22 @@ class _ProgressLines:
         share = now.sessions / now.total if now.total else 1.0
         eta = "" if now.eta_s is None else f", ETA {now.eta_s:.0f} s"
         notify(
-            f"{now.sessions:,}/{now.total:,} sessions {share:.1%}, {now.changed:,} wrong, "
+            f"{now.sessions:,}/{plural(now.total, 'session')} {share:.1%}, {now.changed:,} wrong, "
             f"{now.sessions_per_s:,.0f} sessions/s{eta}"
         )
 
 
 def _summary(result: RecountResult, *, dry_run: bool) -> str:
     changed = "would change" if dry_run else "changed"
-    lines = [f"{result.sessions:,} sessions recounted, {result.changed:,} {changed}"]
+    lines = [f"{plural(result.sessions, 'session')} recounted, {result.changed:,} {changed}"]
     if result.without_events:
-        lines.append(f"{result.without_events:,} sessions have no event stored and stay as they are")
+        lines.append(
+            plural(
+                result.without_events,
+                "session has no event stored and stays as it is",
+                "sessions have no event stored and stay as they are",
+            )
+        )
     if result.resumed:
         lines.append("an earlier recount was stopped; the numbers are those of both")
     return "".join(f"{line}\n" for line in lines)

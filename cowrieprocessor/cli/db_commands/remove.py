@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.maintenance.remove_log import RemovalPlan, RemovalResult
@@ -80,7 +81,7 @@ class _ProgressLines:
         """Print the progress, if a line is due."""
         if time.monotonic() - self._line_at >= LINE_EVERY_S:
             self._line_at = time.monotonic()
-            notify(f"{now.events:,}/{self._events:,} events removed")
+            notify(f"{now.events:,}/{plural(self._events, 'event')} removed")
 
 
 def _announce(plan: RemovalPlan) -> None:
@@ -88,8 +89,8 @@ def _announce(plan: RemovalPlan) -> None:
     for log in plan.logs:
         moved = "" if log.current_path == log.source else f", last seen as {log.current_path}"
         notify(
-            f"{plan.database}: removes {log.source}{moved}: {log.events:,} events of {log.sessions:,} sessions, "
-            f"{log.dead_letters:,} dead letters"
+            f"{plan.database}: removes {log.source}{moved}: {plural(log.events, 'event')} of "
+            f"{plural(log.sessions, 'session')}, {plural(log.dead_letters, 'dead letter')}"
         )
     notify("these sessions are recomputed from the events that are left; a session without one is removed")
     if plan.keeps_rows_of_v3:
@@ -100,8 +101,8 @@ def _summary(result: RemovalResult | None) -> str:
     if result is None:
         return "nothing was changed (--dry-run)\n"
     lines = [
-        f"{result.events:,} events and {result.dead_letters:,} dead letters removed; {result.sessions:,} sessions "
-        "recomputed"
+        f"{plural(result.events, 'event')} and {plural(result.dead_letters, 'dead letter')} removed; "
+        f"{plural(result.sessions, 'session')} recomputed"
     ]
     if result.load_again:
         lines.append("these logs overlap with it; load them again, which adds what they hold:")

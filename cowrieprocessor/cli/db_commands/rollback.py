@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.rollback import RollbackPlan, RolledBack
@@ -86,7 +87,7 @@ def _announce(plan: RollbackPlan) -> None:
     """Print what is going to be dropped, what is saved, and where."""
     notify(f"{plan.database}: going back to schema version 3 drops")
     for table, rows in plan.drops.items():
-        notify(f"  {table}: {'' if rows.exact else 'about '}{rows.rows:,} rows")
+        notify(f"  {table}: {'' if rows.exact else 'about '}{plural(rows.rows, 'row')}")
     if plan.empties_command_stats:
         notify("  and the rows of command_stats, which v3 left empty")
     saved = ", ".join(f"{rows:,} of {table}" for table, rows in plan.saves.items()) or "nothing"
@@ -117,12 +118,14 @@ def _result_text(result: RolledBack) -> str:
     removed, forgotten = "", result.forgotten
     if forgotten.command_stats or forgotten.file_dead_letters:
         removed = (
-            f"removed what version 4 had added to v3's tables: {forgotten.command_stats:,} rows of command_stats, "
-            f"{forgotten.file_dead_letters:,} dead letters about files\n"
+            "removed what version 4 had added to v3's tables: "
+            f"{plural(forgotten.command_stats, 'row')} of command_stats, "
+            f"{plural(forgotten.file_dead_letters, 'dead letter')} about files\n"
         )
     return (
-        f"{terminal_safe(result.database)}: is at schema version 3 now; dropped {len(result.dropped)} tables\n"
+        f"{terminal_safe(result.database)}: is at schema version 3 now; "
+        f"dropped {plural(len(result.dropped), 'table')}\n"
         f"saved {terminal_safe(result.saved.summary())}\n"
         f"{removed}"
-        f"free for new rows: {result.free_bytes:,} bytes\n"
+        f"free for new rows: {plural(result.free_bytes, 'byte')}\n"
     )

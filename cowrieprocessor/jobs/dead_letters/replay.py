@@ -20,7 +20,7 @@ from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
-from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
+from cowrieprocessor.db.jobs import DONE, FAILED, INTERRUPTED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
@@ -166,7 +166,7 @@ class _Replay:
         except _LimitReached:
             pass
         except KeyboardInterrupt:
-            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, INTERRUPTED)
             raise
         except DatabaseError as error:
             self._try_to_record_end(FAILED, str(error))

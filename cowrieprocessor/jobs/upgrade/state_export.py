@@ -29,6 +29,7 @@ from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts,
 from cowrieprocessor.db.upgrade.v4_state import V4_STATE, Row, as_json, from_json, state_rows
 from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
 from cowrieprocessor.errors import BadSavedFile, InputNotFound, SaveFailed
+from cowrieprocessor.wording import plural
 
 FORMAT = "cowrieprocessor saved knowledge"
 FORMAT_VERSION = 1
@@ -60,7 +61,7 @@ class StateExport:
 
     def summary(self) -> str:
         """Return the contents in one line."""
-        return f"{_counted(self.rows)} in {self.path} ({self.size_bytes:,} bytes)"
+        return f"{_counted(self.rows)} in {self.path} ({plural(self.size_bytes, 'byte')})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from cowrieprocessor.events import (
 )
 from cowrieprocessor.json_text import object_with_surrogates, read_json
 from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.wording import plural
 
 TAIL_BYTES = 512
 """Number of bytes before the cursor whose hash identifies a log when reading resumes."""
@@ -396,7 +397,7 @@ class ValueReader:
             self._skipped = self.position - start + len(self._buffer) - self._at
             self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
             raise
-        problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
+        problem = Refused(REFUSED_TOO_LARGE, f"{plural(self.position - start, 'byte')}, allowed are {self._max:,}")
         if self.position - start <= DEAD_LETTER_WHOLE_BYTES:
             return Value(bytes(head).strip(_BLANKS), None, line, start, self.position, problem)
         raw = bytes(head[:DEAD_LETTER_HEAD_BYTES])

@@ -23,13 +23,13 @@ from cowrieprocessor.reporting.render.terminal import (
     media_type,
     minute,
     number,
-    plural,
     sentence,
     shown,
     size,
     table,
     verdict,
 )
+from cowrieprocessor.wording import plural
 
 _UNFINISHED_ESCAPE = re.compile(r"\\u?[0-9a-f]{0,4}$|\\$", re.IGNORECASE)
 

@@ -23,7 +23,6 @@ from cowrieprocessor.reporting.render.terminal import (
     heading,
     media_type,
     number,
-    plural,
     sentence,
     shown,
     size,
@@ -31,6 +30,7 @@ from cowrieprocessor.reporting.render.terminal import (
     verdict,
 )
 from cowrieprocessor.reporting.reports import Change, Report
+from cowrieprocessor.wording import plural
 
 _SIDE_BY_SIDE_WIDTH = 90
 _PERIOD = {PeriodKind.DAILY: "day", PeriodKind.WEEKLY: "week", PeriodKind.MONTHLY: "month"}
@@ -203,7 +203,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
         for file in report.files
     ]
     parts: list[RenderableType] = [heading("What was dropped"), table(screen, columns, rows)]
-    return parts + _more(report.totals.files - len(report.files), "files")
+    return parts + _more(report.totals.files - len(report.files), "file")
 
 
 def _ranking(
@@ -230,7 +230,7 @@ def _ranking(
 def _more(count: int, what: str) -> list[RenderableType]:
     if count <= 0:
         return []
-    return [sentence(f"and {count:,} more" + (f" {what}" if what != "more" else ""), "dim")]
+    return [sentence(f"and {plural(count, 'more file', 'more files') if what == 'file' else f'{count:,} more'}", "dim")]
 
 
 def _pair(screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]) -> Sequence[RenderableType]:

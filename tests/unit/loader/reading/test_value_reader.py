@@ -352,11 +352,11 @@ def test_event_in_the_text_of_another_is_not_an_event() -> None:
     [
         (b"[1, 2]", "a list"),
         (b'  ["a", [null]]', "a list"),
-        (b'"text"', "a str"),
-        (b"5", "a int"),
-        (b"-1.5", "a float"),
-        (b"true", "a bool"),
-        (b"null", "a NoneType"),
+        (b'"text"', "text"),
+        (b"5", "a number"),
+        (b"-1.5", "a number"),
+        (b"true", "true or false"),
+        (b"null", "null"),
     ],
 )
 def test_json_that_is_no_object_is_a_problem_with_its_bytes(line: bytes, kind: str) -> None:
