@@ -20,7 +20,7 @@ SOURCES = {
     for path in sorted((PROJECT / folder).rglob("*.py"))
 }
 
-NOT_COUNTED = {"is", "was", "has", "of", "this", "its", "malicious", "suspicious", "redirects"}
+NOT_COUNTED = {"is", "was", "has", "of", "this", "its", "malicious", "suspicious", "redirects", "sensors", "as"}
 """Words with an `s` at their end that agree with any number, or whose number is in the sentence already."""
 
 CONTINUOUS = ("seconds", "MINUTE_S", "HOUR_S", "duration", "_ms", "CURRENT_SCHEMA_VERSION")
@@ -38,7 +38,13 @@ def uncounted(source: str) -> Iterator[str]:
             name = ast.unparse(value.value)
             is_number = value.format_spec is not None or re.match(r"len\(|.*(count|total|bytes|size)\w*$", name)
             words = re.match(r" (?:[a-z-]+ ){0,2}?([a-z]+s)\b(?!/)", str(text.value))
-            if is_number and words and words[1] not in NOT_COUNTED and not any(part in name for part in CONTINUOUS):
+            if (
+                is_number
+                and words
+                and not str(text.value).startswith((" not ", " of the "))
+                and words[1] not in NOT_COUNTED
+                and not any(part in name for part in CONTINUOUS)
+            ):
                 yield f"{{{name}}}{text.value}"
 
 

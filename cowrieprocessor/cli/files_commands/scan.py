@@ -292,11 +292,7 @@ def _print_summary(result: ScanResult) -> None:
         f"  {result.new:>8,} new",
         f"  {result.completed:>8,} completed",
         f"  {result.unchanged:>8,} known already",
-        _counted(
-            result.leftovers,
-            "of these a redirect that Cowrie forgot to log",
-            "of these redirects that Cowrie forgot to log",
-        ),
+        f"  {result.leftovers:>8,} of these redirects that Cowrie forgot to log",
         _counted(result.sizes_set, "size filled in", "sizes filled in"),
         _counted(result.artifacts, "file that no log names", "files that no log names"),
         *(_counted(count, *_left_alone(reason)) for reason, count in sorted(result.left_alone.items())),

@@ -220,7 +220,7 @@ def _run(command: click.Command) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        _report_wrong_call(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         notify("interrupted: everything committed so far is kept, the same command goes on from there")
@@ -234,6 +234,17 @@ def _run(command: click.Command) -> int:
         notify(f"error: {_describe_os_error(error)}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _report_wrong_call(error: click.ClickException) -> None:
+    """Print what is wrong with a call, below the usage of the command; a group called alone prints its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        notify(error.ctx.get_usage())
+        notify(f"`{error.ctx.command_path} --help` explains it")
+    notify(f"error: {error.format_message()}")
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -165,7 +165,7 @@ def test_replay_says_what_it_did_and_why_letters_stay(
     lines = done.out.splitlines()
     assert lines[0] == "3 dead letters read again, 2 resolved"
     assert lines[1].startswith("2 events stored, 0 were stored already")
-    assert lines[2] == "1 stay: still not JSON"
+    assert lines[2] == "1 stays: still not JSON"
     assert lines[3].startswith(f"  3: {log}:13: still not JSON (")
     assert "\x1b" not in done.out
 

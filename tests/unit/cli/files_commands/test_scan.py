@@ -73,7 +73,7 @@ def test_a_scan_makes_the_database_and_says_what_it_found(tmp_path: Path, folder
     assert "2 new" in done.stdout
     assert "1 of these redirects that Cowrie forgot to log" in done.stdout
     assert "2 files that no log names" in done.stdout
-    assert "1 left alone: temporary files of Cowrie" in done.stdout
+    assert "1 left alone: temporary file of Cowrie" in done.stdout
     with sqlite3.connect(tmp_path / "new.sqlite") as connection:
         sessions = connection.execute("SELECT DISTINCT session_id FROM files").fetchall()
     connection.close()
