@@ -22,6 +22,7 @@ from cowrieprocessor.json_text import (
     has_spelled_surrogates,
     hash_payload,
     hash_with_surrogates,
+    json_problem,
     kind_of,
     may_have_surrogates,
     spell_lone_surrogates,
@@ -166,7 +167,7 @@ def is_cowrie_name(event_type: object) -> bool:
 
 def refused_json(error: orjson.JSONDecodeError) -> Refused:
     """Return the reason for a text that cannot be decoded."""
-    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, str(error))
+    return Refused(REFUSED_TOO_DEEP if error.msg.startswith("depth limit") else REFUSED_NOT_JSON, json_problem(error))
 
 
 def parse_event(

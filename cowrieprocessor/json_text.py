@@ -35,6 +35,11 @@ def kind_of(value: object) -> str:
     return _KINDS.get(type(value), "a number")
 
 
+def json_problem(error: json.JSONDecodeError) -> str:
+    """Return why a value is no JSON, and where in the value: its lines are not those of the log."""
+    return f"{error.msg}, at character {error.pos + 1:,} of the value"
+
+
 def read_json(text: bytes) -> Any:
     """Return what JSON decodes to, lone surrogates in their inert spelling.
 

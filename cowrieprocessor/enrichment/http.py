@@ -123,10 +123,12 @@ class HttpClient:
             if deadline.has_passed or isinstance(error, (httpx.TimeoutException, TimeoutError)):
                 return Failed("timeout", f"{host}: no whole answer within {deadline.seconds:g} s")
             if isinstance(error, _REQUEST_ERRORS) or not isinstance(error, (httpx.TransportError, OSError)):
-                return Failed("other", f"{host}: the request cannot be sent ({type(error).__name__})")
+                return Failed("other", f"{host}: the request cannot be sent: check the address of the source")
             # After the colon of a RemoteProtocolError stands the repr of what the server sent.
             message = str(error).partition(":")[0] if isinstance(error, httpx.RemoteProtocolError) else str(error)
-            return Failed("connection", f"{host}: {printable(message or type(error).__name__, request.url, *keys)}")
+            return Failed(
+                "connection", f"{host}: {printable(message or 'the connection was lost', request.url, *keys)}"
+            )
 
     def _exchange(self, request: Request, deadline: _Deadline) -> Reply:
         content: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from itertools import accumulate
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter, line_of
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.jobs import DONE, FAILED, INTERRUPTED, RUNNING, STOPPED, add_counters, save_job, shared_job
@@ -320,5 +320,5 @@ def _outcome_of(resolved: ResolvedLetter) -> Outcome:
 def _outcome(
     letter: StoredLetter, state: str, *, events: int = 0, why: str | None = None, detail: str | None = None
 ) -> Outcome:
-    line = None if letter.source_offset is None else letter.source_offset + 1
+    line = line_of(letter.source_offset, letter.metadata)
     return Outcome(letter.id, letter.reason, letter.source, line, state, events, why, detail)

@@ -6,7 +6,7 @@ import orjson
 
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
 from cowrieprocessor.events import Event, Refused, parse_event
-from cowrieprocessor.json_text import read_json
+from cowrieprocessor.json_text import json_problem, read_json
 from cowrieprocessor.wording import plural
 
 REASON_NOT_JSON = "backfill: the stored payload is not JSON"
@@ -21,5 +21,5 @@ def read_stored(payload: str | None) -> Event | Refused:
     try:
         fields = read_json(raw)
     except orjson.JSONDecodeError as error:
-        return Refused(REASON_NOT_JSON, str(error))
+        return Refused(REASON_NOT_JSON, json_problem(error))
     return parse_event(raw, fields, hashed=False)

@@ -194,7 +194,7 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
             number(letter.id),
             minute(letter.created_at),
             cell(letter.reason + (" (resolved)" if letter.resolved else ""), 128),
-            number(None if letter.source_offset is None else letter.source_offset + 1),
+            number(letter.line),
             Text(f"{shown(letter.source, 200)}\n{shown(excerpt_text(letter.excerpt), 240)}"),
         )
         for letter in page.rows
