@@ -522,7 +522,7 @@ def test_digest_and_range_of_a_very_large_value() -> None:
 
     assert len(found) == 1
     assert found[0].problem
-    assert found[0].problem.detail == f"{len(large)} bytes, allowed are {1 << 20}"
+    assert found[0].problem.detail == f"{len(large):,} bytes, allowed are {1 << 20:,}"
     assert found[0].raw == large[:DEAD_LETTER_HEAD_BYTES]
     assert found[0].digest == hashlib.sha256(large).hexdigest()
     assert (found[0].start, found[0].end) == (1, 1 + len(large))
