@@ -70,7 +70,8 @@ def write_log(
     """Write a log, or several as daily rotation would leave them, and return a summary.
 
     Args:
-        path: the log, whose folder is made if it is missing; with several files the last one, and earlier ones have a date: `cowrie.json.2026-01-01`.
+    path: the log; its folder is made if it is missing. With several files the last one, and earlier ones have a
+            date: `cowrie.json.2026-01-01`.
         events: how many events to write, junk lines not counted; give this or `size`.
         size: how many bytes to write, to within one line.
         seed: the same seed gives the same bytes.

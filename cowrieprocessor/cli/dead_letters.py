@@ -72,6 +72,7 @@ def list_(
     """
     from cowrieprocessor.reporting.queries.dead_letters import count_dead_letters, list_dead_letters
     from cowrieprocessor.reporting.render.listings import dead_letters_text
+    from cowrieprocessor.reporting.render.terminal import shown
 
     with read_connection(db) as connection:
         page = list_dead_letters(connection, reason=reason, source=source, resolved=resolved, limit=limit, after=after)
@@ -80,6 +81,11 @@ def list_(
         print_json({"counts": counts, "dead_letters": page.rows, "next": page.next})
         return
     print_text(dead_letters_text(page, counts, screen()))
+    if reason is not None and counts and reason not in {count.reason for count in counts}:
+        others = ", ".join(repr(shown(count.reason, 128)) for count in counts)
+        notify(f"note: none has the reason {reason!r}; there are: {others}")
+    if source is not None and not counts:
+        notify(f"note: none is of the log {source!r}; `dead-letters list` without --source shows the logs")
     report_next_page(page.next)
 
 

@@ -322,3 +322,14 @@ def test_the_line_shown_is_the_line_in_the_log(program: Program, tmp_path: Path,
     assert lines == {marks[outcome["id"]]: outcome["line"] for outcome in outcomes}
     assert lines == shown
     assert text.count("BAD-") == len(lines)
+
+
+def test_filters_that_match_nothing_say_so(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """A reason or a log that no dead letter has is told from there being none."""
+    _fill(sqlite)
+    reason = program("dead-letters", "list", "--db", sqlite_url, "--reason", "not json")
+    source = program("dead-letters", "list", "--db", sqlite_url, "--source", "/nowhere")
+
+    assert ("No dead letters.\n", "No dead letters.\n") == (reason.out, source.out)
+    assert reason.err.startswith("note: none has the reason 'not json'; there are: 'not JSON'")
+    assert source.err.startswith("note: none is of the log '/nowhere'")
