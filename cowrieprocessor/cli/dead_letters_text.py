@@ -62,7 +62,7 @@ def print_replay_result(result: ReplayResult) -> None:
     if from_v3 := result.counters[FOR_BACKFILL]:
         notify(
             f"note: {plural(from_v3, 'event comes', 'events come')} from letters of version 3; "
-            "`cowrieprocessor db backfill` adds files, addresses and commands"
+            "`db backfill` adds files, addresses and commands"
         )
 
 
@@ -87,7 +87,7 @@ def _staying_letters(result: ReplayResult) -> Iterator[str]:
         detail = f" ({shown(outcome.detail)})" if outcome.detail else ""
         yield f"  {outcome.id}: {shown(position, 200)}: {shown(outcome.why)}{detail}"
     if result.stays.total() > len(outcomes):
-        yield "  and more; `cowrieprocessor dead-letters list` shows all unresolved ones"
+        yield "  and more; `dead-letters list` shows all unresolved ones"
 
 
 def print_purge_result(plan: PurgePlan, purged: Purged | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from cowrieprocessor.cli.shared.common import db_argument
 from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
@@ -14,9 +15,13 @@ RATED_FROM_EVENTS = 1000
 """A load of fewer events shows no rate."""
 
 
-def load_summary(result: LoadResult) -> list[str]:
-    """Return the summary of a load, as lines for people."""
-    return [_files_line(result), _events_line(result), *_notes(result)]
+def load_summary(result: LoadResult, db: str | None) -> list[str]:
+    """Return the summary of a load of the database that `--db` names, as lines for people."""
+    return [
+        _files_line(result),
+        _events_line(result),
+        *_notes(result, f"cowrieprocessor dead-letters list{db_argument(db)}"),
+    ]
 
 
 def load_messages(result: LoadResult) -> Iterator[str]:
@@ -51,12 +56,12 @@ def _events_line(result: LoadResult) -> str:
     return line
 
 
-def _notes(result: LoadResult) -> Iterator[str]:
+def _notes(result: LoadResult, listing: str) -> Iterator[str]:
     """Yield a line for each kind of input that became no event or no file."""
     counters = result.counters
     letters = counters["dead_letters"] - counters["dead_letters_withdrawn"]
     if letters > 0:
-        yield f"{letters:,} not stored as events: cowrieprocessor dead-letters list"
+        yield f"{letters:,} not stored as events: {listing}"
     elif letters < 0:
         yield f"{plural(-letters, 'dead letter')} withdrawn: what was torn is stored now"
     if taken_back := counters["events_taken_back"]:
@@ -65,10 +70,7 @@ def _notes(result: LoadResult) -> Iterator[str]:
             "were joined"
         )
     if counters["file_dead_letters"]:
-        yield (
-            f"{plural(counters['file_dead_letters'], 'event')} whose file could not be recorded: "
-            "cowrieprocessor dead-letters list"
-        )
+        yield (f"{plural(counters['file_dead_letters'], 'event')} whose file could not be recorded: {listing}")
     without_file = counters["file_event_empty_shasum"] + counters["file_event_no_shasum"]
     if without_file:
         yield (

@@ -13,6 +13,7 @@ import click
 
 from cowrieprocessor.cli.shared.backfill_hint import print_hint, recount_hint
 from cowrieprocessor.cli.shared.common import (
+    db_argument,
     db_option,
     json_option,
     notify,
@@ -151,7 +152,7 @@ def show_report(
     now = dt.datetime.now(dt.UTC)
     chosen = parse_period(kind, date, now) if date else None
     with read_connection(db) as connection:
-        period = chosen or _newest_period(connection, kind_name, sensor) or period_of(kind, now)
+        period = chosen or _newest_period(connection, kind_name, sensor, db) or period_of(kind, now)
         made = make_report(connection, period, sensor=sensor, session_gap=session_gap())
         hint = recount_hint(connection, "addresses, commands and user names")
     print_hint(hint)
@@ -163,14 +164,16 @@ def show_report(
         notify(f"report on {period.name} written to {output}")
 
 
-def _newest_period(connection: Connection, kind_name: str, sensor: str | None) -> Period | None:
+def _newest_period(connection: Connection, kind_name: str, sensor: str | None, db: str | None) -> Period | None:
     """Return the newest period with anything to report, and name it on standard error."""
     from cowrieprocessor.reporting.periods import PeriodKind
     from cowrieprocessor.reporting.reports import newest_period
 
     period = newest_period(connection, PeriodKind(kind_name), sensor)
     if period is None:
-        notify("the database has no sessions and no files yet: `cowrieprocessor load PATH` loads logs")
+        notify(
+            f"the database has no sessions and no files yet: `cowrieprocessor load{db_argument(db)} PATH` loads logs"
+        )
     else:
         notify(f"{period.name} is the newest with sessions or files; --date takes another")
     return period
@@ -188,12 +191,7 @@ def _render(made: Report, format_: str, db: str | None, *, to_file: bool) -> str
     from cowrieprocessor.reporting.render.terminal import Screen
     from cowrieprocessor.reporting.render.text import report_text
 
-    return report_text(made, Screen() if to_file else screen(), db=_without_password(db))
-
-
-def _without_password(db: str | None) -> str | None:
-    """Return the database for the commands that a report suggests; None for a URL, which may hold a password."""
-    return None if db is None or "://" in db else db
+    return report_text(made, Screen() if to_file else screen(), db_option=db_argument(db))
 
 
 def write_private_file(path: Path, text: str) -> None:

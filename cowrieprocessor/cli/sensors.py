@@ -74,11 +74,12 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     """Rename a sensor in everything derived: sessions, files, reports; the events stay as they came.
 
     The name is remembered: what says OLD, in logs loaded later or in sensors.toml, is of NEW. It runs alongside
-    loaders, in short transactions; stopped, the same command goes on from there. On a terminal it asks before it
-    begins, unless --yes is given.
+    loaders, in short transactions; stopped, the same command goes on from there. It asks before it begins on a
+    terminal, unless --yes is given, which --merge needs elsewhere.
 
-    Ends with 0; with 1 if you said no or there is no sensor OLD, 2 if there is a sensor NEW already and --merge was not
-    given, 4 if the database cannot be written, 5 if it has to be migrated first, 130 if it was interrupted.
+    Ends with 0; with 1 if you said no or there is no sensor OLD, 2 if there is a sensor NEW already and --merge was
+    not given, or --merge needs --yes, 4 if the database cannot be written, 5 if it has to be migrated first, 130 if it
+    was interrupted.
 
     \b
     Example: cowrieprocessor sensors rename localhost pot-1
@@ -93,7 +94,7 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     try:
         if not yes and sys.stdin.isatty():
             notify(f"{describe(engine)}: the sensor {old} is called {new} from now on, wherever it is named")
-            confirm_or_exit(yes=False)
+        confirm_or_exit(yes=yes, destroys="two sensors that become one cannot be parted again" if merge else None)
         result = rename_sensor(engine, old, new, merge=merge)
     finally:
         dispose(engine)

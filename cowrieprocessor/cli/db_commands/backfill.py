@@ -9,6 +9,7 @@ import click
 
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
+    db_argument,
     json_option,
     named_db_option,
     notify,
@@ -185,8 +186,10 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
         f"sensors: {plural(result.sensors.counters.get('events_read', 0), 'event')} read",
     ]
     if refused:
-        lines.append(f"{plural(refused, 'event')} could not be processed: cowrieprocessor dead-letters list --db {db}")
-    lines.append(f"next: cowrieprocessor db validate --db {db}")
+        lines.append(
+            f"{plural(refused, 'event')} could not be processed: cowrieprocessor dead-letters list{db_argument(db)}"
+        )
+    lines.append(f"next: cowrieprocessor db validate{db_argument(db)}")
     return lines
 
 

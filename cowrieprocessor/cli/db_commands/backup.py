@@ -85,13 +85,14 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     SRC is verified first, then copied next to the database, and the copy is verified as well, before it takes the
     database's name in one step. The old database becomes NAME.before-restore-TIME. If interrupted, the name refers to
     the old database or the new one, complete. It refuses while another process has the database open: stop loaders and
-    services first. On a terminal it asks before it begins, unless --yes is given.
+    services first. It asks before it begins, unless --yes is given, which it needs to replace a database where there
+    is no terminal.
 
     For PostgreSQL use pg_restore.
 
-    Ends with 0; with 1 if you said no, 2 if the database is no SQLite file, 4 if SRC is damaged or no backup, the
-    database is open, or the disk is too small, 5 if SRC has a version that cannot be used, 130 if it was
-    interrupted.
+    Ends with 0; with 1 if you said no, 2 if the database is no SQLite file or --yes is needed, 4 if SRC is damaged or
+    no backup, the database is open, or the disk is too small, 5 if SRC has a version that cannot be used, 130 if it
+    was interrupted.
 
     \b
     Example: cowrieprocessor db restore /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
@@ -105,8 +106,10 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     interrupt_on_sigterm()
     engine = get_engine(db, on_wait=report_waiting)
     try:
-        notify(restore_text(plan_restore(engine, source, quick=quick)))
-        confirm_or_exit(yes=yes)
+        plan = plan_restore(engine, source, quick=quick)
+        notify(restore_text(plan))
+        replaces = plan.replaced_bytes is not None
+        confirm_or_exit(yes=yes, destroys="this replaces the database" if replaces else None)
         with StepProgress({"copying": "copying", "counting": "counting rows", "checking": "checking"}) as progress:
             result = put_back(engine, source, quick=quick, on_progress=progress.update)
     finally:

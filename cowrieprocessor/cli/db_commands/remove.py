@@ -40,12 +40,13 @@ def remove(db: str, path: str, identity: str | None, dry_run: bool, yes: bool, a
     them again, and what they hold is added. After that the database is the same as if only they had been loaded.
     Verdicts about files stay, with their history.
 
-    It works alongside loaders, in short transactions. Killed, the same command goes on from there. On a terminal it
-    asks before it begins, unless --yes is given. Do not leave the log where a load or `follow` finds it again.
+    It works alongside loaders, in short transactions. Killed, the same command goes on from there. It asks before it
+    begins, unless --yes is given, which it needs where there is no terminal. Do not leave the log where a load or
+    `follow` finds it again.
 
-    Ends with 0; with 1 if you said no or no such log was loaded, 2 if several were loaded from there, 4 if the database
-    cannot be written or a backfill has to end first, 5 if it has to be migrated first, 6 if the log is being followed,
-    130 if it was interrupted.
+    Ends with 0; with 1 if you said no or no such log was loaded, 2 if several were loaded from there or --yes is
+    needed, 4 if the database cannot be written or a backfill has to end first, 5 if it has to be migrated first, 6 if
+    the log is being followed, 130 if it was interrupted.
 
     \b
     Example: cowrieprocessor db remove --log /srv/test/cowrie.json --db cowrieprocessor.sqlite
@@ -60,7 +61,7 @@ def remove(db: str, path: str, identity: str | None, dry_run: bool, yes: bool, a
         if dry_run:
             result = None
         else:
-            confirm_or_exit(yes=yes)
+            confirm_or_exit(yes=yes, destroys="this removes what was loaded")
             result = job.remove(engine, plan, on_progress=_ProgressLines(plan).update)
     finally:
         dispose(engine)

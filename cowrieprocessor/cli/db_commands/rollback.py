@@ -48,10 +48,11 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
     rest.
 
     The database file does not shrink: freed space is reused for new rows. Stop the loaders of version 4 first; a
-    running backfill or other job makes it refuse. On a terminal it asks before it begins, unless --yes is given.
+    running backfill or other job makes it refuse. It asks before it begins, unless --yes is given, which it needs
+    where there is no terminal.
 
-    Ends with 0; with 1 if you said no or the file cannot be saved, 2 if --save is needed (PostgreSQL), 4 if the
-    database cannot be written or a job is running on it, 5 if it has another version.
+    Ends with 0; with 1 if you said no or the file cannot be saved, 2 if --yes or --save (PostgreSQL) is needed, 4 if
+    the database cannot be written or a job is running on it, 5 if it has another version.
 
     \b
     Example: cowrieprocessor db rollback --to 3 --db cowrieprocessor.sqlite
@@ -70,7 +71,7 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
         _print_plan(plan, as_json=as_json)
         return
     if plan.needed:
-        confirm_or_exit(yes=yes)
+        confirm_or_exit(yes=yes, destroys="this drops the tables of version 4")
     planned_save_to = Path(plan.save_to) if plan.save_to else None  # exactly the path that was announced
     engine = get_engine(db, on_wait=report_waiting)
     try:

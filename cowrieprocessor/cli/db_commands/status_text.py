@@ -45,7 +45,7 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
 def _version(status: DatabaseStatus) -> str:
     version = "none: the database is empty" if status.schema_version is None else str(status.schema_version)
     if status.needs_migration:
-        return f"{version} (`cowrieprocessor db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
+        return f"{version} (`db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
     is_current = status.schema_version == CURRENT_SCHEMA_VERSION
     if is_current:
         return f"{version}, revision {status.schema_revision}" if status.schema_revision else version

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, named_db_option, notify, print_json, print_text
+from cowrieprocessor.cli.shared.common import db_argument, json_option, named_db_option, notify, print_json, print_text
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
@@ -146,7 +146,7 @@ def _counters(report: ValidationReport, db: str) -> list[str]:
     has, their = ("has", "its") if counters.wrong == 1 and not counters.is_sample else ("have", "their")
     return [
         f"{sessions} {has} counters or times that differ from {their} events, as v3 left them: "
-        f"`cowrieprocessor db recount --db {db}` repairs them"
+        f"`cowrieprocessor db recount{db_argument(db)}` repairs them"
     ]
 
 
@@ -156,5 +156,7 @@ def _not_backfilled(report: ValidationReport, db: str) -> list[str]:
         if rows == 0:
             continue
         what = "has not begun" if rows is None else f"has not processed {plural(rows, 'event')} yet"
-        lines.append(f"not backfilled: {job} {what}: run `cowrieprocessor db backfill --db {db}`, then validate again")
+        lines.append(
+            f"not backfilled: {job} {what}: run `cowrieprocessor db backfill{db_argument(db)}`, then validate again"
+        )
     return lines

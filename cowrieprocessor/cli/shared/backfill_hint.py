@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from cowrieprocessor.cli.shared.common import notify
+from cowrieprocessor.cli.shared.common import db_argument, notify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +20,13 @@ def backfill_hint(connection: Connection, what: str, jobs: Sequence[str]) -> str
         what: what the list lacks or has from an earlier release, as the subject of a sentence.
         jobs: names of the backfill jobs that add it.
     """
-    from cowrieprocessor.db.engine import describe
+    from cowrieprocessor.db.engine import address
     from cowrieprocessor.reporting.queries.backfill import SESSIONS_JOB, awaits_backfill
 
     if not awaits_backfill(connection, jobs):
         return recount_hint(connection, what) if SESSIONS_JOB in jobs else None
-    database = shlex.quote(describe(connection.engine))
-    return f"note: {what} that version 3 stored are not here yet: cowrieprocessor db backfill --db {database}"
+    database = db_argument(address(connection.engine))
+    return f"note: {what} that version 3 stored are not here yet: cowrieprocessor db backfill{database}"
 
 
 def recount_hint(connection: Connection, what: str) -> str | None:
@@ -37,13 +36,13 @@ def recount_hint(connection: Connection, what: str) -> str | None:
         connection: a connection in a read transaction.
         what: what it derived, as the object of a sentence.
     """
-    from cowrieprocessor.db.engine import describe
+    from cowrieprocessor.db.engine import address
     from cowrieprocessor.db.jobs import recount_is_due
 
     if not recount_is_due(connection):
         return None
-    database = shlex.quote(describe(connection.engine))
-    return f"note: an earlier release derived {what}: cowrieprocessor db recount --db {database} renews them"
+    database = db_argument(address(connection.engine))
+    return f"note: an earlier release derived {what}: cowrieprocessor db recount{database} renews them"
 
 
 def print_hint(hint: str | None) -> None:

@@ -76,6 +76,14 @@ def database_name(db: str | None) -> str:
     return db or load_settings().db_url or DEFAULT_DATABASE
 
 
+def db_argument(db: str | None) -> str:
+    """Return ` --db NAME` for a command that is offered to be pasted; empty where the settings name the database."""
+    from cowrieprocessor.db.engine import address
+    from cowrieprocessor.sanitize import shell_word
+
+    return "" if db is None else f" --db {shell_word(address(db))}"
+
+
 def session_gap() -> dt.timedelta:
     """Return the pause after which the id of a session counts as used again, as it is configured."""
     import datetime as dt
@@ -180,16 +188,24 @@ def report_next_page(cursor: str | None) -> None:
         notify(f"more: the same command with --after {shlex.quote(cursor)}")
 
 
-def confirm_or_exit(*, yes: bool) -> None:
-    """Ask on a terminal whether to go on; without a terminal, go on.
+def confirm_or_exit(*, yes: bool, destroys: str | None = None) -> None:
+    """Ask on a terminal whether to go on; without a terminal, go on, unless something is destroyed.
 
     Args:
         yes: do not ask.
+        destroys: what cannot be had again from the database alone, as a sentence without its end; None if nothing.
 
     Raises:
+        click.UsageError: there is no terminal to ask on, and something is destroyed.
         click.exceptions.Exit: the user declined; the exit code is `EXIT_DECLINED`.
     """
-    if yes or not sys.stdin.isatty() or click.confirm("Go on?", err=True):
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        if destroys is not None:
+            raise click.UsageError(f"{destroys}, and there is no terminal to ask on; give --yes if that is meant")
+        return
+    if click.confirm("Go on?", err=True):
         return
     notify("nothing was changed")
     raise click.exceptions.Exit(EXIT_DECLINED)

@@ -351,5 +351,5 @@ def _refuse_while_backfilling(engine: Engine) -> None:
     if any(job is None or job.state != DONE for job in jobs):
         raise JobTaken(
             f"{describe(engine)}: the backfill has not ended, so the facts of sessions cannot be recomputed yet; run "
-            "`cowrieprocessor db backfill` first"
+            "`db backfill` first"
         )

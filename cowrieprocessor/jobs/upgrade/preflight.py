@@ -36,7 +36,7 @@ WAL_RESET_BUG_WARNING = (
 )
 V3_WRITER_WARNING = (
     "{holders} may be writing: version 3 uses an SQLite library that can corrupt a database when two programs "
-    "checkpoint it at once; stop it before the backfill, `cowrieprocessor load` continues where it stopped"
+    "checkpoint it at once; stop it before the backfill, `load` continues where it stopped"
 )
 OPEN_FILES_UNKNOWN = (
     "the system does not tell which other processes have the file open; make sure that no loader of version 3 runs"

@@ -68,4 +68,4 @@ def require_sensor(connection: Connection, sensor: str) -> None:
     if now is not None:
         raise NotFound(f"no sensor {sensor!r} in this database: it was renamed to {now!r}")
     names = ", ".join(known[:_NAMES_SHOWN]) or "none yet"
-    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`cowrieprocessor sensors list`)")
+    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`sensors list`)")

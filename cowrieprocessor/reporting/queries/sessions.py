@@ -271,7 +271,7 @@ def session_details(
     """
     row = connection.execute(_summaries().where(SessionSummary.session_id == session_id)).mappings().first()
     if row is None:
-        raise NotFound(f"no session {session_id} in this database; `cowrieprocessor sessions list` shows them")
+        raise NotFound(f"no session {session_id} in this database; `sessions list` shows them")
     files_total = _file_counts(connection, [session_id]).get(session_id, 0)
     events, events_total = _events(connection, session_id, limit)
     parts = Reuse(connection, gap).parts(session_id, events)

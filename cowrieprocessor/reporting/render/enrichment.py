@@ -60,7 +60,7 @@ def _files_line(status: EnrichmentStatus) -> str:
 
 def _job_line(job: EnrichJob | None) -> str:
     if job is None:
-        return "It has not run yet: `cowrieprocessor enrich` asks the sources."
+        return "It has not run yet: `enrich` asks the sources."
     state = shown(job.state, 32)
     reason = f": {shown(job.reason, 300)}" if job.reason else ""
     if job.state in _ENDED:

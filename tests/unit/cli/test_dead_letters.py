@@ -188,7 +188,7 @@ def test_events_of_v3_are_left_to_the_backfill(sqlite: Engine, sqlite_url: str, 
     with write_transaction(sqlite) as connection:
         add_dead_letter(connection, "validation", {"malformed": "\0" + events(1)[0]}, source_offset=4)
     outcome = program("dead-letters", "replay", "--db", sqlite_url)
-    assert "1 event comes from letters of version 3; `cowrieprocessor db backfill`" in outcome.err
+    assert "1 event comes from letters of version 3; `db backfill`" in outcome.err
 
 
 def test_purge_deletes_resolved_letters(sqlite: Engine, sqlite_url: str, program: Program) -> None:

@@ -156,7 +156,7 @@ def test_lines_of_json_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_the_summary(result: FollowResult, expected: list[str]) -> None:
     """The summary has what was stored, what was not, what was lost and how long it took."""
-    text = "\n".join(command.follow_summary(result))
+    text = "\n".join(command.follow_summary(result, None))
 
     assert [] == [part for part in expected if part not in text]
 
