@@ -70,7 +70,8 @@ def write_log(
     """Write a log, or several as daily rotation would leave them, and return a summary.
 
     Args:
-        path: the log; with several files the last one, and earlier ones have a date: `cowrie.json.2026-01-01`.
+    path: the log; its folder is made if it is missing. With several files the last one, and earlier ones have a
+            date: `cowrie.json.2026-01-01`.
         events: how many events to write, junk lines not counted; give this or `size`.
         size: how many bytes to write, to within one line.
         seed: the same seed gives the same bytes.
@@ -87,6 +88,7 @@ def write_log(
         raise ValueError("files has to be at least 1")
     summary = LogSummary()
     lines = LogStream(seed, sensor, junk)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, files + 1):
         name = Path(path)
         if number < files:

@@ -140,7 +140,7 @@ def make_v3_db(
     """Write a v3 database and return the content that it has to have after migration and backfill.
 
     Args:
-        path: the database; it does not exist yet.
+        path: the database, which does not exist yet; its folder is made if it is missing.
         size_bytes: the approximate size of the file; give this or `events`.
         events: the approximate number of rows of raw_events, at least 2000.
         seed: the same seed and amount give the same contents.
@@ -162,6 +162,7 @@ def make_v3_db(
         )
     if path.exists():
         raise FileExistsError(f"{path}: exists already; choose another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.making")
     database = _Database(unfinished, from_v1=from_v1)
     maker = RowMaker(

@@ -22,9 +22,12 @@ from cowrieprocessor.json_text import (
     has_spelled_surrogates,
     hash_payload,
     hash_with_surrogates,
+    json_problem,
+    kind_of,
     may_have_surrogates,
     spell_lone_surrogates,
 )
+from cowrieprocessor.wording import plural
 
 SESSION_CONNECT = "cowrie.session.connect"
 SESSION_CLOSED = "cowrie.session.closed"
@@ -169,7 +172,7 @@ def is_cowrie_name(event_type: object) -> bool:
 def refused_json(error: orjson.JSONDecodeError) -> Refused:
     """Return the reason for a text that cannot be decoded."""
     reasons = (reason for beginning, reason in _REASONS.items() if error.msg.startswith(beginning))
-    return Refused(next(reasons, REFUSED_NOT_JSON), str(error))
+    return Refused(next(reasons, REFUSED_NOT_JSON), json_problem(error))
 
 
 def parse_event(
@@ -184,7 +187,7 @@ def parse_event(
         hashed: whether to compute payload_hash; it stays empty otherwise.
     """
     if type(fields) is not dict:
-        return Refused(REFUSED_NOT_OBJECT, f"a {type(fields).__name__}")
+        return Refused(REFUSED_NOT_OBJECT, kind_of(fields))
     has_surrogates = b"\\u" in raw and may_have_surrogates(raw)
     if has_surrogates:
         raw = spell_lone_surrogates(raw)
@@ -271,7 +274,7 @@ def parse_timestamp(value: object) -> dt.datetime:
             return _from_epoch(value)
     except (ValueError, OverflowError) as error:
         raise UnreadableTimestamp(f"timestamp {value!r:.80}: {error}") from error
-    raise UnreadableTimestamp(f"timestamp of type {type(value).__name__}: neither text nor a number")
+    raise UnreadableTimestamp(f"the timestamp is {kind_of(value)}: neither text nor a number")
 
 
 def utc_text(moment: dt.datetime) -> str:
@@ -352,15 +355,14 @@ def _column_text(value: object, key: str, max_chars: int) -> str | Refused | Non
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kind = {"list": "a list", "dict": "an object", "bool": "true or false"}[type(value).__name__]
-        return Refused(f"{key} is not text", f"{key} is {kind}")
+        return Refused(f"{key} is not text", f"{key} is {kind_of(value)}")
     if isinstance(value, float) or (isinstance(value, int) and abs(value) >= 2**63):
         return Refused(f"{key} is not text", f"{key} is the number {value}")
     text = value if isinstance(value, str) else str(value)
     if "\0" in text:
         return Refused(f"{key} holds a NUL", f"{key} holds a NUL character")
     if len(text) > max_chars:
-        return Refused(f"{key} is too long", f"{key} has {len(text)} characters, allowed are {max_chars}")
+        return Refused(f"{key} is too long", f"{key} has {plural(len(text), 'character')}, allowed are {max_chars:,}")
     return text
 
 
@@ -379,7 +381,7 @@ def _normalize(raw: bytes, fields: dict[str, Any], max_nesting: int) -> bytes | 
             if token.group() in b"{[":
                 open_keys.append(set())
                 if len(open_keys) > max_nesting:
-                    return Refused(REFUSED_TOO_DEEP, f"more than {max_nesting} levels")
+                    return Refused(REFUSED_TOO_DEEP, f"more than {plural(max_nesting, 'level')}")
             else:
                 open_keys.pop()
         elif colon is not None:

@@ -27,6 +27,19 @@ _MARKS = re.compile(rb"(?<!\\)((?:\\\\)*+)\\u[fF]{4}|" + _MARK)
 _MARKED = re.compile(_MARK + rb"([0-9a-f]{4})")
 
 
+_KINDS = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
+
+
+def kind_of(value: object) -> str:
+    """Return what a JSON value is, in words: null, true or false, a number, text, a list, an object."""
+    return _KINDS.get(type(value), "a number")
+
+
+def json_problem(error: json.JSONDecodeError) -> str:
+    """Return why a value is no JSON, and where in the value: its lines are not those of the log."""
+    return f"{error.msg}, at character {error.pos + 1:,} of the value"
+
+
 def read_json(text: bytes) -> Any:
     """Return what JSON decodes to, lone surrogates in their inert spelling.
 

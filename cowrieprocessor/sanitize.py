@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from hashlib import sha256
 from urllib.parse import unquote
 
@@ -148,6 +149,20 @@ def defang_all(text: str) -> str:
     """
     safe = _AUTHORITY.sub(lambda authority: defang(authority.group()), terminal_safe(text))
     return _LINK_SCHEME.sub(lambda scheme: "hxx" if scheme.group(1) else "fx", safe)
+
+
+def shell_word(text: str) -> str:
+    """Return a text as one word of a shell command that means exactly this text and is safe to print.
+
+    Quotes of the form `$'...'` (bash, zsh, ksh) stand where a character is not printed as it is.
+    """
+    if terminal_safe(text) == text and "\\" not in text:
+        return shlex.quote(text)
+    plain = "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    )
+    return f"$'{plain}'"
 
 
 def last_path_segment(url: str) -> str | None:

@@ -34,9 +34,11 @@ from sqlalchemy import (
 from cowrieprocessor.analysis.captured_file import CapturedFile
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
+from cowrieprocessor.db.jobs import end_reason
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, UtcDateTime
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.sanitize import inert_cut
+from cowrieprocessor.wording import plural
 
 JOB_NAME = "scan"
 SIZES_PER_TRANSACTION = 5_000
@@ -351,9 +353,9 @@ def recorded_job(engine: Engine, counters: Callable[[], dict[str, int]], unreada
     finally:
         if not ended:
             with suppress(DatabaseError):
-                _end_job(engine, "stopped", counters(), _reason(sys.exception()))
+                _end_job(engine, "stopped", counters(), inert_cut(end_reason(sys.exception()), 1000))
     failed = counters().get(unreadable, 0)
-    reason = f"{failed} files could not be read" if failed else None
+    reason = f"{plural(failed, 'file')} could not be read" if failed else None
     _end_job(engine, "failed" if failed else "done", counters(), reason)
 
 
@@ -362,12 +364,6 @@ def _end_job(engine: Engine, state: str, counters: dict[str, int], reason: str |
     values = {"state": state, "counters": counters, "updated_at": now, "finished_at": now, "reason": reason}
     with write_transaction(engine) as connection:
         connection.execute(update(JOBS).where(JOBS.c.name == JOB_NAME).values(values))
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return inert_cut(f"{type(error).__name__}: {error}", 1000)
 
 
 def record_progress(connection: Connection, counters: dict[str, int]) -> None:

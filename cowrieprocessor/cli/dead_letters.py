@@ -24,6 +24,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -71,6 +72,7 @@ def list_(
     """
     from cowrieprocessor.reporting.queries.dead_letters import count_dead_letters, list_dead_letters
     from cowrieprocessor.reporting.render.listings import dead_letters_text
+    from cowrieprocessor.reporting.render.terminal import shown
 
     with read_connection(db) as connection:
         page = list_dead_letters(connection, reason=reason, source=source, resolved=resolved, limit=limit, after=after)
@@ -79,6 +81,11 @@ def list_(
         print_json({"counts": counts, "dead_letters": page.rows, "next": page.next})
         return
     print_text(dead_letters_text(page, counts, screen()))
+    if reason is not None and counts and reason not in {count.reason for count in counts}:
+        others = ", ".join(repr(shown(count.reason, 128)) for count in counts)
+        notify(f"note: none has the reason {reason!r}; there are: {others}")
+    if source is not None and not counts:
+        notify(f"note: none is of the log {source!r}; `dead-letters list` without --source shows the logs")
     report_next_page(page.next)
 
 
@@ -271,8 +278,9 @@ def _confirm_purge(database: str, plan: PurgePlan) -> None:
     """
     from cowrieprocessor.cli.dead_letters_text import reason_counts
 
+    unresolved = plural(plan.unresolved, "of them is unresolved", "of them are unresolved")
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{plan.unresolved:,} of them are unresolved; give --yes to delete them, too")
-    notify(f"{database}: deletes {plan.letters:,} dead letters: {reason_counts(plan.by_reason)}")
-    notify(f"{plan.unresolved:,} of them are unresolved: their contents can never be stored afterwards")
+        raise click.UsageError(f"{unresolved}; give --yes to delete unresolved ones, too")
+    notify(f"{database}: deletes {plural(plan.letters, 'dead letter')}: {reason_counts(plan.by_reason)}")
+    notify(f"{unresolved}: {'its' if plan.unresolved == 1 else 'their'} contents can never be stored afterwards")
     confirm_or_exit(yes=False)

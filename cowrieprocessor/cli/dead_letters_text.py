@@ -10,7 +10,8 @@ from cowrieprocessor.jobs.dead_letters.purge import Purged, PurgePlan
 from cowrieprocessor.jobs.dead_letters.replay import ReplayProgress, ReplayResult
 from cowrieprocessor.jobs.dead_letters.writing import FILES, FOR_BACKFILL, KNOWN
 from cowrieprocessor.loader.rows.batch import EVENTS
-from cowrieprocessor.reporting.render.terminal import plural, shown
+from cowrieprocessor.reporting.render.terminal import shown
+from cowrieprocessor.wording import plural
 
 LINE_EVERY_S = 10.0
 SHOWN_OUTCOMES = 20
@@ -26,12 +27,12 @@ class ProgressLines:
         """Print the progress of a replay, if a line is due."""
         if self._is_due():
             share = now.letters / now.total if now.total else 1.0
-            notify(f"{now.letters:,}/{now.total:,} dead letters {share:.1%}, {now.resolved:,} resolved")
+            notify(f"{now.letters:,}/{plural(now.total, 'dead letter')} {share:.1%}, {now.resolved:,} resolved")
 
     def purged(self, letters: int) -> None:
         """Print the progress of a purge, if a line is due."""
         if self._is_due():
-            notify(f"{letters:,} dead letters deleted")
+            notify(f"{plural(letters, 'dead letter')} deleted")
 
     def _is_due(self) -> bool:
         now = time.monotonic()
@@ -60,32 +61,33 @@ def print_replay_result(result: ReplayResult) -> None:
     print_text("".join(f"{line}\n" for line in lines))
     if from_v3 := result.counters[FOR_BACKFILL]:
         notify(
-            f"note: {from_v3:,} events come from letters of version 3; `cowrieprocessor db backfill` adds their files, "
-            "addresses and commands"
+            f"note: {plural(from_v3, 'event comes', 'events come')} from letters of version 3; "
+            "`db backfill` adds files, addresses and commands"
         )
 
 
 def _replay_counts(result: ReplayResult) -> Iterator[str]:
     would = "would be " if result.is_dry else ""
     counters = result.counters
-    yield f"{result.letters:,} dead letters read again, {result.resolved:,} {would}resolved"
+    yield f"{plural(result.letters, 'dead letter')} read again, {result.resolved:,} {would}resolved"
     if result.resolved:
         yield (
-            f"{counters[EVENTS]:,} events {would}stored, {counters[KNOWN]:,} were stored already, "
-            f"{counters[FILES]:,} files {would}recorded"
+            f"{plural(counters[EVENTS], 'event')} {would}stored, "
+            f"{plural(counters[KNOWN], 'was', 'were')} stored already, "
+            f"{plural(counters[FILES], 'file')} {would}recorded"
         )
 
 
 def _staying_letters(result: ReplayResult) -> Iterator[str]:
     for why, letters in result.stays.most_common():
-        yield f"{letters:,} stay: {shown(why)}"
+        yield f"{plural(letters, 'stays', 'stay')}: {shown(why)}"
     outcomes = [outcome for outcome in result.outcomes if outcome.why is not None][:SHOWN_OUTCOMES]
     for outcome in outcomes:
         position = f"{outcome.source}:{outcome.line}" if outcome.line is not None else outcome.source
         detail = f" ({shown(outcome.detail)})" if outcome.detail else ""
         yield f"  {outcome.id}: {shown(position, 200)}: {shown(outcome.why)}{detail}"
     if result.stays.total() > len(outcomes):
-        yield "  and more; `cowrieprocessor dead-letters list` shows all unresolved ones"
+        yield "  and more; `dead-letters list` shows all unresolved ones"
 
 
 def print_purge_result(plan: PurgePlan, purged: Purged | None) -> None:

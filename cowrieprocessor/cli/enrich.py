@@ -21,6 +21,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.cli.shared.lazy import LazyGroup
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
@@ -218,4 +219,4 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 def _report_import_progress(result: ImportedCache) -> None:
     if result.files % 10_000 < 100:
-        notify(f"{result.files:,} files read")
+        notify(f"{plural(result.files, 'file')} read")

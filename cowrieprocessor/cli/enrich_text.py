@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.enrichment.providers.v3_cache import ImportedCache
@@ -21,7 +22,7 @@ _COUNTER_LABELS = (
     ("cached", "from the cache"),
     ("refused", "refused"),
     ("uploaded", "uploaded"),
-    ("rate limited", "times rate limited"),
+    ("rate limited", "rate limited"),
 )
 
 
@@ -39,9 +40,9 @@ class ProgressLines:
         if not is_new and time.monotonic() - self._line_at < LINE_EVERY_S:
             return
         self._line_at = time.monotonic()
-        of = f" of {now.limit:,}" if now.limit is not None else ""
+        asked = plural(now.files, "file") if now.limit is None else f"{now.files:,} of {plural(now.limit, 'file')}"
         requests = sum(counters.get("requests", 0) for counters in now.counters.values())
-        line = f"{now.files:,}{of} files asked about, {requests:,} requests"
+        line = f"{asked} asked about, {plural(requests, 'request')}"
         failed = sum(_failures(counters) for counters in now.counters.values())
         line += f", {failed:,} failed" if failed else ""
         if now.reason is not None and now.until is not None:
@@ -54,7 +55,7 @@ def result_text(result: EnrichResult) -> str:
     lines = [*_replayed(result), *(f"{name}: {_counts(counters)}" for name, counters in result.counters.items())]
     if not result.counters:
         lines.append("no source is in use: give a key (docs/enrichment.md), or use hashlookup, which needs none")
-    lines.append(f"{result.files:,} files asked about; {result.rows_updated:,} rows of files updated")
+    lines.append(f"{plural(result.files, 'file')} asked about; {plural(result.rows_updated, 'row')} of files updated")
     lines += [f"{name} goes no further: {reason}" for name, reason in result.reasons.items()]
     if result.paused_until is not None:
         until = f"{result.paused_until:%Y-%m-%d %H:%M:%S} UTC"
@@ -69,12 +70,15 @@ def _replayed(result: EnrichResult) -> Iterator[str]:
     from_cache = result.replayed.get("cache", 0)
     from_logs = result.replayed.get("cowrie-virustotal", 0)
     if from_cache or from_logs:
-        yield f"without a request: {from_logs:,} verdicts logged by Cowrie, {from_cache:,} answers from the cache"
+        yield (
+            f"without a request: {plural(from_logs, 'verdict')} logged by Cowrie, "
+            f"{plural(from_cache, 'answer')} from the cache"
+        )
 
 
 def _counts(counters: dict[str, int]) -> str:
     """Return the counters of one source, on one line."""
-    parts = [f"{counters.get('requests', 0):,} requests"]
+    parts = [plural(counters.get("requests", 0), "request")]
     parts += [f"{counters[name]:,} {label}" for name, label in _COUNTER_LABELS if counters.get(name)]
     if failed := _failures(counters):
         parts.append(f"{failed:,} failed, to be tried again")
@@ -83,14 +87,18 @@ def _counts(counters: dict[str, int]) -> str:
 
 def import_text(result: ImportedCache) -> str:
     """Return what an import stored, as text for people."""
-    kinds = f"{result.found:,} about known files, {result.unknown:,} about unknown ones"
-    lines = [f"{result.files:,} answers read: {kinds}"]
+    found = plural(result.found, "about a known file", "about known files")
+    kinds = f"{found}, {plural(result.unknown, 'about an unknown one', 'about unknown ones')}"
+    lines = [f"{plural(result.files, 'answer')} read: {kinds}"]
     if result.expired:
-        lines.append(f"{result.expired:,} of them have expired; they are kept as history and requested again in turn")
+        expired = plural(result.expired, "of them has expired", "of them have expired")
+        lines.append(f"{expired}: kept as history, and requested again in turn")
     if result.unreadable:
-        lines.append(f"{len(result.unreadable):,} files contain no answer")
+        lines.append(plural(len(result.unreadable), "file contains no answer", "files contain no answer"))
     if result.passed_over:
-        lines.append(f"{result.passed_over:,} files with other names were skipped")
+        lines.append(
+            plural(result.passed_over, "file with another name was skipped", "files with other names were skipped")
+        )
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from cowrieprocessor.cli.load_text import file_document
-from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
+from cowrieprocessor.cli.shared.common import (
+    database_name,
+    db_argument,
+    db_option,
+    json_option,
+    notify,
+    print_json,
+    report_waiting,
+)
 from cowrieprocessor.cli.shared.stopping import stop_aborts_wait, stop_on_signals
+from cowrieprocessor.wording import destroyed, plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.watch.follow import FollowResult
@@ -101,29 +110,27 @@ def follow(
         if once:
             print_json(follow_document(result))
     else:
-        for text in follow_summary(result):
+        for text in follow_summary(result, db):
             click.echo(text)
     if once and result.failed:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
 
 
-def follow_summary(result: FollowResult) -> list[str]:
-    """Return the summary of a follower's run, as lines for people."""
+def follow_summary(result: FollowResult, db: str | None) -> list[str]:
+    """Return the summary of a follower's run, as lines for people; `db` is what `--db` names."""
+    listing = f"cowrieprocessor dead-letters list{db_argument(db)}"
     counters = result.counters
     lines = [
-        f"{counters['events']:,} new events, {counters['file_sightings']:,} of them with a file, in "
+        f"{plural(counters['events'], 'new event')}, {counters['file_sightings']:,} of them with a file, in "
         f"{_duration_text(result.duration_s)}"
     ]
     if counters["dead_letters"]:
-        lines.append(f"{counters['dead_letters']:,} not stored as events: cowrieprocessor dead-letters list")
+        lines.append(f"{counters['dead_letters']:,} not stored as events: {listing}")
     if counters["file_dead_letters"]:
-        lines.append(
-            f"{counters['file_dead_letters']:,} events whose file could not be recorded: "
-            "cowrieprocessor dead-letters list"
-        )
+        lines.append(f"{plural(counters['file_dead_letters'], 'event')} whose file could not be recorded: {listing}")
     if result.losses:
-        times = "once" if result.losses == 1 else f"{result.losses:,} times"
-        lines.append(f"{result.bytes_lost:,} bytes were destroyed before they could be read, {times}")
+        times = "once" if result.losses == 1 else plural(result.losses, "time")
+        lines.append(f"{destroyed(result.bytes_lost)}, {times}")
     if result.stopped:
         lines.append("stopped; the same command goes on from here")
     return lines

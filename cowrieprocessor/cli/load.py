@@ -72,7 +72,7 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
     if as_json:
         print_json(load_document(result))
     else:
-        for text in load_summary(result):
+        for text in load_summary(result, db):
             click.echo(text)
     if result.holds_no_event:
         notify(f"error: {NO_EVENT}")

@@ -13,6 +13,7 @@ import click
 
 from cowrieprocessor.cli.shared.backfill_hint import print_hint
 from cowrieprocessor.cli.shared.common import (
+    db_argument,
     db_option,
     json_option,
     notify,
@@ -168,7 +169,7 @@ def show_report(
     now = dt.datetime.now(dt.UTC)
     chosen = parse_period(kind, date, now) if date else None
     with read_connection(db) as connection:
-        period = chosen or _newest_period(connection, kind_name, now, sensor) or period_of(kind, now)
+        period = chosen or _newest_period(connection, kind_name, now, sensor, db) or period_of(kind, now)
         made = make_report(
             connection,
             period,
@@ -186,14 +187,16 @@ def show_report(
         notify(f"report on {period.name} written to {output}")
 
 
-def _newest_period(connection: Connection, kind_name: str, now: dt.datetime, sensor: str | None) -> Period | None:
+def _newest_period(
+    connection: Connection, kind_name: str, now: dt.datetime, sensor: str | None, db: str | None
+) -> Period | None:
     """Return the newest period with anything to report, and name it on standard error."""
     from cowrieprocessor.reporting.periods import PeriodKind
     from cowrieprocessor.reporting.reports import newest_period
 
     period = newest_period(connection, PeriodKind(kind_name), now, sensor)
     if period is None:
-        notify("no session and no file has a date to report: `cowrieprocessor load PATH` loads logs")
+        notify(f"no session and no file has a date to report: `cowrieprocessor load{db_argument(db)} PATH` loads logs")
     elif period.start > now:
         notify(f"{period.name} lies in the future, and nothing is dated before it; --date takes another")
     else:
@@ -213,12 +216,7 @@ def _render(made: Report, format_: str, db: str | None, *, to_file: bool) -> str
     from cowrieprocessor.reporting.render.terminal import Screen
     from cowrieprocessor.reporting.render.text import report_text
 
-    return report_text(made, Screen() if to_file else screen(), db=_without_password(db))
-
-
-def _without_password(db: str | None) -> str | None:
-    """Return the database for the commands that a report suggests; None for a URL, which may hold a password."""
-    return None if db is None or "://" in db else db
+    return report_text(made, Screen() if to_file else screen(), db_option=db_argument(db))
 
 
 def write_private_file(path: Path, text: str) -> None:

@@ -21,6 +21,7 @@ from cowrieprocessor.cli.shared.common import (
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 from cowrieprocessor.errors import NotFound
+from cowrieprocessor.wording import plural
 
 
 @click.group()
@@ -57,8 +58,8 @@ def list_(db: str | None, as_json: bool) -> None:
         print_text(sensors_text(listed, screen()))
     if listed.sessions_to_rename:
         notify(
-            f"note: {listed.sessions_to_rename:,} sessions still have to be brought to a new name; the next `load` or "
-            "`follow` does it"
+            f"note: {plural(listed.sessions_to_rename, 'session still has', 'sessions still have')} to be brought to a "
+            "new name; the next `load` or `follow` does it"
         )
     print_hint(state, "full names of the sensors of sessions")
 
@@ -74,11 +75,12 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     """Rename a sensor in everything derived: sessions, files, reports; the events stay as they came.
 
     The name is remembered: what says OLD, in logs loaded later or in sensors.toml, is of NEW. It runs alongside
-    loaders, in short transactions; stopped, the same command goes on from there. On a terminal it asks before it
-    begins, unless --yes is given.
+    loaders, in short transactions; stopped, the same command goes on from there. It asks before it begins on a
+    terminal, unless --yes is given, which --merge needs elsewhere.
 
-    Ends with 0; with 1 if you said no or there is no sensor OLD, 2 if there is a sensor NEW already and --merge was not
-    given, 4 if the database cannot be written, 5 if it has to be migrated first, 130 if it was interrupted.
+    Ends with 0; with 1 if you said no or there is no sensor OLD, 2 if there is a sensor NEW already and --merge was
+    not given, or --merge needs --yes, 4 if the database cannot be written, 5 if it has to be migrated first, 130 if it
+    was interrupted.
 
     \b
     Example: cowrieprocessor sensors rename localhost pot-1
@@ -94,7 +96,7 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     try:
         if not yes and sys.stdin.isatty():
             notify(f"{describe(engine)}: the sensor {old} is called {new} from now on, wherever it is named")
-            confirm_or_exit(yes=False)
+            confirm_or_exit(yes=yes, destroys="two sensors that become one cannot be parted again" if merge else None)
         try:
             result = rename_sensor(engine, old, new, merge=merge)
         except NotFound as error:
@@ -107,6 +109,6 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
         return
     merged = ", one with the sensor that had this name" if result.merged else ""
     click.echo(
-        f"{result.old} is {result.new} now{merged}: {result.sessions:,} sessions looked at, "
-        f"{result.captured_files:,} captured files"
+        f"{result.old} is {result.new} now{merged}: {plural(result.sessions, 'session')} looked at, "
+        f"{plural(result.captured_files, 'captured file')}"
     )

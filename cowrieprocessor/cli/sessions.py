@@ -30,9 +30,9 @@ def sessions() -> None:
 
 @sessions.command("list")
 @db_option
-@click.option("--since", metavar="TIME", help="Only sessions that began then or later (ISO 8601, UTC).")
+@click.option("--since", metavar="TIME", help="Only sessions that began then or later (ISO 8601, UTC, or yesterday).")
 @click.option("--until", metavar="TIME", help="Only sessions that began before then.")
-@click.option("--src-ip", metavar="ADDRESS", help="Only sessions from this address.")
+@click.option("--src-ip", metavar="ADDRESS|CIDR", help="Only sessions from this address or network.")
 @click.option("--sensor", metavar="NAME", help="Only sessions on this sensor.")
 @click.option("--with-files", is_flag=True, help="Only sessions that left a file.")
 @click.option("--flagged", is_flag=True, help="Only sessions flagged for a file or for their address.")
@@ -55,19 +55,20 @@ def list_(
 
     A user name in brackets did not log in successfully. `(reused)` marks a session id that was used more than once.
     Sessions without a readable time come last. Ends with 0, also when no session matches; with 1 if there is no such
-    sensor.
+    sensor, 2 if --src-ip is no address or --until is not after --since.
 
     \b
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
     """
-    from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.periods import parse_span
     from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
     from cowrieprocessor.reporting.render.listings import sessions_text
 
+    first, end = parse_span(since, until)
     filters = SessionFilter(
-        since=parse_moment(since) if since else None,
-        until=parse_moment(until) if until else None,
+        since=first,
+        until=end,
         src_ip=src_ip,
         sensor=sensor,
         with_files=with_files,

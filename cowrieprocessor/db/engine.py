@@ -19,7 +19,7 @@ from cowrieprocessor.db.dialects.base import EngineOptions, options_of
 from cowrieprocessor.errors import ConfigurationError, DatabaseReadOnly
 from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
-__all__ = ["describe", "dispose", "get_engine", "read_transaction", "translate_errors", "write_transaction"]
+__all__ = ["address", "describe", "dispose", "get_engine", "read_transaction", "translate_errors", "write_transaction"]
 
 _POSTGRES_NAMES = frozenset({"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"})
 _SQLITE_NAMES = frozenset({"sqlite", "sqlite+pysqlite", "sqlite+pysqlite3"})
@@ -108,6 +108,19 @@ def translate_errors(engine: Engine) -> Iterator[None]:
 def describe(engine: Engine) -> str:
     """Return the display name of an engine's database: the path, or the URL without its password."""
     return dialect_of(engine).describe(engine.url)
+
+
+def address(db: str | Engine) -> str:
+    """Return what `--db` takes to name a database, without any password: a path, or a URL.
+
+    Args:
+        db: an engine, or a path or URL.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
+    """
+    url = _parse(db) if isinstance(db, str) else db.url
+    return dialect_named(url.get_backend_name()).address(url)
 
 
 def dispose(engine: Engine) -> None:

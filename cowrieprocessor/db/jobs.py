@@ -10,8 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
 from cowrieprocessor.db.models import Job
+from cowrieprocessor.errors import CowrieProcessorError
 
 RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
+
+INTERRUPTED = "interrupted; the same command goes on from here"
+UNEXPECTED = "it ended in an unexpected way; the same command goes on from here"
+"""Reasons of jobs that have ended before their end."""
 
 MIGRATION_JOB = "migrate"
 """The row that records the state of the v3 tables at the time of the migration."""
@@ -51,6 +56,13 @@ class JobRecord:
     updated_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     finished_at: dt.datetime | None = None
     reason: str | None = None
+
+
+def end_reason(error: BaseException | None) -> str:
+    """Return why a job has ended, in words for people: never the name of a class."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return str(error) if isinstance(error, CowrieProcessorError | OSError) else UNEXPECTED
 
 
 def load_job(connection: Connection, name: str, *, for_update: bool = False) -> JobRecord | None:

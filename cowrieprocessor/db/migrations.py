@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.engine import describe, read_transaction, write_transaction
+from cowrieprocessor.db.engine import address, describe, read_transaction, write_transaction
 from cowrieprocessor.db.revisions import HEAD
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
@@ -27,6 +27,7 @@ from cowrieprocessor.db.schema_facts import (
 )
 from cowrieprocessor.db.upgrade.v3_digest import take_record, write_record
 from cowrieprocessor.errors import MigrationNeeded, SchemaVersionError
+from cowrieprocessor.sanitize import shell_word
 
 __all__ = [
     "CURRENT_SCHEMA_VERSION",
@@ -91,13 +92,14 @@ def require_current(engine: Engine) -> None:
     name = describe(engine)
     with read_transaction(engine) as connection:
         facts = read_facts(connection, name)
+    word = shell_word(address(engine))
     if facts.version is None:
-        raise SchemaVersionError(f"{name}: is empty; `cowrieprocessor load --db {name} LOGS` fills it")
+        raise SchemaVersionError(f"{name}: is empty; `cowrieprocessor load --db {word} LOGS` fills it")
     refuse_unsupported(facts, name)
     if not facts.complete:
         raise MigrationNeeded(
             f"{name}: {_shortfall(facts)}; make a backup first (see "
-            f"{MIGRATION_GUIDE}), then run `cowrieprocessor db migrate --db {name}`: it takes about a second"
+            f"{MIGRATION_GUIDE}), then run `cowrieprocessor db migrate --db {word}`: it takes about a second"
         )
 
 

@@ -160,7 +160,7 @@ def refuse_unsupported(facts: SchemaFacts, database: str) -> None:
     if version < OLDEST_VERSION:
         raise SchemaVersionError(
             f"{database}: is at schema version {version}, which cannot be migrated; load its logs into a new "
-            "database with `cowrieprocessor load`, or upgrade it to version 3 with the release that wrote it"
+            "database with `load`, or upgrade it to version 3 with the release that wrote it"
         )
 
 

@@ -22,6 +22,7 @@ from cowrieprocessor.clock import Clock
 from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.enrichment.providers.http_status import printable
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.wording import plural
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 """The longest answer that is accepted. VirusTotal's reports on files have some 100 KB."""
@@ -122,10 +123,12 @@ class HttpClient:
             if deadline.has_passed or isinstance(error, (httpx.TimeoutException, TimeoutError)):
                 return Failed("timeout", f"{host}: no whole answer within {deadline.seconds:g} s")
             if isinstance(error, _REQUEST_ERRORS) or not isinstance(error, (httpx.TransportError, OSError)):
-                return Failed("other", f"{host}: the request cannot be sent ({type(error).__name__})")
+                return Failed("other", f"{host}: the request cannot be sent: check the address of the source")
             # After the colon of a RemoteProtocolError stands the repr of what the server sent.
             message = str(error).partition(":")[0] if isinstance(error, httpx.RemoteProtocolError) else str(error)
-            return Failed("connection", f"{host}: {printable(message or type(error).__name__, request.url, *keys)}")
+            return Failed(
+                "connection", f"{host}: {printable(message or 'the connection was lost', request.url, *keys)}"
+            )
 
     def _exchange(self, request: Request, deadline: _Deadline) -> Reply:
         content: dict[str, Any] = {}
@@ -155,7 +158,7 @@ class HttpClient:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
             raise _UnusableAnswer("bad-body", f"the answer is compressed ({encoding}), though that was not asked for")
-        too_large = _UnusableAnswer("too-large", f"the answer has more than {self._max_body_bytes} bytes")
+        too_large = _UnusableAnswer("too-large", f"the answer has more than {plural(self._max_body_bytes, 'byte')}")
         announced = response.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced[:18]) > self._max_body_bytes:
             raise too_large

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from cowrieprocessor.sanitize import inert_cut
 
@@ -58,6 +58,32 @@ def spellings(text: str) -> tuple[str, ...]:
     groups = [number >> shift & 0xFFFF for shift in range(112, -1, -16)]
     found += (":".join(f"{group:x}" for group in groups), ":".join(f"{group:04x}" for group in groups))
     return _distinct(canonical, *found, *(one.upper() for one in (canonical, *found)))
+
+
+def network_of(text: str) -> IPv4Network | IPv6Network:
+    """Return the network that a text names: CIDR, or an address, which is a network of one; host bits do not count.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    address, slash, length = text.strip().partition("/")
+    return ip_network(f"{canonical_address(address)}{slash}{length}", strict=False)
+
+
+def prefixes(network: IPv4Network) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the whole addresses of an IPv4 network, and the beginnings of all others: together at most 128 texts."""
+    octets = -(-network.prefixlen // 8)
+    parts = (str(part.network_address).split(".")[:octets] for part in network.subnets(new_prefix=8 * octets))
+    texts = tuple(".".join(part) for part in parts)
+    return (texts, ()) if octets == 4 else ((), tuple(f"{text}." if text else "" for text in texts))
+
+
+def is_in(text: str, network: IPv4Network | IPv6Network) -> bool:
+    """Return whether a text is an address of a network, in any spelling."""
+    try:
+        return ip_address(canonical_address(text)) in network
+    except ValueError:
+        return False
 
 
 def _distinct(*texts: str) -> tuple[str, ...]:

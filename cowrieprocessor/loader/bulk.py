@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from cowrieprocessor.db.engine import get_engine
+from cowrieprocessor.db.jobs import end_reason
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
 from cowrieprocessor.loader.load_result import LoadResult
@@ -45,6 +46,7 @@ from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
 from cowrieprocessor.settings.sensor_paths import SensorPaths
+from cowrieprocessor.wording import plural
 
 __all__ = ["FAILED", "FOREIGN", "KNOWN", "LOADED", "PENDING", "BulkLoader", "FileResult", "LoadProgress", "LoadResult"]
 
@@ -155,7 +157,9 @@ class BulkLoader:
             return
         if result.wrapper and result.counters:
             passed = (
-                f"; {result.lines_foreign:,} lines of other programs in it passed over" if result.lines_foreign else ""
+                f"; {plural(result.lines_foreign, 'line')} of other programs in it passed over"
+                if result.lines_foreign
+                else ""
             )
             result.warnings.append(f"{result.path}: unwrapped ({result.wrapper}){passed}")
         if loaded.is_whole and (loaded.log is None or (loaded.bytes_pending and not loaded.is_settled)):
@@ -173,7 +177,9 @@ class BulkLoader:
     def _record_end(self, result: LoadResult) -> None:
         """Record in `jobs` that the load is done, or how many files failed and the first reason."""
         failed = result.failed_total
-        reason = f"{failed} of {result.files_total} files failed: {result.failed[0].error}" if failed else None
+        reason = (
+            f"{failed:,} of {plural(result.files_total, 'file')} failed: {result.failed[0].error}" if failed else None
+        )
         if not failed and result.holds_no_event:
             reason = NO_EVENT
         set_load_state(self._engine, "failed" if reason else "done", reason, now_text())
@@ -182,7 +188,7 @@ class BulkLoader:
         """Record in `jobs` why the load stopped, unless the database is locked."""
         engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=0.2)
         try:
-            set_load_state(engine, "stopped", str(error) or type(error).__name__, now_text())
+            set_load_state(engine, "stopped", end_reason(error), now_text())
         except CowrieProcessorError:
             return  # the error that stopped the load says more than this one
         finally:
@@ -276,8 +282,8 @@ def _pending_note(loaded: LoadedLog, result: FileResult) -> str:
     if not is_live_name(result.path):
         remedy = "a load an hour after the last change of the file keeps them as a dead letter, if none came"
     return (
-        f"{result.path}:{loaded.line + 1}: the last {loaded.bytes_pending} bytes are an unfinished value and wait for "
-        f"the rest; {remedy}"
+        f"{result.path}:{loaded.line + 1}: an unfinished value of {plural(loaded.bytes_pending, 'byte')} at the end "
+        f"waits for the rest; {remedy}"
     )
 
 
@@ -285,8 +291,8 @@ def _no_event_note(result: FileResult) -> str:
     if not result.bytes_pending:
         return f"{result.path} is empty"
     return (
-        f"{result.path}: no complete JSON object in {result.bytes_pending} bytes, nothing of it is stored; if it is a "
-        "Cowrie log, check that it is the JSON one (cowrie.json) and that its last line ends with a newline"
+        f"{result.path}: no complete JSON object in {plural(result.bytes_pending, 'byte')}, nothing of it is stored; "
+        "if it is a Cowrie log, check that it is the JSON one (cowrie.json) and that its last line ends with a newline"
     )
 
 

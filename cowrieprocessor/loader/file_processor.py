@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD, moment_or_none, parse_timestamp
+from cowrieprocessor.json_text import kind_of
 from cowrieprocessor.sanitize import inert_cut, last_path_segment
 
 ORIGINS = {FILE_DOWNLOAD: "download", FILE_UPLOAD: "upload"}
@@ -66,7 +67,7 @@ def file_sighting(event: Mapping[str, object], session_id: str) -> FileSighting 
     if origin is None or shasum is None or shasum == "":
         return None
     if not isinstance(shasum, str) or not _SHA256.fullmatch(shasum):
-        shown = repr(shasum[:80]) if isinstance(shasum, str) else f"of type {type(shasum).__name__}"
+        shown = repr(shasum[:80]) if isinstance(shasum, str) else f"(it is {kind_of(shasum)})"
         raise InvalidShasum(f"shasum {shown} of session {session_id!r} is not 64 hexadecimal characters")
     url = _text(event.get("url"))
     if url == "stdin":

@@ -12,6 +12,7 @@ from cowrieprocessor.errors import ConfigurationError
 UTC = dt.UTC
 _WEEK = re.compile(r"(\d{4})-?W(\d{2})", re.IGNORECASE | re.ASCII)
 _MONTH = re.compile(r"(\d{4})-(\d{2})", re.ASCII)
+_DAYS_AGO = {"today": 0, "yesterday": 1}
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -103,8 +104,8 @@ def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
         ConfigurationError: the text is none of these, or there is no such date.
     """
     word = text.strip().lower()
-    if word in ("today", "yesterday"):
-        return period_of(kind, now - dt.timedelta(days=1 if word == "yesterday" else 0))
+    if word in _DAYS_AGO:
+        return period_of(kind, now - dt.timedelta(days=_DAYS_AGO[word]))
     try:
         if _DAY.fullmatch(word):
             return period_of(kind, dt.datetime.fromisoformat(word).replace(tzinfo=UTC))
@@ -126,13 +127,31 @@ def parse_period(kind: PeriodKind, text: str, now: dt.datetime) -> Period:
 def parse_moment(text: str) -> dt.datetime:
     """Return the moment that a flag such as `--since` names; without a zone it is UTC.
 
+    `today` and `yesterday` are the beginning of the day, in UTC.
+
     Raises:
-        ConfigurationError: the text is not an ISO 8601 date or time.
+        ConfigurationError: the text is neither, and not an ISO 8601 date or time.
     """
     try:
+        if text.strip().lower() in _DAYS_AGO:
+            midnight = dt.datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+            return midnight - dt.timedelta(days=_DAYS_AGO[text.strip().lower()])
         moment = dt.datetime.fromisoformat(text.strip())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ConfigurationError(
-            f"{text!r} is not a time: give it as 2026-11-21 or 2026-11-21T13:45:00Z (UTC if it has no zone)"
+            f"{text!r} is not a time: give it as 2026-11-21, 2026-11-21T13:45:00Z (UTC if it has no zone), "
+            "today or yesterday"
         ) from None
+
+
+def parse_span(since: str | None, until: str | None) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """Return the moments of `--since` and `--until`, None for one that is not given.
+
+    Raises:
+        ConfigurationError: one is no time, or nothing lies between them.
+    """
+    first, end = (parse_moment(text) if text is not None else None for text in (since, until))
+    if first is not None and end is not None and first >= end:
+        raise ConfigurationError(f"--since {since} is not before --until {until}: nothing lies between them")
+    return first, end

@@ -37,7 +37,7 @@ LAYERS: Layers = (
     ("settings",),
     ("interpret",),
     ("events", "sanitize", "clock", "filesystems", "child_process"),
-    ("json_text",),
+    ("json_text", "wording"),
     ("errors",),
 )
 """Packages and top modules from the top down; each imports itself and what is below it. Some are still to come."""

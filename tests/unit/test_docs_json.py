@@ -1,6 +1,6 @@
 """What `--json` prints is what docs/reference.md promises: the fields, their types, and no others.
 
-Lists and reports have a page of their own, docs/reports.md, and its tests in tests/unit/reporting.
+Lists and reports have a page of their own, docs/reports.md; tests/unit/reporting compares it with the classes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from sqlalchemy import update
 
 from cowrieprocessor.cli import follow
+from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.models import LogFile
 from cowrieprocessor.jobs.watch import follow as follow_job
@@ -25,17 +28,24 @@ from cowrieprocessor.loader import delta, false_joins, file_processor, torn_lett
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.loader.rows import batch, file_aggregates
+from tests import v3_schema
 from tests.documents import PROJECT, flattened, quoted, sections, table_rows
 from tests.unit.reporting.program import Program
 
 PAGE = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
+REPORTS = (PROJECT / "docs" / "reports.md").read_text(encoding="utf-8")
 SAMPLES = PROJECT / "samples"
+NAMED_BY_DATA = ("fields", "details", "payload", "verdicts", "counters")
+"""Fields of lists and reports whose own fields have the names that an event, a reason or a source gives them."""
 
 
 def differences(documents: list[Any], rows: list[list[str]]) -> list[str]:
     """Return what is in the documents and not in the table of fields, and the other way round."""
     fields = {quoted(row[0])[0]: set(re.split(r", | or ", row[1])) for row in rows}
-    patterns = {name: re.compile(re.sub(r"[A-Z]{4,}", r"\\w+", re.escape(name))) for name in fields}
+    patterns = {
+        name: re.compile(re.sub(r"[A-Z]{4,}", r"[^.\\[\\]]+", re.escape(name).replace("EVENTID", r"[a-z_.]+")))
+        for name in fields
+    }
     seen: set[str] = set()
     wrong = []
     for path, kind in [pair for document in documents for pair in flattened(document)]:
@@ -124,6 +134,126 @@ def test_json_of_db_commands_is_documented(program: Program, tmp_path: Path) -> 
         command: differences(documents, documented_fields("db", number))
         for number, (command, documents) in enumerate(found.items())
     } == {"status": [], "check": [], "migrate": []}
+
+
+def fields_of(command: str) -> list[list[str]]:
+    """Return the fields in the table of docs/reference.md below a command."""
+    _, _, after = PAGE.partition(f"\n`cowrieprocessor {command} --json`")
+    heading = "| field | type | meaning |"
+    return table_rows(heading + after.split(heading)[1], "field", "type", "meaning") if after else []
+
+
+def lists_of(command: str) -> set[str]:
+    """Return the names of fields in the row of docs/reports.md about a command; a report's numbers have a table."""
+    name = "report …" if command.startswith("report") else command
+    (row,) = [document for what, document in table_rows(REPORTS, "command", "document") if quoted(what) == [name]]
+    numbers = REPORTS.split("## What the numbers mean")[1].split("`previous`")[0] if name == "report …" else ""
+    fields = {field for names in quoted(row) + quoted(numbers) for field in re.split(r",\s*", names)}
+    return fields | lists_of("sessions list") if "(as in the list)" in row else fields
+
+
+def keys(document: Any) -> set[str]:
+    """Return the names of all fields of a document, without those that the data names."""
+    if isinstance(document, list):
+        return set().union(*map(keys, document))
+    if not isinstance(document, dict):
+        return set()
+    inside = (keys(value) for key, value in document.items() if key not in NAMED_BY_DATA)
+    return set(document).union(*inside)
+
+
+def commands_with_json() -> set[str]:
+    """Return every command of the program that takes --json."""
+
+    def walk(command: click.Command, name: str) -> Iterator[str]:
+        if any("--json" in parameter.opts for parameter in command.params):
+            yield name
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for part in command.list_commands(context):
+                inner = command.get_command(context, part)
+                assert inner is not None
+                yield from walk(inner, f"{name} {part}".strip())
+
+    return set(walk(cli, ""))
+
+
+JOURNEY = (
+    ("db migrate --dry-run", "--db", "v3.sqlite"),
+    ("db migrate", "--db", "v3.sqlite", "--yes"),
+    ("db status", "--db", "v3.sqlite"),
+    ("db check", "--db", "v3.sqlite"),
+    ("db validate", "--db", "v3.sqlite"),
+    ("db backfill --dry-run", "--db", "v3.sqlite"),
+    ("db backfill", "--db", "v3.sqlite", "--yes"),
+    ("db validate", "--db", "v3.sqlite"),
+    ("db recount", "--db", "v3.sqlite", "--yes"),
+    ("db optimize --dry-run", "--db", "v3.sqlite"),
+    ("db optimize", "--db", "v3.sqlite", "--yes"),
+    ("db backup", "copy.sqlite", "--db", "v3.sqlite"),
+    ("db restore", "copy.sqlite", "--db", "v3.sqlite", "--yes"),
+    ("db rollback --dry-run", "--to", "3", "--db", "v3.sqlite"),
+    ("db rollback", "--to", "3", "--db", "v3.sqlite", "--yes"),
+    ("load", "odd.json"),
+    ("enrich", "--provider", "hashlookup"),
+    ("load", SAMPLES / "cowrie.json"),
+    ("follow --once", "odd.json"),
+    ("files scan", SAMPLES / "downloads", "--sensor", "pot"),
+    ("files list",),
+    ("files show", "SHA256"),
+    ("files history", "SHA256"),
+    ("files sessions", "SHA256"),
+    ("sessions list",),
+    ("sessions show", "SESSION"),
+    ("sensors list",),
+    ("sensors rename", "honeypot-1", "pot-2", "--yes"),
+    ("report daily",),
+    ("report weekly",),
+    ("report monthly",),
+    ("dead-letters list",),
+    ("dead-letters show", "1"),
+    ("dead-letters replay",),
+    ("dead-letters purge", "--all", "--yes"),
+    ("enrich import-cache", "cache"),
+    ("enrich status",),
+    ("db remove", "--log", SAMPLES / "cowrie.json", "--db", "cowrieprocessor.sqlite", "--yes"),
+)
+"""The life of two databases, so that every command has something to say; SHA256 and SESSION are those of the lists."""
+
+
+def test_json_of_every_command_is_documented(program: Program, tmp_path: Path) -> None:
+    """Each command with --json prints the fields that docs/reference.md or docs/reports.md names, and no others."""
+    v3_schema.create(tmp_path / "v3.sqlite")
+    (tmp_path / "odd.json").write_text('{"eventid":"x","session":"s"}\nnot JSON\n{"a":1', encoding="utf-8")
+    (tmp_path / "cache").mkdir()
+    chosen = {"SHA256": "", "SESSION": ""}
+    wrong: dict[str, object] = {}
+    called = set()
+    for command, *arguments in JOURNEY:
+        words = [chosen.get(str(argument), argument) for argument in arguments]
+        outcome = program(*command.split(), *words, "--json")
+        assert outcome.out, (command, outcome)
+        called.add(command.split(" --")[0])
+        if command == "files list":
+            chosen["SHA256"] = outcome.document["files"][0]["sha256"]
+        if command == "sessions list":
+            chosen["SESSION"] = outcome.document["sessions"][0]["session_id"]
+        if fields := fields_of(command):
+            found = [line for line in differences([outcome.document], fields) if not line.endswith("not there")]
+        else:
+            found = sorted(keys(outcome.document) - lists_of(command))
+        if found:
+            wrong[command] = found
+
+    assert wrong == {}
+    assert called == commands_with_json()
+
+
+def test_index_of_documents_is_complete() -> None:
+    """The index in docs/reference.md names each command with --json once."""
+    named = [name for names, _ in table_rows(PAGE, "command", "document") for name in quoted(names)]
+
+    assert sorted(named) == sorted(commands_with_json())
 
 
 def test_differences_of_documents_are_found() -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -384,3 +385,12 @@ def test_systemd_finds_the_services_safe(name: str, installed: list[str]) -> Non
     if "unrecognized option" in ended.stderr:
         pytest.skip("this systemd cannot judge a unit that is not installed")
     assert 0 == ended.returncode, ended.stdout + ended.stderr
+
+
+def test_the_extras_are_named() -> None:
+    """The page installs and explains every extra that the project has."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = list(project["optional-dependencies"])
+
+    assert [extra for extra in extras if f"the extra `{extra}`" not in README.replace("The extra", "the extra")] == []
+    assert "pip install '.[analysis]'" in README

@@ -9,6 +9,7 @@ import click
 
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
+    db_argument,
     json_option,
     named_db_option,
     notify,
@@ -16,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -140,8 +142,8 @@ def _default_pause_file(engine: Engine) -> Path | None:
 def _announce(name: str, plan: BackfillPlan) -> None:
     rows = sum(plan.rows.values())
     notify(
-        f"{name}: {plan.rows['backfill-files']:,} file events to process, then about "
-        f"{plan.rows['backfill-sessions']:,} events for sessions and commands, and "
+        f"{name}: {plural(plan.rows['backfill-files'], 'file event')} to process, then about "
+        f"{plural(plan.rows['backfill-sessions'], 'event')} for sessions and commands, and "
         f"{plan.rows['backfill-sensors']:,} for sensors; it can be stopped at any time and loaders may keep running"
         if rows
         else f"{name}: every event is processed already"
@@ -168,22 +170,26 @@ def _print_plan(plan: BackfillPlan, *, as_json: bool) -> None:
         print_json({"raw_events_max_id": plan.database_rows, "rows_to_read": plan.rows})
         return
     for name, rows in plan.rows.items():
-        click.echo(f"{name:18} {rows:>14,} rows to read")
+        click.echo(f"{name:18} {rows:>14,} {'row' if rows == 1 else 'rows'} to read")
     click.echo("nothing was changed")
 
 
 def _summary(result: BackfillResult, db: str) -> list[str]:
     files, sessions = result.files.counters, result.sessions.counters
     refused = files.get("events_refused", 0) + sessions.get("events_refused", 0)
+    nameless = files.get("file_event_empty_shasum", 0) + files.get("file_event_no_shasum", 0)
     lines = [
-        f"files: {files.get('events_read', 0):,} file events read, {files.get('files_added', 0):,} files added; "
-        f"{files.get('file_event_empty_shasum', 0) + files.get('file_event_no_shasum', 0):,} name no file",
-        f"sessions and commands: {sessions.get('events_read', 0):,} events read",
-        f"sensors: {result.sensors.counters.get('events_read', 0):,} events read",
+        f"files: {plural(files.get('events_read', 0), 'file event')} read, "
+        f"{plural(files.get('files_added', 0), 'file')} added; "
+        f"{plural(nameless, 'names', 'name')} no file",
+        f"sessions and commands: {plural(sessions.get('events_read', 0), 'event')} read",
+        f"sensors: {plural(result.sensors.counters.get('events_read', 0), 'event')} read",
     ]
     if refused:
-        lines.append(f"{refused:,} events could not be processed: cowrieprocessor dead-letters list --db {db}")
-    lines.append(f"next: cowrieprocessor db validate --db {db}")
+        lines.append(
+            f"{plural(refused, 'event')} could not be processed: cowrieprocessor dead-letters list{db_argument(db)}"
+        )
+    lines.append(f"next: cowrieprocessor db validate{db_argument(db)}")
     return lines
 
 

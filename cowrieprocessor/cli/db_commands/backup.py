@@ -16,6 +16,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
+from cowrieprocessor.wording import plural
 
 _quick_option = click.option(
     "--quick", is_flag=True, help="Verify without comparing every row with its indexes; takes about half the time."
@@ -67,7 +68,8 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     rows = sum(result.rows.values())
     print_text(
         f"{result.destination}: {size_text(result.size_bytes)}, schema version {result.schema_version}, "
-        f"{rows:,} rows in {len(result.rows)} tables, verified ({result.check} check) in {result.duration_s:.0f} s\n"
+        f"{plural(rows, 'row')} in {plural(len(result.rows), 'table')}, "
+        f"verified ({result.check} check) in {result.duration_s:.0f} s\n"
     )
 
 
@@ -83,13 +85,14 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     SRC is verified first, then copied next to the database, and the copy is verified as well, before it takes the
     database's name in one step. The old database becomes NAME.before-restore-TIME. If interrupted, the name refers to
     the old database or the new one, complete. It refuses while another process has the database open: stop loaders and
-    services first. On a terminal it asks before it begins, unless --yes is given.
+    services first. It asks before it begins, unless --yes is given, which it needs to replace a database where there
+    is no terminal.
 
     For PostgreSQL use pg_restore.
 
-    Ends with 0; with 1 if you said no, 2 if the database is no SQLite file, 4 if SRC is damaged or no backup, the
-    database is open, or the disk is too small, 5 if SRC has a version that cannot be used, 130 if it was
-    interrupted.
+    Ends with 0; with 1 if you said no, 2 if the database is no SQLite file or --yes is needed, 4 if SRC is damaged or
+    no backup, the database is open, or the disk is too small, 5 if SRC has a version that cannot be used, 130 if it
+    was interrupted.
 
     \b
     Example: cowrieprocessor db restore /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
@@ -103,8 +106,10 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     interrupt_on_sigterm()
     engine = get_engine(db, on_wait=report_waiting)
     try:
-        notify(restore_text(plan_restore(engine, source, quick=quick)))
-        confirm_or_exit(yes=yes)
+        plan = plan_restore(engine, source, quick=quick)
+        notify(restore_text(plan))
+        replaces = plan.replaced_bytes is not None
+        confirm_or_exit(yes=yes, destroys="this replaces the database" if replaces else None)
         with StepProgress({"copying": "copying", "counting": "counting rows", "checking": "checking"}) as progress:
             result = put_back(engine, source, quick=quick, on_progress=progress.update)
     finally:
@@ -112,8 +117,9 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     if as_json:
         print_json(result)
         return
+    rows = sum(result.rows.values())
     kept = f"; the old database is {result.kept}" if result.kept is not None else ""
     print_text(
         f"{result.database}: restored from {result.source}, schema version {result.schema_version}, "
-        f"{sum(result.rows.values()):,} rows in {len(result.rows)} tables, verified ({result.check} check){kept}\n"
+        f"{plural(rows, 'row')} in {plural(len(result.rows), 'table')}, verified ({result.check} check){kept}\n"
     )

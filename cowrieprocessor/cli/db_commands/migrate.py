@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
+    db_argument,
     json_option,
     named_db_option,
     notify,
@@ -79,7 +79,7 @@ def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: 
     state = "now" if found.needs_migration else "already, nothing to do"
     print_text(f"{found.database}: is at schema version {version} {state}\n")
     if found.needs_migration and found.schema_version is not None:
-        _report_next_commands(found.database)
+        _report_next_commands(db)
     if take_in is None:
         _report_saved_state(engine)
 
@@ -162,9 +162,8 @@ def _import_saved_state(engine: Engine, saved: Path) -> object:
 
 def _report_next_commands(database: str) -> None:
     """Print the commands that follow the migration of a v3 database."""
-    quoted = shlex.quote(database)
-    notify(f"next: cowrieprocessor db backfill --db {quoted}")
-    notify(f"then: cowrieprocessor db validate --db {quoted}")
+    notify(f"next: cowrieprocessor db backfill{db_argument(database)}")
+    notify(f"then: cowrieprocessor db validate{db_argument(database)}")
 
 
 def _report_saved_state(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
 from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.maintenance.backup import BackupPlan
@@ -73,13 +74,13 @@ def _lines(found: Preflight) -> Iterator[str]:
     if not found.needs_migration:
         yield f"to do           nothing: it is at version {CURRENT_SCHEMA_VERSION} already"
         return
-    yield f"adds            {len(found.adds)} empty tables: {', '.join(found.adds)}"
+    yield f"adds            {plural(len(found.adds), 'empty table')}: {', '.join(found.adds)}"
     yield f"needs           {size_text(found.need.upgrade_bytes)} at most: {_need(found)}"
     yield f"backup          {size_text(found.need.backup_bytes)} more, if it is made on the same disk"
     yield f"migrate         {about(found.migrate_s)}; readers go on, writers wait"
-    yield f"backfill files  about {found.work.file_events:,} events, {about(found.backfill_files_s)}"
+    yield f"backfill files  about {plural(found.work.file_events, 'event')}, {about(found.backfill_files_s)}"
     yield (
-        f"backfill rest   about {found.work.events:,} events in {found.work.sessions:,} sessions, "
+        f"backfill rest   about {plural(found.work.events, 'event')} in {plural(found.work.sessions, 'session')}, "
         f"{about(found.backfill_sessions_s + found.backfill_sensors_s)}"
     )
 

@@ -19,6 +19,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult
@@ -123,18 +124,19 @@ class _ProgressLines:
         share = now.sessions / now.total if now.total else 1.0
         eta = "" if now.eta_s is None else f", ETA {now.eta_s:.0f} s"
         notify(
-            f"{now.sessions:,}/{now.total:,} sessions {share:.1%}, {now.changed:,} wrong, "
+            f"{now.sessions:,}/{plural(now.total, 'session')} {share:.1%}, {now.changed:,} wrong, "
             f"{now.sessions_per_s:,.0f} sessions/s{eta}"
         )
 
 
 def _summary(result: RecountResult, removed: RemovedTwins | None, *, dry_run: bool, remove_twins: bool) -> str:
     changed = "would change" if dry_run else "changed"
-    lines = [f"{result.sessions:,} sessions recounted, {result.changed:,} {changed}"]
+    lines = [f"{plural(result.sessions, 'session')} recounted, {result.changed:,} {changed}"]
     if result.twins:
+        are = "is" if result.twins == 1 else "are"
         lines.append(
-            f"{result.twins:,} stored events are there twice, because version 3 met their log under two names; they "
-            f"{'would ' if dry_run else ''}count once"
+            f"{plural(result.twins, 'stored event')} {are} there twice, because version 3 met their log "
+            f"under two names; they {'would ' if dry_run else ''}count once"
         )
         if dry_run and remove_twins:
             lines.append(f"the second rows of these would be saved and removed: {result.twins:,}")
@@ -142,7 +144,13 @@ def _summary(result: RecountResult, removed: RemovedTwins | None, *, dry_run: bo
         where = "" if removed.saved_to is None else f"; they are saved in {removed.saved_to}"
         lines.append(f"second rows removed: {removed.events:,}{where}")
     if result.without_events:
-        lines.append(f"{result.without_events:,} sessions have no event stored and stay as they are")
+        lines.append(
+            plural(
+                result.without_events,
+                "session has no event stored and stays as it is",
+                "sessions have no event stored and stay as they are",
+            )
+        )
     if result.resumed:
         lines.append("an earlier recount was stopped; the numbers are those of both")
     return "".join(f"{line}\n" for line in lines)

@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.maintenance.remove_log import RemovalPlan, RemovalResult
@@ -39,12 +40,13 @@ def remove(db: str, path: str, identity: str | None, dry_run: bool, yes: bool, a
     them again, and what they hold is added. After that the database is the same as if only they had been loaded.
     Verdicts about files stay, with their history.
 
-    It works alongside loaders, in short transactions. Killed, the same command goes on from there. On a terminal it
-    asks before it begins, unless --yes is given. Do not leave the log where a load or `follow` finds it again.
+    It works alongside loaders, in short transactions. Killed, the same command goes on from there. It asks before it
+    begins, unless --yes is given, which it needs where there is no terminal. Do not leave the log where a load or
+    `follow` finds it again.
 
-    Ends with 0; with 1 if you said no or no such log was loaded, 2 if several were loaded from there, 4 if the database
-    cannot be written or a backfill has to end first, 5 if it has to be migrated first, 6 if the log is being followed,
-    130 if it was interrupted.
+    Ends with 0; with 1 if you said no or no such log was loaded, 2 if several were loaded from there or --yes is
+    needed, 4 if the database cannot be written or a backfill has to end first, 5 if it has to be migrated first, 6 if
+    the log is being followed, 130 if it was interrupted.
 
     \b
     Example: cowrieprocessor db remove --log /srv/test/cowrie.json --db cowrieprocessor.sqlite
@@ -59,7 +61,7 @@ def remove(db: str, path: str, identity: str | None, dry_run: bool, yes: bool, a
         if dry_run:
             result = None
         else:
-            confirm_or_exit(yes=yes)
+            confirm_or_exit(yes=yes, destroys="this removes what was loaded")
             result = job.remove(engine, plan, on_progress=_ProgressLines(plan).update)
     finally:
         dispose(engine)
@@ -80,7 +82,7 @@ class _ProgressLines:
         """Print the progress, if a line is due."""
         if time.monotonic() - self._line_at >= LINE_EVERY_S:
             self._line_at = time.monotonic()
-            notify(f"{now.events:,}/{self._events:,} events removed")
+            notify(f"{now.events:,}/{plural(self._events, 'event')} removed")
 
 
 def _announce(plan: RemovalPlan) -> None:
@@ -88,8 +90,8 @@ def _announce(plan: RemovalPlan) -> None:
     for log in plan.logs:
         moved = "" if log.current_path == log.source else f", last seen as {log.current_path}"
         notify(
-            f"{plan.database}: removes {log.source}{moved}: {log.events:,} events of {log.sessions:,} sessions, "
-            f"{log.dead_letters:,} dead letters"
+            f"{plan.database}: removes {log.source}{moved}: {plural(log.events, 'event')} of "
+            f"{plural(log.sessions, 'session')}, {plural(log.dead_letters, 'dead letter')}"
         )
     notify("these sessions are recomputed from the events that are left; a session without one is removed")
     if plan.keeps_rows_of_v3:
@@ -100,8 +102,8 @@ def _summary(result: RemovalResult | None) -> str:
     if result is None:
         return "nothing was changed (--dry-run)\n"
     lines = [
-        f"{result.events:,} events and {result.dead_letters:,} dead letters removed; {result.sessions:,} sessions "
-        "recomputed"
+        f"{plural(result.events, 'event')} and {plural(result.dead_letters, 'dead letter')} removed; "
+        f"{plural(result.sessions, 'session')} recomputed"
     ]
     if result.load_again:
         lines.append("these logs overlap with it; load them again, which adds what they hold:")

@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     report_waiting,
 )
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.upgrade.rollback import RollbackPlan, RolledBack
@@ -47,10 +48,11 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
     rest.
 
     The database file does not shrink: freed space is reused for new rows. Stop the loaders of version 4 first; a
-    running backfill or other job makes it refuse. On a terminal it asks before it begins, unless --yes is given.
+    running backfill or other job makes it refuse. It asks before it begins, unless --yes is given, which it needs
+    where there is no terminal.
 
-    Ends with 0; with 1 if you said no or the file cannot be saved, 2 if --save is needed (PostgreSQL), 4 if the
-    database cannot be written or a job is running on it, 5 if it has another version.
+    Ends with 0; with 1 if you said no or the file cannot be saved, 2 if --yes or --save (PostgreSQL) is needed, 4 if
+    the database cannot be written or a job is running on it, 5 if it has another version.
 
     \b
     Example: cowrieprocessor db rollback --to 3 --db cowrieprocessor.sqlite
@@ -69,7 +71,7 @@ def rollback(db: str, version: str, save_to: Path | None, dry_run: bool, yes: bo
         _print_plan(plan, as_json=as_json)
         return
     if plan.needed:
-        confirm_or_exit(yes=yes)
+        confirm_or_exit(yes=yes, destroys="this drops the tables of version 4")
     planned_save_to = Path(plan.save_to) if plan.save_to else None  # exactly the path that was announced
     engine = get_engine(db, on_wait=report_waiting)
     try:
@@ -86,7 +88,7 @@ def _announce(plan: RollbackPlan) -> None:
     """Print what is going to be dropped, what is saved, and where."""
     notify(f"{plan.database}: going back to schema version 3 drops")
     for table, rows in plan.drops.items():
-        notify(f"  {table}: {'' if rows.exact else 'about '}{rows.rows:,} rows")
+        notify(f"  {table}: {'' if rows.exact else 'about '}{plural(rows.rows, 'row')}")
     if plan.empties_command_stats:
         notify("  and the rows of command_stats, which v3 left empty")
     saved = ", ".join(f"{rows:,} of {table}" for table, rows in plan.saves.items()) or "nothing"
@@ -117,12 +119,14 @@ def _result_text(result: RolledBack) -> str:
     removed, forgotten = "", result.forgotten
     if forgotten.command_stats or forgotten.file_dead_letters:
         removed = (
-            f"removed what version 4 had added to v3's tables: {forgotten.command_stats:,} rows of command_stats, "
-            f"{forgotten.file_dead_letters:,} dead letters about files\n"
+            "removed what version 4 had added to v3's tables: "
+            f"{plural(forgotten.command_stats, 'row')} of command_stats, "
+            f"{plural(forgotten.file_dead_letters, 'dead letter')} about files\n"
         )
     return (
-        f"{terminal_safe(result.database)}: is at schema version 3 now; dropped {len(result.dropped)} tables\n"
+        f"{terminal_safe(result.database)}: is at schema version 3 now; "
+        f"dropped {plural(len(result.dropped), 'table')}\n"
         f"saved {terminal_safe(result.saved.summary())}\n"
         f"{removed}"
-        f"free for new rows: {result.free_bytes:,} bytes\n"
+        f"free for new rows: {plural(result.free_bytes, 'byte')}\n"
     )

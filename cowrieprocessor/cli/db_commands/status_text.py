@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
 from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.db.status import DatabaseStatus, JobState, RowCount
@@ -33,8 +34,9 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
         yield from _columns([(name, _rows(count)) for name, count in status.tables.items()])
     lost = status.losses
     if lost.logs:
-        yield f"lost            {lost.bytes_lost:,} bytes of {lost.logs:,} logs, destroyed before they could be read"
-        yield from _columns([(terminal_safe(log.path), f"{log.bytes_lost:,} bytes") for log in lost.largest])
+        of_logs = f"{plural(lost.bytes_lost, 'byte')} of {plural(lost.logs, 'log')}"
+        yield f"lost            {of_logs}, destroyed before being read"
+        yield from _columns([(terminal_safe(log.path), plural(log.bytes_lost, "byte")) for log in lost.largest])
     if status.jobs:
         yield "jobs"
         yield from _columns([(terminal_safe(job.name), _job(job)) for job in status.jobs])
@@ -43,7 +45,7 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
 def _version(status: DatabaseStatus) -> str:
     version = "none: the database is empty" if status.schema_version is None else str(status.schema_version)
     if status.needs_migration:
-        return f"{version} (`cowrieprocessor db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
+        return f"{version} (`db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
     is_current = status.schema_version == CURRENT_SCHEMA_VERSION
     if is_current:
         return f"{version}, revision {status.schema_revision}" if status.schema_revision else version

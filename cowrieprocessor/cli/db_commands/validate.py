@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import json_option, named_db_option, notify, print_json, print_text
+from cowrieprocessor.cli.shared.common import db_argument, json_option, named_db_option, notify, print_json, print_text
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.validation.report import ValidationReport
@@ -105,7 +106,7 @@ class ValidateProgressLine:
 
 def progress_text(now: ValidateProgress) -> str:
     """Return the progress as one line."""
-    text = f"{now.step}: {now.rows:,} rows, {now.share:.1%}, {now.rows_per_s:,.0f} rows/s"
+    text = f"{now.step}: {plural(now.rows, 'row')}, {now.share:.1%}, {now.rows_per_s:,.0f} rows/s"
     has_eta = now.eta_s is not None and _ETA_FROM_SHARE <= now.share < 1
     return f"{text}, ETA {now.eta_s:.0f} s" if has_eta else text
 
@@ -113,7 +114,7 @@ def progress_text(now: ValidateProgress) -> str:
 def report_text(report: ValidationReport, db: str) -> str:
     """Return a report as text for people; attackers' text is escaped."""
     lines = [
-        *(f"{table}: {rows:,} rows compared" for table, rows in report.compared.items()),
+        *(f"{table}: {plural(rows, 'row')} compared" for table, rows in report.compared.items()),
         *(f"{rows:,} {reason}: they have no row" for reason, rows in report.without_row.items()),
         *_counters(report, db),
         *(
@@ -124,7 +125,7 @@ def report_text(report: ValidationReport, db: str) -> str:
     ]
     total = sum(report.differences.values())
     if total:
-        lines.append(f"{total:,} differences:")
+        lines.append(f"{plural(total, 'difference')}:")
         lines += [f"  {rows:,} {what}" for what, rows in report.differences.items()]
         lines.append(f"the first {len(report.first_differences):,}:")
         lines += [f"  {difference.describe()}" for difference in report.first_differences]
@@ -139,12 +140,13 @@ def _counters(report: ValidationReport, db: str) -> list[str]:
         return []
     share = counters.wrong / counters.sessions
     if counters.is_sample:
-        sessions = f"about {share:.1%} of the sessions ({counters.sessions:,} were sampled)"
+        sessions = f"about {share:.1%} of the sessions ({plural(counters.sessions, 'was', 'were')} sampled)"
     else:
-        sessions = f"{counters.wrong:,} of {counters.sessions:,} sessions ({share:.1%})"
+        sessions = f"{counters.wrong:,} of {plural(counters.sessions, 'session')} ({share:.1%})"
+    has, their = ("has", "its") if counters.wrong == 1 and not counters.is_sample else ("have", "their")
     return [
-        f"{sessions} have counters or times that differ from their events, as v3 left them: "
-        f"`cowrieprocessor db recount --db {db}` repairs them"
+        f"{sessions} {has} counters or times that differ from {their} events, as v3 left them: "
+        f"`cowrieprocessor db recount{db_argument(db)}` repairs them"
     ]
 
 
@@ -153,6 +155,8 @@ def _not_backfilled(report: ValidationReport, db: str) -> list[str]:
     for job, rows in report.not_backfilled.items():
         if rows == 0:
             continue
-        what = "has not begun" if rows is None else f"has not processed {rows:,} events yet"
-        lines.append(f"not backfilled: {job} {what}: run `cowrieprocessor db backfill --db {db}`, then validate again")
+        what = "has not begun" if rows is None else f"has not processed {plural(rows, 'event')} yet"
+        lines.append(
+            f"not backfilled: {job} {what}: run `cowrieprocessor db backfill{db_argument(db)}`, then validate again"
+        )
     return lines

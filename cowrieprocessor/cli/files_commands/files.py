@@ -35,7 +35,9 @@ def files() -> None:
 @files.command("list")
 @db_option
 @click.option("--verdict", type=click.Choice(_VERDICTS), help="Only files with this verdict.")
-@click.option("--since", metavar="TIME", help="Only files last seen at or after this time (ISO 8601, UTC).")
+@click.option(
+    "--since", metavar="TIME", help="Only files last seen at or after this time (ISO 8601, UTC, or yesterday)."
+)
 @click.option("--until", metavar="TIME", help="Only files first seen before this time.")
 @click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
 @click.option("--name", metavar="TEXT", help="Only files with TEXT in a name, ignoring case.")
@@ -64,20 +66,21 @@ def list_(
     """List the files, newest first: hash, a name, type, size, sessions, verdict, when last seen.
 
     The short hash is enough for `files show`. `not checked` means that no source was asked about the file yet.
-    Ends with 0, also when no file matches; with 1 if there is no such sensor.
+    Ends with 0, also when no file matches; with 1 if there is no such sensor, 2 if --until is not after --since.
 
     \b
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
-    from cowrieprocessor.reporting.periods import parse_moment
+    from cowrieprocessor.reporting.periods import parse_span
     from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SENSORS_JOB, completeness
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
 
+    first, end = parse_span(since, until)
     filters = FileFilter(
         verdict=verdict,
-        since=parse_moment(since) if since else None,
-        until=parse_moment(until) if until else None,
+        since=first,
+        until=end,
         sensor=sensor,
         name=name or None,
     )

@@ -23,6 +23,7 @@ from cowrieprocessor.cli.shared.common import (
 )
 from cowrieprocessor.errors import ConfigurationError, InputError
 from cowrieprocessor.sanitize import inert, terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.analysis.downloads_scan import ScanResult
@@ -33,17 +34,20 @@ LINE_EVERY_S = 10.0
 EXAMPLE_FOLDER = "/srv/cowrie/var/lib/cowrie/downloads"
 
 _REASONS = {
-    "symlink": "symbolic links",
-    "folder": "folders",
-    "fifo": "FIFOs",
-    "socket": "sockets",
-    "device": "devices",
-    "temporary": "temporary files of Cowrie",
-    "other_name": "files under other names",
-    "vanished": "files that vanished during the scan",
-    "changing": "files that changed while they were read (left for the next scan)",
-    "mismatch": "files whose content is not what their name says",
-    "unreadable": "files that could not be read",
+    "symlink": ("symbolic link", "symbolic links"),
+    "folder": ("folder", "folders"),
+    "fifo": ("FIFO", "FIFOs"),
+    "socket": ("socket", "sockets"),
+    "device": ("device", "devices"),
+    "temporary": ("temporary file of Cowrie", "temporary files of Cowrie"),
+    "other_name": ("file under another name", "files under other names"),
+    "vanished": ("file that vanished during the scan", "files that vanished during the scan"),
+    "changing": (
+        "file that changed while it was read (left for the next scan)",
+        "files that changed while they were read (left for the next scan)",
+    ),
+    "mismatch": ("file whose content is not what its name says", "files whose content is not what their name says"),
+    "unreadable": ("file that could not be read", "files that could not be read"),
 }
 
 
@@ -257,7 +261,9 @@ class _ProgressLine:
             self._line_at = now
             share = result.entries / max(entries_total, result.entries)
             eta_s = elapsed_s / share - elapsed_s
-            notify(f"scan: {result.entries:,} of {entries_total:,} entries, {read}, ETA {eta_s:.0f} s")
+            notify(
+                f"scan: {result.entries:,} of {plural(entries_total, 'entry', 'entries')}, {read}, ETA {eta_s:.0f} s"
+            )
 
 
 def size_text(size_bytes: float) -> str:
@@ -281,26 +287,37 @@ def _warn_about_files(result: ScanResult) -> None:
     ):
         count = result.left_alone[reason]
         if count:
-            notify(f"warning: {count} {_REASONS[reason]}:")
+            notify(f"warning: {plural(count, *_REASONS[reason])}:")
             for name in names:
                 notify(f"  {name}")
             if count > len(names):
-                notify(f"  and {count - len(names)} more")
+                notify(f"  and {count - len(names):,} more")
 
 
 def _print_summary(result: ScanResult) -> None:
     lines = [
-        f"{terminal_safe(result.directory)}: {result.entries:,} entries",
+        f"{terminal_safe(result.directory)}: {plural(result.entries, 'entry', 'entries')}",
         f"  {result.new:>8,} new",
         f"  {result.completed:>8,} completed",
         f"  {result.unchanged:>8,} known already",
         f"  {result.leftovers:>8,} of these redirects that Cowrie forgot to log",
-        f"  {result.sizes_set:>8,} sizes filled in",
-        f"  {result.artifacts:>8,} files that no log names",
-        *(f"  {count:>8,} left alone: {_REASONS[reason]}" for reason, count in sorted(result.left_alone.items())),
+        _counted(result.sizes_set, "size filled in", "sizes filled in"),
+        _counted(result.artifacts, "file that no log names", "files that no log names"),
+        *(_counted(count, *_left_alone(reason)) for reason, count in sorted(result.left_alone.items())),
         f"  {size_text(result.bytes_read):>8} read",
     ]
     print_text("\n".join(lines) + "\n")
+
+
+def _counted(count: int, singular: str, plural_form: str) -> str:
+    """Return a line of the summary, its number aligned with those of the others."""
+    digits, _, words = plural(count, singular, plural_form).partition(" ")
+    return f"  {digits:>8} {words}"
+
+
+def _left_alone(reason: str) -> tuple[str, str]:
+    one, several = _REASONS[reason]
+    return f"left alone: {one}", f"left alone: {several}"
 
 
 def _document(result: ScanResult) -> dict[str, object]:

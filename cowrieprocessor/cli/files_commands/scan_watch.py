@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 from cowrieprocessor.cli.shared.common import notify, print_text
 from cowrieprocessor.cli.shared.stopping import stop_aborts_wait, stop_on_signals
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.analysis.downloads_scan import ScanResult
     from cowrieprocessor.jobs.watch.scan_watch import Downloads, WatchResult
 
 _COUNTER_LABELS = (
-    ("new", "new"),
-    ("completed", "completed"),
-    ("leftovers", "of redirects that Cowrie forgot to log"),
-    ("sizes_set", "sizes filled in"),
-    ("artifacts", "that no log names"),
+    ("new", ("new", "new")),
+    ("completed", ("completed", "completed")),
+    ("leftovers", ("of a redirect that Cowrie forgot to log", "of redirects that Cowrie forgot to log")),
+    ("sizes_set", ("size filled in", "sizes filled in")),
+    ("artifacts", ("that no log names", "that no log names")),
 )
 
 
@@ -75,13 +76,13 @@ def watch_folders(
 
 
 def _summary(result: WatchResult) -> str:
-    lines = [f"watched for {result.duration_s:,.0f} s; {result.scans:,} scans stored something"]
+    lines = [f"watched for {result.duration_s:,.0f} s; {plural(result.scans, 'scan')} stored something"]
     lines += [f"  {terminal_safe(folder)}: {_counts(counters)}" for folder, counters in sorted(result.counters.items())]
     return "\n".join(lines) + "\n"
 
 
 def _counts(counters: Mapping[str, int]) -> str:
-    parts = [f"{counters[name]:,} {label}" for name, label in _COUNTER_LABELS if counters.get(name)]
+    parts = [plural(counters[name], *label) for name, label in _COUNTER_LABELS if counters.get(name)]
     return ", ".join(parts) or "nothing new"
 
 

@@ -79,6 +79,14 @@ def database_name(db: str | None) -> str:
     return db or load_settings().db_url or DEFAULT_DATABASE
 
 
+def db_argument(db: str | None) -> str:
+    """Return ` --db NAME` for a command that is offered to be pasted; empty where the settings name the database."""
+    from cowrieprocessor.db.engine import address
+    from cowrieprocessor.sanitize import shell_word
+
+    return "" if db is None else f" --db {shell_word(address(db))}"
+
+
 def session_gap() -> dt.timedelta:
     """Return the pause after which the id of a session counts as used again, as it is configured."""
     import datetime as dt
@@ -183,16 +191,24 @@ def report_next_page(cursor: str | None) -> None:
         notify(f"more: the same command with --after {shlex.quote(cursor)}")
 
 
-def confirm_or_exit(*, yes: bool) -> None:
-    """Ask on a terminal whether to go on; without a terminal, go on.
+def confirm_or_exit(*, yes: bool, destroys: str | None = None) -> None:
+    """Ask on a terminal whether to go on; without a terminal, go on, unless something is destroyed.
 
     Args:
         yes: do not ask.
+        destroys: what cannot be had again from the database alone, as a sentence without its end; None if nothing.
 
     Raises:
+        click.UsageError: there is no terminal to ask on, and something is destroyed.
         click.exceptions.Exit: the user declined; the exit code is `EXIT_DECLINED`.
     """
-    if yes or not sys.stdin.isatty() or click.confirm("Go on?", err=True):
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        if destroys is not None:
+            raise click.UsageError(f"{destroys}, and there is no terminal to ask on; give --yes if that is meant")
+        return
+    if click.confirm("Go on?", err=True):
         return
     notify("nothing was changed")
     raise click.exceptions.Exit(EXIT_DECLINED)
@@ -257,7 +273,7 @@ def _run(command: click.Command) -> int:
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        _report_wrong_call(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         notify("interrupted: everything committed so far is kept, the same command goes on from there")
@@ -271,6 +287,17 @@ def _run(command: click.Command) -> int:
         notify(f"error: {_describe_os_error(error)}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _report_wrong_call(error: click.ClickException) -> None:
+    """Print what is wrong with a call, below the usage of the command; a group called alone prints its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        notify(error.ctx.get_usage())
+        notify(f"`{error.ctx.command_path} --help` explains it")
+    notify(f"error: {error.format_message()}")
 
 
 def _describe_os_error(error: OSError) -> str:

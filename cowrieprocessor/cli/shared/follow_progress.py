@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.shared.common import notify
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -74,10 +75,10 @@ class FollowProgressLine:
 
     def text(self) -> str:
         """Return the status line."""
-        paths = f"{self._path_count} path{'' if self._path_count == 1 else 's'}"
+        paths = plural(self._path_count, "path")
         last = f", the last at {self._newest_at:%H:%M:%S} UTC" if self._newest_at else ""
         events = self._total_events()
-        return f"following {paths}: {events:,} new events{last}; {self._bytes_behind:,} bytes behind"
+        return f"following {paths}: {plural(events, 'new event')}{last}; {plural(self._bytes_behind, 'byte')} behind"
 
     def _total_events(self) -> int:
         return self._events + sum(self._events_by_path.values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.shared.common import notify
 from cowrieprocessor.sanitize import terminal_safe
+from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.loader.bulk import LoadProgress
@@ -55,4 +56,4 @@ class LoadProgressLine:
             self._line_at = time.monotonic()
             share = now.bytes_done / now.bytes_total if now.bytes_total else 1.0
             eta = f", ETA {elapsed_s / share - elapsed_s:.0f} s" if share else ""
-            notify(f"{what}: {now.bytes_done:,} of {now.bytes_total:,} bytes ({share:.1%}), {rate}{eta}")
+            notify(f"{what}: {now.bytes_done:,} of {plural(now.bytes_total, 'byte')} ({share:.1%}), {rate}{eta}")

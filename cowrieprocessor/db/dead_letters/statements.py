@@ -70,6 +70,18 @@ class StoredLetter:
     metadata: Mapping[str, Any]
 
 
+def line_of(source_offset: int | None, metadata: Mapping[str, Any] | None) -> int | None:
+    """Return the line of the log on which a letter begins, counted from 1; None if it is not known.
+
+    `source_offset` counts each value, so that it is larger where a line holds several; the loaders of version 3 stored
+    no other number.
+    """
+    line = (metadata or {}).get("line")
+    if type(line) is int and "byte_start" in (metadata or {}):
+        return line
+    return None if source_offset is None else source_offset + 1
+
+
 def sources_of(connection: Connection, path: str) -> tuple[str, ...]:
     """Return the values of `source` for a log's path.
 

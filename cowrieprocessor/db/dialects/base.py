@@ -149,6 +149,10 @@ class Dialect(ABC):
     def describe(self, url: URL) -> str:
         """Return the display name of a database, without any password."""
 
+    def address(self, url: URL) -> str:
+        """Return what `--db` takes to name a database, without any password."""
+        return self.describe(url)
+
     @abstractmethod
     def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
         """Return our error for a driver's error; None if the cause is a bug in our code."""

@@ -119,6 +119,13 @@ class PostgresqlDialect(Dialect):
         hidden = dict.fromkeys(SECRET_PARAMETERS & url.query.keys(), "***")
         return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
+    def address(self, url: URL) -> str:
+        """Return the URL without its secrets: the server's library finds them in PGPASSWORD or ~/.pgpass."""
+        bare = url._replace(drivername="postgresql", password=None).difference_update_query(
+            SECRET_PARAMETERS - {"passfile"}
+        )
+        return bare.render_as_string()
+
     def explain(self, error: BaseException, url: URL) -> DatabaseError | None:
         """Return our error for the server's SQLSTATE, or for a server that is unreachable."""
         state = getattr(error, "sqlstate", None)

@@ -43,6 +43,7 @@ from cowrieprocessor.enrichment.quota.ledger_state import (
 )
 from cowrieprocessor.enrichment.quota.rate_limit import MAX_BURST, MAX_PER_MINUTE
 from cowrieprocessor.settings.secrets import fingerprint as fingerprint_of
+from cowrieprocessor.wording import plural
 
 __all__ = ["NO_KEY", "Granted", "Ledger", "LedgerState", "Wait", "ledger_of", "ledger_states"]
 
@@ -186,7 +187,7 @@ class Ledger:
                 return  # it answers a request that was sent before the pause
             self._has_failures, self._is_probing = True, False
             row.used += 1
-            row.reason = _bounded(f"{row.used} failures in a row, the last one: {reason}")
+            row.reason = _bounded(f"{plural(row.used, 'failure')} in a row, the last one: {reason}")
             if circuit_breaker.is_open(row.used):
                 row.paused_until = state.now + dt.timedelta(seconds=circuit_breaker.pause_s(row.used))
 

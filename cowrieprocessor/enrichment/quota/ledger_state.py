@@ -13,6 +13,7 @@ from cowrieprocessor.db.enrichment.quota import DAY, MONTH, NOW, PAUSED, REFUSED
 from cowrieprocessor.enrichment.providers.base import Limits
 from cowrieprocessor.enrichment.quota import circuit_breaker
 from cowrieprocessor.enrichment.quota.rate_limit import RateLimit
+from cowrieprocessor.wording import plural
 
 KEY_REJECTED_PAUSE = dt.timedelta(hours=24)
 MAX_PAUSE = dt.timedelta(days=31)
@@ -236,7 +237,8 @@ class QuotaState:
                 waits.append(Wait(midnight + MIDNIGHT_MARGIN, reason, "minute"))
         next_at = self.rate_limit.next_at(self.rows[NOW].recent) if self.rate_limit else None
         if next_at is not None and next_at > self.now:
-            waits.append(Wait(next_at, f"{self.per_minute} requests a minute are allowed", "minute"))
+            allowed = plural(self.per_minute or 0, "request a minute is", "requests a minute are")
+            waits.append(Wait(next_at, f"{allowed} allowed", "minute"))
         return waits
 
 
@@ -272,7 +274,8 @@ _MAX_PAUSES = {
 
 
 def _used_up_text(window: str, allowed: int | None, until: dt.datetime) -> str:
-    return f"the {allowed:,} requests a {window} are used up; the next {window} begins {until:%Y-%m-%d %H:%M} UTC"
+    requests = plural(allowed or 0, f"request a {window} is", f"requests a {window} are")
+    return f"the {requests} used up; the next {window} begins {until:%Y-%m-%d %H:%M} UTC"
 
 
 def _effective(own: int | None, read: int | None, default: int | None) -> int | None:

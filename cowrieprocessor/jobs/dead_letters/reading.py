@@ -29,7 +29,7 @@ from cowrieprocessor.jobs.dead_letters.source_bytes import (
     range_reader,
     wrapper_of,
 )
-from cowrieprocessor.json_text import read_json
+from cowrieprocessor.json_text import json_problem, read_json
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.reading.log_reader import LogReader
 from cowrieprocessor.loader.reading.value_reader import Value
@@ -228,7 +228,7 @@ class LetterReader:
         try:
             fields = read_json(raw)
         except orjson.JSONDecodeError as error:
-            raise Stays(f"still {REFUSED_NOT_JSON}", str(error)) from error
+            raise Stays(f"still {REFUSED_NOT_JSON}", json_problem(error)) from error
         parsed = parse_event(raw, fields, max_nesting=self._settings.max_nesting)
         if isinstance(parsed, Refused):
             raise Stays(f"still {parsed.reason}", parsed.detail)

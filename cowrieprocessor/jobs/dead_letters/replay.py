@@ -17,10 +17,10 @@ from itertools import accumulate
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
-from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter
+from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter, line_of
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
-from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, add_counters, save_job, shared_job
+from cowrieprocessor.db.jobs import DONE, FAILED, INTERRUPTED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
@@ -166,7 +166,7 @@ class _Replay:
         except _LimitReached:
             pass
         except KeyboardInterrupt:
-            self._try_to_record_end(STOPPED, "interrupted; the same command goes on from here")
+            self._try_to_record_end(STOPPED, INTERRUPTED)
             raise
         except DatabaseError as error:
             self._try_to_record_end(FAILED, str(error))
@@ -320,5 +320,5 @@ def _outcome_of(resolved: ResolvedLetter) -> Outcome:
 def _outcome(
     letter: StoredLetter, state: str, *, events: int = 0, why: str | None = None, detail: str | None = None
 ) -> Outcome:
-    line = None if letter.source_offset is None else letter.source_offset + 1
+    line = line_of(letter.source_offset, letter.metadata)
     return Outcome(letter.id, letter.reason, letter.source, line, state, events, why, detail)

@@ -27,6 +27,7 @@ from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import READ_SIZE
 from cowrieprocessor.sanitize import inert_cut, restore
 from cowrieprocessor.settings import Settings
+from cowrieprocessor.wording import plural
 
 MAX_RANGE_BYTES = 8 << 20
 """Maximum byte range of a dead letter, unless a single event may be larger; bounds memory."""
@@ -127,7 +128,9 @@ class LetterBytes:
             return _kept(payload), None
         start, end = range_of(letter)
         if end - start > self._max_range_bytes:
-            raise Stays(TOO_LARGE, f"{end - start} bytes, limit {self._max_range_bytes}; raise max_value_bytes")
+            raise Stays(
+                TOO_LARGE, f"{plural(end - start, 'byte')}, limit {self._max_range_bytes}; raise max_value_bytes"
+            )
         stays = _no_log(letter)
         matching: list[SourceLog] = []
         for log in self._candidates(letter, holds_event=False):

@@ -25,9 +25,11 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
+    INTERRUPTED,
     PAUSED,
     RUNNING,
     STOPPED,
+    UNEXPECTED,
     WAITING,
     add_counters,
     save_job,
@@ -243,7 +245,7 @@ class _Run:
         with HttpClient(self._settings.request_timeout_s, self._clock) as client:
             self._sources = self._make_sources(client)
             scheduler = Scheduler(self._sources)
-            final = FAILED, "it ended in an unexpected way; the same command goes on from here"
+            final = FAILED, UNEXPECTED
             has_ended = False
             try:
                 self._save(RUNNING, None)
@@ -257,7 +259,7 @@ class _Run:
                 final = FAILED, str(error)
                 raise
             except KeyboardInterrupt:
-                final = STOPPED, "interrupted; the same command goes on from here"
+                final = STOPPED, INTERRUPTED
                 raise
             finally:
                 if not has_ended:

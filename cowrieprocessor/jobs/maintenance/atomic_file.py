@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cowrieprocessor.db.dialects.base import DatabaseFiles
 from cowrieprocessor.errors import CopyRefused, DatabaseFull
+from cowrieprocessor.wording import plural
 
 SPARE_BYTES = 16 << 20
 """Free space that is left on the disk."""
@@ -56,7 +57,8 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
     free = free_bytes(folder)
     if free < needed_bytes + SPARE_BYTES:
         raise DatabaseFull(
-            f"{folder}: {what} needs {needed_bytes:,} bytes, {free:,} are free; make room, or choose another disk"
+            f"{folder}: {what} needs {plural(needed_bytes, 'byte')}, "
+            f"{plural(free, 'is', 'are')} free; make room, or choose another disk"
         )
 
 

@@ -26,7 +26,7 @@ from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.ingest.log_removal import LogEvent, StoredLog
 from cowrieprocessor.db.ingest.removals import record_end, record_removal
 from cowrieprocessor.db.ingest.stored_events import SourceKey
-from cowrieprocessor.db.jobs import DONE, STOPPED, load_job
+from cowrieprocessor.db.jobs import DONE, INTERRUPTED, STOPPED, load_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import ConfigurationError, JobTaken, NotFound
 from cowrieprocessor.events import utc_text
@@ -36,6 +36,7 @@ from cowrieprocessor.loader.damage_removal import forget_letters, joined_with_en
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.recompute import files_in, recompute_sessions
 from cowrieprocessor.sanitize import inert, restore
+from cowrieprocessor.wording import plural
 
 ROWS = 1000
 """Events that a transaction removes, and the others of the log in their sessions."""
@@ -160,7 +161,7 @@ def remove(
         for log in planned.logs:
             removal.remove(log.identity, log.generation)
     except KeyboardInterrupt:
-        removal.end(STOPPED, "interrupted; the same command goes on from here")
+        removal.end(STOPPED, INTERRUPTED)
         raise
     removal.end(DONE, None)
     return removal.result
@@ -329,7 +330,8 @@ def _not_found(connection: Connection, name: str, identity: str | None) -> str:
 
 def _several(connection: Connection, name: str, logs: Sequence[StoredLog]) -> str:
     lines = [
-        f"  --identity {log.identity[:12]}: {table.count_events(connection, log)[0]:,} events, now {log.current_path}"
+        f"  --identity {log.identity[:12]}: {plural(table.count_events(connection, log)[0], 'event')}, "
+        f"now {log.current_path}"
         for log in logs[:SHOWN_PATHS]
     ]
     more = f"\n  and {len(logs) - SHOWN_PATHS} more" if len(logs) > SHOWN_PATHS else ""
@@ -349,5 +351,5 @@ def _refuse_while_backfilling(engine: Engine) -> None:
     if any(job is None or job.state != DONE for job in jobs):
         raise JobTaken(
             f"{describe(engine)}: the backfill has not ended, so the facts of sessions cannot be recomputed yet; run "
-            "`cowrieprocessor db backfill` first"
+            "`db backfill` first"
         )

@@ -88,7 +88,7 @@ def _check(connection: Connection, old: str, new: str, *, merge: bool) -> bool:
     """Return whether there is a sensor of the new name already."""
     if not _exists(connection, old):
         now = sensor_names.renamed(connection).get(old)
-        why = f"it was renamed to {now!r}" if now else "`cowrieprocessor sensors list` shows them"
+        why = f"it was renamed to {now!r}" if now else "`sensors list` shows them"
         raise NotFound(f"no sensor {old!r} in this database: {why}")
     merged = _exists(connection, sensor_name(new))
     if merged and not merge:

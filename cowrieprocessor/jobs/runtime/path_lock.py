@@ -23,8 +23,10 @@ from cowrieprocessor.db.engine import get_engine, read_transaction, write_transa
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
+    INTERRUPTED,
     RUNNING,
     STOPPED,
+    UNEXPECTED,
     WAITING,
     JobRecord,
     add_counters,
@@ -259,7 +261,7 @@ def lock_paths(
     """
     lock = PathLock(engine, kind, paths, clock, last_word_s)
     lock.acquire()
-    end: tuple[str, str | None] = (FAILED, "it ended in an unexpected way; the same command goes on from here")
+    end: tuple[str, str | None] = (FAILED, UNEXPECTED)
     try:
         yield lock
         end = lock.ends_as
@@ -267,7 +269,7 @@ def lock_paths(
         end = FAILED, str(error)
         raise
     except KeyboardInterrupt:
-        end = STOPPED, "interrupted; the same command goes on from here"
+        end = STOPPED, INTERRUPTED
         raise
     finally:
         lock.release(*end)

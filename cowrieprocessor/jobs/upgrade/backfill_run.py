@@ -147,7 +147,7 @@ class BackfillRun:
                 if process_identity.is_alive(other, before.updated_at):
                     raise JobTaken(
                         f"{self._kind.job}: {process_identity.describe(other)} is running it; watch it with "
-                        "`cowrieprocessor db status`, or stop that process and repeat the command"
+                        "`db status`, or stop that process and repeat the command"
                     )
             last = {} if before is None else dict(before.cursor.get("last") or {})
             self._record = JobRecord(

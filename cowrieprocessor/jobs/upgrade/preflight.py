@@ -18,6 +18,7 @@ from cowrieprocessor.db.schema_facts import can_be_migrated, current_revision, r
 from cowrieprocessor.db.upgrade.estimates import ExpectedWork, expected_work, tables_to_add
 from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseInUse, DatabaseReadOnly
 from cowrieprocessor.jobs.maintenance.atomic_file import SPARE_BYTES, free_bytes
+from cowrieprocessor.wording import plural
 
 MAX_LOG_BYTES = 256 << 20
 """Maximum size of the write-ahead log during the backfill."""
@@ -35,7 +36,7 @@ WAL_RESET_BUG_WARNING = (
 )
 V3_WRITER_WARNING = (
     "{holders} may be writing: version 3 uses an SQLite library that can corrupt a database when two programs "
-    "checkpoint it at once; stop it before the backfill, `cowrieprocessor load` continues where it stopped"
+    "checkpoint it at once; stop it before the backfill, `load` continues where it stopped"
 )
 OPEN_FILES_UNKNOWN = (
     "the system does not tell which other processes have the file open; make sure that no loader of version 3 runs"
@@ -135,7 +136,8 @@ class Preflight:
         needed = self.need.upgrade_bytes + SPARE_BYTES
         if self.free_bytes is not None and self.free_bytes < needed:
             yield DatabaseFull(
-                f"{self.database}: the upgrade needs about {needed:,} bytes, {self.free_bytes:,} are free on its "
+                f"{self.database}: the upgrade needs about {plural(needed, 'byte')}, "
+                f"{plural(self.free_bytes, 'is', 'are')} free on its "
                 "disk; make room, then repeat the command"
             )
         if self.holders is not None and self.holders.writers and not beside_v3:

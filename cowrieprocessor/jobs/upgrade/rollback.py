@@ -25,6 +25,7 @@ from cowrieprocessor.errors import ConfigurationError, JobTaken
 from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.upgrade.build_index import build_in_subprocess
 from cowrieprocessor.jobs.upgrade.state_export import StateExport, export_from, rows_digest
+from cowrieprocessor.wording import plural
 
 SILENT_FOR_S = 60.0
 """A job without a process identity that has not reported for this long is presumed dead."""
@@ -140,7 +141,7 @@ def roll_back(
                 path.unlink()
                 was_there = False
                 saved = export_from(connection, facts, database, path)
-            notify(f"dropping {len(changes.tables)} tables of version 4")
+            notify(f"dropping {plural(len(changes.tables), 'table')} of version 4")
             removed = restore_v3(connection, facts, changes)
             free_bytes = dialect_of(connection).reusable_bytes(connection)
             is_done = True

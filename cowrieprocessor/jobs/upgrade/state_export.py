@@ -31,6 +31,7 @@ from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merg
 from cowrieprocessor.errors import BadSavedFile, CopyRefused, InputNotFound
 from cowrieprocessor.jobs.maintenance.atomic_file import part_path, publish
 from cowrieprocessor.jobs.upgrade.export_file import cannot_write, name_taken, open_part
+from cowrieprocessor.wording import plural
 
 FORMAT = "cowrieprocessor saved knowledge"
 FORMAT_VERSION = 1
@@ -61,7 +62,7 @@ class StateExport:
 
     def summary(self) -> str:
         """Return the contents in one line."""
-        return f"{_counted(self.rows)} in {self.path} ({self.size_bytes:,} bytes)"
+        return f"{_counted(self.rows)} in {self.path} ({plural(self.size_bytes, 'byte')})"
 
 
 @dataclass(frozen=True, slots=True)

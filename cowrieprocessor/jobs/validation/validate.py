@@ -49,6 +49,7 @@ from cowrieprocessor.jobs.validation.table_checks import (
     TableCheck,
 )
 from cowrieprocessor.jobs.validation.table_walk import TableWalk
+from cowrieprocessor.wording import plural
 
 DIFFERENCES_SHOWN = 50
 
@@ -221,7 +222,7 @@ class _Validation:
                 f"which sessions have the file {sha256}",
                 round(self._file_events_s * 1000, 3),
                 round(hash_ms, 3),
-                f"reading {read:,} file events, as this validation did",
+                f"reading {plural(read, 'file event')}, as this validation did",
             ),
             QueryTime(
                 f"which files came on {day}",

@@ -32,6 +32,7 @@ from cowrieprocessor.loader.reading.discovery import existing_logs
 from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
+from cowrieprocessor.wording import destroyed
 
 KIND = "follow"
 LOCK_TIMEOUT_S = 10.0
@@ -264,7 +265,7 @@ class _Follower:
             self._result.losses += 1
             self._result.bytes_lost += gap.bytes_lost
             self._notify(
-                f"lost: {gap.path}: {gap.bytes_lost:,} bytes were destroyed before they could be read; "
+                f"lost: {gap.path}: {destroyed(gap.bytes_lost)}; "
                 "see docs/follow.md on how logs are rotated without loss"
             )
         self._on_poll(result)

@@ -23,6 +23,7 @@ from cowrieprocessor.jobs.watch.poller import (
     folders_to_poll,
 )
 from cowrieprocessor.sanitize import inert
+from cowrieprocessor.wording import plural
 
 FULL_SCAN_S = 30.0
 """How often everything is scanned although changes are reported."""
@@ -227,7 +228,7 @@ class Watcher:
             if why not in self._reported:
                 self._reported.add(why)
                 first, *others = (folder for folder in reasons if reasons[folder] == why)
-                more = f" and {len(others):,} other folders" if others else ""
+                more = f" and {plural(len(others), 'other folder')}" if others else ""
                 self._notify(f"{inert(first)}{more}: {why}; polled about every {interval_s:.2g} s instead")
 
     def _poll_if_due(self) -> Changes | None:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from cowrieprocessor.events import REFUSED_TOO_LARGE, Refused
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.value_reader import DEAD_LETTER_HEAD_BYTES, TAIL_BYTES, Value
+from cowrieprocessor.wording import plural
 
 
 class LineReader:
@@ -148,4 +149,4 @@ class LineReader:
 
 
 def _too_large(head: bytes, line: int, start: int, size: int, digest: str) -> Value:
-    return Value(head, None, line, start, start + size, Refused(REFUSED_TOO_LARGE, f"{size} bytes"), digest)
+    return Value(head, None, line, start, start + size, Refused(REFUSED_TOO_LARGE, plural(size, "byte")), digest)

@@ -33,6 +33,7 @@ from cowrieprocessor.loader.reading.decompressors import (
 )
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.sanitize import inert
+from cowrieprocessor.wording import plural
 
 _ANCHOR_BYTES = 512  # of a plain file, re-read before each piece to detect that it was overwritten
 
@@ -370,8 +371,9 @@ class LogStream:
     def _check_ratio(self, length: int) -> None:
         total = self.position + length
         if total > self.grace_bytes and total > self.max_ratio * self._compressed_read:
+            size = plural(self._compressed_read, "compressed byte expands", "compressed bytes expand")
             self._error = CompressedDataError(
-                f"{inert(str(self.path))}: {self._compressed_read} compressed bytes expand to {total} bytes, a ratio "
+                f"{inert(str(self.path))}: {size} to {plural(total, 'byte')}, a ratio "
                 f"of more than {self.max_ratio:g}: refused as a decompression bomb at byte {self.position}; "
                 "if it really is a log, raise COWRIEPROC_MAX_RATIO"
             )

@@ -30,8 +30,9 @@ from cowrieprocessor.events import (
     Refused,
     refused_json,
 )
-from cowrieprocessor.json_text import object_with_surrogates, read_json
+from cowrieprocessor.json_text import kind_of, object_with_surrogates, read_json
 from cowrieprocessor.loader.reading.log_stream import LogStream
+from cowrieprocessor.wording import plural
 
 TAIL_BYTES = 512
 """Number of bytes before the cursor whose hash identifies a log when reading resumes."""
@@ -324,10 +325,10 @@ class ValueReader:
         brackets = tail[len(tail.rstrip(_SEPARATING)) :].lstrip(_SEPARATING.replace(b"[", b""))
         whole = (brackets + self._buffer[self._at : end]).strip(_BLANKS)
         try:
-            kind = type(read_json(whole)).__name__
+            kind = kind_of(read_json(whole))
         except orjson.JSONDecodeError as error:
             return self._value(end, problem=refused_json(error))
-        return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, f"a {kind}"), raw=whole)
+        return self._value(end, problem=Refused(REFUSED_NOT_OBJECT, kind), raw=whole)
 
     def _boundary(self, searched: int) -> re.Pattern[bytes]:
         """Return the pattern that ends a problem at the latest: the end of its line, or the next line with an object.
@@ -396,7 +397,7 @@ class ValueReader:
             self._skipped = self.position - start + len(self._buffer) - self._at
             self.position, self.line, self._before, self._buffer, self._at = start, line, before, b"", 0
             raise
-        problem = Refused(REFUSED_TOO_LARGE, f"{self.position - start} bytes, allowed are {self._max}")
+        problem = Refused(REFUSED_TOO_LARGE, f"{plural(self.position - start, 'byte')}, allowed are {self._max:,}")
         if self.position - start <= DEAD_LETTER_WHOLE_BYTES:
             return Value(bytes(head).strip(_BLANKS), None, line, start, self.position, problem)
         raw = bytes(head[:DEAD_LETTER_HEAD_BYTES])

@@ -23,6 +23,7 @@ from cowrieprocessor.loader.reading.wrappers.base import (
     is_object,
     may_be_torn_event,
 )
+from cowrieprocessor.wording import plural
 
 
 @dataclass(slots=True)
@@ -200,7 +201,7 @@ class WrappedReader:
     def _add_text(self, text: bytes, line: int, start: int, end: int) -> None:
         """Add what a text holds: an event, or what is left of one, or a line of another program."""
         if len(text) > self._max and may_be_torn_event(text):
-            found = [Found(text, None, Refused(REFUSED_TOO_LARGE, f"{len(text)} bytes"))]
+            found = [Found(text, None, Refused(REFUSED_TOO_LARGE, plural(len(text), "byte")))]
         else:
             found = find_events(text)
         if not found:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, func, select
+from sqlalchemy import Connection, RowMapping, Text, cast, func, select
 
-from cowrieprocessor.db.dead_letters.statements import sources_of
+from cowrieprocessor.db.dead_letters.statements import line_of, sources_of
 from cowrieprocessor.db.models import DeadLetterEvent
 from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.reporting.queries.paging import Bytewise, Page, page_of
@@ -24,7 +24,9 @@ class DeadLetter:
     """One dead letter in a list.
 
     Attributes:
-        source: the log it came from; `source_offset` is the 0-based number of the line it starts on.
+        source: the log it came from.
+        source_offset: the number of the value in the log: that of its line, counted from 0, or the next free one.
+        line: the line of the log on which it begins, counted from 1.
         excerpt: the beginning of the stored payload as JSON text, at most `EXCERPT_CHARS`.
         payload_chars: length of the whole payload as JSON text.
     """
@@ -33,6 +35,7 @@ class DeadLetter:
     reason: str
     source: str | None
     source_offset: int | None
+    line: int | None
     created_at: dt.datetime
     resolved: bool
     resolved_at: dt.datetime | None
@@ -47,7 +50,9 @@ class DeadLetterDetails:
 
     Attributes:
         ingest_id: the load that found it.
-        source: the log it came from; `source_offset` is the 0-based number of the line it starts on.
+        source: the log it came from.
+        source_offset: the number of the value in the log: that of its line, counted from 0, or the next free one.
+        line: the line of the log on which it begins, counted from 1.
         details: the position of its bytes in the log, and the result of replaying it.
         payload: its bytes as `text` or `base64`; above 1 MiB only the first 64 KiB, with `length` and `sha256`.
     """
@@ -57,6 +62,7 @@ class DeadLetterDetails:
     reason: str
     source: str | None
     source_offset: int | None
+    line: int | None
     created_at: dt.datetime
     resolved: bool
     resolved_at: dt.datetime | None
@@ -118,7 +124,7 @@ def list_dead_letters(
             raise ConfigurationError(f"--after {after!r}: not a cursor of this list; take the one below the page")
         query = query.where(DeadLetterEvent.id < int(after))
     query = query.order_by(DeadLetterEvent.id.desc()).limit(limit + 1)
-    rows = [DeadLetter(**row) for row in connection.execute(query).mappings()]
+    rows = [DeadLetter(**row, line=_line(row)) for row in connection.execute(query).mappings()]
     return page_of(rows, limit, lambda row: str(row.id))
 
 
@@ -162,7 +168,11 @@ def dead_letter(connection: Connection, letter_id: int) -> DeadLetterDetails:
     row = connection.execute(query.where(DeadLetterEvent.id == letter_id)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"dead letter {letter_id}: there is none with this id; `dead-letters list --all` shows all")
-    return DeadLetterDetails(**{**row, "payload": _decode_payload(row["payload"])})
+    return DeadLetterDetails(**{**row, "line": _line(row), "payload": _decode_payload(row["payload"])})
+
+
+def _line(row: RowMapping) -> int | None:
+    return line_of(row["source_offset"], row["details"])
 
 
 def _decode_payload(payload: str | None) -> Any:

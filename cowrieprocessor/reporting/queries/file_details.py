@@ -115,9 +115,7 @@ def find_hash(connection: Connection, text: str) -> str:
         hashes = list(connection.scalars(ordered.where(column == prefix)))
     if not hashes:
         missing = not_yet(connection, [FILES_JOB])
-        raise NotFound(
-            f"no file with the hash {prefix} in this database; `cowrieprocessor files list` shows them{missing}"
-        )
+        raise NotFound(f"no file with the hash {prefix} in this database; `files list` shows them{missing}")
     if len(hashes) > 1:
         candidates = ", ".join(hashes[:_SHOWN_CANDIDATES]) + (", ..." if len(hashes) > _SHOWN_CANDIDATES else "")
         raise NotFound(f"{prefix} is the beginning of several hashes: {candidates}; give more characters")
@@ -179,7 +177,7 @@ def _hash_row(connection: Connection, sha256: str) -> RowMapping:
     """Return the row of `file_hashes`, or raise NotFound."""
     row = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
     if row is None:
-        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
+        raise NotFound(f"no file with the hash {sha256} in this database; `files list` shows them")
     return row
 
 

@@ -104,7 +104,7 @@ def file_history(connection: Connection, sha256: str, *, limit: int = 100) -> Fi
     columns = (FileHash.verdict, FileHash.family, FileHash.enrichment_status, FileHash.next_check_at)
     current = connection.execute(select(*columns).where(FileHash.sha256 == sha256)).mappings().first()
     if current is None:
-        raise NotFound(f"no file with the hash {sha256} in this database; `cowrieprocessor files list` shows them")
+        raise NotFound(f"no file with the hash {sha256} in this database; `files list` shows them")
     count = select(func.count()).select_from(FileVerdict).where(FileVerdict.sha256 == sha256)
     return FileHistory(
         sha256=sha256,

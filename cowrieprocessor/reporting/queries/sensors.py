@@ -72,4 +72,4 @@ def require_sensor(connection: Connection, sensor: str) -> None:
         raise NotFound(f"no sensor {sensor!r} in this database: it was renamed to {now!r}")
     names = ", ".join(known[:_NAMES_SHOWN]) or "none yet"
     missing = not_yet(connection, [SENSORS_JOB])
-    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`cowrieprocessor sensors list`){missing}")
+    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`sensors list`){missing}")

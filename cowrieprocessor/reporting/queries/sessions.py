@@ -21,8 +21,8 @@ from cowrieprocessor.db.models import (
 )
 from cowrieprocessor.errors import NotFound, UnreadableTimestamp
 from cowrieprocessor.events import parse_timestamp
-from cowrieprocessor.interpret.addresses import spellings
 from cowrieprocessor.json_text import stored_fields
+from cowrieprocessor.reporting.queries.addresses import from_addresses
 from cowrieprocessor.reporting.queries.paging import (
     EARLIEST,
     Bytewise,
@@ -52,7 +52,7 @@ class SessionFilter:
     Attributes:
         since: began at this time or later.
         until: began before this time.
-        src_ip: came from this address, however it is spelled.
+        src_ip: came from this address, however it is spelled, or from this network (CIDR).
         sensor: on this sensor.
         with_files: left at least one file.
         flagged: flagged by VirusTotal for a file, or by DShield for the address.
@@ -192,13 +192,17 @@ def list_sessions(
         gap: see `Reuse`.
 
     Raises:
-        ConfigurationError: `after` is not a cursor of this list.
+        ConfigurationError: `after` is not a cursor of this list, or `src_ip` is no address and no network.
         NotFound: the database has no such sensor.
     """
     position = None if after is None else parse_time_cursor(after)
-    rows = _dated_rows(connection, filters, position, limit + 1)
-    if len(rows) <= limit:
-        rows += _undated_rows(connection, filters, position, limit + 1 - len(rows))
+    query = _summaries()
+    if filters.src_ip is not None:
+        query = query.where(from_addresses(connection, filters.src_ip))
+    query = _filtered(query, filters)
+    rows = _dated_rows(connection, query, position, limit + 1)
+    if len(rows) <= limit and filters.since is None and filters.until is None:
+        rows += _undated_rows(connection, query, position, limit + 1 - len(rows))
     if not rows and filters.sensor is not None:
         require_sensor(connection, filters.sensor)
     session_ids = [row["session_id"] for row in rows]
@@ -210,11 +214,11 @@ def list_sessions(
 
 
 def _dated_rows(
-    connection: Connection, filters: SessionFilter, position: Position | None, limit: int
+    connection: Connection, query: Select[*tuple[Any, ...]], position: Position | None, limit: int
 ) -> list[RowMapping]:
     """Return sessions with a time after a position in the list, the latest first."""
     # Times are not null here, so that both databases can walk the index backwards.
-    query = _filtered(_summaries(), filters).where(_began >= EARLIEST)
+    query = query.where(_began >= EARLIEST)
     if position is not None:
         moment, session_id = position
         if moment is None:
@@ -224,12 +228,10 @@ def _dated_rows(
 
 
 def _undated_rows(
-    connection: Connection, filters: SessionFilter, position: Position | None, limit: int
+    connection: Connection, query: Select[*tuple[Any, ...]], position: Position | None, limit: int
 ) -> list[RowMapping]:
-    """Return sessions without a time after a position in the list, by id; none if the filter asks for a time."""
-    if filters.since is not None or filters.until is not None:
-        return []
-    query = _filtered(_summaries(), filters).where(_began.is_(None))
+    """Return sessions without a time after a position in the list, by id."""
+    query = query.where(_began.is_(None))
     if position is not None:
         moment, session_id = position
         if moment is None:
@@ -242,8 +244,6 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: SessionFilter) -> Select
         query = query.where(SessionSummary.first_event_at >= filters.since)
     if filters.until is not None:
         query = query.where(SessionSummary.first_event_at < filters.until)
-    if filters.src_ip is not None:
-        query = query.where(SessionAttribute.src_ip.in_(spellings(filters.src_ip)))
     if filters.sensor is not None:
         query = query.where(on_sensor(filters.sensor))
     if filters.with_files:
@@ -279,7 +279,7 @@ def session_details(
     """
     row = connection.execute(_summaries().where(SessionSummary.session_id == session_id)).mappings().first()
     if row is None:
-        raise NotFound(f"no session {session_id} in this database; `cowrieprocessor sessions list` shows them")
+        raise NotFound(f"no session {session_id} in this database; `sessions list` shows them")
     files_total = _file_counts(connection, [session_id]).get(session_id, 0)
     events, events_total = _events(connection, session_id, limit)
     parts = Reuse(connection, gap).parts(session_id, events)

@@ -25,7 +25,7 @@ def dead_letter_text(letter: DeadLetterDetails, screen: Screen) -> str:
         ("reason", cell(letter.reason, 128)),
         ("detail", cell(_as_text(details.get("detail")), _DETAIL_CHARS)),
         ("log", cell(letter.source, 512)),
-        ("line", number(None if letter.source_offset is None else letter.source_offset + 1)),
+        ("line", number(letter.line)),
         ("bytes", cell(_byte_range(details))),
         ("stored event", cell(_as_text(details.get("raw_event_id")))),
         ("stored (UTC)", moment(letter.created_at)),

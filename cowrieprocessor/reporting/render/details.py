@@ -22,7 +22,6 @@ from cowrieprocessor.reporting.render.terminal import (
     moment,
     moment_text,
     number,
-    plural,
     sentence,
     shown,
     size,
@@ -31,6 +30,7 @@ from cowrieprocessor.reporting.render.terminal import (
     verdict,
 )
 from cowrieprocessor.reporting.timeline import describe_event
+from cowrieprocessor.wording import plural
 
 _SHORT_EVENT = "cowrie."
 _EVENT_TEXT_CHARS = 1000
@@ -39,7 +39,7 @@ _PARTS_SHOWN = 100
 
 def file_text(file: FileDetails, screen: Screen) -> str:
     """Return one file as text, with everything that is known about it."""
-    size_bytes = "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({file.size_bytes:,} bytes)"
+    size_bytes = "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({plural(file.size_bytes, 'byte')})"
     fields = [
         ("SHA-256", cell(file.sha256)),
         ("SHA-1", cell(file.sha1)),
@@ -115,17 +115,17 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
     parts: list[RenderableType] = [facts(_session_facts(session))]
     if session.files:
         parts += [heading("Files"), _session_files(session, screen)]
-        parts += _more(session.files_total, len(session.files), "files")
+        parts += _more(session.files_total, len(session.files), "file")
     if len(session.parts) > 1:
         parts += _uses(screen, session)
     if session.events:
         parts += _what_happened(screen, session)
-        parts += _more(session.events_total, len(session.events), "events")
+        parts += _more(session.events_total, len(session.events), "event")
     elif session.commands:
         rows = [(number(command.times), cell(command.command, 600)) for command in session.commands]
         columns = (Column("times", number=True), Column("command", wraps=True, takes_rest=True))
         parts += [heading("Commands"), table(screen, columns, rows)]
-        parts += _more(session.commands_total, len(session.commands), "commands")
+        parts += _more(session.commands_total, len(session.commands), "command")
     if not session.events and summary.event_count:
         parts.append(sentence("\nThe events of this session are no longer in the database.", "dim"))
     return draw(screen, *parts)
@@ -134,8 +134,8 @@ def session_text(session: SessionDetails, screen: Screen) -> str:
 def _uses(screen: Screen, session: SessionDetails) -> list[RenderableType]:
     """Return the parts of a session whose id was used more than once."""
     text = (
-        f"\nThis id was used {len(session.parts):,} times: by several sensors, for several connections, or again after "
-        "a long pause. What stands above is of all of them together."
+        f"\nThis id was used {plural(len(session.parts), 'time')}: by several sensors, for several connections, or "
+        "again after a long pause. What stands above is of all of them together."
     )
     columns = (
         Column("part", number=True),
@@ -159,7 +159,9 @@ def _uses(screen: Screen, session: SessionDetails) -> list[RenderableType]:
     ]
     parts: list[RenderableType] = [sentence(text), heading("Parts"), table(screen, columns, rows)]
     if len(session.parts) > len(shown_parts):
-        parts.append(sentence(f"and {len(session.parts) - len(shown_parts):,} more parts: --json lists all", "dim"))
+        parts.append(
+            sentence(f"and {plural(len(session.parts) - len(shown_parts), 'more part')}: --json lists all", "dim")
+        )
     return parts
 
 
@@ -179,7 +181,7 @@ def _what_happened(screen: Screen, session: SessionDetails) -> list[RenderableTy
 
 def _session_facts(session: SessionDetails) -> list[tuple[str, Text]]:
     summary = session.summary
-    uses = f"  (id used {len(session.parts):,} times)" if summary.reused else ""
+    uses = f"  (id used {plural(len(session.parts), 'time')})" if summary.reused else ""
     duration = ""
     if summary.first_event_at and summary.last_event_at:
         duration = f"  ({(summary.last_event_at - summary.first_event_at).total_seconds():,.1f} s)"
@@ -270,4 +272,4 @@ def _style(event_type: str | None) -> str:
 def _more(total: int, shown_count: int, what: str) -> list[RenderableType]:
     if total <= shown_count:
         return []
-    return [sentence(f"and {total - shown_count:,} more {what}: --limit {total} shows all", "dim")]
+    return [sentence(f"and {plural(total - shown_count, f'more {what}')}: --limit {total} shows all", "dim")]

@@ -20,11 +20,11 @@ from cowrieprocessor.reporting.render.terminal import (
     heading,
     moment_text,
     number,
-    plural,
     sentence,
     shown,
     table,
 )
+from cowrieprocessor.wording import plural
 
 _SHOWN_KINDS = 20
 _ENDED = ("done", "stopped", "failed")
@@ -51,14 +51,16 @@ def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
 def _files_line(status: EnrichmentStatus) -> str:
     known = [(name, status.verdicts[name]) for name in VERDICTS if status.verdicts.get(name)]
     others = sum(count for name, count in status.verdicts.items() if name not in VERDICTS)
-    counts = [f"{count:,} {name}" for name, count in known] + ([f"{others:,} with other verdicts"] if others else [])
+    counts = [f"{count:,} {name}" for name, count in known] + (
+        [plural(others, "with another verdict", "with other verdicts")] if others else []
+    )
     line = plural(sum(status.verdicts.values()), "file") + (f": {', '.join(counts)}" if counts else "")
     return f"{line}; {status.skipped:,} of them never asked about." if status.skipped else f"{line}."
 
 
 def _job_line(job: EnrichJob | None) -> str:
     if job is None:
-        return "It has not run yet: `cowrieprocessor enrich` asks the sources."
+        return "It has not run yet: `enrich` asks the sources."
     state = shown(job.state, 32)
     reason = f": {shown(job.reason, 300)}" if job.reason else ""
     if job.state in _ENDED:
@@ -182,7 +184,7 @@ def _failures(failures: Sequence[FailureKind], screen: Screen) -> list[Renderabl
     ]
     parts: list[RenderableType] = [heading("Failed and refused"), table(screen, columns, rows)]
     if len(failures) > _SHOWN_KINDS:
-        parts.append(sentence(f"and {len(failures) - _SHOWN_KINDS:,} more kinds: --json has all", "dim"))
+        parts.append(sentence(f"and {plural(len(failures) - _SHOWN_KINDS, 'more kind')}: --json has all", "dim"))
     return parts
 
 

@@ -23,11 +23,11 @@ from cowrieprocessor.reporting.render.terminal import (
     minute,
     moment_text,
     number,
-    plural,
     sentence,
     shown,
     table,
 )
+from cowrieprocessor.wording import plural
 
 _LABEL_CHARS = 128
 _ERROR_CHARS = 300

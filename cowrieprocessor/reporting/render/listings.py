@@ -23,13 +23,13 @@ from cowrieprocessor.reporting.render.terminal import (
     media_type,
     minute,
     number,
-    plural,
     sentence,
     shown,
     size,
     table,
     verdict,
 )
+from cowrieprocessor.wording import plural
 
 _UNFINISHED_ESCAPE = re.compile(r"\\u?[0-9a-f]{0,4}$|\\$", re.IGNORECASE)
 
@@ -194,7 +194,7 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
             number(letter.id),
             minute(letter.created_at),
             cell(letter.reason + (" (resolved)" if letter.resolved else ""), 128),
-            number(None if letter.source_offset is None else letter.source_offset + 1),
+            number(letter.line),
             Text(f"{shown(letter.source, 200)}\n{shown(excerpt_text(letter.excerpt), 240)}"),
         )
         for letter in page.rows

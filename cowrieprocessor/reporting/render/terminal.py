@@ -193,8 +193,3 @@ def facts(pairs: Iterable[tuple[str, Text]]) -> Table:
         if value.plain:
             grid.add_row(Text(name), value)
     return grid
-
-
-def plural(count: int, singular: str, plural_form: str | None = None) -> str:
-    """Return a count with its noun: `1 session`, `2,000 sessions`."""
-    return f"{count:,} {singular if count == 1 else plural_form or singular + 's'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -24,7 +23,6 @@ from cowrieprocessor.reporting.render.terminal import (
     media_type,
     moment_text,
     number,
-    plural,
     sentence,
     shown,
     size,
@@ -32,6 +30,8 @@ from cowrieprocessor.reporting.render.terminal import (
     verdict,
 )
 from cowrieprocessor.reporting.reports import Change, Report
+from cowrieprocessor.sanitize import shell_word
+from cowrieprocessor.wording import plural
 
 _SIDE_BY_SIDE_WIDTH = 90
 _PERIOD = {PeriodKind.DAILY: "day", PeriodKind.WEEKLY: "week", PeriodKind.MONTHLY: "month"}
@@ -51,13 +51,13 @@ _COMPARED = (
 )
 
 
-def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str:
+def report_text(report: Report, screen: Screen, *, db_option: str = "") -> str:
     """Return a report as text.
 
     Args:
         report: the report.
         screen: the output device.
-        db: the database as the user named it, for the commands at the end.
+        db_option: ` --db NAME` for the commands at the end; empty where the settings name the database.
     """
     title = f"Cowrie report: {report.period.title} (UTC)" + (
         f", sensor {shown(report.sensor, 64)}" if report.sensor else ""
@@ -85,9 +85,12 @@ def report_text(report: Report, screen: Screen, *, db: str | None = None) -> str
             _ranking(screen, "Sensors", report.sensors, "sensor", "events", 64),
             _ranking(screen, "Protocols", report.protocols, "protocol", "events", 16),
         )
-    parts += [*_dead_letters(report), heading("Next")]
+    parts += _dead_letters(report)
+    commands = next_commands(report, db_option)
+    if commands:
+        parts.append(heading("Next"))
     # Commands are meant to be copied: each stays on one line, however narrow the screen is.
-    return draw(screen, *parts) + "".join(f"  {line}\n" for line in next_commands(report, db))
+    return draw(screen, *parts) + "".join(f"  {line}\n" for line in commands)
 
 
 def headline(report: Report) -> str:
@@ -235,7 +238,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
         for file in report.files
     ]
     parts: list[RenderableType] = [heading("What was dropped"), table(screen, columns, rows)]
-    return parts + _more(report.totals.files - len(report.files), "files")
+    return parts + _more(report.totals.files - len(report.files), "file")
 
 
 def _ranking(
@@ -262,7 +265,7 @@ def _ranking(
 def _more(count: int, what: str) -> list[RenderableType]:
     if count <= 0:
         return []
-    return [sentence(f"and {count:,} more" + (f" {what}" if what != "more" else ""), "dim")]
+    return [sentence(f"and {plural(count, 'more file', 'more files') if what == 'file' else f'{count:,} more'}", "dim")]
 
 
 def _pair(screen: Screen, left: Sequence[RenderableType], right: Sequence[RenderableType]) -> Sequence[RenderableType]:
@@ -285,9 +288,13 @@ def _dead_letters(report: Report) -> list[RenderableType]:
     return [heading("Not understood"), sentence(f"{plural(total, 'dead letter')} of any date: {reasons}")]
 
 
-def next_commands(report: Report, db: str | None) -> list[str]:
-    """Return the commands that show more, ready to paste into a shell."""
-    db_option = f" --db {shlex.quote(db)}" if db else ""
+def next_commands(report: Report, db_option: str) -> list[str]:
+    """Return the commands that show more, ready to paste into a shell; none that would show an empty period.
+
+    Args:
+        report: the report below which they stand.
+        db_option: ` --db NAME`; empty where the settings name the database.
+    """
     lines = []
     if report.files:
         lines.append(f"cowrieprocessor files show{db_option} {report.files[0].sha256[:SHORT_HASH_CHARS]}")
@@ -297,9 +304,10 @@ def next_commands(report: Report, db: str | None) -> list[str]:
         lines.append(f"cowrieprocessor sessions list{db_option} {_session_options(report)}")
     if report.dead_letters:
         lines.append(f"cowrieprocessor dead-letters list{db_option}")
-    previous = report.period.previous()
-    lines.append(f"cowrieprocessor report {previous.kind}{db_option} --date {previous.name}{_sensor_option(report)}")
-    return [shown(line, 1000) for line in lines]
+    if report.previous.sessions or report.previous.files:
+        before = report.period.previous()
+        lines.append(f"cowrieprocessor report {before.kind}{db_option} --date {before.name}{_sensor_option(report)}")
+    return lines
 
 
 def _hashes_with_news(report: Report) -> list[str]:
@@ -316,4 +324,4 @@ def _session_options(report: Report) -> str:
 
 
 def _sensor_option(report: Report) -> str:
-    return f" --sensor {shlex.quote(report.sensor)}" if report.sensor else ""
+    return f" --sensor {shell_word(report.sensor)}" if report.sensor else ""

@@ -200,3 +200,12 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"events or size|at least 1"):
             write_log(tmp_path / "never.json", **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    """`--out` may name a log in a folder that does not exist yet."""
+    log = tmp_path / "made" / "for it" / "cowrie.json"
+    command = [sys.executable, "-m", "benchmarks.generate_logs", "--events", "5", "--out", str(log)]
+    subprocess.run(command, check=True, cwd=PROJECT, capture_output=True)
+
+    assert 5 == len(log.read_bytes().splitlines())

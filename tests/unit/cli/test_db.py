@@ -61,7 +61,7 @@ def test_status_of_a_v3_file(v3_file: Path) -> None:
     before = v3_file.read_bytes()
     result = call("status", "--db", v3_file)
     assert result.exit_code == 0
-    for fact in ("schema version  3 (`cowrieprocessor db migrate`", "journal mode    wal", "raw_events          18"):
+    for fact in ("schema version  3 (`db migrate`", "journal mode    wal", "raw_events          18"):
         assert fact in result.stdout
     assert v3_file.read_bytes() == before
 

@@ -165,7 +165,7 @@ def test_replay_says_what_it_did_and_why_letters_stay(
     lines = done.out.splitlines()
     assert lines[0] == "3 dead letters read again, 2 resolved"
     assert lines[1].startswith("2 events stored, 0 were stored already")
-    assert lines[2] == "1 stay: still not JSON"
+    assert lines[2] == "1 stays: still not JSON"
     assert lines[3].startswith(f"  3: {log}:13: still not JSON (")
     assert "\x1b" not in done.out
 
@@ -188,7 +188,7 @@ def test_events_of_v3_are_left_to_the_backfill(sqlite: Engine, sqlite_url: str, 
     with write_transaction(sqlite) as connection:
         add_dead_letter(connection, "validation", {"malformed": "\0" + events(1)[0]}, source_offset=4)
     outcome = program("dead-letters", "replay", "--db", sqlite_url)
-    assert "1 events come from letters of version 3; `cowrieprocessor db backfill`" in outcome.err
+    assert "1 event comes from letters of version 3; `db backfill`" in outcome.err
 
 
 def test_purge_deletes_resolved_letters(sqlite: Engine, sqlite_url: str, program: Program) -> None:
@@ -286,3 +286,50 @@ def test_json_is_documented(sqlite: Engine, sqlite_url: str, program: Program, t
 
 
 _GENERAL = {"counters": "counters.NAME", "stays": "stays.REASON", "plan.by_reason": "plan.by_reason.REASON"}
+
+
+_EVENT = '{"eventid":"cowrie.session.connect","session":"s%d","timestamp":"2026-01-01T00:00:00Z"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{_EVENT % 1}\nBAD-A x\n\n{_EVENT % 2}\nBAD-B y\n",
+        f"{_EVENT % 1}\r\n\r\nBAD-A x\r\nBAD-B y\r\n",
+        f'{_EVENT % 1}{_EVENT % 2}"BAD-A"{_EVENT % 3}\nBAD-B z\n{_EVENT % 4}{_EVENT % 5}\n"BAD-C"\n',
+        f'[\n{_EVENT % 1},\n"BAD-A",\n{_EVENT % 2}\n]\nBAD-B x\n',
+        f'{_EVENT % 1}\n{{\n "eventid": "x",\n "session": "s1"\n}}\nBAD-A\n{{"eventid":"BAD-B","session":{{}}}}\n',
+        f"{_EVENT % 1}\n" + "\0" * 500 + f"{_EVENT % 2}\nBAD-A\n",
+    ],
+)
+def test_the_line_shown_is_the_line_in_the_log(program: Program, tmp_path: Path, text: str) -> None:
+    """List, show and replay name the line on which a value begins, also where lines hold several values."""
+    log, db = tmp_path / "cowrie.json", tmp_path / "x.sqlite"
+    log.write_text(text, encoding="utf-8", newline="")
+    program("load", log, "--db", db)
+    letters = program("dead-letters", "list", "--db", db, "--json").document["dead_letters"]
+    outcomes = program("dead-letters", "replay", "--dry-run", "--db", db, "--json").document["outcomes"]
+    marks = {letter["id"]: re.findall("BAD-[ABC]", letter["excerpt"])[0] for letter in letters}
+    lines = {mark: next(n for n, line in enumerate(text.split("\n"), 1) if mark in line) for mark in marks.values()}
+    shown = {
+        marks[number]: int(
+            re.findall(r"^line +(\d+)$", program("dead-letters", "show", number, "--db", db).out, re.M)[0]
+        )
+        for number in marks
+    }
+
+    assert lines == {marks[letter["id"]]: letter["line"] for letter in letters}
+    assert lines == {marks[outcome["id"]]: outcome["line"] for outcome in outcomes}
+    assert lines == shown
+    assert text.count("BAD-") == len(lines)
+
+
+def test_filters_that_match_nothing_say_so(sqlite: Engine, sqlite_url: str, program: Program) -> None:
+    """A reason or a log that no dead letter has is told from there being none."""
+    _fill(sqlite)
+    reason = program("dead-letters", "list", "--db", sqlite_url, "--reason", "not json")
+    source = program("dead-letters", "list", "--db", sqlite_url, "--source", "/nowhere")
+
+    assert ("No dead letters.\n", "No dead letters.\n") == (reason.out, source.out)
+    assert reason.err.startswith("note: none has the reason 'not json'; there are: 'not JSON'")
+    assert source.err.startswith("note: none is of the log '/nowhere'")

@@ -148,7 +148,7 @@ def test_lines_of_json_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             FollowResult(Counter(dead_letters=3, file_dead_letters=1), duration_s=61),
-            ["3 not stored", "1 events whose", "1 min 1 s"],
+            ["3 not stored", "1 event whose", "1 min 1 s"],
         ),
         (FollowResult(losses=1, bytes_lost=99), ["99 bytes were destroyed", "once"]),
         (FollowResult(losses=2, bytes_lost=1000, stopped=True), ["1,000 bytes", "2 times", "stopped"]),
@@ -156,7 +156,7 @@ def test_lines_of_json_are_lines(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_the_summary(result: FollowResult, expected: list[str]) -> None:
     """The summary has what was stored, what was not, what was lost and how long it took."""
-    text = "\n".join(command.follow_summary(result))
+    text = "\n".join(command.follow_summary(result, None))
 
     assert [] == [part for part in expected if part not in text]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import stat
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from cowrieprocessor.db.engine import write_transaction
 from tests.unit.reporting.program import Program
@@ -138,13 +139,30 @@ def test_an_empty_database_has_an_empty_report(engine: Engine, db_url: str, prog
 
 
 def test_suggested_commands_name_the_database_but_no_password(db: str, program: Program, tmp_path: Path) -> None:
-    """A path given with `--db` is repeated in the suggested commands; a URL, which can hold a password, is not."""
-    with_url = program("report", "daily", "--db", db).out
-    assert "--db" not in with_url
-    if db.startswith("sqlite"):
-        path = db.removeprefix("sqlite:///")
-        shown = program("report", "daily", "--db", path).out.splitlines()
-        assert f"  cowrieprocessor files show --db {path} {sha(1)[:12]}" in shown
+    """What `--db` names is repeated in the suggested commands, without a password; pasted, they work."""
+    named = make_url(db).set(password="secret").render_as_string(hide_password=False) if "://tester" in db else db
+    shown = program("report", "daily", "--db", named).out
+    commands = [shlex.split(line) for line in shown.partition("\nNext\n")[2].splitlines()]
+
+    assert ("secret" in shown, "***" in shown) == (False, False)
+    assert len(commands) >= 3
+    for command in commands:
+        assert command[0] == "cowrieprocessor"
+        assert "--db" in command
+        pasted = program(*command[1:])
+        assert (pasted.code, "Nothing happened" in pasted.out, pasted.out != "") == (0, False, True)
+
+
+def test_suggested_commands_name_no_database_of_the_settings(
+    db: str, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the settings name the database, the suggested commands find it as this one did."""
+    monkeypatch.setenv("COWRIEPROC_DB_URL", db)
+    shown = program("report", "daily").out
+    commands = [shlex.split(line) for line in shown.partition("\nNext\n")[2].splitlines()]
+
+    assert "--db" not in shown
+    assert [program(*command[1:]).code for command in commands] == [0] * len(commands)
 
 
 @pytest.mark.parametrize(("kind", "date"), [("daily", "2026-W47"), ("weekly", "x"), ("monthly", "2026-13")])

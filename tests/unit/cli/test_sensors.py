@@ -157,7 +157,7 @@ def test_two_sensors_become_one_only_when_asked(pots: str, program: Program) -> 
     refused = program("sensors", "rename", "pot-2", "pot-1", "--db", pots)
     unknown = program("sensors", "rename", "pot-3", "pot-4", "--db", pots)
     same = program("sensors", "rename", "pot-1", "pot-1", "--db", pots)
-    merged = program("sensors", "rename", "pot-2", "pot-1", "--db", pots, "--merge")
+    merged = program("sensors", "rename", "pot-2", "pot-1", "--db", pots, "--merge", "--yes")
 
     assert (refused.code, unknown.code, same.code, merged.code) == (2, 1, 2, 0)
     assert "--merge" in refused.err
@@ -191,7 +191,7 @@ def test_captured_files_are_renamed_and_never_a_session(
 
     old = f"{LONG}-of-some-provider-with-a-long-name-1"
     assert program("sensors", "rename", old, "pot-2", "--db", db_url).code == 2  # there is a sensor pot-2
-    assert program("sensors", "rename", old, "pot-2", "--merge", "--db", db_url).code == 0
+    assert program("sensors", "rename", old, "pot-2", "--merge", "--yes", "--db", db_url).code == 0
     scan_downloads(engine, captured(one, b"d"), sensor=old)
 
     assert artifacts(engine) == {artifact_session("pot-2"): 4}

@@ -318,7 +318,7 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
 STATUS = """\
 Enrichment at 2026-11-21 12:00:00 UTC
 4 files: 1 malicious, 3 unknown; 1 of them never asked about.
-It has not run yet: `cowrieprocessor enrich` asks the sources.
+It has not run yet: `enrich` asks the sources.
 
 Files by source
 source                             waiting  to retry  to renew  asked now  answered  failed  refused

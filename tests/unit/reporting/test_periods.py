@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.reporting.periods import PeriodKind, parse_moment, parse_period, period_of
+from cowrieprocessor.reporting.periods import PeriodKind, parse_moment, parse_period, parse_span, period_of
 
 NOW = dt.datetime(2026, 11, 22, 0, 30, tzinfo=dt.UTC)
 
@@ -85,6 +85,35 @@ def test_first_period_of_the_calendar_has_none_before() -> None:
 def test_moments_are_utc_unless_they_say_otherwise(text: str, moment: dt.datetime) -> None:
     """A time without a zone is UTC; one with a zone is converted."""
     assert moment == parse_moment(text)
+
+
+def test_today_and_yesterday_are_moments() -> None:
+    """They are the beginning of the day in UTC, as in `report --date`."""
+    midnight = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    found = parse_moment(" Today "), parse_moment("yesterday")
+
+    assert found[0] - found[1] == dt.timedelta(days=1)
+    assert found[0] - midnight in (dt.timedelta(0), dt.timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("since", "until"), [("2026-11-22", "2026-11-21"), ("2026-11-21", "2026-11-21"), ("today", "yesterday")]
+)
+def test_a_span_that_holds_nothing_is_refused(since: str, until: str) -> None:
+    """`--since` has to be before `--until`; the message has both."""
+    with pytest.raises(ConfigurationError, match=f"--since {since} is not before --until {until}"):
+        parse_span(since, until)
+
+
+def test_a_span_may_be_open() -> None:
+    """Either end may be missing."""
+    day = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+
+    assert [(None, None), (day, None), (None, day)] == [
+        parse_span(None, None),
+        parse_span("2026-11-21", None),
+        parse_span(None, "2026-11-21"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-13-01", "0001-01-01T00:00:00+14:00"])

@@ -67,12 +67,12 @@ _ERRORS: dict[int, tuple[type[DatabaseError], str]] = {
     ),
     sqlite3.SQLITE_CORRUPT: (
         DatabaseDamaged,
-        "the database is damaged; `cowrieprocessor db check --full` shows details; restore a backup",
+        "the database is damaged; `db check --full` shows details; restore a backup",
     ),
     sqlite3.SQLITE_FULL: (DatabaseFull, "the disk is full; make room, then repeat the command"),
     sqlite3.SQLITE_IOERR: (
         DatabaseError,
-        "the disk could not be read or written; see the system log, then run `cowrieprocessor db check`",
+        "the disk could not be read or written; see the system log, then run `db check`",
     ),
     sqlite3.SQLITE_CANTOPEN: (
         DatabaseError,

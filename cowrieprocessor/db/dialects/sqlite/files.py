@@ -16,6 +16,7 @@ from cowrieprocessor.db.dialects.base import EngineOptions
 from cowrieprocessor.db.dialects.waiting import wait_until
 from cowrieprocessor.errors import DatabaseError, DatabaseFull, DatabaseLocked, DatabaseReadOnly, NotADatabase
 from cowrieprocessor.filesystems import NETWORK_FILE_SYSTEMS, file_system_type, is_full, mounts, os_error_text
+from cowrieprocessor.sanitize import shell_word
 
 PRIVATE = 0o600
 COMPANIONS = ("-wal", "-shm", "-journal")
@@ -51,7 +52,8 @@ def require_existing(path: Path) -> None:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise DatabaseError(
-            f"{path}: no such database; `cowrieprocessor load --db {path} LOGS` creates it, or name another with --db"
+            f"{path}: no such database; `cowrieprocessor load --db {shell_word(str(path))} LOGS` creates it, "
+            "or name another with --db"
         ) from None
     except OSError as error:
         raise DatabaseError(f"{path}: {error.strerror}; correct the path or its permissions") from error
@@ -129,7 +131,8 @@ def no_trace_uri(path: Path) -> str:
     if log_bytes and not shared.exists():
         raise DatabaseError(
             f"{path}: its write-ahead log exists without {shared.name}, as after a copy; "
-            "run `cowrieprocessor db status` on it, which creates that file, then repeat the command"
+            f"run `cowrieprocessor db status --db {shell_word(str(path))}`, which creates that file, "
+            "then repeat the command"
         )
     if journal.exists() or (log.exists() and shared.exists()):
         return shared_uri(path, "ro")

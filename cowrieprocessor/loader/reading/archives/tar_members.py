@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cowrieprocessor.errors import ArchiveCut, CompressedDataError, InputNotReadable
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.sanitize import inert
+from cowrieprocessor.wording import plural
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_NAME_BYTES = 64 << 10
@@ -110,8 +111,8 @@ def _long_name(member: TarMember, info: tarfile.TarInfo, names: _Names, stream: 
     """Return the names that an extra header gives to the file after it."""
     if info.size > _MAX_NAME_BYTES:
         raise InputNotReadable(
-            f"{inert(str(stream.path))}: a name in this tar archive takes {info.size} bytes; unpack it and load the "
-            "plain files"
+            f"{inert(str(stream.path))}: a name in this tar archive takes {plural(info.size, 'byte')}; "
+            "unpack it and load the plain files"
         )
     data = b""
     while piece := member.read():

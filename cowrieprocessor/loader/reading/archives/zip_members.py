@@ -13,6 +13,7 @@ from typing import IO
 from cowrieprocessor.errors import ArchiveDamaged, CompressedDataError, InputNotReadable
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.sanitize import inert
+from cowrieprocessor.wording import plural
 
 _ENCRYPTED = 0x1
 _MAX_DIRECTORY_BYTES = 16 << 20
@@ -83,8 +84,9 @@ class _Total:
             data = member.read(stream.sizes.piece_bytes)
         self._unpacked += len(data)
         if self._unpacked > stream.grace_bytes and self._unpacked > stream.max_ratio * stream.size:
+            size = plural(stream.size, "compressed byte expands", "compressed bytes expand")
             raise CompressedDataError(
-                f"{self._name}: {stream.size} compressed bytes expand to more than {self._unpacked} bytes, a ratio of "
+                f"{self._name}: {size} to more than {plural(self._unpacked, 'byte')}, a ratio of "
                 f"more than {stream.max_ratio:g}: refused as a decompression bomb; if it really holds logs, raise "
                 "COWRIEPROC_MAX_RATIO"
             )

@@ -68,7 +68,7 @@ def test_backup_says_what_it_does_and_restore_brings_it_back(v3_file: Path, tmp_
     assert "write-ahead log (0 B now) cannot shrink" in saved.stderr
     assert "schema version 3, 23 rows in 6 tables, verified (full check)" in saved.stdout
     assert call("migrate", "--db", v3_file).exit_code == 0
-    back = call("restore", tmp_path / "b.sqlite", "--db", v3_file)
+    back = call("restore", tmp_path / "b.sqlite", "--yes", "--db", v3_file)
     assert (back.exit_code, version_of(v3_file)) == (0, 3)
     assert "is kept next to it" in back.stderr
     assert f"the old database is {v3_file}.before-restore-" in back.stdout
@@ -78,7 +78,7 @@ def test_backup_and_restore_as_json(v3_file: Path, tmp_path: Path) -> None:
     """`--json` gives file, version, rows and check in one document."""
     saved = json.loads(call("backup", tmp_path / "b.sqlite", "--json", "--quick", "--db", v3_file).stdout)
     assert (saved["schema_version"], saved["rows"]["raw_events"], saved["check"]) == (3, 18, "quick")
-    back = json.loads(call("restore", tmp_path / "b.sqlite", "--json", "--db", v3_file).stdout)
+    back = json.loads(call("restore", tmp_path / "b.sqlite", "--yes", "--json", "--db", v3_file).stdout)
     assert (back["database"], back["rows"]) == (str(v3_file), saved["rows"])
 
 
@@ -163,7 +163,7 @@ def test_check_of_a_damaged_file_makes_nothing_worse(v3_file: Path, tmp_path: Pa
         result = call(*command, "--db", v3_file)
         assert isinstance(result.exception, DatabaseDamaged), result.output
         assert v3_file.read_bytes() == bytes(content)
-    assert call("restore", tmp_path / "b.sqlite", "--db", v3_file).exit_code == 0
+    assert call("restore", tmp_path / "b.sqlite", "--yes", "--db", v3_file).exit_code == 0
     assert call("check", "--full", "--db", v3_file).exit_code == 0
 
 

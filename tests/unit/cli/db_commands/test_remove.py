@@ -55,8 +55,8 @@ def test_done_it_names_the_logs_to_load_again(database: Path, tmp_path: Path) ->
     copied = tmp_path / "copy.sqlite"
     copied.write_bytes(database.read_bytes())
 
-    text = call("--log", tmp_path / "wrong.json", "--db", database)
-    document = json.loads(call("--log", tmp_path / "wrong.json", "--db", copied, "--json").stdout)
+    text = call("--log", tmp_path / "wrong.json", "--db", database, "--yes")
+    document = json.loads(call("--log", tmp_path / "wrong.json", "--db", copied, "--yes", "--json").stdout)
 
     assert [
         "30 events and 0 dead letters removed; 3 sessions recomputed",
@@ -66,7 +66,7 @@ def test_done_it_names_the_logs_to_load_again(database: Path, tmp_path: Path) ->
     assert (30, [str(tmp_path / "part.json")]) == (document["result"]["events"], document["result"]["load_again"])
     assert document["plan"]["logs"][0]["sessions"] == 3
     assert 20 == stored(database) == stored(copied)
-    assert isinstance(call("--log", tmp_path / "wrong.json", "--db", database).exception, NotFound)
+    assert isinstance(call("--log", tmp_path / "wrong.json", "--db", database, "--yes").exception, NotFound)
 
 
 def test_several_logs_of_one_path_are_listed(database: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_several_logs_of_one_path_are_listed(database: Path, tmp_path: Path) -> 
     BulkLoader(engine).load([tmp_path / "part.json"])
     dispose(engine)
 
-    result = call("--log", tmp_path / "part.json", "--db", database)
+    result = call("--log", tmp_path / "part.json", "--db", database, "--yes")
 
     assert isinstance(result.exception, ConfigurationError)
     assert 2 == str(result.exception).count("--identity")

@@ -73,7 +73,7 @@ def test_dry_run_says_everything_and_changes_nothing(v4_file: Path, tmp_path: Pa
 
 def test_done_it_says_what_it_did(v4_file: Path, tmp_path: Path) -> None:
     """The result names the tables, the saved file and what went out of v3's tables; again there is nothing to do."""
-    document = json.loads(call("--to", "3", "--db", v4_file, "--save", tmp_path / "s", "--json").stdout)
+    document = json.loads(call("--to", "3", "--db", v4_file, "--save", tmp_path / "s", "--yes", "--json").stdout)
     assert (4, 3, "files" in document["result"]["dropped"]) == (document["from"], document["to"], True)
     assert (str(tmp_path / "s"), 2) == (
         document["result"]["saved"]["path"],
@@ -85,7 +85,7 @@ def test_done_it_says_what_it_did(v4_file: Path, tmp_path: Path) -> None:
 
 def test_text_of_the_result(v4_file: Path, tmp_path: Path) -> None:
     """For people: the version, the saved file, what else went, and how much room there is now."""
-    lines = call("--to", "3", "--db", v4_file, "--save", tmp_path / "s").stdout.splitlines()
+    lines = call("--to", "3", "--db", v4_file, "--save", tmp_path / "s", "--yes").stdout.splitlines()
     tables = [table for _, tables in REVISIONS[1:] for table in tables]
     assert f"{v4_file}: is at schema version 3 now; dropped {len(tables)} tables" == lines[0]
     assert lines[1].startswith("saved 4 of file_hashes, 1 of files, ")
@@ -96,13 +96,13 @@ def test_text_of_the_result(v4_file: Path, tmp_path: Path) -> None:
 def test_errors_have_their_codes(v4_file: Path, tmp_path: Path) -> None:
     """An existing file and a running job end with their own exit codes."""
     (tmp_path / "there").touch()
-    refused = call("--to", "3", "--db", v4_file, "--save", tmp_path / "there").exception
+    refused = call("--to", "3", "--db", v4_file, "--save", tmp_path / "there", "--yes").exception
     assert isinstance(refused, SaveFailed)
     engine = get_engine(v4_file)
     scene.delete_jobs(engine)
     working(engine, {})
     dispose(engine)
-    busy = call("--to", "3", "--db", v4_file).exception
+    busy = call("--to", "3", "--db", v4_file, "--yes").exception
     assert isinstance(busy, JobTaken)
     assert (1, 4, 4) == (refused.exit_code, busy.exit_code, version_of(v4_file))
 
@@ -114,7 +114,7 @@ def test_postgresql_requires_save(postgres_url: str) -> None:
     apply_migrations(engine)
     dispose(engine)
     assert "into the file of --save" in call("--to", "3", "--db", postgres_url, "--dry-run").stderr
-    refused = call("--to", "3", "--db", postgres_url).exception
+    refused = call("--to", "3", "--db", postgres_url, "--yes").exception
     assert isinstance(refused, ConfigurationError)
     assert refused.exit_code == 2
 

@@ -73,7 +73,7 @@ def test_a_scan_makes_the_database_and_says_what_it_found(tmp_path: Path, folder
     assert "2 new" in done.stdout
     assert "1 of these redirects that Cowrie forgot to log" in done.stdout
     assert "2 files that no log names" in done.stdout
-    assert "1 left alone: temporary files of Cowrie" in done.stdout
+    assert "1 left alone: temporary file of Cowrie" in done.stdout
     with sqlite3.connect(tmp_path / "new.sqlite") as connection:
         sessions = connection.execute("SELECT DISTINCT session_id FROM files").fetchall()
     connection.close()
@@ -116,7 +116,7 @@ def test_a_mismatch_warns_and_names_the_file(tmp_path: Path, folder: Path) -> No
     done = call(folder, "--db", "t.sqlite", cwd=tmp_path)
 
     assert done.returncode == 0
-    assert "warning: 1 files whose content is not what their name says:" in done.stderr
+    assert "warning: 1 file whose content is not what its name says:" in done.stderr
     assert "b" * 64 in done.stderr
 
 
@@ -193,7 +193,7 @@ def test_an_unreadable_file_is_named_and_ends_with_3() -> None:
         done = call(folder, "--db", "t.sqlite", cwd=Path(name), prepare=LOSE_ROOT)
 
     assert done.returncode == 3
-    assert "1 files that could not be read" in done.stderr
+    assert "1 file that could not be read" in done.stderr
     assert "d" * 64 in done.stderr
     assert "1 new" in done.stdout
 

@@ -115,7 +115,7 @@ def test_sessions_without_events_stay(migrated: Path) -> None:
     """A session without a stored event keeps its counters, and is reported."""
     change(migrated, "INSERT INTO session_summaries (session_id, event_count) VALUES ('pruned', 9)")
     done = call("--db", migrated)
-    assert "1 sessions have no event stored and stay as they are" in done.stdout
+    assert "1 session has no event stored and stays as it is" in done.stdout
     assert rows(migrated, "SELECT event_count FROM session_summaries WHERE session_id = 'pruned'") == [(9,)]
 
 

@@ -381,7 +381,7 @@ def test_events_appended_by_v3_are_reported_separately(upgraded: Path) -> None:
     assert (report.valid, report.differences) == (False, {})
     assert report.not_backfilled == {"backfill-files": 1, "backfill-sessions": 2, "backfill-sensors": 2}
     shown = call("--db", upgraded)
-    assert "backfill-files has not processed 1 events yet: run `cowrieprocessor db backfill" in shown.output
+    assert "backfill-files has not processed 1 event yet: run `cowrieprocessor db backfill" in shown.output
     with opened(upgraded) as engine:
         backfill(engine)
     assert (validated(upgraded).valid, shown.exit_code) == (True, 1)

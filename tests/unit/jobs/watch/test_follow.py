@@ -493,7 +493,7 @@ def test_losses_are_reported(database: Engine, scripted: Callable[..., ScriptedL
 
     assert following.result is not None
     assert (2, 1235) == (following.result.losses, following.result.bytes_lost)
-    assert ["1,234 bytes" in following.messages[0], "1 bytes" in following.messages[1]] == [True, True]
+    assert ["1,234 bytes" in following.messages[0], "1 byte was" in following.messages[1]] == [True, True]
 
 
 def test_it_polls_again_when_the_loader_asks_for_it(database: Engine, scripted: Callable[..., ScriptedLoader]) -> None:

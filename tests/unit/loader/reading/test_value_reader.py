@@ -355,11 +355,11 @@ def test_event_in_the_text_of_another_is_not_an_event() -> None:
     [
         (b"[1, 2]", "a list"),
         (b'  ["a", [null]]', "a list"),
-        (b'"text"', "a str"),
-        (b"5", "a int"),
-        (b"-1.5", "a float"),
-        (b"true", "a bool"),
-        (b"null", "a NoneType"),
+        (b'"text"', "text"),
+        (b"5", "a number"),
+        (b"-1.5", "a number"),
+        (b"true", "true or false"),
+        (b"null", "null"),
     ],
 )
 def test_json_that_is_no_object_is_a_problem_with_its_bytes(line: bytes, kind: str) -> None:
@@ -525,7 +525,7 @@ def test_digest_and_range_of_a_very_large_value() -> None:
 
     assert len(found) == 1
     assert found[0].problem
-    assert found[0].problem.detail == f"{len(large)} bytes, allowed are {1 << 20}"
+    assert found[0].problem.detail == f"{len(large):,} bytes, allowed are {1 << 20:,}"
     assert found[0].raw == large[:DEAD_LETTER_HEAD_BYTES]
     assert found[0].digest == hashlib.sha256(large).hexdigest()
     assert (found[0].start, found[0].end) == (1, 1 + len(large))

@@ -12,6 +12,7 @@ from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.render.terminal import Screen, size_text
 from cowrieprocessor.reporting.render.text import next_commands, report_text
 from cowrieprocessor.reporting.reports import Report, make_report
+from cowrieprocessor.sanitize import shell_word
 from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
 
 GOLDEN = """\
@@ -126,7 +127,7 @@ def test_report_reads_like_this(engine: Engine) -> None:
     """The whole report, on 100 columns without colour, is this text on both databases."""
     with write_transaction(engine) as connection:
         _fill(connection)
-    assert report_text(_report(engine), Screen(), db="my.sqlite") == GOLDEN
+    assert report_text(_report(engine), Screen(), db_option=" --db my.sqlite") == GOLDEN
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 89, 90, 100, 150, 240])
@@ -145,7 +146,7 @@ def test_colour_is_only_colour(engine: Engine) -> None:
     """On a terminal the only escape sequences are colours, and without them the text is the same."""
     with write_transaction(engine) as connection:
         _fill(connection)
-    colored = report_text(_report(engine), Screen(100, color=True), db="my.sqlite")
+    colored = report_text(_report(engine), Screen(100, color=True), db_option=" --db my.sqlite")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", colored)
     assert "\x1b" not in plain
     assert "\x1b[1m" in colored
@@ -158,18 +159,34 @@ def test_next_commands_are_one_line_each(engine: Engine, screen: Screen) -> None
     path = "/srv/" + "very-long-folder/" * 12 + "honey pots.sqlite"
     with write_transaction(engine) as connection:
         _fill(connection)
-    report = _report(engine)
-    printed = re.sub(r"\x1b\[[0-9;]*m", "", report_text(report, screen, db=path))
-    assert [f"  {line}" for line in next_commands(report, path)] == printed.partition("\nNext\n")[2].splitlines()
-    assert all(f"--db '{path}'" in line for line in next_commands(report, path))
+    report, option = _report(engine), f" --db {shell_word(path)}"
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", report_text(report, screen, db_option=option))
+    assert [f"  {line}" for line in next_commands(report, option)] == printed.partition("\nNext\n")[2].splitlines()
+    assert all(f"--db '{path}'" in line for line in next_commands(report, option))
 
 
 def test_an_empty_day_says_so(engine: Engine) -> None:
-    """A day without sessions and files says so in one sentence, and has the command for the day before."""
+    """A day without sessions and files says so in one sentence, and offers no day that is empty, too."""
     text = report_text(_report(engine), Screen())
     assert "Nothing happened: no session began and no file was seen (2026-11-21, UTC)." in text
-    assert "cowrieprocessor report daily --date 2026-11-20" in text
+    assert "Next" not in text
     assert "What was dropped" not in text
+
+
+def test_a_day_before_is_offered_only_if_something_happened(engine: Engine) -> None:
+    """The command for the day before stands there exactly if that day had sessions or files."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "before", at(1, days=-1))
+        add_session(connection, "now", at(1))
+
+    assert [
+        [command for command in next_commands(_report(engine, days=day), "") if "report" in command]
+        for day in (0, -1, 1)
+    ] == [
+        ["cowrieprocessor report daily --date 2026-11-20"],
+        [],
+        ["cowrieprocessor report daily --date 2026-11-21"],
+    ]
 
 
 @pytest.mark.parametrize(
