@@ -34,8 +34,9 @@ docs: $(VENV)/.dev ## write docs/reference.md and the picture of the report agai
 samples: services ## make samples/ again with a real Cowrie
 	$(BIN)/python -m tests.e2e.make_samples
 
-services: $(VENV)/.dev ## PostgreSQL and Cowrie, which the tests start themselves
+services: $(VENV)/.dev ## PostgreSQL, strace and Cowrie, which the tests start themselves
 	tests/install_postgres.sh
+	tests/install_strace.sh
 	tests/e2e/install_cowrie.sh
 
 requirements: $(VENV)/.dev ## pin the packages again
