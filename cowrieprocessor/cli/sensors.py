@@ -96,7 +96,7 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
     try:
         if not yes and sys.stdin.isatty():
             notify(f"{describe(engine)}: the sensor {old} is called {new} from now on, wherever it is named")
-            confirm_or_exit(yes=yes, destroys="two sensors that become one cannot be parted again" if merge else None)
+        confirm_or_exit(yes=yes, destroys="two sensors that become one cannot be parted again" if merge else None)
         try:
             result = rename_sensor(engine, old, new, merge=merge)
         except NotFound as error:

@@ -518,7 +518,7 @@ def test_an_interrupted_scan_is_recorded_and_can_be_resumed(engine: Engine, fold
         scan_downloads(engine, folder, on_progress=interrupt, limits=ScanLimits(batch_files=2))
     with engine.connect() as connection:
         row = connection.execute(select(JOBS)).one()
-    assert (row.state, row.reason) == ("stopped", "interrupted")
+    assert (row.state, row.reason) == ("stopped", "interrupted; the same command goes on from here")
 
     result = scan_downloads(engine, folder)
 
