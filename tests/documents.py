@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).parents[1]
+CASES = PROJECT.parent / "shared" / "cases"
+"""Small inputs that once showed a fault; they lie beside the project."""
+
 NOT_RUN = ("text", "toml", "json", "sql", "ini", "python")
 """Languages of blocks that show something, and are no commands."""
 

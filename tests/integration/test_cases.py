@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from tests.documents import PROJECT
+from tests.documents import CASES
 from tests.loading import letters, stored
 from tests.unit.reporting.program import Program
-
-CASES = PROJECT.parent / "shared" / "cases"
 
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no shared cases beside the project")
 

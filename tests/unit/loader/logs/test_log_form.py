@@ -16,11 +16,10 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.settings import Settings
 from tests.command_line import run
-from tests.documents import PROJECT
+from tests.documents import CASES
 from tests.logs import count, events, hostile_lines
 from tests.wrapped_logs import docker, json_lines
 
-CASES = PROJECT.parent / "shared" / "cases"
 EVE = '{"event_type": "alert", "timestamp": "2026-11-20T10:00:00.0+0000", "src_ip": "203.0.113.5"}\n'
 
 

@@ -16,12 +16,11 @@ from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.loader.delta import DeltaLoader
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.settings import Settings
-from tests.documents import PROJECT
+from tests.documents import CASES
 from tests.logical_digest import EVENT_TABLES, difference, logical_contents
 from tests.logs import count, events
 from tests.wrapped_logs import WRAPPED, docker, json_lines, prefixed
 
-CASES = PROJECT.parent / "shared" / "cases"
 WHERE = {"source", "source_offset", "source_inode", "source_files", "source_generation"}
 SMALL = ReadSizes(piece_bytes=64, feed_bytes=600)
 

@@ -27,10 +27,9 @@ from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from cowrieprocessor.settings import Settings
 from tests.command_line import peak_memory_bytes
-from tests.documents import PROJECT
+from tests.documents import CASES
 from tests.logs import count, events
 
-CASES = PROJECT.parent / "shared" / "cases"
 Files = dict[str, bytes]
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

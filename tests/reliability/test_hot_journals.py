@@ -19,8 +19,7 @@ from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from tests.conftest import CORPUS
-from tests.documents import PROJECT
-from tests.integration.test_cases import CASES
+from tests.documents import CASES, PROJECT
 from tests.other_connections import sqlite3
 from tests.sqlite_dump import dump
 from tests.unit.reporting.program import Outcome, Program
