@@ -35,6 +35,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an expected error ends in one message and its exit code."""
-    from cowrieprocessor.cli.shared.common import run
+    from cowrieprocessor.cli.shared.common import ignore_late_signals, run
 
-    sys.exit(run(cli))
+    code = run(cli)
+    ignore_late_signals()
+    sys.exit(code)

@@ -222,10 +222,11 @@ def run(command: click.Command) -> int:
     """
     _buffer_outputs()
     _print_notes()
+    atexit.register(ignore_late_signals)
     try:
         return _run(command)
-    finally:
-        atexit.register(ignore_late_signals)
+    except KeyboardInterrupt:  # the signal came between the last step of the command and its end
+        return EXIT_INTERRUPTED
 
 
 def ignore_late_signals() -> None:
