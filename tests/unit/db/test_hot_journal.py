@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.files.database_copy import read_only_engine
 from cowrieprocessor.errors import DatabaseError
 from tests.other_connections import OtherProcess, sqlite3
 
@@ -155,6 +156,28 @@ def test_who_may_not_recover_is_told_the_reason(
     assert said.endswith("run this as a user who may write the file, its journal and its folder")
     assert (hot.read_bytes(), journal_of(hot).read_bytes()) == before
     assert read(hot) == (ROWS, 0)
+
+
+def test_a_log_without_shared_memory_names_what_is_missing(sound: Path) -> None:
+    """A reader that may leave no trace is told which file it may not create in the folder."""
+    with closing(sqlite3.connect(sound, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE counted SET number = 1")
+        log = sound.with_name(f"{sound.name}-wal").read_bytes()
+    sound.with_name(f"{sound.name}-wal").write_bytes(log)
+    for path in (sound, sound.with_name(f"{sound.name}-wal")):
+        path.chmod(0o644)
+    sound.parent.chmod(0o555)
+
+    def read_without_trace() -> object:
+        engine = read_only_engine(get_engine(sound))
+        with read_transaction(engine) as connection:
+            return connection.exec_driver_sql("SELECT count(*) FROM counted").scalar()
+
+    said = as_an_ordinary_user(read_without_trace)
+
+    assert said.startswith(f"4 DatabaseReadOnly {sound}: its write-ahead log exists without killed.sqlite-shm")
+    assert said.endswith("run this as a user who may write the file and its folder")
 
 
 def as_an_ordinary_user(use: Callable[[], object]) -> str:

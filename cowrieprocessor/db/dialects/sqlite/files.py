@@ -119,22 +119,22 @@ def no_trace_uri(path: Path) -> str:
     """Return the SQLite URI that reads a database without creating files next to it.
 
     Opening a database in WAL mode creates missing -wal and -shm files. Without a log the main file is complete, and can
-    be opened as immutable.
+    be opened as immutable. A log without its -shm file is what a writer leaves that was killed while it closed: reading
+    it creates that file, and changes nothing else.
 
     Raises:
-        DatabaseError: a log exists without its -shm file, which is needed to read it.
+        DatabaseReadOnly: a log exists without its -shm file, which this user may not create.
 
     Source: sqlite.org/uri.html, `immutable`; sqlite.org/wal.html, "Read-Only Databases".
     """
     log, shared, journal = (path.with_name(path.name + ending) for ending in COMPANIONS)
     log_bytes = log.stat().st_size if log.exists() else 0
-    if log_bytes and not shared.exists():
-        raise DatabaseError(
-            f"{path}: its write-ahead log exists without {shared.name}, as after a copy; "
-            f"run `cowrieprocessor db status --db {shell_word(str(path))}`, which creates that file, "
-            "then repeat the command"
+    if log_bytes and not shared.exists() and not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise DatabaseReadOnly(
+            f"{path}: its write-ahead log exists without {shared.name}, as after a kill or a copy, and this user may "
+            f"not create that in the folder {path.parent}; run this as a user who may write the file and its folder"
         )
-    if journal.exists() or (log.exists() and shared.exists()):
+    if journal.exists() or log_bytes or (log.exists() and shared.exists()):
         return shared_uri(path, "ro")
     return f"{uri(path, 'ro')}&immutable=1"
 
