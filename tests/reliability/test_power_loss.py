@@ -33,8 +33,6 @@ pytestmark = pytest.mark.torture
 SAMPLES = rounds(1_000, 10)
 """Choices of writes at each moment, beside all and none."""
 
-"""Of so many states one is taken to run the command again."""
-
 KILLED_WRITER = """
 import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -48,7 +46,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 REPEATED = 5
-"""Of so many states one is taken to run the command again."""
+"""The command is run again after one in so many states."""
 
 Rows = dict[str, list[Any]]
 
