@@ -23,6 +23,8 @@ from cowrieprocessor.loader.follow.timing import FollowTiming
 from tests.rotation.honeypot import event_line
 from tests.torture import rounds
 
+pytestmark = pytest.mark.torture
+
 SOON = 0.002
 TIMING = FollowTiming(
     archive_settles_s=60.0, coarse_time_settles_s=SOON, fine_time_settles_s=SOON, listing_settles_s=SOON
