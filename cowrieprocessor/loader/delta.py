@@ -103,7 +103,7 @@ class DeltaLoader:
         self._stop = stop
         self._sizes = sizes
         self._host = table.followed_host(engine)
-        self._gap_detector = GapDetector(engine, self._open_seen)
+        self._gap_detector = GapDetector(engine, self._open_seen, settles_s=self._timing.archive_settles_s)
         self._files = KnownFiles(self._host, self._gap_detector)
         self._open_logs = OpenLogs()
         self._tail_reader: TailReader | None = None
@@ -258,7 +258,12 @@ class DeltaLoader:
             result.is_whole = False
             result.poll_again_in(0.0)
         is_decided = is_whole and not result.deferred and not self._unreadable
-        result.gaps += self._gap_detector.settle(self._files.to_store(), unnamed, is_decided=is_decided)
+        result.gaps += self._gap_detector.settle(
+            self._files.to_store(), unnamed, changed_at=self._files.changed_at(), is_decided=is_decided
+        )
+        if self._gap_detector.undecided_s is not None:
+            result.is_undecided = True
+            result.poll_again_in(self._gap_detector.undecided_s)
         is_unchanged = not result.files and result.again_in_s is None
         self._is_idle = is_decided and not self._open_logs.unnamed and is_unchanged
         self._poll_when_finished()

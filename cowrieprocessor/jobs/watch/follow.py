@@ -224,7 +224,7 @@ class _Follower:
                 changed = None
 
     def poll_once(self) -> None:
-        """Poll all logs, again while an archive is still being written; wait for locks no longer than the engine does.
+        """Poll all logs, again while a file is still being written; wait for locks no longer than the engine does.
 
         Raises:
             DatabaseError: the database fails; what was committed is kept.
@@ -235,7 +235,7 @@ class _Follower:
                 result = self.poll(None)
                 self._result.files += result.files
                 self._result.gaps += result.gaps
-                is_done = result.is_whole and not result.deferred
+                is_done = result.is_whole and not result.deferred and not result.is_undecided
                 if is_done or self._stop.is_set() or time.monotonic() >= until:
                     break
                 pause(result.again_in_s or 0.0, self._stop)

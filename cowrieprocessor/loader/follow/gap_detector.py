@@ -1,7 +1,8 @@
 """What was seen of logs and has disappeared before it could be read.
 
 A log that is renamed, copied or compressed has not disappeared: what follows its checkpoint is in the other file. So a
-loss is decided once all files have been polled, and taken back as far as the bytes turn up later.
+loss is decided once all files have been polled, and taken back as far as the bytes turn up later. A file that is still
+being written again from its beginning, as by scp, may have the bytes in a moment: its loss waits until it has settled.
 """
 
 from __future__ import annotations
@@ -60,12 +61,23 @@ class GapDetector:
     Args:
         engine: the database.
         open_log: opens a file that is present.
+        settles_s: a loss is decided once the file that has taken the path has not changed for so many seconds.
         clock: monotonic seconds.
+
+    Attributes:
+        undecided_s: after how many seconds a loss that waits can be decided; None if none waits.
     """
 
     def __init__(
-        self, engine: Engine, open_log: Callable[[SeenFile], LogStream], clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        open_log: Callable[[SeenFile], LogStream],
+        *,
+        settles_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.undecided_s: float | None = None
+        self._settles_s = settles_s
         self._engine = engine
         self._probe = FileProbe(open_log)
         self._clock = clock
@@ -119,6 +131,7 @@ class GapDetector:
         present: Mapping[str, SeenFile],
         unnamed: Collection[SeenFile],
         *,
+        changed_at: Mapping[str, float | None],
         is_decided: bool,
     ) -> list[Gap]:
         """Store what is present and what has disappeared; return the losses that were not known before.
@@ -126,15 +139,19 @@ class GapDetector:
         Args:
             present: what is present, by file key.
             unnamed: logs that are open without a path.
+            changed_at: when each present file changed last, by path, in Unix seconds; None for one that changes now.
             is_decided: whether everything was polled, so that what is not found will not turn up in a moment.
 
         Raises:
             DatabaseError: the database refused; nothing is forgotten.
         """
+        self.undecided_s = None
         displaced_keys = self._displaced_keys(present)
         groups = self._group(displaced_keys)
         search = self._search(present, unnamed)
-        decision = self._decide(groups, search) if is_decided else self._decide_found_fragments(groups, search)
+        decision = (
+            self._decide(groups, search, changed_at) if is_decided else self._decide_found_fragments(groups, search)
+        )
         kept = _kept(decision.waiting, present)
         changed = [*self._news(present), *self._replacements(present, displaced_keys)]
         if not (groups or changed):
@@ -188,16 +205,30 @@ class GapDetector:
             later=self._later,
         )
 
-    def _decide(self, groups: list[Sightings], search: LogSearch) -> _Decision:
-        """Decide about all logs, but for those that are open or whose truncated file is still empty."""
+    def _decide(self, groups: list[Sightings], search: LogSearch, changed_at: Mapping[str, float | None]) -> _Decision:
+        """Decide about all logs, but for those that are open, or whose file is still empty or being written again."""
         decision = _Decision()
         for missing in [search.find(group) for group in groups]:
+            if not missing.is_found and not missing.is_open and self._is_settling(missing, changed_at):
+                decision.waiting.append(search.measure(missing.sightings))
+                continue
             if missing.is_open or missing.is_truncated:
                 decision.waiting.append(missing.sightings)
             if not missing.is_open:
                 (decision.reported if missing.is_truncated else decision.decided).append(missing)
         decision.decided.extend(self._take_later())
         return decision
+
+    def _is_settling(self, missing: MissingLog, changed_at: Mapping[str, float | None]) -> bool:
+        """Return whether a file at a path of a missing log changed a moment ago; note when it can be decided."""
+        paths = {seen.path for seen in missing.sightings if seen.signature != LOST_SIGNATURE}
+        now = time.time()
+        changed = [now if (at := changed_at[path]) is None else at for path in paths & changed_at.keys()]
+        left_s = self._settles_s - (now - max(changed, default=0.0))
+        if not 0 < left_s <= self._settles_s:
+            return False
+        self.undecided_s = left_s if self.undecided_s is None else min(left_s, self.undecided_s)
+        return True
 
     def _decide_found_fragments(self, groups: list[Sightings], search: LogSearch) -> _Decision:
         """Decide only about files without an object that are found in others; everything else waits.

@@ -74,6 +74,13 @@ class KnownFiles:
         """Return all states for the database, by file key."""
         return {file_key: state.to_store() for file_key, state in self._states.items()}
 
+    def changed_at(self) -> dict[str, float | None]:
+        """Return when each file changed last, by its path, in Unix seconds; None for one that changes right now."""
+        return {
+            state.seen.path: None if state.seen.signature == (0, 0, 0) else max(state.seen.signature[1:]) / 1e9
+            for state in self._states.values()
+        }
+
     def was_read(self, file_key: str, file_id: tuple[int, int]) -> bool:
         """Return whether the file with this device and inode was read to its end under this key."""
         state = self._states.get(file_key)

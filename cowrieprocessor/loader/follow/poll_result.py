@@ -17,6 +17,7 @@ class PollResult:
         files: those of which something was stored, and those that could not be read.
         gaps: losses that were not known before.
         deferred: number of archives that are still being written.
+        is_undecided: whether something may have been lost, or may be there once a file has settled.
         is_whole: whether everything was polled: nothing went away meanwhile, and the loader was not asked to stop.
         again_in_s: poll again within this time even without a notification; None where there is no need.
     """
@@ -24,6 +25,7 @@ class PollResult:
     files: list[FileResult] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     deferred: int = 0
+    is_undecided: bool = False
     is_whole: bool = True
     again_in_s: float | None = None
 

@@ -12,7 +12,8 @@ class FollowTiming:
     """The times of a follower, in seconds.
 
     Attributes:
-        archive_settles_s: an archive that changed within this time counts as still being written and is deferred.
+        archive_settles_s: an archive that changed within this time counts as still being written and is deferred;
+            likewise a file in which bytes are missing that were there before.
         coarse_time_settles_s: a file that changes twice within this time may keep its size and times, so it is read
             again; for file systems that count no finer than milliseconds.
         fine_time_settles_s: the same for file systems that count nanoseconds: the kernel's clock still ticks only every

@@ -23,6 +23,7 @@ from cowrieprocessor.db.models import (
     SessionSensor,
     SessionSummary,
 )
+from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, SENSOR, file_on_sensor, on_sensor
@@ -87,6 +88,7 @@ class DroppedFile:
     """One hash that was dropped in the window.
 
     Attributes:
+        name: what every view calls it (see `find_names`), not only in this window.
         sessions: sessions that left it in the window; 0 for a captured file that no log names.
         new: whether it was never seen before the window.
         first_in_window: when it was first seen in the window; `first_seen` is the first time ever.
@@ -184,7 +186,7 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
         _select_files(
             window,
             Files.shasum,
-            visible(func.min(Bytewise(Files.filename))).label("name"),
+            visible(func.min(Bytewise(Files.filename))).label("name_here"),
             func.max(Files.file_size).label("file_size"),
             _sum(case((Files.origin != ARTIFACT, 1), else_=0)).label("sessions"),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
@@ -206,26 +208,30 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
             FileHash.vt_total,
             func.coalesce(FileHash.enrichment_status, "pending").label("enrichment_status"),
             FileHash.first_seen,
+            FileHash.last_seen,
         )
         .outerjoin(FileHash, FileHash.sha256 == dropped.c.shasum)
         .order_by(severity, dropped.c.sessions.desc(), Bytewise(dropped.c.shasum))
         .limit(limit)
     )
+    rows = connection.execute(query).mappings().all()
+    seen = [(row["shasum"], row["first_seen"], row["last_seen"]) for row in rows if row["first_seen"] is not None]
+    names = find_names(connection, seen)
     return tuple(
         DroppedFile(
             sha256=row["shasum"],
+            name=names.get(row["shasum"], row["name_here"]),
             new=row["first_seen"] is not None and row["first_seen"] >= window.start,
             sessions=int(row["sessions"]),
             downloads=int(row["downloads"]),
             uploads=int(row["uploads"]),
             **{key: row[key] for key in _COPIED_COLUMNS},
         )
-        for row in connection.execute(query).mappings()
+        for row in rows
     )
 
 
 _COPIED_COLUMNS = (
-    "name",
     "size_bytes",
     "mime_type",
     "verdict",

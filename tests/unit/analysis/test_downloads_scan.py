@@ -23,6 +23,7 @@ from cowrieprocessor.analysis.captured_file import SkipReason, is_temporary_name
 from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, artifact_session, scan_downloads
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256, LONE_NEWLINE_SHA256
+from cowrieprocessor.db.jobs import INTERRUPTED
 from cowrieprocessor.db.models import Base, FileHash, Files, Job
 from cowrieprocessor.errors import InputNotFound, InputNotReadable
 from cowrieprocessor.loader.bulk import BulkLoader
@@ -518,7 +519,7 @@ def test_an_interrupted_scan_is_recorded_and_can_be_resumed(engine: Engine, fold
         scan_downloads(engine, folder, on_progress=interrupt, limits=ScanLimits(batch_files=2))
     with engine.connect() as connection:
         row = connection.execute(select(JOBS)).one()
-    assert (row.state, row.reason) == ("stopped", "interrupted; the same command goes on from here")
+    assert (row.state, row.reason) == ("stopped", INTERRUPTED)
 
     result = scan_downloads(engine, folder)
 

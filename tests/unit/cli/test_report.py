@@ -176,3 +176,16 @@ def test_a_date_that_is_none_ends_with_2(db: str, program: Program, kind: str, d
 def test_json_document_is_one_value(db: str, program: Program) -> None:
     """Standard output holds one JSON document and nothing else."""
     assert isinstance(json.loads(program("report", "weekly", "--db", db, "--format", "json").out), dict)
+
+
+def test_a_file_has_the_same_name_in_every_view(engine: Engine, db_url: str, program: Program) -> None:
+    """A report of a later day calls a file as `files list` does, not by the name it had on that day."""
+    with write_transaction(engine) as connection:
+        for number, (name, days) in enumerate((("z-first", -1), ("a-later", 0))):
+            add_session(connection, f"s{number}", at(1, days=days))
+            add_file(connection, f"s{number}", sha(1), at(1, days=days), filename=name)
+        add_hash(connection, sha(1), at(1, days=-1), at(1), verdict="unknown")
+    listed = program("files", "list", "--db", db_url, "--json").document["files"]
+    reported = program("report", "daily", "--db", db_url, "--date", "2026-11-21", "--json").document["files"]
+
+    assert [["z-first"], ["z-first"]] == [[file["name"] for file in files] for files in (listed, reported)]

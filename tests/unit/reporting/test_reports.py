@@ -31,6 +31,7 @@ MOMENTS = (
     at(0, days=-1) - dt.timedelta(microseconds=1),
 )
 SENSORS = ("lab", "Office", None)
+LAST_SEEN = at(30)
 COMMANDS = ("id", "W", "uname -a", "ä")
 SESSION_COUNT = 60
 HASH_COUNT = 6
@@ -139,7 +140,7 @@ def _store(engine: Engine, truth: Truth) -> None:
             columns = {name: value for name, value in asdict(session).items() if name not in ("session_id", "first")}
             add_session(connection, session.session_id, session.first, **columns)
         for row in truth.hashes.values():
-            add_hash(connection, row.sha256, row.first, at(30), verdict=row.verdict)
+            add_hash(connection, row.sha256, row.first, LAST_SEEN, verdict=row.verdict)
         for file in truth.files:
             columns = {name: getattr(file, name) for name in ("origin", "filename", "download_url")}
             add_file(connection, file.session_id, file.sha256, file.seen, **columns)
@@ -238,9 +239,18 @@ class Recount:
             downloads=sum(row.origin == "download" for row in rows),
             uploads=sum(row.origin == "upload" for row in rows),
             first_in_window=min(row.seen for row in rows),
-            name=min((row.filename for row in rows if row.filename), key=str.encode, default=None),
+            name=self._name(sha256),
             new=self._is_new(sha256),
         )
+
+    def _name(self, sha256: str) -> str | None:
+        """Return the name in the first sighting, else in the last, else the least; the period does not matter."""
+        named = [(file.seen, file.filename) for file in self._truth.files if file.sha256 == sha256 and file.filename]
+        first, last = self._truth.hashes[sha256].first, LAST_SEEN
+        for chosen in ([name for seen, name in named if seen == moment] for moment in (first, last)):
+            if chosen:
+                return min(chosen, key=str.encode)
+        return min((name for _, name in named), key=str.encode, default=None)
 
     def _is_new(self, sha256: str) -> bool:
         return self._truth.hashes[sha256].first >= self._start
