@@ -15,7 +15,7 @@ def plural(count: int, singular: str, plural_form: str | None = None) -> str:
 
 
 def destroyed(bytes_lost: int) -> str:
-    """Return what is said about bytes that `follow` knew of and could not read in time."""
+    """Return the text on bytes that `follow` saw but could not read in time."""
     return plural(
         bytes_lost, "byte was destroyed before it could be read", "bytes were destroyed before they could be read"
     )

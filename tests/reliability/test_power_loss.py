@@ -46,7 +46,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 REPEATED = 5
-"""The command is run again after one in so many states."""
+"""The command is run again for every fifth state."""
 
 Rows = dict[str, list[Any]]
 

@@ -297,7 +297,7 @@ _MOST_BLANKS = 4
 
 
 def head_length(size: int) -> int:
-    """Return how many characters of an event to compare with so many that are not white space."""
+    """Return how many characters of an event hold `size` that are not white space, even if it is indented."""
     return _MOST_BLANKS * size + len(BLANKS) * _MOST_BLANKS
 
 

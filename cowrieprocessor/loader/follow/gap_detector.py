@@ -61,7 +61,7 @@ class GapDetector:
     Args:
         engine: the database.
         open_log: opens a file that is present.
-        settles_s: a loss is decided once the file that has taken the path has not changed for so many seconds.
+        settles_s: seconds without a change of the file now at the path before a loss is decided.
         clock: monotonic seconds.
 
     Attributes:
