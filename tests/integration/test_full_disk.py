@@ -142,9 +142,7 @@ def test_a_load_onto_a_full_disk_fails(disk: FullDisk, free_bytes: int, makes_it
     ],
     ids=lambda command: " ".join(command[:2]),
 )
-def test_a_command_on_a_full_disk_fails(
-    disk: FullDisk, v4: Path, command: tuple[str, ...], free_bytes: int
-) -> None:
+def test_a_command_on_a_full_disk_fails(disk: FullDisk, v4: Path, command: tuple[str, ...], free_bytes: int) -> None:
     """A command that finds no room ends with an error that says so; with enough for what it does, with 0."""
     shutil.copy(v4, disk.files / "x.sqlite")
     v3_schema.create(disk.files / "v3.sqlite")
