@@ -291,6 +291,20 @@ def crash_states(recording: Recording, *, samples: int, seed: int = 0) -> Iterat
         disk.take(operation)
 
 
+def kill_states(recording: Recording) -> Iterator[Files]:
+    """Yield the states that a kill after each operation leaves, each once: everything before it is there."""
+    disk = _Disk(recording)
+    seen: set[int] = set()
+    for operation in [Sync(None), *recording.operations]:
+        if not isinstance(operation, Sync):
+            disk.take(operation)
+        files = disk.files(disk.changes, disk.writes)
+        key = hash(frozenset(files.items()))
+        if key not in seen:
+            seen.add(key)
+            yield files
+
+
 def _states(disk: _Disk, random_: random.Random, samples: int) -> Iterator[Files]:
     subsets = list(_subsets(disk.changes, random_))
     for changes in subsets:

@@ -47,7 +47,7 @@ EVENTS = {
 """How many events each input holds, by its path below the cases."""
 
 NOT_HERE = {"README.md", "hot_journal.py"}
-"""What holds no events; tests/integration/test_hot_journals.py has the second."""
+"""What holds no events; tests/reliability/test_hot_journals.py has the second."""
 
 
 def test_no_case_is_left_out() -> None:

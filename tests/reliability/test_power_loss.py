@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from cowrieprocessor.jobs.upgrade.state_export import read_export
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.command_line import PROGRAM
-from tests.crash_states import Files, Recording, crash_states, record, write_files
+from tests.crash_states import Files, Recording, crash_states, kill_states, record, write_files
 from tests.other_connections import sqlite3
 from tests.torture import rounds
 
@@ -44,6 +45,9 @@ for _ in range(3):
     connection.execute("UPDATE raw_events SET source = source || 'x'")
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+EVERY_KILL = rounds(1, 10)
+"""Of so many states that a kill can leave one is taken."""
 
 REPEATED = 5
 """The command is run again for every fifth state."""
@@ -75,14 +79,15 @@ def recorded(folder: Path, *arguments: object) -> Recording:
 
 
 def for_each_state(recording: Recording, folder: Path, check: Callable[[Files, bool], None]) -> None:
-    """Check every state that a power failure can leave.
+    """Check every state that a power failure or a kill can leave.
 
     Args:
         recording: what a command did.
         folder: where to write the states, at the paths of the recording.
         check: called with the files that were written, and whether to run the command again at once.
     """
-    for count, files in enumerate(crash_states(recording, samples=SAMPLES), 1):
+    killed = itertools.islice(kill_states(recording), 0, None, EVERY_KILL)
+    for count, files in enumerate(itertools.chain(crash_states(recording, samples=SAMPLES), killed), 1):
         try:
             for again in (False, True) if count % REPEATED == 0 else (False,):
                 shutil.rmtree(folder)

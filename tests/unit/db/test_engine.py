@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from cowrieprocessor import filesystems
+from cowrieprocessor.db.dialects.postgresql import POSTGRESQL
 from cowrieprocessor.db.engine import (
     describe,
     dispose,
@@ -260,6 +261,16 @@ def test_full_disk_is_reported(tmp_path: Path, opened: OPENER) -> None:
         connection.execute(text("INSERT INTO t (y) VALUES (:y)"), {"y": "x" * 100_000})
     with read_transaction(engine) as connection:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+
+
+def test_a_full_quota_of_a_server_is_called_full() -> None:
+    """PostgreSQL has no SQLSTATE for a quota; its message tells that it is full."""
+    error = psycopg.errors.IoError('could not extend file "base/1/2": Disk quota exceeded')
+    explained = POSTGRESQL.explain(error, make_url("postgresql://server/name"))
+    assert isinstance(explained, DatabaseFull)
+    assert "disk is full" in str(explained)
+    other = POSTGRESQL.explain(psycopg.errors.IoError("could not read"), make_url("postgresql://server/name"))
+    assert not isinstance(other, DatabaseFull)
 
 
 def test_damaged_page_is_reported(tmp_path: Path, opened: OPENER) -> None:

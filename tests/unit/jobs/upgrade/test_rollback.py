@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import fcntl
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -369,6 +374,100 @@ def test_saved_file_is_private_and_never_overwrites(v3_file: Path, opened: OPENE
     done = roll_back(engine)
     assert done.saved is not None
     assert stat.S_IMODE(Path(done.saved.path).stat().st_mode) == 0o600
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cowrieprocessor.db.engine import get_engine
+from cowrieprocessor.jobs.upgrade import {module}
+def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
+{module}.{step} = kill
+from cowrieprocessor.jobs.upgrade.rollback import roll_back
+roll_back(get_engine(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [("state_export", "publish"), ("state_export", "read_export"), ("rollback", "restore_v3")],
+    ids=["written", "half verified", "saved"],
+)
+def test_after_a_kill_the_same_command_ends_well(
+    v3_file: Path, opened: OPENER, tmp_path: Path, module: str, step: str
+) -> None:
+    """The file that a killed run left under the same name, finished or not, is taken over; there is one in the end."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    scene.learn_all_but_flags(engine)
+    saved = tmp_path / "saved" / "state"
+    saved.parent.mkdir()
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED.format(module=module, step=step), str(v3_file), str(saved)], check=False
+    )
+    assert (killed.returncode, schema_version(engine)) == (-signal.SIGKILL, 4)
+    assert len(list(saved.parent.iterdir())) == 1
+
+    done = roll_back(engine, saved)
+
+    assert schema_version(engine) == 3
+    assert done.saved is not None
+    assert read_export(saved) == done.saved
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_within_one_second_every_rollback_has_its_own_file(
+    v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name in the plan is free, also when the clock has not moved since a killed run took its name."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+
+    class Standing(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
+            return dt.datetime(2026, 11, 30, tzinfo=tz)
+
+    monkeypatch.setattr(rollback.dt, "datetime", Standing)
+    first = rollback.default_save_path(engine)
+    assert first is not None
+    first.write_bytes(b"what a killed run left")
+    monkeypatch.setattr(rollback, "_refuse_while_in_use", lambda *_: None)
+
+    done = roll_back(engine)
+
+    assert done.saved is not None
+    assert Path(done.saved.path) == first.with_name(first.name.replace(".jsonl.gz", "-2.jsonl.gz"))
+    assert first.read_bytes() == b"what a killed run left"
+
+
+def test_an_export_of_other_rows_is_not_overwritten(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """A saved file stays if rows were written since: it is the state of another time."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    state_export.export_state(engine, tmp_path / "saved")
+    before = (tmp_path / "saved").read_bytes()
+    scene.learn_all_but_flags(engine)
+    with pytest.raises(SaveFailed, match="exists already"):
+        roll_back(engine, tmp_path / "saved")
+    assert ((tmp_path / "saved").read_bytes(), schema_version(engine)) == (before, 4)
+
+
+def test_an_unfinished_file_of_somebody_else_stays(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
+    """What has the name of the unfinished file and is none is not touched; nor one that is being written."""
+    engine = opened(v3_file)
+    apply_migrations(engine)
+    part = tmp_path / "saved.part"
+    part.write_text("precious")
+    with pytest.raises(SaveFailed, match="is not an unfinished export"):
+        roll_back(engine, tmp_path / "saved")
+    assert part.read_text() == "precious"
+    part.write_bytes(b"")
+    with part.open("r+b") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        with pytest.raises(SaveFailed, match="another rollback is writing it"):
+            roll_back(engine, tmp_path / "saved")
+    assert schema_version(engine) == 4
 
 
 def test_without_an_export_nothing_is_dropped(v3_file: Path, opened: OPENER, tmp_path: Path) -> None:
