@@ -99,7 +99,11 @@ def has_spelled_surrogates(text: bytes) -> bool:
 
 def hash_payload(fields: Any) -> str:
     """Return the BLAKE2b-256 (hex) of a value's compact JSON with sorted keys, as in v3."""
-    return blake2b(canonical_json(fields), digest_size=32).hexdigest()
+    try:
+        canonical = orjson.dumps(fields, option=_SORTED)
+    except orjson.JSONEncodeError:
+        canonical = canonical_json(fields)
+    return blake2b(canonical, digest_size=32).hexdigest()
 
 
 def canonical_json(fields: Any) -> bytes:

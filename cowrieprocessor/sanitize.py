@@ -69,12 +69,11 @@ def cut_inert(safe: str, max_chars: int) -> str:
     """Return a text that `inert` escaped, truncated as `inert_cut` does."""
     if len(safe) <= max_chars:
         return safe
-    end = 0
-    limit = max_chars - len(_CUT_MARK)
-    for piece in re.finditer(r"\\(?:\\|x..|u.{4}|U.{8})|.", safe, re.DOTALL):
-        if piece.end() > limit:
+    end = max_chars - len(_CUT_MARK)
+    for escape in _ESCAPE.finditer(safe):
+        if escape.end() > end:
+            end = min(end, escape.start())
             break
-        end = piece.end()
     return safe[:end] + _CUT_MARK
 
 

@@ -23,7 +23,6 @@ from cowrieprocessor.sanitize import restore
 
 _NAMES = ("cowrie.", "KIPP")
 _HALVES_APART = dt.timedelta(hours=12)
-_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 
 
 def join_end(connection: Connection, end: Damage, loading: Loading) -> Counter[str]:
@@ -169,4 +168,4 @@ def shifted(moment: str, by: dt.timedelta) -> str:
 
 
 def _datetime(moment: str) -> dt.datetime:
-    return dt.datetime.strptime(moment, _FORMAT)
+    return dt.datetime.fromisoformat(moment)

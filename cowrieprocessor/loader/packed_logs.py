@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from cowrieprocessor.errors import HoldsFiles, InputError
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadedLog, LogLoading
-from cowrieprocessor.loader.reading.archives.members import each_log
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.writer import LogMoved
 from cowrieprocessor.sanitize import inert
@@ -36,6 +35,7 @@ def load_members(
         ReadingStopped: the loader was asked to stop.
         DatabaseError: the database refused.
     """
+    from cowrieprocessor.loader.reading.archives.members import each_log  # few loads need it
 
     def load(log: LogStream) -> None:
         result = FileResult(inert(str(log.path)))

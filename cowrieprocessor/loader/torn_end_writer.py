@@ -13,7 +13,6 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest import log_damage, log_files, sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.ingest.log_damage import Log
-from cowrieprocessor.loader.false_joins import drop_end
 from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.torn_letters import Loading
 from cowrieprocessor.loader.torn_values import File, is_same_end, needs_recording, record_end
@@ -61,6 +60,8 @@ def write_torn_end(
         changes: Counter[str] = Counter()
         for end in log_damage.ends_in_file(connection, file.place):
             if end.identity == log[0] and not (pending and is_same_end(end, row, pending)):
+                from cowrieprocessor.loader.false_joins import drop_end  # few loads need it
+
                 changes += drop_end(connection, end, loading)
         if pending:
             changes += record_end(connection, log, pending, file, line=line, is_finished=is_finished, loading=loading)

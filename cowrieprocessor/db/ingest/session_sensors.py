@@ -6,7 +6,7 @@ of several logs an event was stored, nor in which order the logs came.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -96,7 +96,8 @@ def store_batches(connection: Connection, batches: Sequence[LogSessions], sessio
     given_left_out: list[str] = []
     for log, sensors, left_out in batches:
         given = names.given_to(log)
-        rows += [_batch_row(names, given, *row) for row in sensors]
+        present = {name: names.resolve(name) for row in sensors for name in row[1]}
+        rows += [_batch_row(present, given, *row) for row in sensors]
         note_left_out(connection, log, left_out)
         if given is not None:
             rows += [[session_id, given, None, False, None, None] for session_id in left_out]
@@ -115,11 +116,16 @@ def note_left_out(connection: Connection, log: Log, session_ids: Sequence[str]) 
 
 
 def _batch_row(
-    names: SensorNames, given: str | None, session_id: str, said: Sequence[str], first: str | None, last: str | None
+    present: Mapping[str, str],
+    given: str | None,
+    session_id: str,
+    said: Sequence[str],
+    first: str | None,
+    last: str | None,
 ) -> list[Any]:
     if len(said) == 1:  # as good as always
-        return [session_id, given, names.resolve(said[0]), False, first, last]
-    logged = {names.resolve(name) for name in said}
+        return [session_id, given, present[said[0]], False, first, last]
+    logged = {present[name] for name in said}
     return [session_id, given, min(logged, default=None), len(logged) > 1, first, last]
 
 
@@ -224,14 +230,15 @@ def update_matchers(connection: Connection, session_ids: Sequence[str], *, keeps
 
 
 def _matchers(connection: Connection, session_ids: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for part in chunks(session_ids):
         sql = (
-            "SELECT session_id, coalesce(given_sensor, logged_sensor) FROM session_sensors"
-            f" WHERE session_id IN ({_placeholders(part)})"
+            "SELECT session_id, coalesce(given_sensor, logged_sensor) AS name FROM session_sensors"
+            f" WHERE session_id IN ({_placeholders(part)}) AND coalesce(given_sensor, logged_sensor) IS NOT NULL"
         )
-        found.update((row[0], matcher(row[1])) for row in _query(connection, sql, part) if row[1] is not None)
-    return found
+        names.update(_query(connection, sql, part))
+    matchers = {name: matcher(name) for name in set(names.values())}
+    return {session_id: matchers[name] for session_id, name in names.items()}
 
 
 def _placeholders(values: Sequence[Any]) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
-from cowrieprocessor.loader.reading.line_reader import LineReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import Value, ValueReader, has_event_name
-from cowrieprocessor.loader.reading.wrapped_reader import WrappedReader
-from cowrieprocessor.loader.reading.wrappers.base import Wrapper
-from cowrieprocessor.loader.reading.wrappers.registry import wrapper_named
+from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
 
 
 class LogReader(Protocol):
@@ -79,20 +75,8 @@ def reader_of(
         before: known bytes before `position`.
         max_value_bytes: the largest value that is returned as an object.
     """
-    found = wrapper_named(wrapper)
-    if found is not None and found.reads_lines:
-        lines = LineReader(stream, position=position, line=line, before=before, max_value_bytes=max_value_bytes)
-        return WrappedReader(lines, found, stream, max_value_bytes)
-    values = ValueReader(
-        stream,
-        position=position,
-        line=line,
-        before=before,
-        max_value_bytes=max_value_bytes,
-        is_value=_is_value_of(found) if found else has_event_name,
-    )
-    return WrappedReader(values, found, stream, max_value_bytes) if found else values
+    if wrapper:
+        from cowrieprocessor.loader.reading.wrapped_reader import wrapped_reader_of  # few logs have one
 
-
-def _is_value_of(wrapper: Wrapper) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda fields: has_event_name(fields) or wrapper.is_frame(fields)
+        return wrapped_reader_of(stream, wrapper, position, line, before, max_value_bytes)
+    return ValueReader(stream, position=position, line=line, before=before, max_value_bytes=max_value_bytes)

@@ -7,13 +7,14 @@ the case, so `position` stays before the first value of such a group until all o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cowrieprocessor.events import REFUSED_TOO_LARGE, Refused
 from cowrieprocessor.loader.reading.line_reader import LineReader
 from cowrieprocessor.loader.reading.log_stream import LogStream
-from cowrieprocessor.loader.reading.value_reader import Value, ValueReader
+from cowrieprocessor.loader.reading.value_reader import Value, ValueReader, has_event_name
 from cowrieprocessor.loader.reading.wrappers.base import (
     Found,
     Piece,
@@ -23,6 +24,7 @@ from cowrieprocessor.loader.reading.wrappers.base import (
     is_object,
     may_be_torn_event,
 )
+from cowrieprocessor.loader.reading.wrappers.registry import wrapper_named
 from cowrieprocessor.wording import plural
 
 
@@ -219,3 +221,26 @@ class WrappedReader:
         if self._held_bytes > 2 * self._max:
             self._finish_line(next(iter(self._split)), outer)
             self._held_bytes = sum(split.outer_bytes for split in self._split.values())
+
+
+def wrapped_reader_of(
+    stream: LogStream, name: str, position: int, line: int, before: bytes, max_value_bytes: int
+) -> WrappedReader:
+    """Return a reader of a wrapped log from a position on; see `log_reader.reader_of`.
+
+    Args:
+        stream: the log, at `position`.
+        name: the name of its wrapper.
+        position: where to start, in decompressed bytes.
+        line: 0-based number of the line at `position`.
+        before: known bytes before `position`.
+        max_value_bytes: the largest event that is returned as such.
+    """
+    wrapper = wrapper_named(name)
+
+    def is_value(fields: Mapping[str, Any]) -> bool:
+        return has_event_name(fields) or wrapper.is_frame(fields)
+
+    place: dict[str, Any] = {"position": position, "line": line, "before": before, "max_value_bytes": max_value_bytes}
+    values = LineReader(stream, **place) if wrapper.reads_lines else ValueReader(stream, **place, is_value=is_value)
+    return WrappedReader(values, wrapper, stream, max_value_bytes)

@@ -143,12 +143,12 @@ class Batch:
     def add(self, value: Value) -> None:
         """Add one value: an event as rows, anything else as a dead letter."""
         cursor = self.cursor
-        offset = cursor.take_offset(value.line)
+        raw, fields, line, start, end, refused, _ = value
+        offset = cursor.take_offset(line)
         self.values += 1
-        self.size_bytes += value.end - value.start
-        refused = value.problem
+        self.size_bytes += end - start
         if refused is None:
-            event = parse_event(value.raw, value.fields, max_nesting=self.max_nesting)
+            event = parse_event(raw, fields, max_nesting=self.max_nesting)
             if type(event) is Event:
                 if self.keeps_order:
                     self._order.append([offset, cursor.last_value_hash])
@@ -287,6 +287,7 @@ class Batch:
 
     def _add_event(self, event: Event, offset: int, value: Value) -> None:
         cursor = self.cursor
+        fields, payload, payload_hash, session_id, event_type, timestamp, moment = event
         row = [
             self.ingest_id,
             self.now,
@@ -294,22 +295,22 @@ class Batch:
             offset,
             cursor.source_inode,
             cursor.source_generation,
-            event.payload,
-            event.payload_hash,
+            payload,
+            payload_hash,
         ]
         if self.fills_event_columns:
-            row += (event.session_id, event.event_type, event.timestamp)
-            sensor = event.fields.get("sensor")
-            self._sensor_days.add((sensor if type(sensor) is str else "", (event.timestamp or "")[:DAY_CHARS]))
+            row += (session_id, event_type, timestamp)
+            sensor = fields.get("sensor")
+            self._sensor_days.add((sensor if type(sensor) is str else "", (timestamp or "")[:DAY_CHARS]))
         self._events.append(row)
         self._sessions.add(event)
         # Not the event: its fields can be large, and it would be kept alive longer than the value.
-        self._last_event = [value.line, event.session_id, event.event_type, event.timestamp, event.payload_hash]
+        self._last_event = [value.line, session_id, event_type, timestamp, payload_hash]
         if self._first_event is None:
             self._first_event = self._last_event
-        if not event.session_id or event.event_type is None or event.moment is None:
+        if not session_id or event_type is None or moment is None:
             self._count_missing_fields(event)
-        if event.event_type in ORIGINS:
+        if event_type in ORIGINS:
             self._add_file(event, offset, value)
 
     def _count_missing_fields(self, event: Event) -> None:

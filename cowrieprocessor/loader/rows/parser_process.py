@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
@@ -35,7 +35,9 @@ from cowrieprocessor.loader.rows.batch import BatchRows
 from cowrieprocessor.loader.rows.batching import BatchConfig, LogEnd, prepare_batches
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
-from cowrieprocessor.settings import Settings
+
+if TYPE_CHECKING:  # the parser process needs no settings
+    from cowrieprocessor.settings import Settings
 
 _LENGTH_BYTES = 8
 _PIPE_BYTES = 1 << 20

@@ -121,12 +121,11 @@ class SessionAggregates:
 
     def add(self, event: Event) -> None:
         """Add one event; an event without a session is not counted."""
-        session_id = event.session_id
+        fields, _, _, session_id, event_type, _, moment = event
         if not session_id:
             return
         session = self.sessions[session_id]
         session.event_count += 1
-        moment = event.moment
         if moment is not None:
             if session.last_event_at is None:
                 session.first_event_at = session.last_event_at = moment
@@ -134,14 +133,14 @@ class SessionAggregates:
                 session.last_event_at = moment
             elif moment < session.first_event_at:  # type: ignore[operator]  # both are set, or neither
                 session.first_event_at = moment
-        said = event.fields.get("sensor")
+        said = fields.get("sensor")
         if type(said) is str and said not in session.sensors:  # nearly every event of a session says the same
             session.add_sensor(said)
         if session_id not in self._named:
             self._name(session_id, event)
-        handler = _HANDLERS.get(event.event_type)
+        handler = _HANDLERS.get(event_type)
         if handler is not None:
-            handler(self, session_id, session, event.fields, moment)
+            handler(self, session_id, session, fields, moment)
 
     def sensor_rows(self) -> list[list[Any]]:
         """Return (session_id, names in the events, first and last time of a connect), sorted by session."""

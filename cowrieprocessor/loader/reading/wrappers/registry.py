@@ -33,10 +33,8 @@ OBJECT_WRAPPERS: tuple[Wrapper, ...] = (
 _BY_NAME = {wrapper.name: wrapper for wrapper in (*OBJECT_WRAPPERS, *TEXT_WRAPPERS, ANY_PREFIX)}
 
 
-def wrapper_named(name: str | None) -> Wrapper | None:
-    """Return the wrapper with a name that `Wrapper.name` gave; None for a log without a wrapper."""
-    if not name:
-        return None
+def wrapper_named(name: str) -> Wrapper:
+    """Return the wrapper with a name that `Wrapper.name` gave."""
     if name.startswith(FIELD_PREFIX):
         return Field(name.removeprefix(FIELD_PREFIX))
     return _BY_NAME[name]
