@@ -14,7 +14,7 @@ from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
 from cowrieprocessor.enrichment.quota.ledger import NO_KEY
-from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, ledger_states, quota_state_at
+from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, OverruledLimit, ledger_states, quota_state_at
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries
@@ -50,6 +50,7 @@ class LedgerStatus:
         paused_until: no request is sent before this time; `reason` says why.
         read_at: when the source itself last reported the key's quota.
         failures: consecutive failures.
+        overruled: limits of the settings that do not hold, because the key's own quota is lower.
         requests: requests that the backlog needs, one per hash and source.
         done_at: when they will have been sent; None if that is more than ten years away.
     """
@@ -66,6 +67,7 @@ class LedgerStatus:
     reason: str | None
     read_at: dt.datetime | None
     failures: int
+    overruled: tuple[OverruledLimit, ...]
     requests: int
     done_at: dt.datetime | None
 
@@ -189,7 +191,7 @@ def _ledgers(
     limits = {provider.ledger: (provider.limits, provider.own_limits) for provider in providers.values()}
     keys = _ledger_keys(settings, providers, {source.provider for source in sources if source.in_use})
     configured = [
-        quota_state_at(connection, ledger, key, now, *limits[ledger]).state(ledger, key) for ledger, key in keys.items()
+        quota_state_at(connection, ledger, key, now, *limits[ledger]).state(key) for ledger, key in keys.items()
     ]
     others = [
         state
@@ -263,6 +265,7 @@ def _ledger_status(state: LedgerState, now: dt.datetime, *, in_use: bool, reques
         reason=state.reason,
         read_at=state.read_at,
         failures=state.failures,
+        overruled=state.overruled,
         requests=requests,
         done_at=done_at(requests, allowance, now),
     )

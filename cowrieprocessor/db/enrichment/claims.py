@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, or_, select, update
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
@@ -59,6 +59,7 @@ __all__ = [
     "note_skipped",
     "read_claimed",
     "release",
+    "retry_now",
 ]
 
 URL_SEARCH_ROWS = 200
@@ -66,6 +67,9 @@ URL_SEARCH_ROWS = 200
 
 TRIES = 20
 """How often other processes may claim all candidates first before a claim returns nothing; each time they progress."""
+
+RETRIED_HASHES = 2_000
+"""Hashes that one transaction lets be due."""
 
 DEFERRED_FOR = dt.timedelta(days=7)
 """How long a due row is deferred after another provider's decisive verdict: until then no claim reads it again."""
@@ -212,6 +216,32 @@ def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
             else:
                 values = {"status": status, "attempts": attempts, "leased_until": None}
                 change_row(connection, sha256, provider, values)
+
+
+def retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: dt.datetime) -> None:
+    """Have a provider queried again at once about hashes whose last lookup failed.
+
+    Args:
+        engine: the database; each transaction is short.
+        provider: the provider.
+        kinds: the kinds of failure; None for all.
+        now: the current time.
+    """
+    failed = [QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now]
+    if kinds is not None:
+        failed.append(or_(*(QUEUE.c.last_error.startswith(f"{kind}:", autoescape=True) for kind in kinds)))
+    after = ""
+    while True:
+        query = select(QUEUE.c.sha256).where(*failed, QUEUE.c.sha256 > after).order_by(QUEUE.c.sha256)
+        with read_transaction(engine) as connection:
+            hashes = connection.scalars(query.limit(RETRIED_HASHES)).all()
+        if not hashes:
+            return
+        with write_transaction(engine) as connection:
+            for chunk in chunks(hashes):
+                due = update(QUEUE).where(*failed, QUEUE.c.sha256.in_(chunk))
+                connection.execute(due.values(next_attempt_at=now))
+        after = hashes[-1]
 
 
 def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str]) -> None:

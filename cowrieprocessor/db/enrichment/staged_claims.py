@@ -64,6 +64,7 @@ __all__ = [
     "staged_claim",
     "staged_failure",
     "staged_release",
+    "staged_retry_now",
 ]
 
 MAX_STATUS_CHARS = 32
@@ -300,6 +301,24 @@ def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None
                 "response": {"attempts": attempts},
             }
             connection.execute(update(CACHE).where(*in_progress).values(**values))
+
+
+def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: dt.datetime) -> None:
+    """Have a provider queried again at once about hashes whose last lookup failed.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        kinds: the kinds of failure; None for all.
+        now: the current time.
+    """
+    failed = [CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), CACHE.c.expires_at > now]
+    if kinds is None:
+        failed.append(CACHE.c.status.startswith(f"{FAILED}:"))
+    else:
+        failed.append(CACHE.c.status.in_([f"{FAILED}:{kind}"[:MAX_STATUS_CHARS] for kind in kinds]))
+    with write_transaction(engine) as connection:
+        connection.execute(update(CACHE).where(*failed).values(expires_at=now))
 
 
 def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:

@@ -105,6 +105,7 @@ class EnrichResult:
         staged: whether only the cache was written.
         stopped: whether the run was asked to stop before its end.
         refused: why a source does not accept its key, by source.
+        unanswered: the last failure of each source that failed and gave no answer, by source.
         paused_until: when the first of the blocked sources may be asked again; None if none is.
         reasons: why a source is blocked, by source.
     """
@@ -116,8 +117,14 @@ class EnrichResult:
     staged: bool = False
     stopped: bool = False
     refused: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
     paused_until: dt.datetime | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether requests failed and none was answered; a source that only wants fewer requests did not fail."""
+        return bool(self.unanswered) and not any(_has_answers(counters) for counters in self.counters.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,13 +371,17 @@ class _Run:
     def _end(self, scheduler: Scheduler, pause: Pause | None) -> None:
         scheduler.release()
         self._complete_result(scheduler)
+        if pause is not None and pause.reason is not None and not self.result.refused:
+            self.result.paused_until = pause.until
         if self.result.refused:
             reasons = (f"{name} is out of use: {reason}" for name, reason in self.result.refused.items())
             self._save(FAILED, "; ".join(reasons))
+        elif self.result.has_failed:
+            failures = (f"{name}: {reason}" for name, reason in self.result.unanswered.items())
+            self._save(FAILED, f"every request failed; the last failure of {'; '.join(failures)}")
         elif self.result.stopped:
             self._save(STOPPED, "asked to stop; the same command goes on from here")
         elif pause is not None and pause.reason is not None:
-            self.result.paused_until = pause.until
             self._save(PAUSED, _pause_text(pause))
         else:
             self._save(DONE, None)
@@ -379,6 +390,11 @@ class _Run:
         for source in scheduler.blocked():
             self.result.reasons[source.name] = source.rejected or (source.wait.reason if source.wait else "")
         self.result.refused = {source.name: source.rejected for source in self._sources if source.rejected is not None}
+        self.result.unanswered = {
+            source.name: source.last_failure
+            for source in self._sources
+            if source.last_failure is not None and not _has_answers(source.counters)
+        }
         self.result.files = self._files_asked()
         self.result.rows_updated = self._propagation.rows_changed
         self.result.counters = {source.name: dict(source.counters) for source in self._sources}
@@ -434,6 +450,10 @@ class _Run:
         return {
             kind: count - self._saved.get(kind, 0) for kind, count in total.items() if count != self._saved.get(kind, 0)
         }
+
+
+def _has_answers(counters: Counters) -> bool:
+    return any(counters.get(kind) for kind in ("found", "unknown", "refused"))
 
 
 def _pause_text(pause: Pause) -> str:

@@ -161,6 +161,8 @@ def _ledger_notes(ledger: LedgerStatus) -> list[str]:
         notes.append(f"{name}: nothing is sent until {_utc(ledger.paused_until)}: {shown(ledger.reason, 500)}.")
     if ledger.failures and ledger.in_use:
         notes.append(f"{name}: failed {plural(ledger.failures, 'time')} in a row.")
+    if ledger.in_use:
+        notes += [f"{name}: {limit}." for limit in ledger.overruled]
     return notes
 
 
