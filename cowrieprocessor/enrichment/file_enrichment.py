@@ -330,7 +330,9 @@ class FileEnrichment:
             case Refused(reason, "file"):
                 self._repository.store_refusal(self.name, file, reason)
                 self._lookup.count("refused")
-            case Refused() | RateLimited():
+            case RateLimited(reason):
+                self._repository.store_rate_limit(self.name, file, reason)
+            case Refused():
                 self._repository.release(self.name, [file.sha256])
 
     # --- uploads ---

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release, retry_now
+from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release, retry_now, store_rate_limit
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import bring_forward
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
@@ -24,6 +24,7 @@ from cowrieprocessor.db.enrichment.staged_claims import (
     staged_answer,
     staged_claim,
     staged_failure,
+    staged_rate_limit,
     staged_release,
     staged_retry_now,
 )
@@ -124,6 +125,10 @@ class VerdictRepository(ABC):
         """Store that the source will not answer about this file."""
 
     @abstractmethod
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Store that the source wanted fewer requests; the file keeps its place, and its attempts do not count it."""
+
+    @abstractmethod
     def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
         """Let files whose last request failed be due at once.
 
@@ -188,6 +193,10 @@ class TableVerdictRepository(VerdictRepository):
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
             store_refusal(connection, file.sha256, provider, reason=reason, policy=self._policy, now=now)
+
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write the rate limit into the queue, unless the source answered or failed before."""
+        store_rate_limit(self._engine, provider, file.sha256, reason)
 
     def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
         """Let failed rows of the queue be due."""
@@ -259,6 +268,10 @@ class StagedVerdictRepository(VerdictRepository):
         now = self._clock.now()
         until = now + dt.timedelta(seconds=self._ttl.malicious_s)
         staged_failure(self._engine, provider, file.sha256, kind="refused", now=now, not_before=until)
+
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write the rate limit into the claim, without its reason."""
+        staged_rate_limit(self._engine, provider, file.sha256, self._clock.now())
 
     def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
         """Let failed claims in the cache be due."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.enrichment.queue import SKIPPED
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
@@ -32,12 +33,14 @@ class SourceStatus:
         ledger: the ledger that counts its requests.
         in_use: whether it is queried: the settings name it or give its key, or it needs no key.
         queue: its hashes by state; counted from the response cache alone while enrichment is staged.
+        verdicts: number of hashes by the shown verdict of this source; their sum is the number of all hashes.
     """
 
     provider: str
     ledger: str
     in_use: bool
     queue: QueueCounts
+    verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ class EnrichmentStatus:
         staged: USE_NEW_ENRICHMENT=0: only the response cache and the ledger are written.
         problem: what is wrong with the settings; None if nothing is.
         without_key: sources that are not queried because their key is missing.
-        verdicts: number of hashes by verdict.
-        skipped: hashes that are never sent to any source.
+        verdicts: number of hashes by shown verdict (`SHOWN_VERDICTS`); their sum is the number of all hashes.
+        skipped: of these, those that are never sent to any source.
         sources: in the order in which they are queried, plus sources no longer in use that were queried before.
         spreading: new verdicts that have not reached their rows in `files` yet.
         replayable: cached answers that history and hashes lack; None unless staged.
@@ -121,14 +124,15 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
     else:
         counts = queries.queue_counts(connection, policy, now)
         failures = queries.failure_kinds(connection, counts)
-    sources = _sources(counts, providers, in_use)
+    sources = _sources(connection, counts, providers, in_use)
+    verdicts = queries.verdict_counts(connection)
     return EnrichmentStatus(
         at=now,
         staged=staged,
         problem=_settings_problem(settings) or _missing_provider_problem(connection, in_use),
         without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
-        verdicts=queries.verdict_counts(connection),
-        skipped=queries.count_skipped(connection),
+        verdicts=verdicts,
+        skipped=verdicts.get(SKIPPED, 0),
         sources=sources,
         ledgers=_ledgers(connection, settings, providers, sources, now),
         failures=failures,
@@ -164,7 +168,10 @@ def _missing_provider_problem(connection: Connection, in_use: tuple[str, ...]) -
 
 
 def _sources(
-    counts: Mapping[str, QueueCounts], providers: Mapping[str, Provider], in_use: tuple[str, ...]
+    connection: Connection,
+    counts: Mapping[str, QueueCounts],
+    providers: Mapping[str, Provider],
+    in_use: tuple[str, ...],
 ) -> tuple[SourceStatus, ...]:
     """Return the counted sources: names that are not registered first, then the others in the order of queries."""
     unregistered = sorted(counts.keys() - providers.keys())
@@ -174,6 +181,7 @@ def _sources(
             ledger=providers[name].ledger if name in providers else name,
             in_use=name in in_use,
             queue=counts[name],
+            verdicts=queries.source_verdict_counts(connection, name),
         )
         for name in (*unregistered, *providers)
         if name in counts

@@ -38,10 +38,13 @@ from cowrieprocessor.db.enrichment.queue import (
     PENDING,
     POLICY,
     QUEUE,
+    RATE_LIMITED,
     SKIPPED,
     QueueRow,
+    bounded_error,
     change_row,
     insert_row,
+    is_rate_limit,
     queue_row,
     remove_row,
 )
@@ -60,6 +63,7 @@ __all__ = [
     "read_claimed",
     "release",
     "retry_now",
+    "store_rate_limit",
 ]
 
 URL_SEARCH_ROWS = 200
@@ -244,6 +248,26 @@ def retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: d
         after = hashes[-1]
 
 
+def store_rate_limit(engine: Engine, provider: str, sha256: str, reason: str) -> None:
+    """Store that a provider wanted fewer requests when it was queried about a hash; it does not count as an attempt.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        sha256: the hash, which was claimed. One that had an answer or a failure before is as it was then.
+        reason: what the provider says, for display.
+    """
+    with write_transaction(engine) as connection:
+        row = queue_row(connection, sha256, provider)
+        if row is None or row.status != LEASED:
+            return
+        before = _status_before(connection, row)
+        values: dict[str, object] = {"status": before, "attempts": max(row.attempts - 1, 0), "leased_until": None}
+        if before in (PENDING, RATE_LIMITED):
+            values |= {"status": RATE_LIMITED, "last_error": bounded_error(f"{RATE_LIMITED}: {reason}")}
+        change_row(connection, sha256, provider, values)
+
+
 def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str]) -> None:
     """Have providers queried about hashes before all others, whatever is known about them.
 
@@ -305,6 +329,8 @@ def _claim(connection: Connection, provider: str, candidate: Candidate, until: d
 
 def _status_before(connection: Connection, row: QueueRow) -> str:
     """Return the status that a row had before it was claimed."""
+    if is_rate_limit(row.last_error):
+        return RATE_LIMITED
     if row.last_error is not None:
         return FAILED
     if not row.priority:

@@ -45,6 +45,7 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     DONE,
     FAILED,
     IN_PROGRESS,
+    LIMITED,
     CandidateScope,
     candidate_details,
     claim_is_over,
@@ -63,6 +64,7 @@ __all__ = [
     "staged_ask_first",
     "staged_claim",
     "staged_failure",
+    "staged_rate_limit",
     "staged_release",
     "staged_retry_now",
 ]
@@ -280,6 +282,23 @@ def staged_failure(
     values = {"status": f"{FAILED}:{kind}"[:MAX_STATUS_CHARS], "fetched_at": now, "expires_at": not_before}
     with write_transaction(engine) as connection:
         connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
+
+
+def staged_rate_limit(engine: Engine, provider: str, sha256: str, now: dt.datetime) -> None:
+    """Record that a provider wanted fewer requests; a hash without a first answer or failure keeps its place.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        sha256: the hash, which was claimed.
+        now: the current time.
+    """
+    values = {"status": LIMITED, "response": {"attempts": 0}, "fetched_at": now, "expires_at": now}
+    with write_transaction(engine) as connection:
+        first = (*_is_claim(provider, sha256), CACHE.c.status == ASKING)
+        limited = connection.execute(update(CACHE).where(*first).values(**values)).rowcount
+    if not limited:
+        staged_release(engine, provider, [sha256])
 
 
 def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
