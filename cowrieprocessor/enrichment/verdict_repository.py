@@ -23,6 +23,7 @@ from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answ
 from cowrieprocessor.db.enrichment.staged_claims import (
     staged_answer,
     staged_claim,
+    staged_defer,
     staged_failure,
     staged_rate_limit,
     staged_release,
@@ -280,7 +281,7 @@ class StagedVerdictRepository(VerdictRepository):
     def defer(self, provider: str, file: Claimed) -> None:
         """Write into the cache when to consider the file again."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, file.sha256, self._deferred_until())
+            staged_defer(connection, provider, file.sha256, self._deferred_until())
 
     def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer expire in the cache."""

@@ -35,6 +35,7 @@ from cowrieprocessor.db.enrichment.queue import (
 )
 from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import CLAIM
+from cowrieprocessor.db.enrichment.staged_candidates import DONE as CLAIM_DONE
 from cowrieprocessor.db.enrichment.staged_candidates import FAILED as CLAIM_FAILED
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
@@ -168,7 +169,7 @@ class _Claims:
         claim_key = literal(CLAIM) + HASHES.c.sha256
         status = CACHE.c.status
         refused = f"{CLAIM_FAILED}:{REFUSED}"
-        self.answered = and_(self._in_cache(claim_key), self._in_cache(HASHES.c.sha256, status.in_(VERDICTS)))
+        self.answered = self._in_cache(claim_key, status == CLAIM_DONE)
         self.failed = self._in_cache(claim_key, status.startswith(f"{CLAIM_FAILED}:"), status != refused)
         self.rate_limited = self._in_cache(claim_key, status == RATE_LIMITED)
         self.refused = self._in_cache(claim_key, status == refused)

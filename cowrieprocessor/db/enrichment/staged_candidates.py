@@ -33,6 +33,7 @@ __all__ = [
     "ASKING_BY_HAND",
     "BY_HAND",
     "CLAIM",
+    "DEFERRED",
     "DONE",
     "FAILED",
     "IN_PROGRESS",
@@ -49,6 +50,7 @@ CLAIM = "claim:"
 ASKING, ASKING_AGAIN, ASKING_BY_HAND, BY_HAND = "asking", "asking:again", "asking:by-hand", "by-hand"
 DONE, FAILED = "answered", "failed"
 LIMITED = RATE_LIMITED
+DEFERRED = "deferred"
 IN_PROGRESS = (ASKING, ASKING_AGAIN, ASKING_BY_HAND)
 
 _ANSWER = CACHE.alias("answer")
@@ -156,7 +158,7 @@ def _reason_index(now: dt.datetime) -> ColumnElement[int]:
     """Return the expression for the index in _REASONS of the reason to query a hash."""
     has_failed = and_(
         _CLAIMED.c.key.is_not(None),
-        _CLAIMED.c.status.not_in((DONE, ASKING, LIMITED)),
+        _CLAIMED.c.status.not_in((DONE, DEFERRED, ASKING, LIMITED)),
         or_(_ANSWER.c.key.is_(None), _CLAIMED.c.fetched_at > _ANSWER.c.fetched_at),
     )
     return case((_is_by_hand(now), 0), (_is_new(), 1), (has_failed, 2), else_=3)

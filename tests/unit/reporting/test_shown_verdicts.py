@@ -199,3 +199,27 @@ def test_what_pre_release_versions_left_has_its_word(engine: Engine, db_url: str
 def test_the_filter_takes_every_word() -> None:
     """`files list --verdict` has exactly the words that are shown."""
     assert SHOWN_VERDICTS == _VERDICTS
+
+
+def test_an_imported_answer_is_staged_too(
+    engine: Engine, db_url: str, files: None, here: Services, tmp_path: Path, program: Program
+) -> None:
+    """Answers of Cowrie's own log and of v3's cache that only the cache has are `staged`, without any request."""
+    own = {
+        "eventid": "cowrie.virustotal.scanfile",
+        "session": "s0",
+        "timestamp": "2026-02-02T10:00:00.000000Z",
+        "sensor": "hive",
+        "sha256": BAD,
+        "is_new": "false",
+        "positives": 31,
+        "total": 76,
+    }
+    load(engine, tmp_path, [own], "own.json")
+    here.virustotal.keys.clear()
+    here.enrich(engine, use_new_enrichment=False, **ONLY)
+    listed = program("files", "list", "--db", db_url, "--json").document["files"]
+    shown = {file["sha256"]: file["verdict"] for file in listed}
+    assert {**dict.fromkeys(WORDS, "not-asked"), BAD: "staged", EMPTY_FILE_SHA256: "skipped"} == shown
+    here.enrich(engine, **ONLY)
+    assert "malicious" == program("files", "show", BAD, "--db", db_url, "--json").document["verdict"]
