@@ -21,6 +21,7 @@ from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, PropagationBacklog, QueueCounts
 from cowrieprocessor.reporting.queries.staged_enrichment import replayable_answers, staged_counts, staged_failures
+from cowrieprocessor.reporting.queries.verdict_counts import source_verdict_counts, verdict_counts
 from cowrieprocessor.settings import Secret, Settings, fingerprint
 
 
@@ -125,7 +126,7 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
         counts = queries.queue_counts(connection, policy, now)
         failures = queries.failure_kinds(connection, counts)
     sources = _sources(connection, counts, providers, in_use)
-    verdicts = queries.verdict_counts(connection)
+    verdicts = verdict_counts(connection)
     return EnrichmentStatus(
         at=now,
         staged=staged,
@@ -174,6 +175,7 @@ def _sources(
     in_use: tuple[str, ...],
 ) -> tuple[SourceStatus, ...]:
     """Return the counted sources: names that are not registered first, then the others in the order of queries."""
+    verdicts = source_verdict_counts(connection, counts)
     unregistered = sorted(counts.keys() - providers.keys())
     return tuple(
         SourceStatus(
@@ -181,7 +183,7 @@ def _sources(
             ledger=providers[name].ledger if name in providers else name,
             in_use=name in in_use,
             queue=counts[name],
-            verdicts=queries.source_verdict_counts(connection, name),
+            verdicts=verdicts[name],
         )
         for name in (*unregistered, *providers)
         if name in counts

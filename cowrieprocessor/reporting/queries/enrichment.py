@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
 from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost_claims, never_asked, retries
-from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, latest_answer, source_verdict, staging_providers
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
-from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, FileHash, Job, VerdictPropagation
+from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, Job, VerdictPropagation
 
 ENRICH_JOB = "enrich"
 POLICY_JOB = "enrich-policy"
@@ -198,27 +197,6 @@ def sort_kinds(kinds: Iterable[FailureKind]) -> tuple[FailureKind, ...]:
 def _failure_kind(reason: str | None) -> str:
     """Return the part of a reason before the colon, at most 40 characters."""
     return (reason or "").partition(":")[0].strip()[:40] or OTHER_KIND
-
-
-def verdict_counts(connection: Connection) -> dict[str, int]:
-    """Return the number of hashes by shown verdict; their sum is the number of hashes."""
-    stored = select(FileHash.verdict, func.count()).where(FileHash.verdict != UNKNOWN).group_by(FileHash.verdict)
-    verdict = file_verdict(staging_providers(connection)).label("verdict")
-    shown = select(verdict).where(FileHash.verdict == UNKNOWN).subquery()
-    others = select(shown.c.verdict, func.count()).group_by(shown.c.verdict)
-    return {row[0]: row[1] for query in (stored, others) for row in connection.execute(query)}
-
-
-def source_verdict_counts(connection: Connection, provider: str) -> dict[str, int]:
-    """Return the number of hashes by the shown verdict of one source; their sum is the number of all hashes."""
-    name = literal(provider)
-    is_staged = provider in staging_providers(connection)
-    verdict = source_verdict(latest_answer(name), QUEUE, [provider] if is_staged else ()).label("verdict")
-    queued = and_(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == name)
-    # `sha256 >= ''` as in `_count_backlog`.
-    shown = select(verdict).select_from(HASHES.outerjoin(QUEUE, queued)).where(HASHES.c.sha256 >= "").subquery()
-    counts = select(shown.c.verdict, func.count()).group_by(shown.c.verdict)
-    return {row[0]: row[1] for row in connection.execute(counts)}
 
 
 def propagation_backlog(connection: Connection) -> PropagationBacklog:

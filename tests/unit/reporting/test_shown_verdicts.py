@@ -17,6 +17,7 @@ from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256
 from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions
+from tests import v3_schema
 from tests.stand_ins.behaviours import HTML_502
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.server import answering
@@ -223,3 +224,38 @@ def test_an_imported_answer_is_staged_too(
     assert {**dict.fromkeys(WORDS, "not-asked"), BAD: "staged", EMPTY_FILE_SHA256: "skipped"} == shown
     here.enrich(engine, **ONLY)
     assert "malicious" == program("files", "show", BAD, "--db", db_url, "--json").document["verdict"]
+
+
+def test_a_migrated_database_says_unknown_of_nothing(program: Program, tmp_path: Path) -> None:
+    """Of files that came from version 3 nobody has been asked: before the backfill, in its midst, and after it."""
+    v3_schema.create(tmp_path / "v3.sqlite")
+    assert program("db", "migrate", "--db", "v3.sqlite", "--yes").code == 0
+    for command in ((), ("db", "backfill", "--db", "v3.sqlite")):
+        assert not command or program(*command).code == 0
+        listed = program("files", "list", "--db", "v3.sqlite", "--json").document["files"]
+        assert {"not-asked", "skipped"} >= {file["verdict"] for file in listed}
+        status = program("enrich", "status", "--db", "v3.sqlite", "--json").document
+        assert len(listed) == sum(status["verdicts"].values())
+        assert "unknown" not in program("enrich", "status", "--db", "v3.sqlite").out
+    assert listed
+
+
+def test_each_source_s_total_is_the_number_of_files(
+    engine: Engine, db_url: str, files: None, here: Services, program: Program
+) -> None:
+    """With every source in use, some asked in part, each source's words and `files show` of each file agree."""
+    here.hashlookup.add(CLEAN, trust=90)
+    here.malwarebazaar.fail_next(3, HTML_502)
+    here.enrich(engine, EnrichOptions(order="oldest"), virustotal_per_minute=6000)
+    status = program("enrich", "status", "--db", db_url, "--json").document
+    details = [program("files", "show", sha256, "--db", db_url, "--json").document for sha256 in WORDS]
+    for source in status["sources"]:
+        name = source["provider"]
+        shown = Counter(
+            next((own["verdict"] for own in file["sources"] if own["provider"] == name), None)
+            or ("skipped" if file["sha256"] == EMPTY_FILE_SHA256 else "not-asked")
+            for file in details
+        )
+        assert (name, shown) == (name, Counter(source["verdicts"]))
+        assert len(WORDS) == sum(source["verdicts"].values())
+    assert Counter(file["verdict"] for file in details) == status["verdicts"]
