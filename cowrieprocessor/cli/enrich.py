@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXIT_REFUSED = 2
 EXIT_FILES_FAILED = 3
+EXIT_NO_ANSWER = 7
 SHOWN_UNREADABLE = 20
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -78,12 +79,13 @@ def enrich(
     is kept with its history, and is refreshed when it is old. Keys come from the environment:
     COWRIEPROC_VIRUSTOTAL_KEY, COWRIEPROC_ABUSECH_KEY; hashlookup needs none. See docs/enrichment.md.
 
-    Without --watch it ends when nothing is left to ask or the daily quota is used up; the same command continues from
-    there. SIGTERM and Ctrl-C let the request in flight finish. With USE_NEW_ENRICHMENT=0 only the cache and the quota
-    ledger are written.
+    Without --watch it ends when nothing is left to ask, the daily quota is used up, or a source wants fewer requests
+    twice in a row; the same command continues from there. SIGTERM and Ctrl-C let the request in flight finish. With
+    USE_NEW_ENRICHMENT=0 only the cache and the quota ledger are written.
 
     Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, or a source does not accept its
-    key (the other sources are still asked), 4 if the database refused, 5 if it has to be migrated first.
+    key (the other sources are still asked), 4 if the database refused, 5 if it has to be migrated first, 7 if requests
+    failed and no source answered any.
 
     \b
     Example: cowrieprocessor enrich --limit 100
@@ -113,7 +115,7 @@ def refresh(db: str, files: int | None, as_json: bool) -> None:
     """Refresh what is known about files: an alias of `cowrieprocessor enrich`.
 
     Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, 4 if the database refused,
-    5 if it has to be migrated first.
+    5 if it has to be migrated first, 7 if requests failed and no source answered any.
 
     \b
     Example: python scripts/enrichment_refresh.py --files 100 --db sqlite:///cowrie.sqlite
@@ -191,6 +193,8 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     print_hint(state, "files to ask about")
     if result.refused:
         raise click.exceptions.Exit(EXIT_REFUSED)
+    if result.has_failed:
+        raise click.exceptions.Exit(EXIT_NO_ANSWER)
 
 
 def _full_hashes(db: str | None, prefixes: tuple[str, ...]) -> tuple[str, ...] | None:

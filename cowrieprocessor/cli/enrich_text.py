@@ -56,6 +56,7 @@ def result_text(result: EnrichResult) -> str:
     if not result.counters:
         lines.append("no source is in use: give a key (docs/enrichment.md), or use hashlookup, which needs none")
     lines.append(f"{plural(result.files, 'file')} asked about; {plural(result.rows_updated, 'row')} of files updated")
+    lines += [f"{name} answered no request; the last failure: {reason}" for name, reason in result.unanswered.items()]
     lines += [f"{name} goes no further: {reason}" for name, reason in result.reasons.items()]
     if result.paused_until is not None:
         until = f"{result.paused_until:%Y-%m-%d %H:%M:%S} UTC"

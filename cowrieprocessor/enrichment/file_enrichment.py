@@ -22,6 +22,7 @@ from cowrieprocessor.enrichment.lookup import Lookup
 from cowrieprocessor.enrichment.providers.base import Failed, Found, Outcome, RateLimited, Refused, Sample, Unknown
 from cowrieprocessor.enrichment.providers.virustotal import Uploaded
 from cowrieprocessor.enrichment.providers.virustotal_upload import ANALYSIS_TIME, UPLOAD_TRIES, Uploads
+from cowrieprocessor.enrichment.quota import circuit_breaker
 from cowrieprocessor.enrichment.quota.ledger import Wait
 from cowrieprocessor.enrichment.verdict_repository import (
     LEASE_S,
@@ -35,6 +36,9 @@ __all__ = ["CLAIMED_AT_ONCE", "Bounds", "FileEnrichment", "Step"]
 
 CLAIMED_AT_ONCE = 20
 """How many files are claimed at once: enough to make the search cheap, and no more than a minute's work."""
+
+UNREACHABLE = ("timeout", "connection")
+"""Kinds of failure that say nothing of the file: the source was not reached."""
 
 _HALF_A_LEASE = dt.timedelta(seconds=LEASE_S / 2)
 
@@ -137,13 +141,24 @@ class FileEnrichment:
         return self._lookup.rejected
 
     @property
+    def last_failure(self) -> str | None:
+        """Why the last request without a usable answer failed; None if none did."""
+        return self._lookup.last_failure
+
+    @property
     def is_available(self) -> bool:
         """Whether the source will answer soon: only then do later sources wait for its answer."""
         return self._lookup.is_available
 
     def start(self) -> None:
-        """Prepare a run: a rejected key gets one more try, and an old reading of the quota is renewed."""
-        self._lookup.start()
+        """Prepare a run: a source that did not serve gets one more try, and an old reading of the quota is renewed.
+
+        Files whose requests failed while the source was out of reach are asked about again at once.
+        """
+        failures = self._lookup.start()
+        if failures:
+            kinds = None if circuit_breaker.is_open(failures) else UNREACHABLE
+            self._repository.retry_now(self.name, kinds)
 
     def step(self, earlier: Sequence[str] = ()) -> Step:
         """Do one thing: send one request and store its outcomes, or store answers that the cache has.
@@ -159,20 +174,21 @@ class FileEnrichment:
             DatabaseError: the database cannot serve; what was committed is kept.
         """
         self._drop_expired_claims()
-        if not self._lookup.may_send():
-            if not self.is_available:
-                self.release()
+        may_send = self._lookup.may_send()
+        if not self.is_available and self._bounds.remaining() != 0:
+            self.release()
             return Step.HAS_TO_WAIT
         if self._uploads is not None and self._to_upload:
-            return self._upload(self._uploads)
+            return self._upload(self._uploads) if may_send else Step.HAS_TO_WAIT
+        # Before the quota is waited for: there may be nothing left that needs a request.
         if not self._has_candidates(earlier):
             return Step.NOTHING_TO_DO
         if self._store_cached():
             return Step.DONE_SOMETHING
-        if self._lookup.quota_is_due:
-            return self._read_quota()
         self._release(self._bounds.beyond([file.sha256 for file in self._claimed]))
-        return self._look_up() if self._claimed else Step.NOTHING_TO_DO
+        if not self._claimed:
+            return Step.NOTHING_TO_DO
+        return self._send() if may_send else self._wait()
 
     def release(self) -> None:
         """Release the files that were claimed and not asked about."""
@@ -220,6 +236,16 @@ class FileEnrichment:
             self._claimed = [file for file in self._claimed if file.sha256 not in hashes]
 
     # --- look-up ---
+
+    def _send(self) -> Step:
+        """Read the quota of the key if that is due, else ask about the next files."""
+        return self._read_quota() if self._lookup.quota_is_due else self._look_up()
+
+    def _wait(self) -> Step:
+        """Keep the claims over a wait that ends within the minute; release them before a longer one."""
+        if not self.is_available:
+            self.release()
+        return Step.HAS_TO_WAIT
 
     def _look_up(self) -> Step:
         """Ask about the next claimed files in one request, and store the outcomes."""
@@ -304,7 +330,9 @@ class FileEnrichment:
             case Refused(reason, "file"):
                 self._repository.store_refusal(self.name, file, reason)
                 self._lookup.count("refused")
-            case Refused() | RateLimited():
+            case RateLimited(reason):
+                self._repository.store_rate_limit(self.name, file, reason)
+            case Refused():
                 self._repository.release(self.name, [file.sha256])
 
     # --- uploads ---

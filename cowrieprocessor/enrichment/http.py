@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -19,6 +19,7 @@ import httpx
 
 from cowrieprocessor import __version__
 from cowrieprocessor.clock import Clock
+from cowrieprocessor.enrichment.content_encoding import BadEncoding, decoded
 from cowrieprocessor.enrichment.providers.base import Failed, Reply, Request
 from cowrieprocessor.enrichment.providers.http_status import printable
 from cowrieprocessor.errors import ConfigurationError
@@ -155,23 +156,27 @@ class HttpClient:
         return Reply(response.status_code, headers, body, self._clock.now())
 
     def _read_body(self, response: httpx.Response, deadline: _Deadline) -> bytes:
-        encoding = response.headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
-            raise _UnusableAnswer("bad-body", f"the answer is compressed ({encoding}), though that was not asked for")
         too_large = _UnusableAnswer("too-large", f"the answer has more than {plural(self._max_body_bytes, 'byte')}")
         announced = response.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced[:18]) > self._max_body_bytes:
             raise too_large
-        pieces: list[bytes] = []
+        try:
+            arriving = self._bounded(response.iter_raw(), deadline, too_large)
+            content = decoded(arriving, response.headers.get("content-encoding", ""))
+            return b"".join(self._bounded(content, deadline, too_large))
+        except BadEncoding as error:
+            raise _UnusableAnswer("bad-body", str(error)) from None
+
+    def _bounded(self, pieces: Iterable[bytes], deadline: _Deadline, too_large: _UnusableAnswer) -> Iterator[bytes]:
+        """Yield pieces until they are too many or too late; both what arrives and what it unpacks to are bounded."""
         size_bytes = 0
-        for piece in response.iter_raw():
+        for piece in pieces:
             size_bytes += len(piece)
             if size_bytes > self._max_body_bytes:
                 raise too_large
             if deadline.has_passed:
                 raise TimeoutError
-            pieces.append(piece)
-        return b"".join(pieces)
+            yield piece
 
     def _timeout_for(self, request: Request) -> float:
         upload_bytes = 0 if request.upload is None else len(request.upload[1])

@@ -18,7 +18,8 @@ from cowrieprocessor.enrichment.providers.base import (
     Request,
     Sample,
 )
-from cowrieprocessor.enrichment.providers.http_status import retry_after
+from cowrieprocessor.enrichment.providers.http_status import describe, retry_after
+from cowrieprocessor.enrichment.providers.json_values import parsed
 from cowrieprocessor.enrichment.quota.ledger import Ledger, Wait
 from cowrieprocessor.enrichment.verdict_repository import Counters
 
@@ -46,6 +47,7 @@ class Lookup:
         wait: why a request is not granted now, as far as known; None if one may be.
         rejected: the reason why the source rejects its key; None while it accepts it.
         rejections: how often the source has rejected the key.
+        last_failure: why the last request without a usable answer failed; None if none did.
         counters: requests and what came of them, by kind.
     """
 
@@ -56,6 +58,7 @@ class Lookup:
         self.wait: Wait | None = None
         self.rejected: str | None = None
         self.rejections = 0
+        self.last_failure: str | None = None
         self.counters: Counters = {}
         self._ledger = ledger
         self._client = client
@@ -70,14 +73,21 @@ class Lookup:
 
     @property
     def quota_is_due(self) -> bool:
-        """Whether `read_quota` is to be called before the next question."""
-        return self._reads_quota
+        """Whether `read_quota` is to be called before the next question; never with the last request of a day."""
+        return self._reads_quota and not self._ledger.has_one_request_left()
 
-    def start(self) -> None:
-        """Allow one more try with a rejected key, and schedule reading the quota if the last reading is old."""
-        self._ledger.retry_rejected_key()
+    def start(self) -> int:
+        """Allow one more try at a source that did not serve, and schedule reading the quota if the last one is old.
+
+        Returns:
+            How many requests to the source have failed in a row.
+        """
+        failures = self._ledger.allow_one_try()
         tells_quota = self.provider.quota_request() is not None
         self._reads_quota = tells_quota and self._ledger.quota_is_stale(READ_QUOTA_EVERY_S)
+        if not self._reads_quota:
+            self._notify_overruled()
+        return failures
 
     def may_send(self) -> bool:
         """Return whether a request is likely to be granted now; if not, `wait` says until when and why."""
@@ -116,7 +126,8 @@ class Lookup:
         self._reads_quota = False
         self.count("quota_requests")
         if isinstance(reply, Failed):
-            self._ledger.record_failure(f"{reply.kind}: {reply.reason}")
+            self.count(f"failed: {reply.kind}")
+            self._record_failure(f"{reply.kind}: {reply.reason}", None)
         else:
             self._record_quota(reply, self.provider.quota(reply))
         return True
@@ -146,15 +157,28 @@ class Lookup:
     def _record_quota(self, reply: Reply, quota: KeyQuota | None) -> None:
         if quota is not None:
             self._ledger.record_key_quota(quota)
+            self._notify_overruled()
         elif reply.status == 401:
             self._reject_key("401: the key is not accepted")
         elif reply.status == 429:
             self._ledger.record_rate_limited(None, retry_after(reply))
             self._reads_quota = True
+        elif reply.status >= 500 or not isinstance(parsed(reply.body), dict):
+            kind = "server-error" if reply.status >= 500 else "bad-body"
+            self.count(f"failed: {kind}")
+            reason = describe(reply, self.provider.name, None, key=self.provider.key)
+            self._record_failure(f"{kind}: {reason}", retry_after(reply))
         else:
+            self._ledger.record_success()
             self._notify(f"{self.provider.name} does not say what the key may do; the limits of the settings hold")
 
+    def _notify_overruled(self) -> None:
+        """Notify the operator of limits that are set higher than the key's own quota, which holds."""
+        for limit in self._ledger.overruled():
+            self._notify(f"{self.provider.name}: {limit}")
+
     def _record_failure(self, reason: str, retry_at: dt.datetime | None) -> None:
+        self.last_failure = reason
         self._ledger.record_failure(reason)
         if retry_at is not None:
             self._ledger.pause(min(retry_at, self._clock.now() + MAX_FAILURE_PAUSE), reason)

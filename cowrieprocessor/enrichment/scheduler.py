@@ -14,8 +14,12 @@ RECHECK_S = 30.0
 RECHECK_TURNS = 20
 """For how many turns of the others a source with nothing to do stays idle."""
 
-SHORT_WAIT_S = 120.0
-"""The longest wait that a run without `--watch` sits through; it ends and reports a longer one."""
+SHORT_WAIT_S = 90.0
+"""The longest wait that a run without `--watch` sits through; it ends and reports a longer one.
+
+It covers the rate limit of a minute and the first pause of a source that fails or wants fewer requests; the second one
+in a row is twice as long and ends the run.
+"""
 
 
 @dataclass(frozen=True, slots=True)

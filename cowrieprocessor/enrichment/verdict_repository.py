@@ -16,11 +16,19 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release
+from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release, retry_now, store_rate_limit
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import bring_forward
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
-from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_claim, staged_failure, staged_release
+from cowrieprocessor.db.enrichment.staged_claims import (
+    staged_answer,
+    staged_claim,
+    staged_defer,
+    staged_failure,
+    staged_rate_limit,
+    staged_release,
+    staged_retry_now,
+)
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import defer_lookup, store_answer, store_failure, store_refusal
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
@@ -118,6 +126,19 @@ class VerdictRepository(ABC):
         """Store that the source will not answer about this file."""
 
     @abstractmethod
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Store that the source wanted fewer requests; the file keeps its place, and its attempts do not count it."""
+
+    @abstractmethod
+    def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
+        """Let files whose last request failed be due at once.
+
+        Args:
+            provider: the source.
+            kinds: the kinds of failure (`Failed.kind`); None for all.
+        """
+
+    @abstractmethod
     def defer(self, provider: str, file: Claimed) -> None:
         """Defer a file that the source cannot be asked about, for the longest time that `unknown` is valid."""
 
@@ -173,6 +194,14 @@ class TableVerdictRepository(VerdictRepository):
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
             store_refusal(connection, file.sha256, provider, reason=reason, policy=self._policy, now=now)
+
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write the rate limit into the queue, unless the source answered or failed before."""
+        store_rate_limit(self._engine, provider, file.sha256, reason)
+
+    def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
+        """Let failed rows of the queue be due."""
+        retry_now(self._engine, provider, kinds, self._clock.now())
 
     def defer(self, provider: str, file: Claimed) -> None:
         """Write into the queue when to consider the file again."""
@@ -241,10 +270,18 @@ class StagedVerdictRepository(VerdictRepository):
         until = now + dt.timedelta(seconds=self._ttl.malicious_s)
         staged_failure(self._engine, provider, file.sha256, kind="refused", now=now, not_before=until)
 
+    def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
+        """Write the rate limit into the claim, without its reason."""
+        staged_rate_limit(self._engine, provider, file.sha256, self._clock.now())
+
+    def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
+        """Let failed claims in the cache be due."""
+        staged_retry_now(self._engine, provider, kinds, self._clock.now())
+
     def defer(self, provider: str, file: Claimed) -> None:
         """Write into the cache when to consider the file again."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, file.sha256, self._deferred_until())
+            staged_defer(connection, provider, file.sha256, self._deferred_until())
 
     def expire_at(self, provider: str, file: Claimed, cache_key: str, moment: dt.datetime) -> None:
         """Let the answer expire in the cache."""

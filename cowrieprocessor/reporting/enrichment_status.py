@@ -10,16 +10,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.enrichment.queue import SKIPPED
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
 from cowrieprocessor.enrichment.quota.ledger import NO_KEY
-from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, ledger_states, quota_state_at
+from cowrieprocessor.enrichment.quota.ledger_state import LedgerState, OverruledLimit, ledger_states, quota_state_at
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, PropagationBacklog, QueueCounts
 from cowrieprocessor.reporting.queries.staged_enrichment import replayable_answers, staged_counts, staged_failures
+from cowrieprocessor.reporting.queries.verdict_counts import source_verdict_counts, verdict_counts
 from cowrieprocessor.settings import Secret, Settings, fingerprint
 
 
@@ -32,12 +34,14 @@ class SourceStatus:
         ledger: the ledger that counts its requests.
         in_use: whether it is queried: the settings name it or give its key, or it needs no key.
         queue: its hashes by state; counted from the response cache alone while enrichment is staged.
+        verdicts: number of hashes by the shown verdict of this source; their sum is the number of all hashes.
     """
 
     provider: str
     ledger: str
     in_use: bool
     queue: QueueCounts
+    verdicts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class LedgerStatus:
         paused_until: no request is sent before this time; `reason` says why.
         read_at: when the source itself last reported the key's quota.
         failures: consecutive failures.
+        overruled: limits of the settings that do not hold, because the key's own quota is lower.
         requests: requests that the backlog needs, one per hash and source.
         done_at: when they will have been sent; None if that is more than ten years away.
     """
@@ -66,6 +71,7 @@ class LedgerStatus:
     reason: str | None
     read_at: dt.datetime | None
     failures: int
+    overruled: tuple[OverruledLimit, ...]
     requests: int
     done_at: dt.datetime | None
 
@@ -79,8 +85,8 @@ class EnrichmentStatus:
         staged: USE_NEW_ENRICHMENT=0: only the response cache and the ledger are written.
         problem: what is wrong with the settings; None if nothing is.
         without_key: sources that are not queried because their key is missing.
-        verdicts: number of hashes by verdict.
-        skipped: hashes that are never sent to any source.
+        verdicts: number of hashes by shown verdict (`SHOWN_VERDICTS`); their sum is the number of all hashes.
+        skipped: of these, those that are never sent to any source.
         sources: in the order in which they are queried, plus sources no longer in use that were queried before.
         spreading: new verdicts that have not reached their rows in `files` yet.
         replayable: cached answers that history and hashes lack; None unless staged.
@@ -119,14 +125,15 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
     else:
         counts = queries.queue_counts(connection, policy, now)
         failures = queries.failure_kinds(connection, counts)
-    sources = _sources(counts, providers, in_use)
+    sources = _sources(connection, counts, providers, in_use)
+    verdicts = verdict_counts(connection)
     return EnrichmentStatus(
         at=now,
         staged=staged,
         problem=_settings_problem(settings) or _missing_provider_problem(connection, in_use),
         without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
-        verdicts=queries.verdict_counts(connection),
-        skipped=queries.count_skipped(connection),
+        verdicts=verdicts,
+        skipped=verdicts.get(SKIPPED, 0),
         sources=sources,
         ledgers=_ledgers(connection, settings, providers, sources, now),
         failures=failures,
@@ -162,9 +169,13 @@ def _missing_provider_problem(connection: Connection, in_use: tuple[str, ...]) -
 
 
 def _sources(
-    counts: Mapping[str, QueueCounts], providers: Mapping[str, Provider], in_use: tuple[str, ...]
+    connection: Connection,
+    counts: Mapping[str, QueueCounts],
+    providers: Mapping[str, Provider],
+    in_use: tuple[str, ...],
 ) -> tuple[SourceStatus, ...]:
     """Return the counted sources: names that are not registered first, then the others in the order of queries."""
+    verdicts = source_verdict_counts(connection, counts)
     unregistered = sorted(counts.keys() - providers.keys())
     return tuple(
         SourceStatus(
@@ -172,6 +183,7 @@ def _sources(
             ledger=providers[name].ledger if name in providers else name,
             in_use=name in in_use,
             queue=counts[name],
+            verdicts=verdicts[name],
         )
         for name in (*unregistered, *providers)
         if name in counts
@@ -189,7 +201,7 @@ def _ledgers(
     limits = {provider.ledger: (provider.limits, provider.own_limits) for provider in providers.values()}
     keys = _ledger_keys(settings, providers, {source.provider for source in sources if source.in_use})
     configured = [
-        quota_state_at(connection, ledger, key, now, *limits[ledger]).state(ledger, key) for ledger, key in keys.items()
+        quota_state_at(connection, ledger, key, now, *limits[ledger]).state(key) for ledger, key in keys.items()
     ]
     others = [
         state
@@ -263,6 +275,7 @@ def _ledger_status(state: LedgerState, now: dt.datetime, *, in_use: bool, reques
         reason=state.reason,
         read_at=state.read_at,
         failures=state.failures,
+        overruled=state.overruled,
         requests=requests,
         done_at=done_at(requests, allowance, now),
     )

@@ -19,7 +19,9 @@ _OTHER_STORE = re.compile(r"(op|vault|aws-sm|sops):.*", re.DOTALL)
 """References of version 3 to stores that are not supported here."""
 
 _KINDS = "env:NAME, file:PATH or credential:NAME"
-_KEY = re.compile(r"[\x21-\x7e]{1,512}")
+_KEY = re.compile(r"[\x21\x23-\x26\x28-\x7e]{1,512}")
+"""Printable characters but the blank and the two quotation marks."""
+
 _MAX_FILE_BYTES = 4096
 
 
@@ -66,9 +68,10 @@ class Secret:
             ConfigurationError: the reference cannot be resolved, or resolves to something that is not a key.
         """
         environ = os.environ if environ is None else environ
-        match = _REFERENCE.fullmatch(self._value)
+        value = _unquoted(self._value)
+        match = _REFERENCE.fullmatch(value)
         if match is None:
-            return self._validate(self._value, "its value")
+            return self._validate(value, "its value")
         kind, name = match[1], match[2].strip()
         if kind == "env":
             if not environ.get(name):
@@ -91,13 +94,23 @@ class Secret:
             raise ConfigurationError(
                 f"{self.setting}: {path} cannot be read: {error.strerror}; correct the path or its permissions"
             ) from None
-        return content.decode("utf-8", "replace")
+        return content.decode("utf-8-sig", "replace")
 
     def _validate(self, key: str, where: str) -> str:
-        stripped = key.strip()
-        if _KEY.fullmatch(stripped) is None:
-            raise ConfigurationError(f"{self.setting}: {where} is not a key; expected one line without blanks")
-        return stripped
+        unquoted = _unquoted(key)
+        if _KEY.fullmatch(unquoted) is None:
+            raise ConfigurationError(
+                f"{self.setting}: {where} is not a key; expected one line without blanks and quotation marks"
+            )
+        return unquoted
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the blanks and the pair of quotation marks around it, as in files made for a shell."""
+    stripped = text.strip()
+    if len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "\"'":
+        return stripped[1:-1].strip()
+    return stripped
 
 
 def is_reference(text: str) -> bool:

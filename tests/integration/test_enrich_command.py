@@ -246,3 +246,29 @@ def test_a_traceback_has_no_key(here: Services) -> None:
     assert "RuntimeError" in done.stdout
     assert CANARY not in done.stdout + done.stderr
     assert KEY not in done.stdout
+
+
+def test_the_exit_code_says_that_no_request_was_answered(database: Path, here: Services) -> None:
+    """Every request failed: 7, also with --json; one source answers: 0; the next run with a network: 0."""
+    here.virustotal.outage = HTML_502
+    done = program("enrich", "--provider", "virustotal", "--limit", "1", "--db", database, here=here)
+    assert done.returncode == 7, done.stderr
+    assert "virustotal answered no request; the last failure: server-error: " in done.stdout
+    done = program("enrich", "--provider", "virustotal", "--limit", "1", "--json", "--db", database, here=here)
+    assert done.returncode == 7
+    assert ["virustotal"] == list(json.loads(done.stdout)["unanswered"])
+    assert program("enrich", "--limit", "1", "--db", database, here=here).returncode == 0
+    here.virustotal.outage = None
+    assert program("enrich", "--provider", "virustotal", "--db", database, here=here).returncode == 0
+
+
+def test_a_setting_above_the_quota_of_the_key_is_said_by_enrich_and_by_status(database: Path, here: Services) -> None:
+    """Both name the setting and what holds instead; the JSON of the status has the numbers."""
+    environment = {"COWRIEPROC_VIRUSTOTAL_PER_DAY": "20000"}
+    line = "virustotal: the key allows 500 requests a day, not the 20,000 of virustotal_per_day"
+    assert line in program("enrich", "--limit", "1", "--db", database, here=here, environment=environment).stderr
+    status = program("enrich", "status", "--db", database, here=here, environment=environment)
+    assert line in " ".join(status.stdout.split())
+    status = program("enrich", "status", "--json", "--db", database, here=here, environment=environment)
+    (ledger,) = [one for one in json.loads(status.stdout)["ledgers"] if one["ledger"] == "virustotal"]
+    assert [{"setting": "virustotal_per_day", "window": "day", "set_to": 20_000, "allowed": 500}] == ledger["overruled"]

@@ -125,11 +125,14 @@ def _gzip_bomb(exchange: Exchange) -> None:
     exchange.send(Answer(200, body, headers={"Content-Encoding": "gzip"}))
 
 
-def _encoded(exchange: Exchange) -> None:
-    """Send the proper answer compressed, against the request's Accept-Encoding."""
-    answer = exchange.proper()
-    packed = gzip.compress(answer.body)
-    exchange.send(Answer(answer.status, packed, answer.content_type, {"Content-Encoding": "gzip"}))
+def encoded(header: str, pack: Callable[[bytes], bytes]) -> Behaviour:
+    """Return the behaviour that sends the proper answer encoded, against the request's Accept-Encoding."""
+
+    def act(exchange: Exchange) -> None:
+        answer = exchange.proper()
+        exchange.send(Answer(answer.status, pack(answer.body), answer.content_type, {"Content-Encoding": header}))
+
+    return Behaviour(f"encoded as {header}", act)
 
 
 def _changed(name: str, change: Callable[[Any], Any]) -> Behaviour:
@@ -192,7 +195,10 @@ HUGE = Behaviour("huge body", _huge)
 ENDLESS = Behaviour("body without end", _endless)
 MANY_HEADERS = Behaviour("headers without end", _many_headers)
 GZIP_BOMB = Behaviour("gzip bomb", _gzip_bomb)
-ENCODED = Behaviour("compressed unasked", _encoded)
+ENCODED = encoded("gzip", gzip.compress)
+CUT_GZIP = encoded("gzip", lambda body: gzip.compress(body)[:-9])
+NOT_GZIP = encoded("gzip", bytes)
+BROTLI = encoded("br", bytes)
 ALL_NULL = _changed("every value null", lambda document: _every_leaf(document, None))
 ALL_NUMBERS = _changed("every value a number", lambda document: _every_leaf(document, 7))
 ALL_TEXTS = _changed("every value a text", lambda document: _every_leaf(document, "seven"))

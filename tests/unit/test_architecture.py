@@ -83,7 +83,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("file_enrichment",),
         ("lookup",),
         ("virustotal", "http", "quota"),
-        ("providers",),
+        ("providers", "content_encoding"),
         ("verdict_repository",),
         ("expiry",),
     ),

@@ -186,13 +186,21 @@ def test_a_key_is_shown_nowhere(tmp_path: Path) -> None:
 
 
 def test_keys_are_read_from_where_they_are(tmp_path: Path) -> None:
-    """A key comes from another variable, a file, or systemd; a missing key is reported with the remedy."""
+    """A key comes from a variable, a file, or systemd, quoted or not; a missing one is reported with the remedy."""
     (tmp_path / "key").write_text("the-key\n", encoding="utf-8")
     environ = {"MY_KEY": "other-key", "CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert Secret("env:MY_KEY", "s").reveal(environ) == "other-key"
     assert Secret(f"file:{tmp_path / 'key'}", "s").reveal(environ) == "the-key"
     assert Secret("credential:key", "s").reveal(environ) == "the-key"
+    for number, content in enumerate(('"the-key"\n', "'the-key'", ' " the-key "\r\n', '\ufeff"the-key"')):
+        path = tmp_path / f"quoted {number}"
+        path.write_text(content, encoding="utf-8")
+        assert Secret(f"file:{path}", "s").reveal(environ) == "the-key"
+        assert Secret(f'"file:{path}"', "s").reveal(environ) == "the-key"
+        assert Secret("env:QUOTED", "s").reveal({"QUOTED": content.lstrip("\ufeff")}) == "the-key"
+    (tmp_path / "torn").write_text('"the-key\n', encoding="utf-8")
     for given, message in (
+        (f"file:{tmp_path / 'torn'}", "torn is not a key; expected one line without blanks and quotation marks"),
         ("env:NO_KEY", "NO_KEY is not set"),
         (f"file:{tmp_path / 'no'}", "cannot be read"),
         ("credential:../key", "no systemd credential"),

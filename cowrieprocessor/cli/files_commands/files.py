@@ -19,7 +19,10 @@ from cowrieprocessor.cli.shared.common import (
     screen,
 )
 
-_VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
+_VERDICTS = (
+    *("malicious", "known-good", "suspicious", "clean", "unknown", "staged", "skipped", "failed"),
+    *("rate-limited", "refused", "not-asked"),
+)
 _ORDERS = ("last-seen", "first-seen", "sessions")
 
 
@@ -34,7 +37,7 @@ def files() -> None:
 
 @files.command("list")
 @db_option
-@click.option("--verdict", type=click.Choice(_VERDICTS), help="Only files with this verdict.")
+@click.option("--verdict", type=click.Choice(_VERDICTS), help="Only files that are shown with this verdict.")
 @click.option(
     "--since", metavar="TIME", help="Only files last seen at or after this time (ISO 8601, UTC, or yesterday)."
 )
@@ -65,7 +68,7 @@ def list_(
 ) -> None:
     """List the files, newest first: hash, a name, type, size, sessions, verdict, when last seen.
 
-    The short hash is enough for `files show`. `not checked` means that no source was asked about the file yet.
+    The short hash is enough for `files show`. `not-asked` means that no source was asked about the file yet.
     Ends with 0, also when no file matches; with 1 if there is no such sensor, 2 if --until is not after --since.
 
     \b

@@ -24,7 +24,9 @@ from cowrieprocessor.db.enrichment.queue import (
     MAX_LOST_CLAIMS,
     PENDING,
     QUEUE,
+    RATE_LIMITED,
     REFUSED,
+    has_failed_before,
     lease_is_over,
 )
 from cowrieprocessor.db.enrichment.response_cache import CACHE
@@ -85,7 +87,7 @@ def lost_claims(provider: str, policy: Policy, now: dt.datetime) -> ColumnElemen
 
 def asked_for(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue, joined with `file_hashes`, for hashes asked for by hand."""
-    states = (PENDING, ANSWERED, FAILED, REFUSED, LEASED)
+    states = (PENDING, ANSWERED, FAILED, RATE_LIMITED, REFUSED, LEASED)
     due = QUEUE.c.next_attempt_at <= ASKED_FOR_AT
     is_abandoned = and_(QUEUE.c.priority > 0, QUEUE.c.attempts < MAX_LOST_CLAIMS, lease_is_over(now))
     is_free = or_(QUEUE.c.status != LEASED, is_abandoned)
@@ -124,7 +126,7 @@ def retries(provider: str, policy: Policy, now: dt.datetime) -> RepeatRows:
         lease_is_over(now),
         or_(
             QUEUE.c.attempts >= MAX_LOST_CLAIMS,
-            and_(QUEUE.c.priority == 0, or_(QUEUE.c.last_error.is_not(None), QUEUE.c.next_attempt_at.is_not(None))),
+            and_(QUEUE.c.priority == 0, or_(has_failed_before(), QUEUE.c.next_attempt_at.is_not(None))),
         ),
     )
     needed = and_(worth_asking(), or_(QUEUE.c.priority > 0, ~has_decisive_verdict(provider, policy, now)))
@@ -198,14 +200,16 @@ def _is_due(now: dt.datetime) -> ColumnElement[bool]:
 
 
 def _is_lost(now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition on the queue for claims whose process ended before the provider's first answer or error."""
+    """Return the condition on the queue for hashes without a first answer or error, and without a process that asks.
+
+    Their claim was lost with its process, or the provider wanted fewer requests.
+    """
+    is_lost = and_(QUEUE.c.status == LEASED, QUEUE.c.attempts < MAX_LOST_CLAIMS, lease_is_over(now))
     return and_(
-        QUEUE.c.status == LEASED,
+        or_(is_lost, QUEUE.c.status == RATE_LIMITED),
         QUEUE.c.priority == 0,
-        QUEUE.c.last_error.is_(None),
+        ~has_failed_before(),
         QUEUE.c.next_attempt_at.is_(None),
-        QUEUE.c.attempts < MAX_LOST_CLAIMS,
-        lease_is_over(now),
     )
 
 
@@ -215,7 +219,7 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     A claim alone is no query, unless MAX_LOST_CLAIMS processes were killed during it.
     """
     has_outcome = or_(
-        QUEUE.c.last_error.is_not(None),
+        has_failed_before(),
         QUEUE.c.next_attempt_at > ASKED_FOR_AT,
         QUEUE.c.attempts >= MAX_LOST_CLAIMS,
         exists().where(HISTORY.c.sha256 == QUEUE.c.sha256, HISTORY.c.provider == QUEUE.c.provider),
@@ -224,7 +228,7 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
         select(QUEUE.c.sha256).where(
             QUEUE.c.sha256 == HASHES.c.sha256,
             QUEUE.c.provider == provider,
-            QUEUE.c.status != PENDING,
+            QUEUE.c.status.not_in((PENDING, RATE_LIMITED)),
             or_(QUEUE.c.status != LEASED, and_(lease_is_over(now), has_outcome)),
         )
     )

@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, or_, select, update
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.engine import read_transaction, write_transaction
@@ -38,10 +38,13 @@ from cowrieprocessor.db.enrichment.queue import (
     PENDING,
     POLICY,
     QUEUE,
+    RATE_LIMITED,
     SKIPPED,
     QueueRow,
+    bounded_error,
     change_row,
     insert_row,
+    is_rate_limit,
     queue_row,
     remove_row,
 )
@@ -59,6 +62,8 @@ __all__ = [
     "note_skipped",
     "read_claimed",
     "release",
+    "retry_now",
+    "store_rate_limit",
 ]
 
 URL_SEARCH_ROWS = 200
@@ -66,6 +71,9 @@ URL_SEARCH_ROWS = 200
 
 TRIES = 20
 """How often other processes may claim all candidates first before a claim returns nothing; each time they progress."""
+
+RETRIED_HASHES = 2_000
+"""Hashes that one transaction lets be due."""
 
 DEFERRED_FOR = dt.timedelta(days=7)
 """How long a due row is deferred after another provider's decisive verdict: until then no claim reads it again."""
@@ -214,6 +222,52 @@ def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
                 change_row(connection, sha256, provider, values)
 
 
+def retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: dt.datetime) -> None:
+    """Have a provider queried again at once about hashes whose last lookup failed.
+
+    Args:
+        engine: the database; each transaction is short.
+        provider: the provider.
+        kinds: the kinds of failure; None for all.
+        now: the current time.
+    """
+    failed = [QUEUE.c.provider == provider, QUEUE.c.status == FAILED, QUEUE.c.next_attempt_at > now]
+    if kinds is not None:
+        failed.append(or_(*(QUEUE.c.last_error.startswith(f"{kind}:", autoescape=True) for kind in kinds)))
+    after = ""
+    while True:
+        query = select(QUEUE.c.sha256).where(*failed, QUEUE.c.sha256 > after).order_by(QUEUE.c.sha256)
+        with read_transaction(engine) as connection:
+            hashes = connection.scalars(query.limit(RETRIED_HASHES)).all()
+        if not hashes:
+            return
+        with write_transaction(engine) as connection:
+            for chunk in chunks(hashes):
+                due = update(QUEUE).where(*failed, QUEUE.c.sha256.in_(chunk))
+                connection.execute(due.values(next_attempt_at=now))
+        after = hashes[-1]
+
+
+def store_rate_limit(engine: Engine, provider: str, sha256: str, reason: str) -> None:
+    """Store that a provider wanted fewer requests when it was queried about a hash; it does not count as an attempt.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        sha256: the hash, which was claimed. One that had an answer or a failure before is as it was then.
+        reason: what the provider says, for display.
+    """
+    with write_transaction(engine) as connection:
+        row = queue_row(connection, sha256, provider)
+        if row is None or row.status != LEASED:
+            return
+        before = _status_before(connection, row)
+        values: dict[str, object] = {"status": before, "attempts": max(row.attempts - 1, 0), "leased_until": None}
+        if before in (PENDING, RATE_LIMITED):
+            values |= {"status": RATE_LIMITED, "last_error": bounded_error(f"{RATE_LIMITED}: {reason}")}
+        change_row(connection, sha256, provider, values)
+
+
 def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str]) -> None:
     """Have providers queried about hashes before all others, whatever is known about them.
 
@@ -275,6 +329,8 @@ def _claim(connection: Connection, provider: str, candidate: Candidate, until: d
 
 def _status_before(connection: Connection, row: QueueRow) -> str:
     """Return the status that a row had before it was claimed."""
+    if is_rate_limit(row.last_error):
+        return RATE_LIMITED
     if row.last_error is not None:
         return FAILED
     if not row.priority:

@@ -3,12 +3,14 @@
 A hash that a provider was never queried about has no row. `attempts` counts consecutive lookups without an answer. A
 claimed row keeps its `next_attempt_at`, so that releasing the claim restores it.
 
-    pending    asked for by hand, not queried yet
-    leased     claimed until `leased_until`; after that the claim is void
-    answered   `next_attempt_at` is when the answer expires
-    failed     `next_attempt_at` is when the lookup is retried, `last_error` is "kind: reason"
-    refused    not queried again unless by hand, `last_error` is the reason
-    skipped    no provider is queried about the hash: the row of `POLICY`
+    pending       asked for by hand, not queried yet
+    leased        claimed until `leased_until`; after that the claim is void
+    answered      `next_attempt_at` is when the answer expires
+    failed        `next_attempt_at` is when the lookup is retried, `last_error` is "kind: reason"
+    rate-limited  the provider wanted fewer requests instead of a first answer, `last_error` is "rate-limited: reason";
+                  the hash keeps its place among those never queried
+    refused       not queried again unless by hand, `last_error` is the reason
+    skipped       no provider is queried about the hash: the row of `POLICY`
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, bindparam, delete, or_, select, text, update
 
 from cowrieprocessor.db.models import EnrichmentQueueItem
 
@@ -32,13 +34,16 @@ __all__ = [
     "PENDING",
     "POLICY",
     "QUEUE",
+    "RATE_LIMITED",
     "REFUSED",
     "SKIPPED",
     "QueueRow",
     "bounded_error",
     "bring_forward",
     "change_row",
+    "has_failed_before",
     "insert_row",
+    "is_rate_limit",
     "lease_is_over",
     "queue_row",
     "queue_rows",
@@ -47,6 +52,7 @@ __all__ = [
 
 QUEUE: Table = EnrichmentQueueItem.metadata.tables["enrichment_queue"]
 PENDING, LEASED, ANSWERED, FAILED, REFUSED, SKIPPED = "pending", "leased", "answered", "failed", "refused", "skipped"
+RATE_LIMITED = "rate-limited"
 
 POLICY = "policy"
 """The provider name of a row that records why no provider is queried about a hash."""
@@ -93,6 +99,17 @@ def lease_is_over(now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on the queue that the lease of a claimed row has ended."""
     until = QUEUE.c.leased_until
     return or_(until.is_(None), until <= now, until > now + MAX_LEASE)
+
+
+def has_failed_before(queue: FromClause = QUEUE) -> ColumnElement[bool]:
+    """Return the condition on the queue that the last query failed: `last_error` is no rate limit."""
+    error = queue.c.last_error
+    return and_(error.is_not(None), ~error.startswith(f"{RATE_LIMITED}:"))
+
+
+def is_rate_limit(last_error: str | None) -> bool:
+    """Return whether a `last_error` says that the provider wanted fewer requests."""
+    return last_error is not None and last_error.startswith(f"{RATE_LIMITED}:")
 
 
 def queue_row(connection: Connection, sha256: str, provider: str) -> QueueRow | None:

@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case
 
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, in_order, worth_asking
 from cowrieprocessor.db.enrichment.clock_skew import MAX_CLOCK_SKEW
-from cowrieprocessor.db.enrichment.queue import MAX_LEASE, QUEUE, REFUSED
+from cowrieprocessor.db.enrichment.queue import MAX_LEASE, QUEUE, RATE_LIMITED, REFUSED
 from cowrieprocessor.db.enrichment.response_cache import CACHE
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
@@ -33,9 +33,11 @@ __all__ = [
     "ASKING_BY_HAND",
     "BY_HAND",
     "CLAIM",
+    "DEFERRED",
     "DONE",
     "FAILED",
     "IN_PROGRESS",
+    "LIMITED",
     "CandidateScope",
     "candidate_details",
     "claim_is_over",
@@ -47,6 +49,8 @@ __all__ = [
 CLAIM = "claim:"
 ASKING, ASKING_AGAIN, ASKING_BY_HAND, BY_HAND = "asking", "asking:again", "asking:by-hand", "by-hand"
 DONE, FAILED = "answered", "failed"
+LIMITED = RATE_LIMITED
+DEFERRED = "deferred"
 IN_PROGRESS = (ASKING, ASKING_AGAIN, ASKING_BY_HAND)
 
 _ANSWER = CACHE.alias("answer")
@@ -139,7 +143,7 @@ def _hashes(scope: CandidateScope, *columns: ColumnElement[Any]) -> Select[Any]:
 
 def _is_new() -> ColumnElement[bool]:
     """Return the condition that the provider was not queried: there is no answer, and at most a first claim."""
-    return and_(_ANSWER.c.key.is_(None), or_(_CLAIMED.c.key.is_(None), _CLAIMED.c.status == ASKING))
+    return and_(_ANSWER.c.key.is_(None), or_(_CLAIMED.c.key.is_(None), _CLAIMED.c.status.in_((ASKING, LIMITED))))
 
 
 def _is_by_hand(now: dt.datetime) -> ColumnElement[bool]:
@@ -154,7 +158,7 @@ def _reason_index(now: dt.datetime) -> ColumnElement[int]:
     """Return the expression for the index in _REASONS of the reason to query a hash."""
     has_failed = and_(
         _CLAIMED.c.key.is_not(None),
-        _CLAIMED.c.status.not_in((DONE, ASKING)),
+        _CLAIMED.c.status.not_in((DONE, DEFERRED, ASKING, LIMITED)),
         or_(_ANSWER.c.key.is_(None), _CLAIMED.c.fetched_at > _ANSWER.c.fetched_at),
     )
     return case((_is_by_hand(now), 0), (_is_new(), 1), (has_failed, 2), else_=3)
@@ -164,7 +168,8 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` that a provider was queried about it, and no query is under way."""
     answer, claim = CACHE.alias("earlier_answer"), CACHE.alias("earlier_claim")
     has_outcome = or_(
-        claim.c.status.not_in((*IN_PROGRESS, BY_HAND)), and_(claim.c.status == ASKING_AGAIN, claim_is_over(claim, now))
+        claim.c.status.not_in((*IN_PROGRESS, BY_HAND, LIMITED)),
+        and_(claim.c.status == ASKING_AGAIN, claim_is_over(claim, now)),
     )
     return or_(
         exists().where(answer.c.provider == provider, answer.c.key == HASHES.c.sha256),

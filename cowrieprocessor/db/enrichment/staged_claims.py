@@ -42,9 +42,11 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     ASKING_BY_HAND,
     BY_HAND,
     CLAIM,
+    DEFERRED,
     DONE,
     FAILED,
     IN_PROGRESS,
+    LIMITED,
     CandidateScope,
     candidate_details,
     claim_is_over,
@@ -57,22 +59,28 @@ from cowrieprocessor.db.models import HASHES
 
 __all__ = [
     "count_replayable",
+    "note_staged_answer",
     "remove_claims",
     "replayable",
     "staged_answer",
     "staged_ask_first",
     "staged_claim",
+    "staged_defer",
     "staged_failure",
+    "staged_rate_limit",
     "staged_release",
+    "staged_retry_now",
 ]
 
 MAX_STATUS_CHARS = 32
 REMOVED_CLAIMS = 2_000
 """Claims that are removed in one transaction."""
 
-_PUT = """
+_INSERT = """
     INSERT INTO enrichment_cache (provider, key, status, response, fetched_at, expires_at)
     VALUES (:provider, :key, :status, :response, :now, :until)
+    """
+_PUT = f"""{_INSERT}
     ON CONFLICT (provider, key) DO UPDATE SET status = excluded.status, response = excluded.response,
         fetched_at = excluded.fetched_at, expires_at = excluded.expires_at
     WHERE enrichment_cache.expires_at <= :now OR enrichment_cache.fetched_at > :ahead
@@ -84,6 +92,7 @@ _BINDS = (
     bindparam("ahead", type_=CACHE.c.fetched_at.type),
 )
 _CLAIM = text(_PUT).bindparams(*_BINDS)
+_NOTE = text(f"{_INSERT} ON CONFLICT (provider, key) DO NOTHING").bindparams(*_BINDS[:-1])
 _ASK_FIRST = text(f"{_PUT} OR enrichment_cache.status NOT IN (:asking, :again, :by_hand)").bindparams(*_BINDS)
 
 
@@ -259,8 +268,35 @@ def staged_answer(connection: Connection, provider: str, sha256: str, until: dt.
         sha256: the hash.
         until: when the answer expires.
     """
-    values = {"status": DONE, "expires_at": until, "response": {"attempts": 0}}
-    connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
+    _end_claim(connection, provider, sha256, DONE, until)
+
+
+def staged_defer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:
+    """Record that a provider cannot be queried about a claimed hash yet, and when that may change.
+
+    Args:
+        connection: in a write transaction.
+        provider: the provider.
+        sha256: the hash.
+        until: when it may become possible.
+    """
+    _end_claim(connection, provider, sha256, DEFERRED, until)
+
+
+def note_staged_answer(
+    connection: Connection, provider: str, sha256: str, now: dt.datetime, until: dt.datetime
+) -> None:
+    """Record that the cache got an answer about a hash that nobody had claimed; a claim that exists stays.
+
+    Args:
+        connection: in a write transaction.
+        provider: the provider that answered.
+        sha256: the hash.
+        now: the current time.
+        until: when the answer expires.
+    """
+    values = _claim_values(provider, sha256, DONE, 0, now, until)
+    connection.execute(_NOTE, {name: value for name, value in values.items() if name != "ahead"})
 
 
 def staged_failure(
@@ -279,6 +315,23 @@ def staged_failure(
     values = {"status": f"{FAILED}:{kind}"[:MAX_STATUS_CHARS], "fetched_at": now, "expires_at": not_before}
     with write_transaction(engine) as connection:
         connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
+
+
+def staged_rate_limit(engine: Engine, provider: str, sha256: str, now: dt.datetime) -> None:
+    """Record that a provider wanted fewer requests; a hash without a first answer or failure keeps its place.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        sha256: the hash, which was claimed.
+        now: the current time.
+    """
+    values = {"status": LIMITED, "response": {"attempts": 0}, "fetched_at": now, "expires_at": now}
+    with write_transaction(engine) as connection:
+        first = (*_is_claim(provider, sha256), CACHE.c.status == ASKING)
+        limited = connection.execute(update(CACHE).where(*first).values(**values)).rowcount
+    if not limited:
+        staged_release(engine, provider, [sha256])
 
 
 def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
@@ -300,6 +353,24 @@ def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None
                 "response": {"attempts": attempts},
             }
             connection.execute(update(CACHE).where(*in_progress).values(**values))
+
+
+def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: dt.datetime) -> None:
+    """Have a provider queried again at once about hashes whose last lookup failed.
+
+    Args:
+        engine: the database.
+        provider: the provider.
+        kinds: the kinds of failure; None for all.
+        now: the current time.
+    """
+    failed = [CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), CACHE.c.expires_at > now]
+    if kinds is None:
+        failed.append(CACHE.c.status.startswith(f"{FAILED}:"))
+    else:
+        failed.append(CACHE.c.status.in_([f"{FAILED}:{kind}"[:MAX_STATUS_CHARS] for kind in kinds]))
+    with write_transaction(engine) as connection:
+        connection.execute(update(CACHE).where(*failed).values(expires_at=now))
 
 
 def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
@@ -355,6 +426,11 @@ def _is_replayable(provider: str) -> ColumnElement[bool]:
         HISTORY.c.confirmed_at >= CACHE.c.fetched_at,
     )
     return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~is_recorded)
+
+
+def _end_claim(connection: Connection, provider: str, sha256: str, status: str, until: dt.datetime) -> None:
+    values = {"status": status, "expires_at": until, "response": {"attempts": 0}}
+    connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
 
 
 def _is_claim(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -23,7 +23,7 @@ from cowrieprocessor.db.enrichment.provider_verdict import (
     VIRUSTOTAL,
     ProviderVerdict,
 )
-from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, queue_rows
+from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, REFUSED, QueueRow, is_rate_limit, queue_rows
 from cowrieprocessor.db.enrichment.verdict_history import LatestVerdict, latest_verdicts
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
@@ -245,7 +245,7 @@ def _queue_state(row: QueueRow | None, has_answered: bool) -> str:
         return PENDING
     if row.status != LEASED:
         return row.status
-    if row.last_error is not None:
+    if row.last_error is not None and not is_rate_limit(row.last_error):
         return FAILED
     return ANSWERED if has_answered else PENDING
 

@@ -40,7 +40,14 @@ from cowrieprocessor.enrichment.providers.json_values import (
 
 NOT_KNOWN = frozenset({"hash_not_found", "no_results"})
 BAD_QUESTION = frozenset({"illegal_hash", "no_hash_provided"})
+KEY_TROUBLE = re.compile("auth|api_key|apikey|blacklist|blocklist|banned", re.IGNORECASE)
+"""What a status or an error says if the key is missing, wrong or blocked: `no_api_key`, `unknown_auth_key`,
+`user_blacklisted` and their like."""
+
 MAX_URL_CHARS = 1024
+
+_OF_THE_SERVICE = (200, 400, 401, 403)
+"""The HTTP statuses with which abuse.ch refuses a key; on another one the message is about the service."""
 
 _ROWS_KEPT = 10
 _MAX_ENGINES = 10_000
@@ -73,7 +80,7 @@ class AbuseCh(Provider):
         document = mapping(parsed(reply.body))
         status = text(document.get("query_status"), 100)
         message = status or text(document.get("error"))
-        if reply.status == 200 and message is not None and "auth" in message.lower():
+        if reply.status in _OF_THE_SERVICE and message is not None and KEY_TROUBLE.search(message):
             return Refused(f"{describe(reply, self.title, message, key=self.key)}; check the key", "source")
         if reply.status != 200 or status is None:
             return error_outcome(reply, self.title, message, key=self.key)

@@ -34,6 +34,7 @@ from cowrieprocessor.enrichment.quota.ledger_state import (
     MAX_PAUSE,
     MIDNIGHT_MARGIN,
     LedgerState,
+    OverruledLimit,
     QuotaState,
     Wait,
     ledger_states,
@@ -113,7 +114,7 @@ class Ledger:
 
     def state(self, connection: Connection) -> LedgerState:
         """Return the state of the ledger for people."""
-        return self._quota_state(connection).state(self.name, self.fingerprint)
+        return self._quota_state(connection).state(self.fingerprint)
 
     def quota_is_stale(self, max_age_s: float) -> bool:
         """Return whether the source was not asked for the quota of the key within the last `max_age_s` seconds."""
@@ -161,13 +162,31 @@ class Ledger:
             _close_breaker(state)
             self._has_failures, self._is_probing = True, False
 
-    def retry_rejected_key(self) -> None:
-        """Allow another try with a rejected key; called once when a process starts."""
+    def allow_one_try(self) -> int:
+        """Allow one try with a rejected key, or at a source that kept failing; called once when a process starts.
+
+        A pause that the source asked for stays.
+
+        Returns:
+            How many requests have failed in a row.
+        """
         with read_transaction(self._engine) as connection:
-            row = quota_rows(connection, self.name, self.fingerprint, (REFUSED,))[REFUSED]
-        if row.paused_until is not None:
+            rows = quota_rows(connection, self.name, self.fingerprint, (NOW, REFUSED))
+        if any(row.paused_until is not None for row in rows.values()):
             with self._transaction() as state:
                 state.rows[REFUSED] = QuotaRow(REFUSED)
+                state.rows[NOW].paused_until = None
+        return rows[NOW].used
+
+    def has_one_request_left(self) -> bool:
+        """Return whether the limit of the day or of the month allows exactly one more request."""
+        with read_transaction(self._engine) as connection:
+            return self._quota_state(connection).requests_left == 1
+
+    def overruled(self) -> tuple[OverruledLimit, ...]:
+        """Return the limits that the user set higher than the key's own quota."""
+        with read_transaction(self._engine) as connection:
+            return self._quota_state(connection).overruled
 
     def record_success(self) -> None:
         """Record that the source answered as it should: clears recorded failures, but no pause that it asked for."""
@@ -238,16 +257,21 @@ def _record_key_quota(state: QuotaState, quota: KeyQuota) -> None:
 
 
 def _rate_limit_pause(state: QuotaState, retry_at: dt.datetime | None) -> Wait:
-    """Return the pause after a 429: until `retry_at`, else until the exhausted window ends, else a backoff."""
+    """Return the pause after a 429: until `retry_at`, else until the exhausted window ends, else a backoff.
+
+    From the second 429 in a row on the backoff is the least: a source that keeps asking for a second is not asked every
+    second.
+    """
     now, times = state.now, max(1, state.rows[PAUSED].used)
-    if retry_at is not None and retry_at > now:
+    backoff_until = now + dt.timedelta(seconds=circuit_breaker.backoff_s(times))
+    if retry_at is not None and retry_at > now and (times == 1 or retry_at >= backoff_until):
         return Wait(min(retry_at, now + MAX_PAUSE), "the source asked for a pause until then", "paused")
     if state.month_is_used_up:
         return Wait(next_month(now) + MIDNIGHT_MARGIN, "the source says that the month's requests are used up", "month")
     if state.day_is_used_up:
         return Wait(next_day(now) + MIDNIGHT_MARGIN, "the source says that the day's requests are used up", "day")
     reason = "the source wants fewer requests" + (f", {times} times in a row" if times > 1 else "")
-    return Wait(now + dt.timedelta(seconds=circuit_breaker.backoff_s(times)), reason, "paused")
+    return Wait(backoff_until, reason, "paused")
 
 
 def _pause(state: QuotaState, until: dt.datetime, reason: str) -> None:

@@ -69,6 +69,28 @@ def windows_at(now: dt.datetime) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class OverruledLimit:
+    """A limit of the settings that does not hold, because the key's own quota is lower.
+
+    Attributes:
+        setting: the name of the setting.
+        window: minute, day or month.
+        set_to: requests that the setting allows.
+        allowed: requests that the key allows.
+    """
+
+    setting: str
+    window: Literal["minute", "day", "month"]
+    set_to: int
+    allowed: int
+
+    def __str__(self) -> str:
+        """Return it as a sentence without its end."""
+        allowed = plural(self.allowed, f"request a {self.window}", f"requests a {self.window}")
+        return f"the key allows {allowed}, not the {self.set_to:,} of {self.setting}"
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerState:
     """The state of a ledger, for people.
 
@@ -83,6 +105,7 @@ class LedgerState:
         waits: why nothing may be sent now; None if something may, or may within the minute.
         read_at: when the source last reported the quota of the key; None if it never did.
         failures: failures in a row.
+        overruled: limits of the settings that are higher than the key's own quota.
     """
 
     provider: str
@@ -95,6 +118,7 @@ class LedgerState:
     waits: Wait | None
     read_at: dt.datetime | None
     failures: int
+    overruled: tuple[OverruledLimit, ...] = ()
 
     @property
     def paused_until(self) -> dt.datetime | None:
@@ -112,12 +136,14 @@ class QuotaState:
     """What a ledger has counted and what it allows, at a moment.
 
     Attributes:
+        name: the ledger's name.
         rows: its windows by name, all of `windows_at(now)`.
         now: the moment.
         limits: what the settings, or the source's public terms, allow.
         own_limits: those of them that the user set.
     """
 
+    name: str
     rows: dict[str, QuotaRow]
     now: dt.datetime
     limits: Limits
@@ -164,6 +190,28 @@ class QuotaState:
         return self.per_month is not None and self.month.used >= self.per_month
 
     @property
+    def requests_left(self) -> int | None:
+        """Requests that the limits of day and month still allow; None for no such limit."""
+        windows = ((self.day, self.per_day), (self.month, self.per_month))
+        left = [max(0, allowed - row.used) for row, allowed in windows if allowed is not None]
+        return min(left, default=None)
+
+    @property
+    def overruled(self) -> tuple[OverruledLimit, ...]:
+        """The limits that the user set higher than the key's own quota, which holds."""
+        own, rows = self.own_limits, self.rows
+        windows: tuple[tuple[Literal["minute", "day", "month"], int | None, int | None], ...] = (
+            ("minute", own.per_minute, rows[NOW].allowed),
+            ("day", own.per_day, rows[DAY].allowed),
+            ("month", own.per_month, rows[MONTH].allowed),
+        )
+        return tuple(
+            OverruledLimit(f"{self.name}_per_{window}", window, set_to, allowed)
+            for window, set_to, allowed in windows
+            if set_to is not None and allowed is not None and allowed < set_to
+        )
+
+    @property
     def is_half_open(self) -> bool:
         """Whether the source kept failing, so that the next request only probes whether it works again."""
         return circuit_breaker.is_open(self.rows[NOW].used)
@@ -191,11 +239,11 @@ class QuotaState:
             row.recent = [moment for moment in row.recent if moment <= latest]
         return self.wait()
 
-    def state(self, name: str, fingerprint: str) -> LedgerState:
-        """Return the state for people, under the ledger's name and the fingerprint of its key."""
+    def state(self, fingerprint: str) -> LedgerState:
+        """Return the state for people, under the fingerprint of its key."""
         wait = self.peek()
         return LedgerState(
-            provider=name,
+            provider=self.name,
             fingerprint=fingerprint,
             used_day=self.day.used,
             allowed_day=self.per_day,
@@ -205,6 +253,7 @@ class QuotaState:
             waits=None if wait is None or wait.kind == "minute" else wait,
             read_at=self.rows[NOW].read_at,
             failures=self.rows[NOW].used,
+            overruled=self.overruled,
         )
 
     def _exhausted_windows(self) -> list[Wait]:
@@ -246,7 +295,7 @@ def quota_state_at(
     connection: Connection, name: str, fingerprint: str, now: dt.datetime, limits: Limits, own_limits: Limits
 ) -> QuotaState:
     """Read the state of one ledger at `now`."""
-    return QuotaState(quota_rows(connection, name, fingerprint, windows_at(now)), now, limits, own_limits)
+    return QuotaState(name, quota_rows(connection, name, fingerprint, windows_at(now)), now, limits, own_limits)
 
 
 def ledger_states(
@@ -262,7 +311,7 @@ def ledger_states(
     states = []
     for name, fingerprint in known_ledgers(connection):
         allowed, own = limits.get(name, (_UNLIMITED, _UNLIMITED))
-        states.append(quota_state_at(connection, name, fingerprint, now, allowed, own).state(name, fingerprint))
+        states.append(quota_state_at(connection, name, fingerprint, now, allowed, own).state(fingerprint))
     return states
 
 

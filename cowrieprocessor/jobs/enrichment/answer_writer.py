@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
+from cowrieprocessor.db.enrichment.staged_claims import note_staged_answer
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
 from cowrieprocessor.enrichment.expiry import Ttl
@@ -82,6 +83,7 @@ class AnswerWriter:
             until = answer_expires_at(connection, provider, sha256, verdict, answer.fetched_at, self._ttl)
         if self.staged:
             store_in_cache(connection, provider, sha256, verdict.verdict, verdict.response, answer.fetched_at, until)
+            note_staged_answer(connection, provider, sha256, self.clock.now(), until)
             return until
         store_answer(
             connection,

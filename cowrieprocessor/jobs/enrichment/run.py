@@ -11,7 +11,6 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -19,7 +18,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.candidate_cache import end_search_pauses
-from cowrieprocessor.db.enrichment.claims import Order, ask_first, note_skipped
+from cowrieprocessor.db.enrichment.claims import ask_first, note_skipped
 from cowrieprocessor.db.enrichment.staged_claims import staged_ask_first
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.jobs import (
@@ -59,8 +58,11 @@ from cowrieprocessor.jobs.enrichment.cache_import import import_cache
 from cowrieprocessor.jobs.enrichment.cache_replay import import_cowrie_verdicts, replay_cache
 from cowrieprocessor.jobs.enrichment.propagate import Propagation
 from cowrieprocessor.jobs.enrichment.reevaluate import Reevaluation
+from cowrieprocessor.jobs.enrichment.run_result import EnrichOptions, EnrichProgress, EnrichResult, has_answers
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.settings import Settings
+
+__all__ = ["EnrichOptions", "EnrichProgress", "EnrichResult", "enrich", "import_v3_cache", "policy_of", "ttl_of"]
 
 JOB = "enrich"
 REPLAY_EVERY_S = 3600.0
@@ -70,73 +72,6 @@ MAX_WAIT_S = 300.0
 """The longest single wait, after which a machine that slept, or a clock that was set, is noticed."""
 
 PROGRESS_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EnrichProgress:
-    """The progress of a run.
-
-    Attributes:
-        state: running or waiting.
-        files: files that this run has sent requests about.
-        limit: the most files; None for no limit.
-        counters: what came of the requests, by source and kind.
-        until: until when it waits; None if it does not.
-        reason: why it waits; None if it does not.
-    """
-
-    state: str
-    files: int
-    limit: int | None
-    counters: dict[str, Counters]
-    until: dt.datetime | None = None
-    reason: str | None = None
-
-
-@dataclass(slots=True)
-class EnrichResult:
-    """The result of a run.
-
-    Attributes:
-        files: files that requests were sent about; without a limit those of the source that was asked most.
-        counters: what came of the requests, by source: requests, found, unknown, cached, failed: KIND and so on.
-        replayed: answers stored without a request: from the cache, and from Cowrie's own events.
-        rows_updated: rows of `files` that got a new verdict.
-        staged: whether only the cache was written.
-        stopped: whether the run was asked to stop before its end.
-        refused: why a source does not accept its key, by source.
-        paused_until: when the first of the blocked sources may be asked again; None if none is.
-        reasons: why a source is blocked, by source.
-    """
-
-    files: int = 0
-    counters: dict[str, Counters] = field(default_factory=dict)
-    replayed: Counters = field(default_factory=dict)
-    rows_updated: int = 0
-    staged: bool = False
-    stopped: bool = False
-    refused: dict[str, str] = field(default_factory=dict)
-    paused_until: dt.datetime | None = None
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EnrichOptions:
-    """The options of a run.
-
-    Attributes:
-        limit: the most files to send requests about; None for no limit.
-        providers: the names of the sources to ask; None for all that are configured.
-        watch: never end: wait for quota, retries and new files.
-        order: which files come first among those never asked about: `turn` (most sessions first) or `oldest`.
-        only: SHA-256 of files to ask about now, whatever is known of them; None for all files in their turn.
-    """
-
-    limit: int | None = None
-    providers: tuple[str, ...] | None = None
-    watch: bool = False
-    order: Order = "turn"
-    only: tuple[str, ...] | None = None
 
 
 def enrich(
@@ -364,13 +299,17 @@ class _Run:
     def _end(self, scheduler: Scheduler, pause: Pause | None) -> None:
         scheduler.release()
         self._complete_result(scheduler)
+        if pause is not None and pause.reason is not None and not self.result.refused:
+            self.result.paused_until = pause.until
         if self.result.refused:
             reasons = (f"{name} is out of use: {reason}" for name, reason in self.result.refused.items())
             self._save(FAILED, "; ".join(reasons))
+        elif self.result.has_failed:
+            failures = (f"{name}: {reason}" for name, reason in self.result.unanswered.items())
+            self._save(FAILED, f"every request failed; the last failure of {'; '.join(failures)}")
         elif self.result.stopped:
             self._save(STOPPED, "asked to stop; the same command goes on from here")
         elif pause is not None and pause.reason is not None:
-            self.result.paused_until = pause.until
             self._save(PAUSED, _pause_text(pause))
         else:
             self._save(DONE, None)
@@ -379,6 +318,11 @@ class _Run:
         for source in scheduler.blocked():
             self.result.reasons[source.name] = source.rejected or (source.wait.reason if source.wait else "")
         self.result.refused = {source.name: source.rejected for source in self._sources if source.rejected is not None}
+        self.result.unanswered = {
+            source.name: source.last_failure
+            for source in self._sources
+            if source.last_failure is not None and not has_answers(source.counters)
+        }
         self.result.files = self._files_asked()
         self.result.rows_updated = self._propagation.rows_changed
         self.result.counters = {source.name: dict(source.counters) for source in self._sources}

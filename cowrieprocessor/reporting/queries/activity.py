@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 
+from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_verdict, staging_providers
 from cowrieprocessor.db.models import (
     CommandStat,
     FileHash,
@@ -50,8 +51,8 @@ class Totals:
         sessions_reused: sessions whose id was used more than once; each counts as one session.
         addresses, sensors: distinct source addresses and sensors of the sessions.
         events, commands, login_attempts: sums over the sessions.
-        files: distinct hashes; `files_new` of these were never seen before the window, `files_malicious` and
-            `files_suspicious` have that verdict now.
+        files: distinct hashes; `files_new` of these were never seen before the window. `files_malicious` and the
+            following count them by their shown verdict as it is now (`SHOWN_VERDICTS`): their sum is `files`.
         downloads, uploads: (session, hash) pairs.
         artifacts: captured files that no log names.
         files_found_malicious: hashes, whenever seen, that a source called malicious in the window and none before.
@@ -74,7 +75,16 @@ class Totals:
     files: int = 0
     files_new: int = 0
     files_malicious: int = 0
+    files_known_good: int = 0
     files_suspicious: int = 0
+    files_clean: int = 0
+    files_unknown: int = 0
+    files_staged: int = 0
+    files_skipped: int = 0
+    files_failed: int = 0
+    files_rate_limited: int = 0
+    files_refused: int = 0
+    files_not_asked: int = 0
     downloads: int = 0
     uploads: int = 0
     artifacts: int = 0
@@ -158,15 +168,17 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         )
     ).mappings()
     hashes = _select_files(window, Files.shasum).distinct().subquery()
+    is_new = case((FileHash.first_seen >= window.start, 1), else_=0).label("is_new")
+    verdict = file_verdict(staging_providers(connection)).label("verdict")
+    seen = select(is_new, verdict).select_from(hashes).outerjoin(FileHash, FileHash.sha256 == hashes.c.shasum)
+    files_seen = seen.subquery()
+    by_verdict = (
+        _sum(case((files_seen.c.verdict == word, 1), else_=0)).label(total_of(word)) for word in SHOWN_VERDICTS
+    )
     files = connection.execute(
-        select(
-            func.count().label("files"),
-            _sum(case((FileHash.first_seen >= window.start, 1), else_=0)).label("files_new"),
-            _sum(case((FileHash.verdict == "malicious", 1), else_=0)).label("files_malicious"),
-            _sum(case((FileHash.verdict == "suspicious", 1), else_=0)).label("files_suspicious"),
+        select(func.count().label("files"), _sum(files_seen.c.is_new).label("files_new"), *by_verdict).select_from(
+            files_seen
         )
-        .select_from(hashes)
-        .outerjoin(FileHash, FileHash.sha256 == hashes.c.shasum)
     ).mappings()
     answers_changed, verdicts_changed = count_changes(connection, window)
     return Totals(
@@ -178,6 +190,11 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         answers_changed=answers_changed,
         verdicts_changed=verdicts_changed,
     )
+
+
+def total_of(shown_verdict: str) -> str:
+    """Return the name in `Totals` of the number of files with a shown verdict."""
+    return f"files_{shown_verdict.replace('-', '_')}"
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:
@@ -202,7 +219,7 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
             dropped,
             func.coalesce(FileHash.size_bytes, dropped.c.file_size).label("size_bytes"),
             FileHash.mime_type,
-            func.coalesce(FileHash.verdict, "unknown").label("verdict"),
+            file_verdict(staging_providers(connection)).label("verdict"),
             FileHash.family,
             FileHash.vt_positives,
             FileHash.vt_total,

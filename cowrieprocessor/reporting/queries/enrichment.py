@@ -14,7 +14,7 @@ from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost_cl
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
-from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, FileHash, Job, VerdictPropagation
+from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, Job, VerdictPropagation
 
 ENRICH_JOB = "enrich"
 POLICY_JOB = "enrich-policy"
@@ -197,17 +197,6 @@ def sort_kinds(kinds: Iterable[FailureKind]) -> tuple[FailureKind, ...]:
 def _failure_kind(reason: str | None) -> str:
     """Return the part of a reason before the colon, at most 40 characters."""
     return (reason or "").partition(":")[0].strip()[:40] or OTHER_KIND
-
-
-def verdict_counts(connection: Connection) -> dict[str, int]:
-    """Return the number of hashes by verdict."""
-    query = select(FileHash.verdict, func.count()).group_by(FileHash.verdict)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def count_skipped(connection: Connection) -> int:
-    """Return the number of hashes that are never sent to any source."""
-    return connection.scalar(select(func.count()).where(FileHash.enrichment_status == HASH_SKIPPED)) or 0
 
 
 def propagation_backlog(connection: Connection) -> PropagationBacklog:

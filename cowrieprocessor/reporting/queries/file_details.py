@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, RowMapping, Text, and_, cast, func, select
 
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
 from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
 from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD
@@ -152,6 +153,7 @@ def file_details(
     urls = _count(session.download_url for session in sessions) + event_urls
     return FileDetails(
         **{key: row[key] for key in _COLUMNS},
+        verdict=row["shown_verdict"],
         reputation_reasons=tuple(row["reputation_reasons"] or ()),
         sources=source_verdicts(connection, sha256),
         origins=_ranked(_count(session.origin for session in sessions)),
@@ -169,13 +171,14 @@ def file_details(
 _COLUMNS = tuple(
     name
     for name in FileDetails.__dataclass_fields__
-    if name in FileHash.__table__.columns and name != "reputation_reasons"
+    if name in FileHash.__table__.columns and name not in ("reputation_reasons", "verdict")
 )
 
 
 def _hash_row(connection: Connection, sha256: str) -> RowMapping:
     """Return the row of `file_hashes`, or raise NotFound."""
-    row = connection.execute(select(FileHash.__table__).where(FileHash.sha256 == sha256)).mappings().first()
+    verdict = file_verdict(staging_providers(connection)).label("shown_verdict")
+    row = connection.execute(select(FileHash.__table__, verdict).where(FileHash.sha256 == sha256)).mappings().first()
     if row is None:
         raise NotFound(f"no file with the hash {sha256} in this database; `files list` shows them")
     return row

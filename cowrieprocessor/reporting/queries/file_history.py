@@ -5,9 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, literal, select, union
 
-from cowrieprocessor.db.models import EnrichmentQueueItem, FileHash, FileVerdict
+from cowrieprocessor.db.enrichment.queue import QUEUE
+from cowrieprocessor.db.enrichment.response_cache import CACHE
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, latest_answer, source_verdict, staging_providers
+from cowrieprocessor.db.enrichment.staged_candidates import CLAIM
+from cowrieprocessor.db.enrichment.verdict_history import HISTORY
+from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, FileHash, FileVerdict
 from cowrieprocessor.errors import NotFound
 
 _ANSWER = ("verdict", "classification", "positives", "total")
@@ -48,17 +53,19 @@ class SourceVerdict:
 
     Attributes:
         provider: the source.
-        verdict: the verdict of its latest answer; None, like the fields down to `confirmed_at`, if it gave none.
+        verdict: the verdict of its latest answer; if it gave none, what happened instead (see `shown_verdict`), and the
+            fields down to `confirmed_at` are None.
         fetched_at: when it first gave this answer; `confirmed_at` when it last did.
         status: the queue's state: answered, failed (will be retried), refused (the source will not answer), skipped
-            (not queried), leased (being queried); None if it is not in the queue.
+            (not queried), leased (being queried), rate-limited (it wanted fewer requests);
+            None if it is not in the queue.
         attempts: consecutive attempts without an answer.
         next_attempt_at: when it will be queried again.
         last_error: why the last attempt failed or was refused, or why there is none.
     """
 
     provider: str
-    verdict: str | None
+    verdict: str
     classification: str | None
     positives: int | None
     total: int | None
@@ -75,7 +82,7 @@ class FileHistory:
     """One file's verdicts over time.
 
     Attributes:
-        verdict: the aggregate of all sources now.
+        verdict: the aggregate of all sources now, or why there is none.
         changes: the latest changes of all sources, oldest first; `changes_total` counts all changes.
         sources: every source that ever answered or is in the queue, by name.
     """
@@ -101,7 +108,8 @@ def file_history(connection: Connection, sha256: str, *, limit: int = 100) -> Fi
     Raises:
         NotFound: the database has no such file.
     """
-    columns = (FileHash.verdict, FileHash.family, FileHash.enrichment_status, FileHash.next_check_at)
+    verdict = file_verdict(staging_providers(connection)).label("verdict")
+    columns = (verdict, FileHash.family, FileHash.enrichment_status, FileHash.next_check_at)
     current = connection.execute(select(*columns).where(FileHash.sha256 == sha256)).mappings().first()
     if current is None:
         raise NotFound(f"no file with the hash {sha256} in this database; `files list` shows them")
@@ -161,9 +169,36 @@ def source_verdicts(connection: Connection, sha256: str) -> tuple[SourceVerdict,
         EnrichmentQueueItem.last_error,
     ).where(EnrichmentQueueItem.sha256 == sha256)
     queued = {row["provider"]: dict(row) for row in connection.execute(queue).mappings()}
+    words = _shown_verdicts(connection, sha256)
     no_answer = dict.fromkeys(answer_columns)
     not_queued = {"status": None, "attempts": 0, "next_attempt_at": None, "last_error": None}
     return tuple(
-        SourceVerdict(**{"provider": provider, **answers.get(provider, no_answer), **queued.get(provider, not_queued)})
-        for provider in sorted(answers.keys() | queued.keys())
+        SourceVerdict(
+            **{
+                "provider": provider,
+                **answers.get(provider, no_answer),
+                **queued.get(provider, not_queued),
+                "verdict": words[provider],
+            }
+        )
+        for provider in sorted(words)
     )
+
+
+def _shown_verdicts(connection: Connection, sha256: str) -> dict[str, str]:
+    """Return the shown verdict of every source that answered, is in the queue, or has a claim in the cache."""
+    staging = [literal(name) for name in staging_providers(connection)]
+    claimed = select(CACHE.c.provider).where(CACHE.c.provider.in_(staging), CACHE.c.key == f"{CLAIM}{sha256}")
+    known = union(
+        select(HISTORY.c.provider).where(HISTORY.c.sha256 == sha256),
+        select(QUEUE.c.provider).where(QUEUE.c.sha256 == sha256),
+        claimed,
+    ).subquery()
+    provider = known.c.provider
+    answer = latest_answer(provider)
+    query = (
+        select(provider, source_verdict(answer, QUEUE, provider if staging else ()))
+        .select_from(known.join(HASHES, HASHES.c.sha256 == sha256))
+        .outerjoin(QUEUE, and_(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider))
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
+from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
 from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.queries.paging import (
@@ -29,7 +31,6 @@ FileOrder = Literal["last-seen", "first-seen", "sessions"]
 HashTimes = tuple[str, dt.datetime, dt.datetime]
 """A SHA-256, and when it was first and last seen."""
 
-VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
 _NAME_SAMPLE_ROWS = 100
 _HASHES_AT_ONCE = 500
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
@@ -40,7 +41,7 @@ class FileFilter:
     """Which files to list; None means no restriction.
 
     Attributes:
-        verdict: one of `VERDICTS`.
+        verdict: one of `SHOWN_VERDICTS`.
         since: last seen at this time or later.
         until: first seen before this time.
         sensor: seen by this sensor.
@@ -98,12 +99,13 @@ def list_files(
         "first-seen": FileHash.first_seen,
         "sessions": FileHash.session_count,
     }[order].expression
+    shown_verdict = file_verdict(staging_providers(connection))
     query = _filtered(
         select(
             FileHash.sha256,
             FileHash.size_bytes,
             FileHash.mime_type,
-            FileHash.verdict,
+            shown_verdict.label("verdict"),
             FileHash.family,
             FileHash.vt_positives,
             FileHash.vt_total,
@@ -113,6 +115,7 @@ def list_files(
             FileHash.enrichment_status,
         ),
         filters,
+        shown_verdict,
     )
     query = query.where(sorted_by >= (0 if order == "sessions" else EARLIEST))
     if after is not None:
@@ -135,9 +138,15 @@ def list_files(
     return page_of(files, limit, cursor_of)
 
 
-def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*tuple[Any, ...]]:
+def _filtered(
+    query: Select[*tuple[Any, ...]], filters: FileFilter, shown_verdict: ColumnElement[str]
+) -> Select[*tuple[Any, ...]]:
     if filters.verdict is not None:
-        query = query.where(FileHash.verdict == filters.verdict)
+        # What is stored comes first: it has an index.
+        stored = filters.verdict if filters.verdict in VERDICTS else UNKNOWN
+        query = query.where(FileHash.verdict == stored)
+        if stored == UNKNOWN:
+            query = query.where(shown_verdict == filters.verdict)
     if filters.since is not None:
         query = query.where(FileHash.last_seen >= filters.since)
     if filters.until is not None:

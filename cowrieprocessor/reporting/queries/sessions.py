@@ -8,10 +8,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, Text, cast, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 
+from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
 from cowrieprocessor.db.models import (
     CommandStat,
+    FileHash,
     Files,
     RawEvent,
     SessionAttribute,
@@ -101,6 +118,7 @@ class SessionFile:
     file_size: int | None
     origin: str
     first_seen: dt.datetime
+    verdict: str
     vt_malicious: bool
     vt_classification: str | None
 
@@ -303,6 +321,15 @@ def _source_files(connection: Connection, session_id: str) -> tuple[str, ...]:
     return tuple(str(path) for path in stored) if isinstance(stored, list) else ()
 
 
+def _file_verdict(connection: Connection) -> ColumnElement[str]:
+    """Return the expression for the shown verdict of a row of `files`, outer-joined with its hash.
+
+    Until the backfill has reached a hash, the row alone has what a pre-release version found.
+    """
+    is_malicious = and_(FileHash.sha256.is_(None), Files.vt_malicious)
+    return case((is_malicious, literal(MALICIOUS)), else_=file_verdict(staging_providers(connection)))
+
+
 def _files(connection: Connection, session_id: str, limit: int) -> tuple[SessionFile, ...]:
     query = (
         select(
@@ -312,9 +339,11 @@ def _files(connection: Connection, session_id: str, limit: int) -> tuple[Session
             Files.file_size,
             Files.origin,
             Files.first_seen,
+            _file_verdict(connection).label("verdict"),
             Files.vt_malicious,
             Files.vt_classification,
         )
+        .outerjoin(FileHash, FileHash.sha256 == Files.shasum)
         .where(Files.session_id == session_id)
         .order_by(Files.first_seen, Bytewise(Files.shasum))
         .limit(limit)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 from sqlalchemy.orm import aliased
 
-from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS, UNKNOWN
+from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS
 from cowrieprocessor.db.models import FileHash, Files, FileVerdict, SessionSummary
 from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
@@ -153,7 +153,8 @@ _ANSWER = ("sha256", "provider", "classification", "positives", "total")
 _FILE = (
     FileHash.size_bytes,
     FileHash.mime_type,
-    func.coalesce(FileHash.verdict, UNKNOWN).label("verdict"),
+    # Without its row the file has no verdict of all sources; this one's stands.
+    func.coalesce(FileHash.verdict, _NEW.verdict).label("verdict"),
     FileHash.family,
 )
 

@@ -37,6 +37,7 @@ COLUMNS = (
     "previous_verdict",
     "previous_classification",
     "previous_total",
+    "enrichment_status",
 )
 """The header. `key` identifies what a row is about, `value` is its number; docs/reports.md lists both by section."""
 
@@ -84,6 +85,7 @@ def _rows(report: Report) -> Iterator[dict[str, Cell]]:
             "size_bytes": file.size_bytes,
             "mime_type": file.mime_type,
             "verdict": file.verdict,
+            "enrichment_status": file.enrichment_status,
             "new": file.new,
             "first_seen": plain(file.first_seen),
         }

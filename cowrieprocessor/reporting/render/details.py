@@ -47,7 +47,7 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("TLSH", cell(file.tlsh)),
         ("size", Text(size_bytes or "not known: no captured file was scanned")),
         ("type", cell(", ".join(part for part in (file.mime_type, file.file_type) if part))),
-        ("verdict", verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status)),
+        ("verdict", verdict(file.verdict, file.vt_positives, file.vt_total)),
         ("family", cell(file.family)),
         ("reputation", number(file.reputation)),
         ("because", cell("; ".join(file.reputation_reasons), 1000)),
@@ -231,7 +231,7 @@ def _session_files(session: SessionDetails, screen: Screen) -> RenderableType:
             file_hash(file.sha256, screen),
             cell(file.origin, 16),
             size(file.file_size),
-            Text("malicious", style="bold red") if file.vt_malicious else Text(""),
+            verdict(file.verdict, None, None),
             cell("  ".join(part for part in (file.filename, file.download_url) if part), 300),
         )
         for file in session.files

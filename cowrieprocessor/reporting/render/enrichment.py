@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
+from cowrieprocessor.db.enrichment.queue import FAILED, RATE_LIMITED, REFUSED
+from cowrieprocessor.db.enrichment.shown_verdict import NOT_ASKED, SHOWN_VERDICTS, STAGED
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind
 from cowrieprocessor.reporting.render.terminal import (
+    NO_ANSWER,
     SHORT_HASH_CHARS,
     Column,
     Screen,
@@ -49,13 +51,12 @@ def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
 
 
 def _files_line(status: EnrichmentStatus) -> str:
-    known = [(name, status.verdicts[name]) for name in VERDICTS if status.verdicts.get(name)]
-    others = sum(count for name, count in status.verdicts.items() if name not in VERDICTS)
+    known = [(name, status.verdicts[name]) for name in SHOWN_VERDICTS if status.verdicts.get(name)]
+    others = sum(count for name, count in status.verdicts.items() if name not in SHOWN_VERDICTS)
     counts = [f"{count:,} {name}" for name, count in known] + (
         [plural(others, "with another verdict", "with other verdicts")] if others else []
     )
-    line = plural(sum(status.verdicts.values()), "file") + (f": {', '.join(counts)}" if counts else "")
-    return f"{line}; {status.skipped:,} of them never asked about." if status.skipped else f"{line}."
+    return plural(sum(status.verdicts.values()), "file") + (f": {', '.join(counts)}." if counts else ".")
 
 
 def _job_line(job: EnrichJob | None) -> str:
@@ -83,10 +84,12 @@ def _sources(sources: Sequence[SourceStatus], screen: Screen) -> list[Renderable
         Column("waiting", number=True),
         Column("to retry", number=True, needs=56),
         Column("to renew", number=True, needs=72),
-        Column("asked now", number=True, needs=92),
+        Column("asked now", number=True, needs=104),
         Column("answered", number=True),
         Column("failed", number=True, needs=80),
+        Column("rate-limited", number=True, needs=116),
         Column("refused", number=True, needs=64),
+        Column("not-asked", number=True, needs=48),
     )
     rows = [
         (
@@ -95,9 +98,8 @@ def _sources(sources: Sequence[SourceStatus], screen: Screen) -> list[Renderable
             number(source.queue.retries_due),
             number(source.queue.expired),
             number(source.queue.leased),
-            number(source.queue.answered),
-            number(source.queue.failed),
-            number(source.queue.refused),
+            number(sum(count for name, count in source.verdicts.items() if name not in NO_ANSWER or name == STAGED)),
+            *(number(source.verdicts.get(name, 0)) for name in (FAILED, RATE_LIMITED, REFUSED, NOT_ASKED)),
         )
         for source in sources
     ]
@@ -106,7 +108,7 @@ def _sources(sources: Sequence[SourceStatus], screen: Screen) -> list[Renderable
 
 def _name(source: SourceStatus) -> Text:
     name = shown(source.provider, 32)
-    return Text(name) if source.in_use else Text(f"{name} (not asked)", style="dim")
+    return Text(name) if source.in_use else Text(f"{name} (not in use)", style="dim")
 
 
 def _ledgers(ledgers: Sequence[LedgerStatus], screen: Screen) -> list[RenderableType]:
@@ -140,7 +142,7 @@ def _ledger_name(ledger: LedgerStatus, ledgers: Sequence[LedgerStatus]) -> Text:
     name = shown(ledger.ledger, 32)
     if sum(other.ledger == ledger.ledger for other in ledgers) > 1:
         name += f" (key {shown(ledger.fingerprint, 16)})"
-    return Text(name) if ledger.in_use else Text(f"{name} (not asked)", style="dim")
+    return Text(name) if ledger.in_use else Text(f"{name} (not in use)", style="dim")
 
 
 def _used(used: int, allowed: int | None) -> Text:
@@ -161,6 +163,8 @@ def _ledger_notes(ledger: LedgerStatus) -> list[str]:
         notes.append(f"{name}: nothing is sent until {_utc(ledger.paused_until)}: {shown(ledger.reason, 500)}.")
     if ledger.failures and ledger.in_use:
         notes.append(f"{name}: failed {plural(ledger.failures, 'time')} in a row.")
+    if ledger.in_use:
+        notes += [f"{name}: {limit}." for limit in ledger.overruled]
     return notes
 
 

@@ -26,6 +26,7 @@ from cowrieprocessor.reporting.render.terminal import (
     sentence,
     shown,
     table,
+    verdict,
 )
 from cowrieprocessor.wording import plural
 
@@ -72,7 +73,7 @@ def file_history_text(history: FileHistory, screen: Screen) -> str:
     """Return the history of one file as text: each source's state, then every change in order of time."""
     fields = [
         ("SHA-256", cell(history.sha256)),
-        ("verdict", Text(shown(history.verdict, 16), style=VERDICT_STYLES.get(history.verdict, ""))),
+        ("verdict", verdict(history.verdict, None, None)),
         ("family", cell(history.family)),
         ("status", cell(history.enrichment_status, 32)),
         ("asked again", Text(f"{moment_text(history.next_check_at)} UTC" if history.next_check_at else "")),
@@ -115,7 +116,7 @@ def _changes_section(history: FileHistory, screen: Screen) -> list[RenderableTyp
 
 def source_text(source: SourceVerdict) -> Text:
     """Return a source's current answer about a file and its queue state, on one line."""
-    if source.verdict is None:
+    if source.fetched_at is None:
         return Text(_queue_state(source))
     text = Text(answer_text(source.verdict, source.positives, source.total), VERDICT_STYLES.get(source.verdict, ""))
     if source.classification:
@@ -128,7 +129,7 @@ def source_text(source: SourceVerdict) -> Text:
 def _source_summary(source: SourceVerdict, changes: Iterable[VerdictChange]) -> Text:
     """Return a source's answers in order and its queue state: `unknown → 12/70 → 40/71`."""
     answers = _answer_chain([change for change in changes if change.provider == source.provider])
-    return Text("; ".join(part for part in (answers, _queue_state(source)) if part) or "answered")
+    return Text("; ".join(part for part in (answers, _queue_state(source)) if part) or shown(source.verdict, 16))
 
 
 def _answer_chain(changes: Sequence[VerdictChange]) -> str:
@@ -150,7 +151,10 @@ def _chain_step(change: VerdictChange) -> str:
 
 
 def _queue_state(source: SourceVerdict) -> str:
-    """Return what the queue says about a source: why it has not answered, or when it will be retried."""
+    """Return what the queue says about a source: why it has not answered, or when it will be retried.
+
+    Without an answer it begins with the shown verdict.
+    """
     error = shown(source.last_error, _ERROR_CHARS) or "it did not say why"
     if source.status == "failed":
         again = f", asked again {moment_text(source.next_attempt_at)} UTC" if source.next_attempt_at else ""
@@ -158,10 +162,13 @@ def _queue_state(source: SourceVerdict) -> str:
     if source.status == "refused":
         return f"refused, not asked again: {error}"
     if source.status == "skipped":
-        return f"not asked: {error}"
+        return f"skipped: {error}"
+    word = "" if source.fetched_at is not None else shown(source.verdict, 16)
     if source.status == "leased":
-        return "being asked"
-    return "" if source.verdict is not None else shown(source.status, 32)
+        return f"{word}; being asked" if word else "being asked"
+    if source.status == "rate-limited":
+        return error
+    return word
 
 
 def _day(at: dt.datetime | None) -> str:

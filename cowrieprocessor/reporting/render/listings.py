@@ -54,7 +54,7 @@ def files_text(page: Page[FileListing], screen: Screen) -> str:
             media_type(file.mime_type),
             size(file.size_bytes),
             number(file.session_count),
-            verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
+            verdict(file.verdict, file.vt_positives, file.vt_total),
             minute(file.last_seen),
         )
         for file in page.rows

@@ -17,6 +17,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
+from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.sanitize import defang_all
 
@@ -28,6 +30,9 @@ FULL_HASH_WIDTH = 150
 _CUT_MARK = "…"
 
 _MEDIA_TYPES = {"application/octet-stream": "data", "text/plain": "text", "inode/x-empty": "empty"}
+NO_ANSWER = frozenset(SHOWN_VERDICTS) - frozenset(VERDICTS)
+"""The shown verdicts of files that no source has answered about."""
+
 VERDICT_STYLES = {"malicious": "bold red", "suspicious": "yellow", "clean": "green", "known-good": "green"}
 
 
@@ -141,10 +146,10 @@ def size_text(size_bytes: int | None) -> str:
     return ""
 
 
-def verdict(name: str, positives: int | None, total: int | None, enrichment_status: str) -> Text:
-    """Return a verdict with its engine counts; `not checked` if no source has been queried yet."""
-    if name == "unknown" and enrichment_status == "pending":
-        return Text("not checked", style="dim")
+def verdict(name: str, positives: int | None, total: int | None) -> Text:
+    """Return a shown verdict with its engine counts; what no source has answered is dim."""
+    if name in NO_ANSWER:
+        return Text(name, style="dim")
     engines = f" {positives}/{total}" if positives is not None and total else ""
     return Text(f"{shown(name)}{engines}", style=VERDICT_STYLES.get(name, ""))
 

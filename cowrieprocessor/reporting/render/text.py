@@ -232,7 +232,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
             media_type(file.mime_type),
             size(file.size_bytes),
             number(file.sessions),
-            verdict(file.verdict, file.vt_positives, file.vt_total, file.enrichment_status),
+            verdict(file.verdict, file.vt_positives, file.vt_total),
             Text("new", style="bold") if file.new else Text(moment_text(file.first_seen)[:10]),
         )
         for file in report.files

@@ -47,7 +47,7 @@ def test_status_shows_the_backlog_and_the_quota(db: str, program: Program) -> No
     outcome = program("enrich", "status", "--db", db)
     assert (0, "") == (outcome.code, outcome.err)
     lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
-    assert "virustotal 2 1 0 0 0 1 0" in lines
+    assert "virustotal 2 1 0 0 1 0 2" in lines
     assert any(line.startswith("virustotal 0 of 500 0 of 15,500 4 3 2") for line in lines)
     assert "1 virustotal timeout 000001000000: timeout: no answer within 30 s" in lines
     document = program("enrich", "status", "--db", db, "--json").document
@@ -73,7 +73,7 @@ def test_a_key_that_is_missing_does_not_hide_the_rest(
     outcome = program("enrich", "status", "--db", db)
     assert 0 == outcome.code
     assert "note: COWRIEPROC_ENRICHMENT_PROVIDERS names urlhaus, but the key is not given\n" == outcome.err
-    assert "virustotal (not asked)" in outcome.out
+    assert "virustotal (not in use)" in outcome.out
 
 
 def test_a_database_that_is_not_there_is_not_made(program: Program, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cowrieprocessor.enrichment.quota.ledger_state import OverruledLimit
 from cowrieprocessor.reporting.enrichment_status import EnrichmentStatus, LedgerStatus, SourceStatus
 from cowrieprocessor.reporting.queries.activity import DroppedFile, Ranked, Ranking, Totals
 from cowrieprocessor.reporting.queries.dead_letters import DeadLetter, ReasonCount
@@ -39,7 +40,7 @@ DOCUMENTS = {
     "sessions show": (SessionDetails, SessionFile, SessionCommand, SessionEvent, SessionPart),
     "sensors list": (SensorList, SensorListing),
     "enrich status": (
-        *(EnrichmentStatus, SourceStatus, QueueCounts, LedgerStatus),
+        *(EnrichmentStatus, SourceStatus, QueueCounts, LedgerStatus, OverruledLimit),
         *(FailureKind, PropagationBacklog, EnrichJob),
     ),
     "dead-letters list": (DeadLetter, ReasonCount),

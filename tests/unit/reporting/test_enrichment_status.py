@@ -317,15 +317,15 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
 
 STATUS = """\
 Enrichment at 2026-11-21 12:00:00 UTC
-4 files: 1 malicious, 3 unknown; 1 of them never asked about.
+4 files: 1 malicious, 1 skipped, 1 failed, 1 refused.
 It has not run yet: `enrich` asks the sources.
 
 Files by source
-source                             waiting  to retry  to renew  asked now  answered  failed  refused
+source                             waiting  to retry  to renew  answered  failed  refused  not-asked
 ────────────────────────────────────────────────────────────────────────────────────────────────────
-hashlookup                               2         0         0          0         0       0        0
-malwarebazaar (not asked)                0         0         0          0         0       1        0
-virustotal                               1         0         0          0         1       0        1
+hashlookup                               2         0         0         0       0        0          3
+malwarebazaar (not in use)               0         0         0         0       1        0          2
+virustotal                               1         0         0         1       0        1          1
 
 Not asked, as no key is given: malwarebazaar, urlhaus, urlhaus-url.
 

@@ -197,6 +197,8 @@ class Recount:
             "files_new": sum(self._is_new(sha256) for sha256 in self._hashes),
             "files_malicious": verdicts["malicious"],
             "files_suspicious": verdicts["suspicious"],
+            "files_clean": verdicts["clean"],
+            "files_not_asked": verdicts["unknown"],
             "downloads": origins["download"],
             "uploads": origins["upload"],
             "artifacts": origins["artifact"],

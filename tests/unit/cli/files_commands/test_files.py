@@ -72,7 +72,7 @@ def test_list_shows_files_and_their_verdicts(db: str, program: Program) -> None:
     assert "/tmp/x.sh" in lines[2]
     assert "1.2 kB" in lines[2]
     assert "malicious 40/70" in lines[2]
-    assert "not checked" in lines[3]
+    assert "not-asked" in lines[3]
 
 
 def test_pages_of_the_list_are_chained_by_after(db: str, program: Program) -> None:

@@ -59,7 +59,7 @@ def test_show_has_a_line_for_each_source(db: str, program: Program) -> None:
     assert "virustotal: malicious 12/70, trojan.mirai; since 2026-11-21, last said 2026-11-21\n" in outcome.out
     assert "urlhaus: refused, not asked again: illegal_hash\n" in outcome.out
     sources = program("files", "show", sha(1)[:6], "--db", db, "--json").document["sources"]
-    assert [("malicious", None), (None, "refused"), ("malicious", None)] == [
+    assert [("malicious", None), ("refused", "refused"), ("malicious", None)] == [
         (source["verdict"], source["status"]) for source in sources
     ]
 

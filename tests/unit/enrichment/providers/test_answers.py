@@ -83,7 +83,8 @@ ABUSECH_STATUSES = {
     "no_hash_provided": "Refused file",
     "http_post_expected": "Failed other",
     "unknown_auth_key": "Refused source",
-    "user_blacklisted": "Failed other",
+    "no_api_key": "Refused source",
+    "user_blacklisted": "Refused source",
     "a_status_of_tomorrow": "Failed other",
 }
 

@@ -75,8 +75,10 @@ BROKEN: dict[Behaviour, str] = {
     behaviours.DEEP: "bad-body",
     behaviours.LONG_NUMBER: "bad-body",
     behaviours.TRUNCATED: "bad-body",
-    behaviours.ENCODED: "bad-body",
-    behaviours.GZIP_BOMB: "bad-body",
+    behaviours.CUT_GZIP: "bad-body",
+    behaviours.NOT_GZIP: "bad-body",
+    behaviours.BROTLI: "bad-body",
+    behaviours.GZIP_BOMB: "too-large",
     behaviours.A_LIST: "bad-body",
     behaviours.A_STRING: "bad-body",
     behaviours.A_NULL: "bad-body",
@@ -100,6 +102,14 @@ def test_a_source_in_good_health_is_understood(source: str, scene: Scene, patien
     assert isinstance(found, Found)
     assert provider.verdict(found.verdict.response) == found.verdict
     assert isinstance(asked(patient, provider, Sample(OTHER, download_url="http://192.0.2.8/")), Unknown)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_answer_that_a_proxy_compressed_is_the_answer(source: str, scene: Scene, patient: HttpClient) -> None:
+    """A compressed report gives the verdict that it gives uncompressed, for every source."""
+    stand_in, provider = scene.providers[source]
+    stand_in.fail_next(1, behaviours.ENCODED)
+    assert asked(patient, provider) == asked(patient, provider)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -402,7 +402,7 @@ def test_refused_key(engine: Engine, ledger_of: MakeLedger, clock: ManualClock) 
         assert "WrongCredentialsError" in wait.reason
     granted(ledger_of(key="c" * 16))
     started = ledger_of()
-    started.retry_rejected_key()
+    started.allow_one_try()
     granted(started)
     started.record_rejected_key("401 WrongCredentialsError")
     assert "paused" == waits(started.reserve()).kind
@@ -416,7 +416,7 @@ def test_starting_lifts_no_other_pause(ledger: Ledger, clock: ManualClock) -> No
     """A process that starts does not end a pause that the source asked for."""
     granted(ledger)
     ledger.record_rate_limited(None, START + dt.timedelta(hours=3))
-    ledger.retry_rejected_key()
+    ledger.allow_one_try()
     assert START + dt.timedelta(hours=3) == waits(ledger.reserve()).until
 
 

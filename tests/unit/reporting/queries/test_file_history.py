@@ -86,8 +86,8 @@ def test_sources_without_an_answer_have_the_reason(engine: Engine) -> None:
         assert sources == file_details(connection, sha(1)).sources
     assert [
         ("cowrie-virustotal", "malicious", 5, at(3), None, 0, None, None),
-        ("malwarebazaar", None, None, None, "failed", 3, at(9), "timeout: no answer within 30 s"),
-        ("urlhaus", None, None, None, "refused", 1, None, "illegal_hash"),
+        ("malwarebazaar", "failed", None, None, "failed", 3, at(9), "timeout: no answer within 30 s"),
+        ("urlhaus", "refused", None, None, "refused", 1, None, "illegal_hash"),
         ("virustotal", "malicious", 3, at(7), "answered", 0, at(50), None),
     ] == [
         (
@@ -129,7 +129,7 @@ def test_a_file_without_history_and_an_unknown_hash(engine: Engine) -> None:
         history = file_history(connection, sha(1))
         with pytest.raises(NotFound, match="files list"):
             file_history(connection, sha(2))
-    assert ((), 0, (), "unknown", "pending") == (
+    assert ((), 0, (), "not-asked", "pending") == (
         *(history.changes, history.changes_total, history.sources),
         *(history.verdict, history.enrichment_status),
     )

@@ -119,7 +119,7 @@ def test_every_number_and_row_equals_a_recount(engine: Engine, seed: int, many_a
     for file in files:
         answer = malicious[file.sha256]
         assert (answer.provider, answer.at, answer.positives) == (file.provider, file.found_at, file.positives)
-        assert ("unknown" if file.first_seen is None else "clean") == file.verdict
+        assert ("malicious" if file.first_seen is None else "clean") == file.verdict
         assert (f"n{int(file.sha256[:6], 16)}" if file.sha256 < sha(6) else None) == file.name
     assert _texts([(old.verdict, old.positives, new.verdict, new.positives, new.at) for old, new in changes]) == _texts(
         [(row.previous_verdict, row.previous_positives, row.verdict, row.positives, row.changed_at) for row in rows]

@@ -132,8 +132,8 @@ def test_a_file_without_answers_says_so(engine: Engine) -> None:
     with read_transaction(engine) as connection:
         text = file_history_text(file_history(connection, sha(1)), Screen())
     assert "No source has said anything about this file yet." in text
-    assert "policy      not asked: the empty file\n" in text
-    assert "virustotal  being asked\n" in text
+    assert "policy      skipped: the empty file\n" in text
+    assert "virustotal  skipped; being asked\n" in text
 
 
 @pytest.mark.parametrize(

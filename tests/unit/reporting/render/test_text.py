@@ -39,7 +39,7 @@ SHA-256       name                         type          size  sessions  verdict
 ────────────────────────────────────────────────────────────────────────────────────────────────────
 000002000000  /tmp/.x/redtail.x86_64       executable  1.5 MB         1  malicious 58/72  new
 000001000000  /root/.ssh/authorized_keys   text         389 B         2  clean            2026-10-12
-000003000000                                                          1  not checked      new
+000003000000                                                          1  not-asked        new
 
 Where they were fetched from
 sessions  files  URL
