@@ -31,6 +31,7 @@ RESULT_TABLES = (
     "command_stats",
     "session_logins",
     "session_sensors",
+    "file_mentions",
 )
 LARGE_TABLES = ("raw_events", "session_summaries", *RESULT_TABLES)
 

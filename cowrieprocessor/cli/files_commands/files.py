@@ -150,7 +150,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     \b
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
     """
-    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.queries.backfill import SESSION_JOBS, completeness
     from cowrieprocessor.reporting.queries.file_details import find_hash
     from cowrieprocessor.reporting.queries.file_sessions import captured_on, list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
@@ -159,7 +159,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
         full_hash = find_hash(connection, sha256)
         page = list_file_sessions(connection, full_hash, limit=limit, after=after)
         captured = captured_on(connection, full_hash)
-        state = completeness(connection, ALL_JOBS)
+        state = completeness(connection, SESSION_JOBS)
     if as_json:
         document = {"sha256": full_hash, "sessions": page.rows, "captured_on": captured, "next": page.next}
         print_json(with_completeness(document, state))
