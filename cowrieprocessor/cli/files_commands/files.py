@@ -40,7 +40,8 @@ def files() -> None:
 )
 @click.option("--until", metavar="TIME", help="Only files first seen before this time.")
 @click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
-@click.option("--name", metavar="TEXT", help="Only files with TEXT in a name, ignoring case.")
+@click.option("--name", metavar="TEXT", help="Only files with TEXT in any of their names, ignoring case.")
+@click.option("--url", metavar="TEXT", help="Only files fetched from a URL with TEXT in it, defanged or not.")
 @click.option(
     "--sort",
     type=click.Choice(_ORDERS),
@@ -58,6 +59,7 @@ def list_(
     until: str | None,
     sensor: str | None,
     name: str | None,
+    url: str | None,
     sort: str,
     limit: int,
     after: str | None,
@@ -72,9 +74,10 @@ def list_(
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
     from cowrieprocessor.reporting.periods import parse_span
-    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SENSORS_JOB, completeness
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, MENTIONS_JOB, SENSORS_JOB, completeness
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
+    from cowrieprocessor.sanitize import refang
 
     first, end = parse_span(since, until)
     filters = FileFilter(
@@ -83,11 +86,15 @@ def list_(
         until=end,
         sensor=sensor,
         name=name or None,
+        url=refang(url) if url else None,
     )
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
+    jobs = [FILES_JOB]
+    jobs += [SENSORS_JOB] if sensor is not None else []
+    jobs += [MENTIONS_JOB] if name or url else []
     with read_connection(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
-        state = completeness(connection, [FILES_JOB] if sensor is None else [FILES_JOB, SENSORS_JOB])
+        state = completeness(connection, jobs)
     if as_json:
         print_json(with_completeness({"files": page.rows, "next": page.next}, state))
     else:
@@ -105,7 +112,7 @@ def list_(
     default=2_000,
     show_default=True,
     metavar="N",
-    help="Count names, URLs, sensors and addresses over the latest N sessions.",
+    help="Count sensors and addresses over the latest N sessions.",
 )
 @json_option
 def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.loader.rows.file_mentions import NAME, URL
+from cowrieprocessor.reporting.queries.file_mentions import files_mentioned
 from cowrieprocessor.reporting.queries.paging import (
     EARLIEST,
     Bytewise,
@@ -32,7 +34,6 @@ HashTimes = tuple[str, dt.datetime, dt.datetime]
 VERDICTS = ("malicious", "suspicious", "clean", "known-good", "unknown")
 _NAME_SAMPLE_ROWS = 100
 _HASHES_AT_ONCE = 500
-_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class FileFilter:
         until: first seen before this time.
         sensor: seen by this sensor.
         name: part of a name that the file had in any session; the case of ASCII letters is ignored.
+        url: part of a URL that the file came from in any session, likewise.
     """
 
     verdict: str | None = None
@@ -52,6 +54,7 @@ class FileFilter:
     until: dt.datetime | None = None
     sensor: str | None = None
     name: str | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +145,9 @@ def _filtered(query: Select[*tuple[Any, ...]], filters: FileFilter) -> Select[*t
         query = query.where(FileHash.last_seen >= filters.since)
     if filters.until is not None:
         query = query.where(FileHash.first_seen < filters.until)
-    if filters.name is not None:
-        part = filters.name.translate(_ASCII_LOWER)
-        named = func.lower(Bytewise(visible(Files.filename))).contains(part, autoescape=True)
-        query = query.where(FileHash.sha256.in_(select(Files.shasum).where(named)))
+    for kind, part in ((NAME, filters.name), (URL, filters.url)):
+        if part is not None:
+            query = query.where(FileHash.sha256.in_(files_mentioned(kind, part)))
     if filters.sensor is not None:
         seen = (
             select(Files.id)

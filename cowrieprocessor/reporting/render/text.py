@@ -73,7 +73,7 @@ def report_text(report: Report, screen: Screen, *, db_option: str = "") -> str:
         parts += _files(report, screen)
         parts += found_malicious_section(report.found_malicious, report.totals.files_found_malicious, screen)
         parts += changed_verdicts_section(report.changed_verdicts, report.totals.answers_changed, screen)
-        parts += _ranking(screen, "Where they were fetched from", report.urls, "URL", "files", 300)
+        parts += _ranking(screen, "URLs of downloads", report.urls, "URL", "files", 300)
         parts += _pair(
             screen,
             _ranking(screen, "Where from", report.addresses, "address", "events", 45),
