@@ -126,8 +126,9 @@ class BackfillRun:
             JobTaken: another process runs the job.
             DatabaseError: see `write_transaction`; committed work is kept, and the next run resumes there.
         """
-        self._begin()
+        self._claim()
         try:
+            self._count_rows()
             for event_type in self._streams():
                 self._run_stream(event_type)
             self._end(DONE, None)
@@ -145,8 +146,8 @@ class BackfillRun:
         """Return the streams to read in sequence: each event type if events are sparse, else all types together."""
         return self._kind.event_types if self._kind.by_type else (ALL_TYPES,)
 
-    def _begin(self) -> None:
-        """Claim the job, set the newest event as target of this run, and count the events up to it."""
+    def _claim(self) -> None:
+        """Claim the job, and set the newest event as target of this run."""
         with write_transaction(self._engine) as connection:
             before = load_job(connection, self._kind.job, for_update=True)
             if before is not None and before.state not in (DONE, STOPPED, FAILED):
@@ -168,6 +169,9 @@ class BackfillRun:
             self._last_v3_id = event_scan.last_v3_event_id(connection)
             if self._target > self._last_v3_id:
                 self._own_logs = event_scan.own_source_keys(connection)
+
+    def _count_rows(self) -> None:
+        """Count the events up to the target."""
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
                 self._rows_total += self._count(connection, event_type)
