@@ -88,7 +88,7 @@ def url_field(event: Mapping[str, object]) -> str | None:
 
 def names_of(event: Mapping[str, object], url: str | None) -> list[str]:
     """Return the names of an event's file: as the event has them, or else the last segment of its URL."""
-    names = [name for key in _NAME_KEYS if (name := _text(event.get(key)))]
+    names = [name for key in _NAME_KEYS if (name := event.get(key)) and isinstance(name, str)]
     segment = last_path_segment(url) if url and not names else None
     return [segment] if segment else names
 
