@@ -26,8 +26,8 @@ FILE_ROW_BYTES = 1_300
 SESSION_ROW_BYTES = 420
 COMMAND_ROW_BYTES = 300
 LOGIN_ROW_BYTES = 120
-"""Size of a row with its indexes: files including its share of file_hashes and file_mentions, session_attributes together with
-session_sensors, command_stats, session_logins. Measured with 150,000 generated events on SQLite."""
+"""Size of a row with its indexes: files including its share of file_hashes and file_mentions, session_attributes
+together with session_sensors, command_stats, session_logins. Measured with 150,000 generated events on SQLite."""
 
 
 @dataclass(frozen=True, slots=True)

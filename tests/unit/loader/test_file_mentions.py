@@ -362,6 +362,27 @@ def test_a_load_without_file_events_asks_nothing_more(tmp_path: Path, own_log: P
     assert {tuple(words) for words in about} == {("INSERT", "INTO", "file_mentions")}
 
 
+def test_what_no_index_holds_is_stored(engine: Engine, tmp_path: Path) -> None:
+    """URLs longer than a key may be are stored, each on its own; so is text that no database takes."""
+    urls = ["http://203.0.113.9/" + "\U0001f480" * 1500 + str(number) for number in range(3)]
+    log = tmp_path / "long.json"
+    ends = ("a\x00b", "\u202e", "%", "_", "\\")
+    lines = [line("download.failed", "aa", "01:00", url=url) for url in urls]
+    lines += [line("download", "aa", "02:00", shasum=ONE, destfile=f"/tmp/{end}x") for end in ends]
+    log.write_text("".join(f"{one}\n" for one in lines))
+    BulkLoader(engine).load([log])
+    BulkLoader(engine).load([log])
+
+    found = stored(engine)
+    assert sorted(len(value) for _, _, kind, value in found if kind == "url") == [1024] * 3
+    assert len([value for _, _, kind, value in found if kind == "name"]) == len(ends)
+    assert validate(engine).valid
+    with read_transaction(engine) as connection:
+        for part in ("\\x00B", "/%x", "/_x", "/\\x"):
+            assert [file.sha256 for file in list_files(connection, FileFilter(name=part)).rows] == [ONE], part
+        assert not list_files(connection, FileFilter(name="/%%x")).rows
+
+
 def test_the_independent_pass_would_notice(engine: Engine, own_log: Path) -> None:
     """Negative control: a row too many, or a time that is wrong, differs from the recount."""
     BulkLoader(engine).load([own_log])
