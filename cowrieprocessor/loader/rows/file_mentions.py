@@ -21,7 +21,7 @@ from cowrieprocessor.sanitize import inert_key
 URL, NAME = "url", "name"
 """What a file can be mentioned with: the values of `kind`."""
 
-FILE_EVENTS = (*ORIGINS, FILE_DOWNLOAD_FAILED)
+FILE_EVENTS = frozenset({*ORIGINS, FILE_DOWNLOAD_FAILED})
 """The events that mention URLs or names of files."""
 
 NO_FILE = ""
