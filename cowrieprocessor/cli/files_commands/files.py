@@ -137,7 +137,7 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
         print_json(with_completeness(details, state))
     else:
         print_text(file_text(details, screen()))
-    print_hint(state, "sightings of files, their sensors and addresses")
+    print_hint(state, "sightings of files, their names, URLs, sensors and addresses")
 
 
 @files.command()

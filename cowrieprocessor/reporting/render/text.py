@@ -160,8 +160,9 @@ def _notes(report: Report) -> list[RenderableType]:
         )
     elif not state.complete:
         notes.append(
-            f"This report is incomplete: {state.percent} of the stored events are backfilled. What version 3 stored of "
-            "addresses, user names, commands, sensors and files is not all here; `cowrieprocessor db backfill` adds it."
+            f"This report is incomplete: {state.percent} of the stored events are backfilled. What an earlier "
+            "release stored of addresses, user names, commands, sensors, files and URLs is not all here; "
+            "`cowrieprocessor db backfill` adds it."
         )
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"
