@@ -21,6 +21,7 @@ _CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*:)?//[^/?#]*@", re.IGNORECASE)
 _SCHEME_AND_HOST = re.compile(r"^(?:([a-z][a-z0-9+.-]*):)?//([^/?#]*)(.*)$", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(?<=:)//(?:[^\s/?#\"'`<>:]|:(?!//))+")
 _LINK_SCHEME = re.compile(r"(?:(htt)|(f)t)(?=ps?://)", re.IGNORECASE)
+_DEFANGED_SCHEME = re.compile(r"(?:(hxx)|fx)(?=ps?:)", re.IGNORECASE)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "|", "＝", "＋", "－", "＠")
 _FORMULA_AFTER_SEMICOLON = re.compile(r";(\s*)(?=[=+\-@|＝＋－＠])")
 _CUT_MARK = "…"
@@ -148,6 +149,11 @@ def defang_all(text: str) -> str:
     """
     safe = _AUTHORITY.sub(lambda authority: defang(authority.group()), terminal_safe(text))
     return _LINK_SCHEME.sub(lambda scheme: "hxx" if scheme.group(1) else "fx", safe)
+
+
+def refang(text: str) -> str:
+    """Return a URL, or a part of one, as it was before `defang`; masked credentials stay masked."""
+    return _DEFANGED_SCHEME.sub(lambda scheme: "htt" if scheme.group(1) else "ft", text.replace("[.]", "."))
 
 
 def shell_word(text: str) -> str:

@@ -60,7 +60,7 @@ class LogSet:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        stream = events(self.random.randrange(4, 40))
+        stream = list(map(_with_downloads, events(self.random.randrange(4, 40))))
         self._stream = stream + [self.random.choice(stream) for _ in range(self.random.randrange(4))]
         self.logs: list[Log] = []
         self._lines: list[list[str]] = []
@@ -145,6 +145,20 @@ class LogSet:
         self._add(content[cut:], Counter(map(key, lines[whole + is_torn :])), f"{pot}/cowrie.json")
         if is_torn:
             ends.halves.add(key(lines[whole]))
+
+
+def _with_downloads(line: str) -> str:
+    """Return an event, some of them as further downloads: of one file from several URLs, and failed ones."""
+    event = json.loads(line)
+    number = int(event["timestamp"][-7:-1])
+    url = f"http://203.0.113.9/{number % 4}.sh"
+    if event["eventid"] == "cowrie.session.file_download":
+        event |= {"url": url}
+    elif event.get("input") == "echo 1":
+        event |= {"eventid": "cowrie.session.file_download.failed", "url": url}
+    elif event.get("input") == "echo 2":
+        event |= {"eventid": "cowrie.session.file_download", "url": url, "shasum": f"{number % 2:064x}"}
+    return json.dumps(event)
 
 
 def _whole_lines(cut: bytes, lines: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.revisions import REVISIONS
-from cowrieprocessor.reporting.queries.backfill import SENSORS_JOB
+from cowrieprocessor.reporting.queries.backfill import MENTIONS_JOB, SENSORS_JOB
 
 ADDED_COLUMNS = {
     "0007": tuple(
@@ -16,7 +16,7 @@ ADDED_COLUMNS = {
 }
 """The columns that a revision adds to tables of earlier ones."""
 
-ADDED_JOBS = {"0008": SENSORS_JOB}
+ADDED_JOBS = {"0008": SENSORS_JOB, "0012": MENTIONS_JOB}
 """The job that a revision adds."""
 
 FIRST_STATED = "0005"

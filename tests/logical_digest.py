@@ -25,6 +25,7 @@ EVENT_TABLES = (
     "session_logins",
     "command_stats",
     "files",
+    "file_mentions",
     "file_hashes",
     "dead_letter_events",
 )

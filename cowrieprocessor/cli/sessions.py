@@ -61,7 +61,7 @@ def list_(
     Example: cowrieprocessor sessions list --src-ip 198.51.100.7
     """
     from cowrieprocessor.reporting.periods import parse_span
-    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.queries.backfill import SESSION_JOBS, completeness
     from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions
     from cowrieprocessor.reporting.render.listings import sessions_text
 
@@ -76,7 +76,7 @@ def list_(
     )
     with read_connection(db) as connection:
         page = list_sessions(connection, filters, limit=limit, after=after, gap=session_gap())
-        state = completeness(connection, ALL_JOBS)
+        state = completeness(connection, SESSION_JOBS)
     if as_json:
         print_json(with_completeness({"sessions": page.rows, "next": page.next}, state))
     else:
@@ -103,13 +103,13 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor sessions show 3f2a9c0d1b7e
     """
-    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.queries.backfill import SESSION_JOBS, completeness
     from cowrieprocessor.reporting.queries.sessions import session_details
     from cowrieprocessor.reporting.render.details import session_text
 
     with read_connection(db) as connection:
         details = session_details(connection, session_id, limit=limit, gap=session_gap())
-        state = completeness(connection, ALL_JOBS)
+        state = completeness(connection, SESSION_JOBS)
     if as_json:
         print_json(with_completeness(details, state))
     else:

@@ -50,6 +50,7 @@ __all__ = [
     "EnrichmentCacheEntry",
     "EnrichmentQueueItem",
     "FileHash",
+    "FileMention",
     "FileVerdict",
     "Files",
     "FollowedFile",
@@ -167,6 +168,32 @@ class FileHash(Base):
         Index("ix_file_hashes_next_check_at", "next_check_at"),
         Index("ix_file_hashes_md5", "md5"),
         Index("ix_file_hashes_sha1", "sha1"),
+    )
+
+
+class FileMention(Base):
+    """A URL or a name (`kind`) that the events of one session mention with one file, and when they do.
+
+    `files` keeps one of each for a session and a file; here are all of them. `shasum` is empty for the URL of a
+    download that brought no file. `digest` is the first half of the SHA-256 of kind, hash and value: a value is too
+    long for a key.
+    """
+
+    __tablename__ = "file_mentions"
+
+    session_id: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(32))
+    shasum: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(8))
+    value: Mapped[str] = mapped_column(String(1024))
+    first_seen: Mapped[dt.datetime]
+    last_seen: Mapped[dt.datetime]
+
+    __table_args__ = (
+        PrimaryKeyConstraint("session_id", "digest"),
+        # `files show` counts the sessions of a hash by value, and finds their dates, in the index alone.
+        Index("ix_file_mentions_shasum", "shasum", "kind", "digest", "first_seen", "last_seen"),
+        Index("ix_file_mentions_first_seen", "kind", "first_seen"),
     )
 
 

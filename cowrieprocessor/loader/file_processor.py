@@ -69,34 +69,37 @@ def file_sighting(event: Mapping[str, object], session_id: str) -> FileSighting 
     if not isinstance(shasum, str) or not _SHA256.fullmatch(shasum):
         shown = repr(shasum[:80]) if isinstance(shasum, str) else f"(it is {kind_of(shasum)})"
         raise InvalidShasum(f"shasum {shown} of session {session_id!r} is not 64 hexadecimal characters")
-    url = _text(event.get("url"))
-    if url == "stdin":
-        url = None
+    url = url_field(event)
     return FileSighting(
         session_id=session_id,
         sha256=shasum.lower(),
-        filename=_filename(event, url),
-        download_url=_download_url(origin, url),
+        filename=_cut(next(iter(names_of(event, url)), None), MAX_FILENAME_CHARS),
+        download_url=_cut(source_url(_text(event.get("eventid")), url), MAX_URL_CHARS),
         origin=origin,
         first_seen=moment_or_none(event.get("timestamp")),
     )
 
 
-def _filename(event: Mapping[str, object], url: str | None) -> str | None:
-    """Return the name of an event's file: as the event has it, or else the last segment of its URL."""
-    for key in _NAME_KEYS:
-        name = event.get(key)
-        if isinstance(name, str) and name:
-            return inert_cut(name, MAX_FILENAME_CHARS)
-    segment = last_path_segment(url) if url else None
-    return inert_cut(segment, MAX_FILENAME_CHARS) if segment else None
+def url_field(event: Mapping[str, object]) -> str | None:
+    """Return the `url` of a file event, which may be a path; None for standard input."""
+    url = _text(event.get("url"))
+    return None if url == "stdin" else url
 
 
-def _download_url(origin: str, url: str | None) -> str | None:
+def names_of(event: Mapping[str, object], url: str | None) -> list[str]:
+    """Return the names of an event's file: as the event has them, or else the last segment of its URL."""
+    names = [name for key in _NAME_KEYS if (name := event.get(key)) and isinstance(name, str)]
+    segment = last_path_segment(url) if url and not names else None
+    return [segment] if segment else names
+
+
+def source_url(event_type: str | None, url: str | None) -> str | None:
     """Return where a download came from; None for uploads, and for a redirect, whose `url` was a path."""
-    if not url or origin != "download" or url.startswith("/"):
-        return None
-    return inert_cut(url, MAX_URL_CHARS)
+    return None if not url or event_type == FILE_UPLOAD or url.startswith("/") else url
+
+
+def _cut(text: str | None, max_chars: int) -> str | None:
+    return None if text is None else inert_cut(text, max_chars)
 
 
 def reason_without_file(event: Mapping[str, object]) -> str:

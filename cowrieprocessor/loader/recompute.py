@@ -62,6 +62,7 @@ def recompute_sessions(connection: Connection, session_ids: Iterable[str], remov
         statements.merge_attributes(sessions.attribute_rows())
         statements.merge_commands(sessions.command_rows())
         statements.merge_logins(sessions.login_rows())
+        statements.merge_mentions(files.mention_rows())
         _replace_files(connection, rows, statements, wanted, files, removed, now)
         session_sensors.compute(connection, [session_id for session_id in wanted if sources[session_id]])
         rows.delete_sessions([session_id for session_id in wanted if not sources[session_id]])

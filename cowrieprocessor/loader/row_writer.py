@@ -33,6 +33,7 @@ def write_rows(connection: Connection, batches: Sequence[BatchRows]) -> None:
         statements.merge_logins(_joined([rows.logins for rows in batches], 2))
         statements.merge_hashes(_merged_hashes([rows.hashes for rows in batches]))
         statements.merge_files(_joined([rows.files for rows in batches], 2), batches[0].now)
+        statements.merge_mentions(_joined([rows.mentions for rows in batches], 2))
         statements.insert_dead_letters(_joined([rows.dead_letters for rows in batches]))
     finally:
         statements.close()

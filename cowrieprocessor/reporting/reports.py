@@ -72,7 +72,7 @@ class Report:
     @property
     def is_empty(self) -> bool:
         """Whether nothing at all happened on the honeypots in the period; verdicts may have changed all the same."""
-        return not self.totals.sessions and not self.totals.files
+        return not self.totals.sessions and not self.totals.files and not self.urls.top
 
     @property
     def has_news(self) -> bool:

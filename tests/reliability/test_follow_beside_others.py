@@ -28,7 +28,15 @@ from tests.stand_ins.virustotal import KeyLimits
 
 PATIENCE_S = 120.0
 BURSTS = 8
-TABLES = ("session_summaries", "session_attributes", "command_stats", "files", "file_hashes", "dead_letter_events")
+TABLES = (
+    "session_summaries",
+    "session_attributes",
+    "command_stats",
+    "files",
+    "file_mentions",
+    "file_hashes",
+    "dead_letter_events",
+)
 KNOWN_OF_FILES = {
     "enrichment",
     "enrichment_status",

@@ -24,7 +24,15 @@ pytestmark = pytest.mark.torture
 
 KILLS = rounds(100, 12)
 EVENTS = 1500
-TABLES = ("files", "file_hashes", "session_attributes", "command_stats", "dead_letter_events", "raw_events")
+TABLES = (
+    "files",
+    "file_hashes",
+    "file_mentions",
+    "session_attributes",
+    "command_stats",
+    "dead_letter_events",
+    "raw_events",
+)
 
 _BACKFILL = """
 import sys

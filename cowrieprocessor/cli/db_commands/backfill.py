@@ -76,11 +76,11 @@ def backfill(
 ) -> None:
     """Fill the tables of version 4 from the events that are already stored.
 
-    Runs three jobs: files and their hashes, the origin, logins and commands of sessions, their sensors. Where an
-    earlier revision of version 4 derived sessions by other rules, a recount of these follows. It runs alongside loaders
-    and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can be stopped at any
-    time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of version 3 has
-    added events since; those are processed. `db status` shows its progress.
+    Runs four jobs: files and their hashes, their URLs and names, the origin, logins and commands of sessions, their
+    sensors. Where an earlier revision of version 4 derived sessions by other rules, a recount of these follows. It runs
+    alongside loaders and readers, writes in short bursts, and waits while the write-ahead log is over 256 MiB. It can
+    be stopped at any time: the same command goes on where it stopped. Once complete it does nothing, unless a loader of
+    version 3 has added events since; those are processed. `db status` shows its progress.
 
     Events that cannot be processed are listed by `dead-letters list`; they stay in the database.
 
@@ -142,7 +142,8 @@ def _default_pause_file(engine: Engine) -> Path | None:
 def _announce(name: str, plan: BackfillPlan) -> None:
     rows = sum(plan.rows.values())
     notify(
-        f"{name}: {plural(plan.rows['backfill-files'], 'file event')} to process, then about "
+        f"{name}: {plural(plan.rows['backfill-files'], 'file event')} to process, then "
+        f"{plural(plan.rows['backfill-mentions'], 'file event')} for URLs and names, about "
         f"{plural(plan.rows['backfill-sessions'], 'event')} for sessions and commands, and "
         f"{plan.rows['backfill-sensors']:,} for sensors; it can be stopped at any time and loaders may keep running"
         if rows
@@ -182,6 +183,7 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
         f"files: {plural(files.get('events_read', 0), 'file event')} read, "
         f"{plural(files.get('files_added', 0), 'file')} added; "
         f"{plural(nameless, 'names', 'name')} no file",
+        f"URLs and names: {plural(result.mentions.counters.get('events_read', 0), 'file event')} read",
         f"sessions and commands: {plural(sessions.get('events_read', 0), 'event')} read",
         f"sensors: {plural(result.sensors.counters.get('events_read', 0), 'event')} read",
     ]
@@ -194,7 +196,8 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
 
 
 def _document(result: BackfillResult) -> dict[str, object]:
-    return {job.name: _job_document(job) for job in (result.files, result.sessions, result.sensors)}
+    jobs = (result.files, result.mentions, result.sessions, result.sensors)
+    return {job.name: _job_document(job) for job in jobs}
 
 
 def _job_document(job: JobRecord) -> dict[str, object]:

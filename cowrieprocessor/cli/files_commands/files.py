@@ -43,7 +43,8 @@ def files() -> None:
 )
 @click.option("--until", metavar="TIME", help="Only files first seen before this time.")
 @click.option("--sensor", metavar="NAME", help="Only files that this sensor saw.")
-@click.option("--name", metavar="TEXT", help="Only files with TEXT in a name, ignoring case.")
+@click.option("--name", metavar="TEXT", help="Only files with TEXT in any of their names, ignoring case.")
+@click.option("--url", metavar="TEXT", help="Only files fetched from a URL with TEXT in it, defanged or not.")
 @click.option(
     "--sort",
     type=click.Choice(_ORDERS),
@@ -61,6 +62,7 @@ def list_(
     until: str | None,
     sensor: str | None,
     name: str | None,
+    url: str | None,
     sort: str,
     limit: int,
     after: str | None,
@@ -75,9 +77,10 @@ def list_(
     Example: cowrieprocessor files list --sort sessions --limit 10
     """
     from cowrieprocessor.reporting.periods import parse_span
-    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SENSORS_JOB, completeness
+    from cowrieprocessor.reporting.queries.backfill import FILES_JOB, MENTIONS_JOB, SENSORS_JOB, completeness
     from cowrieprocessor.reporting.queries.files import FileFilter, FileOrder, list_files
     from cowrieprocessor.reporting.render.listings import files_text
+    from cowrieprocessor.sanitize import refang
 
     first, end = parse_span(since, until)
     filters = FileFilter(
@@ -86,11 +89,15 @@ def list_(
         until=end,
         sensor=sensor,
         name=name or None,
+        url=refang(url) if url else None,
     )
     order: FileOrder = "sessions" if sort == "sessions" else "first-seen" if sort == "first-seen" else "last-seen"
+    jobs = [FILES_JOB]
+    jobs += [SENSORS_JOB] if sensor is not None else []
+    jobs += [MENTIONS_JOB] if name or url else []
     with read_connection(db) as connection:
         page = list_files(connection, filters, order=order, limit=limit, after=after)
-        state = completeness(connection, [FILES_JOB] if sensor is None else [FILES_JOB, SENSORS_JOB])
+        state = completeness(connection, jobs)
     if as_json:
         print_json(with_completeness({"files": page.rows, "next": page.next}, state))
     else:
@@ -108,7 +115,7 @@ def list_(
     default=2_000,
     show_default=True,
     metavar="N",
-    help="Count names, URLs, sensors and addresses over the latest N sessions.",
+    help="Count sensors and addresses over the latest N sessions.",
 )
 @json_option
 def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
@@ -133,7 +140,7 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
         print_json(with_completeness(details, state))
     else:
         print_text(file_text(details, screen()))
-    print_hint(state, "sightings of files, their sensors and addresses")
+    print_hint(state, "sightings of files, their names, URLs, sensors and addresses")
 
 
 @files.command()
@@ -153,7 +160,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     \b
     Example: cowrieprocessor files sessions 8d2eda9f6a44 --limit 10
     """
-    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.queries.backfill import SESSION_JOBS, completeness
     from cowrieprocessor.reporting.queries.file_details import find_hash
     from cowrieprocessor.reporting.queries.file_sessions import captured_on, list_file_sessions
     from cowrieprocessor.reporting.render.listings import file_sessions_text
@@ -162,7 +169,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
         full_hash = find_hash(connection, sha256)
         page = list_file_sessions(connection, full_hash, limit=limit, after=after)
         captured = captured_on(connection, full_hash)
-        state = completeness(connection, ALL_JOBS)
+        state = completeness(connection, SESSION_JOBS)
     if as_json:
         document = {"sha256": full_hash, "sessions": page.rows, "captured_on": captured, "next": page.next}
         print_json(with_completeness(document, state))

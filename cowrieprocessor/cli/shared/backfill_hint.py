@@ -29,8 +29,8 @@ def backfill_hint(state: Completeness, what: str) -> str | None:
     if state.is_recount:
         return f"note: an earlier release derived {what}, {state.percent} are renewed: {state.command} renews them"
     return (
-        f"note: {state.percent} of the stored events are backfilled: {what} that version 3 stored are not all here "
-        f"yet: {state.command}"
+        f"note: {state.percent} of the stored events are backfilled: {what} that an earlier release stored are not "
+        f"all here yet: {state.command}"
     )
 
 

@@ -34,7 +34,7 @@ class RecomputedRows:
                 f" WHERE session_id IN ({marks})",
                 part,
             )
-            for table in ("session_attributes", "session_logins", "command_stats"):
+            for table in ("session_attributes", "session_logins", "command_stats", "file_mentions"):
                 self._execute(f"DELETE FROM {table} WHERE session_id IN ({marks})", part)
 
     def delete_sessions(self, session_ids: Sequence[str]) -> None:

@@ -212,6 +212,23 @@ class LoadingStatements:
         self._count_new_files(new, hash_rows)
         return new
 
+    def merge_mentions(self, rows: Sequence[Row]) -> None:
+        """Upsert mentions of URLs and names with files: extend their time range.
+
+        Rows: session_id, digest, shasum, kind, value, first_seen, last_seen.
+        """
+        sql = self._sql
+        self._execute_many(
+            f"""
+            INSERT INTO file_mentions AS m (session_id, digest, shasum, kind, value, first_seen, last_seen)
+            VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (session_id, digest) DO UPDATE SET
+                first_seen = {sql.earliest("m.first_seen", "excluded.first_seen")},
+                last_seen = {sql.latest("m.last_seen", "excluded.last_seen")}
+            """,
+            rows,
+        )
+
     def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
         """Return the (session_id, shasum) pairs of rows that `files` already has."""
         stored: set[tuple[str, str]] = set()

@@ -59,6 +59,7 @@ REVISIONS = (
     Revision("0009", ("wrapped_logs",)),
     Revision("0010", ("log_damage",)),
     Revision("0011", ("twin_events",)),
+    Revision("0012", ("file_mentions",)),
 )
 """All revisions, the oldest first."""
 

@@ -22,12 +22,12 @@ ROWS_PER_SAMPLE = 40
 MAX_COUNTED_PER_TYPE = 500_000
 """Events of a type are counted exactly up to this number, by index."""
 
-FILE_ROW_BYTES = 700
+FILE_ROW_BYTES = 1_300
 SESSION_ROW_BYTES = 420
 COMMAND_ROW_BYTES = 300
 LOGIN_ROW_BYTES = 120
-"""Size of a row with its indexes: files including its share of file_hashes, session_attributes together with
-session_sensors, command_stats, session_logins. Measured with 150,000 generated events on SQLite."""
+"""Size of a row with its indexes: files including its share of file_hashes and file_mentions, session_attributes
+together with session_sensors, command_stats, session_logins. Measured with 150,000 generated events on SQLite."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The rows that the validation compares: files, file_hashes, session_attributes, command_stats and session_logins."""
+"""The rows that the validation compares: one class for each table."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ class HashRow(NamedTuple):
     last_seen: str
     enrichment_status: str
     has_artifact: bool | None
+
+
+class MentionRow(NamedTuple):
+    """One row of `file_mentions`."""
+
+    session_id: str
+    digest: str
+    shasum: str
+    kind: str
+    value: str
+    first_seen: str
+    last_seen: str
 
 
 class AttributeRow(NamedTuple):
@@ -137,6 +149,11 @@ class Rows:
                 " EXISTS (SELECT 1 FROM files AS f WHERE f.shasum = h.sha256 AND f.origin = 'artifact') END"
                 " FROM file_hashes AS h",
                 ("h.sha256",),
+            ),
+            MentionRow: (
+                f"SELECT m.session_id, m.digest, m.shasum, m.kind, m.value, {moment('m.first_seen')},"
+                f" {moment('m.last_seen')} FROM file_mentions AS m",
+                ("m.session_id", "m.digest"),
             ),
             AttributeRow: (
                 f"SELECT a.session_id, {moment('a.connect_at')}, a.src_ip_rank, {moment('a.src_ip_at')}, a.src_ip,"

@@ -59,6 +59,11 @@ FILES = Shape(
     {"filename": "min", "download_url": "min", "origin": "min", "first_seen": "min", "last_seen": "max"},
 )
 HASHES = Shape("hashes", ("sha256",), {"session_count": "sum", "first_seen": "min", "last_seen": "max"})
+MENTIONS = Shape(
+    "mentions",
+    ("session_id", "digest"),
+    {"shasum": "min", "kind": "min", "value": "min", "first_seen": "min", "last_seen": "max"},
+)
 ATTRIBUTES = Shape(
     "attributes",
     ("session_id",),
@@ -86,7 +91,7 @@ SENSORS = Shape(
         "last_connect_at": "max",
     },
 )
-_SHAPES = (FILES, HASHES, ATTRIBUTES, COMMANDS, LOGINS, SENSORS)
+_SHAPES = (FILES, HASHES, MENTIONS, ATTRIBUTES, COMMANDS, LOGINS, SENSORS)
 
 
 class Spill:

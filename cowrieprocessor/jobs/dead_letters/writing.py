@@ -105,6 +105,7 @@ class ReplayWriter:
     _logins: list[list[Any]] = field(default_factory=list)
     _hashes: list[list[Any]] = field(default_factory=list)
     _files: list[list[Any]] = field(default_factory=list)
+    _mentions: list[list[Any]] = field(default_factory=list)
     _dead_letters: list[list[Any]] = field(default_factory=list)
     _byte_count_changes: list[ByteCountChange] = field(default_factory=list)
 
@@ -135,6 +136,7 @@ class ReplayWriter:
             statements.merge_hashes(_merged_hashes(self._hashes))
             for rows in _without_repeated_files(self._files):
                 self.counters[FILES] += len(statements.merge_files(rows, self._now))
+            statements.merge_mentions(_by_key(self._mentions, 2))
             statements.insert_dead_letters(self._dead_letters)
         finally:
             statements.close()
@@ -191,6 +193,7 @@ class ReplayWriter:
             self._logins += rows.logins
             self._hashes += rows.hashes
             self._files += rows.files
+            self._mentions += rows.mentions
             self._byte_count_changes.append(_byte_count_change(new, new.log, batch, is_last=is_last))
         return ResolvedLetter(new.letter, len(rows.events), lookup.found)
 
@@ -234,9 +237,10 @@ class ReplayWriter:
             return ResolvedLetter(stored.letter, 0, 1)
         sessions = SessionAggregates()
         sessions.add(event)
+        files = FileAggregates()
+        files.add(event)
+        self._mentions += files.mention_rows()
         if event.event_type in ORIGINS:
-            files = FileAggregates()
-            files.add(event)
             self._hashes += files.hash_rows(self._now)
             self._files += files.file_rows()
             self._attributes += sessions.attribute_rows()  # merged a second time, they stay the same

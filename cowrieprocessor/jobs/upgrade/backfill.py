@@ -1,8 +1,8 @@
 """The backfill: fills v4's tables on files, sessions and commands from the events of a v3 database.
 
-Three jobs run in sequence: files with their hashes, then session attributes, commands and logins, then the sensors of
-sessions. Each resumes where it stopped, and runs alongside loaders; run again, it processes what a v3 loader has
-appended since. Where an earlier revision derived sessions by other rules, a recount follows.
+Four jobs run in sequence: files with their hashes, their URLs and names, then session attributes, commands and logins,
+then the sensors of sessions. Each resumes where it stopped, and runs alongside loaders; run again, it processes what a
+v3 loader has appended since. Where an earlier revision derived sessions by other rules, a recount follows.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SensorsSlice, SessionsSlice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, MentionsSlice, SensorsSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
 from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
 PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` resumes it"
-KINDS = (FilesSlice, SessionsSlice, SensorsSlice)
+KINDS = (FilesSlice, MentionsSlice, SessionsSlice, SensorsSlice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,13 @@ class BackfillResult:
 
     Attributes:
         files: the job that fills `files` and `file_hashes`.
+        mentions: the job that fills `file_mentions`.
         sessions: the job that fills `session_attributes`, `command_stats` and `session_logins`.
         sensors: the job that fills `session_sensors`.
     """
 
     files: JobRecord
+    mentions: JobRecord
     sessions: JobRecord
     sensors: JobRecord
 
@@ -134,7 +136,7 @@ def plan(engine: Engine) -> BackfillPlan:
         for kind in KINDS:
             job = load_job(connection, kind.job)
             last: dict[str, Any] = {} if job is None else job.cursor.get("last") or {}
-            if kind is not FilesSlice:
+            if not kind.by_type:
                 rows[kind.job] = max(0, target - int(last.get(ALL_TYPES, 0)))
             else:
                 rows[kind.job] = sum(

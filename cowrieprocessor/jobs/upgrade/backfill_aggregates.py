@@ -28,6 +28,7 @@ from cowrieprocessor.events import (
 )
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
+from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregate, SessionAggregates
 from cowrieprocessor.loader.rows.stored_payload import read_stored
 
@@ -60,6 +61,8 @@ class Slice(ABC):
 
     job: ClassVar[str]
     event_types: ClassVar[tuple[str, ...]]
+    by_type: ClassVar[bool] = False
+    """Whether each type is read on its own, by the index: for types of which there are few events."""
     all_types: ClassVar[bool] = False
     """Whether events of other types are aggregated, too: any event can name a session's address."""
 
@@ -108,6 +111,7 @@ class FilesSlice(Slice):
 
     job: ClassVar[str] = "backfill-files"
     event_types: ClassVar[tuple[str, ...]] = tuple(sorted(ORIGINS))
+    by_type: ClassVar[bool] = True
 
     def _aggregate(self, event: Event) -> Refused | None:
         return self.files.add(event)
@@ -119,6 +123,33 @@ class FilesSlice(Slice):
         statements.insert_dead_letters(self.dead_letters)
         self.counters.update(self.files.counters)
         self.counters["files_added"] += len(new)
+
+
+@dataclass(slots=True)
+class MentionsSlice(Slice):
+    """URLs and names of files: rows of `file_mentions`. Merging an event again changes nothing, so all are read."""
+
+    files: FileAggregates = field(default_factory=FileAggregates)
+
+    job: ClassVar[str] = "backfill-mentions"
+    event_types: ClassVar[tuple[str, ...]] = tuple(sorted(FILE_EVENTS))
+    by_type: ClassVar[bool] = True
+
+    def add(self, row: StoredEvent, own_logs: Collection[SourceKey], last_v3_id: int) -> None:
+        """Add one stored event, whichever program stored it; of one that is refused `FilesSlice` tells."""
+        self.last_id = row.id
+        self.values += 1
+        self.counters[EVENTS_READ] += 1
+        event = read_stored(row.payload)
+        if isinstance(event, Event):
+            self._aggregate(event)
+
+    def _aggregate(self, event: Event) -> None:
+        self.files.add(event)
+
+    def write(self, statements: LoadingStatements, connection: Connection) -> None:
+        """Merge the mentions."""
+        statements.merge_mentions(self.files.mention_rows())
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest import event_scan
+from cowrieprocessor.db.ingest.event_locks import lock_events
+from cowrieprocessor.db.ingest.removals import count_removals
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import (
     DONE,
@@ -31,7 +33,7 @@ from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, Slice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import Slice
 
 SLICE_ROWS = 250
 """Rows after which a write transaction may end."""
@@ -42,6 +44,9 @@ FIRST_ROWS = 1000
 FINAL_STATE_TIMEOUT_S = 0.2
 """How long a stopped run waits for the write lock to record its end."""
 
+_ANY_DAY = (("", ""),)
+"""Locked by every write, so that no event is removed meanwhile."""
+
 ALL_TYPES = ""
 """Cursor key of a job that reads all types together, in id order."""
 
@@ -51,7 +56,7 @@ class BackfillProgress:
     """Progress of a job of the backfill.
 
     Attributes:
-        job: backfill-files, backfill-sessions or backfill-sensors.
+        job: backfill-files, backfill-mentions, backfill-sessions or backfill-sensors.
         state: running, waiting or paused.
         rows_done: events read by this run.
         rows_total: events that this run reads; events stored since it began are not included.
@@ -111,6 +116,8 @@ class BackfillRun:
         self._last_v3_id = 0
         self._twins = (0, 0, 0)
         """The range of ids that was read last, and how many events in it were marked as twins then."""
+        self._removals = 0
+        """How many transactions had removed events then."""
 
     def run(self) -> JobRecord:
         """Process every event up to the newest one at the start, and return the job as it ended.
@@ -119,8 +126,9 @@ class BackfillRun:
             JobTaken: another process runs the job.
             DatabaseError: see `write_transaction`; committed work is kept, and the next run resumes there.
         """
-        self._begin()
+        self._claim()
         try:
+            self._count_rows()
             for event_type in self._streams():
                 self._run_stream(event_type)
             self._end(DONE, None)
@@ -136,10 +144,10 @@ class BackfillRun:
 
     def _streams(self) -> tuple[str, ...]:
         """Return the streams to read in sequence: each event type if events are sparse, else all types together."""
-        return self._kind.event_types if self._kind is FilesSlice else (ALL_TYPES,)
+        return self._kind.event_types if self._kind.by_type else (ALL_TYPES,)
 
-    def _begin(self) -> None:
-        """Claim the job, set the newest event as target of this run, and count the events up to it."""
+    def _claim(self) -> None:
+        """Claim the job, and set the newest event as target of this run."""
         with write_transaction(self._engine) as connection:
             before = load_job(connection, self._kind.job, for_update=True)
             if before is not None and before.state not in (DONE, STOPPED, FAILED):
@@ -161,6 +169,9 @@ class BackfillRun:
             self._last_v3_id = event_scan.last_v3_event_id(connection)
             if self._target > self._last_v3_id:
                 self._own_logs = event_scan.own_source_keys(connection)
+
+    def _count_rows(self) -> None:
+        """Count the events up to the target."""
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
                 self._rows_total += self._count(connection, event_type)
@@ -202,6 +213,7 @@ class BackfillRun:
             if slices:
                 read = self._last(event_type), slices[-1].last_id
                 self._twins = (*read, event_scan.count_twins_between(connection, *read))
+                self._removals = count_removals(connection)
         return slices
 
     def _rows(self, connection: Connection, event_type: str, limit: int) -> Iterator[event_scan.StoredEvent]:
@@ -216,11 +228,12 @@ class BackfillRun:
         cursor, counters = dict(self._record.cursor), dict(self._record.counters)
         done = rows = 0
         with write_transaction(self._engine) as connection:
+            lock_events(connection, _ANY_DAY)
             began_at = self._clock()
             until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
             self._require_ownership(connection)
-            if event_scan.count_twins_between(connection, *self._twins[:2]) != self._twins[2]:
-                slices.clear()  # a recount has marked some meanwhile: read them again
+            if self._has_changed(connection):
+                slices.clear()
                 return 0
             statements = LoadingStatements(connection)
             try:
@@ -240,6 +253,11 @@ class BackfillRun:
         self._rows_done += done
         self._throttle.record_write(self._clock() - began_at)
         return rows
+
+    def _has_changed(self, connection: Connection) -> bool:
+        """Return whether events that were read were removed or marked as twins since: they have to be read again."""
+        twins = event_scan.count_twins_between(connection, *self._twins[:2])
+        return twins != self._twins[2] or count_removals(connection) != self._removals
 
     def _record_with(self, cursor: dict[str, Any], counters: dict[str, Any]) -> JobRecord:
         return JobRecord(self._kind.job, RUNNING, cursor, counters, self._record.started_at)

@@ -24,10 +24,11 @@ MAX_LOG_BYTES = 256 << 20
 """Maximum size of the write-ahead log during the backfill."""
 
 MIGRATE_S = 1.0
-FILE_EVENTS_PER_S = 5_000
+FILE_EVENTS_PER_S = 2_500
 EVENTS_PER_S = 30_000
 SENSOR_EVENTS_PER_S = 40_000
-"""Rough rates of the three jobs of the backfill on a small machine; the second and the third read every event."""
+"""Rough rates of the jobs of the backfill on a small machine: the first two together, which read file events, and the
+others, which read every event."""
 
 WAL_RESET_BUG_WARNING = (
     "{library} can corrupt a database when two programs checkpoint it at once; cowrieprocessor serializes its own "
@@ -84,9 +85,9 @@ class Preflight:
         work: estimated work of the backfill.
         need: disk space needed.
         migrate_s: estimated duration of the migration.
-        backfill_files_s: estimated duration of the first job of the backfill.
-        backfill_sessions_s: estimated duration of its second job.
-        backfill_sensors_s: estimated duration of its third job.
+        backfill_files_s: estimated duration of the first two jobs of the backfill.
+        backfill_sessions_s: estimated duration of its third job.
+        backfill_sensors_s: estimated duration of its fourth job.
     """
 
     database: str

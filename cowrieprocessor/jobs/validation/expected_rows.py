@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from cowrieprocessor.db.jobs import DONE
 from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, SENSORS, Spill
+from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, MENTIONS, SENSORS, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.json_text import read_json
 
@@ -210,7 +210,44 @@ class ExpectedSessions(ExpectedRows):
         self._spill.add(LOGINS, logins)
 
 
-class ExpectedSensors(ExpectedRows):
+class _ExpectedOfAllReleases(ExpectedRows):
+    """Rows that the backfill also computes from events that version 4 stored before it had the table."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the backfill is done, or has nothing to do: before that, no row can be relied on."""
+        with self._scan.snapshot() as connection:
+            recorded = stored.job(self._scan, connection, self.job)
+            if recorded is not None:
+                return recorded[0] == DONE
+            return stored.first_event_is_ours(self._scan, connection, self._last_v3_id)
+
+
+class ExpectedMentions(_ExpectedOfAllReleases):
+    """The rows of `file_mentions`, from all file events."""
+
+    job: ClassVar[str] = "backfill-mentions"
+    streams: ClassVar[tuple[str, ...]] = rules.FILE_EVENTS
+
+    def __init__(self, scan: TableScan, spill: Spill) -> None:
+        super().__init__(scan, spill)
+        self._pending: list[rules.ExpectedRow] = []
+
+    def merge(self) -> None:
+        """Merge what was added into rows; what is added later is merged at once."""
+        self._spill.merge(MENTIONS)
+
+    def _add(self, fields: Mapping[str, Any]) -> None:
+        self._pending += rules.expected_mentions(fields)
+        if len(self._pending) >= FLUSH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._pending = self._pending, []
+        self._spill.add(MENTIONS, rows)
+
+
+class ExpectedSensors(_ExpectedOfAllReleases):
     """The rows of `session_sensors`, from all events."""
 
     job: ClassVar[str] = "backfill-sensors"
@@ -221,15 +258,6 @@ class ExpectedSensors(ExpectedRows):
         with scan.snapshot() as connection:
             self._renamed = stored.renamed_sensors(scan, connection)
         self._pending: list[rules.ExpectedRow] = []
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the backfill is done, or has nothing to do: before that, no row can be relied on."""
-        with self._scan.snapshot() as connection:
-            recorded = stored.job(self._scan, connection, self.job)
-            if recorded is not None:
-                return recorded[0] == DONE
-            return stored.first_event_is_ours(self._scan, connection, self._last_v3_id)
 
     def merge(self) -> None:
         """Merge what was added into rows; what is added later is merged at once."""

@@ -7,14 +7,16 @@ how they are counted.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cowrieprocessor.events import (
     CLIENT_KEX,
     COMMAND_INPUT,
     FILE_DOWNLOAD,
+    FILE_DOWNLOAD_FAILED,
     FILE_UPLOAD,
     FORWARDED,
     LOGIN_FAILED,
@@ -30,6 +32,7 @@ from cowrieprocessor.sanitize import inert_cut, inert_key, last_path_segment
 HASH = re.compile(r"[0-9a-f]{64}")
 STATUSES = frozenset({"pending", "enriched", "failed", "skipped"})
 ORIGINS = {FILE_DOWNLOAD: "download", FILE_UPLOAD: "upload"}
+FILE_EVENTS = (*ORIGINS, FILE_DOWNLOAD_FAILED)
 
 SEPARATOR = "\x01"
 """Joins the fields of a candidate into a text with the same sort order: inert text contains nothing as small."""
@@ -73,6 +76,37 @@ def expected_file(fields: Mapping[str, Any]) -> ExpectedRow | str:
     origin = ORIGINS[str(fields["eventid"])]
     name, url = _name_and_url(fields, origin)
     return (session, fields["shasum"].lower(), name, url, origin, moment, moment)
+
+
+def expected_mentions(fields: Mapping[str, Any]) -> Iterator[ExpectedRow]:
+    """Yield (session, digest, hash, kind, value, time, time) for each URL and name that a file event mentions.
+
+    A file has the names `destfile` and `filename`, or without them the last segment of the URL; a download that brought
+    no file has a URL only. An event whose file is refused mentions nothing.
+    """
+    session, moment = session_of(fields), moment_or_none(fields.get("timestamp"))
+    is_download = fields.get("eventid") != FILE_UPLOAD
+    sha256 = ""
+    if fields.get("eventid") in ORIGINS:
+        if (reason := _why_no_row(fields, session, moment)) not in (None, NO_HASH):
+            return
+        sha256 = "" if reason is not None else fields["shasum"].lower()
+    if not session or moment is None:
+        return
+    place = _given(fields, "url")
+    if place == "stdin":
+        place = None
+    mentioned = set()
+    if place is not None and is_download and not place.startswith("/"):
+        mentioned.add(("url", inert_key(place, 1024)))
+    if sha256:
+        names = {_given(fields, "destfile"), _given(fields, "filename")} - {None}
+        if not names and place is not None:
+            names = {last_path_segment(place)} - {None}
+        mentioned |= {("name", inert_key(name, 512)) for name in names if name is not None}
+    for kind, value in mentioned:
+        digest = hashlib.sha256("\0".join((kind, sha256, value)).encode()).hexdigest()
+        yield (session, digest[:32], sha256, kind, value, moment, moment)
 
 
 def _why_no_row(fields: Mapping[str, Any], session: str, moment: str | None) -> str | None:

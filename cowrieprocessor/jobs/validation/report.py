@@ -29,6 +29,7 @@ class Difference:
         found: the value it has, or a description of the row.
         command: the command, if the row is about a command.
         username: the user name, if the row is about logins.
+        mention: the URL or name, if the row is about one.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Difference:
     found: str | int | None = None
     command: str | None = None
     username: str | None = None
+    mention: str | None = None
 
     def describe(self) -> str:
         """Return the difference in one line."""
@@ -51,6 +53,7 @@ class Difference:
                 ("hash", self.sha256),
                 ("command", self.command),
                 ("user name", self.username),
+                ("URL or name", self.mention),
             )
             if value is not None
         ]

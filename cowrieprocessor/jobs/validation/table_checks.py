@@ -13,9 +13,21 @@ from cowrieprocessor.db.validation.rows import (
     FileRow,
     HashRow,
     LoginRow,
+    MentionRow,
     SensorRow,
 )
-from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, HASHES, LOGINS, SENSORS, Row, Shape, Spill
+from cowrieprocessor.db.validation.spill import (
+    ATTRIBUTES,
+    COMMANDS,
+    FILES,
+    HASHES,
+    LOGINS,
+    MENTIONS,
+    SENSORS,
+    Row,
+    Shape,
+    Spill,
+)
 from cowrieprocessor.interpret.sensors import matcher
 from cowrieprocessor.jobs.validation import independent_rules as rules
 from cowrieprocessor.jobs.validation.report import BAD_FORMAT, DIFFERENT, EXTRA, MISSING, ORPHAN, Difference
@@ -131,6 +143,36 @@ class HashesCheck(TableCheck):
             yield Difference(BAD_FORMAT, self.table, None, row.sha256, "sha256", HASH_FORMAT, row.sha256)
         if row.enrichment_status not in rules.STATUSES:
             yield _bad_status(self.table, None, row.sha256, found=row.enrichment_status)
+
+
+class MentionsCheck(TableCheck):
+    """`file_mentions`: every URL and name that the file events of each session mention."""
+
+    table = "file_mentions"
+    shape = MENTIONS
+    kind = MentionRow
+
+    _columns = ("shasum", "kind", "value", "first_seen", "last_seen")
+
+    def agrees(self, expected: Row, found: Row) -> bool:
+        """Return whether all columns are those of the events."""
+        return expected[2:] == found[2:]
+
+    def differences(self, expected: Row | None, found: Row | None, spill: Spill) -> Iterator[Difference]:
+        """Yield the differences of a row."""
+        if found is None:
+            if expected is not None:
+                row = MentionRow._make(expected)
+                yield Difference(MISSING, self.table, row.session_id, row.shasum or None, mention=row.value)
+            return
+        row = MentionRow._make(found)
+        key = (self.table, row.session_id, row.shasum or None)
+        if expected is None:
+            yield Difference(EXTRA, *key, found="no event of the session mentions it", mention=row.value)
+            return
+        for column, value, actual in zip(self._columns, expected[2:], found[2:], strict=True):
+            if value != actual:
+                yield Difference(DIFFERENT, *key, column, value, actual, mention=row.value)
 
 
 class AttributesCheck(TableCheck):

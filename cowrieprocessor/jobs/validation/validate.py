@@ -25,6 +25,7 @@ from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
 from cowrieprocessor.jobs.validation.expected_rows import (
     ExpectedFiles,
+    ExpectedMentions,
     ExpectedRows,
     ExpectedSensors,
     ExpectedSessions,
@@ -45,6 +46,7 @@ from cowrieprocessor.jobs.validation.table_checks import (
     FilesCheck,
     HashesCheck,
     LoginsCheck,
+    MentionsCheck,
     SensorsCheck,
     TableCheck,
 )
@@ -127,6 +129,7 @@ class _Validation:
         started_at, began = dt.datetime.now(dt.UTC), time.monotonic()
         self._check_schema()
         self._check_files()
+        self._check_mentions()
         if not files_only:
             self._check_sessions()
             self._check_sensors()
@@ -166,6 +169,15 @@ class _Validation:
         expected.merge()
         self._compare(expected, FilesCheck(), HashesCheck())
         self._without_row.update(expected.without_row)
+
+    def _check_mentions(self) -> None:
+        expected = ExpectedMentions(self._scan, self._spill)
+        if not expected.has_begun:
+            self._not_backfilled[expected.job] = None
+            return
+        expected.read(self._step("reading the URLs and names of file events"))
+        expected.merge()
+        self._compare(expected, MentionsCheck())
 
     def _check_sessions(self) -> None:
         expected = ExpectedSessions(self._scan, self._spill)

@@ -12,12 +12,12 @@ from typing import Any
 
 from cowrieprocessor.db.ingest.damage_kinds import NUL, REFUSED
 from cowrieprocessor.events import SQLITE_MAX_NESTING, Event, Refused, parse_event
-from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint
 from cowrieprocessor.loader.logs.damage import digest_of_value
 from cowrieprocessor.loader.reading.log_reader import LogReader
 from cowrieprocessor.loader.reading.value_reader import DEAD_LETTER_HEAD_BYTES, DEAD_LETTER_WHOLE_BYTES, Value
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
+from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
 
 MAX_BATCH_BYTES = 8 << 20
@@ -82,6 +82,7 @@ class BatchRows:
     logins: Rows
     hashes: Rows
     files: Rows
+    mentions: Rows
     dead_letters: Rows
     counters: dict[str, int]
     first_event: list[Any] | None
@@ -239,6 +240,7 @@ class Batch:
             logins=self._sessions.login_rows(),
             hashes=self._files.hash_rows(self.now),
             files=self._files.file_rows(),
+            mentions=self._files.mention_rows(),
             dead_letters=self._dead_letters,
             counters=dict(+(self._counters + self._files.counters)),
             first_event=self._first_event,
@@ -310,7 +312,7 @@ class Batch:
             self._first_event = self._last_event
         if not session_id or event_type is None or moment is None:
             self._count_missing_fields(event)
-        if event_type in ORIGINS:
+        if event_type in FILE_EVENTS:
             self._add_file(event, offset, value)
 
     def _count_missing_fields(self, event: Event) -> None:

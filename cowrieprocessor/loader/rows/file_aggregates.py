@@ -8,8 +8,9 @@ from typing import Any
 
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
 from cowrieprocessor.errors import InvalidShasum
-from cowrieprocessor.events import Event, Refused
+from cowrieprocessor.events import FILE_DOWNLOAD_FAILED, Event, Refused
 from cowrieprocessor.loader.file_processor import FileSighting, file_sighting, reason_without_file, smallest
+from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS, NO_FILE, FileMentions
 
 FILE_SIGHTINGS = "file_sightings"
 FILE_DEAD_LETTERS = "file_dead_letters"
@@ -38,9 +39,18 @@ class FileAggregates:
     counters: Counter[str] = field(default_factory=Counter)
     _files: dict[tuple[str, str], FileSighting] = field(default_factory=dict)
     _hashes: dict[str, HashAggregate] = field(default_factory=dict)
+    _mentions: FileMentions = field(default_factory=FileMentions)
 
     def add(self, event: Event) -> Refused | None:
-        """Add the file of a file event; return the refusal if that file cannot be stored."""
+        """Add the file of a file event and what it mentions; return the refusal if that file cannot be stored.
+
+        Events of other types add nothing.
+        """
+        if event.event_type not in FILE_EVENTS:
+            return None
+        if event.event_type == FILE_DOWNLOAD_FAILED:
+            self._mentions.add(event, NO_FILE)
+            return None
         refused = self._add(event)
         self.counters[FILE_DEAD_LETTERS] += refused is not None
         return refused
@@ -52,12 +62,14 @@ class FileAggregates:
             return Refused(REASON_SHASUM, str(error))
         if sighting is None:
             self.counters[reason_without_file(event.fields)] += 1
+            self._mentions.add(event, NO_FILE)
         elif not event.session_id:
             return Refused(REASON_SESSION, "the event names no session")
         elif sighting.first_seen is None:
             return Refused(REASON_TIME, f"timestamp {event.timestamp!r}")
         else:
             self._merge(sighting, sighting.first_seen)
+            self._mentions.add(event, sighting.sha256)
         return None
 
     def _merge(self, sighting: FileSighting, moment: str) -> None:
@@ -82,6 +94,10 @@ class FileAggregates:
             [sha256, times.first_seen, times.last_seen, initial_status(sha256), now]
             for sha256, times in sorted(self._hashes.items())
         ]
+
+    def mention_rows(self) -> list[list[Any]]:
+        """Return rows for `LoadingStatements.merge_mentions`, sorted by key."""
+        return self._mentions.rows()
 
 
 def _merged(left: FileSighting, right: FileSighting) -> FileSighting:

@@ -18,12 +18,14 @@ from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_ver
 from cowrieprocessor.db.models import (
     CommandStat,
     FileHash,
+    FileMention,
     Files,
     SessionAttribute,
     SessionLogin,
     SessionSensor,
     SessionSummary,
 )
+from cowrieprocessor.loader.rows.file_mentions import NO_FILE, URL
 from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
@@ -309,18 +311,20 @@ def commands(connection: Connection, window: Window, limit: int) -> Ranking:
 
 
 def download_urls(connection: Connection, window: Window, limit: int) -> Ranking:
-    """Return the download URLs by sessions; `times` counts distinct files."""
-    query = (
-        _select_files(
-            window,
-            Files.download_url.label("value"),
-            func.count(distinct(Files.session_id)).label("sessions"),
-            func.count(distinct(Files.shasum)).label("times"),
-        )
-        .where(Files.download_url.is_not(None))
-        .group_by(Files.download_url)
+    """Return the URLs of downloads by sessions; `times` counts distinct files, 0 if no download brought one."""
+    query = select(
+        FileMention.value,
+        func.count(distinct(FileMention.session_id)).label("sessions"),
+        func.count(distinct(func.nullif(FileMention.shasum, NO_FILE))).label("times"),
+    ).where(
+        FileMention.kind == URL,
+        FileMention.first_seen >= window.start,
+        FileMention.first_seen < window.end,
     )
-    return _rank(connection, query, limit)
+    if window.sensor is not None:
+        query = query.join(SessionSummary, SessionSummary.session_id == FileMention.session_id)
+        query = query.where(on_sensor(window.sensor))
+    return _rank(connection, query.group_by(FileMention.value), limit)
 
 
 def newest_moment(

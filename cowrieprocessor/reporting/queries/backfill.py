@@ -14,14 +14,21 @@ from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, JobRecord, load_job, recount_is_due
 from cowrieprocessor.db.models import Job, RawEvent, SessionSummary
 from cowrieprocessor.loader.file_processor import ORIGINS
+from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
 
 FILES_JOB = "backfill-files"
+MENTIONS_JOB = "backfill-mentions"
 SESSIONS_JOB = "backfill-sessions"
 SENSORS_JOB = "backfill-sensors"
-ALL_JOBS = (FILES_JOB, SESSIONS_JOB, SENSORS_JOB)
+SESSION_JOBS = (FILES_JOB, SESSIONS_JOB, SENSORS_JOB)
+"""The jobs that lists of sessions, and sessions with their files, depend on."""
+
+ALL_JOBS = (FILES_JOB, MENTIONS_JOB, SESSIONS_JOB, SENSORS_JOB)
+_RECORDED_BY_MIGRATION = frozenset({MENTIONS_JOB, SENSORS_JOB})
+"""The jobs that also work on events of version 4, where a release without their tables stored them."""
 
 _ALL_TYPES = ""
-_STREAMS: Mapping[str, Sequence[str]] = {FILES_JOB: sorted(ORIGINS)}
+_STREAMS: Mapping[str, Sequence[str]] = {FILES_JOB: sorted(ORIGINS), MENTIONS_JOB: sorted(FILE_EVENTS)}
 """The keys of the positions in a job's cursor; by default `_ALL_TYPES` alone."""
 
 _MOST = 0.9999
@@ -65,8 +72,8 @@ def completeness(connection: Connection, jobs: Sequence[str]) -> Completeness:
 
     Args:
         connection: a connection in a transaction.
-        jobs: some of `ALL_JOBS`. `SENSORS_JOB` is recorded by the migration of a database whose events version 4 stored
-            without it.
+        jobs: some of `ALL_JOBS`. `SENSORS_JOB` and `MENTIONS_JOB` are recorded by the migration of a database whose
+            events version 4 stored without them.
     """
     waiting = _waiting(connection, jobs)
     if waiting:
@@ -97,8 +104,8 @@ def _waiting(connection: Connection, jobs: Sequence[str]) -> dict[str, JobRecord
     rows = connection.execute(select(Job.name, Job.state).where(Job.name.in_(jobs)))
     states = {row.name: row.state for row in rows}
     waiting = [job for job in jobs if states.get(job) != DONE]
-    if not waiting or not (states.get(SENSORS_JOB, DONE) != DONE or has_rows_of_v3(connection)):
-        return {}
+    if waiting and not has_rows_of_v3(connection):
+        waiting = [job for job in waiting if job in _RECORDED_BY_MIGRATION and job in states]
     return {job: load_job(connection, job) for job in waiting}
 
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, RowMapping, Text, and_, cast, func, select
+from sqlalchemy import Connection, RowMapping, and_, select
 
 from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
-from cowrieprocessor.db.models import FileHash, RawEvent
-from cowrieprocessor.errors import ConfigurationError, InvalidShasum, NotFound
-from cowrieprocessor.events import FILE_DOWNLOAD, FILE_UPLOAD
-from cowrieprocessor.json_text import stored_fields
+from cowrieprocessor.db.models import FileHash
+from cowrieprocessor.errors import ConfigurationError, NotFound
+from cowrieprocessor.loader.rows.file_mentions import NAME, URL
 from cowrieprocessor.reporting.queries.backfill import FILES_JOB, not_yet
 from cowrieprocessor.reporting.queries.file_history import SourceVerdict, source_verdicts
-from cowrieprocessor.reporting.queries.file_sessions import FileSession, list_file_sessions
+from cowrieprocessor.reporting.queries.file_mentions import Mention, mentions_of_file
+from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT
-from cowrieprocessor.sanitize import visible
-
-if TYPE_CHECKING:
-    from cowrieprocessor.loader.file_processor import FileSighting
 
 MIN_PREFIX_CHARS = 6
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
@@ -33,7 +28,7 @@ _SHOWN_CANDIDATES = 5
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """A value seen with a file (a name, a URL, a sensor), and the number of sessions it was seen in."""
+    """A value seen with a file (an origin, a sensor), and the number of sessions it was seen in."""
 
     value: str
     sessions: int
@@ -45,12 +40,10 @@ class FileDetails:
 
     Attributes:
         sources: each source's current answer and queue state.
-        names: its names, the most frequent first; `names_total` counts all of them.
-        urls: its download URLs, the most frequent first; `urls_total` counts all of them.
+        names: its names in all sessions, the most frequent first; `names_total` counts all of them.
+        urls: its download URLs in all sessions, the most frequent first; `urls_total` counts all of them.
         addresses: number of distinct source addresses.
-        sightings_read: number of sessions (the latest) over which names, URLs, origins, sensors and addresses are
-            counted.
-        events_read: number of these whose events were read, too, for names and URLs that their rows do not keep.
+        sightings_read: number of sessions (the latest) over which origins, sensors and addresses are counted.
     """
 
     sha256: str
@@ -80,12 +73,11 @@ class FileDetails:
     origins: tuple[Sightings, ...]
     sensors: tuple[Sightings, ...]
     addresses: int
-    names: tuple[Sightings, ...]
+    names: tuple[Mention, ...]
     names_total: int
-    urls: tuple[Sightings, ...]
+    urls: tuple[Mention, ...]
     urls_total: int
     sightings_read: int
-    events_read: int
 
 
 def find_hash(connection: Connection, text: str) -> str:
@@ -128,7 +120,6 @@ def file_details(
     sha256: str,
     *,
     max_sightings: int = 2_000,
-    read_events_of: int = 200,
     max_values: int = 100,
 ) -> FileDetails:
     """Return everything that is known about one file.
@@ -136,9 +127,7 @@ def file_details(
     Args:
         connection: a connection in a transaction.
         sha256: the whole hash, in lower case.
-        max_sightings: number of sessions (the latest) over which names, URLs, sensors and addresses are counted.
-        read_events_of: number of these (the latest) whose events are read: a row of `files` keeps one name and one
-            URL, but a session can fetch one file under several.
+        max_sightings: number of sessions (the latest) over which origins, sensors and addresses are counted.
         max_values: number of names and of URLs to return.
 
     Raises:
@@ -147,10 +136,8 @@ def file_details(
     row = _hash_row(connection, sha256)
     sessions = list_file_sessions(connection, sha256, limit=max_sightings, captured=True).rows
     in_logs = [session for session in sessions if session.origin != ARTIFACT]
-    with_events = in_logs[:read_events_of]
-    event_names, event_urls = _count_event_values(connection, sha256, with_events)
-    names = _count(session.filename for session in sessions) + event_names
-    urls = _count(session.download_url for session in sessions) + event_urls
+    names = mentions_of_file(connection, sha256, NAME, max_values)
+    urls = mentions_of_file(connection, sha256, URL, max_values)
     return FileDetails(
         **{key: row[key] for key in _COLUMNS},
         verdict=row["shown_verdict"],
@@ -159,12 +146,11 @@ def file_details(
         origins=_ranked(_count(session.origin for session in sessions)),
         sensors=_ranked(_count(session.sensor for session in sessions)),
         addresses=len(_count(session.src_ip for session in sessions)),
-        names=_ranked(names)[:max_values],
-        names_total=len(names),
-        urls=_ranked(urls)[:max_values],
-        urls_total=len(urls),
+        names=names.top,
+        names_total=names.total,
+        urls=urls.top,
+        urls_total=urls.total,
         sightings_read=len(in_logs),
-        events_read=len(with_events),
     )
 
 
@@ -190,44 +176,3 @@ def _count(values: Iterable[str | None]) -> Counter[str]:
 
 def _ranked(counts: Counter[str]) -> tuple[Sightings, ...]:
     return tuple(Sightings(*item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _count_event_values(
-    connection: Connection, sha256: str, sessions: Sequence[FileSession]
-) -> tuple[Counter[str], Counter[str]]:
-    """Return names and URLs of the file that are in the sessions' events but not in their rows, once per session."""
-    rows = {session.session_id: session for session in sessions}
-    names: set[tuple[str, str]] = set()
-    urls: set[tuple[str, str]] = set()
-    for sighting in _event_sightings(connection, sha256, list(rows)):
-        row = rows[sighting.session_id]
-        name, url = (text and visible(text) for text in (sighting.filename, sighting.download_url))
-        if name is not None and name != row.filename:
-            names.add((sighting.session_id, name))
-        if url is not None and url != row.download_url:
-            urls.add((sighting.session_id, url))
-    return Counter(name for _, name in names), Counter(url for _, url in urls)
-
-
-def _event_sightings(connection: Connection, sha256: str, session_ids: Sequence[str]) -> Iterator[FileSighting]:
-    """Yield the sightings of one file in the events of these sessions."""
-    from cowrieprocessor.loader.file_processor import file_sighting
-
-    if not session_ids:
-        return
-    # coalesce() keeps the planner from the index on event_type, which would read every file event there is.
-    events = (
-        select(RawEvent.session_id, cast(RawEvent.payload, Text))
-        .where(
-            RawEvent.session_id.in_(session_ids),
-            func.coalesce(RawEvent.event_type, "").in_((FILE_DOWNLOAD, FILE_UPLOAD)),
-        )
-        .execution_options(yield_per=500)
-    )
-    for session_id, payload in connection.execute(events):
-        try:
-            sighting = file_sighting(stored_fields(payload), session_id or "")
-        except InvalidShasum:
-            continue
-        if sighting is not None and sighting.sha256 == sha256:
-            yield sighting

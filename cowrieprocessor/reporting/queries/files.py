@@ -14,6 +14,8 @@ from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS
 from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
 from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.loader.rows.file_mentions import NAME, URL
+from cowrieprocessor.reporting.queries.file_mentions import files_mentioned
 from cowrieprocessor.reporting.queries.paging import (
     EARLIEST,
     Bytewise,
@@ -33,7 +35,6 @@ HashTimes = tuple[str, dt.datetime, dt.datetime]
 
 _NAME_SAMPLE_ROWS = 100
 _HASHES_AT_ONCE = 500
-_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class FileFilter:
         until: first seen before this time.
         sensor: seen by this sensor.
         name: part of a name that the file had in any session; the case of ASCII letters is ignored.
+        url: part of a URL that the file came from in any session, likewise.
     """
 
     verdict: str | None = None
@@ -53,6 +55,7 @@ class FileFilter:
     until: dt.datetime | None = None
     sensor: str | None = None
     name: str | None = None
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +154,9 @@ def _filtered(
         query = query.where(FileHash.last_seen >= filters.since)
     if filters.until is not None:
         query = query.where(FileHash.first_seen < filters.until)
-    if filters.name is not None:
-        part = filters.name.translate(_ASCII_LOWER)
-        named = func.lower(Bytewise(visible(Files.filename))).contains(part, autoescape=True)
-        query = query.where(FileHash.sha256.in_(select(Files.shasum).where(named)))
+    for kind, part in ((NAME, filters.name), (URL, filters.url)):
+        if part is not None:
+            query = query.where(FileHash.sha256.in_(files_mentioned(kind, part)))
     if filters.sensor is not None:
         seen = (
             select(Files.id)

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
+from cowrieprocessor.reporting.queries.file_mentions import Mention
 from cowrieprocessor.reporting.queries.sessions import SessionDetails, SessionEvent
 from cowrieprocessor.reporting.render.history import source_text
 from cowrieprocessor.reporting.render.listings import flags
@@ -19,6 +20,7 @@ from cowrieprocessor.reporting.render.terminal import (
     facts,
     file_hash,
     heading,
+    minute,
     moment,
     moment_text,
     number,
@@ -64,8 +66,8 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("sensors", _joined(file.sensors)),
     ]
     parts: list[RenderableType] = [facts(fields)]
-    parts += _values(screen, "Names", "name", file.names, file.names_total)
-    parts += _values(screen, "Fetched from", "URL", file.urls, file.urls_total)
+    parts += _mentions(screen, "Names", "name", file.names, file.names_total)
+    parts += _mentions(screen, "Fetched from", "URL", file.urls, file.urls_total)
     return draw(screen, *parts, *_coverage_note(file))
 
 
@@ -76,19 +78,14 @@ def _sources(file: FileDetails) -> list[tuple[str, Text]]:
 
 
 def _coverage_note(file: FileDetails) -> list[RenderableType]:
-    """Return a note on sessions and events of the file that were not read; empty if all were."""
-    parts = []
-    if file.sightings_read < file.session_count:
-        parts.append(
-            f"Counted are the latest {file.sightings_read:,} of {plural(file.session_count, 'session')}; "
-            "--sightings N counts more."
-        )
-    if file.events_read < file.sightings_read and (file.names_total or file.urls_total):
-        parts.append(
-            f"The events of the latest {file.events_read:,} were read for every name and URL; of the others one of "
-            "each is listed."
-        )
-    return [sentence("\n" + " ".join(parts), "dim")] if parts else []
+    """Return a note on sessions of the file that were not read; empty if all were."""
+    if file.sightings_read >= file.session_count:
+        return []
+    text = (
+        f"\nSensors, addresses and how it came are counted over the latest {file.sightings_read:,} of "
+        f"{plural(file.session_count, 'session')}; --sightings N counts more."
+    )
+    return [sentence(text, "dim")]
 
 
 def _joined(values: Sequence[Sightings]) -> Text:
@@ -96,14 +93,20 @@ def _joined(values: Sequence[Sightings]) -> Text:
     return Text(", ".join(f"{shown(value.value, 64) or '(no name)'} {value.sessions:,}" for value in values))
 
 
-def _values(screen: Screen, title: str, what: str, values: Sequence[Sightings], total: int) -> list[RenderableType]:
+def _mentions(screen: Screen, title: str, what: str, values: Sequence[Mention], total: int) -> list[RenderableType]:
     if not values:
         return []
-    rows = [(number(value.sessions), cell(value.value, 1024)) for value in values]
-    parts: list[RenderableType] = [
-        heading(title),
-        table(screen, (Column("sessions", number=True), Column(what, wraps=True, takes_rest=True)), rows),
+    rows = [
+        (number(value.sessions), cell(value.value, 1024), minute(value.first_seen), minute(value.last_seen))
+        for value in values
     ]
+    columns = (
+        Column("sessions", number=True),
+        Column(what, wraps=True, takes_rest=True),
+        Column("first (UTC)", needs=88),
+        Column("last (UTC)", needs=72),
+    )
+    parts: list[RenderableType] = [heading(title), table(screen, columns, rows)]
     if total > len(values):
         parts.append(sentence(f"and {total - len(values):,} more", "dim"))
     return parts

@@ -73,7 +73,7 @@ def report_text(report: Report, screen: Screen, *, db_option: str = "") -> str:
         parts += _files(report, screen)
         parts += found_malicious_section(report.found_malicious, report.totals.files_found_malicious, screen)
         parts += changed_verdicts_section(report.changed_verdicts, report.totals.answers_changed, screen)
-        parts += _ranking(screen, "Where they were fetched from", report.urls, "URL", "files", 300)
+        parts += _ranking(screen, "URLs of downloads", report.urls, "URL", "files", 300)
         parts += _pair(
             screen,
             _ranking(screen, "Where from", report.addresses, "address", "events", 45),
@@ -160,8 +160,9 @@ def _notes(report: Report) -> list[RenderableType]:
         )
     elif not state.complete:
         notes.append(
-            f"This report is incomplete: {state.percent} of the stored events are backfilled. What version 3 stored of "
-            "addresses, user names, commands, sensors and files is not all here; `cowrieprocessor db backfill` adds it."
+            f"This report is incomplete: {state.percent} of the stored events are backfilled. What an earlier "
+            "release stored of addresses, user names, commands, sensors, files and URLs is not all here; "
+            "`cowrieprocessor db backfill` adds it."
         )
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"

@@ -14,6 +14,7 @@ from cowrieprocessor.db.models import (
     DeadLetterEvent,
     EnrichmentQueueItem,
     FileHash,
+    FileMention,
     Files,
     FileVerdict,
     LogFile,
@@ -22,6 +23,7 @@ from cowrieprocessor.db.models import (
     SessionLogin,
     SessionSummary,
 )
+from cowrieprocessor.loader.rows.file_mentions import NAME, URL
 
 DAY = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 HOSTILE = (
@@ -89,8 +91,26 @@ def add_session(
 
 
 def add_file(connection: Connection, session_id: str, sha256: str, seen: dt.datetime, **columns: Any) -> None:
-    """Add a row of `files`."""
+    """Add a row of `files`, and what the event that it is from mentions."""
     connection.execute(insert(Files).values(session_id=session_id, shasum=sha256, first_seen=seen, **columns))
+    for kind, column in ((NAME, "filename"), (URL, "download_url")):
+        if columns.get(column) is not None:
+            add_mention(connection, session_id, sha256, kind, columns[column], seen)
+
+
+def add_mention(
+    connection: Connection,
+    session_id: str,
+    sha256: str,
+    kind: str,
+    value: str,
+    seen: dt.datetime,
+    last: dt.datetime | None = None,
+) -> None:
+    """Add a row of `file_mentions`."""
+    digest = hashlib.sha256(f"{kind}\0{sha256}\0{value}".encode()).hexdigest()[:32]
+    row = {"shasum": sha256, "kind": kind, "value": value, "first_seen": seen, "last_seen": last or seen}
+    connection.execute(insert(FileMention).values(session_id=session_id, digest=digest, **row))
 
 
 def add_hash(

@@ -19,6 +19,7 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded
 from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
+from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from tests import v3_schema
 from tests.documents import PROJECT
 from tests.logs import events
@@ -80,7 +81,7 @@ def test_progress_for_programs(path: Path) -> None:
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
 
     assert {"job", "state", "rows_done", "rows_total", "rows_per_s", "eta_s", "reason"} == set(lines[0])
-    assert {line["job"] for line in lines} == {"backfill-files", "backfill-sessions", "backfill-sensors"}
+    assert {line["job"] for line in lines} == set(ALL_JOBS)
 
 
 def test_a_dry_run_changes_nothing(path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_dry_run_changes_nothing(path: Path) -> None:
     document = json.loads(call("backfill", "--db", path, "--dry-run", "--json").stdout)
 
     assert "backfill-files                 40 rows to read" in result.stdout
-    assert document["rows_to_read"] == {"backfill-files": 40, "backfill-sessions": 200, "backfill-sensors": 200}
+    assert document["rows_to_read"] == dict(zip(ALL_JOBS, (40, 40, 200, 200), strict=True))
     assert path.read_bytes() == before
 
 

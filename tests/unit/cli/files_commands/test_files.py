@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.loader.rows.file_mentions import NAME
 from tests.unit.reporting.program import Program
-from tests.unit.reporting.scene import add_events, add_file, add_hash, add_session, at, sha
+from tests.unit.reporting.scene import add_file, add_hash, add_mention, add_session, at, sha
 
 
 @pytest.fixture
@@ -48,18 +49,7 @@ def db(engine: Engine, db_url: str) -> str:
         )
         add_file(connection, "s0", sha(2), at(0), origin="upload")
         add_hash(connection, sha(2), at(0))
-        add_events(
-            connection,
-            [
-                {
-                    "eventid": "cowrie.session.file_download",
-                    "session": "s2",
-                    "timestamp": "2026-11-21T02:00:00Z",
-                    "shasum": sha(1),
-                    "destfile": "/tmp/second-name",
-                }
-            ],
-        )
+        add_mention(connection, "s2", sha(1), NAME, "/tmp/second-name", at(2))
     return db_url
 
 
@@ -92,6 +82,13 @@ def test_list_takes_its_filters(db: str, program: Program) -> None:
     arguments = ("--verdict", "malicious", "--since", "2026-11-21", "--until", "2026-11-22", "--name", "X.SH")
     outcome = program("files", "list", "--db", db, *arguments, "--sensor", "lab", "--json")
     assert [sha(1)] == [file["sha256"] for file in outcome.document["files"]]
+    for url in ("198.51.100.7/X", "hxxp://u:secret@198[.]51[.]100[.]7/x.sh"):
+        assert [sha(1)] == [
+            file["sha256"] for file in program("files", "list", "--db", db, "--url", url, "--json").document["files"]
+        ]
+    assert program("files", "list", "--db", db, "--url", "nowhere").out == "No files match.\n"
+    second = program("files", "list", "--db", db, "--name", "SECOND", "--json").document
+    assert ([sha(1)], second["complete"]) == ([file["sha256"] for file in second["files"]], True)
     nothing = program("files", "list", "--db", db, "--sensor", "lab", "--name", "nowhere")
     assert (nothing.code, nothing.out) == (0, "No files match.\n")
     unknown = program("files", "list", "--db", db, "--sensor", "nowhere")
@@ -115,7 +112,7 @@ def test_show_tells_everything_about_a_file(db: str, program: Program) -> None:
 def test_show_says_what_it_did_not_count(db: str, program: Program) -> None:
     """Where fewer sessions were counted than there are, the text says so and how to count more."""
     outcome = program("files", "show", sha(1)[:6], "--db", db, "--sightings", "2")
-    assert "Counted are the latest 2 of 3 sessions; --sightings N counts more." in " ".join(outcome.out.split())
+    assert "counted over the latest 2 of 3 sessions; --sightings N counts more." in " ".join(outcome.out.split())
 
 
 def test_sessions_of_a_file_are_listed(db: str, program: Program) -> None:

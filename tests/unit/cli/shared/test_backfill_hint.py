@@ -19,7 +19,7 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB, awaits_backfill
 from tests.unit.reporting.program import Program
 
-NOTE = "that version 3 stored are not all here yet: cowrieprocessor db backfill --db "
+NOTE = "that an earlier release stored are not all here yet: cowrieprocessor db backfill --db "
 LISTS = ("files", "sessions")
 
 

@@ -21,6 +21,7 @@ from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.rows import file_aggregates
+from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests import v4_state_scene as scene
@@ -112,7 +113,7 @@ def test_a_line_replayed_after_the_backfill_is_counted_once(v3: Engine) -> None:
     replay(v3, SETTINGS)
     unfinished = validate(v3)
     backfill(v3)
-    assert {"backfill-files": 0, "backfill-sessions": 1, "backfill-sensors": 1} == unfinished.not_backfilled
+    assert dict(zip(ALL_JOBS, (0, 0, 1, 1), strict=True)) == unfinished.not_backfilled
     assert validate(v3).valid
     with read_transaction(v3) as connection:
         found = connection.execute(select(CommandStat.occurrences).where(CommandStat.session_id == "lost")).scalars()

@@ -27,6 +27,7 @@ from cowrieprocessor.jobs.upgrade import backfill as job
 from cowrieprocessor.jobs.upgrade import backfill_run
 from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests.logical_digest import Contents, difference, logical_contents
@@ -413,7 +414,7 @@ def test_a_plan_changes_no_byte(tmp_path: Path) -> None:
     plan = job.plan(engine)
     dispose(engine)
 
-    assert plan.rows == {"backfill-files": 40, "backfill-sessions": 200, "backfill-sensors": 200}
+    assert plan.rows == dict(zip(ALL_JOBS, (40, 40, 200, 200), strict=True))
     assert sha256(path.read_bytes()).hexdigest() == before
 
 

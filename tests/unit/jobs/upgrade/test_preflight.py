@@ -21,7 +21,7 @@ from cowrieprocessor.db.files import open_files
 from cowrieprocessor.db.files.open_files import FileHolders, holders_of
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.schema_facts import read_facts
-from cowrieprocessor.db.upgrade.estimates import ROWS_PER_SAMPLE, SAMPLES, expected_work
+from cowrieprocessor.db.upgrade.estimates import FILE_ROW_BYTES, ROWS_PER_SAMPLE, SAMPLES, expected_work
 from cowrieprocessor.errors import (
     DatabaseError,
     DatabaseFull,
@@ -99,7 +99,7 @@ def test_preflight_estimates_a_large_database(tmp_path: Path, counted: int) -> N
     dispose(engine)
     assert abs(work.events - rows) < rows * 0.1
     assert abs(work.file_events - rows // 25) < (rows // 25 * 0.15 if counted == 10 else 1)
-    assert work.new_bytes == work.file_events * 700
+    assert work.new_bytes == work.file_events * FILE_ROW_BYTES
 
 
 def test_preflight_of_a_quiet_database_leaves_no_trace(v3: Engine, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.jobs.validation.report import Difference, ValidationReport
 from cowrieprocessor.jobs.validation.validate import ValidateProgress, validate
 from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from cowrieprocessor.settings import Settings
 from tests import v3_schema
 from tests.unit.jobs.upgraded import change, opened, rows, upgrade
@@ -72,12 +73,13 @@ def test_an_upgraded_database_is_valid(upgraded: Path) -> None:
     assert report.compared == {
         "files": 2,
         "file_hashes": 2,
+        "file_mentions": 7,
         "session_attributes": 1,
         "command_stats": 1,
         "session_logins": 1,
         "session_sensors": 2,
     }
-    assert report.not_backfilled == {"backfill-files": 0, "backfill-sessions": 0, "backfill-sensors": 0}
+    assert report.not_backfilled == dict.fromkeys(ALL_JOBS, 0)
 
 
 @pytest.mark.parametrize("habit", ["from_v1", "planned_files"])
@@ -103,7 +105,9 @@ def test_the_generator_of_v3_files_agrees(tmp_path: Path) -> None:
     report = validated(upgrade(path))
     compared = (answer.files, answer.hashes, answer.sessions_with_attributes, answer.command_stats)
     compared += (answer.session_logins, answer.sessions)
-    assert (report.valid, report.first_differences, tuple(report.compared.values())) == (True, [], compared)
+    found = tuple(rows for table, rows in report.compared.items() if table != "file_mentions")
+    assert (report.valid, report.first_differences, found) == (True, [], compared)
+    assert report.compared["file_mentions"] >= answer.files
 
 
 def test_logs_of_our_loader_are_valid(engine: Engine, corpus: Path) -> None:
@@ -339,6 +343,7 @@ def test_what_was_stored_under_a_larger_limit_is_valid(engine: Engine, tmp_path:
         assert report.compared == {
             "files": 1,
             "file_hashes": 1,
+            "file_mentions": 2,
             "session_attributes": 1,
             "command_stats": 1,
             "session_logins": 1,
@@ -379,7 +384,7 @@ def test_events_appended_by_v3_are_reported_separately(upgraded: Path) -> None:
     append_as_v3(upgraded, late, v3_schema.event("cowrie.login.failed", "s3", "2025-01-03T00:00:00Z", username="a"))
     report = validated(upgraded)
     assert (report.valid, report.differences) == (False, {})
-    assert report.not_backfilled == {"backfill-files": 1, "backfill-sessions": 2, "backfill-sensors": 2}
+    assert report.not_backfilled == dict(zip(ALL_JOBS, (1, 1, 2, 2), strict=True))
     shown = call("--db", upgraded)
     assert "backfill-files has not processed 1 event yet: run `cowrieprocessor db backfill" in shown.output
     with opened(upgraded) as engine:
@@ -393,7 +398,7 @@ def test_before_the_backfill(v3_file: Path) -> None:
         apply_migrations(engine)
     report = validated(v3_file)
     assert (report.valid, report.differences) == (False, {})
-    assert report.not_backfilled == {"backfill-files": 7, "backfill-sessions": None, "backfill-sensors": None}
+    assert report.not_backfilled == dict(zip(ALL_JOBS, (7, None, None, None), strict=True))
 
 
 def test_a_v3_file_must_be_migrated(v3_file: Path) -> None:
@@ -406,6 +411,8 @@ STEPS = [
     "reading file events",
     "comparing files",
     "comparing file_hashes",
+    "reading the URLs",
+    "comparing file_mentions",
     "reading all events",
     "comparing command",
     "reading the sensors",
@@ -446,7 +453,8 @@ def test_a_concurrent_backfill_is_no_difference(upgraded: Path, step: str) -> No
         report = validate(engine, on_progress=run_backfill)
     assert (done, report.first_differences) == ([step], [])
     is_counted = {
-        "backfill-files": not step.startswith(("reading file", "comparing file")),
+        "backfill-files": STEPS.index(step) > STEPS.index("comparing file_hashes"),
+        "backfill-mentions": STEPS.index(step) > STEPS.index("comparing file_mentions"),
         "backfill-sessions": "sensors" in step,
         "backfill-sensors": False,
     }
@@ -590,6 +598,8 @@ def test_progress_reaches_the_end_of_each_step(upgraded: Path) -> None:
         "reading file events": (7, pytest.approx(0.5 + 8 / 18 / 2)),
         "comparing files": (2, 1.0),
         "comparing file_hashes": (2, 1.0),
+        "reading the URLs and names of file events": (8, pytest.approx(0.7963, abs=1e-4)),
+        "comparing file_mentions": (7, 1.0),
         "reading all events": (18, 1.0),
         "comparing session_attributes": (1, 1.0),
         "comparing command_stats": (1, 1.0),
@@ -604,6 +614,6 @@ def test_the_engine_may_be_writable(upgraded: Path) -> None:
     """A validation also accepts an engine that can write."""
     engine = get_engine(upgraded)
     try:
-        assert validate(engine, files_only=True).compared == {"files": 2, "file_hashes": 2}
+        assert validate(engine, files_only=True).compared == {"files": 2, "file_hashes": 2, "file_mentions": 7}
     finally:
         engine.dispose()

@@ -7,8 +7,10 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.errors import ConfigurationError, NotFound
+from cowrieprocessor.loader.rows.file_mentions import NAME, URL
 from cowrieprocessor.reporting.queries.file_details import Sightings, file_details, find_hash
-from tests.unit.reporting.scene import add_events, add_file, add_hash, add_session, at, sha
+from cowrieprocessor.reporting.queries.file_mentions import Mention
+from tests.unit.reporting.scene import add_file, add_hash, add_mention, add_session, at, sha
 
 
 def test_a_file_is_found_by_any_of_its_hashes(engine: Engine) -> None:
@@ -43,19 +45,8 @@ def test_an_unknown_or_ambiguous_hash_is_not_found(engine: Engine) -> None:
             file_details(connection, sha(9))
 
 
-def _download(session: str, name: str, url: str | None = None, *, shasum: str = sha(1)) -> dict[str, object]:
-    event = {
-        "eventid": "cowrie.session.file_download",
-        "session": session,
-        "timestamp": "2026-11-21T01:00:00.000000Z",
-        "shasum": shasum,
-        "destfile": name,
-    }
-    return event | ({"url": url} if url else {})
-
-
 def test_every_name_and_url_is_listed(engine: Engine) -> None:
-    """Further names and URLs that a session used, besides those of its row, are found in its events, once each."""
+    """All names and URLs of all sessions are listed, with sessions and dates, also beyond those that are read."""
     with write_transaction(engine) as connection:
         add_hash(connection, sha(1), at(1), at(3), session_count=3, reputation=80, reputation_reasons=["old", "bad"])
         for name, hours, sensor, address in (
@@ -65,41 +56,32 @@ def test_every_name_and_url_is_listed(engine: Engine) -> None:
         ):
             add_session(connection, name, at(hours), sensor=sensor, src_ip=address)
         add_file(connection, "a", sha(1), at(1), filename="/tmp/one", download_url="http://u/1")
+        add_mention(connection, "a", sha(1), NAME, "/tmp/two", at(1), at(1.5))
+        add_mention(connection, "a", sha(1), URL, "http://u/2", at(1.25), at(1.5))
         add_file(connection, "b", sha(1), at(2), filename="/tmp/one")
+        add_mention(connection, "b", sha(1), NAME, "/tmp/two", at(2))
         add_file(connection, "c", sha(1), at(3), origin="upload")
         add_file(connection, "artifact:box", sha(1), at(4), origin="artifact")
-        add_file(connection, "a", sha(2), at(1), filename="/tmp/other")
-        add_events(
-            connection,
-            [
-                _download("a", "/tmp/one", "http://u/1"),
-                _download("a", "/tmp/two", "http://u/2"),
-                _download("a", "/tmp/two", "http://u/2"),
-                _download("a", "/tmp/other", "http://u/3", shasum=sha(2)),
-                _download("a", "/tmp/broken", shasum="zz"),
-                {"eventid": "cowrie.log.closed", "session": "a", "shasum": sha(1), "destfile": "/tmp/tty"},
-                _download("b", "/tmp/two"),
-                _download("unrelated", "/tmp/elsewhere"),
-            ],
-        )
+        add_file(connection, "a", sha(2), at(1), filename="/tmp/other", download_url="http://u/3")
+        add_mention(connection, "a", "", URL, "http://u/failed", at(1))
     with read_transaction(engine) as connection:
         details = file_details(connection, sha(1))
         first_only = file_details(connection, sha(1), max_values=1)
-        without_events = file_details(connection, sha(1), read_events_of=0)
         latest = file_details(connection, sha(1), max_sightings=2)
-    assert (Sightings("/tmp/one", 2), Sightings("/tmp/two", 2)) == details.names
-    assert (Sightings("http://u/1", 1), Sightings("http://u/2", 1)) == details.urls
+    one, two = Mention("/tmp/one", 2, at(1), at(2)), Mention("/tmp/two", 2, at(1), at(2))
+    assert {one, two} == set(details.names)
+    assert (Mention("http://u/2", 1, at(1.25), at(1.5)), Mention("http://u/1", 1, at(1), at(1))) == details.urls
     assert (Sightings("download", 2), Sightings("artifact", 1), Sightings("upload", 1)) == details.origins
     assert (Sightings("lab", 2), Sightings("box", 1), Sightings("hq", 1)) == details.sensors
-    assert (details.addresses, details.sightings_read, details.events_read) == (2, 3, 3)
+    assert (details.addresses, details.sightings_read) == (2, 3)
     assert (details.reputation, details.reputation_reasons) == (80, ("old", "bad"))
     assert (
         len(first_only.names),
         first_only.names_total,
-        len(first_only.urls),
+        first_only.urls,
         first_only.urls_total,
-    ) == (1, 2, 1, 2)
-    assert (Sightings("/tmp/one", 2),) == without_events.names
+    ) == (1, 2, details.urls[:1], 2)
+    assert (latest.names, latest.urls) == (details.names, details.urls)
     assert (Sightings("artifact", 1), Sightings("upload", 1)) == latest.origins
 
 
@@ -113,4 +95,5 @@ def test_a_file_in_very_many_sessions_is_counted_over_the_latest(engine: Engine)
             add_file(connection, f"s{number:02}", sha(2), at(number), filename="other")
     with read_transaction(engine) as connection:
         details = file_details(connection, sha(1), max_sightings=3)
-    assert [name.value for name in details.names] == ["n27", "n28", "n29"]
+    assert details.sensors == (Sightings("lab", 3),)
+    assert [name.value for name in details.names] == [f"n{number:02}" for number in reversed(range(30))]

@@ -41,7 +41,7 @@ SHA-256       name                         type          size  sessions  verdict
 000001000000  /root/.ssh/authorized_keys   text         389 B         2  clean            2026-10-12
 000003000000                                                          1  not-asked        new
 
-Where they were fetched from
+URLs of downloads
 sessions  files  URL
 ────────────────────────────────────────────────────────────────────────────────────────────────────
        1      1  fxp://***@198[.]51[.]100[.]7/redtail.x86_64
