@@ -227,5 +227,6 @@ def unknown_key(message: str, key: str, known: Collection[str]) -> Configuration
 
 def closest_match(name: str, known: Collection[str], min_similarity: float) -> str | None:
     """Return the known name that is most similar to `name`, or None if none reaches `min_similarity` (0 to 1)."""
-    matches = difflib.get_close_matches(name.lower(), sorted(known), 1, min_similarity)
-    return matches[0] if matches else None
+    by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), 1, min_similarity)
+    return by_lower[matches[0]] if matches else None

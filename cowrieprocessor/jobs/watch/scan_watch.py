@@ -259,8 +259,8 @@ class _Watch:
 
     def _timeout_s(self) -> float:
         """Return the time until a folder is due, at most until a missing one is tried again."""
-        due_at = min(folder.due_at() for folder in self._folders)
-        return max(0.0, min(due_at - time.monotonic(), self._timing.missing_s))
+        due_in_s = (folder.due_at() - time.monotonic() for folder in self._folders)
+        return max(0.0, min(self._timing.missing_s, *due_in_s))
 
     def _schedule(self, changed: frozenset[Path] | None) -> None:
         """Schedule scans of the folders in which files changed; None stands for all folders."""

@@ -320,7 +320,7 @@ def _session_options(report: Report) -> str:
     """Return the options of `sessions list` that pick the report's sessions."""
     since, until = (moment.date().isoformat() for moment in (report.period.start, report.period.end))
     options = f"--since {since} --until {until}{_sensor_option(report)}"
-    return f"{options} --with-files" if report.totals.sessions_with_files else options
+    return f"{options} --with-files" if report.lists_files else options
 
 
 def _sensor_option(report: Report) -> str:
