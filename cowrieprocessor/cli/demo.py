@@ -20,7 +20,7 @@ SENSOR = "honeypot-1"
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=Path("demo"),
     help="Folder for the demonstration's database. Default: demo.",
 )

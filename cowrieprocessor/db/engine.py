@@ -162,6 +162,12 @@ def _parse(name: str) -> URL:
         url = make_url(name)
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"{_redacted(name)}: not a database URL; write postgresql://user@host/name") from None
+    _, _, parameters = name.partition("?")
+    if not all("=" in parameter for parameter in parameters.split("&") if parameter):
+        raise ConfigurationError(
+            f"{_redacted(name)}: what follows `?` in the URL is no parameter; if it belongs to the name, give an "
+            "SQLite file by its path alone, and write %3F in the URL of a PostgreSQL database"
+        )
     if url.drivername in _SQLITE_NAMES:
         return url.set(drivername="sqlite")
     if url.drivername in _POSTGRES_NAMES:

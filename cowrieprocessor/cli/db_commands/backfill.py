@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pause-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Pause while this file exists. Default: the database's path with `.pause` appended.",
 )

@@ -51,7 +51,7 @@ _REASONS = {
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path())
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(readable=False))
 @db_option
 @click.option(
     "--sensor",

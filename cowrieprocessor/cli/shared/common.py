@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -294,9 +295,21 @@ def _describe_os_error(error: OSError) -> str:
         if error.errno == errno.EBADF:
             return "the output cannot be written: standard output is closed; open it, or send it to /dev/null"
         return f"the output cannot be written: {why}; make room, or write it elsewhere"
+    if _current_folder_is_gone():
+        return "the current folder has been deleted; change to another one, then repeat the command"
     has_path = isinstance(error.filename, str | bytes | os.PathLike)
     path = os.fsdecode(error.filename) if has_path else "a file whose name the system does not report"
     return f"{path}: {why}; {_REMEDIES.get(error.errno or 0, 'check the system log, then repeat the command')}"
+
+
+def _current_folder_is_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_output_error(error: OSError) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +21,9 @@ from tests.unit.cli.every_command import CALLED, NAME, SAMPLES, Scene, call, mak
 POSTGRES_NAME = "we?ird#%41 n'a\"me"
 MAINTENANCE = ("db backup", "db restore")
 """Commands that need a file."""
+
+WITHOUT_DB = [name for name in CALLED if not name.startswith("db ") and name != "demo"]
+WAYS = ("variable", "old variable", "file", "path in file")
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,9 @@ def _events(out: bytes) -> int:
     return int(json.loads(out)["tables"]["raw_events"]["rows"])
 
 
-@pytest.mark.parametrize("name", [name for name in CALLED if not name.startswith("db ") and name != "demo"])
-@pytest.mark.parametrize("given", ["variable", "old variable", "file", "path in file"])
+@pytest.mark.parametrize(
+    ("name", "given"), [*zip(WITHOUT_DB, cycle(WAYS), strict=False), *(("files list", given) for given in WAYS)]
+)
 def test_every_command_finds_the_database_of_the_settings(scene: Scene, name: str, given: str, tmp_path: Path) -> None:
     """Named by a variable or by the settings file, as by `--db`: the same file, and no other is made."""
     here = scene.copy(tmp_path / "here")
@@ -65,9 +70,13 @@ def test_every_command_finds_the_database_of_the_settings(scene: Scene, name: st
 
 
 def test_an_url_of_sqlite_with_a_question_mark_is_refused(tmp_path: Path) -> None:
-    """What follows a question mark in a URL would be parameters, of which SQLite takes none: a path is asked for."""
-    with pytest.raises(ConfigurationError, match="give the path alone"):
+    """What follows a question mark would be parameters: it is never left out, so that another file is opened."""
+    with pytest.raises(ConfigurationError, match="by its path alone"):
         get_engine(f"sqlite:///{tmp_path}/a?b.sqlite")
+    with pytest.raises(ConfigurationError, match="give the path alone"):
+        get_engine(f"sqlite:///{tmp_path}/a?b=c.sqlite")
+    with pytest.raises(ConfigurationError, match="write %3F"):
+        get_engine("postgresql://me:secret@host/we?ird")
 
 
 def test_an_interrupted_load_says_so_in_a_database_with_any_name(tmp_path: Path) -> None:
