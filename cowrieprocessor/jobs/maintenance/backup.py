@@ -224,7 +224,8 @@ def _destination(files: DatabaseFiles, destination: Path) -> Path:
     """Return the destination's full path.
 
     Raises:
-        CopyRefused: it exists, its folder is missing or may not be entered, or companions of another database have its name.
+        CopyRefused: it exists, its folder is missing or may not be entered, or companions of another database have
+            its name.
     """
     target = destination.expanduser()
     target = target.parent.resolve() / target.name

@@ -163,6 +163,11 @@ def _notes(report: Report) -> list[RenderableType]:
             f"This report is incomplete: {state.percent} of the stored events are backfilled. What version 3 stored of "
             "addresses, user names, commands, sensors and files is not all here; `cowrieprocessor db backfill` adds it."
         )
+    if state.may_count_twice:
+        notes.append(
+            "Events that version 3 stored or counted twice may count twice here: `cowrieprocessor db recount` counts "
+            "each once."
+        )
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"
         notes.append(

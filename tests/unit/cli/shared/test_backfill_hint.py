@@ -77,8 +77,12 @@ def test_after_the_backfill_sessions_may_count_twice(migrated: Path, program: Pr
     )
     assert notes == {"files list": [], "sessions list": [doubled], "report daily": [doubled], "sensors list": []}
 
+    in_report = "may count twice here: `cowrieprocessor db recount`"
+    assert in_report in " ".join(program("report", "daily", "--db", migrated).out.split())
+
     assert program(*shlex.split(doubled.partition("recount: cowrieprocessor ")[2])).code == 0
     assert [program(name, "list", "--db", migrated).err for name in LISTS] == ["", ""]
+    assert in_report not in " ".join(program("report", "daily", "--db", migrated).out.split())
 
 
 @pytest.mark.parametrize("state", ["running", "waiting", "paused", "failed", "stopped"])
