@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+IS_RECENT := -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo yes
 export COWRIEPROC_COWRIE_VENV ?=
 
 .DEFAULT_GOAL := help
@@ -42,8 +43,16 @@ services: $(VENV)/.dev ## PostgreSQL, strace and Cowrie, which the tests start t
 requirements: $(VENV)/.dev ## pin the packages again
 	requirements/compile.sh
 
+# Asked when the environment is made or renewed, before anything is written.
+define require_python
+$(if $(wildcard $(BIN)/python),\
+	$(if $(shell $(BIN)/python $(IS_RECENT)),,$(error $(VENV) is of a Python before 3.11, or of one that has gone: make clean)),\
+	$(if $(shell $(PYTHON) $(IS_RECENT)),,$(error Python 3.11 or later is needed, and $(PYTHON) is not: make demo PYTHON=python3.11)))
+endef
+
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(require_python)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable .

@@ -1,6 +1,9 @@
-"""Words that messages are made of: a count with its noun, and what was lost."""
+"""Words that messages are made of: a count with its noun, what was lost; and how an encoding shows them."""
 
 from __future__ import annotations
+
+_PLAIN = str.maketrans({"─": "-", "…": "...", "→": "->"})
+"""For encodings without them, the characters that tables and sentences are drawn with."""
 
 
 def plural(count: int, singular: str, plural_form: str | None = None) -> str:
@@ -19,3 +22,12 @@ def destroyed(bytes_lost: int) -> str:
     return plural(
         bytes_lost, "byte was destroyed before it could be read", "bytes were destroyed before they could be read"
     )
+
+
+def in_encoding(text: str, encoding: str) -> str:
+    """Return a text with the characters that an encoding does not have as escapes, and lines and arrows in ASCII."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    return text

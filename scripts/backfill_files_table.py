@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import sys
 
+from environment import require_package
+
+require_package()
+
 from cowrieprocessor.cli.db_commands.backfill import backfill
 from cowrieprocessor.cli.shared.common import run
 

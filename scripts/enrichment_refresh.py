@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import sys
 
+from environment import require_package
+
+require_package()
+
 from cowrieprocessor.cli.enrich import refresh
 from cowrieprocessor.cli.shared.common import run
 

@@ -11,6 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from environment import require_package
+
+require_package()
+
 from cowrieprocessor.cli.db_commands.validate import validate
 from cowrieprocessor.cli.shared.common import notify, run
 from cowrieprocessor.db.engine import dispose, get_engine

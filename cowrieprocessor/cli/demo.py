@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cowrieprocessor.cli.shared.common import notify
+from cowrieprocessor.cli.shared.common import notify, print_text
 from cowrieprocessor.errors import ConfigurationError, InputNotFound
 from cowrieprocessor.filesystems import os_error_text
 
@@ -20,7 +20,7 @@ SENSOR = "honeypot-1"
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     default=Path("demo"),
     help="Folder for the demonstration's database. Default: demo.",
 )
@@ -58,7 +58,7 @@ def run_demo(directory: Path, *, samples_name: str = SAMPLES) -> None:
     _run_step("2. cowrieprocessor files scan", scan, str(samples / "downloads"), "--sensor", SENSOR, "--db", db)
     notify(f"3. cowrieprocessor report daily --db {shlex.quote(db)}")
     show_report("daily", None, db, None, "text", None)
-    click.echo(_next_steps(shlex.quote(db)))
+    print_text(_next_steps(shlex.quote(db)) + "\n")
 
 
 def find_samples(name: str = SAMPLES) -> Path:

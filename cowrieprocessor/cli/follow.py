@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     json_option,
     notify,
     print_json,
+    print_text,
     report_waiting,
 )
 from cowrieprocessor.cli.shared.stopping import stop_aborts_wait, stop_on_signals
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from cowrieprocessor.loader.delta import PollResult
 
 EXIT_FILES_FAILED = 3
-EXAMPLE_LOG = "/srv/cowrie/var/log/cowrie/cowrie.json"
 
 
 @click.command()
@@ -73,10 +73,10 @@ def follow(
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.watch.follow import LOCK_TIMEOUT_S
     from cowrieprocessor.jobs.watch.follow import follow as run
-    from cowrieprocessor.settings import load_settings
+    from cowrieprocessor.settings import configured_logs, load_settings
 
     settings = load_settings(overrides={"batch_size": batch_size})
-    followed_paths = paths or _configured_logs()
+    followed_paths = paths or configured_logs()
     stop = threading.Event()
     stop_on_signals(stop, "stopping: the batch in hand is committed")
     engine = get_engine(
@@ -111,7 +111,7 @@ def follow(
             print_json(follow_document(result))
     else:
         for text in follow_summary(result, db):
-            click.echo(text)
+            print_text(f"{text}\n")
     if once and result.failed:
         raise click.exceptions.Exit(EXIT_FILES_FAILED)
 
@@ -170,20 +170,6 @@ def print_poll(result: PollResult) -> None:
 
     if document := poll_document(result):
         click.echo(json.dumps(plain(document), ensure_ascii=True, allow_nan=False))
-
-
-def _configured_logs() -> tuple[Path, ...]:
-    """Return the logs of every configured sensor.
-
-    Raises:
-        ConfigurationError: no sensor is configured; the message shows how to configure one.
-    """
-    from cowrieprocessor.settings.sensors import load_sensors, no_sensors
-
-    logs = tuple(sensor.logpath for sensor in load_sensors())
-    if not logs:
-        raise no_sensors("logpath", EXAMPLE_LOG)
-    return logs
 
 
 def _on_wait(stop: threading.Event, *, is_reported: bool) -> Callable[[float], None]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from cowrieprocessor.cli.load_text import load_document, load_messages, load_summary
-from cowrieprocessor.cli.shared.common import database_name, db_option, json_option, notify, print_json, report_waiting
+from cowrieprocessor.cli.shared.common import (
+    database_name,
+    db_option,
+    json_option,
+    notify,
+    print_json,
+    print_text,
+    report_waiting,
+)
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -17,7 +25,6 @@ if TYPE_CHECKING:
     from cowrieprocessor.settings import Sensor
 
 EXIT_FILES_FAILED = 3
-EXAMPLE_LOG = "/srv/cowrie/var/log/cowrie/cowrie.json"
 
 
 @click.command()
@@ -73,7 +80,7 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
         print_json(load_document(result))
     else:
         for text in load_summary(result, db):
-            click.echo(text)
+            print_text(f"{text}\n")
     if result.holds_no_event:
         notify(f"error: {NO_EVENT}")
     if result.failed_total or result.holds_no_event:
@@ -93,7 +100,7 @@ def configured_logs(sensors: Iterable[Sensor]) -> tuple[Path, ...]:
 
     paths = [sensor.logpath for sensor in sensors]
     if not paths:
-        raise no_sensors("logpath", EXAMPLE_LOG)
+        raise no_sensors("logpath")
     logs = tuple(existing_logs(paths))
     if not logs:
         raise InputNotFound(f"no logs at the logpath of any [[sensor]]: {', '.join(map(str, paths))}; correct them")

@@ -225,7 +225,11 @@ def write_private_file(path: Path, text: str) -> None:
     Raises:
         ConfigurationError: the file cannot be written.
     """
-    if path.exists() and not path.is_file():
+    try:
+        is_other = path.exists() and not path.is_file()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if is_other:
         raise ConfigurationError(f"{path}: not a regular file; choose another name for --output")
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -21,6 +21,7 @@ from cowrieprocessor.cli.shared.common import (
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 from cowrieprocessor.errors import NotFound
+from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
 
@@ -108,7 +109,7 @@ def rename(old: str, new: str, db: str | None, merge: bool, yes: bool, as_json: 
         print_json(result)
         return
     merged = ", one with the sensor that had this name" if result.merged else ""
-    click.echo(
-        f"{result.old} is {result.new} now{merged}: {plural(result.sessions, 'session')} looked at, "
-        f"{plural(result.captured_files, 'captured file')}"
+    print_text(
+        f"{terminal_safe(result.old)} is {terminal_safe(result.new)} now{merged}: "
+        f"{plural(result.sessions, 'session')} looked at, {plural(result.captured_files, 'captured file')}\n"
     )

@@ -17,6 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
     session_gap,
 )
+from cowrieprocessor.reporting.queries.limits import MAX_EVENTS
 
 
 @click.group()
@@ -88,7 +89,7 @@ def list_(
 @sessions.command()
 @click.argument("session_id", metavar="ID")
 @db_option
-@limit_option(200, "events (and files, and commands)", maximum=100_000)
+@limit_option(200, "events (and files, and commands)", maximum=MAX_EVENTS)
 @json_option
 def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
     """Show one session: where from, its files, and what happened in order.

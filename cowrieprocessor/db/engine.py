@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -19,7 +20,16 @@ from cowrieprocessor.db.dialects.base import EngineOptions, options_of
 from cowrieprocessor.errors import ConfigurationError, DatabaseReadOnly
 from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
 
-__all__ = ["address", "describe", "dispose", "get_engine", "read_transaction", "translate_errors", "write_transaction"]
+__all__ = [
+    "address",
+    "describe",
+    "dispose",
+    "get_engine",
+    "read_transaction",
+    "second_engine",
+    "translate_errors",
+    "write_transaction",
+]
 
 _POSTGRES_NAMES = frozenset({"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"})
 _SQLITE_NAMES = frozenset({"sqlite", "sqlite+pysqlite", "sqlite+pysqlite3"})
@@ -54,6 +64,17 @@ def get_engine(
         driver=settings.sqlite_driver,
     )
     return dialect_named(url.get_backend_name()).create_engine(url, options)
+
+
+def second_engine(engine: Engine, *, lock_timeout_s: float) -> Engine:
+    """Return another engine for the database of an engine, with connections of its own.
+
+    Args:
+        engine: the first engine.
+        lock_timeout_s: seconds to wait for another writer.
+    """
+    options = EngineOptions(lock_timeout_s=lock_timeout_s, driver=options_of(engine).driver)
+    return dialect_of(engine).create_engine(engine.url, options)
 
 
 @contextmanager
@@ -130,17 +151,27 @@ def dispose(engine: Engine) -> None:
 
 
 def _parse(name: str) -> URL:
-    """Return the URL of a database that is given as a path or a URL."""
+    """Return the URL of a database that is given as a path or a URL.
+
+    SQLAlchemy decodes what is quoted (`%3F`) in every part but the database. Of a PostgreSQL database it is decoded
+    here, as libpq does; a path of SQLite is taken as it is.
+    """
     if "://" not in name:
         return URL.create("sqlite", database=name)
     try:
         url = make_url(name)
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"{_redacted(name)}: not a database URL; write postgresql://user@host/name") from None
+    _, _, parameters = name.partition("?")
+    if not all("=" in parameter for parameter in parameters.split("&") if parameter):
+        raise ConfigurationError(
+            f"{_redacted(name)}: what follows `?` in the URL is no parameter; if it belongs to the name, give an "
+            "SQLite file by its path alone, and write %3F in the URL of a PostgreSQL database"
+        )
     if url.drivername in _SQLITE_NAMES:
         return url.set(drivername="sqlite")
     if url.drivername in _POSTGRES_NAMES:
-        return url.set(drivername="postgresql+psycopg")
+        return url.set(drivername="postgresql+psycopg", database=unquote(url.database) if url.database else None)
     raise ConfigurationError(f"{url.drivername}: not supported; give an SQLite file or a postgresql:// URL")
 
 

@@ -78,6 +78,12 @@ def recount_is_due(connection: Connection) -> bool:
     return job is not None and job.state != DONE and REVISION in job.cursor
 
 
+def twins_are_marked(connection: Connection) -> bool:
+    """Return whether a recount of every session has ended: it marks the events that version 3 stored twice."""
+    job = load_job(connection, RECOUNT_JOB)
+    return job is not None and job.state == DONE
+
+
 def jobs_of_kind(connection: Connection, kind: str) -> list[JobRecord]:
     """Return the jobs whose names start with `kind:`, ordered by name."""
     query = select(*Job.__table__.columns).where(Job.name.startswith(f"{kind}:", autoescape=True)).order_by(Job.name)

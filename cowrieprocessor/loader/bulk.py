@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from cowrieprocessor.db.engine import get_engine
+from cowrieprocessor.db.engine import second_engine
 from cowrieprocessor.db.jobs import end_reason
 from cowrieprocessor.db.migrations import prepare
 from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
@@ -186,7 +186,7 @@ class BulkLoader:
 
     def _record_stop(self, error: BaseException) -> None:
         """Record in `jobs` why the load stopped, unless the database is locked."""
-        engine = get_engine(self._engine.url.render_as_string(hide_password=False), lock_timeout_s=0.2)
+        engine = second_engine(self._engine, lock_timeout_s=0.2)
         try:
             set_load_state(engine, "stopped", end_reason(error), now_text())
         except CowrieProcessorError:

@@ -38,7 +38,7 @@ from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.sanitize import inert
-from cowrieprocessor.settings import Settings, load_sensors, load_settings
+from cowrieprocessor.settings import Settings, configured_logs, load_sensors, load_settings
 from cowrieprocessor.settings.paths import is_followed
 from cowrieprocessor.settings.sensor_paths import SensorPaths
 
@@ -67,6 +67,9 @@ class DeltaLoader:
         timing: when to poll again, and when files and folders have settled.
         sizes: how much of a log is read at once.
         clock: Unix seconds; a rotated log that has not changed for an hour is finished.
+
+    Raises:
+        ConfigurationError: neither `paths` nor a configured sensor names a log.
     """
 
     def __init__(
@@ -85,9 +88,8 @@ class DeltaLoader:
     ) -> None:
         self._engine = engine
         self._clock = clock
-        if paths is None:
-            paths = [sensor.logpath for sensor in load_sensors()]
-        self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # noqa: PTH100 - keeps links
+        named = configured_logs() if paths is None else paths
+        self._paths = tuple(dict.fromkeys(Path(os.path.abspath(path)) for path in named))  # noqa: PTH100 - keeps links
         self._timing = timing or FollowTiming()
         self._logs = FollowedLogs(
             self._paths,

@@ -49,6 +49,7 @@ class Report:
         files: of `totals.files` files, malicious ones and those of most sessions first.
         found_malicious: of `totals.files_found_malicious` files, those dropped by most sessions first.
         changed_verdicts: of `totals.answers_changed` answers, the most severe and latest first.
+        lists_files: whether a session of the period left a file, then or later: `sessions list --with-files` shows it.
         completeness: whether the backfills that the numbers depend on have ended.
         dead_letters: all that are unresolved now, of any date: an unreadable line has no event time.
     """
@@ -66,6 +67,7 @@ class Report:
     usernames: Ranking
     commands: Ranking
     sensors: Ranking
+    lists_files: bool
     dead_letters: tuple[ReasonCount, ...]
     completeness: Completeness
 
@@ -143,6 +145,7 @@ def make_report(
         usernames=activity.usernames(connection, window, top_values),
         commands=activity.commands(connection, window, top_values),
         sensors=activity.sensors(connection, window, top_values),
+        lists_files=activity.has_sessions_with_files(connection, window),
         dead_letters=dead_letters.count_dead_letters(connection),
         completeness=completeness(connection, ALL_JOBS),
     )

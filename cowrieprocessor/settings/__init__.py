@@ -12,9 +12,17 @@ from pathlib import Path
 
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings.config_file import CONFIG_VARIABLE, file_settings, find_config, read_config
+from cowrieprocessor.settings.environment import environment_settings, refuse_unknown_variables
 from cowrieprocessor.settings.reference import DEFAULT_DATABASE, SETTINGS_REFERENCE, SettingReference, Settings
 from cowrieprocessor.settings.secrets import Secret, fingerprint
-from cowrieprocessor.settings.sensors import Sensor, file_sensors, load_sensors, no_sensors, shared_keys
+from cowrieprocessor.settings.sensors import (
+    Sensor,
+    configured_logs,
+    file_sensors,
+    load_sensors,
+    no_sensors,
+    shared_keys,
+)
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -24,6 +32,7 @@ __all__ = [
     "Sensor",
     "SettingReference",
     "Settings",
+    "configured_logs",
     "fingerprint",
     "load_sensors",
     "load_settings",
@@ -49,12 +58,14 @@ def load_settings(
             current folder if it exists.
 
     Raises:
-        ConfigurationError: a value is invalid, a key is unknown, or a named file cannot be read; the message gives
-            the location of the value and what is expected.
+        ConfigurationError: a value is invalid, a key or a variable COWRIEPROC_… is unknown, or a named file cannot be
+            read; the message gives the location of the value and what is expected.
     """
     environ = os.environ if environ is None else environ
     values = _from_file(find_config(environ, toml_path))
-    values.update(_from_environment(environ))
+    from_environment = environment_settings(environ)
+    refuse_unknown_variables(environ, values | from_environment)
+    values.update(from_environment)
     values.update(_from_overrides(overrides or {}))
     return Settings(**values)  # type: ignore[arg-type]
 
@@ -65,17 +76,6 @@ def _from_file(path: Path | None) -> dict[str, object]:
     file = read_config(path)
     values = file_settings(file)
     return values | shared_keys(file, file_sensors(file), values)
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for setting in SETTINGS_REFERENCE:
-        for variable in (setting.variable, *setting.aliases):
-            value = environ.get(variable)
-            if value:
-                values[setting.name] = setting.value(value, variable)
-                break
-    return values
 
 
 def _from_overrides(overrides: Mapping[str, object]) -> dict[str, object]:

@@ -103,17 +103,27 @@ def find_config(environ: Mapping[str, str], toml_path: str | Path | None) -> Pat
         toml_path: the file that was given explicitly, if any; it takes precedence.
 
     Raises:
-        ConfigurationError: a file was named but does not exist.
+        ConfigurationError: a file was named but does not exist, or its folder cannot be searched.
     """
     name = toml_path or environ.get(CONFIG_VARIABLE)
     if not name:
         default = Path(DEFAULT_CONFIG)
-        return default if default.is_file() else None
+        return default if _is_file(default) else None
     path = resolve_path(str(name), Path())
-    if not path.is_file():
+    if not _is_file(path):
         origin = "" if toml_path else f" ({CONFIG_VARIABLE})"
         raise ConfigurationError(f"{path}{origin}: no such settings file; correct the name or leave it out")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path.absolute()}: cannot be looked for: {error.strerror}; correct the permissions of its folder, or "
+            "call the program in another one"
+        ) from error
 
 
 def read_config(path: Path) -> ConfigFile:
@@ -227,5 +237,6 @@ def unknown_key(message: str, key: str, known: Collection[str]) -> Configuration
 
 def closest_match(name: str, known: Collection[str], min_similarity: float) -> str | None:
     """Return the known name that is most similar to `name`, or None if none reaches `min_similarity` (0 to 1)."""
-    matches = difflib.get_close_matches(name.lower(), sorted(known), 1, min_similarity)
-    return matches[0] if matches else None
+    by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), 1, min_similarity)
+    return by_lower[matches[0]] if matches else None

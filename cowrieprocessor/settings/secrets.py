@@ -54,6 +54,12 @@ class Secret:
     def __reduce__(self) -> str:
         raise TypeError("a key must not be serialized")
 
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that it refers to, if it is such a reference."""
+        match = _REFERENCE.fullmatch(self._value)
+        return match[2].strip() if match is not None and match[1] == "env" else None
+
     def is_same(self, other: Secret) -> bool:
         """Return whether both have the same value, whatever settings they belong to."""
         return self._value == other._value

@@ -80,16 +80,27 @@ def load_sensors(
     return file_sensors(read_config(path)) if path else ()
 
 
-def no_sensors(key: str, example: str) -> ConfigurationError:
+def configured_logs() -> tuple[Path, ...]:
+    """Return the logs of every configured sensor; nothing need be there yet.
+
+    Raises:
+        ConfigurationError: no sensor is configured; the message shows how to configure one.
+    """
+    logs = tuple(sensor.logpath for sensor in load_sensors())
+    if not logs:
+        raise no_sensors("logpath")
+    return logs
+
+
+def no_sensors(key: str) -> ConfigurationError:
     """Return the error for a command that has no path, neither as an argument nor in the settings file.
 
     Args:
         key: the key that the command needs from a [[sensor]]: `logpath` or `downloads`.
-        example: an example of such a path.
     """
-    lines = ["[[sensor]]", 'name = "pot-1"', f'{key} = "{example}"']
+    lines = ["[[sensor]]", 'name = "pot-1"', 'logpath = "/srv/cowrie/var/log/cowrie/cowrie.json"']
     if key != "logpath":
-        lines.insert(2, 'logpath = "/srv/cowrie/var/log/cowrie/cowrie.json"')
+        lines.append(f'{key} = "/srv/cowrie/var/lib/cowrie/downloads"')
     return ConfigurationError(
         f"no path given, and no [[sensor]] with a {key} in sensors.toml here (or in the file that COWRIEPROC_CONFIG "
         "names); give a path, or write there:\n" + "\n".join(lines)

@@ -10,7 +10,9 @@ import pytest
 
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.settings import SETTINGS_REFERENCE, Secret, Settings, fingerprint, load_settings
+from cowrieprocessor.settings.environment import PROJECT_VARIABLES
 from cowrieprocessor.settings.values import duration
+from tests.documents import PROJECT
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -208,3 +210,38 @@ def test_keys_are_read_from_where_they_are(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=message):
             Secret(given, "s").reveal(environ)
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    """A mistyped variable sets nothing, so it is refused, with the one that was probably meant."""
+    with pytest.raises(ConfigurationError, match="COWRIEPROC_DB_ULR: unknown setting in the environment; did you mean"):
+        load_settings(environ={"COWRIEPROC_DB_ULR": "x.sqlite"})
+    with pytest.raises(ConfigurationError, match="did you mean 'COWRIEPROC_CONFIG'"):
+        load_settings(environ={"COWRIEPROC_CONFGI": "x.toml"})
+
+    assert load_settings(environ={"COWRIEPROC_DB_ULR": ""}) == Settings()
+    assert load_settings(environ={"COWRIE_DB_URL": "x.sqlite", "cowrieproc_db_url": "y"}) == Settings()
+
+
+def test_a_variable_that_a_setting_refers_to_may_have_any_name(tmp_path: Path) -> None:
+    """`env:NAME` in the environment or in the file names a variable; that is no setting, and is known."""
+    environ = {"COWRIEPROC_VIRUSTOTAL_KEY": "env:COWRIEPROC_MY_KEY", "COWRIEPROC_MY_KEY": "k"}
+    path = write_config(tmp_path, '[cowrieprocessor]\nabusech_key = "env:COWRIEPROC_OTHER"\n')
+
+    assert load_settings(environ=environ | {"COWRIEPROC_OTHER": "o"}, toml_path=path).virustotal_key is not None
+    with pytest.raises(ConfigurationError, match="COWRIEPROC_OTHER"):
+        load_settings(environ=environ | {"COWRIEPROC_OTHER": "o"})
+
+
+def test_variables_of_the_makefile_and_the_tests_are_known() -> None:
+    """Every variable with our prefix that the Makefile, the tests and the benchmarks use is a setting or listed."""
+    paths = [PROJECT / "Makefile", *(PROJECT / "tests").rglob("*.py"), *(PROJECT / "benchmarks").rglob("*.py")]
+    used = {
+        name
+        for path in [*paths, *(PROJECT / "tests").rglob("*.sh")]
+        for name in re.findall(r"\bCOWRIEPROC_[A-Z_0-9]*[A-Z0-9]\b", path.read_text(encoding="utf-8"))
+    }
+    settings = {name for setting in SETTINGS_REFERENCE for name in (setting.variable, *setting.aliases)}
+    made_up = {"COWRIEPROC_DB_ULR", "COWRIEPROC_CONFGI", "COWRIEPROC_MY_KEY", "COWRIEPROC_OTHER"}
+
+    assert used - settings - made_up - {"COWRIEPROC_CONFIG"} == PROJECT_VARIABLES

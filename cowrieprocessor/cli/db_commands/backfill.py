@@ -14,6 +14,7 @@ from cowrieprocessor.cli.shared.common import (
     named_db_option,
     notify,
     print_json,
+    print_text,
     report_waiting,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pause-file",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Pause while this file exists. Default: the database's path with `.pause` appended.",
 )
@@ -122,7 +123,7 @@ def backfill(
     if as_json:
         print_json(_document(result))
     else:
-        click.echo("\n".join(_summary(result, db)))
+        print_text("\n".join([*_summary(result, db), ""]))
 
 
 def _pause_or_resume(engine: Engine, *, to_pause: bool) -> None:

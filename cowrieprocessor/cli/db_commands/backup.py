@@ -24,7 +24,7 @@ _quick_option = click.option(
 
 
 @click.command()
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path, readable=False))
 @named_db_option
 @_quick_option
 @json_option
@@ -74,7 +74,7 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path, readable=False))
 @named_db_option
 @_quick_option
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--take-in",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Import what `db rollback` saved: NAME.v4-saved-….jsonl.gz.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")

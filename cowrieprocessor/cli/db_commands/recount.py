@@ -40,7 +40,7 @@ LINE_EVERY_S = 10.0
 @click.option(
     "--save",
     "save_to",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Where to save these rows; it must not exist. Default: a new file next to the database.",
 )

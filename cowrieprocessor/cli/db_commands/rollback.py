@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--save",
     "save_to",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Where to save the state that only version 4 has. Default for SQLite: DATABASE.v4-saved-TIME.jsonl.gz.",
 )

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 EXIT_UNREADABLE = 3
 LINE_EVERY_S = 10.0
-EXAMPLE_FOLDER = "/srv/cowrie/var/lib/cowrie/downloads"
 
 _REASONS = {
     "symlink": ("symbolic link", "symbolic links"),
@@ -52,7 +51,7 @@ _REASONS = {
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path())
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(readable=False))
 @db_option
 @click.option(
     "--sensor",
@@ -167,7 +166,7 @@ def _folders_of_sensor(configured: Sequence[Downloads], sensor: str | None) -> l
     from cowrieprocessor.settings import no_sensors
 
     if not configured:
-        raise no_sensors("downloads", EXAMPLE_FOLDER)
+        raise no_sensors("downloads")
     chosen = [folder for folder in configured if sensor in (None, folder.sensor)]
     if not chosen:
         raise ConfigurationError(
@@ -250,11 +249,13 @@ class _ProgressLine:
 
     def update(self, result: ScanResult, entries_total: int) -> None:
         """Show the progress of the scan."""
+        from cowrieprocessor.reporting.render.terminal import size_text
+
         now = time.monotonic()
         elapsed_s = now - self._started_at
         read = size_text(result.bytes_read)
         if elapsed_s > 0.5:
-            read += f", {size_text(result.bytes_read / elapsed_s)}/s"
+            read += f", {size_text(round(result.bytes_read / elapsed_s))}/s"
         if not self._progress.disable:
             self._progress.update(self._task, total=entries_total, completed=result.entries, read=read)
         elif now - self._line_at >= LINE_EVERY_S:
@@ -264,15 +265,6 @@ class _ProgressLine:
             notify(
                 f"scan: {result.entries:,} of {plural(entries_total, 'entry', 'entries')}, {read}, ETA {eta_s:.0f} s"
             )
-
-
-def size_text(size_bytes: float) -> str:
-    """Return a size for people, in decimal units: `812 B`, `3.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
 
 
 def _warn_without_types(result: ScanResult) -> None:
@@ -295,6 +287,8 @@ def _warn_about_files(result: ScanResult) -> None:
 
 
 def _print_summary(result: ScanResult) -> None:
+    from cowrieprocessor.reporting.render.terminal import size_text
+
     lines = [
         f"{terminal_safe(result.directory)}: {plural(result.entries, 'entry', 'entries')}",
         f"  {result.new:>8,} new",

@@ -1,4 +1,4 @@
-"""What an answer says that lacks rows of version 3 until `db backfill` has run, or has old ones until `db recount`."""
+"""What an answer says of rows of version 3 that it lacks until `db backfill`, or has doubled until `db recount`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ def print_hint(state: Completeness, what: str) -> None:
 
 
 def backfill_hint(state: Completeness, what: str) -> str | None:
-    """Return the note for an answer, or None if it is complete."""
+    """Return the note for an answer, or None if it is complete and counts every event once."""
+    if state.may_count_twice:
+        return (
+            "note: events that version 3 stored or counted twice may count twice here, until a recount: "
+            f"{state.command}"
+        )
     if state.complete:
         return None
     if state.is_recount:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import io
 import logging
 import os
 import shlex
@@ -14,12 +13,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cowrieprocessor.cli.shared.streams import prepare_streams, reach
 from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.filesystems import os_error_text
+from cowrieprocessor.reporting.queries.limits import MAX_ROWS
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def report_waiting(seconds: float) -> None:
 
 def notify(text: str) -> None:
     """Print a message to the user on standard error, with control characters escaped."""
-    click.echo("\n".join(terminal_safe(line) for line in text.split("\n")), err=True)
+    click.echo(reach(sys.stderr, "\n".join(terminal_safe(line) for line in text.split("\n"))), err=True)
 
 
 def print_json(document: object) -> None:
@@ -146,8 +148,7 @@ def print_json(document: object) -> None:
 
 def print_text(text: str) -> None:
     """Print rendered text on standard output; characters outside its encoding become escapes."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+    click.echo(reach(sys.stdout, text), nl=False)
 
 
 def screen() -> Screen:
@@ -160,7 +161,7 @@ def screen() -> Screen:
     return Screen(shutil.get_terminal_size().columns, color)
 
 
-def limit_option(default: int, what: str, maximum: int = 10_000) -> Callable[[F], F]:
+def limit_option(default: int, what: str, maximum: int = MAX_ROWS) -> Callable[[F], F]:
     """Add `--limit`.
 
     Args:
@@ -220,7 +221,7 @@ def run(command: click.Command) -> int:
     0 is success, 2 a wrong call or setting, 130 an interrupt; a `CowrieProcessorError` carries its own code (see
     docs/reference.md). A closed output pipe ends the command quietly.
     """
-    _buffer_outputs()
+    prepare_streams()
     _print_notes()
     atexit.register(ignore_late_signals)
     try:
@@ -248,23 +249,6 @@ def _print_notes() -> None:
     logger = logging.getLogger("cowrieprocessor")
     if not any(isinstance(handler, _Notes) for handler in logger.handlers):
         logger.addHandler(_Notes(logging.WARNING))
-
-
-def _buffer_outputs() -> None:
-    """Give standard output and standard error a buffer where they have none (`python -u`, PYTHONUNBUFFERED).
-
-    Without one Python takes no notice when the system writes only a part, as on a disk that fills up. Every output is
-    flushed at once in any case.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        raw = getattr(stream, "buffer", None)
-        if isinstance(raw, io.FileIO):
-            stream.flush()
-            buffered = io.TextIOWrapper(
-                io.BufferedWriter(raw), stream.encoding, stream.errors, newline=None, line_buffering=True
-            )
-            setattr(sys, name, buffered)
 
 
 def _run(command: click.Command) -> int:
@@ -308,10 +292,24 @@ def _describe_os_error(error: OSError) -> str:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # flushing the rest of the buffer would fail, too
+        if error.errno == errno.EBADF:
+            return "the output cannot be written: standard output is closed; open it, or send it to /dev/null"
         return f"the output cannot be written: {why}; make room, or write it elsewhere"
+    if _current_folder_is_gone():
+        return "the current folder has been deleted; change to another one, then repeat the command"
     has_path = isinstance(error.filename, str | bytes | os.PathLike)
     path = os.fsdecode(error.filename) if has_path else "a file whose name the system does not report"
     return f"{path}: {why}; {_REMEDIES.get(error.errno or 0, 'check the system log, then repeat the command')}"
+
+
+def _current_folder_is_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_output_error(error: OSError) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 
@@ -117,12 +118,14 @@ class PostgresqlDialect(Dialect):
     def describe(self, url: URL) -> str:
         """Return the URL with every secret in it masked."""
         hidden = dict.fromkeys(SECRET_PARAMETERS & url.query.keys(), "***")
-        return url.update_query_dict(hidden).render_as_string(hide_password=True)
+        return _quoted(url).update_query_dict(hidden).render_as_string(hide_password=True)
 
     def address(self, url: URL) -> str:
         """Return the URL without its secrets: the server's library finds them in PGPASSWORD or ~/.pgpass."""
-        bare = url._replace(drivername="postgresql", password=None).difference_update_query(
-            SECRET_PARAMETERS - {"passfile"}
+        bare = (
+            _quoted(url)
+            ._replace(drivername="postgresql", password=None)
+            .difference_update_query(SECRET_PARAMETERS - {"passfile"})
         )
         return bare.render_as_string()
 
@@ -207,6 +210,11 @@ def _psycopg() -> Any:
             "PostgreSQL needs psycopg; `pip install 'cowrieprocessor[postgres]'`, or use an SQLite file"
         ) from error
     return psycopg
+
+
+def _quoted(url: URL) -> URL:
+    """Return a URL that is the same again when it is rendered and parsed: SQLAlchemy does not quote the database."""
+    return url.set(database=quote(url.database, safe="")) if url.database else url
 
 
 def _redacted(message: str, url: URL) -> str:

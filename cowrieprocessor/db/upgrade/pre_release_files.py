@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.propagation import propagate_hash
+from cowrieprocessor.db.jobs import DONE, load_job
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, SessionSummary
 from cowrieprocessor.db.upgrade.v3_digest import MigrationRecord, read_record
 from cowrieprocessor.db.upgrade.v4_state import (
@@ -70,7 +71,7 @@ def import_pre_release_files(
 
     Args:
         engine: a database at the current schema version.
-        on_progress: called after each group of hashes with the number of hashes imported so far.
+        on_progress: called after each group of hashes with the number of hashes imported so far, by killed calls, too.
         limits: bounds of memory and transactions.
 
     Returns:
@@ -79,7 +80,7 @@ def import_pre_release_files(
     limits = limits or ImportLimits()
     with read_transaction(engine) as connection:
         record = read_record(connection)
-        done, after = _progress(connection)
+        done, after, before = _progress(connection)
     if record is None or not record.planned_files_max_id or done:
         return 0
     imported = 0
@@ -87,17 +88,19 @@ def import_pre_release_files(
         steps = [step for shasum in hashes for step in _steps(engine, shasum, record, limits)]
         imported += len(hashes)
         after = hashes[-1]
-        _run(engine, [*steps, _progress_step(after, imported, ended=False)], limits.transaction_s)
+        _run(engine, [*steps, _progress_step(after, before + imported, ended=False)], limits.transaction_s)
         if on_progress is not None:
-            on_progress(imported)
-    _run(engine, [_progress_step(after, imported, ended=True)], limits.transaction_s)
+            on_progress(before + imported)
+    _run(engine, [_progress_step(after, before + imported, ended=True)], limits.transaction_s)
     return imported
 
 
-def _progress(connection: Connection) -> tuple[bool, str]:
-    """Return whether the import is complete, and the last imported hash."""
-    row = connection.execute(select(JOBS.c.state, JOBS.c.cursor).where(JOBS.c.name == JOB_NAME)).one_or_none()
-    return (False, "") if row is None else (row.state == "done", str((row.cursor or {}).get("last", "")))
+def _progress(connection: Connection) -> tuple[bool, str, int]:
+    """Return whether the import is complete, the last imported hash, and how many are imported."""
+    job = load_job(connection, JOB_NAME)
+    if job is None:
+        return False, "", 0
+    return job.state == DONE, str(job.cursor.get("last", "")), int(job.counters.get("hashes", 0))
 
 
 def _next_hashes(engine: Engine, after: str, limit: int) -> list[str]:

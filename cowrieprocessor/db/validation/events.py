@@ -40,7 +40,7 @@ def last_id_of_v3(scan: TableScan, connection: Connection) -> int:
 
 def first_event_is_ours(scan: TableScan, connection: Connection, last_v3_id: int) -> bool:
     """Return whether the oldest event was written by our own loaders, or there are no events."""
-    first = scan.rows(connection, f"SELECT {_ours()} FROM raw_events AS e ORDER BY e.id LIMIT 1", (last_v3_id,))
+    first = scan.rows(connection, f"SELECT {ours()} FROM raw_events AS e ORDER BY e.id LIMIT 1", (last_v3_id,))
     return not first or bool(first[0][0])
 
 
@@ -102,8 +102,8 @@ def _select(scan: TableScan, connection: Connection, *, with_sensor: bool) -> st
     payload = scan.json_text(connection, "e.payload")
     sensor = f", {_GIVEN_SENSOR}" if with_sensor else ""
     return (
-        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} OR ({_ours()}) THEN {payload} END,"
-        f" {_ours()}{sensor}"
+        f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} OR ({ours()}) THEN {payload} END,"
+        f" {ours()}{sensor}"
         " FROM raw_events AS e"
     )
 
@@ -115,7 +115,8 @@ _GIVEN_SENSOR = (
 )
 
 
-def _ours() -> str:
+def ours() -> str:
+    """Return the condition that our own loaders wrote the event `e`; its parameter is the last id of version 3."""
     return (
         "e.id > ? AND EXISTS (SELECT 1 FROM log_files AS l WHERE l.source = e.source"
         " AND l.source_inode = e.source_inode AND l.source_generation = e.source_generation)"

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter, line_of
-from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.engine import read_transaction, second_engine, write_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
 from cowrieprocessor.db.jobs import DONE, FAILED, INTERRUPTED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
@@ -261,9 +261,7 @@ class _Replay:
         """Record in `jobs` why the replay stopped, if the write lock is free."""
         if not self._has_job:
             return
-        engine = get_engine(
-            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
-        )
+        engine = second_engine(self._engine, lock_timeout_s=FINAL_STATE_TIMEOUT_S)
         try:
             self._end(engine, state, reason)
         except DatabaseError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,12 +224,15 @@ def _destination(files: DatabaseFiles, destination: Path) -> Path:
     """Return the destination's full path.
 
     Raises:
-        CopyRefused: it exists, its folder is missing, or companions of another database have its name.
+        CopyRefused: it exists, its folder is missing or may not be entered, or companions of another database have
+            its name.
     """
     target = destination.expanduser()
     target = target.parent.resolve() / target.name
     if not target.parent.is_dir():
         raise CopyRefused(f"{target.parent}: no such folder; create it, or name another file")
+    if not os.access(target.parent, os.X_OK, effective_ids=True):
+        raise CopyRefused(f"{target}: permission denied; name a file in a folder that you may write to")
     for path in (target, *files.companions(target)):
         if path.exists() or path.is_symlink():
             raise CopyRefused(f"{path}: exists already and is not overwritten; name another file, or move it")

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import pause
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.engine import read_transaction, second_engine, write_transaction
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
@@ -201,8 +201,7 @@ class PathLock:
             delete_job(connection, other.name)
 
     def _write_at_once(self, state: str, reason: str | None, ended: dt.datetime | None) -> None:
-        url = self._engine.url.render_as_string(hide_password=False)
-        engine = get_engine(url, lock_timeout_s=self._last_word_s)
+        engine = second_engine(self._engine, lock_timeout_s=self._last_word_s)
         try:
             self.require_same_database()  # connecting would create a new database in place of a deleted one
             self._write(engine, state, reason, {}, ended)

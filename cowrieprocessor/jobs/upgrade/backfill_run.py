@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.engine import read_transaction, second_engine, write_transaction
 from cowrieprocessor.db.ingest import event_scan
 from cowrieprocessor.db.ingest.event_locks import lock_events
 from cowrieprocessor.db.ingest.removals import count_removals
@@ -323,9 +323,7 @@ class BackfillRun:
 
     def _try_to_record_end(self, state: str, reason: str) -> None:
         """Record in `jobs` why the run stopped, if the write lock is free; else the next run finds the process dead."""
-        engine = get_engine(
-            self._engine.url.render_as_string(hide_password=False), lock_timeout_s=FINAL_STATE_TIMEOUT_S
-        )
+        engine = second_engine(self._engine, lock_timeout_s=FINAL_STATE_TIMEOUT_S)
         try:
             self._end(state, reason, engine)
         except DatabaseError:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import describe
-from cowrieprocessor.db.jobs import RECOUNT_JOB, recount_is_due
+from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
+from cowrieprocessor.db.jobs import RECOUNT_JOB, recount_is_due, twins_are_marked
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.table_scan import TableScan, table_scan_of
 from cowrieprocessor.db.upgrade import v3_digest
@@ -51,6 +52,7 @@ from cowrieprocessor.jobs.validation.table_checks import (
     TableCheck,
 )
 from cowrieprocessor.jobs.validation.table_walk import TableWalk
+from cowrieprocessor.jobs.validation.twin_checks import TABLE, check_marks, check_unmarked
 from cowrieprocessor.wording import plural
 
 DIFFERENCES_SHOWN = 50
@@ -130,6 +132,7 @@ class _Validation:
         self._check_schema()
         self._check_files()
         self._check_mentions()
+        self._check_twins(files_only=files_only)
         if not files_only:
             self._check_sessions()
             self._check_sensors()
@@ -160,6 +163,16 @@ class _Validation:
         for change in changed:
             row = "" if change.row_id is None else f"row {change.row_id} "
             self._differences.add(Difference(V3_TABLES, change.table, found=f"{row}{change.what}"))
+
+    def _check_twins(self, *, files_only: bool) -> None:
+        """Compare the marks of twins with the events; those without a mark only once a recount has looked for them."""
+        marks = check_marks(self._scan, self._differences)
+        if marks:
+            self._compared[TABLE] = marks
+        with self._scan.snapshot() as connection:
+            is_recounted = twins_are_marked(connection) and has_rows_of_v3(connection)
+        if is_recounted and not files_only:
+            check_unmarked(self._scan, self._differences)
 
     def _check_files(self) -> None:
         expected = ExpectedFiles(self._scan, self._spill)

@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from cowrieprocessor.analysis.captured_file import sha256_of_name
 from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, scan_downloads
 from cowrieprocessor.db.jobs import RUNNING, STOPPED
-from cowrieprocessor.errors import DatabaseError, InputError
+from cowrieprocessor.errors import ConfigurationError, DatabaseError, InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.backoff import Backoff
 from cowrieprocessor.jobs.runtime.path_lock import PathLock, lock_paths_when_free, wait_out
@@ -109,11 +109,14 @@ def watch_downloads(
         limits: how much a scan reads and writes at once.
 
     Raises:
+        ConfigurationError: there is no folder.
         AlreadyFollowed: another process of this machine watches one of the folders; the message names it.
         MigrationNeeded: a v3 database.
         JobTaken: another process watches them now, or the database's file was replaced.
         DatabaseError: a permanent one, or one other than a lock during the start.
     """
+    if not folders:
+        raise ConfigurationError("no folder to watch; name one")
     began = time.monotonic()
     result = WatchResult()
     with ExitStack() as stack:

@@ -87,7 +87,6 @@ class GapDetector:
         self._reread: set[Log] = set()
         self._searched: set[str] = set()
         self._foreign: set[str] = set()
-        self._later: list[MissingLog] = []
         self._saved_at = clock()
 
     def restore(self, known: Mapping[str, SeenFile]) -> None:
@@ -202,7 +201,7 @@ class GapDetector:
             present=present,
             unnamed=unnamed,
             searched=self._searched,
-            later=self._later,
+            later=[],
         )
 
     def _decide(self, groups: list[Sightings], search: LogSearch, changed_at: Mapping[str, float | None]) -> _Decision:
@@ -216,7 +215,7 @@ class GapDetector:
                 decision.waiting.append(missing.sightings)
             if not missing.is_open:
                 (decision.reported if missing.is_truncated else decision.decided).append(missing)
-        decision.decided.extend(self._take_later())
+        decision.decided.extend(search.later)
         return decision
 
     def _is_settling(self, missing: MissingLog, changed_at: Mapping[str, float | None]) -> bool:
@@ -237,14 +236,8 @@ class GapDetector:
         """
         fragments = [search.find(group) for group in groups if group[0].log is None]
         found = [fragment for fragment in fragments if fragment.is_found and not fragment.is_open]
-        decided = [*found, *self._take_later()]
         settled = [fragment.sightings for fragment in found]
-        return _Decision(decided=decided, waiting=[search.measure(group) for group in groups if group not in settled])
-
-    def _take_later(self) -> list[MissingLog]:
-        later = self._later.copy()
-        self._later.clear()
-        return later
+        return _Decision(decided=found, waiting=[search.measure(group) for group in groups if group not in settled])
 
     def _group(self, displaced_keys: Iterable[str]) -> list[Sightings]:
         """Return what has gone from its path, by log; files without a log by their beginning, or device and inode."""

@@ -35,6 +35,7 @@ from cowrieprocessor.reporting.queries.verdicts import count_changes, count_foun
 from cowrieprocessor.reporting.queries.window import Window
 
 _BAD = ("malicious", "suspicious")
+_HAS_FILE = select(Files.id).where(Files.session_id == SessionSummary.session_id).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +143,13 @@ class Ranking:
 
 def totals(connection: Connection, window: Window, session_gap: dt.timedelta = DEFAULT_GAP) -> Totals:
     """Return the numbers of a window; for `session_gap` see `Reuse`."""
-    has_file = select(Files.id).where(Files.session_id == SessionSummary.session_id).exists()
     sessions = connection.execute(
         _select_sessions(
             window,
             func.count().label("sessions"),
             _sum(case((SessionAttribute.login_success.is_(True), 1), else_=0)).label("sessions_logged_in"),
             (func.count() - func.count(SessionAttribute.session_id)).label("sessions_without_attributes"),
-            _sum(case((and_(SessionSummary.file_downloads > 0, ~has_file), 1), else_=0)).label(
+            _sum(case((and_(SessionSummary.file_downloads > 0, ~_HAS_FILE), 1), else_=0)).label(
                 "sessions_without_their_files"
             ),
             func.count(distinct(SessionAttribute.src_ip)).label("addresses"),
@@ -197,6 +197,12 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
 def total_of(shown_verdict: str) -> str:
     """Return the name in `Totals` of the number of files with a shown verdict."""
     return f"files_{shown_verdict.replace('-', '_')}"
+
+
+def has_sessions_with_files(connection: Connection, window: Window) -> bool:
+    """Return whether a session that began in the window left a file, in the window or after it."""
+    session = select(SessionSummary.session_id).where(*_in_window(window), _HAS_FILE)
+    return connection.execute(session.limit(1)).first() is not None
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:

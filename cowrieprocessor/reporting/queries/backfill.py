@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from cowrieprocessor.db.engine import describe
+from cowrieprocessor.db.engine import address
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
-from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, JobRecord, load_job, recount_is_due
+from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, JobRecord, load_job, recount_is_due, twins_are_marked
 from cowrieprocessor.db.models import Job, RawEvent, SessionSummary
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
+from cowrieprocessor.sanitize import shell_word
 
 FILES_JOB = "backfill-files"
 MENTIONS_JOB = "backfill-mentions"
@@ -42,14 +42,16 @@ class Completeness:
     Attributes:
         complete: whether every job that the answer depends on has ended.
         share: how far the slowest of these jobs is, 0 to 1.
-        command: the command that completes the answer, with its database; None if it is complete.
+        command: the command that completes the answer, with its database; None if there is none to run.
         is_recount: whether everything is there, but some of it as an earlier release derived it.
+        may_count_twice: whether version 3 stored events and no recount has looked for those that it stored twice.
     """
 
     complete: bool
     share: float
     command: str | None = None
     is_recount: bool = False
+    may_count_twice: bool = False
 
     @property
     def percent(self) -> str:
@@ -81,6 +83,8 @@ def completeness(connection: Connection, jobs: Sequence[str]) -> Completeness:
         return Completeness(False, _rounded(share), _command(connection, "backfill"))
     if SESSIONS_JOB in jobs and recount_is_due(connection):
         return Completeness(False, _rounded(_recounted(connection)), _command(connection, "recount"), is_recount=True)
+    if SESSIONS_JOB in jobs and not twins_are_marked(connection) and has_rows_of_v3(connection):
+        return replace(COMPLETE, command=_command(connection, "recount"), may_count_twice=True)
     return COMPLETE
 
 
@@ -128,4 +132,4 @@ def _rounded(share: float) -> float:
 
 
 def _command(connection: Connection, name: str) -> str:
-    return f"cowrieprocessor db {name} --db {shlex.quote(describe(connection.engine))}"
+    return f"cowrieprocessor db {name} --db {shell_word(address(connection.engine))}"

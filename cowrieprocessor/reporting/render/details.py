@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
 from cowrieprocessor.reporting.queries.file_mentions import Mention
+from cowrieprocessor.reporting.queries.limits import MAX_EVENTS, left_out_text
 from cowrieprocessor.reporting.queries.sessions import SessionDetails, SessionEvent
 from cowrieprocessor.reporting.render.history import source_text
 from cowrieprocessor.reporting.render.listings import flags
@@ -273,6 +274,5 @@ def _style(event_type: str | None) -> str:
 
 
 def _more(total: int, shown_count: int, what: str) -> list[RenderableType]:
-    if total <= shown_count:
-        return []
-    return [sentence(f"and {plural(total - shown_count, f'more {what}')}: --limit {total} shows all", "dim")]
+    text = left_out_text(total, shown_count, what, MAX_EVENTS)
+    return [] if text is None else [sentence(text, "dim")]

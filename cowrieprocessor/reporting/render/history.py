@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
+from cowrieprocessor.reporting.queries.limits import MAX_ROWS, left_out_text
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
 from cowrieprocessor.reporting.render.terminal import (
     VERDICT_STYLES,
@@ -106,11 +107,9 @@ def _changes_section(history: FileHistory, screen: Screen) -> list[RenderableTyp
         for change in history.changes
     ]
     parts: list[RenderableType] = [heading("What they said"), table(screen, columns, rows)]
-    if history.changes_total > len(history.changes):
-        earlier = history.changes_total - len(history.changes)
-        parts.append(
-            sentence(f"and {plural(earlier, 'change')} before: --limit {history.changes_total} shows all", "dim")
-        )
+    text = left_out_text(history.changes_total, len(history.changes), "change", MAX_ROWS, where="earlier")
+    if text is not None:
+        parts.append(sentence(text, "dim"))
     return parts
 
 

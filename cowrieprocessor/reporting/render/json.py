@@ -61,7 +61,7 @@ def _plain_scalar(value: str | float | dt.datetime | None) -> str | float | None
 def report_json(report: Report) -> str:
     """Return a report as JSON; docs/reports.md describes its fields."""
     document = plain(report) | report.completeness.fields()
-    del document["completeness"]
+    del document["completeness"], document["lists_files"]
     document["period"] = {"kind": report.period.kind.value, "name": report.period.name, **document["period"]}
     document["left_out"] = report.left_out()
     document["changes_percent"] = {name: change.percent for name, change in report.changes().items()}

@@ -164,6 +164,11 @@ def _notes(report: Report) -> list[RenderableType]:
             "release stored of addresses, user names, commands, sensors, files and URLs is not all here; "
             "`cowrieprocessor db backfill` adds it."
         )
+    if state.may_count_twice:
+        notes.append(
+            "Events that version 3 stored or counted twice may count twice here: `cowrieprocessor db recount` counts "
+            "each once."
+        )
     if totals.sessions_reused:
         were = "was" if totals.sessions_reused == 1 else "were"
         notes.append(
@@ -321,7 +326,7 @@ def _session_options(report: Report) -> str:
     """Return the options of `sessions list` that pick the report's sessions."""
     since, until = (moment.date().isoformat() for moment in (report.period.start, report.period.end))
     options = f"--since {since} --until {until}{_sensor_option(report)}"
-    return f"{options} --with-files" if report.totals.sessions_with_files else options
+    return f"{options} --with-files" if report.lists_files else options
 
 
 def _sensor_option(report: Report) -> str:

@@ -8,16 +8,16 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from cowrieprocessor.cli.main import COMMANDS, cli
+from cowrieprocessor.cli.main import COMMANDS
 from tests import v3_schema
 from tests.documents import PROJECT
 from tests.other_connections import sqlite3
+from tests.unit.cli.every_command import ALL, LEAVES, walk
 
 PROGRAM = [sys.executable, "-m", "cowrieprocessor"]
 HEAVY = ("sqlalchemy", "alembic", "rich", "orjson", "zstandard", "isal", "pysqlite3", "sqlite3", "psycopg", "magic")
@@ -34,21 +34,6 @@ for path in json.loads(sys.argv[1]):
     heavy[" ".join(path)] = sorted(set(sys.modules) & set({HEAVY!r}))
 print(json.dumps(heavy), file=sys.stderr)
 """
-
-
-def walk(command: click.Command = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield every command and group with the words that call it."""
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            assert below is not None
-            yield from walk(below, (*path, name))
-
-
-ALL = {" ".join(path): command for path, command in walk()}
-LEAVES = {name: command for name, command in ALL.items() if not isinstance(command, click.Group)}
 
 
 def call(*arguments: str, cwd: Path, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.upgrade.pre_release_files import ImportLimits, import_pre_release_files
+from cowrieprocessor.db.upgrade.pre_release_files import JOB_NAME, ImportLimits, import_pre_release_files
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -130,7 +131,10 @@ def test_interrupted_import_resumes(pre_release: Engine) -> None:
     """An import interrupted after any hash and repeated ends with the same rows."""
     limits = ImportLimits(hashes_at_once=1, transaction_s=0.0)
 
-    def stop(_: int) -> None:
+    seen: list[int] = []
+
+    def stop(imported: int) -> None:
+        seen.append(imported)
         raise KeyboardInterrupt
 
     def interrupted() -> bool:
@@ -142,6 +146,11 @@ def test_interrupted_import_resumes(pre_release: Engine) -> None:
 
     assert [True] * 5 == [interrupted() for _ in range(5)]
     assert not interrupted()
+    assert seen == [1, 2, 3, 4, 5]
+    with read_transaction(pre_release) as connection:
+        job = load_job(connection, JOB_NAME)
+    assert job is not None
+    assert (job.state, job.counters) == ("done", {"hashes": 5})
     assert EXPECTED == hashes(pre_release)
 
 

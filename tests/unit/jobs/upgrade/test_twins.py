@@ -135,6 +135,49 @@ def test_a_log_under_two_names_counts_once(v3: Engine, order: tuple[str, str]) -
     assert (report.valid, report.first_differences, report.counters.wrong) == (True, [], 0)
 
 
+@pytest.mark.parametrize(
+    ("change", "differs", "described"),
+    [
+        (
+            "INSERT INTO twin_events SELECT min(id) FROM raw_events",
+            "extra in twin_events",
+            "extra in twin_events, session s1: event",
+        ),
+        ("INSERT INTO twin_events VALUES (4711)", "orphan in twin_events", "orphan in twin_events: event 4711"),
+        (
+            "DELETE FROM twin_events WHERE event_id = (SELECT max(event_id) FROM twin_events)",
+            "missing in twin_events",
+            "missing in twin_events, session s1: event",
+        ),
+    ],
+)
+def test_a_wrong_mark_is_not_valid(v3: Engine, change: str, differs: str, described: str) -> None:
+    """An event that is marked and no twin, a mark without its event, and a twin without a mark are differences."""
+    store_as_v3(v3, PLAIN, LOG)
+    store_as_v3(v3, PACKED, LOG)
+    backfill(v3)
+    recount(v3)
+    with write_transaction(v3) as connection:
+        connection.execute(text(change))
+
+    report = validate(v3)
+
+    assert (report.valid, report.differences[differs]) == (False, 1)
+    (difference,) = (found for found in report.first_differences if found.table == "twin_events")
+    assert difference.describe().startswith(described)
+
+
+def test_twins_that_no_recount_has_looked_for_are_no_difference(v3: Engine) -> None:
+    """Before the recount nothing is marked: that is said in lists and reports, and is valid."""
+    store_as_v3(v3, PLAIN, LOG)
+    store_as_v3(v3, PACKED, LOG)
+    backfill(v3)
+
+    report = validate(v3)
+
+    assert (report.valid, report.differences, "twin_events" in report.compared) == (True, {}, False)
+
+
 def test_a_recount_while_the_backfill_works_doubles_nothing(v3: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that a recount marks between the backfill's reading and its writing are left out of what it writes."""
     store_as_v3(v3, PLAIN, LOG)

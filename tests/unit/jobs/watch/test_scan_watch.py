@@ -20,7 +20,7 @@ from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import STOPPED, jobs_of_kind
 from cowrieprocessor.db.models import FileHash, Files
-from cowrieprocessor.errors import AlreadyFollowed, JobTaken
+from cowrieprocessor.errors import AlreadyFollowed, ConfigurationError, JobTaken
 from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 from cowrieprocessor.jobs.watch.scan_watch import KIND, Downloads, Sieve, Timing, WatchResult, watch_downloads
 
@@ -349,3 +349,9 @@ def test_a_change_in_the_future_is_only_part_of_full_scans() -> None:
     wanted, sieve = sifted(Entry("f" * 64, 200), None, 100, 2)
     assert (wanted, sieve.has_fresh) == (True, False)
     assert not sifted(Entry("f" * 64, 200), 0.0, 100, 2)[0]
+
+
+def test_a_watch_of_no_folder_is_refused(engine: Engine) -> None:
+    """A watch that would watch nothing says so instead of running."""
+    with pytest.raises(ConfigurationError, match="no folder to watch"):
+        watch_downloads(engine, [], stop=Event())

@@ -118,7 +118,7 @@ def test_a_cut_history_says_how_to_see_all(filled: Engine) -> None:
     """Beyond the limit only the latest changes are shown, with the number of earlier ones and how to see all."""
     with read_transaction(filled) as connection:
         text = file_history_text(file_history(connection, sha(1), limit=2), Screen())
-    assert "and 2 changes before: --limit 4 shows all" in text
+    assert "and 2 earlier changes: --limit 4 shows all" in text
     assert "virustotal     … → 40/71\n" in text
     assert "2026-11-21 02:00" not in text
 

@@ -270,3 +270,19 @@ def test_sizes_have_decimal_units(size_bytes: int | None, text: str) -> None:
 def test_the_scene_is_on_a_saturday() -> None:
     """The golden text's day is the scene's."""
     assert f"{DAY:%A}" == "Saturday"
+
+
+def test_sessions_of_another_day_are_not_offered(engine: Engine) -> None:
+    """A day whose files were left by a session of the day before does not offer its own sessions with files."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "before", at(23, days=-1))
+        add_session(connection, "today", at(3))
+        add_file(connection, "before", sha(1), at(1))
+    with read_transaction(engine) as connection:
+        today, before = (make_report(connection, period_of(PeriodKind.DAILY, at(0, days=days))) for days in (0, -1))
+
+    assert today.totals.sessions_with_files == 1
+    assert [line for line in next_commands(today, "") if "--with-files" in line] == []
+    assert [line for line in next_commands(before, "") if "sessions list" in line] == [
+        "cowrieprocessor sessions list --since 2026-11-20 --until 2026-11-21 --with-files"
+    ]
