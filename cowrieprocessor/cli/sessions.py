@@ -17,7 +17,7 @@ from cowrieprocessor.cli.shared.common import (
     screen,
     session_gap,
 )
-from cowrieprocessor.reporting.queries.limits import MAX_EVENTS
+from cowrieprocessor.reporting.render.limits import MAX_EVENTS
 
 
 @click.group()

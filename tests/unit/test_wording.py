@@ -52,7 +52,7 @@ def uncounted(source: str) -> Iterator[str]:
 def test_no_message_has_a_number_with_a_fixed_plural() -> None:
     """A count stands with its noun by `plural`, in every module: never `1 files`."""
     found = {module: sorted(uncounted(source)) for module, source in SOURCES.items()}
-    at_least_two = {"cowrieprocessor/reporting/queries/limits.py": ["{total} shows all"]}
+    at_least_two = {"cowrieprocessor/reporting/render/limits.py": ["{total} shows all"]}
 
     assert {module: texts for module, texts in found.items() if texts} == at_least_two
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cowrieprocessor.cli.shared.streams import prepare_streams, reach
+from cowrieprocessor.cli.shared.streams import discard_output, prepare_streams, reach
 from cowrieprocessor.errors import CowrieProcessorError
 from cowrieprocessor.filesystems import os_error_text
-from cowrieprocessor.reporting.queries.limits import MAX_ROWS
+from cowrieprocessor.reporting.render.limits import MAX_ROWS
 from cowrieprocessor.sanitize import terminal_safe
 
 if TYPE_CHECKING:
@@ -143,12 +143,20 @@ def print_json(document: object) -> None:
     """Print one JSON document on standard output, in ASCII: it holds no terminal control sequences."""
     from cowrieprocessor.reporting.render.json import to_json
 
-    click.echo(to_json(document))
+    _print(f"{to_json(document)}\n")
 
 
 def print_text(text: str) -> None:
     """Print rendered text on standard output; characters outside its encoding become escapes."""
-    click.echo(reach(sys.stdout, text), nl=False)
+    _print(reach(sys.stdout, text))
+
+
+def _print(text: str) -> None:
+    """Print a text; if its reader has gone (`| head`), the command goes on to its end, because of its exit code."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        discard_output()
 
 
 def screen() -> Screen:
@@ -289,9 +297,7 @@ def _describe_os_error(error: OSError) -> str:
     """Return path, cause and remedy of an OS error; if standard output failed, redirect it to /dev/null."""
     why = os_error_text(error)
     if _is_output_error(error):
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # flushing the rest of the buffer would fail, too
+        discard_output()  # flushing the rest of the buffer would fail, too
         if error.errno == errno.EBADF:
             return "the output cannot be written: standard output is closed; open it, or send it to /dev/null"
         return f"the output cannot be written: {why}; make room, or write it elsewhere"

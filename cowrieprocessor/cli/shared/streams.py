@@ -40,6 +40,11 @@ def reach(stream: io.TextIOBase | object, text: str) -> str:
     return in_encoding(text, getattr(stream, "encoding", None) or "utf-8")
 
 
+def discard_output() -> None:
+    """Let standard output lead nowhere from now on: its reader has gone, or it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Messages(io.FileIO):
     """Standard error: what cannot be written to it, because its reader has gone or its disk is full, is dropped."""
 

@@ -81,32 +81,33 @@ def expected_file(fields: Mapping[str, Any]) -> ExpectedRow | str:
 def expected_mentions(fields: Mapping[str, Any]) -> Iterator[ExpectedRow]:
     """Yield (session, digest, hash, kind, value, time, time) for each URL and name that a file event mentions.
 
-    A file has the names `destfile` and `filename`, or without them the last segment of the URL; a download that brought
-    no file has a URL only. An event whose file is refused mentions nothing.
+    A download that brought no file has a URL only. An event whose file is refused mentions nothing.
     """
     session, moment = session_of(fields), moment_or_none(fields.get("timestamp"))
-    is_download = fields.get("eventid") != FILE_UPLOAD
-    sha256 = ""
+    why_no_row = NO_HASH
     if fields.get("eventid") in ORIGINS:
-        if (reason := _why_no_row(fields, session, moment)) not in (None, NO_HASH):
-            return
-        sha256 = "" if reason is not None else fields["shasum"].lower()
-    if not session or moment is None:
+        why_no_row = _why_no_row(fields, session, moment) or ""
+    if not session or moment is None or why_no_row not in ("", NO_HASH):
         return
+    sha256 = "" if why_no_row else fields["shasum"].lower()
     place = _given(fields, "url")
     if place == "stdin":
         place = None
-    mentioned = set()
-    if place is not None and is_download and not place.startswith("/"):
+    names = _mentioned_names(fields, place) if sha256 else set()
+    mentioned = {("name", inert_key(name, 512)) for name in names}
+    if place is not None and fields.get("eventid") != FILE_UPLOAD and not place.startswith("/"):
         mentioned.add(("url", inert_key(place, 1024)))
-    if sha256:
-        names = {_given(fields, "destfile"), _given(fields, "filename")} - {None}
-        if not names and place is not None:
-            names = {last_path_segment(place)} - {None}
-        mentioned |= {("name", inert_key(name, 512)) for name in names if name is not None}
     for kind, value in mentioned:
         digest = hashlib.sha256("\0".join((kind, sha256, value)).encode()).hexdigest()
         yield (session, digest[:32], sha256, kind, value, moment, moment)
+
+
+def _mentioned_names(fields: Mapping[str, Any], place: str | None) -> set[str]:
+    """Return `destfile` and `filename` of an event, or without them the last segment of its URL."""
+    names = {_given(fields, "destfile"), _given(fields, "filename")} - {None}
+    if not names and place is not None:
+        names = {last_path_segment(place)}
+    return {name for name in names if name is not None}
 
 
 def _why_no_row(fields: Mapping[str, Any], session: str, moment: str | None) -> str | None:

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_details import FileDetails, Sightings
 from cowrieprocessor.reporting.queries.file_mentions import Mention
-from cowrieprocessor.reporting.queries.limits import MAX_EVENTS, left_out_text
 from cowrieprocessor.reporting.queries.sessions import SessionDetails, SessionEvent
 from cowrieprocessor.reporting.render.history import source_text
+from cowrieprocessor.reporting.render.limits import MAX_EVENTS, left_out_text
 from cowrieprocessor.reporting.render.listings import flags
 from cowrieprocessor.reporting.render.terminal import (
     Column,

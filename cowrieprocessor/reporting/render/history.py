@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cowrieprocessor.reporting.queries.file_history import FileHistory, SourceVerdict, VerdictChange
-from cowrieprocessor.reporting.queries.limits import MAX_ROWS, left_out_text
 from cowrieprocessor.reporting.queries.verdicts import ChangedVerdict, FoundMalicious
+from cowrieprocessor.reporting.render.limits import MAX_ROWS, left_out_text
 from cowrieprocessor.reporting.render.terminal import (
     VERDICT_STYLES,
     Column,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_a_reader_that_has_gone_is_no_error(scene: Scene, name: str, tmp_path: P
         done = call(here.arguments(name, logs=scene.folder), cwd=here.folder, script=script)
 
         assert (done.returncode, b"Traceback" in done.stderr, b"Exception ignored" in done.stderr) == (0, False, False)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_has_gone_hides_no_failure(tmp_path: Path, options: list[str]) -> None:
+    """A load of which a file failed ends with 3, whether or not somebody reads what it says."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "cowrie.json.gz").write_bytes(gzip.compress(b'{"eventid": "cowrie.session.connect"}\n' * 100)[:-20])
+    done = call(["load", str(logs), "--db", NAME, *options], cwd=tmp_path, script=NO_READER)
+
+    assert (done.returncode, b"Traceback" in done.stderr) == (3, False)
 
 
 @pytest.mark.parametrize("name", CALLED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cowrieprocessor.reporting.queries.limits import MAX_EVENTS, MAX_ROWS, left_out_text
+from cowrieprocessor.reporting.render.limits import MAX_EVENTS, MAX_ROWS, left_out_text
 from tests.unit.cli.every_command import ALL
 
 
