@@ -64,7 +64,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     values = _from_file(find_config(environ, toml_path))
     from_environment = environment_settings(environ)
-    refuse_unknown_variables(environ, values | from_environment)
+    refuse_unknown_variables(environ, [*values.values(), *from_environment.values()])
     values.update(from_environment)
     values.update(_from_overrides(overrides or {}))
     return Settings(**values)  # type: ignore[arg-type]

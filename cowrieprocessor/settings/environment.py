@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cowrieprocessor.settings.config_file import CONFIG_VARIABLE, unknown_key
 from cowrieprocessor.settings.reference import SETTINGS_REFERENCE
@@ -37,22 +37,24 @@ def environment_settings(environ: Mapping[str, str]) -> dict[str, object]:
     return values
 
 
-def refuse_unknown_variables(environ: Mapping[str, str], values: Mapping[str, object]) -> None:
+def refuse_unknown_variables(environ: Mapping[str, str], values: Iterable[object]) -> None:
     """Refuse a variable with our prefix that sets nothing.
 
     Args:
         environ: the environment.
-        values: the settings; a variable that one of them refers to (`env:NAME`) may have any name.
+        values: all settings in the file and in the environment, also those that others overrule; a variable that one
+            of them refers to (`env:NAME`) may have any name.
 
     Raises:
         ConfigurationError: there is such a variable; the message has the closest known one.
     """
     known = {variable for setting in SETTINGS_REFERENCE for variable in (setting.variable, *setting.aliases)}
     known.add(CONFIG_VARIABLE)
-    referred = {_referred(value) for value in values.values()}
+    referred = {_referred(value) for value in values}
     for name in sorted(environ):
         if name.startswith(PREFIX) and environ[name] and name not in known | PROJECT_VARIABLES | referred:
-            raise unknown_key(f"{name}: unknown setting in the environment", name, known)
+            message = f"{name}: unknown setting in the environment, and no setting in use names it"
+            raise unknown_key(message, name, known)
 
 
 def _referred(value: object) -> str | None:
