@@ -154,9 +154,9 @@ def make_report(
 def newest_period(
     connection: Connection, kind: PeriodKind, now: dt.datetime, sensor: str | None = None
 ) -> Period | None:
-    """Return the newest period that has anything to report, or None if there is none.
+    """Return the newest period with sessions or files, or None if there is none; see `activity.newest_moment`.
 
-    A session dated after today does not count: the clock of its honeypot was wrong. Where there are no others, it does.
+    What is dated after today does not count: the clock of its honeypot was wrong. Where there is nothing else, it does.
 
     Args:
         connection: a connection in a read transaction.

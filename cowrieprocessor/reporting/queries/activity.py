@@ -336,17 +336,25 @@ def download_urls(connection: Connection, window: Window, limit: int) -> Ranking
 def newest_moment(
     connection: Connection, sensor: str | None, since: dt.datetime, until: dt.datetime
 ) -> dt.datetime | None:
-    """Return when the newest session of a span of time began, else when its newest file was seen, else None."""
+    """Return the newest moment of a span of time at which something happened, or None.
+
+    Something happened when a session began, when a session first named a file or URL, and at the time of a captured
+    file that no log names.
+    """
     began = SessionSummary.first_event_at
-    session = select(began).where(began >= since, began < until, true() if sensor is None else on_sensor(sensor))
-    newest = connection.scalar(session.order_by(began.desc()).limit(1))
-    if newest is None:
-        file = select(Files.first_seen).where(Files.first_seen >= since, Files.first_seen < until)
-        if sensor is not None:
-            file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
-            file = file.where(file_on_sensor(sensor))
-        newest = connection.scalar(file.order_by(Files.first_seen.desc()).limit(1))
-    return newest
+    session = select(began.label("at")).where(true() if sensor is None else on_sensor(sensor))
+    file = select(Files.first_seen.label("at"))
+    url = select(FileMention.first_seen.label("at")).where(FileMention.kind == URL)
+    if sensor is not None:
+        file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
+        file = file.where(file_on_sensor(sensor))
+        url = url.join(SessionSummary, SessionSummary.session_id == FileMention.session_id).where(on_sensor(sensor))
+    moments = []
+    for query in (session, file, url):
+        column = query.selected_columns["at"]
+        newest = query.where(column >= since, column < until).order_by(column.desc()).limit(1)
+        moments += [row.at for row in connection.execute(newest)]
+    return max(moments, default=None)
 
 
 def _sum(value: ColumnElement[Any] | Any) -> ColumnElement[int]:
