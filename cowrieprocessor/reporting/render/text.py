@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.periods import PeriodKind
 from cowrieprocessor.reporting.queries.activity import Ranking, Totals
+from cowrieprocessor.reporting.queries.dead_letters import SUSPECTED_BY_V3
 from cowrieprocessor.reporting.render.history import changed_verdicts_section, found_malicious_section
 from cowrieprocessor.reporting.render.terminal import (
     SHORT_HASH_CHARS,
@@ -290,8 +291,20 @@ def _dead_letters(report: Report) -> list[RenderableType]:
     if not report.dead_letters:
         return []
     total = sum(letters.count for letters in report.dead_letters)
+    suspected = sum(letters.count for letters in report.dead_letters if letters.reason in SUSPECTED_BY_V3)
     reasons = ", ".join(f"{shown(letters.reason, 128)} {letters.count:,}" for letters in report.dead_letters)
-    return [heading("Not understood"), sentence(f"{plural(total, 'dead letter')} of any date: {reasons}")]
+    parts: list[RenderableType] = [
+        heading("Suspected by version 3" if suspected == total else "Not understood"),
+        sentence(f"{plural(total, 'dead letter')} of any date: {reasons}"),
+    ]
+    if suspected:
+        parts.append(
+            sentence(
+                f"Version 3 suspected {plural(suspected, 'event')} of these and stored them all the same; "
+                "`cowrieprocessor dead-letters replay` resolves their letters."
+            )
+        )
+    return parts
 
 
 def next_commands(report: Report, db_option: str) -> list[str]:

@@ -267,6 +267,24 @@ def test_sizes_have_decimal_units(size_bytes: int | None, text: str) -> None:
     assert text == size_text(size_bytes)
 
 
+def test_letters_of_events_that_are_stored_say_so(engine: Engine) -> None:
+    """Letters that version 3 wrote of events it suspected are no events that were not understood: they are stored."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1))
+        for _ in range(3):
+            add_dead_letter(connection, "quarantined", {"eventid": "x"})
+        add_dead_letter(connection, "validation", {"eventid": "x"})
+    suspected = " ".join(report_text(_report(engine), Screen()).split())
+    with write_transaction(engine) as connection:
+        add_dead_letter(connection, "not JSON", {"malformed": "{"})
+    both = " ".join(report_text(_report(engine), Screen()).split())
+    assert "Suspected by version 3 4 dead letters of any date: quarantined 3, validation 1" in suspected
+    assert "Not understood" not in suspected
+    assert "Not understood 5 dead letters of any date: quarantined 3, not JSON 1, validation 1" in both
+    for text in (suspected, both):
+        assert "Version 3 suspected 4 events of these and stored them all the same;" in text
+
+
 def test_the_scene_is_on_a_saturday() -> None:
     """The golden text's day is the scene's."""
     assert f"{DAY:%A}" == "Saturday"
