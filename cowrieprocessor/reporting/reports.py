@@ -28,15 +28,15 @@ _LAST = dt.datetime(9999, 11, 30, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A number of the report and the same number in the period before."""
+    """A number of the report and the same number in the period before; None for one that is not known yet."""
 
-    current: int
-    previous: int
+    current: int | None
+    previous: int | None
 
     @property
     def percent(self) -> float | None:
-        """The change in percent of the previous number, rounded to one decimal; None if that is 0."""
-        if not self.previous:
+        """The change in percent of the previous number, rounded to one decimal; None if that is 0 or one is None."""
+        if self.current is None or not self.previous:
             return None
         return round(100 * (self.current - self.previous) / self.previous, 1)
 

@@ -9,7 +9,7 @@ themselves are not read again.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
@@ -26,6 +26,7 @@ from cowrieprocessor.db.models import (
     SessionSummary,
 )
 from cowrieprocessor.loader.rows.file_mentions import NO_FILE, URL
+from cowrieprocessor.reporting.queries.backfill import FILES_JOB, awaits_backfill
 from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
@@ -54,8 +55,9 @@ class Totals:
         sessions_reused: sessions whose id was used more than once; each counts as one session.
         addresses, sensors: distinct source addresses and sensors of the sessions.
         events, commands, login_attempts: sums over the sessions.
-        files: distinct hashes; `files_new` of these were never seen before the window. `files_malicious` and the
-            following count them by their shown verdict as it is now (`SHOWN_VERDICTS`): their sum is `files`.
+        files: distinct hashes; `files_new` of these were never seen before the window, None while the backfill of
+            files has not ended, as it may bring earlier sightings. `files_malicious` and the following count them by
+            their shown verdict as it is now (`SHOWN_VERDICTS`): their sum is `files`.
         downloads, uploads: (session, hash) pairs.
         artifacts: captured files that no log names.
         files_found_malicious: hashes, whenever seen, that a source called malicious in the window and none before.
@@ -76,7 +78,7 @@ class Totals:
     commands: int = 0
     login_attempts: int = 0
     files: int = 0
-    files_new: int = 0
+    files_new: int | None = 0
     files_malicious: int = 0
     files_known_good: int = 0
     files_suspicious: int = 0
@@ -103,7 +105,7 @@ class DroppedFile:
     Attributes:
         name: what every view calls it (see `find_names`), not only in this window.
         sessions: sessions that left it in the window; 0 for a captured file that no log names.
-        new: whether it was never seen before the window.
+        new: whether it was never seen before the window; None while the backfill of files has not ended.
         first_in_window: when it was first seen in the window; `first_seen` is the first time ever.
     """
 
@@ -119,7 +121,7 @@ class DroppedFile:
     sessions: int
     downloads: int
     uploads: int
-    new: bool
+    new: bool | None
     first_in_window: dt.datetime
     first_seen: dt.datetime | None
 
@@ -183,7 +185,7 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         )
     ).mappings()
     answers_changed, verdicts_changed = count_changes(connection, window)
-    return Totals(
+    result = Totals(
         **{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()},
         sessions_reused=Reuse(connection, session_gap).count(
             select(SessionSummary.session_id).where(*_in_window(window))
@@ -192,6 +194,7 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         answers_changed=answers_changed,
         verdicts_changed=verdicts_changed,
     )
+    return replace(result, files_new=None) if awaits_backfill(connection, [FILES_JOB]) else result
 
 
 def total_of(shown_verdict: str) -> str:
@@ -242,11 +245,12 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
     rows = connection.execute(query).mappings().all()
     seen = [(row["shasum"], row["first_seen"], row["last_seen"]) for row in rows if row["first_seen"] is not None]
     names = find_names(connection, seen)
+    may_be_older = awaits_backfill(connection, [FILES_JOB])
     return tuple(
         DroppedFile(
             sha256=row["shasum"],
             name=names.get(row["shasum"], row["name_here"]),
-            new=row["first_seen"] is not None and row["first_seen"] >= window.start,
+            new=None if may_be_older else row["first_seen"] is not None and row["first_seen"] >= window.start,
             sessions=int(row["sessions"]),
             downloads=int(row["downloads"]),
             uploads=int(row["uploads"]),

@@ -128,15 +128,19 @@ def _files_sentence(totals: Totals) -> str:
         return f"No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
     if totals.sessions_with_files:
         sessions = plural(totals.sessions_with_files, "session")
-        dropped = f"{sessions} dropped {plural(totals.files, 'different file')}"
+        dropped = f"{sessions} dropped {plural(totals.files, 'file', 'different files')}"
     else:
         dropped = f"{plural(totals.files, 'captured file')} that no log names"
     details = _file_details(totals)
-    return f"{dropped}: {', '.join(details)}." if details else f"{dropped}, all seen before."
+    if details:
+        return f"{dropped}: {', '.join(details)}."
+    if totals.files_new is None:
+        return f"{dropped}."
+    return f"{dropped}, {'all ' if totals.files > 1 else ''}seen before."
 
 
 def _file_details(totals: Totals) -> list[str]:
-    """Return how many of the files are malicious, suspicious and new; empty if none is."""
+    """Return how many of the files are malicious, suspicious and new; empty if none is, or it is not known."""
     details = []
     if totals.files_malicious:
         details.append(f"{totals.files_malicious:,} malicious")
@@ -230,7 +234,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
         Column("size", number=True, needs=72),
         Column("sessions", number=True, needs=56),
         Column("verdict"),
-        Column("first seen", needs=60),
+        Column("first seen" if report.totals.files_new is not None else "first seen so far", needs=60),
     )
     rows = [
         (

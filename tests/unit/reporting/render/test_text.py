@@ -211,8 +211,8 @@ def test_weeks_and_months_are_named(engine: Engine, kind: PeriodKind, title: str
     ("files", "sessions", "expected"),
     [
         ([], 1, "1 session from 1 address, 1 of them let in. No file was dropped."),
-        ([("s0", 1, "download", 5)], 1, "1 session dropped 1 different file: not seen before."),
-        ([("s0", 1, "download", -99)], 1, "1 session dropped 1 different file, all seen before."),
+        ([("s0", 1, "download", 5)], 1, "1 session dropped 1 file: not seen before."),
+        ([("s0", 1, "download", -99)], 1, "1 session dropped 1 file, seen before."),
         ([("artifact:lab", 1, "artifact", 5)], 0, "0 sessions. 1 captured file that no log names: not seen before."),
     ],
 )
