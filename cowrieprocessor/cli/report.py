@@ -179,6 +179,7 @@ def show_report(
             session_gap=session_gap(),
             top_files=top or TOP_FILES,
             top_values=top or TOP_VALUES,
+            now=now,
         )
     print_hint(made.completeness, "addresses, user names, commands, sensors, files and URLs")
     text = _render(made, format_, db, to_file=output is not None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
+from sqlalchemy.orm import aliased
 
 from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_verdict, staging_providers
 from cowrieprocessor.db.models import (
@@ -47,6 +48,7 @@ class Totals:
         sessions: sessions that began in the window.
         sessions_logged_in: of these, sessions with a successful login.
         sessions_with_files: sessions, whenever they began, that left a file in the window.
+        sessions_begun_earlier: of these, sessions that began before the window.
         sessions_without_attributes: sessions whose address is not known: in a migrated database, those that the
             second backfill has not reached.
         sessions_without_their_files: sessions with counted downloads but no recorded file: the downloads were empty,
@@ -68,6 +70,7 @@ class Totals:
     sessions: int = 0
     sessions_logged_in: int = 0
     sessions_with_files: int = 0
+    sessions_begun_earlier: int = 0
     sessions_without_attributes: int = 0
     sessions_without_their_files: int = 0
     sessions_without_sensor: int = 0
@@ -162,10 +165,14 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
             _sum(SessionSummary.login_attempts).label("login_attempts"),
         )
     ).mappings()
+    began_earlier = _began_before(window, Files.session_id)
     pairs = connection.execute(
         _select_files(
             window,
             func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label("sessions_with_files"),
+            func.count(distinct(case((and_(Files.origin != ARTIFACT, began_earlier), Files.session_id)))).label(
+                "sessions_begun_earlier"
+            ),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
             _sum(case((Files.origin == "upload", 1), else_=0)).label("uploads"),
             _sum(case((Files.origin == ARTIFACT, 1), else_=0)).label("artifacts"),
@@ -206,6 +213,20 @@ def has_sessions_with_files(connection: Connection, window: Window) -> bool:
     """Return whether a session that began in the window left a file, in the window or after it."""
     session = select(SessionSummary.session_id).where(*_in_window(window), _HAS_FILE)
     return connection.execute(session.limit(1)).first() is not None
+
+
+def session_from_before(connection: Connection, window: Window) -> str | None:
+    """Return the session begun before the window that last left a file or named a URL in it; None if there is none."""
+    for table, counts in ((Files, Files.origin != ARTIFACT), (FileMention, FileMention.kind == URL)):
+        query = select(table.session_id).where(counts, _began_before(window, table.session_id))
+        query = query.where(table.first_seen >= window.start, table.first_seen < window.end)
+        if window.sensor is not None:
+            query = query.join(SessionSummary, SessionSummary.session_id == table.session_id)
+            query = query.where(on_sensor(window.sensor))
+        row = connection.execute(query.order_by(table.first_seen.desc(), table.session_id).limit(1)).first()
+        if row is not None:
+            return str(row.session_id)
+    return None
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:
@@ -371,6 +392,13 @@ def _in_window(window: Window) -> list[ColumnElement[bool]]:
     if window.sensor is not None:
         conditions.append(on_sensor(window.sensor))
     return conditions
+
+
+def _began_before(window: Window, session_id: Any) -> ColumnElement[bool]:
+    """Return the condition that a row's session began before the window."""
+    session = aliased(SessionSummary)  # the row may be joined with its session already
+    earlier = select(session.session_id).where(session.session_id == session_id)
+    return earlier.where(session.first_event_at < window.start).exists()
 
 
 def _select_sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:

@@ -98,12 +98,16 @@ def headline(report: Report) -> str:
     """Return the report in one or two sentences."""
     if report.is_empty and report.has_news:
         return f"No session began and no file was seen ({report.period.name}, UTC). {_news_sentence(report.totals)}"
+    if report.is_empty and report.is_to_come:
+        return f"This {_PERIOD[report.period.kind]} has not come yet ({report.period.name}, UTC)."
     if report.is_empty:
         return f"Nothing happened: no session began and no file was seen ({report.period.name}, UTC)."
     return f"{_sessions_sentence(report.totals)} {_files_sentence(report.totals)}"
 
 
 def _sessions_sentence(totals: Totals) -> str:
+    if not totals.sessions:
+        return "No session began."
     text = plural(totals.sessions, "session")
     if totals.addresses:
         text += f" from {plural(totals.addresses, 'address', 'addresses')}"
@@ -128,6 +132,10 @@ def _files_sentence(totals: Totals) -> str:
         return f"No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
     if totals.sessions_with_files:
         sessions = plural(totals.sessions_with_files, "session")
+        if totals.sessions_begun_earlier == totals.sessions_with_files:
+            sessions += " that began earlier"
+        elif totals.sessions_begun_earlier:
+            sessions += f", {totals.sessions_begun_earlier:,} of them begun earlier,"
         dropped = f"{sessions} dropped {plural(totals.files, 'file', 'different files')}"
     else:
         dropped = f"{plural(totals.files, 'captured file')} that no log names"
@@ -325,11 +333,17 @@ def next_commands(report: Report, db_option: str) -> list[str]:
         lines.append(f"cowrieprocessor files history{db_option} {sha256[:SHORT_HASH_CHARS]}")
     if report.totals.sessions:
         lines.append(f"cowrieprocessor sessions list{db_option} {_session_options(report)}")
+    if report.earlier_session is not None:
+        lines.append(f"cowrieprocessor sessions show{db_option} {shell_word(report.earlier_session)}")
     if report.dead_letters:
         lines.append(f"cowrieprocessor dead-letters list{db_option}")
-    if report.previous.sessions or report.previous.files:
-        before = report.period.previous()
-        lines.append(f"cowrieprocessor report {before.kind}{db_option} --date {before.name}{_sensor_option(report)}")
+    other = [report.period.previous()] if report.previous.sessions or report.previous.files else []
+    if report.newest is not None and report.newest not in other:
+        other.append(report.newest)
+    lines += [
+        f"cowrieprocessor report {period.kind}{db_option} --date {period.name}{_sensor_option(report)}"
+        for period in other
+    ]
     return lines
 
 

@@ -194,6 +194,7 @@ class Recount:
         origins = Counter(file.origin for file in self._files)
         return {
             "sessions_with_files": len({file.session_id for file in self._files if file.origin != "artifact"}),
+            "sessions_begun_earlier": len(self._begun_earlier()),
             "files": len(self._hashes),
             "files_new": sum(self._is_new(sha256) for sha256 in self._hashes),
             "files_malicious": verdicts["malicious"],
@@ -203,6 +204,14 @@ class Recount:
             "downloads": origins["download"],
             "uploads": origins["upload"],
             "artifacts": origins["artifact"],
+        }
+
+    def _begun_earlier(self) -> set[str]:
+        ids = {file.session_id for file in self._files if file.origin != "artifact"}
+        return {
+            row.session_id
+            for row in self._truth.sessions
+            if row.session_id in ids and row.first and row.first < self._start
         }
 
     def rankings(self) -> dict[str, list[Ranked]]:
