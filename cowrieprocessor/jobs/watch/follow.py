@@ -166,7 +166,7 @@ def follow(
 def _notes_on_missing(paths: Sequence[Path]) -> Iterator[str]:
     """Yield a note on each path where there is no log nor a rotated one of it, and on each folder without logs."""
     for path in paths:
-        is_folder = path.is_dir()
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - is_dir() raises where a right is missing
         if (os.path.lexists(path) and not is_folder) or existing_logs([path.absolute()]):
             continue
         if not is_folder:
