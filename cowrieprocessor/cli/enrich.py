@@ -190,7 +190,7 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
         print_json(with_completeness(result, state))
     else:
         print_text(result_text(result))
-    print_hint(state, "files to ask about")
+    print_hint(state)
     if result.refused:
         raise click.exceptions.Exit(EXIT_REFUSED)
     if result.has_failed:

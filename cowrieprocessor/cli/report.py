@@ -178,7 +178,7 @@ def show_report(
             top_files=top or TOP_FILES,
             top_values=top or TOP_VALUES,
         )
-    print_hint(made.completeness, "addresses, user names, commands, sensors, files and URLs")
+    print_hint(made.completeness)
     text = _render(made, format_, db, to_file=output is not None)
     if output is None:
         print_text(text)
