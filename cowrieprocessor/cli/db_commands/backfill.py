@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     default=10_000,
     show_default=True,
     metavar="N",
-    help="Rows read at a time. A write transaction ends after a tenth of a second in any case.",
+    help="Rows read at a time. A write transaction takes about a tenth of a second in any case.",
 )
 @click.option(
     "--throttle",

@@ -92,10 +92,10 @@ def backfill(
 
     Args:
         engine: a database at the current schema version.
-        batch_size: rows read at a time; write transactions are bounded by time instead.
+        batch_size: rows read at a time; write transactions are bounded by the time that they take.
         throttle: share of time to idle, 0 to 0.99.
         pause_file: nothing is written while this file exists.
-        slice_rows: rows after which a write transaction may end.
+        slice_rows: events by which a write transaction grows.
         limits: limits of its writes.
         on_progress: called after every write and on every wait.
 
