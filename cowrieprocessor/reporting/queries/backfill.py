@@ -112,6 +112,25 @@ def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
     return bool(_waiting(connection, jobs))
 
 
+def steps_left(connection: Connection) -> tuple[str, ...]:
+    """Return the commands of `db` that complete the database, in the order of docs/files_table_migration.md.
+
+    A backfill ends with the recount that an earlier revision of version 4 needs. A validation follows both, and the
+    recount that counts once what version 3 stored or counted twice comes last: it changes what is shown, not what is
+    there.
+    """
+    is_due = recount_is_due(connection)
+    steps = []
+    if awaits_backfill(connection, ALL_JOBS):
+        steps.append("backfill")
+    elif is_due:
+        steps.append("recount")
+    steps.append("validate")
+    if not is_due and not twins_are_marked(connection) and has_rows_of_v3(connection):
+        steps.append("recount")
+    return tuple(steps)
+
+
 def not_yet(connection: Connection, jobs: Sequence[str]) -> str:
     """Return what to add to an error that something is not in the database: empty, unless a backfill may bring it."""
     state = completeness(connection, jobs)
