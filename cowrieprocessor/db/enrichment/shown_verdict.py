@@ -7,7 +7,7 @@ only where a source answered; where none has, the queue and the cache tell what 
     unknown        a source answered that it does not know the file, or has no opinion on it
     staged         a source answered, and the answer is in the cache alone (USE_NEW_ENRICHMENT=0)
     skipped        no source is asked: the empty file, a lone newline
-    failed         a request failed and is tried again
+    failed         a request failed; it is tried again as long as the source is in use
     rate-limited   the source wanted fewer requests; it is asked again in turn
     refused        the source will not answer about the file
     not-asked      no source was asked, or the answer is still to come

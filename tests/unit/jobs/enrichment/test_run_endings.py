@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,21 @@ def test_a_run_whose_every_request_failed_has_failed(engine: Engine, files: tupl
     assert "virustotal answered no request; the last failure: connection: 127.0.0.1" in result_text(result)
     job = row(engine, "jobs", name="enrich")
     assert ("failed", True) == (job["state"], "every request failed" in job["reason"])
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
+def test_a_run_that_was_asked_to_stop_is_stopped(
+    staged: bool, engine: Engine, files: tuple[str, ...], here: Services
+) -> None:
+    """A stop during an outage that began before the first answer is no failure of the run."""
+    stop = threading.Event()
+    here.virustotal.outage = RESET
+    here.clock.on_wait = stop.set
+    settings = here.settings(**ONLY, use_new_enrichment=not staged)
+    result = enrich(engine, settings, EnrichOptions(watch=True), clock=here.clock, stop=stop)
+    assert (True, False) == (result.stopped, result.has_failed)
+    assert "virustotal answered no request" in result_text(result)
+    assert staged or "stopped" == row(engine, "jobs", name="enrich")["state"]
 
 
 def test_a_run_with_one_answer_has_not_failed(engine: Engine, files: tuple[str, ...], here: Services) -> None:
