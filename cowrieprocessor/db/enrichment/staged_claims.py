@@ -16,12 +16,8 @@ from sqlalchemy import (
     Connection,
     Engine,
     Select,
-    and_,
     bindparam,
     delete,
-    exists,
-    func,
-    or_,
     select,
     text,
     update,
@@ -33,9 +29,8 @@ from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming, Candidate
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, worth_asking
 from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, read_claimed
 from cowrieprocessor.db.enrichment.clock_skew import correct_cache_skew
-from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, MAX_LEASE, MAX_LOST_CLAIMS
-from cowrieprocessor.db.enrichment.response_cache import CACHE, CacheEntry, entry_of, providers_in_cache
+from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import (
     ASKING,
     ASKING_AGAIN,
@@ -49,19 +44,14 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     LIMITED,
     CandidateScope,
     candidate_details,
-    claim_is_over,
     new_candidates,
     repeat_candidates,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 
 __all__ = [
-    "count_replayable",
     "note_staged_answer",
-    "remove_claims",
-    "replayable",
     "staged_answer",
     "staged_ask_first",
     "staged_claim",
@@ -73,8 +63,8 @@ __all__ = [
 ]
 
 MAX_STATUS_CHARS = 32
-REMOVED_CLAIMS = 2_000
-"""Claims that are removed in one transaction."""
+RETRIED_CLAIMS = 2_000
+"""Claims that one transaction lets be due."""
 
 _INSERT = """
     INSERT INTO enrichment_cache (provider, key, status, response, fetched_at, expires_at)
@@ -359,7 +349,7 @@ def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None,
     """Have a provider queried again at once about hashes whose last lookup failed.
 
     Args:
-        engine: the database.
+        engine: the database; each transaction is short.
         provider: the provider.
         kinds: the kinds of failure; None for all.
         now: the current time.
@@ -369,63 +359,17 @@ def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None,
         failed.append(CACHE.c.status.startswith(f"{FAILED}:"))
     else:
         failed.append(CACHE.c.status.in_([f"{FAILED}:{kind}"[:MAX_STATUS_CHARS] for kind in kinds]))
-    with write_transaction(engine) as connection:
-        connection.execute(update(CACHE).where(*failed).values(expires_at=now))
-
-
-def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
-    """Remove the claims of a provider after its answers were replayed, except those that are in progress.
-
-    Args:
-        engine: the database; each transaction is short.
-        provider: the provider.
-        now: the current time.
-
-    Returns:
-        The number of removed claims.
-    """
-    is_idle = or_(CACHE.c.status.not_in(IN_PROGRESS), claim_is_over(CACHE, now))
-    claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), is_idle)
-    removed, after = 0, ""
+    after = ""
     while True:
-        query = select(CACHE.c.key).where(*claims, CACHE.c.key > after).order_by(CACHE.c.key).limit(REMOVED_CLAIMS)
+        query = select(CACHE.c.key).where(*failed, CACHE.c.key > after).order_by(CACHE.c.key).limit(RETRIED_CLAIMS)
         with read_transaction(engine) as connection:
             keys = connection.scalars(query).all()
         if not keys:
-            return removed
+            return
         with write_transaction(engine) as connection:
             for chunk in chunks(keys):
-                removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(chunk))).rowcount
+                connection.execute(update(CACHE).where(*failed, CACHE.c.key.in_(chunk)).values(expires_at=now))
         after = keys[-1]
-
-
-def replayable(connection: Connection, provider: str, after_key: str, limit: int) -> list[CacheEntry]:
-    """Return the next cached answers, by key, about hashes in `file_hashes` that the history lacks.
-
-    Args:
-        connection: in a transaction, preferably a read transaction: it may read the provider's whole cache.
-        provider: the provider.
-        after_key: start after this key.
-        limit: largest number of answers.
-    """
-    query = select(CACHE).where(_is_replayable(provider), CACHE.c.key > after_key).order_by(CACHE.c.key).limit(limit)
-    return [entry_of(row) for row in connection.execute(query).mappings()]
-
-
-def count_replayable(connection: Connection, provider: str) -> int:
-    """Return the total number of a provider's answers that `replayable` returns."""
-    query = select(func.count()).select_from(CACHE).where(_is_replayable(provider))
-    return int(connection.execute(query).scalar_one())
-
-
-def _is_replayable(provider: str) -> ColumnElement[bool]:
-    known = exists().where(HASHES.c.sha256 == CACHE.c.key)
-    is_recorded = exists().where(
-        HISTORY.c.sha256 == CACHE.c.key,
-        HISTORY.c.provider == CACHE.c.provider,
-        HISTORY.c.confirmed_at >= CACHE.c.fetched_at,
-    )
-    return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~is_recorded)
 
 
 def _end_claim(connection: Connection, provider: str, sha256: str, status: str, until: dt.datetime) -> None:
