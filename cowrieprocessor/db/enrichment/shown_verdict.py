@@ -34,8 +34,8 @@ from cowrieprocessor.db.enrichment.queue import (
     has_failed_before,
 )
 from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import CLAIM
-from cowrieprocessor.db.enrichment.staged_candidates import DONE as CLAIM_DONE
+from cowrieprocessor.db.enrichment.staged_candidates import BY_HAND, CLAIM
+from cowrieprocessor.db.enrichment.staged_candidates import DONE_OTHER as CLAIM_DONE_OTHER
 from cowrieprocessor.db.enrichment.staged_candidates import FAILED as CLAIM_FAILED
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
@@ -169,10 +169,16 @@ class _Claims:
         claim_key = literal(CLAIM) + HASHES.c.sha256
         status = CACHE.c.status
         refused = f"{CLAIM_FAILED}:{REFUSED}"
-        self.answered = self._in_cache(claim_key, status == CLAIM_DONE)
-        self.failed = self._in_cache(claim_key, status.startswith(f"{CLAIM_FAILED}:"), status != refused)
-        self.rate_limited = self._in_cache(claim_key, status == RATE_LIMITED)
-        self.refused = self._in_cache(claim_key, status == refused)
+        by_hand = f"{BY_HAND}:"
+        is_failed = or_(status.startswith(f"{CLAIM_FAILED}:"), status.startswith(f"{by_hand}{CLAIM_FAILED}:"))
+        # A claim alone is no answer: earlier releases wrote deferred claims as answered.
+        self.answered = or_(
+            self._in_cache(HASHES.c.sha256, status.in_(VERDICTS)),
+            self._in_cache(claim_key, status.in_((CLAIM_DONE_OTHER, by_hand + CLAIM_DONE_OTHER))),
+        )
+        self.failed = self._in_cache(claim_key, is_failed, status.not_in((refused, by_hand + refused)))
+        self.rate_limited = self._in_cache(claim_key, status.in_((RATE_LIMITED, by_hand + RATE_LIMITED)))
+        self.refused = self._in_cache(claim_key, status.in_((refused, by_hand + refused)))
 
     def _in_cache(self, key: ColumnElement[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         own = self._providers

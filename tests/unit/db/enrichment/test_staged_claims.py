@@ -149,7 +149,7 @@ def test_an_answer_under_another_key_counts(engine: Engine) -> None:
     take(engine)
     keep(engine, sha(1), "suspicious", key="url:1")
     with write_transaction(engine) as connection:
-        staged_answer(connection, VT, sha(1), NOW + DAY)
+        staged_answer(connection, VT, sha(1), "url:1", NOW + DAY)
 
     assert take(engine, now=NOW + DAY - HOUR) == []
     assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
@@ -225,7 +225,7 @@ def test_hashes_asked_for_by_hand_come_first(engine: Engine) -> None:
     for item in lost:
         keep(engine, item.sha256, "malicious", at=later)
         with write_transaction(engine) as connection:
-            staged_answer(connection, VT, item.sha256, later + DAY)
+            staged_answer(connection, VT, item.sha256, item.sha256, later + DAY)
     assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
 
 
@@ -256,7 +256,7 @@ def test_claims_are_removed_after_the_replay(engine: Engine) -> None:
     fail(engine, sha(1))
     keep(engine, sha(2), "clean")
     with write_transaction(engine) as connection:
-        staged_answer(connection, VT, sha(2), NOW + DAY)
+        staged_answer(connection, VT, sha(2), sha(2), NOW + DAY)
     take(engine, HL, only=[sha(0)])
     later = NOW + dt.timedelta(minutes=10)
     take(engine, only=[sha(3)], now=later)
