@@ -19,7 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, exists, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 
 from cowrieprocessor.db.enrichment.candidates import worth_asking
 from cowrieprocessor.db.enrichment.file_status import FAILED as STATUS_FAILED
@@ -46,6 +59,7 @@ __all__ = [
     "STAGED",
     "file_verdict",
     "latest_answer",
+    "may_be_shown",
     "source_verdict",
     "staging_providers",
 ]
@@ -74,6 +88,42 @@ def file_verdict(staging: Sequence[str] = ()) -> ColumnElement[str]:
         _queued(QUEUE.c.status == REFUSED),
         staging,
     )
+
+
+def may_be_shown(word: str, staging: Sequence[str] = ()) -> ColumnElement[bool]:
+    """Return a condition on `file_hashes` that every hash with a shown verdict meets, and that is cheap to evaluate.
+
+    `file_verdict` evaluates subqueries for each hash; with this condition first, only for few.
+
+    Args:
+        word: one of SHOWN_VERDICTS.
+        staging: as `staging_providers` returns them.
+    """
+    claimed = func.substr(CACHE.c.key, len(CLAIM) + 1)
+    of_claims = CACHE.c.provider.in_(staging), CACHE.c.key >= CLAIM, CACHE.c.key.startswith(CLAIM)
+
+    def has_claim(*parts: str) -> ColumnElement[bool]:
+        if not staging:
+            return false()
+        is_one = or_(*(CACHE.c.status.contains(part) for part in parts))
+        return HASHES.c.sha256.in_(select(claimed).where(*of_claims, is_one))
+
+    def is_queued(*statuses: str) -> ColumnElement[bool]:
+        return HASHES.c.sha256.in_(select(QUEUE.c.sha256).where(QUEUE.c.status.in_(statuses)))
+
+    match word:
+        case "staged":
+            in_cache = select(CACHE.c.key).where(CACHE.c.provider.in_(staging), CACHE.c.status.in_(VERDICTS))
+            return or_(HASHES.c.sha256.in_(in_cache), has_claim(CLAIM_DONE_OTHER)) if staging else false()
+        case "skipped":
+            return ~worth_asking()
+        case "failed":
+            return or_(HASHES.c.enrichment_status == STATUS_FAILED, is_queued(FAILED, LEASED), has_claim(CLAIM_FAILED))
+        case "rate-limited":
+            return or_(is_queued(RATE_LIMITED, LEASED), has_claim(RATE_LIMITED))
+        case "refused":
+            return or_(is_queued(REFUSED), has_claim(REFUSED))
+    return true()
 
 
 def source_verdict(
