@@ -7,6 +7,7 @@ Every transaction is either for reading or for writing: `read_transaction` sees 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,9 +146,19 @@ def address(db: str | Engine) -> str:
 
 
 def dispose(engine: Engine) -> None:
-    """Close the idle connections of an engine."""
-    with translate_errors(engine):
+    """Close the idle connections of an engine; SIGINT and SIGTERM wait until they are closed."""
+    with translate_errors(engine), _signals_held():
         engine.dispose()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back: the pool would report what their handlers raise as a failure to close a connection."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parse(name: str) -> URL:

@@ -86,12 +86,13 @@ def require_current(engine: Engine) -> None:
 
     Raises:
         MigrationNeeded: it is a v3 database, or an incomplete v4 database; the message says how to migrate.
-        SchemaVersionError: it is empty, or of an unsupported version.
+        SchemaVersionError: it is empty, of an unsupported version, or lacks tables that no migration adds.
         NotADatabase: the database belongs to another application.
     """
     name = describe(engine)
     with read_transaction(engine) as connection:
         facts = read_facts(connection, name)
+        current_revision(connection, facts, name)
     word = shell_word(address(engine))
     if facts.version is None:
         raise SchemaVersionError(f"{name}: is empty; `cowrieprocessor load --db {word} LOGS` fills it")

@@ -12,8 +12,8 @@ from cowrieprocessor.db.dialects.base import Storage
 from cowrieprocessor.db.engine import describe, read_transaction
 from cowrieprocessor.db.ingest.followed_files import Losses, losses
 from cowrieprocessor.db.models import Base, Job, LogFile
-from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts, can_be_migrated, read_facts
-from cowrieprocessor.errors import DatabaseDamaged
+from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts, can_be_migrated, current_revision, read_facts
+from cowrieprocessor.errors import DatabaseDamaged, SchemaVersionError
 
 COUNTED_ROWS = 100_000
 """Tables with more rows are estimated instead of counted, so that status answers at once."""
@@ -50,6 +50,7 @@ class DatabaseStatus:
         schema_version: None for an empty database.
         schema_revision: the newest revision of version 4 that it states; None in databases of before there were any.
         needs_migration: whether `db migrate` would change it.
+        problem: why it can neither be used nor migrated; None if it can.
         storage: where and how it is stored.
         tables: the row counts of our tables that exist, by name.
         jobs: all jobs, the most recently updated first.
@@ -60,6 +61,7 @@ class DatabaseStatus:
     schema_version: int | None
     schema_revision: str | None
     needs_migration: bool
+    problem: str | None
     storage: Storage
     tables: dict[str, RowCount]
     jobs: list[JobState]
@@ -79,16 +81,26 @@ def database_status(engine: Engine, *, counted_rows: int = COUNTED_ROWS) -> Data
     """
     with read_transaction(engine) as connection:
         facts = read_facts(connection, describe(engine))
+        problem = _problem(connection, facts, describe(engine))
         return DatabaseStatus(
             database=describe(engine),
             schema_version=facts.version,
             schema_revision=facts.stated_revision,
-            needs_migration=can_be_migrated(facts),
+            needs_migration=problem is None and can_be_migrated(facts),
+            problem=problem,
             storage=dialect_of(engine).storage(connection),
             tables={table: count_rows(connection, table, counted_rows) for table in sorted(OUR_TABLES & facts.tables)},
             jobs=_jobs(connection, facts),
             losses=losses(connection) if LogFile.__tablename__ in facts.tables else Losses(),
         )
+
+
+def _problem(connection: Connection, facts: SchemaFacts, database: str) -> str | None:
+    try:
+        current_revision(connection, facts, database)
+    except SchemaVersionError as error:
+        return str(error)
+    return None
 
 
 def check_database(engine: Engine, *, full: bool = False) -> Storage:

@@ -36,7 +36,7 @@ def status(db: str, as_json: bool) -> None:
     try:
         state = database_status(engine)
         filled = None
-        if state.schema_version == CURRENT_SCHEMA_VERSION and not state.needs_migration:
+        if state.schema_version == CURRENT_SCHEMA_VERSION and state.problem is None and not state.needs_migration:
             with read_transaction(engine) as connection:
                 filled = completeness(connection, ALL_JOBS)
     finally:

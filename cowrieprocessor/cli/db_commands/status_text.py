@@ -44,6 +44,8 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
 
 def _version(status: DatabaseStatus) -> str:
     version = "none: the database is empty" if status.schema_version is None else str(status.schema_version)
+    if status.problem is not None and status.schema_version == CURRENT_SCHEMA_VERSION:
+        return f"{version}, which cannot be used: {terminal_safe(status.problem)}"
     if status.needs_migration:
         return f"{version} (`db migrate` brings it to {CURRENT_SCHEMA_VERSION})"
     is_current = status.schema_version == CURRENT_SCHEMA_VERSION

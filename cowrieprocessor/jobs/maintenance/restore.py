@@ -98,7 +98,7 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
 
     Raises:
         ConfigurationError: the database to replace is not an SQLite file; the message tells what to use.
-        CopyRefused: the backup is the database itself.
+        CopyRefused: there is no such backup, or it is the database itself.
         DatabaseInUse: another process has the database open.
         NotADatabase, SchemaVersionError: the backup, or the database to replace, is not one of ours.
         DatabaseFull: the database's disk has too little free space.
@@ -107,6 +107,8 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
     source = source.expanduser().resolve()
     if path.exists() and source.exists() and path.samefile(source):
         raise CopyRefused(f"{source}: is the database itself; name the backup")
+    if not source.exists():
+        raise CopyRefused(f"{source}: no such file; name a backup that `cowrieprocessor db backup` made")
     files.require_local_disk(path)
     backup = read_only_engine(engine, source)
     try:

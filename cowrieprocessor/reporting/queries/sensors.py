@@ -71,5 +71,6 @@ def require_sensor(connection: Connection, sensor: str) -> None:
     if now is not None:
         raise NotFound(f"no sensor {sensor!r} in this database: it was renamed to {now!r}")
     names = ", ".join(known[:_NAMES_SHOWN]) or "none yet"
+    more = f" and {len(known) - _NAMES_SHOWN:,} more" if len(known) > _NAMES_SHOWN else ""
     missing = not_yet(connection, [SENSORS_JOB])
-    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names} (`sensors list`){missing}")
+    raise NotFound(f"no sensor {sensor!r} in this database; it has: {names}{more} (`sensors list`){missing}")

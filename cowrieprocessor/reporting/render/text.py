@@ -153,6 +153,7 @@ def _notes(report: Report) -> list[RenderableType]:
     totals = report.totals
     notes = []
     state = report.completeness
+    or_not_yet = "" if state.complete else ", or are not backfilled yet"
     if state.is_recount:
         notes.append(
             f"An earlier release derived addresses, commands and user names; {state.percent} of the sessions are "
@@ -178,18 +179,18 @@ def _notes(report: Report) -> list[RenderableType]:
     if totals.sessions_without_attributes:
         notes.append(
             f"Address, user name and protocol of {plural(totals.sessions_without_attributes, 'session')} are not "
-            "known: the events that tell them are not in the logs, or the database was migrated and not yet backfilled."
+            f"known: the events that tell them are not in the logs{or_not_yet}."
         )
     if totals.sessions_without_sensor:
         have = "has" if totals.sessions_without_sensor == 1 else "have"
         notes.append(
             f"{plural(totals.sessions_without_sensor, 'session')} {have} no sensor: their events name none, their logs "
-            "were given none, or the database was migrated and not yet backfilled."
+            f"were given none{or_not_yet}."
         )
     if totals.sessions_without_their_files > totals.sessions_with_files:
         notes.append(
             f"In {plural(totals.sessions_without_their_files, 'session')} downloads were counted of which no file is "
-            "recorded: they were empty or failed, or the database was migrated and not yet backfilled."
+            f"recorded: they were empty, failed or named no valid hash{or_not_yet}."
         )
     return [sentence(note, "yellow") for note in notes]
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, text
 from cowrieprocessor.cli.db import db
 from cowrieprocessor.cli.db_commands.status_text import status_text
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.migrations import apply_migrations, schema_version
+from cowrieprocessor.db.migrations import apply_migrations, require_current, schema_version
 from cowrieprocessor.db.status import database_status
 from cowrieprocessor.errors import DatabaseDamaged, DatabaseError, NotADatabase, SchemaVersionError
 from cowrieprocessor.reporting.render.json import to_json
@@ -64,6 +64,23 @@ def test_status_of_a_v3_file(v3_file: Path) -> None:
     for fact in ("schema version  3 (`db migrate`", "journal mode    wal", "raw_events          18"):
         assert fact in result.stdout
     assert v3_file.read_bytes() == before
+
+
+def test_what_no_migration_mends_is_not_offered_one(tmp_path: Path) -> None:
+    """Where tables have gone missing, status, migration and reports name them, and none sends to another."""
+    path = tmp_path / "x.sqlite"
+    engine = get_engine(path)
+    apply_migrations(engine)
+    with write_transaction(engine) as connection:
+        connection.execute(text("DROP TABLE file_mentions"))
+    dispose(engine)
+    status = json.loads(call("status", "--json", "--db", path).stdout)
+
+    assert "the tables file_mentions are missing" in status["problem"]
+    assert not status["needs_migration"]
+    assert "which cannot be used: " in call("status", "--db", path).stdout
+    with pytest.raises(SchemaVersionError, match="the tables file_mentions are missing"):
+        require_current(get_engine(path))
 
 
 def test_status_as_json(engine: Engine, db_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import Engine, make_url, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 
 from cowrieprocessor import filesystems
@@ -372,3 +374,30 @@ def test_postgres_that_is_not_utf8_is_refused(postgres_server: PostgresServer, o
         connection.execute(statement)
     with pytest.raises(DatabaseError, match=r"LATIN1.*UTF8"), read_transaction(opened(postgres_server.url("latin"))):
         pass
+
+
+def test_a_signal_waits_until_the_connections_are_closed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SIGTERM in the middle of closing ends the command afterwards; the pool has no failure to report."""
+    do_close = engine.dialect.do_close
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def terminate_and_close(connection: DBAPIConnection) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        do_close(connection)
+
+    with read_transaction(engine) as connection:
+        connection.execute(text("SELECT 1"))
+    before = signal.signal(signal.SIGTERM, interrupt)
+    monkeypatch.setattr(engine.dialect, "do_close", terminate_and_close)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dispose(engine)
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGTERM, before)
+
+    assert caplog.records == []

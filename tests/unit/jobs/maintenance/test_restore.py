@@ -268,3 +268,9 @@ def test_postgresql_is_restored_by_its_own_tool(postgres_url: str, saved: Path) 
     """For PostgreSQL the message names pg_restore."""
     with pytest.raises(ConfigurationError, match="pg_restore"):
         restore(get_engine(postgres_url), saved)
+
+
+def test_a_missing_backup_is_a_backup_that_is_missing(target: Engine, tmp_path: Path) -> None:
+    """The message speaks of a backup, not of a database that a load would create."""
+    with pytest.raises(CopyRefused, match=r"no\.sqlite: no such file; name a backup"):
+        plan_restore(target, tmp_path / "no.sqlite")
