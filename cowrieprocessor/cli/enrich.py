@@ -85,7 +85,7 @@ def enrich(
 
     Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, or a source does not accept its
     key (the other sources are still asked), 4 if the database refused, 5 if it has to be migrated first, 7 if requests
-    failed and no source answered any.
+    failed and no source answered any; a run that was asked to stop does not end with 7.
 
     \b
     Example: cowrieprocessor enrich --limit 100
@@ -190,7 +190,7 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
         print_json(with_completeness(result, state))
     else:
         print_text(result_text(result))
-    print_hint(state, "files to ask about")
+    print_hint(state)
     if result.refused:
         raise click.exceptions.Exit(EXIT_REFUSED)
     if result.has_failed:

@@ -47,7 +47,7 @@ def status(db: str | None, as_json: bool) -> None:
         print_json(with_completeness(state, filled))
     else:
         print_text(enrichment_text(state, screen()))
-    print_hint(filled, "files to ask about")
+    print_hint(filled)
     if state.staged:
         notify(
             "USE_NEW_ENRICHMENT=0: only the cache and the quota ledger are written; "

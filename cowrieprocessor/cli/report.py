@@ -181,7 +181,7 @@ def show_report(
             top_values=top or TOP_VALUES,
             now=now,
         )
-    print_hint(made.completeness, "addresses, user names, commands, sensors, files and URLs")
+    print_hint(made.completeness)
     text = _render(made, format_, db, to_file=output is not None)
     if output is None:
         print_text(text)

@@ -62,7 +62,7 @@ def list_(db: str | None, as_json: bool) -> None:
             f"note: {plural(listed.sessions_to_rename, 'session still has', 'sessions still have')} to be brought to a "
             "new name; the next `load` or `follow` does it"
         )
-    print_hint(state, "full names of the sensors of sessions")
+    print_hint(state)
 
 
 @sensors.command()

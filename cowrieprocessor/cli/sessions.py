@@ -83,7 +83,7 @@ def list_(
     else:
         print_text(sessions_text(page, screen()))
         report_next_page(page.next)
-    print_hint(state, "addresses, user names, sensors and files of the sessions")
+    print_hint(state)
 
 
 @sessions.command()
@@ -115,4 +115,4 @@ def show(session_id: str, db: str | None, limit: int, as_json: bool) -> None:
         print_json(with_completeness(details, state))
     else:
         print_text(session_text(details, screen()))
-    print_hint(state, "files, commands and attributes of sessions")
+    print_hint(state)

@@ -40,6 +40,9 @@ CLAIMED_AT_ONCE = 20
 UNREACHABLE = ("timeout", "connection")
 """Kinds of failure that say nothing of the file: the source was not reached."""
 
+RETRY_EVERY = dt.timedelta(hours=1)
+"""How often at most the end of an outage lets all failed files be due: some may fail whenever they are asked about."""
+
 _HALF_A_LEASE = dt.timedelta(seconds=LEASE_S / 2)
 
 
@@ -119,6 +122,8 @@ class FileEnrichment:
         self._claimed_at = clock.now()
         self._to_upload: deque[tuple[Claimed, Sample]] = deque()
         self._failed_uploads: dict[str, int] = {}
+        self._was_failing = False
+        self._retried_at: dt.datetime | None = None
 
     @property
     def name(self) -> str:
@@ -158,7 +163,7 @@ class FileEnrichment:
         failures = self._lookup.start()
         if failures:
             kinds = None if circuit_breaker.is_open(failures) else UNREACHABLE
-            self._repository.retry_now(self.name, kinds)
+            self._retry(kinds)
 
     def step(self, earlier: Sequence[str] = ()) -> Step:
         """Do one thing: send one request and store its outcomes, or store answers that the cache has.
@@ -175,6 +180,7 @@ class FileEnrichment:
         """
         self._drop_expired_claims()
         may_send = self._lookup.may_send()
+        self._retry_after_outage()
         if not self.is_available and self._bounds.remaining() != 0:
             self.release()
             return Step.HAS_TO_WAIT
@@ -193,6 +199,18 @@ class FileEnrichment:
     def release(self) -> None:
         """Release the files that were claimed and not asked about."""
         self._release([file.sha256 for file in self._claimed])
+
+    def _retry_after_outage(self) -> None:
+        """Let files that failed be due once the source answers again, to this process or to another."""
+        has_ended = self._was_failing and not self._lookup.is_failing
+        self._was_failing = self._lookup.is_failing
+        if has_ended and (self._retried_at is None or self._clock.now() - self._retried_at >= RETRY_EVERY):
+            self._retry(None)
+
+    def _retry(self, kinds: Sequence[str] | None) -> None:
+        self._repository.retry_now(self.name, kinds)
+        self._retried_at = self._clock.now()
+        self.is_idle = False
 
     # --- candidates ---
 

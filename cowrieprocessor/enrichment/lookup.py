@@ -20,6 +20,7 @@ from cowrieprocessor.enrichment.providers.base import (
 )
 from cowrieprocessor.enrichment.providers.http_status import describe, retry_after
 from cowrieprocessor.enrichment.providers.json_values import parsed
+from cowrieprocessor.enrichment.quota import circuit_breaker
 from cowrieprocessor.enrichment.quota.ledger import Ledger, Wait
 from cowrieprocessor.enrichment.verdict_repository import Counters
 
@@ -88,6 +89,11 @@ class Lookup:
         if not self._reads_quota:
             self._notify_overruled()
         return failures
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the circuit breaker was open, paused or probing, at the last `may_send`."""
+        return circuit_breaker.is_open(self._ledger.failures)
 
     def may_send(self) -> bool:
         """Return whether a request is likely to be granted now; if not, `wait` says until when and why."""

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release, retry_now, store_rate_limit
+from cowrieprocessor.db.enrichment.claims import Claimed, Order, claim, release, retry_now
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, ProviderVerdict
 from cowrieprocessor.db.enrichment.queue import bring_forward
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry, cached_answers, expire_answer, store_in_cache
@@ -30,7 +30,13 @@ from cowrieprocessor.db.enrichment.staged_claims import (
     staged_retry_now,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_store import defer_lookup, store_answer, store_failure, store_refusal
+from cowrieprocessor.db.enrichment.verdict_store import (
+    defer_lookup,
+    store_answer,
+    store_failure,
+    store_rate_limit,
+    store_refusal,
+)
 from cowrieprocessor.enrichment.expiry import Ttl, expires_at, retry_at
 
 LEASE_S = 900.0
@@ -197,7 +203,9 @@ class TableVerdictRepository(VerdictRepository):
 
     def store_rate_limit(self, provider: str, file: Claimed, reason: str) -> None:
         """Write the rate limit into the queue, unless the source answered or failed before."""
-        store_rate_limit(self._engine, provider, file.sha256, reason)
+        now = self._clock.now()
+        with write_transaction(self._engine) as connection:
+            store_rate_limit(connection, file.sha256, provider, reason=reason, policy=self._policy, now=now)
 
     def retry_now(self, provider: str, kinds: Sequence[str] | None) -> None:
         """Let failed rows of the queue be due."""
@@ -247,7 +255,7 @@ class StagedVerdictRepository(VerdictRepository):
     def store_cached(self, provider: str, file: Claimed, entry: CacheEntry, verdict: ProviderVerdict) -> None:
         """Mark the claim as answered by the cache."""
         with write_transaction(self._engine) as connection:
-            staged_answer(connection, provider, file.sha256, entry.expires_at)
+            staged_answer(connection, provider, file.sha256, entry.key, entry.expires_at)
 
     def store_answer(self, provider: str, file: Claimed, cache_key: str, verdict: ProviderVerdict) -> None:
         """Write the verdict of a source into the cache."""
@@ -255,7 +263,7 @@ class StagedVerdictRepository(VerdictRepository):
         with write_transaction(self._engine) as connection:
             until = answer_expires_at(connection, provider, cache_key, verdict, now, self._ttl)
             store_in_cache(connection, provider, cache_key, verdict.verdict, verdict.response, now, until)
-            staged_answer(connection, provider, file.sha256, until)
+            staged_answer(connection, provider, file.sha256, cache_key, until)
 
     def store_failure(
         self, provider: str, file: Claimed, kind: str, reason: str, not_before: dt.datetime | None
@@ -287,7 +295,7 @@ class StagedVerdictRepository(VerdictRepository):
         """Let the answer expire in the cache."""
         with write_transaction(self._engine) as connection:
             expire_answer(connection, provider, cache_key, moment)
-            staged_answer(connection, provider, file.sha256, moment)
+            staged_answer(connection, provider, file.sha256, cache_key, moment)
 
 
 def answer_expires_at(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +157,24 @@ def test_what_is_on_its_way_is_kept_when_the_program_is_told_to_stop(database: P
     assert "stopped" in stdout
     assert {FILES[0]: 1, "overall_quotas": 1} == here.virustotal.asked()
     assert "5/60" in program("files", "show", FILES[0], "--db", database, here=here).stdout
+
+
+def test_a_stop_during_an_outage_is_no_failure(database: Path, here: Services) -> None:
+    """SIGTERM while no request was answered yet: the exit code is 0, and the job is stopped; without it they failed."""
+    here.virustotal.outage = HTML_502
+    arguments = ("enrich", "--provider", "virustotal", "--db", str(database))
+    with subprocess.Popen(
+        [*PROGRAM, *arguments, "--watch"], stderr=subprocess.PIPE, text=True, env=surroundings(here), cwd=PROJECT
+    ) as running:
+        deadline = time.monotonic() + 60
+        while len(here.virustotal.log) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+    assert (0, True) == (running.returncode, "stopping" in stderr), stderr
+    status = json.loads(program("enrich", "status", "--db", database, "--json", here=here).stdout)
+    assert "stopped" == status["job"]["state"]
+    assert 7 == program(*arguments, "--limit", "1", here=here).returncode
 
 
 def test_staging_is_said(database: Path, here: Services) -> None:

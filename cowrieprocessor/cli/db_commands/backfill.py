@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cowrieprocessor.cli.db_commands.next_steps import next_steps_text
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
     db_argument,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     default=10_000,
     show_default=True,
     metavar="N",
-    help="Rows read at a time. A write transaction ends after a tenth of a second in any case.",
+    help="Rows read at a time. A write transaction takes about a tenth of a second in any case.",
 )
 @click.option(
     "--throttle",
@@ -92,8 +93,9 @@ def backfill(
     Example: cowrieprocessor db backfill --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine
-    from cowrieprocessor.db.engine import describe, dispose, get_engine
+    from cowrieprocessor.db.engine import describe, dispose, get_engine, read_transaction
     from cowrieprocessor.jobs.upgrade import backfill as job
+    from cowrieprocessor.reporting.queries.backfill import steps_left
 
     if sum((to_pause, to_resume, dry_run)) > 1:
         raise click.UsageError("--pause, --resume and --dry-run exclude each other; give one of them")
@@ -118,12 +120,14 @@ def backfill(
                 pause_file=pause_file or _default_pause_file(engine),
                 on_progress=line.update,
             )
+        with read_transaction(engine) as connection:
+            steps = steps_left(connection)
     finally:
         dispose(engine)
     if as_json:
         print_json(_document(result))
     else:
-        print_text("\n".join([*_summary(result, db), ""]))
+        print_text("\n".join([*_summary(result, db), *next_steps_text(steps, db), ""]))
 
 
 def _pause_or_resume(engine: Engine, *, to_pause: bool) -> None:
@@ -192,7 +196,6 @@ def _summary(result: BackfillResult, db: str) -> list[str]:
         lines.append(
             f"{plural(refused, 'event')} could not be processed: cowrieprocessor dead-letters list{db_argument(db)}"
         )
-    lines.append(f"next: cowrieprocessor db validate{db_argument(db)}")
     return lines
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cowrieprocessor.cli.db_commands.next_steps import next_steps_text
 from cowrieprocessor.cli.shared.common import (
     confirm_or_exit,
-    db_argument,
     json_option,
     named_db_option,
     notify,
@@ -71,6 +71,7 @@ def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: 
         document: dict[str, object] = {"database": found.database, "from": found.schema_version, "to": version}
         if take_in is not None:
             document["taken_in"] = _import_saved_state(engine, take_in)
+        steps = _steps_left(engine) if found.needs_migration and found.schema_version is not None else ()
     finally:
         dispose(engine)
     if as_json:
@@ -78,8 +79,8 @@ def migrate(db: str, dry_run: bool, beside_v3: bool, take_in: Path | None, yes: 
         return
     state = "now" if found.needs_migration else "already, nothing to do"
     print_text(f"{found.database}: is at schema version {version} {state}\n")
-    if found.needs_migration and found.schema_version is not None:
-        _report_next_commands(db)
+    for line in next_steps_text(steps, db):
+        notify(line)
     if take_in is None:
         _report_saved_state(engine)
 
@@ -160,10 +161,13 @@ def _import_saved_state(engine: Engine, saved: Path) -> object:
     return imported
 
 
-def _report_next_commands(database: str) -> None:
-    """Print the commands that follow the migration of a v3 database."""
-    notify(f"next: cowrieprocessor db backfill{db_argument(database)}")
-    notify(f"then: cowrieprocessor db validate{db_argument(database)}")
+def _steps_left(engine: Engine) -> tuple[str, ...]:
+    """Return the commands that follow the migration of a database with events."""
+    from cowrieprocessor.db.engine import read_transaction
+    from cowrieprocessor.reporting.queries.backfill import steps_left
+
+    with read_transaction(engine) as connection:
+        return steps_left(connection)
 
 
 def _report_saved_state(engine: Engine) -> None:

@@ -47,7 +47,7 @@ def status(db: str, as_json: bool) -> None:
     else:
         print_text(status_text(state))
         if filled is not None:
-            print_hint(filled, "files, URLs, addresses, user names, commands and sensors")
+            print_hint(filled)
 
 
 @click.command()

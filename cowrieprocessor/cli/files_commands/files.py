@@ -103,7 +103,7 @@ def list_(
     else:
         print_text(files_text(page, screen()))
         report_next_page(page.next)
-    print_hint(state, "files")
+    print_hint(state)
 
 
 @files.command()
@@ -141,7 +141,7 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
         print_json(with_completeness(details, state))
     else:
         print_text(file_text(details, screen(), is_so_far=is_so_far))
-    print_hint(state, "sightings of files, their names, URLs, sensors and addresses")
+    print_hint(state)
 
 
 @files.command()
@@ -177,7 +177,7 @@ def sessions(sha256: str, db: str | None, limit: int, after: str | None, as_json
     else:
         print_text(file_sessions_text(page, screen(), captured))
         report_next_page(page.next)
-    print_hint(state, "sessions with the file, their sensors and addresses")
+    print_hint(state)
 
 
 files.add_command(history)

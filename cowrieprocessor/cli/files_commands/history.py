@@ -45,4 +45,4 @@ def history(sha256: str, db: str | None, limit: int, as_json: bool) -> None:
         print_json(with_completeness(changes, state))
     else:
         print_text(file_history_text(changes, screen()))
-    print_hint(state, "verdicts that Cowrie logged of files")
+    print_hint(state)

@@ -126,7 +126,7 @@ def scan(
     else:
         for result in results:
             _print_summary(result)
-    print_hint(state, "files")
+    print_hint(state)
     if failed or any(result.left_alone["unreadable"] for result in results):
         raise click.exceptions.Exit(EXIT_UNREADABLE)
 

@@ -10,19 +10,14 @@ if TYPE_CHECKING:
     from cowrieprocessor.reporting.queries.backfill import Completeness
 
 
-def print_hint(state: Completeness, what: str) -> None:
-    """Print a note on standard error, unless the answer is complete.
-
-    Args:
-        state: how complete the answer is.
-        what: what the answer lacks, or has from an earlier release, in the plural.
-    """
-    hint = backfill_hint(state, what)
+def print_hint(state: Completeness) -> None:
+    """Print a note on standard error, unless the answer is complete."""
+    hint = backfill_hint(state)
     if hint is not None:
         notify(hint)
 
 
-def backfill_hint(state: Completeness, what: str) -> str | None:
+def backfill_hint(state: Completeness) -> str | None:
     """Return the note for an answer, or None if it is complete and counts every event once."""
     if state.may_count_twice:
         return (
@@ -32,10 +27,13 @@ def backfill_hint(state: Completeness, what: str) -> str | None:
     if state.complete:
         return None
     if state.is_recount:
-        return f"note: an earlier release derived {what}, {state.percent} are renewed: {state.command} renews them"
+        return (
+            f"note: an earlier release derived addresses, user names and commands; those of {state.percent} of the "
+            f"sessions are renewed: {state.command} renews the rest"
+        )
     return (
-        f"note: {state.percent} of the stored events are backfilled: {what} that an earlier release stored are not "
-        f"all here yet: {state.command}"
+        f"note: the backfill of {state.lacks} is at {state.percent}: those that an earlier release stored are not all "
+        f"here yet: {state.command}"
     )
 
 

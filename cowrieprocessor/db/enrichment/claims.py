@@ -38,18 +38,15 @@ from cowrieprocessor.db.enrichment.queue import (
     PENDING,
     POLICY,
     QUEUE,
-    RATE_LIMITED,
     SKIPPED,
     QueueRow,
-    bounded_error,
     change_row,
     insert_row,
-    is_rate_limit,
     queue_row,
     remove_row,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy, request_propagation
-from cowrieprocessor.db.enrichment.verdict_history import HISTORY
+from cowrieprocessor.db.enrichment.verdict_store import status_before
 from cowrieprocessor.db.models import FILES, HASHES
 
 __all__ = [
@@ -63,7 +60,6 @@ __all__ = [
     "read_claimed",
     "release",
     "retry_now",
-    "store_rate_limit",
 ]
 
 URL_SEARCH_ROWS = 200
@@ -214,7 +210,7 @@ def release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
             if row is None or row.status != LEASED:
                 continue
             attempts = max(row.attempts - 1, 0)
-            status = _status_before(connection, row)
+            status = status_before(connection, row)
             if status == PENDING and not row.priority:
                 remove_row(connection, sha256, provider)
             else:
@@ -246,26 +242,6 @@ def retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: d
                 due = update(QUEUE).where(*failed, QUEUE.c.sha256.in_(chunk))
                 connection.execute(due.values(next_attempt_at=now))
         after = hashes[-1]
-
-
-def store_rate_limit(engine: Engine, provider: str, sha256: str, reason: str) -> None:
-    """Store that a provider wanted fewer requests when it was queried about a hash; it does not count as an attempt.
-
-    Args:
-        engine: the database.
-        provider: the provider.
-        sha256: the hash, which was claimed. One that had an answer or a failure before is as it was then.
-        reason: what the provider says, for display.
-    """
-    with write_transaction(engine) as connection:
-        row = queue_row(connection, sha256, provider)
-        if row is None or row.status != LEASED:
-            return
-        before = _status_before(connection, row)
-        values: dict[str, object] = {"status": before, "attempts": max(row.attempts - 1, 0), "leased_until": None}
-        if before in (PENDING, RATE_LIMITED):
-            values |= {"status": RATE_LIMITED, "last_error": bounded_error(f"{RATE_LIMITED}: {reason}")}
-        change_row(connection, sha256, provider, values)
 
 
 def ask_first(connection: Connection, hashes: Sequence[str], providers: Sequence[str]) -> None:
@@ -325,16 +301,3 @@ def _claim(connection: Connection, provider: str, candidate: Candidate, until: d
     )
     values = {"status": LEASED, "attempts": QUEUE.c.attempts + 1, "leased_until": until}
     return change_row(connection, candidate.sha256, provider, values, *unchanged)
-
-
-def _status_before(connection: Connection, row: QueueRow) -> str:
-    """Return the status that a row had before it was claimed."""
-    if is_rate_limit(row.last_error):
-        return RATE_LIMITED
-    if row.last_error is not None:
-        return FAILED
-    if not row.priority:
-        return PENDING if row.next_attempt_at is None else ANSWERED
-    of_row = (HISTORY.c.sha256 == row.sha256, HISTORY.c.provider == row.provider)
-    answered = connection.execute(select(HISTORY.c.id).where(*of_row).limit(1)).first()
-    return PENDING if answered is None else ANSWERED

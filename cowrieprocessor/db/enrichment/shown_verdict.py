@@ -7,7 +7,7 @@ only where a source answered; where none has, the queue and the cache tell what 
     unknown        a source answered that it does not know the file, or has no opinion on it
     staged         a source answered, and the answer is in the cache alone (USE_NEW_ENRICHMENT=0)
     skipped        no source is asked: the empty file, a lone newline
-    failed         a request failed and is tried again
+    failed         a request failed; it is tried again as long as the source is in use
     rate-limited   the source wanted fewer requests; it is asked again in turn
     refused        the source will not answer about the file
     not-asked      no source was asked, or the answer is still to come
@@ -19,7 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, exists, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 
 from cowrieprocessor.db.enrichment.candidates import worth_asking
 from cowrieprocessor.db.enrichment.file_status import FAILED as STATUS_FAILED
@@ -34,8 +47,8 @@ from cowrieprocessor.db.enrichment.queue import (
     has_failed_before,
 )
 from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import CLAIM
-from cowrieprocessor.db.enrichment.staged_candidates import DONE as CLAIM_DONE
+from cowrieprocessor.db.enrichment.staged_candidates import BY_HAND, CLAIM
+from cowrieprocessor.db.enrichment.staged_candidates import DONE_OTHER as CLAIM_DONE_OTHER
 from cowrieprocessor.db.enrichment.staged_candidates import FAILED as CLAIM_FAILED
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
@@ -46,6 +59,7 @@ __all__ = [
     "STAGED",
     "file_verdict",
     "latest_answer",
+    "may_be_shown",
     "source_verdict",
     "staging_providers",
 ]
@@ -74,6 +88,42 @@ def file_verdict(staging: Sequence[str] = ()) -> ColumnElement[str]:
         _queued(QUEUE.c.status == REFUSED),
         staging,
     )
+
+
+def may_be_shown(word: str, staging: Sequence[str] = ()) -> ColumnElement[bool]:
+    """Return a condition on `file_hashes` that every hash with a shown verdict meets, and that is cheap to evaluate.
+
+    `file_verdict` evaluates subqueries for each hash; with this condition first, only for few.
+
+    Args:
+        word: one of SHOWN_VERDICTS.
+        staging: as `staging_providers` returns them.
+    """
+    claimed = func.substr(CACHE.c.key, len(CLAIM) + 1)
+    of_claims = CACHE.c.provider.in_(staging), CACHE.c.key >= CLAIM, CACHE.c.key.startswith(CLAIM)
+
+    def has_claim(*parts: str) -> ColumnElement[bool]:
+        if not staging:
+            return false()
+        is_one = or_(*(CACHE.c.status.contains(part) for part in parts))
+        return HASHES.c.sha256.in_(select(claimed).where(*of_claims, is_one))
+
+    def is_queued(*statuses: str) -> ColumnElement[bool]:
+        return HASHES.c.sha256.in_(select(QUEUE.c.sha256).where(QUEUE.c.status.in_(statuses)))
+
+    match word:
+        case "staged":
+            in_cache = select(CACHE.c.key).where(CACHE.c.provider.in_(staging), CACHE.c.status.in_(VERDICTS))
+            return or_(HASHES.c.sha256.in_(in_cache), has_claim(CLAIM_DONE_OTHER)) if staging else false()
+        case "skipped":
+            return ~worth_asking()
+        case "failed":
+            return or_(HASHES.c.enrichment_status == STATUS_FAILED, is_queued(FAILED, LEASED), has_claim(CLAIM_FAILED))
+        case "rate-limited":
+            return or_(is_queued(RATE_LIMITED, LEASED), has_claim(RATE_LIMITED))
+        case "refused":
+            return or_(is_queued(REFUSED), has_claim(REFUSED))
+    return true()
 
 
 def source_verdict(
@@ -169,10 +219,16 @@ class _Claims:
         claim_key = literal(CLAIM) + HASHES.c.sha256
         status = CACHE.c.status
         refused = f"{CLAIM_FAILED}:{REFUSED}"
-        self.answered = self._in_cache(claim_key, status == CLAIM_DONE)
-        self.failed = self._in_cache(claim_key, status.startswith(f"{CLAIM_FAILED}:"), status != refused)
-        self.rate_limited = self._in_cache(claim_key, status == RATE_LIMITED)
-        self.refused = self._in_cache(claim_key, status == refused)
+        by_hand = f"{BY_HAND}:"
+        is_failed = or_(status.startswith(f"{CLAIM_FAILED}:"), status.startswith(f"{by_hand}{CLAIM_FAILED}:"))
+        # A claim alone is no answer: earlier releases wrote deferred claims as answered.
+        self.answered = or_(
+            self._in_cache(HASHES.c.sha256, status.in_(VERDICTS)),
+            self._in_cache(claim_key, status.in_((CLAIM_DONE_OTHER, by_hand + CLAIM_DONE_OTHER))),
+        )
+        self.failed = self._in_cache(claim_key, is_failed, status.not_in((refused, by_hand + refused)))
+        self.rate_limited = self._in_cache(claim_key, status.in_((RATE_LIMITED, by_hand + RATE_LIMITED)))
+        self.refused = self._in_cache(claim_key, status.in_((refused, by_hand + refused)))
 
     def _in_cache(self, key: ColumnElement[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
         own = self._providers

@@ -5,10 +5,15 @@ status and `expires_at` mean:
 
     asking          claimed for the first query until then; after that the claim is void and counts as no query
     asking:again    claimed for a hash that was tried or answered before, or whose claiming processes were killed
-    by-hand         asked for by hand: to be queried whatever is known
+    by-hand         asked for by hand: to be queried whatever is known; `by-hand:OUTCOME` after an earlier outcome
     asking:by-hand  claimed after it was asked for by hand
-    answered        has an answer, under any key, that expires then
+    answered        has an answer, under the key of the hash, that expires then
+    answered:other  has an answer under another key, that expires then
+    deferred        the provider cannot be queried about it until then
     failed:KIND     got no usable answer; to be retried then
+    rate-limited    the provider wanted fewer requests; the hash keeps its place
+
+A claim in progress keeps the outcome before it, one of the last five, as `before` in its response.
 """
 
 from __future__ import annotations
@@ -35,12 +40,14 @@ __all__ = [
     "CLAIM",
     "DEFERRED",
     "DONE",
+    "DONE_OTHER",
     "FAILED",
     "IN_PROGRESS",
     "LIMITED",
     "CandidateScope",
     "candidate_details",
     "claim_is_over",
+    "is_by_hand",
     "new_candidates",
     "repeat_candidates",
     "staged_backlog",
@@ -48,7 +55,7 @@ __all__ = [
 
 CLAIM = "claim:"
 ASKING, ASKING_AGAIN, ASKING_BY_HAND, BY_HAND = "asking", "asking:again", "asking:by-hand", "by-hand"
-DONE, FAILED = "answered", "failed"
+DONE, DONE_OTHER, FAILED = "answered", "answered:other", "failed"
 LIMITED = RATE_LIMITED
 DEFERRED = "deferred"
 IN_PROGRESS = (ASKING, ASKING_AGAIN, ASKING_BY_HAND)
@@ -99,12 +106,14 @@ def candidate_details(connection: Connection, scope: CandidateScope, hashes: Seq
         hashes: at most MAX_PARAMETERS.
 
     Returns:
-        Rows with `sha256`, `reason`, `claim` (the response of its claim), `is_ahead` (a time is clock-skewed).
+        Rows with `sha256`, `reason`, `claim` (the response of its claim), `claim_status`, `is_ahead` (a time is
+        clock-skewed).
     """
     reason = _reason_index(scope.now)
     latest = scope.now + MAX_CLOCK_SKEW
     is_ahead = case((or_(_ANSWER.c.fetched_at > latest, _CLAIMED.c.fetched_at > latest), 1), else_=0).label("is_ahead")
-    query = _hashes(scope, HASHES.c.sha256, _CLAIMED.c.response.label("claim"), reason.label("place"), is_ahead)
+    claim = _CLAIMED.c.response.label("claim"), _CLAIMED.c.status.label("claim_status")
+    query = _hashes(scope, HASHES.c.sha256, *claim, reason.label("place"), is_ahead)
     query = query.where(HASHES.c.sha256.in_(hashes)).order_by(reason, *in_order(scope.order))
     return [{**row, "reason": _REASONS[row["place"]]} for row in connection.execute(query).mappings()]
 
@@ -125,6 +134,11 @@ def staged_backlog(connection: Connection, scope: CandidateScope) -> dict[Reason
 def claim_is_over(claim: FromClause, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition that a claim in the cache has ended or is void because of clock skew."""
     return or_(claim.c.expires_at <= now, claim.c.fetched_at > now + MAX_LEASE)
+
+
+def is_by_hand(claim: FromClause) -> ColumnElement[bool]:
+    """Return the condition that an idle claim in the cache was asked for by hand."""
+    return or_(claim.c.status == BY_HAND, claim.c.status.startswith(f"{BY_HAND}:"))
 
 
 def _hashes(scope: CandidateScope, *columns: ColumnElement[Any]) -> Select[Any]:
@@ -149,7 +163,7 @@ def _is_new() -> ColumnElement[bool]:
 def _is_by_hand(now: dt.datetime) -> ColumnElement[bool]:
     return and_(
         _CLAIMED.c.key.is_not(None),
-        _CLAIMED.c.status.in_((BY_HAND, ASKING_BY_HAND)),
+        or_(_CLAIMED.c.status == ASKING_BY_HAND, is_by_hand(_CLAIMED)),
         claim_is_over(_CLAIMED, now),
     )
 
@@ -158,7 +172,7 @@ def _reason_index(now: dt.datetime) -> ColumnElement[int]:
     """Return the expression for the index in _REASONS of the reason to query a hash."""
     has_failed = and_(
         _CLAIMED.c.key.is_not(None),
-        _CLAIMED.c.status.not_in((DONE, DEFERRED, ASKING, LIMITED)),
+        _CLAIMED.c.status.not_in((DONE, DONE_OTHER, DEFERRED, ASKING, LIMITED)),
         or_(_ANSWER.c.key.is_(None), _CLAIMED.c.fetched_at > _ANSWER.c.fetched_at),
     )
     return case((_is_by_hand(now), 0), (_is_new(), 1), (has_failed, 2), else_=3)
@@ -168,7 +182,7 @@ def _was_asked(provider: str, now: dt.datetime) -> ColumnElement[bool]:
     """Return the condition on `file_hashes` that a provider was queried about it, and no query is under way."""
     answer, claim = CACHE.alias("earlier_answer"), CACHE.alias("earlier_claim")
     has_outcome = or_(
-        claim.c.status.not_in((*IN_PROGRESS, BY_HAND, LIMITED)),
+        and_(claim.c.status.not_in((*IN_PROGRESS, LIMITED)), ~is_by_hand(claim)),
         and_(claim.c.status == ASKING_AGAIN, claim_is_over(claim, now)),
     )
     return or_(

@@ -7,7 +7,7 @@ No row of any other table is written. A claim is stored under `claim:SHA256`, ne
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    RowMapping,
     Select,
-    and_,
     bindparam,
     delete,
-    exists,
-    func,
-    or_,
     select,
     text,
     update,
@@ -33,9 +30,8 @@ from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming, Candidate
 from cowrieprocessor.db.enrichment.candidates import Order, Reason, worth_asking
 from cowrieprocessor.db.enrichment.claims import TRIES, Claimed, read_claimed
 from cowrieprocessor.db.enrichment.clock_skew import correct_cache_skew
-from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, MAX_LEASE, MAX_LOST_CLAIMS
-from cowrieprocessor.db.enrichment.response_cache import CACHE, CacheEntry, entry_of, providers_in_cache
+from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import (
     ASKING,
     ASKING_AGAIN,
@@ -44,24 +40,20 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     CLAIM,
     DEFERRED,
     DONE,
+    DONE_OTHER,
     FAILED,
     IN_PROGRESS,
     LIMITED,
     CandidateScope,
     candidate_details,
-    claim_is_over,
     new_candidates,
     repeat_candidates,
 )
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 
 __all__ = [
-    "count_replayable",
     "note_staged_answer",
-    "remove_claims",
-    "replayable",
     "staged_answer",
     "staged_ask_first",
     "staged_claim",
@@ -73,8 +65,8 @@ __all__ = [
 ]
 
 MAX_STATUS_CHARS = 32
-REMOVED_CLAIMS = 2_000
-"""Claims that are removed in one transaction."""
+RETRIED_CLAIMS = 2_000
+"""Claims that one transaction lets be due."""
 
 _INSERT = """
     INSERT INTO enrichment_cache (provider, key, status, response, fetched_at, expires_at)
@@ -92,17 +84,33 @@ _BINDS = (
     bindparam("ahead", type_=CACHE.c.fetched_at.type),
 )
 _CLAIM = text(_PUT).bindparams(*_BINDS)
-_NOTE = text(f"{_INSERT} ON CONFLICT (provider, key) DO NOTHING").bindparams(*_BINDS[:-1])
-_ASK_FIRST = text(f"{_PUT} OR enrichment_cache.status NOT IN (:asking, :again, :by_hand)").bindparams(*_BINDS)
+_IS_IDLE = "enrichment_cache.status NOT IN (:asking, :again, :asking_by_hand)"
+_ASK_FIRST = text(f"{_PUT} OR {_IS_IDLE}").bindparams(*_BINDS)
+_NOTE = text(
+    f"""{_INSERT}
+    ON CONFLICT (provider, key) DO UPDATE SET status = excluded.status, response = excluded.response,
+        fetched_at = excluded.fetched_at, expires_at = excluded.expires_at
+    WHERE excluded.expires_at > :now
+        AND ({_IS_IDLE} OR enrichment_cache.expires_at <= :now OR enrichment_cache.fetched_at > :ahead)
+        AND enrichment_cache.status <> :asking_by_hand
+        AND enrichment_cache.status <> :by_hand AND enrichment_cache.status NOT LIKE :by_hand_after
+        AND (enrichment_cache.status <> :status OR enrichment_cache.expires_at < excluded.expires_at)
+    """
+).bindparams(*_BINDS)
+_STATUSES = {"asking": ASKING, "again": ASKING_AGAIN, "asking_by_hand": ASKING_BY_HAND}
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A hash that may be claimed; `attempts` includes this one, `is_ahead` tells that a time is clock-skewed."""
+    """A hash that may be claimed; `attempts` includes this one, `is_ahead` tells that a time is clock-skewed.
+
+    `before` is the outcome before the claim, as `_outcome` returns it.
+    """
 
     sha256: str
     reason: Reason
     attempts: int
+    before: str | None
     is_ahead: bool
 
 
@@ -187,6 +195,7 @@ def _with_details(connection: Connection, scope: CandidateScope, hashes: Sequenc
             row["sha256"],
             row["reason"],
             1 if row["reason"] == "expired" else _attempts(row["claim"]) + 1,
+            _outcome(row["claim_status"], row["claim"]),
             bool(row["is_ahead"]),
         )
         for chunk in chunks(hashes)
@@ -206,7 +215,8 @@ def _claim(
     with write_transaction(engine) as connection:
         for candidate in sorted(candidates, key=lambda candidate: candidate.sha256):
             status = _claim_status(candidate)
-            values = _claim_values(provider, candidate.sha256, status, candidate.attempts, now, until)
+            response = {"attempts": candidate.attempts, "before": candidate.before}
+            values = _claim_values(provider, candidate.sha256, status, response, now, until)
             if connection.execute(_CLAIM, values).rowcount == 1:
                 claimed.add(candidate.sha256)
         skewed = [candidate.sha256 for candidate in candidates if candidate.is_ahead]
@@ -228,13 +238,13 @@ def _claim_status(candidate: _Candidate) -> str:
 
 
 def _claim_values(
-    provider: str, sha256: str, status: str, attempts: int, now: dt.datetime, until: dt.datetime
+    provider: str, sha256: str, status: str, response: Mapping[str, object], now: dt.datetime, until: dt.datetime
 ) -> dict[str, object]:
     return {
         "provider": provider,
         "key": f"{CLAIM}{sha256}",
         "status": status,
-        "response": {"attempts": attempts},
+        "response": {name: value for name, value in response.items() if value is not None},
         "now": now,
         "until": until,
         "ahead": now + MAX_LEASE,
@@ -250,25 +260,27 @@ def staged_ask_first(connection: Connection, hashes: Sequence[str], providers: S
         providers: the providers.
         now: the current time.
     """
-    in_progress = {"asking": ASKING, "again": ASKING_AGAIN, "by_hand": ASKING_BY_HAND}
     for chunk in chunks(sorted(set(hashes))):
         known = select(HASHES.c.sha256).where(HASHES.c.sha256.in_(chunk), worth_asking()).order_by(HASHES.c.sha256)
         for sha256 in connection.scalars(known).all():
             for provider in providers:
-                values = _claim_values(provider, sha256, BY_HAND, 0, now, ASKED_FOR_AT)
-                connection.execute(_ASK_FIRST, values | in_progress)
+                row = connection.execute(select(CACHE).where(*_is_claim(provider, sha256))).mappings().one_or_none()
+                status = _by_hand(_outcome(row["status"], row["response"]) if row else None)
+                values = _claim_values(provider, sha256, status, {"attempts": 0}, now, ASKED_FOR_AT)
+                connection.execute(_ASK_FIRST, values | _STATUSES)
 
 
-def staged_answer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:
-    """Record that a claimed hash has an answer in the cache, under any key, and when it expires.
+def staged_answer(connection: Connection, provider: str, sha256: str, cache_key: str, until: dt.datetime) -> None:
+    """Record that a claimed hash has an answer in the cache, and when it expires.
 
     Args:
         connection: in a write transaction.
         provider: the provider.
         sha256: the hash.
+        cache_key: the key of the answer.
         until: when the answer expires.
     """
-    _end_claim(connection, provider, sha256, DONE, until)
+    _end_claim(connection, provider, sha256, DONE if cache_key == sha256 else DONE_OTHER, until)
 
 
 def staged_defer(connection: Connection, provider: str, sha256: str, until: dt.datetime) -> None:
@@ -286,7 +298,9 @@ def staged_defer(connection: Connection, provider: str, sha256: str, until: dt.d
 def note_staged_answer(
     connection: Connection, provider: str, sha256: str, now: dt.datetime, until: dt.datetime
 ) -> None:
-    """Record that the cache got an answer about a hash that nobody had claimed; a claim that exists stays.
+    """Record that the cache got an answer about a hash that this process has not claimed.
+
+    A claim in progress or by hand stays; nor does an answer that has expired end a failure.
 
     Args:
         connection: in a write transaction.
@@ -295,8 +309,8 @@ def note_staged_answer(
         now: the current time.
         until: when the answer expires.
     """
-    values = _claim_values(provider, sha256, DONE, 0, now, until)
-    connection.execute(_NOTE, {name: value for name, value in values.items() if name != "ahead"})
+    values = _claim_values(provider, sha256, DONE, {"attempts": 0}, now, until)
+    connection.execute(_NOTE, values | _STATUSES | {"by_hand": BY_HAND, "by_hand_after": f"{BY_HAND}:%"})
 
 
 def staged_failure(
@@ -326,40 +340,58 @@ def staged_rate_limit(engine: Engine, provider: str, sha256: str, now: dt.dateti
         sha256: the hash, which was claimed.
         now: the current time.
     """
-    values = {"status": LIMITED, "response": {"attempts": 0}, "fetched_at": now, "expires_at": now}
     with write_transaction(engine) as connection:
-        first = (*_is_claim(provider, sha256), CACHE.c.status == ASKING)
-        limited = connection.execute(update(CACHE).where(*first).values(**values)).rowcount
-    if not limited:
-        staged_release(engine, provider, [sha256])
+        row = _in_progress(connection, provider, sha256)
+        if row is not None and _has_no_outcome(row):
+            status = _by_hand(LIMITED) if row["status"] == ASKING_BY_HAND else LIMITED
+            until = ASKED_FOR_AT if row["status"] == ASKING_BY_HAND else now
+            values = {"status": status, "response": {"attempts": 0}, "fetched_at": now, "expires_at": until}
+            connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
+        elif row is not None:
+            _release(connection, provider, sha256, row)
 
 
 def staged_release(engine: Engine, provider: str, hashes: Sequence[str]) -> None:
     """Release claimed hashes that were not queried; those that are no longer claimed are left unchanged."""
     with write_transaction(engine) as connection:
         for sha256 in sorted(set(hashes)):
-            in_progress = (*_is_claim(provider, sha256), CACHE.c.status.in_(IN_PROGRESS))
-            row = connection.execute(select(CACHE).where(*in_progress).with_for_update()).mappings().one_or_none()
-            if row is None:
-                continue
-            attempts = _attempts(row["response"]) - 1
-            by_hand = row["status"] == ASKING_BY_HAND
-            if row["status"] == ASKING or (attempts <= 0 and not by_hand):
-                connection.execute(delete(CACHE).where(*in_progress))
-                continue
-            values = {
-                "status": BY_HAND if by_hand else f"{FAILED}:other",
-                "expires_at": ASKED_FOR_AT if by_hand else row["fetched_at"],
-                "response": {"attempts": attempts},
-            }
-            connection.execute(update(CACHE).where(*in_progress).values(**values))
+            row = _in_progress(connection, provider, sha256)
+            if row is not None:
+                _release(connection, provider, sha256, row)
+
+
+def _in_progress(connection: Connection, provider: str, sha256: str) -> RowMapping | None:
+    """Return a claim that is in progress, locked until the transaction ends."""
+    claim = (*_is_claim(provider, sha256), CACHE.c.status.in_(IN_PROGRESS))
+    return connection.execute(select(CACHE).where(*claim).with_for_update()).mappings().one_or_none()
+
+
+def _release(connection: Connection, provider: str, sha256: str, row: RowMapping) -> None:
+    """Let a claim in progress be what it was before, and due."""
+    attempts, before = _attempts(row["response"]) - 1, _outcome(row["status"], row["response"])
+    by_hand = row["status"] == ASKING_BY_HAND
+    if before is None and not by_hand:
+        connection.execute(delete(CACHE).where(*_is_claim(provider, sha256)))
+        return
+    values = {
+        "status": _by_hand(before) if by_hand else before,
+        "expires_at": ASKED_FOR_AT if by_hand else row["fetched_at"],
+        "response": {"attempts": attempts},
+    }
+    connection.execute(update(CACHE).where(*_is_claim(provider, sha256)).values(**values))
+
+
+def _has_no_outcome(row: RowMapping) -> bool:
+    """Return whether a provider had neither answered nor failed before a claim in progress."""
+    before = _outcome(row["status"], row["response"])
+    return before in (LIMITED, DEFERRED) or (before is None and row["status"] != ASKING_AGAIN)
 
 
 def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None, now: dt.datetime) -> None:
     """Have a provider queried again at once about hashes whose last lookup failed.
 
     Args:
-        engine: the database.
+        engine: the database; each transaction is short.
         provider: the provider.
         kinds: the kinds of failure; None for all.
         now: the current time.
@@ -369,63 +401,17 @@ def staged_retry_now(engine: Engine, provider: str, kinds: Sequence[str] | None,
         failed.append(CACHE.c.status.startswith(f"{FAILED}:"))
     else:
         failed.append(CACHE.c.status.in_([f"{FAILED}:{kind}"[:MAX_STATUS_CHARS] for kind in kinds]))
-    with write_transaction(engine) as connection:
-        connection.execute(update(CACHE).where(*failed).values(expires_at=now))
-
-
-def remove_claims(engine: Engine, provider: str, now: dt.datetime) -> int:
-    """Remove the claims of a provider after its answers were replayed, except those that are in progress.
-
-    Args:
-        engine: the database; each transaction is short.
-        provider: the provider.
-        now: the current time.
-
-    Returns:
-        The number of removed claims.
-    """
-    is_idle = or_(CACHE.c.status.not_in(IN_PROGRESS), claim_is_over(CACHE, now))
-    claims = (CACHE.c.provider == provider, CACHE.c.key.startswith(CLAIM), is_idle)
-    removed, after = 0, ""
+    after = ""
     while True:
-        query = select(CACHE.c.key).where(*claims, CACHE.c.key > after).order_by(CACHE.c.key).limit(REMOVED_CLAIMS)
+        query = select(CACHE.c.key).where(*failed, CACHE.c.key > after).order_by(CACHE.c.key).limit(RETRIED_CLAIMS)
         with read_transaction(engine) as connection:
             keys = connection.scalars(query).all()
         if not keys:
-            return removed
+            return
         with write_transaction(engine) as connection:
             for chunk in chunks(keys):
-                removed += connection.execute(delete(CACHE).where(*claims, CACHE.c.key.in_(chunk))).rowcount
+                connection.execute(update(CACHE).where(*failed, CACHE.c.key.in_(chunk)).values(expires_at=now))
         after = keys[-1]
-
-
-def replayable(connection: Connection, provider: str, after_key: str, limit: int) -> list[CacheEntry]:
-    """Return the next cached answers, by key, about hashes in `file_hashes` that the history lacks.
-
-    Args:
-        connection: in a transaction, preferably a read transaction: it may read the provider's whole cache.
-        provider: the provider.
-        after_key: start after this key.
-        limit: largest number of answers.
-    """
-    query = select(CACHE).where(_is_replayable(provider), CACHE.c.key > after_key).order_by(CACHE.c.key).limit(limit)
-    return [entry_of(row) for row in connection.execute(query).mappings()]
-
-
-def count_replayable(connection: Connection, provider: str) -> int:
-    """Return the total number of a provider's answers that `replayable` returns."""
-    query = select(func.count()).select_from(CACHE).where(_is_replayable(provider))
-    return int(connection.execute(query).scalar_one())
-
-
-def _is_replayable(provider: str) -> ColumnElement[bool]:
-    known = exists().where(HASHES.c.sha256 == CACHE.c.key)
-    is_recorded = exists().where(
-        HISTORY.c.sha256 == CACHE.c.key,
-        HISTORY.c.provider == CACHE.c.provider,
-        HISTORY.c.confirmed_at >= CACHE.c.fetched_at,
-    )
-    return and_(CACHE.c.provider == provider, CACHE.c.status.in_(VERDICTS), known, ~is_recorded)
 
 
 def _end_claim(connection: Connection, provider: str, sha256: str, status: str, until: dt.datetime) -> None:
@@ -435,6 +421,22 @@ def _end_claim(connection: Connection, provider: str, sha256: str, status: str, 
 
 def _is_claim(provider: str, sha256: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return CACHE.c.provider == provider, CACHE.c.key == f"{CLAIM}{sha256}"
+
+
+def _by_hand(before: str | None) -> str:
+    """Return the status of an idle claim by hand after an outcome."""
+    return BY_HAND if before is None else f"{BY_HAND}:{before}"[:MAX_STATUS_CHARS]
+
+
+def _outcome(status: str | None, response: object) -> str | None:
+    """Return the last outcome that a claim has, or had when it began; None if there is none."""
+    if status in IN_PROGRESS:
+        before = response.get("before") if isinstance(response, dict) else None
+        if before is None and status == ASKING_AGAIN and _attempts(response) > 1:
+            return f"{FAILED}:other"  # its processes were killed
+        return before if isinstance(before, str) else None
+    outcome = (status or "").removeprefix(BY_HAND).removeprefix(":")
+    return outcome or None
 
 
 def _attempts(response: object) -> int:

@@ -25,6 +25,7 @@ __all__ = [
     "LatestVerdict",
     "Observation",
     "Span",
+    "has_answered",
     "latest_verdicts",
     "merge_history",
     "merge_spans",
@@ -102,6 +103,12 @@ class LatestVerdict:
             self.description,
         )
         return self.verdict != UNKNOWN or any(detail is not None for detail in details)
+
+
+def has_answered(connection: Connection, sha256: str, provider: str) -> bool:
+    """Return whether a provider has ever answered about a hash: a row that was deferred is `answered` without that."""
+    of_row = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
+    return connection.execute(select(HISTORY.c.id).where(*of_row).limit(1)).first() is not None
 
 
 def record_answer(

@@ -13,20 +13,32 @@ from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     FAILED,
     LEASED,
+    PENDING,
     QUEUE,
+    RATE_LIMITED,
     REFUSED,
     QueueRow,
     bounded_error,
     change_row,
     insert_row,
+    is_rate_limit,
     queue_row,
 )
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
-from cowrieprocessor.db.enrichment.verdict_history import record_answer
+from cowrieprocessor.db.enrichment.verdict_history import has_answered, record_answer
 from cowrieprocessor.db.models import HASHES
 
-__all__ = ["defer_lookup", "lock_hashes", "queued_hashes", "store_answer", "store_failure", "store_refusal"]
+__all__ = [
+    "defer_lookup",
+    "lock_hashes",
+    "queued_hashes",
+    "status_before",
+    "store_answer",
+    "store_failure",
+    "store_rate_limit",
+    "store_refusal",
+]
 
 LOCKED_HASHES = 400
 """Hashes that one statement locks."""
@@ -139,6 +151,43 @@ def store_refusal(
     """
     values = {"status": REFUSED, "last_error": bounded_error(reason), "next_attempt_at": None}
     _store_outcome(connection, sha256, provider, values, policy, now)
+
+
+def store_rate_limit(
+    connection: Connection, sha256: str, provider: str, *, reason: str, policy: Policy, now: dt.datetime
+) -> None:
+    """Store that a provider wanted fewer requests when it was queried about a hash; it does not count as an attempt.
+
+    Args:
+        connection: in a write transaction.
+        sha256: the hash, which was claimed. One that had an answer or a failure before is as it was then.
+        provider: the provider that was queried.
+        reason: what it says, for display.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
+    """
+    row = queue_row(connection, sha256, provider) if _lock(connection, sha256) else None
+    if row is None or row.status != LEASED:
+        return
+    before = status_before(connection, row)
+    values: dict[str, object] = {"status": before, "attempts": max(row.attempts - 1, 0), "leased_until": None}
+    if before in (PENDING, RATE_LIMITED) or not (before == FAILED or has_answered(connection, sha256, provider)):
+        values |= {"status": RATE_LIMITED, "last_error": bounded_error(f"{RATE_LIMITED}: {reason}")}
+        if not row.priority:
+            values["next_attempt_at"] = None  # of a lookup that was deferred
+    change_row(connection, sha256, provider, values)
+    aggregate(connection, sha256, policy, now)
+
+
+def status_before(connection: Connection, row: QueueRow) -> str:
+    """Return the status that a row had before it was claimed."""
+    if is_rate_limit(row.last_error):
+        return RATE_LIMITED
+    if row.last_error is not None:
+        return FAILED
+    if not row.priority:
+        return PENDING if row.next_attempt_at is None else ANSWERED
+    return ANSWERED if has_answered(connection, row.sha256, row.provider) else PENDING
 
 
 def defer_lookup(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Table, bindparam, insert, select, text, tuple_, update
 
 from cowrieprocessor.db.enrichment.file_status import PENDING
-from cowrieprocessor.db.enrichment.queue import ANSWERED
+from cowrieprocessor.db.enrichment.queue import ANSWERED, RATE_LIMITED
 from cowrieprocessor.db.enrichment.quota import NOW, PAUSED, REFUSED
 from cowrieprocessor.db.enrichment.verdict_aggregation import aggregate_again
 from cowrieprocessor.db.enrichment.verdict_history import merge_history
@@ -194,13 +194,14 @@ def _merge_cache(current: Row, given: Row) -> Row:
 
 
 def _merge_queue(current: Row, given: Row) -> Row:
-    """Return the changes of a queue entry: an entry that was never attempted is replaced."""
+    """Return the changes of a queue entry: one without an outcome is replaced; a rate limit replaces none."""
     if current["status"] == given["status"] == ANSWERED:
         # The later expiry counts, because the cache keeps the newer answer.
         expires_later = _is_later(given["next_attempt_at"], current["next_attempt_at"])
         return _different(current, given) if expires_later and not current["priority"] else {}
     untouched = current["status"] == PENDING and current["attempts"] == 0 and current["last_error"] is None
-    return _different(current, given) if untouched else {}
+    has_no_outcome = untouched or current["status"] == RATE_LIMITED
+    return _different(current, given) if has_no_outcome and given["status"] != RATE_LIMITED else {}
 
 
 def _merge_quota(current: Row, given: Row) -> Row:

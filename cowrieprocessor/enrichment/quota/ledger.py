@@ -72,6 +72,9 @@ class Ledger:
         limits: what the settings, or the source's public terms, allow.
         own_limits: those of them that the user set; what the source reports of the key can lower them, never raise.
         clock: the current time.
+
+    Attributes:
+        failures: how many requests had failed in a row at the last `peek`.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Ledger:
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.failures = 0
         self._engine = engine
         self._limits = limits
         self._own_limits = own_limits
@@ -110,7 +114,9 @@ class Ledger:
     def peek(self) -> Wait | None:
         """Return why nothing may be sent now, without counting anything; None if `reserve` is likely to grant."""
         with read_transaction(self._engine) as connection:
-            return self._quota_state(connection).peek()
+            state = self._quota_state(connection)
+        self.failures = state.rows[NOW].used
+        return state.peek()
 
     def state(self, connection: Connection) -> LedgerState:
         """Return the state of the ledger for people."""

@@ -17,7 +17,7 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, are_recorded, scanfile_events
-from cowrieprocessor.db.enrichment.staged_claims import remove_claims, replayable
+from cowrieprocessor.db.enrichment.staged_replay import remove_claims, replayable
 from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog

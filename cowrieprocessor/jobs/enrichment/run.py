@@ -304,11 +304,11 @@ class _Run:
         if self.result.refused:
             reasons = (f"{name} is out of use: {reason}" for name, reason in self.result.refused.items())
             self._save(FAILED, "; ".join(reasons))
+        elif self.result.stopped:
+            self._save(STOPPED, "asked to stop; the same command goes on from here")
         elif self.result.has_failed:
             failures = (f"{name}: {reason}" for name, reason in self.result.unanswered.items())
             self._save(FAILED, f"every request failed; the last failure of {'; '.join(failures)}")
-        elif self.result.stopped:
-            self._save(STOPPED, "asked to stop; the same command goes on from here")
         elif pause is not None and pause.reason is not None:
             self._save(PAUSED, _pause_text(pause))
         else:

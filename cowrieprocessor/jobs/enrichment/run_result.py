@@ -60,8 +60,12 @@ class EnrichResult:
 
     @property
     def has_failed(self) -> bool:
-        """Whether requests failed and none was answered; a source that only wants fewer requests did not fail."""
-        return bool(self.unanswered) and not any(has_answers(counters) for counters in self.counters.values())
+        """Whether requests failed and none was answered, though the run went to its end.
+
+        A source that only wants fewer requests did not fail; nor did a run that was asked to stop during an outage.
+        """
+        answered = any(has_answers(counters) for counters in self.counters.values())
+        return bool(self.unanswered) and not answered and not self.stopped
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Four jobs run in sequence: files with their hashes, their URLs and names, then session attributes, commands and logins,
 then the sensors of sessions. Each resumes where it stopped, and runs alongside loaders; run again, it processes what a
-v3 loader has appended since. Where an earlier revision derived sessions by other rules, a recount follows.
+v3 loader has appended since. Of a database that v3 never wrote to, only the jobs run that its migration recorded: its
+loaders have stored everything else. Where an earlier revision derived sessions by other rules, a recount follows.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_event_id
+from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import (
+    DONE,
     PAUSED,
     RECOUNT_JOB,
     RUNNING,
@@ -29,19 +32,25 @@ from cowrieprocessor.db.jobs import (
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
-from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, MentionsSlice, SensorsSlice, SessionsSlice
+from cowrieprocessor.jobs.upgrade.backfill_aggregates import (
+    FilesSlice,
+    MentionsSlice,
+    SensorsSlice,
+    SessionsSlice,
+    Slice,
+)
 from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
 from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
 
 BATCH_SIZE = 10_000
 PAUSE_JOB = "backfill-pause"
 PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` resumes it"
-KINDS = (FilesSlice, MentionsSlice, SessionsSlice, SensorsSlice)
+KINDS: tuple[type[Slice], ...] = (FilesSlice, MentionsSlice, SessionsSlice, SensorsSlice)
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillResult:
-    """All jobs as they ended, with the counters of all runs.
+    """All jobs as they ended, with the counters of all runs; one with nothing to do is done and has no counters.
 
     Attributes:
         files: the job that fills `files` and `file_hashes`.
@@ -83,10 +92,10 @@ def backfill(
 
     Args:
         engine: a database at the current schema version.
-        batch_size: rows read at a time; write transactions are bounded by time instead.
+        batch_size: rows read at a time; write transactions are bounded by the time that they take.
         throttle: share of time to idle, 0 to 0.99.
         pause_file: nothing is written while this file exists.
-        slice_rows: rows after which a write transaction may end.
+        slice_rows: events by which a write transaction grows.
         limits: limits of its writes.
         on_progress: called after every write and on every wait.
 
@@ -97,6 +106,8 @@ def backfill(
     """
     require_current(engine)
     import_pre_release_files(engine)
+    with read_transaction(engine) as connection:
+        kinds = _kinds_to_run(connection)
     done = [
         BackfillRun(
             engine,
@@ -113,6 +124,8 @@ def backfill(
             slice_rows=slice_rows,
             on_progress=on_progress,
         ).run()
+        if kind in kinds
+        else JobRecord(kind.job, DONE)
         for kind in KINDS
     ]
     with read_transaction(engine) as connection:
@@ -120,6 +133,13 @@ def backfill(
     if is_due:
         recount(engine, on_progress=None if on_progress is None else lambda now: on_progress(_of_recount(now)))
     return BackfillResult(*done)
+
+
+def _kinds_to_run(connection: Connection) -> list[type[Slice]]:
+    """Return the jobs that may find something: all if v3 stored events, else those that are recorded."""
+    if has_rows_of_v3(connection):
+        return list(KINDS)
+    return [kind for kind in KINDS if load_job(connection, kind.job) is not None]
 
 
 def _of_recount(now: RecountProgress) -> BackfillProgress:
@@ -130,10 +150,10 @@ def _of_recount(now: RecountProgress) -> BackfillProgress:
 def plan(engine: Engine) -> BackfillPlan:
     """Return the events that a backfill would read; writes nothing."""
     require_current(engine)
-    rows: dict[str, int] = {}
+    rows = {kind.job: 0 for kind in KINDS}
     with read_transaction(engine) as connection:
         target = last_event_id(connection)
-        for kind in KINDS:
+        for kind in _kinds_to_run(connection):
             job = load_job(connection, kind.job)
             last: dict[str, Any] = {} if job is None else job.cursor.get("last") or {}
             if not kind.by_type:

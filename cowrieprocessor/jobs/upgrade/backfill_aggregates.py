@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sqlalchemy import Connection
 
@@ -43,7 +43,7 @@ _KEPT_PAYLOAD_CHARS = 64 << 10
 
 @dataclass(slots=True)
 class Slice(ABC):
-    """Aggregates of a run of stored events: the unit between which a write transaction can end.
+    """Aggregates of a run of stored events. What one transaction writes is one slice, or several merged into one.
 
     Attributes:
         now: time of the run, for the rows.
@@ -69,6 +69,23 @@ class Slice(ABC):
     @abstractmethod
     def _aggregate(self, event: Event) -> Refused | None:
         """Add one event to the aggregates; return the reason if it is refused."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows to write, about."""
+        return self.values
+
+    def merge(self, later: Self) -> None:
+        """Add the slice that follows. Rows are sorted over all of it, as loaders sort theirs: neither deadlocks."""
+        self.last_id = later.last_id
+        self.values += later.values
+        self.counters.update(later.counters)
+        self.dead_letters += later.dead_letters
+        self._merge_aggregates(later)
+
+    @abstractmethod
+    def _merge_aggregates(self, later: Self) -> None:
+        """Add the aggregates of the slice that follows."""
 
     @abstractmethod
     def write(self, statements: LoadingStatements, connection: Connection) -> None:
@@ -116,6 +133,9 @@ class FilesSlice(Slice):
     def _aggregate(self, event: Event) -> Refused | None:
         return self.files.add(event)
 
+    def _merge_aggregates(self, later: Self) -> None:
+        self.files.merge(later.files)
+
     def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge hashes and files, in the lock order of the loaders."""
         statements.merge_hashes(self.files.hash_rows(self.now))
@@ -147,6 +167,9 @@ class MentionsSlice(Slice):
     def _aggregate(self, event: Event) -> None:
         self.files.add(event)
 
+    def _merge_aggregates(self, later: Self) -> None:
+        self.files.merge(later.files)
+
     def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge the mentions."""
         statements.merge_mentions(self.files.mention_rows())
@@ -175,6 +198,14 @@ class SessionsSlice(Slice):
     def _aggregate(self, event: Event) -> Refused | None:
         self.sessions.add(event)
         return None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows to write."""
+        return len(self.sessions.attributes) + len(self.sessions.commands) + len(self.sessions.logins)
+
+    def _merge_aggregates(self, later: Self) -> None:
+        self.sessions.merge(later.sessions)
 
     def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge session attributes, commands and logins."""
@@ -211,6 +242,17 @@ class SensorsSlice(Slice):
         session.add_sensor(event.fields.get("sensor"))
         if event.event_type == SESSION_CONNECT and event.moment is not None:
             session.add_connect(event.moment)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows to write."""
+        return len(self.sessions)
+
+    def _merge_aggregates(self, later: Self) -> None:
+        for session_id, session in later.sessions.items():
+            self.sessions[session_id].merge(session)
+        for session_id, keys in later.sources.items():
+            self.sources[session_id] |= keys
 
     def write(self, statements: LoadingStatements, connection: Connection) -> None:
         """Merge the sensors, and bring `session_summaries.matcher` to them."""

@@ -36,7 +36,7 @@ from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import Slice
 
 SLICE_ROWS = 250
-"""Rows after which a write transaction may end."""
+"""Events by which a write transaction grows."""
 
 FIRST_ROWS = 1000
 """Rows of the first read, before it is known how many a transaction writes."""
@@ -46,6 +46,8 @@ FINAL_STATE_TIMEOUT_S = 0.2
 
 _ANY_DAY = (("", ""),)
 """Locked by every write, so that no event is removed meanwhile."""
+
+_CLOCK_TICK_S = 1e-6
 
 ALL_TYPES = ""
 """Cursor key of a job that reads all types together, in id order."""
@@ -82,7 +84,7 @@ class BackfillRun:
         kind: the job's aggregates.
         throttle: decides when the job may write.
         batch_size: rows read at a time.
-        slice_rows: rows after which a write transaction may end.
+        slice_rows: events by which a write transaction grows.
         on_progress: called after each write, and when the job starts or stops waiting.
         clock: monotonic clock in seconds.
     """
@@ -116,6 +118,8 @@ class BackfillRun:
         self._last_v3_id = 0
         self._twins = (0, 0, 0)
         """The range of ids that was read last, and how many events in it were marked as twins then."""
+        self._rows_per_s = 0.0
+        """How many rows of aggregates the last transaction wrote a second; 0 before the first."""
         self._removals = 0
         """How many transactions had removed events then."""
 
@@ -223,36 +227,42 @@ class BackfillRun:
         return event_scan.events_of_type(connection, event_type, after, self._target, limit)
 
     def _write(self, event_type: str, slices: deque[Slice]) -> int:
-        """Write slices and the cursor after them until the transaction's time is up; return the number of rows."""
+        """Write as many slices as a transaction has time for, and the cursor after them; return how many events."""
         requested_at = self._clock()
         cursor, counters = dict(self._record.cursor), dict(self._record.counters)
-        done = rows = 0
         with write_transaction(self._engine) as connection:
             lock_events(connection, _ANY_DAY)
             began_at = self._clock()
-            until = began_at + self._throttle.budget_s(connection, began_at - requested_at)
+            budget_s = self._throttle.budget_s(connection, began_at - requested_at)
             self._require_ownership(connection)
             if self._has_changed(connection):
                 slices.clear()
                 return 0
+            slice_ = self._take(slices, budget_s)
             statements = LoadingStatements(connection)
             try:
-                while slices and (not done or self._clock() < until):
-                    slice_ = slices.popleft()
-                    slice_.write(statements, connection)
-                    rows += slice_.values
-                    add_counters(counters, slice_.counters)
-                    read_to = int(cursor["last"].get(event_type, 0))
-                    done += slice_.last_id - read_to if event_type == ALL_TYPES else slice_.values
-                    cursor["last"] = {**cursor["last"], event_type: slice_.last_id}
+                slice_.write(statements, connection)
             finally:
                 statements.close()
+            wrote_s = self._clock() - began_at
+            add_counters(counters, slice_.counters)
+            done = slice_.last_id - self._last(event_type) if event_type == ALL_TYPES else slice_.values
+            cursor["last"] = {**cursor["last"], event_type: slice_.last_id}
             cursor["progress"] = self._progress_document(done)
             save_job(connection, self._record_with(cursor, counters))
         self._record = self._record_with(cursor, counters)
         self._rows_done += done
         self._throttle.record_write(self._clock() - began_at)
-        return rows
+        if slice_.rows:
+            self._rows_per_s = slice_.rows / max(wrote_s, _CLOCK_TICK_S)
+        return slice_.values
+
+    def _take(self, slices: deque[Slice], budget_s: float) -> Slice:
+        """Take the slices that are written in the given time at the speed of the last write, at least one, as one."""
+        taken = slices.popleft()
+        while slices and taken.rows + slices[0].rows < budget_s * self._rows_per_s:
+            taken.merge(slices.popleft())
+        return taken
 
     def _has_changed(self, connection: Connection) -> bool:
         """Return whether events that were read were removed or marked as twins since: they have to be read again."""

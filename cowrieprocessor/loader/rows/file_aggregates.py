@@ -69,18 +69,30 @@ class FileAggregates:
         elif sighting.first_seen is None:
             return Refused(REASON_TIME, f"timestamp {event.timestamp!r}")
         else:
-            self._merge(sighting, sighting.first_seen)
+            self.counters[FILE_SIGHTINGS] += 1
+            self._add_sighting(sighting)
+            self._add_times(sighting.sha256, sighting.first_seen, sighting.first_seen)
             self._mentions.add(event, sighting.sha256)
         return None
 
-    def _merge(self, sighting: FileSighting, moment: str) -> None:
-        self.counters[FILE_SIGHTINGS] += 1
+    def merge(self, other: FileAggregates) -> None:
+        """Add the aggregates of other events."""
+        self.counters.update(other.counters)
+        for sighting in other._files.values():
+            self._add_sighting(sighting)
+        for sha256, times in other._hashes.items():
+            self._add_times(sha256, times.first_seen, times.last_seen)
+        self._mentions.merge(other._mentions)
+
+    def _add_sighting(self, sighting: FileSighting) -> None:
         key = (sighting.session_id, sighting.sha256)
         known = self._files.get(key)
         self._files[key] = sighting if known is None else _merged(sighting, known)
-        times = self._hashes.setdefault(sighting.sha256, HashAggregate(moment, moment))
-        times.first_seen = min(times.first_seen, moment)
-        times.last_seen = max(times.last_seen, moment)
+
+    def _add_times(self, sha256: str, first_seen: str, last_seen: str) -> None:
+        times = self._hashes.setdefault(sha256, HashAggregate(first_seen, last_seen))
+        times.first_seen = min(times.first_seen, first_seen)
+        times.last_seen = max(times.last_seen, last_seen)
 
     def file_rows(self) -> list[list[Any]]:
         """Return rows for `LoadingStatements.merge_files`, sorted by key."""

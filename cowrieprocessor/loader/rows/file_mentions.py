@@ -51,6 +51,12 @@ class FileMentions:
             first, last = self._times.get(key, (moment, moment))
             self._times[key] = (min(first, moment), max(last, moment))
 
+    def merge(self, other: FileMentions) -> None:
+        """Add the mentions of other events."""
+        for key, (first, last) in other._times.items():
+            known = self._times.get(key, (first, last))
+            self._times[key] = (min(first, known[0]), max(last, known[1]))
+
     def rows(self) -> list[list[Any]]:
         """Return rows for `LoadingStatements.merge_mentions`, sorted by key."""
         return sorted(

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from cowrieprocessor.events import (
     CLIENT_KEX,
@@ -31,6 +31,8 @@ NO_MOMENT = "9999-12-31 23:59:59.999999"
 
 MAX_PROTOCOL_CHARS = 16
 MAX_USERNAME_CHARS = 255
+
+_Candidate = TypeVar("_Candidate", str, tuple[str, str], tuple[int, str, str])
 
 CONNECT, OTHER = 0, 1
 """Ranks of events that name an address or a protocol: a connection goes before any other event."""
@@ -68,6 +70,18 @@ class SessionAggregate:
         self.first_connect_at = min(moment, self.first_connect_at or moment)
         self.last_connect_at = max(moment, self.last_connect_at or moment)
 
+    def merge(self, other: SessionAggregate) -> None:
+        """Add what other events add to the session."""
+        self.event_count += other.event_count
+        self.command_count += other.command_count
+        self.file_downloads += other.file_downloads
+        self.login_attempts += other.login_attempts
+        self.first_event_at = _smallest(self.first_event_at, other.first_event_at)
+        self.last_event_at = _largest(self.last_event_at, other.last_event_at)
+        self.sensors |= other.sensors
+        self.first_connect_at = _smallest(self.first_connect_at, other.first_connect_at)
+        self.last_connect_at = _largest(self.last_connect_at, other.last_connect_at)
+
 
 @dataclass(slots=True)
 class AttributeAggregate:
@@ -87,6 +101,14 @@ class AttributeAggregate:
     kex: tuple[str, str] | None = None
     login: tuple[int, str, str] | None = None
 
+    def merge(self, other: AttributeAggregate) -> None:
+        """Add the candidates of other events."""
+        self.connect = _smallest(self.connect, other.connect)
+        self.address = _smallest(self.address, other.address)
+        self.protocol = _smallest(self.protocol, other.protocol)
+        self.kex = _smallest(self.kex, other.kex)
+        self.login = _smallest(self.login, other.login)
+
 
 @dataclass(slots=True)
 class LoginAggregate:
@@ -97,6 +119,13 @@ class LoginAggregate:
     first_seen: str | None = None
     last_seen: str | None = None
 
+    def merge(self, other: LoginAggregate) -> None:
+        """Add the attempts of other events."""
+        self.attempts += other.attempts
+        self.successes += other.successes
+        self.first_seen = _smallest(self.first_seen, other.first_seen)
+        self.last_seen = _largest(self.last_seen, other.last_seen)
+
 
 @dataclass(slots=True)
 class CommandAggregate:
@@ -106,6 +135,13 @@ class CommandAggregate:
     first_seen: str | None = None
     last_seen: str | None = None
     high_risk: bool = False
+
+    def merge(self, other: CommandAggregate) -> None:
+        """Add what other events say of the command."""
+        self.occurrences += other.occurrences
+        self.first_seen = _smallest(self.first_seen, other.first_seen)
+        self.last_seen = _largest(self.last_seen, other.last_seen)
+        self.high_risk = self.high_risk or other.high_risk
 
 
 @dataclass(slots=True)
@@ -141,6 +177,18 @@ class SessionAggregates:
         handler = _HANDLERS.get(event_type)
         if handler is not None:
             handler(self, session_id, session, fields, moment)
+
+    def merge(self, other: SessionAggregates) -> None:
+        """Add the aggregates of other events."""
+        for session_id, session in other.sessions.items():
+            self.sessions[session_id].merge(session)
+        for session_id, attributes in other.attributes.items():
+            self._attributes_of(session_id).merge(attributes)
+        for key, command in other.commands.items():
+            self.commands.setdefault(key, CommandAggregate()).merge(command)
+        for key, login in other.logins.items():
+            self.logins.setdefault(key, LoginAggregate()).merge(login)
+        self._named |= other._named
 
     def sensor_rows(self) -> list[list[Any]]:
         """Return (session_id, names in the events, first and last time of a connect), sorted by session."""
@@ -269,6 +317,18 @@ class SessionAggregates:
 
     def _download(self, session_id: str, session: SessionAggregate, fields: dict[str, Any], moment: str | None) -> None:
         session.file_downloads += 1
+
+
+def _smallest(left: _Candidate | None, right: _Candidate | None) -> _Candidate | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return min(left, right)
+
+
+def _largest(left: str | None, right: str | None) -> str | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return max(left, right)
 
 
 def _attribute_row(session_id: str, attributes: AttributeAggregate) -> list[Any]:

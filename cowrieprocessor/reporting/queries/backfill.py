@@ -27,6 +27,14 @@ ALL_JOBS = (FILES_JOB, MENTIONS_JOB, SESSIONS_JOB, SENSORS_JOB)
 _RECORDED_BY_MIGRATION = frozenset({MENTIONS_JOB, SENSORS_JOB})
 """The jobs that also work on events of version 4, where a release without their tables stored them."""
 
+_FILLED_WITH: Mapping[str, Sequence[str]] = {
+    FILES_JOB: ("files",),
+    MENTIONS_JOB: ("URLs", "names of files"),
+    SESSIONS_JOB: ("addresses", "user names", "commands"),
+    SENSORS_JOB: ("sensors of sessions",),
+}
+"""What a job brings into the database, for people."""
+
 _ALL_TYPES = ""
 _STREAMS: Mapping[str, Sequence[str]] = {FILES_JOB: sorted(ORIGINS), MENTIONS_JOB: sorted(FILE_EVENTS)}
 """The keys of the positions in a job's cursor; by default `_ALL_TYPES` alone."""
@@ -41,7 +49,9 @@ class Completeness:
 
     Attributes:
         complete: whether every job that the answer depends on has ended.
-        share: how far the slowest of these jobs is, 0 to 1.
+        share: how far the slowest of these jobs is, 0 to 1: of the events that it reads, those that it has read; while
+            a recount is due, of the sessions those that it has renewed.
+        waiting: those of these jobs that have not ended, in the order of `ALL_JOBS`.
         command: the command that completes the answer, with its database; None if there is none to run.
         is_recount: whether everything is there, but some of it as an earlier release derived it.
         may_count_twice: whether version 3 stored events and no recount has looked for those that it stored twice.
@@ -49,6 +59,7 @@ class Completeness:
 
     complete: bool
     share: float
+    waiting: tuple[str, ...] = ()
     command: str | None = None
     is_recount: bool = False
     may_count_twice: bool = False
@@ -57,6 +68,12 @@ class Completeness:
     def percent(self) -> str:
         """The share as text, such as `43.1%`."""
         return f"{int(self.share * 1000) / 10:g}%"
+
+    @property
+    def lacks(self) -> str:
+        """What the waiting jobs have yet to bring, such as `URLs and names of files`."""
+        *others, last = [noun for job in self.waiting for noun in _FILLED_WITH[job]] or [""]
+        return f"{', '.join(others)} and {last}" if others else last
 
     def fields(self) -> dict[str, bool | float]:
         """Return what a JSON document says of it."""
@@ -80,9 +97,11 @@ def completeness(connection: Connection, jobs: Sequence[str]) -> Completeness:
     waiting = _waiting(connection, jobs)
     if waiting:
         share = min(_share(connection, job, record) for job, record in waiting.items())
-        return Completeness(False, _rounded(share), _command(connection, "backfill"))
+        names = tuple(job for job in ALL_JOBS if job in waiting)
+        return Completeness(False, _rounded(share), names, _command(connection, "backfill"))
     if SESSIONS_JOB in jobs and recount_is_due(connection):
-        return Completeness(False, _rounded(_recounted(connection)), _command(connection, "recount"), is_recount=True)
+        command = _command(connection, "recount")
+        return Completeness(False, _rounded(_recounted(connection)), command=command, is_recount=True)
     if SESSIONS_JOB in jobs and not twins_are_marked(connection) and has_rows_of_v3(connection):
         return replace(COMPLETE, command=_command(connection, "recount"), may_count_twice=True)
     return COMPLETE
@@ -93,13 +112,32 @@ def awaits_backfill(connection: Connection, jobs: Sequence[str]) -> bool:
     return bool(_waiting(connection, jobs))
 
 
+def steps_left(connection: Connection) -> tuple[str, ...]:
+    """Return the commands of `db` that complete the database, in the order of docs/files_table_migration.md.
+
+    A backfill ends with the recount that an earlier revision of version 4 needs. A validation follows both, and the
+    recount that counts once what version 3 stored or counted twice comes last: it changes what is shown, not what is
+    there.
+    """
+    is_due = recount_is_due(connection)
+    steps = []
+    if awaits_backfill(connection, ALL_JOBS):
+        steps.append("backfill")
+    elif is_due:
+        steps.append("recount")
+    steps.append("validate")
+    if not is_due and not twins_are_marked(connection) and has_rows_of_v3(connection):
+        steps.append("recount")
+    return tuple(steps)
+
+
 def not_yet(connection: Connection, jobs: Sequence[str]) -> str:
     """Return what to add to an error that something is not in the database: empty, unless a backfill may bring it."""
     state = completeness(connection, jobs)
     if state.complete or state.is_recount:
         return ""
     return (
-        f"; {state.percent} of the stored events are backfilled, what the others say is not here yet: {state.command}"
+        f"; the backfill of {state.lacks} is at {state.percent}, what it has not read is not here yet: {state.command}"
     )
 
 

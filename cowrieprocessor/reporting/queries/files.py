@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, may_be_shown, staging_providers
 from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.loader.rows.file_mentions import NAME, URL
@@ -102,7 +102,8 @@ def list_files(
         "first-seen": FileHash.first_seen,
         "sessions": FileHash.session_count,
     }[order].expression
-    shown_verdict = file_verdict(staging_providers(connection))
+    staging = staging_providers(connection)
+    shown_verdict = file_verdict(staging)
     query = _filtered(
         select(
             FileHash.sha256,
@@ -119,6 +120,7 @@ def list_files(
         ),
         filters,
         shown_verdict,
+        staging,
     )
     query = query.where(sorted_by >= (0 if order == "sessions" else EARLIEST))
     if after is not None:
@@ -142,14 +144,14 @@ def list_files(
 
 
 def _filtered(
-    query: Select[*tuple[Any, ...]], filters: FileFilter, shown_verdict: ColumnElement[str]
+    query: Select[*tuple[Any, ...]], filters: FileFilter, shown_verdict: ColumnElement[str], staging: Sequence[str]
 ) -> Select[*tuple[Any, ...]]:
     if filters.verdict is not None:
         # What is stored comes first: it has an index.
         stored = filters.verdict if filters.verdict in VERDICTS else UNKNOWN
         query = query.where(FileHash.verdict == stored)
         if stored == UNKNOWN:
-            query = query.where(shown_verdict == filters.verdict)
+            query = query.where(may_be_shown(filters.verdict, staging), shown_verdict == filters.verdict)
     if filters.since is not None:
         query = query.where(FileHash.last_seen >= filters.since)
     if filters.until is not None:

@@ -17,7 +17,7 @@ from cowrieprocessor.db.enrichment.staged_candidates import (
     claim_is_over,
     staged_backlog,
 )
-from cowrieprocessor.db.enrichment.staged_claims import count_replayable
+from cowrieprocessor.db.enrichment.staged_replay import count_replayable
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.reporting.queries.enrichment import FailureKind, QueueCounts, sort_kinds
 

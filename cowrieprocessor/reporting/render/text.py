@@ -169,14 +169,13 @@ def _notes(report: Report) -> list[RenderableType]:
     or_not_yet = "" if state.complete else ", or are not backfilled yet"
     if state.is_recount:
         notes.append(
-            f"An earlier release derived addresses, commands and user names; {state.percent} of the sessions are "
-            "renewed. `cowrieprocessor db recount` renews the rest."
+            f"An earlier release derived addresses, user names and commands; those of {state.percent} of the sessions "
+            "are renewed. `cowrieprocessor db recount` renews the rest."
         )
     elif not state.complete:
         notes.append(
-            f"This report is incomplete: {state.percent} of the stored events are backfilled. What an earlier "
-            "release stored of addresses, user names, commands, sensors, files and URLs is not all here; "
-            "`cowrieprocessor db backfill` adds it."
+            f"This report is incomplete: the backfill of {state.lacks} is at {state.percent}. Those that an earlier "
+            "release stored are not all here; `cowrieprocessor db backfill` adds them."
         )
     if state.may_count_twice:
         notes.append(

@@ -277,7 +277,7 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
             for claimed_hash, verdict in zip(claimed[:2], ("malicious", "unknown"), strict=True):
                 until = at(10 if verdict == "unknown" else 400)
                 store_in_cache(connection, "virustotal", claimed_hash.sha256, verdict, {}, moment, until)
-                staged_answer(connection, "virustotal", claimed_hash.sha256, until)
+                staged_answer(connection, "virustotal", claimed_hash.sha256, claimed_hash.sha256, until)
         failure = {"now": moment, "not_before": at(20)}
         staged_failure(engine, "virustotal", claimed[2].sha256, kind="timeout", **failure)
     status = _status(engine, settings)
@@ -311,7 +311,7 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
                     verdict = rng.choice(("malicious", "clean", "unknown"))
                     with write_transaction(engine) as connection:
                         store_in_cache(connection, name, claimed.sha256, verdict, {}, at(hour), until)
-                        staged_answer(connection, name, claimed.sha256, until)
+                        staged_answer(connection, name, claimed.sha256, claimed.sha256, until)
                 elif chance < 0.7:
                     staged_failure(engine, name, claimed.sha256, kind="timeout", now=at(hour), not_before=until)
     with write_transaction(engine) as connection:

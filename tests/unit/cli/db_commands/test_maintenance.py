@@ -217,6 +217,7 @@ def test_next_commands_are_printed(v3_file: Path) -> None:
     stderr = call("migrate", "--db", v3_file).stderr
     assert f"next: cowrieprocessor db backfill --db {v3_file}\n" in stderr
     assert f"then: cowrieprocessor db validate --db {v3_file}\n" in stderr
+    assert f"then: cowrieprocessor db recount --db {v3_file}\n" in stderr
     (v3_file.parent / "empty.sqlite").touch()
     assert "next:" not in call("migrate", "--db", v3_file.parent / "empty.sqlite").stderr
 

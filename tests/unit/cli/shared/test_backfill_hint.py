@@ -17,7 +17,15 @@ from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import FilesSlice, SessionsSlice
 from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.loader.bulk import BulkLoader
-from cowrieprocessor.reporting.queries.backfill import FILES_JOB, SESSIONS_JOB, awaits_backfill
+from cowrieprocessor.reporting.queries.backfill import (
+    ALL_JOBS,
+    COMPLETE,
+    FILES_JOB,
+    SESSIONS_JOB,
+    Completeness,
+    awaits_backfill,
+)
+from tests.earlier_revisions import go_back
 from tests.unit.reporting.program import Program
 
 NOTE = "that an earlier release stored are not all here yet: cowrieprocessor db backfill --db "
@@ -112,3 +120,80 @@ def test_a_database_of_our_own_says_nothing(engine: Engine, db_url: str, program
 def test_jobs_are_called_as_the_backfill_calls_them() -> None:
     """The names of the jobs are those of the backfill."""
     assert (FILES_JOB, SESSIONS_JOB) == (FilesSlice.job, SessionsSlice.job)
+
+
+ONE = "11" * 32
+EVENTS = "".join(
+    json.dumps({"eventid": f"cowrie.{kind}", "session": "s", "timestamp": "2026-11-21T10:00:00Z", **fields}) + "\n"
+    for kind, fields in (
+        ("session.connect", {"src_ip": "203.0.113.1", "protocol": "ssh"}),
+        ("login.success", {"username": "root", "password": "x"}),
+        ("session.file_download", {"shasum": ONE, "url": "http://203.0.113.1/x"}),
+    )
+)
+
+
+def upgraded(path: Path, revision: str) -> Path:
+    """Return a database that version 4 loaded at an earlier revision, migrated since."""
+    engine = get_engine(path)
+    apply_migrations(engine)
+    log = path.with_name("cowrie.json")
+    log.write_text(EVENTS)
+    BulkLoader(engine).load([log])
+    go_back(engine, revision)
+    apply_migrations(engine)
+    dispose(engine)
+    return path
+
+
+def test_a_note_names_what_is_missing_and_nothing_else(program: Program, tmp_path: Path) -> None:
+    """After an upgrade that lacks URLs and names only, answers that have none of these are complete and silent."""
+    path = upgraded(tmp_path / "db.sqlite", "0011")
+    lacking = (("db", "status"), ("report", "daily"), ("files", "show", ONE), ("files", "list", "--url", "x"))
+    whole = (
+        ("files", "list"),
+        ("files", "history", ONE),
+        ("files", "sessions", ONE),
+        ("sessions", "list"),
+        ("sessions", "show", "s"),
+        ("sensors", "list"),
+        ("enrich", "status"),
+    )
+    notes = {command: program(*command, "--db", path).err for command in (*lacking, *whole)}
+    states = [json.loads(program(*command, "--json", "--db", path).out) for command in (*lacking, *whole)]
+    report = " ".join(program("report", "daily", "--db", path).out.split())
+    unknown = program("files", "show", "ff" * 32, "--db", path).err
+
+    note = (
+        "note: the backfill of URLs and names of files is at 0%: those that an earlier release stored are not all here "
+        f"yet: cowrieprocessor db backfill --db {path}"
+    )
+    assert [notes[command].splitlines()[-1] for command in lacking] == [note] * len(lacking)
+    assert {notes[command] for command in whole} == {""}
+    assert [(state["complete"], state["backfilled_share"]) for state in states] == [
+        *[(False, 0.0)] * len(lacking),
+        *[(True, 1.0)] * len(whole),
+    ]
+    assert (
+        "This report is incomplete: the backfill of URLs and names of files is at 0%. Those that an earlier release "
+        "stored are not all here; `cowrieprocessor db backfill` adds them."
+    ) in report
+    assert "backfill" not in unknown
+
+
+def test_a_note_names_what_every_waiting_job_brings(program: Program, tmp_path: Path) -> None:
+    """Of an older revision the sensors are missing, too, but addresses, user names and commands are not."""
+    path = upgraded(tmp_path / "db.sqlite", "0007")
+
+    assert (
+        "the backfill of URLs, names of files and sensors of sessions is at 0%"
+        in program("db", "status", "--db", path).err
+    )
+    assert "the backfill of sensors of sessions is at 0%" in program("sessions", "list", "--db", path).err
+
+
+@pytest.mark.parametrize("job", ALL_JOBS)
+def test_every_job_has_its_nouns(job: str) -> None:
+    """A note can name what any job brings; a complete answer lacks nothing."""
+    assert Completeness(False, 0.5, (job,)).lacks
+    assert COMPLETE.lacks == ""

@@ -18,15 +18,14 @@ from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
 from cowrieprocessor.db.enrichment.staged_candidates import CandidateScope, staged_backlog
 from cowrieprocessor.db.enrichment.staged_claims import (
-    count_replayable,
-    remove_claims,
-    replayable,
     staged_answer,
     staged_ask_first,
     staged_claim,
     staged_failure,
     staged_release,
+    staged_retry_now,
 )
+from cowrieprocessor.db.enrichment.staged_replay import count_replayable, remove_claims, replayable
 from tests.enrichment_scene import (
     DAY,
     HL,
@@ -150,7 +149,7 @@ def test_an_answer_under_another_key_counts(engine: Engine) -> None:
     take(engine)
     keep(engine, sha(1), "suspicious", key="url:1")
     with write_transaction(engine) as connection:
-        staged_answer(connection, VT, sha(1), NOW + DAY)
+        staged_answer(connection, VT, sha(1), "url:1", NOW + DAY)
 
     assert take(engine, now=NOW + DAY - HOUR) == []
     assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
@@ -226,8 +225,28 @@ def test_hashes_asked_for_by_hand_come_first(engine: Engine) -> None:
     for item in lost:
         keep(engine, item.sha256, "malicious", at=later)
         with write_transaction(engine) as connection:
-            staged_answer(connection, VT, item.sha256, later + DAY)
+            staged_answer(connection, VT, item.sha256, item.sha256, later + DAY)
     assert take(engine, only=[sha(0), sha(1)], now=later + HOUR) == []
+
+
+def test_failed_claims_are_due_in_short_transactions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All failures of a kind are due at once, a few in each transaction; others keep their time."""
+    monkeypatch.setattr("cowrieprocessor.db.enrichment.staged_claims.RETRIED_CLAIMS", 2)
+    load(engine, [("a", sha(number)) for number in range(7)])
+    take(engine)
+    for number in range(5):
+        fail(engine, sha(number))
+    staged_failure(engine, VT, sha(5), kind="server-error", now=NOW, not_before=NOW + HOUR)
+    commits: list[object] = []
+    event.listen(engine, "commit", commits.append)
+
+    staged_retry_now(engine, VT, ["timeout"], NOW + dt.timedelta(minutes=1))
+
+    assert len(commits) >= 3
+    due = take(engine, now=NOW + dt.timedelta(minutes=1))
+    assert {sha(number) for number in range(5)} == set(hashes(due))
+    staged_retry_now(engine, VT, None, NOW + dt.timedelta(minutes=2))
+    assert [sha(5)] == hashes(take(engine, now=NOW + dt.timedelta(minutes=2)))
 
 
 def test_claims_are_removed_after_the_replay(engine: Engine) -> None:
@@ -237,7 +256,7 @@ def test_claims_are_removed_after_the_replay(engine: Engine) -> None:
     fail(engine, sha(1))
     keep(engine, sha(2), "clean")
     with write_transaction(engine) as connection:
-        staged_answer(connection, VT, sha(2), NOW + DAY)
+        staged_answer(connection, VT, sha(2), sha(2), NOW + DAY)
     take(engine, HL, only=[sha(0)])
     later = NOW + dt.timedelta(minutes=10)
     take(engine, only=[sha(3)], now=later)

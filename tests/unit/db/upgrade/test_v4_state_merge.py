@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
@@ -93,6 +94,28 @@ def test_the_later_expiry_counts(engine: Engine) -> None:
     assert import_rows(engine, "enrichment_queue", given) == Merged(0, 1, 0)
     assert import_rows(engine, "enrichment_queue", given | {"next_attempt_at": NOW}) == Merged(0, 0, 1)
     assert row(engine, "enrichment_queue")["next_attempt_at"] == NOW + DAY
+
+
+@pytest.mark.parametrize("status", ["answered", "failed", "refused", "pending", "rate-limited"])
+@pytest.mark.parametrize("attempts", [0, 2])
+def test_a_rate_limit_gives_way_to_any_outcome(engine: Engine, status: str, attempts: int) -> None:
+    """A stored rate limit is replaced by what the export knows; an exported one replaces nothing."""
+    limit = {**queued("rate-limited", last_error="rate-limited: VirusTotal answers 429"), "attempts": attempts}
+    given = queued(status, next_attempt_at=NOW + DAY, priority=int(status == "pending"))
+    put(engine, "enrichment_queue", limit)
+
+    changes = int(status != "rate-limited")
+    assert import_rows(engine, "enrichment_queue", given) == Merged(0, changes, 1 - changes)
+    after = row(engine, "enrichment_queue")
+    assert after == (given if changes else limit)
+    assert import_rows(engine, "enrichment_queue", limit) == Merged(0, 0, 1)
+    assert row(engine, "enrichment_queue") == after
+
+
+def queued(status: str, **more: Any) -> dict[str, Any]:
+    """Return a row of the queue."""
+    nothing = dict.fromkeys(("next_attempt_at", "last_error", "leased_until"))
+    return {"sha256": sha(1), "provider": VT, "status": status, "attempts": 0, "priority": 0, **nothing, **more}
 
 
 def quota(window: str, **more: Any) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from cowrieprocessor.cli.enrich_text import result_text
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.enrichment.claims import ask_first
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
-from tests.enrichment_scene import row, rows
-from tests.stand_ins.behaviours import HTML_200, RESET
+from tests.enrichment_scene import HOUR, T, row, rows
+from tests.stand_ins.behaviours import HTML_200, HTML_502, RESET
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.server import StandIn, answering
 from tests.stand_ins.virustotal import ERRORS, KeyLimits, limited
@@ -129,6 +133,21 @@ def test_a_run_whose_every_request_failed_has_failed(engine: Engine, files: tupl
     assert ("failed", True) == (job["state"], "every request failed" in job["reason"])
 
 
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
+def test_a_run_that_was_asked_to_stop_is_stopped(
+    staged: bool, engine: Engine, files: tuple[str, ...], here: Services
+) -> None:
+    """A stop during an outage that began before the first answer is no failure of the run."""
+    stop = threading.Event()
+    here.virustotal.outage = RESET
+    here.clock.on_wait = stop.set
+    settings = here.settings(**ONLY, use_new_enrichment=not staged)
+    result = enrich(engine, settings, EnrichOptions(watch=True), clock=here.clock, stop=stop)
+    assert (True, False) == (result.stopped, result.has_failed)
+    assert "virustotal answered no request" in result_text(result)
+    assert staged or "stopped" == row(engine, "jobs", name="enrich")["state"]
+
+
 def test_a_run_with_one_answer_has_not_failed(engine: Engine, files: tuple[str, ...], here: Services) -> None:
     """One source that fails is named; the run is no failure as long as another one answers."""
     here.virustotal.outage = RESET
@@ -191,6 +210,65 @@ def test_a_file_whose_request_fails_alone_waits_for_its_turn(engine: Engine, fil
         assert 0 == here.enrich(engine, **changes).files
         here.clock.advance(seconds=30)
         assert 1 == here.enrich(engine, **changes).files
+
+
+# --- an outage while it watches ---
+
+
+def watch(engine: Engine, here: Services, at_minute: dict[int, Callable[[], None]], end: int, **changes: Any) -> None:
+    """Run `enrich --watch` for `end` minutes, and do things at some of them."""
+    stop, began, left = threading.Event(), here.clock.now(), dict(at_minute)
+
+    def on_wait() -> None:
+        passed = here.clock.now() - began
+        for minute in [minute for minute in left if passed >= dt.timedelta(minutes=minute)]:
+            left.pop(minute)()
+        if passed >= dt.timedelta(minutes=end):
+            stop.set()
+
+    here.clock.on_wait = on_wait
+    enrich(engine, here.settings(**changes), EnrichOptions(watch=True), clock=here.clock, stop=stop)
+
+
+@pytest.mark.parametrize("source", ["virustotal", "urlhaus"])
+def test_the_end_of_an_outage_lets_failed_files_be_due(
+    source: str, engine: Engine, files: tuple[str, ...], here: Services
+) -> None:
+    """With --watch the first answer after an outage brings all others, of each source with the same limit."""
+    names = ("urlhaus", "urlhaus-url") if source == "urlhaus" else (source,)
+    stand_in, queue, began = getattr(here, source), T["enrichment_queue"], here.clock.now()
+    stand_in.outage = RESET
+
+    def mend() -> None:
+        """End the outage; the files are as late as after a day of it, but for one of one source."""
+        stand_in.outage = None
+        with write_transaction(engine) as connection:
+            late = update(queue).where(queue.c.status == "failed")
+            connection.execute(late.values(next_attempt_at=here.clock.now() + 6 * HOUR))
+            first = queue.c.sha256 == files[0], queue.c.provider == names[0]
+            connection.execute(late.where(*first).values(next_attempt_at=here.clock.now() + HOUR / 20))
+
+    watch(engine, here, {20: mend}, 50, enrichment_providers=names)
+
+    assert all(entry["fetched_at"] > began + HOUR / 3 for entry in rows(engine, "file_verdicts"))
+    assert len(rows(engine, "file_verdicts")) == len(files) * len(names)
+
+
+@pytest.mark.parametrize("db_url", ["sqlite"], indirect=True)
+def test_files_that_always_fail_are_not_due_with_every_answer(
+    engine: Engine, files: tuple[str, ...], here: Services
+) -> None:
+    """Six files fail whenever they are asked about: an answer about another one lets them be due once an hour."""
+    for sha256 in files[:6]:
+        here.virustotal.script(sha256, [HTML_502] * 1000)
+
+    def ask_about_another() -> None:
+        with write_transaction(engine) as connection:
+            ask_first(connection, files[6:], ["virustotal"])
+
+    watch(engine, here, dict.fromkeys(range(10, 100, 10), ask_about_another), 100, **ONLY)
+    failures = sum(received.subject in files[:6] for received in here.virustotal.log)
+    assert failures <= 50
 
 
 # --- the quota of the key ---
