@@ -68,7 +68,9 @@ def _options(function: Command) -> Command:
 
 
 @report.command()
-@click.option("--date", metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC). Default: the newest with sessions.")
+@click.option(
+    "--date", metavar="DAY", help="YYYY-MM-DD, today or yesterday (UTC). Default: the newest with sessions or files."
+)
 @_options
 def daily(
     date: str | None,
@@ -91,7 +93,7 @@ def daily(
 
 
 @report.command()
-@click.option("--date", metavar="WEEK", help="YYYY-Www, or a day of it. Default: the newest with sessions.")
+@click.option("--date", metavar="WEEK", help="YYYY-Www, or a day of it. Default: the newest with sessions or files.")
 @_options
 def weekly(
     date: str | None,
@@ -114,7 +116,7 @@ def weekly(
 
 
 @report.command()
-@click.option("--date", metavar="MONTH", help="YYYY-MM, or a day of it. Default: the newest with sessions.")
+@click.option("--date", metavar="MONTH", help="YYYY-MM, or a day of it. Default: the newest with sessions or files.")
 @_options
 def monthly(
     date: str | None,
@@ -177,6 +179,7 @@ def show_report(
             session_gap=session_gap(),
             top_files=top or TOP_FILES,
             top_values=top or TOP_VALUES,
+            now=now,
         )
     print_hint(made.completeness)
     text = _render(made, format_, db, to_file=output is not None)

@@ -85,6 +85,7 @@ class EnrichmentStatus:
         staged: USE_NEW_ENRICHMENT=0: only the response cache and the ledger are written.
         problem: what is wrong with the settings; None if nothing is.
         without_key: sources that are not queried because their key is missing.
+        not_named: sources that are not queried because the setting of the sources does not name them.
         verdicts: number of hashes by shown verdict (`SHOWN_VERDICTS`); their sum is the number of all hashes.
         skipped: of these, those that are never sent to any source.
         sources: in the order in which they are queried, plus sources no longer in use that were queried before.
@@ -97,6 +98,7 @@ class EnrichmentStatus:
     staged: bool
     problem: str | None
     without_key: tuple[str, ...]
+    not_named: tuple[str, ...]
     verdicts: Mapping[str, int]
     skipped: int
     sources: tuple[SourceStatus, ...]
@@ -118,6 +120,8 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
     providers = {name: make(settings, None) for name, (_, make) in SOURCES.items()}
     in_use = names_in_use(settings)
     policy = Policy(in_use, frozenset(settings.settled_by))
+    named = settings.enrichment_providers
+    not_named = () if named is None else tuple(name for name in SOURCES if name not in named)
     staged = not settings.use_new_enrichment
     if staged:
         counts = staged_counts(connection, policy, now)
@@ -131,7 +135,8 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
         at=now,
         staged=staged,
         problem=_settings_problem(settings) or _missing_provider_problem(connection, in_use),
-        without_key=tuple(name for name in SOURCES if name not in in_use and lacks_key(settings, name)),
+        without_key=tuple(name for name in SOURCES if name not in not_named and lacks_key(settings, name)),
+        not_named=not_named,
         verdicts=verdicts,
         skipped=verdicts.get(SKIPPED, 0),
         sources=sources,

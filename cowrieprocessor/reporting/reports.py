@@ -28,15 +28,15 @@ _LAST = dt.datetime(9999, 11, 30, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A number of the report and the same number in the period before."""
+    """A number of the report and the same number in the period before; None for one that is not known yet."""
 
-    current: int
-    previous: int
+    current: int | None
+    previous: int | None
 
     @property
     def percent(self) -> float | None:
-        """The change in percent of the previous number, rounded to one decimal; None if that is 0."""
-        if not self.previous:
+        """The change in percent of the previous number, rounded to one decimal; None if that is 0 or one is None."""
+        if self.current is None or not self.previous:
             return None
         return round(100 * (self.current - self.previous) / self.previous, 1)
 
@@ -50,6 +50,10 @@ class Report:
         found_malicious: of `totals.files_found_malicious` files, those dropped by most sessions first.
         changed_verdicts: of `totals.answers_changed` answers, the most severe and latest first.
         lists_files: whether a session of the period left a file, then or later: `sessions list --with-files` shows it.
+        earlier_session: the session begun before the period that last left a file or fetched a URL in it; None if there
+            is none. `sessions list` of the period does not show it.
+        newest: where the period is empty, the newest one that is not; None if there is none, or it is not.
+        is_to_come: whether the period had not begun when the report was made.
         completeness: whether the backfills that the numbers depend on have ended.
         dead_letters: all that are unresolved now, of any date: an unreadable line has no event time.
     """
@@ -68,13 +72,16 @@ class Report:
     commands: Ranking
     sensors: Ranking
     lists_files: bool
+    earlier_session: str | None
+    newest: Period | None
+    is_to_come: bool
     dead_letters: tuple[ReasonCount, ...]
     completeness: Completeness
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing at all happened on the honeypots in the period; verdicts may have changed all the same."""
-        return not self.totals.sessions and not self.totals.files and not self.urls.top
+        return _is_empty(self.totals, self.urls)
 
     @property
     def has_news(self) -> bool:
@@ -111,6 +118,7 @@ def make_report(
     session_gap: dt.timedelta = DEFAULT_GAP,
     top_files: int = TOP_FILES,
     top_values: int = TOP_VALUES,
+    now: dt.datetime | None = None,
 ) -> Report:
     """Return the report on a period.
 
@@ -121,16 +129,20 @@ def make_report(
         session_gap: a longer pause between events of a session means that its id was used again.
         top_files: maximum length of each list of files: dropped, found malicious, changed verdicts.
         top_values: maximum length of each other list: addresses, user names, commands, ...
+        now: the time now, UTC; None for the system's.
 
     Raises:
         ConfigurationError: the period before this one is outside the calendar.
         NotFound: the database has no such sensor.
     """
+    now = now or dt.datetime.now(dt.UTC)
     window = Window(period.start, period.end, sensor)
     before = period.previous()
     totals = activity.totals(connection, window, session_gap)
     if sensor is not None and not totals.sessions and not totals.files:
         require_sensor(connection, sensor)
+    urls = activity.download_urls(connection, window, top_values)
+    has_earlier = totals.sessions_begun_earlier or (urls.top and not totals.sessions)
     return Report(
         period=period,
         sensor=sensor,
@@ -139,24 +151,31 @@ def make_report(
         files=activity.dropped_files(connection, window, top_files),
         found_malicious=verdicts.found_malicious(connection, window, top_files),
         changed_verdicts=verdicts.changed_verdicts(connection, window, top_files),
-        urls=activity.download_urls(connection, window, top_values),
+        urls=urls,
         addresses=activity.addresses(connection, window, top_values),
         protocols=activity.protocols(connection, window, top_values),
         usernames=activity.usernames(connection, window, top_values),
         commands=activity.commands(connection, window, top_values),
         sensors=activity.sensors(connection, window, top_values),
         lists_files=activity.has_sessions_with_files(connection, window),
+        earlier_session=activity.session_from_before(connection, window) if has_earlier else None,
+        newest=newest_period(connection, period.kind, now, sensor) if _is_empty(totals, urls) else None,
+        is_to_come=period.start > now,
         dead_letters=dead_letters.count_dead_letters(connection),
         completeness=completeness(connection, ALL_JOBS),
     )
 
 
+def _is_empty(totals: Totals, urls: Ranking) -> bool:
+    return not totals.sessions and not totals.files and not urls.top
+
+
 def newest_period(
     connection: Connection, kind: PeriodKind, now: dt.datetime, sensor: str | None = None
 ) -> Period | None:
-    """Return the newest period that has anything to report, or None if there is none.
+    """Return the newest period with sessions or files, or None if there is none; see `activity.newest_moment`.
 
-    A session dated after today does not count: the clock of its honeypot was wrong. Where there are no others, it does.
+    What is dated after today does not count: the clock of its honeypot was wrong. Where there is nothing else, it does.
 
     Args:
         connection: a connection in a read transaction.

@@ -130,8 +130,8 @@ class _ProgressLines:
 
 
 def _summary(result: RecountResult, removed: RemovedTwins | None, *, dry_run: bool, remove_twins: bool) -> str:
-    changed = "would change" if dry_run else "changed"
-    lines = [f"{plural(result.sessions, 'session')} recounted, {result.changed:,} {changed}"]
+    done, changed = ("compared with their events", "would change") if dry_run else ("recounted", "changed")
+    lines = [f"{plural(result.sessions, 'session')} {done}, {result.changed:,} {changed}"]
     if result.twins:
         are = "is" if result.twins == 1 else "are"
         lines.append(

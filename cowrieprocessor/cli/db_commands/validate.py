@@ -115,7 +115,7 @@ def report_text(report: ValidationReport, db: str) -> str:
     """Return a report as text for people; attackers' text is escaped."""
     lines = [
         *(f"{table}: {plural(rows, 'row')} compared" for table, rows in report.compared.items()),
-        *(f"{rows:,} {reason}: they have no row" for reason, rows in report.without_row.items()),
+        *(f"events without a row: {reason}: {rows:,}" for reason, rows in report.without_row.items()),
         *_counters(report, db),
         *(
             f"{timing.question}: {timing.after_ms:,.1f} ms; without files {timing.before_ms:,.0f} ms ({timing.how})"

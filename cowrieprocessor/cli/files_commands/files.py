@@ -129,17 +129,18 @@ def show(sha256: str, db: str | None, sightings: int, as_json: bool) -> None:
     \b
     Example: cowrieprocessor files show 8d2eda9f6a44
     """
-    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
+    from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, FILES_JOB, awaits_backfill, completeness
     from cowrieprocessor.reporting.queries.file_details import file_details, find_hash
     from cowrieprocessor.reporting.render.details import file_text
 
     with read_connection(db) as connection:
         details = file_details(connection, find_hash(connection, sha256), max_sightings=sightings)
         state = completeness(connection, ALL_JOBS)
+        is_so_far = awaits_backfill(connection, [FILES_JOB])
     if as_json:
         print_json(with_completeness(details, state))
     else:
-        print_text(file_text(details, screen()))
+        print_text(file_text(details, screen(), is_so_far=is_so_far))
     print_hint(state)
 
 

@@ -10,7 +10,7 @@ import datetime as dt
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,10 +140,8 @@ def follow(
                     timing=timing.loader,
                 )
             )
-            for path in _missing(paths):
-                notify(
-                    f"note: {inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log"
-                )
+            for note in _notes_on_missing(paths):
+                notify(f"note: {note}")
             follower = _Follower(loader, lock, stop, notify, on_poll, timing, result)
             if once:
                 follower.poll_once()
@@ -165,9 +163,16 @@ def follow(
     return result
 
 
-def _missing(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths that do not exist and have no rotated logs next to them."""
-    return [path for path in paths if not os.path.lexists(path) and not existing_logs([path.absolute()])]
+def _notes_on_missing(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield a note on each path where there is no log nor a rotated one of it, and on each folder without logs."""
+    for path in paths:
+        is_folder = os.path.isdir(path)  # noqa: PTH112 - is_dir() raises where a right is missing
+        if (os.path.lexists(path) and not is_folder) or existing_logs([path.absolute()]):
+            continue
+        if not is_folder:
+            yield f"{inert(str(path))}: nothing is there yet; check the path, if its honeypot has begun a log"
+        elif os.access(path, os.R_OK | os.X_OK):
+            yield f"{inert(str(path))}: no logs in this folder yet; check the path, if its honeypot has begun a log"
 
 
 class _Follower:

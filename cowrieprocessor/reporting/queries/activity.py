@@ -9,10 +9,11 @@ themselves are not read again.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
+from sqlalchemy.orm import aliased
 
 from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_verdict, staging_providers
 from cowrieprocessor.db.models import (
@@ -26,6 +27,7 @@ from cowrieprocessor.db.models import (
     SessionSummary,
 )
 from cowrieprocessor.loader.rows.file_mentions import NO_FILE, URL
+from cowrieprocessor.reporting.queries.backfill import FILES_JOB, awaits_backfill
 from cowrieprocessor.reporting.queries.files import find_names
 from cowrieprocessor.reporting.queries.paging import Bytewise
 from cowrieprocessor.reporting.queries.reuse import DEFAULT_GAP, Reuse
@@ -46,6 +48,7 @@ class Totals:
         sessions: sessions that began in the window.
         sessions_logged_in: of these, sessions with a successful login.
         sessions_with_files: sessions, whenever they began, that left a file in the window.
+        sessions_begun_earlier: of these, sessions that began before the window.
         sessions_without_attributes: sessions whose address is not known: in a migrated database, those that the
             second backfill has not reached.
         sessions_without_their_files: sessions with counted downloads but no recorded file: the downloads were empty,
@@ -54,8 +57,9 @@ class Totals:
         sessions_reused: sessions whose id was used more than once; each counts as one session.
         addresses, sensors: distinct source addresses and sensors of the sessions.
         events, commands, login_attempts: sums over the sessions.
-        files: distinct hashes; `files_new` of these were never seen before the window. `files_malicious` and the
-            following count them by their shown verdict as it is now (`SHOWN_VERDICTS`): their sum is `files`.
+        files: distinct hashes; `files_new` of these were never seen before the window, None while the backfill of
+            files has not ended, as it may bring earlier sightings. `files_malicious` and the following count them by
+            their shown verdict as it is now (`SHOWN_VERDICTS`): their sum is `files`.
         downloads, uploads: (session, hash) pairs.
         artifacts: captured files that no log names.
         files_found_malicious: hashes, whenever seen, that a source called malicious in the window and none before.
@@ -66,6 +70,7 @@ class Totals:
     sessions: int = 0
     sessions_logged_in: int = 0
     sessions_with_files: int = 0
+    sessions_begun_earlier: int = 0
     sessions_without_attributes: int = 0
     sessions_without_their_files: int = 0
     sessions_without_sensor: int = 0
@@ -76,7 +81,7 @@ class Totals:
     commands: int = 0
     login_attempts: int = 0
     files: int = 0
-    files_new: int = 0
+    files_new: int | None = 0
     files_malicious: int = 0
     files_known_good: int = 0
     files_suspicious: int = 0
@@ -103,7 +108,7 @@ class DroppedFile:
     Attributes:
         name: what every view calls it (see `find_names`), not only in this window.
         sessions: sessions that left it in the window; 0 for a captured file that no log names.
-        new: whether it was never seen before the window.
+        new: whether it was never seen before the window; None while the backfill of files has not ended.
         first_in_window: when it was first seen in the window; `first_seen` is the first time ever.
     """
 
@@ -119,7 +124,7 @@ class DroppedFile:
     sessions: int
     downloads: int
     uploads: int
-    new: bool
+    new: bool | None
     first_in_window: dt.datetime
     first_seen: dt.datetime | None
 
@@ -160,10 +165,14 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
             _sum(SessionSummary.login_attempts).label("login_attempts"),
         )
     ).mappings()
+    began_earlier = _began_before(window, Files.session_id)
     pairs = connection.execute(
         _select_files(
             window,
             func.count(distinct(case((Files.origin != ARTIFACT, Files.session_id)))).label("sessions_with_files"),
+            func.count(distinct(case((and_(Files.origin != ARTIFACT, began_earlier), Files.session_id)))).label(
+                "sessions_begun_earlier"
+            ),
             _sum(case((Files.origin == "download", 1), else_=0)).label("downloads"),
             _sum(case((Files.origin == "upload", 1), else_=0)).label("uploads"),
             _sum(case((Files.origin == ARTIFACT, 1), else_=0)).label("artifacts"),
@@ -183,7 +192,7 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         )
     ).mappings()
     answers_changed, verdicts_changed = count_changes(connection, window)
-    return Totals(
+    result = Totals(
         **{key: int(value) for row in (sessions, pairs, files) for key, value in row.one().items()},
         sessions_reused=Reuse(connection, session_gap).count(
             select(SessionSummary.session_id).where(*_in_window(window))
@@ -192,6 +201,7 @@ def totals(connection: Connection, window: Window, session_gap: dt.timedelta = D
         answers_changed=answers_changed,
         verdicts_changed=verdicts_changed,
     )
+    return replace(result, files_new=None) if awaits_backfill(connection, [FILES_JOB]) else result
 
 
 def total_of(shown_verdict: str) -> str:
@@ -203,6 +213,20 @@ def has_sessions_with_files(connection: Connection, window: Window) -> bool:
     """Return whether a session that began in the window left a file, in the window or after it."""
     session = select(SessionSummary.session_id).where(*_in_window(window), _HAS_FILE)
     return connection.execute(session.limit(1)).first() is not None
+
+
+def session_from_before(connection: Connection, window: Window) -> str | None:
+    """Return the session begun before the window that last left a file or named a URL in it; None if there is none."""
+    for table, counts in ((Files, Files.origin != ARTIFACT), (FileMention, FileMention.kind == URL)):
+        query = select(table.session_id).where(counts, _began_before(window, table.session_id))
+        query = query.where(table.first_seen >= window.start, table.first_seen < window.end)
+        if window.sensor is not None:
+            query = query.join(SessionSummary, SessionSummary.session_id == table.session_id)
+            query = query.where(on_sensor(window.sensor))
+        row = connection.execute(query.order_by(table.first_seen.desc(), table.session_id).limit(1)).first()
+        if row is not None:
+            return str(row.session_id)
+    return None
 
 
 def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[DroppedFile, ...]:
@@ -242,11 +266,12 @@ def dropped_files(connection: Connection, window: Window, limit: int) -> tuple[D
     rows = connection.execute(query).mappings().all()
     seen = [(row["shasum"], row["first_seen"], row["last_seen"]) for row in rows if row["first_seen"] is not None]
     names = find_names(connection, seen)
+    may_be_older = awaits_backfill(connection, [FILES_JOB])
     return tuple(
         DroppedFile(
             sha256=row["shasum"],
             name=names.get(row["shasum"], row["name_here"]),
-            new=row["first_seen"] is not None and row["first_seen"] >= window.start,
+            new=None if may_be_older else row["first_seen"] is not None and row["first_seen"] >= window.start,
             sessions=int(row["sessions"]),
             downloads=int(row["downloads"]),
             uploads=int(row["uploads"]),
@@ -336,17 +361,25 @@ def download_urls(connection: Connection, window: Window, limit: int) -> Ranking
 def newest_moment(
     connection: Connection, sensor: str | None, since: dt.datetime, until: dt.datetime
 ) -> dt.datetime | None:
-    """Return when the newest session of a span of time began, else when its newest file was seen, else None."""
+    """Return the newest moment of a span of time at which something happened, or None.
+
+    Something happened when a session began, when a session first named a file or URL, and at the time of a captured
+    file that no log names.
+    """
     began = SessionSummary.first_event_at
-    session = select(began).where(began >= since, began < until, true() if sensor is None else on_sensor(sensor))
-    newest = connection.scalar(session.order_by(began.desc()).limit(1))
-    if newest is None:
-        file = select(Files.first_seen).where(Files.first_seen >= since, Files.first_seen < until)
-        if sensor is not None:
-            file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
-            file = file.where(file_on_sensor(sensor))
-        newest = connection.scalar(file.order_by(Files.first_seen.desc()).limit(1))
-    return newest
+    session = select(began.label("at")).where(true() if sensor is None else on_sensor(sensor))
+    file = select(Files.first_seen.label("at"))
+    url = select(FileMention.first_seen.label("at")).where(FileMention.kind == URL)
+    if sensor is not None:
+        file = file.outerjoin(SessionSummary, SessionSummary.session_id == Files.session_id)
+        file = file.where(file_on_sensor(sensor))
+        url = url.join(SessionSummary, SessionSummary.session_id == FileMention.session_id).where(on_sensor(sensor))
+    moments = []
+    for query in (session, file, url):
+        column = query.selected_columns["at"]
+        newest = query.where(column >= since, column < until).order_by(column.desc()).limit(1)
+        moments += [row.at for row in connection.execute(newest)]
+    return max(moments, default=None)
 
 
 def _sum(value: ColumnElement[Any] | Any) -> ColumnElement[int]:
@@ -359,6 +392,13 @@ def _in_window(window: Window) -> list[ColumnElement[bool]]:
     if window.sensor is not None:
         conditions.append(on_sensor(window.sensor))
     return conditions
+
+
+def _began_before(window: Window, session_id: Any) -> ColumnElement[bool]:
+    """Return the condition that a row's session began before the window."""
+    session = aliased(SessionSummary)  # the row may be joined with its session already
+    earlier = select(session.session_id).where(session.session_id == session_id)
+    return earlier.where(session.first_event_at < window.start).exists()
 
 
 def _select_sessions(window: Window, *columns: Any) -> Select[*tuple[Any, ...]]:

@@ -40,8 +40,15 @@ _EVENT_TEXT_CHARS = 1000
 _PARTS_SHOWN = 100
 
 
-def file_text(file: FileDetails, screen: Screen) -> str:
-    """Return one file as text, with everything that is known about it."""
+def file_text(file: FileDetails, screen: Screen, *, is_so_far: bool = False) -> str:
+    """Return one file as text, with everything that is known about it.
+
+    Args:
+        file: the file.
+        screen: the output device.
+        is_so_far: whether a backfill may still bring sightings of it: then its dates and counts are those so far.
+    """
+    so_far = " (so far)" if is_so_far else ""
     size_bytes = "" if file.size_bytes is None else f"{size_text(file.size_bytes)} ({plural(file.size_bytes, 'byte')})"
     fields = [
         ("SHA-256", cell(file.sha256)),
@@ -60,9 +67,9 @@ def file_text(file: FileDetails, screen: Screen) -> str:
         ("analysed there", moment(file.vt_last_analysis)),
         ("asked", moment(file.vt_scan_date)),
         *_sources(file),
-        ("first seen here", moment(file.first_seen)),
-        ("last seen here", moment(file.last_seen)),
-        ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}")),
+        ("first seen here", Text(f"{moment_text(file.first_seen)}{so_far}")),
+        ("last seen here", Text(f"{moment_text(file.last_seen)}{so_far}")),
+        ("sessions", Text(f"{file.session_count:,} from {plural(file.addresses, 'address', 'addresses')}{so_far}")),
         ("how", _joined(file.origins)),
         ("sensors", _joined(file.sensors)),
     ]

@@ -46,6 +46,9 @@ def enrichment_text(status: EnrichmentStatus, screen: Screen) -> str:
     parts += _sources(status.sources, screen)
     if status.without_key:
         parts.append(sentence(f"\nNot asked, as no key is given: {', '.join(status.without_key)}.", "dim"))
+    if status.not_named:
+        names = ", ".join(status.not_named)
+        parts.append(sentence(f"\nNot asked, as COWRIEPROC_ENRICHMENT_PROVIDERS does not name them: {names}.", "dim"))
     parts += _ledgers(status.ledgers, screen)
     return draw(screen, *parts, *_failures(status.failures, screen))
 

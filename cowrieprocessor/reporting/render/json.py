@@ -58,10 +58,15 @@ def _plain_scalar(value: str | float | dt.datetime | None) -> str | float | None
     return value
 
 
+_FOR_TEXT = ("completeness", "lists_files", "earlier_session", "newest", "is_to_come")
+"""Fields of a report that choose the words and commands of its text."""
+
+
 def report_json(report: Report) -> str:
     """Return a report as JSON; docs/reports.md describes its fields."""
     document = plain(report) | report.completeness.fields()
-    del document["completeness"], document["lists_files"]
+    for name in _FOR_TEXT:
+        del document[name]
     document["period"] = {"kind": report.period.kind.value, "name": report.period.name, **document["period"]}
     document["left_out"] = report.left_out()
     document["changes_percent"] = {name: change.percent for name, change in report.changes().items()}

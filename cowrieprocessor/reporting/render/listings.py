@@ -185,7 +185,7 @@ def dead_letters_text(page: Page[DeadLetter], counts: Sequence[ReasonCount], scr
     columns = (
         Column("id", number=True),
         Column("stored (UTC)", needs=80),
-        Column("reason", wraps=True),
+        Column("reason", wraps=True, at_most=24),
         Column("line", number=True, needs=56),
         Column("log and beginning of the value", wraps=True, takes_rest=True),
     )

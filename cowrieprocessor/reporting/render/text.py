@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cowrieprocessor.reporting.periods import PeriodKind
 from cowrieprocessor.reporting.queries.activity import Ranking, Totals
+from cowrieprocessor.reporting.queries.dead_letters import SUSPECTED_BY_V3
 from cowrieprocessor.reporting.render.history import changed_verdicts_section, found_malicious_section
 from cowrieprocessor.reporting.render.terminal import (
     SHORT_HASH_CHARS,
@@ -97,12 +98,16 @@ def headline(report: Report) -> str:
     """Return the report in one or two sentences."""
     if report.is_empty and report.has_news:
         return f"No session began and no file was seen ({report.period.name}, UTC). {_news_sentence(report.totals)}"
+    if report.is_empty and report.is_to_come:
+        return f"This {_PERIOD[report.period.kind]} has not come yet ({report.period.name}, UTC)."
     if report.is_empty:
         return f"Nothing happened: no session began and no file was seen ({report.period.name}, UTC)."
     return f"{_sessions_sentence(report.totals)} {_files_sentence(report.totals)}"
 
 
 def _sessions_sentence(totals: Totals) -> str:
+    if not totals.sessions:
+        return "No session began."
     text = plural(totals.sessions, "session")
     if totals.addresses:
         text += f" from {plural(totals.addresses, 'address', 'addresses')}"
@@ -127,15 +132,23 @@ def _files_sentence(totals: Totals) -> str:
         return f"No file {'is recorded' if totals.sessions_without_their_files else 'was dropped'}."
     if totals.sessions_with_files:
         sessions = plural(totals.sessions_with_files, "session")
-        dropped = f"{sessions} dropped {plural(totals.files, 'different file')}"
+        if totals.sessions_begun_earlier == totals.sessions_with_files:
+            sessions += " that began earlier"
+        elif totals.sessions_begun_earlier:
+            sessions += f", {totals.sessions_begun_earlier:,} of them begun earlier,"
+        dropped = f"{sessions} dropped {plural(totals.files, 'file', 'different files')}"
     else:
         dropped = f"{plural(totals.files, 'captured file')} that no log names"
     details = _file_details(totals)
-    return f"{dropped}: {', '.join(details)}." if details else f"{dropped}, all seen before."
+    if details:
+        return f"{dropped}: {', '.join(details)}."
+    if totals.files_new is None:
+        return f"{dropped}."
+    return f"{dropped}, {'all ' if totals.files > 1 else ''}seen before."
 
 
 def _file_details(totals: Totals) -> list[str]:
-    """Return how many of the files are malicious, suspicious and new; empty if none is."""
+    """Return how many of the files are malicious, suspicious and new; empty if none is, or it is not known."""
     details = []
     if totals.files_malicious:
         details.append(f"{totals.files_malicious:,} malicious")
@@ -229,7 +242,7 @@ def _files(report: Report, screen: Screen) -> list[RenderableType]:
         Column("size", number=True, needs=72),
         Column("sessions", number=True, needs=56),
         Column("verdict"),
-        Column("first seen", needs=60),
+        Column("first seen" if report.totals.files_new is not None else "first seen so far", needs=60),
     )
     rows = [
         (
@@ -290,8 +303,20 @@ def _dead_letters(report: Report) -> list[RenderableType]:
     if not report.dead_letters:
         return []
     total = sum(letters.count for letters in report.dead_letters)
+    suspected = sum(letters.count for letters in report.dead_letters if letters.reason in SUSPECTED_BY_V3)
     reasons = ", ".join(f"{shown(letters.reason, 128)} {letters.count:,}" for letters in report.dead_letters)
-    return [heading("Not understood"), sentence(f"{plural(total, 'dead letter')} of any date: {reasons}")]
+    parts: list[RenderableType] = [
+        heading("Suspected by version 3" if suspected == total else "Not understood"),
+        sentence(f"{plural(total, 'dead letter')} of any date: {reasons}"),
+    ]
+    if suspected:
+        parts.append(
+            sentence(
+                f"Version 3 suspected {plural(suspected, 'event')} of these and stored them all the same; "
+                "`cowrieprocessor dead-letters replay` resolves their letters."
+            )
+        )
+    return parts
 
 
 def next_commands(report: Report, db_option: str) -> list[str]:
@@ -308,11 +333,17 @@ def next_commands(report: Report, db_option: str) -> list[str]:
         lines.append(f"cowrieprocessor files history{db_option} {sha256[:SHORT_HASH_CHARS]}")
     if report.totals.sessions:
         lines.append(f"cowrieprocessor sessions list{db_option} {_session_options(report)}")
+    if report.earlier_session is not None:
+        lines.append(f"cowrieprocessor sessions show{db_option} {shell_word(report.earlier_session)}")
     if report.dead_letters:
         lines.append(f"cowrieprocessor dead-letters list{db_option}")
-    if report.previous.sessions or report.previous.files:
-        before = report.period.previous()
-        lines.append(f"cowrieprocessor report {before.kind}{db_option} --date {before.name}{_sensor_option(report)}")
+    other = [report.period.previous()] if report.previous.sessions or report.previous.files else []
+    if report.newest is not None and report.newest not in other:
+        other.append(report.newest)
+    lines += [
+        f"cowrieprocessor report {period.kind}{db_option} --date {period.name}{_sensor_option(report)}"
+        for period in other
+    ]
     return lines
 
 

@@ -207,43 +207,55 @@ def test_the_job_and_the_propagation_backlog(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "in_use", "without_key", "problem"),
+    ("environment", "in_use", "without_key", "not_named", "problem"),
     [
-        ({}, ["hashlookup"], ["malwarebazaar", "urlhaus", "urlhaus-url", "virustotal"], None),
-        (KEYS, list(NAMES), [], None),
+        ({}, ["hashlookup"], ["malwarebazaar", "urlhaus", "urlhaus-url", "virustotal"], [], None),
+        (KEYS, list(NAMES), [], [], None),
+        ({"COWRIEPROC_ENRICHMENT_PROVIDERS": "none"}, [], [], list(NAMES), None),
         (
             {"COWRIEPROC_VIRUSTOTAL_KEY": "file:/does/not/exist"},
             ["hashlookup", "virustotal"],
             ["malwarebazaar", "urlhaus", "urlhaus-url"],
+            [],
             None,
         ),
         (
             {"COWRIEPROC_ENRICHMENT_PROVIDERS": "urlhaus"},
             [],
-            ["malwarebazaar", "urlhaus", "urlhaus-url", "virustotal"],
+            ["urlhaus"],
+            ["hashlookup", "malwarebazaar", "urlhaus-url", "virustotal"],
             "names urlhaus, but the key is not given",
         ),
         (
             {"COWRIEPROC_ENRICHMENT_PROVIDERS": "hashlookup,wrong"},
             ["hashlookup"],
+            [],
             ["malwarebazaar", "urlhaus", "urlhaus-url", "virustotal"],
             "names wrong; known are hashlookup",
         ),
     ],
 )
-def test_sources_without_a_key_are_named(
-    engine: Engine, environment: dict[str, str], in_use: list[str], without_key: list[str], problem: str | None
+def test_sources_that_are_not_asked_are_named(
+    engine: Engine,
+    environment: dict[str, str],
+    in_use: list[str],
+    without_key: list[str],
+    not_named: list[str],
+    problem: str | None,
 ) -> None:
     """Whatever is wrong with the keys, the status is shown, and says which sources are not queried and why."""
     status = _status(engine, load_settings(environ=environment))
-    assert (in_use, without_key) == (
+    assert (in_use, without_key, not_named) == (
         [source.provider for source in status.sources if source.in_use],
         list(status.without_key),
+        list(status.not_named),
     )
     assert (problem or "") in (status.problem or "")
     assert (problem is None) == (status.problem is None)
-    if without_key:
-        assert "Not asked, as no key is given:" in enrichment_text(status, Screen())
+    text = " ".join(enrichment_text(status, Screen()).split())
+    reasons = (("no key is given", without_key), ("COWRIEPROC_ENRICHMENT_PROVIDERS does not name them", not_named))
+    for reason, names in reasons:
+        assert (f"Not asked, as {reason}: {', '.join(names)}." in text) == bool(names)
 
 
 def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:

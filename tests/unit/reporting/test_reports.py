@@ -13,10 +13,11 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.errors import NotFound
+from cowrieprocessor.loader.rows.file_mentions import URL
 from cowrieprocessor.reporting.periods import Period, PeriodKind, period_of
 from cowrieprocessor.reporting.queries.activity import Ranked, Ranking, Totals
 from cowrieprocessor.reporting.reports import Change, make_report, newest_period
-from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
+from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_mention, add_session, at, sha
 
 NOW = at(12, days=1)
 
@@ -193,6 +194,7 @@ class Recount:
         origins = Counter(file.origin for file in self._files)
         return {
             "sessions_with_files": len({file.session_id for file in self._files if file.origin != "artifact"}),
+            "sessions_begun_earlier": len(self._begun_earlier()),
             "files": len(self._hashes),
             "files_new": sum(self._is_new(sha256) for sha256 in self._hashes),
             "files_malicious": verdicts["malicious"],
@@ -202,6 +204,14 @@ class Recount:
             "downloads": origins["download"],
             "uploads": origins["upload"],
             "artifacts": origins["artifact"],
+        }
+
+    def _begun_earlier(self) -> set[str]:
+        ids = {file.session_id for file in self._files if file.origin != "artifact"}
+        return {
+            row.session_id
+            for row in self._truth.sessions
+            if row.session_id in ids and row.first and row.first < self._start
         }
 
     def rankings(self) -> dict[str, list[Ranked]]:
@@ -332,8 +342,8 @@ def test_dead_letters_are_the_unresolved_ones(engine: Engine) -> None:
     assert report.is_empty
 
 
-def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
-    """The newest period is that of the newest session, else of the newest file, else None; also for one sensor."""
+def test_newest_period_is_that_of_the_newest_session_or_file(engine: Engine) -> None:
+    """The newest period is that of the newest session or file, else None; also for one sensor."""
     with read_transaction(engine) as connection:
         assert newest_period(connection, PeriodKind.DAILY, NOW) is None
     with write_transaction(engine) as connection:
@@ -347,6 +357,26 @@ def test_newest_period_is_that_of_the_newest_session(engine: Engine) -> None:
     assert _newest_period_name(engine, None) == "2026-11-21"
     assert _newest_period_name(engine, "office") == "2026-11-19"
     assert _newest_period_name(engine, "box") == "2026-11-12"
+
+
+def test_newest_period_is_that_of_a_file_after_the_newest_session(engine: Engine) -> None:
+    """A file or URL after midnight, and a captured file that no log names, are newer than the session's beginning."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(23.9, days=-1), sensor="lab")
+        add_session(connection, "b", at(23.9, days=-2), sensor="office")
+    names = [_newest_period_name(engine, None)]
+    with write_transaction(engine) as connection:
+        add_file(connection, "a", sha(1), at(0.1))
+    names.append(_newest_period_name(engine, None))
+    with write_transaction(engine) as connection:
+        add_mention(connection, "b", "", URL, "http://198.51.100.7/x", at(0.1, days=1))
+    names.append(_newest_period_name(engine, None))
+    with write_transaction(engine) as connection:
+        add_file(connection, "artifact:box", sha(2), at(0, days=1), origin="artifact")
+        add_file(connection, "artifact:lab", sha(2), at(0, days=400), origin="artifact")
+    sensors = [_newest_period_name(engine, sensor) for sensor in ("lab", "office", "box", None)]
+    assert names == ["2026-11-20", "2026-11-21", "2026-11-22"]
+    assert sensors == ["2026-11-21", "2026-11-22", "2026-11-22", "2026-11-22"]
 
 
 def test_a_session_dated_in_the_future_is_not_the_newest(engine: Engine) -> None:

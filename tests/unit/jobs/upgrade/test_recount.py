@@ -91,8 +91,8 @@ def test_a_dry_run_changes_no_byte(migrated: Path) -> None:
     done = call("--dry-run", "--db", migrated)
     assert (done.exit_code, done.stdout) == (
         0,
-        "2 sessions recounted, 2 would change\n5 stored events are there twice, because version 3 met their log under"
-        " two names; they would count once\n",
+        "2 sessions compared with their events, 2 would change\n"
+        "5 stored events are there twice, because version 3 met their log under two names; they would count once\n",
     )
     assert migrated.read_bytes() == before
 

@@ -216,6 +216,17 @@ def test_a_missing_path_is_reported(database: Engine, log: Path) -> None:
     assert [f"note: {paths[2]}: nothing is there yet"] == [text.partition(";")[0] for text in messages]
 
 
+def test_a_folder_without_logs_is_reported(engine: Engine, log: Path, tmp_path: Path) -> None:
+    """A folder that is there and holds no log is reported, one with a log is not; following it goes on."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("no log\n")
+    messages: list[str] = []
+    result = follow(engine, [log.parent, empty], SETTINGS, once=True, stop=Event(), notify=messages.append)
+    assert [f"note: {empty}: no logs in this folder yet"] == [text.partition(";")[0] for text in messages]
+    assert (result.counters["events"], result.failed) == (10, [])
+
+
 def test_a_second_follower_is_refused(engine: Engine, log: Path) -> None:
     """While one follows, another of the folder is refused, also with --once; afterwards it is not."""
     with Following(engine, [log]) as following:

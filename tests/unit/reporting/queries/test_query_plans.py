@@ -18,7 +18,7 @@ from cowrieprocessor.reporting.queries.file_history import file_history
 from cowrieprocessor.reporting.queries.file_sessions import list_file_sessions
 from cowrieprocessor.reporting.queries.files import FileFilter, list_files
 from cowrieprocessor.reporting.queries.sessions import SessionFilter, list_sessions, session_details
-from cowrieprocessor.reporting.reports import make_report
+from cowrieprocessor.reporting.reports import make_report, newest_period
 from tests.unit.reporting.scene import DAY, add_file, add_hash, add_session, sha
 
 TIME = "2026-11-21T00:00:00Z,x"
@@ -41,6 +41,8 @@ QUERIES: dict[str, Callable[[Connection], Any]] = {
     "a session": lambda c: session_details(c, "a"),
     "a daily report": lambda c: make_report(c, period_of(PeriodKind.DAILY, DAY)),
     "a report on a sensor": lambda c: make_report(c, period_of(PeriodKind.MONTHLY, DAY), sensor="lab"),
+    "the newest period": lambda c: newest_period(c, PeriodKind.DAILY, DAY),
+    "the newest period of a sensor": lambda c: newest_period(c, PeriodKind.DAILY, DAY, "lab"),
 }
 TABLES = (
     "file_hashes",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowrieprocessor.reporting.queries.dead_letters import EXCERPT_CHARS
-from cowrieprocessor.reporting.render.listings import excerpt_text
-from cowrieprocessor.reporting.render.terminal import media_type, shown
+from cowrieprocessor.reporting.queries.dead_letters import EXCERPT_CHARS, DeadLetter, ReasonCount
+from cowrieprocessor.reporting.queries.paging import Page
+from cowrieprocessor.reporting.render.listings import dead_letters_text, excerpt_text
+from cowrieprocessor.reporting.render.terminal import Screen, media_type, shown
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.integers(0, 120), st.booleans())
@@ -55,6 +57,17 @@ def test_an_excerpt_of_escapes_is_quick() -> None:
 def test_media_types_are_shortened(mime_type: str | None, text: str) -> None:
     """A media type loses its uninformative parts, and is cut if it is long."""
     assert text == media_type(mime_type).plain
+
+
+@pytest.mark.parametrize(("width", "log_chars"), [(80, 24), (100, 40), (150, 90)])
+def test_a_long_reason_leaves_room_for_the_log(width: int, log_chars: int) -> None:
+    """However long the reason of a dead letter is, its log and value have at least 24 columns, more on wide screens."""
+    reason = "file: shasum is not 64 hexadecimal characters, and more that an earlier release had to say of it"
+    at = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
+    source = "/" + "x" * 150
+    row = DeadLetter(1234, reason, source, 5, 6, at, False, None, {}, "", 2)
+    text = dead_letters_text(Page((row,), None), (ReasonCount(reason, 1),), Screen(width))
+    assert max(line.count("x") for line in text.splitlines() if "xxx" in line) >= log_chars
 
 
 def test_long_text_is_cut_with_a_mark() -> None:

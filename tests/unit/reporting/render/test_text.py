@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.loader.rows.file_mentions import URL
 from cowrieprocessor.reporting.periods import PeriodKind, period_of
 from cowrieprocessor.reporting.render.terminal import Screen, size_text
 from cowrieprocessor.reporting.render.text import next_commands, report_text
 from cowrieprocessor.reporting.reports import Report, make_report
 from cowrieprocessor.sanitize import shell_word
-from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_session, at, sha
+from tests.unit.reporting.scene import DAY, add_dead_letter, add_file, add_hash, add_mention, add_session, at, sha
 
 GOLDEN = """\
 Cowrie report: Saturday 21 November 2026 (UTC)
@@ -118,9 +119,12 @@ def _fill(connection: Connection) -> None:
         add_dead_letter(connection, "not JSON", {"malformed": "{"})
 
 
+NOW = at(12, days=9)
+
+
 def _report(engine: Engine, kind: PeriodKind = PeriodKind.DAILY, *, days: int = 0) -> Report:
     with read_transaction(engine) as connection:
-        return make_report(connection, period_of(kind, at(0, days=days)))
+        return make_report(connection, period_of(kind, at(0, days=days)), now=NOW)
 
 
 def test_report_reads_like_this(engine: Engine) -> None:
@@ -211,9 +215,13 @@ def test_weeks_and_months_are_named(engine: Engine, kind: PeriodKind, title: str
     ("files", "sessions", "expected"),
     [
         ([], 1, "1 session from 1 address, 1 of them let in. No file was dropped."),
-        ([("s0", 1, "download", 5)], 1, "1 session dropped 1 different file: not seen before."),
-        ([("s0", 1, "download", -99)], 1, "1 session dropped 1 different file, all seen before."),
-        ([("artifact:lab", 1, "artifact", 5)], 0, "0 sessions. 1 captured file that no log names: not seen before."),
+        ([("s0", 1, "download", 5)], 1, "1 session dropped 1 file: not seen before."),
+        ([("s0", 1, "download", -99)], 1, "1 session dropped 1 file, seen before."),
+        (
+            [("artifact:lab", 1, "artifact", 5)],
+            0,
+            "No session began. 1 captured file that no log names: not seen before.",
+        ),
     ],
 )
 def test_headline_fits_what_happened(
@@ -265,6 +273,94 @@ def test_cut_lists_say_how_many_more(engine: Engine) -> None:
 def test_sizes_have_decimal_units(size_bytes: int | None, text: str) -> None:
     """A size from 1 kB on has one decimal and the largest fitting unit."""
     assert text == size_text(size_bytes)
+
+
+def _words(report: Report) -> str:
+    return " ".join(report_text(report, Screen(240)).split())
+
+
+def test_a_session_of_the_day_before_is_told_and_offered(engine: Engine) -> None:
+    """A file that a session dropped after midnight is told with when the session began, and the session is offered."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "before", at(23.9, days=-1))
+        add_hash(connection, sha(1), at(0.1))
+        add_file(connection, "before", sha(1), at(0.1), download_url="http://198.51.100.7/x")
+    alone = _report(engine)
+    with write_transaction(engine) as connection:
+        add_session(connection, "today", at(3))
+        add_file(connection, "today", sha(1), at(3))
+    both, before = _report(engine), _report(engine, days=-1)
+    assert "No session began. 1 session that began earlier dropped 1 file: not seen before." in _words(alone)
+    assert "2 sessions, 1 of them begun earlier, dropped 1 file: not seen before." in _words(both)
+    assert next_commands(alone, "")[1:] == [
+        "cowrieprocessor sessions show before",
+        "cowrieprocessor report daily --date 2026-11-20",
+    ]
+    assert next_commands(both, "")[1:3] == [
+        "cowrieprocessor sessions list --since 2026-11-21 --until 2026-11-22 --with-files",
+        "cowrieprocessor sessions show before",
+    ]
+    assert (before.totals.sessions_begun_earlier, before.earlier_session) == (0, None)
+
+
+def test_a_session_of_the_day_before_that_fetched_nothing_is_offered(engine: Engine) -> None:
+    """A download after midnight that brought no file is in the report, and its session is offered."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "before", at(23.9, days=-1))
+        add_session(connection, "other", at(23.8, days=-1), sensor="office")
+        for session, hours in (("before", 0.1), ("other", 0.2)):
+            add_mention(connection, session, "", URL, "http://198.51.100.7/x", at(hours))
+    with read_transaction(engine) as connection:
+        found = [
+            make_report(connection, period_of(PeriodKind.DAILY, DAY), sensor=sensor, now=NOW).earlier_session
+            for sensor in (None, "lab", "office")
+        ]
+    assert found == ["other", "before", "other"]
+    assert "No session began. No file was dropped." in _words(_report(engine))
+    assert "cowrieprocessor sessions show other" in next_commands(_report(engine), "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [(PeriodKind.DAILY, "day"), (PeriodKind.WEEKLY, "week"), (PeriodKind.MONTHLY, "month")]
+)
+def test_a_period_to_come_says_so(engine: Engine, kind: PeriodKind, word: str) -> None:
+    """Of a period that has not begun nothing is said to have happened; the one that contains now is not to come."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1, days=-1))
+    future, present = _words(_report(engine, kind, days=400)), _words(_report(engine, kind, days=9))
+    name = period_of(kind, at(0, days=400)).name
+    assert f"This {word} has not come yet ({name}, UTC)." in future
+    assert "Nothing happened" not in future
+    assert "has not come" not in present
+
+
+@pytest.mark.parametrize("days", [-130_000, -2_000, -5, 2, 60])
+def test_an_empty_period_offers_the_newest_with_anything(engine: Engine, days: int) -> None:
+    """Long ago, between, after and to come: a report on nothing offers the newest period with sessions or files."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1, days=-20))
+        add_session(connection, "b", at(1))
+    assert next_commands(_report(engine, days=days), " --db x") == [
+        "cowrieprocessor report daily --db x --date 2026-11-21"
+    ]
+
+
+def test_letters_of_events_that_are_stored_say_so(engine: Engine) -> None:
+    """Letters that version 3 wrote of events it suspected are no events that were not understood: they are stored."""
+    with write_transaction(engine) as connection:
+        add_session(connection, "a", at(1))
+        for _ in range(3):
+            add_dead_letter(connection, "quarantined", {"eventid": "x"})
+        add_dead_letter(connection, "validation", {"eventid": "x"})
+    suspected = " ".join(report_text(_report(engine), Screen()).split())
+    with write_transaction(engine) as connection:
+        add_dead_letter(connection, "not JSON", {"malformed": "{"})
+    both = " ".join(report_text(_report(engine), Screen()).split())
+    assert "Suspected by version 3 4 dead letters of any date: quarantined 3, validation 1" in suspected
+    assert "Not understood" not in suspected
+    assert "Not understood 5 dead letters of any date: quarantined 3, not JSON 1, validation 1" in both
+    for text in (suspected, both):
+        assert "Version 3 suspected 4 events of these and stored them all the same;" in text
 
 
 def test_the_scene_is_on_a_saturday() -> None:
