@@ -19,7 +19,7 @@ def print_hint(state: Completeness) -> None:
 
 def backfill_hint(state: Completeness) -> str | None:
     """Return the note for an answer, or None if it is complete and counts every event once."""
-    if state.may_count_twice:
+    if state.complete and state.may_count_twice:
         return (
             "note: events that version 3 stored or counted twice may count twice here, until a recount: "
             f"{state.command}"
@@ -31,9 +31,10 @@ def backfill_hint(state: Completeness) -> str | None:
             f"note: an earlier release derived addresses, user names and commands; those of {state.percent} of the "
             f"sessions are renewed: {state.command} renews the rest"
         )
+    twice = "events that version 3 stored or counted twice may count twice until a recount, and "
     return (
-        f"note: the backfill of {state.lacks} is at {state.percent}: those that an earlier release stored are not all "
-        f"here yet: {state.command}"
+        f"note: the backfill of {state.lacks} is at {state.percent}: {twice if state.may_count_twice else ''}"
+        f"those that an earlier release stored are not all here yet: {state.command}"
     )
 
 

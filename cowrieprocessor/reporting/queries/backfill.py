@@ -95,14 +95,16 @@ def completeness(connection: Connection, jobs: Sequence[str]) -> Completeness:
             events version 4 stored without them.
     """
     waiting = _waiting(connection, jobs)
+    may_count_twice = SESSIONS_JOB in jobs and not twins_are_marked(connection) and has_rows_of_v3(connection)
     if waiting:
         share = min(_share(connection, job, record) for job, record in waiting.items())
         names = tuple(job for job in ALL_JOBS if job in waiting)
-        return Completeness(False, _rounded(share), names, _command(connection, "backfill"))
+        command = _command(connection, "backfill")
+        return Completeness(False, _rounded(share), names, command, may_count_twice=may_count_twice)
     if SESSIONS_JOB in jobs and recount_is_due(connection):
         command = _command(connection, "recount")
         return Completeness(False, _rounded(_recounted(connection)), command=command, is_recount=True)
-    if SESSIONS_JOB in jobs and not twins_are_marked(connection) and has_rows_of_v3(connection):
+    if may_count_twice:
         return replace(COMPLETE, command=_command(connection, "recount"), may_count_twice=True)
     return COMPLETE
 

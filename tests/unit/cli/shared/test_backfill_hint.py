@@ -61,7 +61,16 @@ def test_a_migrated_database_says_what_lists_lack(migrated: Path, program: Progr
     (line,) = document.err.splitlines()
     assert line.startswith("note: ")
     assert line.endswith(NOTE + shlex.quote(str(migrated)))
+    assert ("may count twice until a recount" in line) == (name == "sessions")
     assert isinstance(json.loads(document.out), dict)
+
+
+def test_a_report_before_the_backfill_says_both(migrated: Path, program: Program) -> None:
+    """Numbers that may be too small and too large at once are said to be both."""
+    text = " ".join(program("report", "daily", "--db", migrated).out.split())
+
+    assert "may count twice here: `cowrieprocessor db recount`" in text
+    assert "`cowrieprocessor db backfill` adds them" in text
 
 
 def test_after_the_backfill_sessions_may_count_twice(migrated: Path, program: Program) -> None:
