@@ -16,7 +16,7 @@ from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.reporting.queries.paging import Bytewise, Page, page_of
 
 SUSPECTED_BY_V3 = frozenset({"quarantined", "validation"})
-"""Reasons that only version 3 wrote: it suspected these events, and stored them as events all the same."""
+"""Reasons that only version 3 wrote: it suspected these events and, as a rule, stored them as well."""
 
 EXCERPT_CHARS = 4096
 """Characters of each stored payload that a list reads: dead letters can be large."""

@@ -312,8 +312,8 @@ def _dead_letters(report: Report) -> list[RenderableType]:
     if suspected:
         parts.append(
             sentence(
-                f"Version 3 suspected {plural(suspected, 'event')} of these and stored them all the same; "
-                "`cowrieprocessor dead-letters replay` resolves their letters."
+                f"{plural(suspected, 'of these is an event', 'of these are events')} that version 3 suspected and, as "
+                "a rule, stored; `cowrieprocessor dead-letters replay` resolves the letters of those that are stored."
             )
         )
     return parts

@@ -360,7 +360,7 @@ def test_letters_of_events_that_are_stored_say_so(engine: Engine) -> None:
     assert "Not understood" not in suspected
     assert "Not understood 5 dead letters of any date: quarantined 3, not JSON 1, validation 1" in both
     for text in (suspected, both):
-        assert "Version 3 suspected 4 events of these and stored them all the same;" in text
+        assert "4 of these are events that version 3 suspected and, as a rule, stored;" in text
 
 
 def test_the_scene_is_on_a_saturday() -> None:
