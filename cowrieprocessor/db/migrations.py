@@ -92,7 +92,8 @@ def require_current(engine: Engine) -> None:
     name = describe(engine)
     with read_transaction(engine) as connection:
         facts = read_facts(connection, name)
-        current_revision(connection, facts, name)
+        if facts.version == CURRENT_SCHEMA_VERSION:
+            current_revision(connection, facts, name)
     word = shell_word(address(engine))
     if facts.version is None:
         raise SchemaVersionError(f"{name}: is empty; `cowrieprocessor load --db {word} LOGS` fills it")

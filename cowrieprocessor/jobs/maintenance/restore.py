@@ -105,11 +105,8 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
     """
     files, path = database_file(engine, SERVER_REMEDY)
     source = source.expanduser().resolve()
-    if path.exists() and source.exists() and path.samefile(source):
-        raise CopyRefused(f"{source}: is the database itself; name the backup")
-    if not source.exists():
-        raise CopyRefused(f"{source}: no such file; name a backup that `cowrieprocessor db backup` made")
     files.require_local_disk(path)
+    _require_other_file(path, source)
     backup = read_only_engine(engine, source)
     try:
         with read_transaction(backup) as connection:
@@ -134,6 +131,17 @@ def plan_restore(engine: Engine, source: Path, *, quick: bool = False) -> Restor
         free_bytes=free_bytes(path.parent),
         duration_s=size_bytes / COPY_BYTES_PER_S + 2 * checking_s(size_bytes, quick=quick),
     )
+
+
+def _require_other_file(path: Path, source: Path) -> None:
+    try:
+        source.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CopyRefused(f"{source}: no such file; name a backup that `cowrieprocessor db backup` made") from None
+    except OSError:
+        return  # opening it says what is wrong
+    if path.exists() and path.samefile(source):
+        raise CopyRefused(f"{source}: is the database itself; name the backup")
 
 
 def restore(
