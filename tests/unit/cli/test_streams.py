@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.every_command import ALL, CALLED, NAME, Scene, call, make_scene
+from tests.unit.cli.every_command import ALL, CALLED, NAME, Scene, a_third, call, make_scene
+
+pytestmark = pytest.mark.torture
 
 CLOSED = "error: the output cannot be written: standard output is closed"
 NO_READER = '"$@" | head -c 0; exit "${PIPESTATUS[0]}"'
@@ -27,7 +29,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return make_scene(tmp_path_factory.mktemp("scene"))
 
 
-@pytest.mark.parametrize("name", CALLED)
+@pytest.mark.parametrize("name", a_third(CALLED, 0))
 def test_a_reader_that_has_gone_is_no_error(scene: Scene, name: str, tmp_path: Path) -> None:
     """`| head` ends the command quietly; a reader of messages that has gone does not keep it from its work."""
     for number, script in enumerate((NO_READER, NO_READER_OF_MESSAGES)):
@@ -48,7 +50,7 @@ def test_a_reader_that_has_gone_hides_no_failure(tmp_path: Path, options: list[s
     assert (done.returncode, b"Traceback" in done.stderr) == (3, False)
 
 
-@pytest.mark.parametrize("name", CALLED)
+@pytest.mark.parametrize("name", a_third(CALLED, 1))
 def test_a_closed_output_is_said(scene: Scene, name: str, tmp_path: Path) -> None:
     """With `>&-` a command that has something to print ends with 1 and one sentence; closed messages change nothing."""
     here = scene.copy(tmp_path / "one")
@@ -77,7 +79,7 @@ def test_nothing_is_written_into_the_database_by_its_number(scene: Scene, name: 
     assert (checked.returncode, b"sound" in checked.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("name", CALLED)
+@pytest.mark.parametrize("name", a_third(CALLED, 2))
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_any_terminal_can_show_it(scene: Scene, name: str, encoding: str, tmp_path: Path) -> None:
     """A terminal that is not UTF-8 gets only what its encoding has; other characters are escapes, lines are drawn."""
@@ -92,7 +94,7 @@ def test_any_terminal_can_show_it(scene: Scene, name: str, encoding: str, tmp_pa
     assert (rb"\u20ac" in text) == (name in SHOWS_IT)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", a_third(ALL, 0))
 def test_help_into_a_closed_output_is_said(name: str, tmp_path: Path) -> None:
     """Also the help of every command and group needs somewhere to go."""
     done = call([*name.split(), "--help"], cwd=tmp_path, script='exec "$@" >&-')
