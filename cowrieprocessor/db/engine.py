@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,12 +154,28 @@ def dispose(engine: Engine) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold signals back: the pool would report what their handlers raise as a failure to close a connection."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Hold signals back: the pool would report what their handlers raise as a failure to close a connection.
+
+    Blocking them would not do: another thread of the process may receive them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread
+        return
+    held: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        held.append(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _parse(name: str) -> URL:
