@@ -111,7 +111,7 @@ def test_an_old_python_is_named(words: str) -> None:
 
 
 def test_no_address_of_the_project_is_claimed() -> None:
-    """The metadata has no project URL: nobody owns one, and whoever registered the name could put anything there."""
+    """The package metadata has no project URL, because nobody owns one."""
     claimed = [
         str(path.relative_to(PROJECT))
         for folder in ("cowrieprocessor", "packaging", "docs", "requirements", "scripts")
