@@ -115,6 +115,9 @@ ANSWERS = (
 )
 """Commands whose answer depends on the backfill; those on one session or file are in a test of their own."""
 
+DOUBLED_BY_TWINS = (("sessions", "list"), ("report", "monthly"), ("db", "status"))
+"""Of ANSWERS, those that count events, which version 3 may have stored twice."""
+
 
 @pytest.mark.parametrize("command", ANSWERS, ids=" ".join)
 def test_an_answer_before_the_backfill_says_so(migrated: Path, command: tuple[str, str]) -> None:
@@ -124,7 +127,9 @@ def test_an_answer_before_the_backfill_says_so(migrated: Path, command: tuple[st
     after, complete = document(*command, "--db", migrated), run(*command, "--db", migrated)
 
     assert (before["complete"], before["backfilled_share"]) == (False, 0.0)
-    assert re.search(r"note: the backfill of [a-zU, RL]+ is at 0%: those that", text.stderr)
+    twice = "events that version 3 stored or counted twice may count twice until a recount, and "
+    doubled = twice if command in DOUBLED_BY_TWINS else ""
+    assert re.search(rf"note: the backfill of [a-zU, RL]+ is at 0%: {doubled}those that", text.stderr)
     assert f"cowrieprocessor db backfill --db {migrated}" in text.stderr
     assert (after["complete"], after["backfilled_share"]) == (True, 1.0)
     assert "backfill" not in complete.stderr + complete.stdout.replace("backfill-", "")
