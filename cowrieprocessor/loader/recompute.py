@@ -68,6 +68,20 @@ def recompute_sessions(connection: Connection, session_ids: Iterable[str], remov
         rows.delete_sessions([session_id for session_id in wanted if not sources[session_id]])
 
 
+def recompute_mentions(connection: Connection, session_ids: Iterable[str]) -> None:
+    """Replace the URLs and names that some sessions mention by those of their stored events.
+
+    Args:
+        connection: in a transaction that excludes loaders of these sessions.
+        session_ids: the sessions.
+    """
+    wanted = sorted(set(session_ids))
+    _, files, _ = _aggregates(connection, wanted)
+    with closing(RecomputedRows(connection)) as rows, closing(LoadingStatements(connection)) as statements:
+        rows.empty_mentions(wanted)
+        statements.merge_mentions(files.mention_rows())
+
+
 def _aggregates(
     connection: Connection, session_ids: Sequence[str]
 ) -> tuple[SessionAggregates, FileAggregates, dict[str, set[str]]]:

@@ -37,6 +37,11 @@ class RecomputedRows:
             for table in ("session_attributes", "session_logins", "command_stats", "file_mentions"):
                 self._execute(f"DELETE FROM {table} WHERE session_id IN ({marks})", part)
 
+    def empty_mentions(self, session_ids: Sequence[str]) -> None:
+        """Delete the URLs and names that sessions mention with files."""
+        for part in chunks(session_ids):
+            self._execute(f"DELETE FROM file_mentions WHERE session_id IN ({_marks(part)})", part)
+
     def delete_sessions(self, session_ids: Sequence[str]) -> None:
         """Delete the rows of sessions without an event, and what is known of their sensors."""
         for part in chunks(session_ids):

@@ -26,6 +26,7 @@ from cowrieprocessor.jobs.dead_letters.reading import NewValues, Readable, Store
 from cowrieprocessor.jobs.dead_letters.source_bytes import range_of
 from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint, LookedUp
+from cowrieprocessor.loader.recompute import recompute_mentions
 from cowrieprocessor.loader.rows.batch import Batch
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregates
@@ -106,6 +107,7 @@ class ReplayWriter:
     _hashes: list[list[Any]] = field(default_factory=list)
     _files: list[list[Any]] = field(default_factory=list)
     _mentions: list[list[Any]] = field(default_factory=list)
+    _mentions_outdated: set[str] = field(default_factory=set)
     _dead_letters: list[list[Any]] = field(default_factory=list)
     _byte_count_changes: list[ByteCountChange] = field(default_factory=list)
 
@@ -140,6 +142,7 @@ class ReplayWriter:
             statements.insert_dead_letters(self._dead_letters)
         finally:
             statements.close()
+        recompute_mentions(self.connection, self._mentions_outdated)
         updates = [
             (resolved.letter.id, {**resolved.letter.metadata, "replayed": _replay_note(resolved)})
             for resolved in self.resolved
@@ -239,12 +242,13 @@ class ReplayWriter:
         sessions.add(event)
         files = FileAggregates()
         files.add(event)
-        self._mentions += files.mention_rows()
         if event.event_type in ORIGINS:
+            self._mentions_outdated.add(event.session_id or "")  # its URL counted as one without a file
             self._hashes += files.hash_rows(self._now)
             self._files += files.file_rows()
             self._attributes += sessions.attribute_rows()  # merged a second time, they stay the same
         elif stored.by_backfill:
+            self._mentions += files.mention_rows()
             self._attributes += sessions.attribute_rows()
             self._commands += sessions.command_rows()
             self._logins += sessions.login_rows()

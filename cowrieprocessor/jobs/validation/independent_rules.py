@@ -81,13 +81,13 @@ def expected_file(fields: Mapping[str, Any]) -> ExpectedRow | str:
 def expected_mentions(fields: Mapping[str, Any]) -> Iterator[ExpectedRow]:
     """Yield (session, digest, hash, kind, value, time, time) for each URL and name that a file event mentions.
 
-    A download that brought no file has a URL only. An event whose file is refused mentions nothing.
+    A download that brought no file, or one with a malformed hash, has a URL only.
     """
     session, moment = session_of(fields), moment_or_none(fields.get("timestamp"))
     why_no_row = NO_HASH
     if fields.get("eventid") in ORIGINS:
         why_no_row = _why_no_row(fields, session, moment) or ""
-    if not session or moment is None or why_no_row not in ("", NO_HASH):
+    if not session or moment is None:
         return
     sha256 = "" if why_no_row else fields["shasum"].lower()
     place = _given(fields, "url")

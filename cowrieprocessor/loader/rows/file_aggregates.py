@@ -59,6 +59,7 @@ class FileAggregates:
         try:
             sighting = file_sighting(event.fields, event.session_id or "")
         except InvalidShasum as error:
+            self._mentions.add(event, NO_FILE)
             return Refused(REASON_SHASUM, str(error))
         if sighting is None:
             self.counters[reason_without_file(event.fields)] += 1

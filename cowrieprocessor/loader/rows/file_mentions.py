@@ -25,7 +25,7 @@ FILE_EVENTS = frozenset({*ORIGINS, FILE_DOWNLOAD_FAILED})
 """The events that mention URLs or names of files."""
 
 NO_FILE = ""
-"""The hash of a download that brought no file: it failed, or was empty."""
+"""The hash of a download without a file in `files`: it failed, was empty, or its hash is malformed."""
 
 _DIGEST_CHARS = 32
 

@@ -59,9 +59,10 @@ OWN = [
     line("download.failed", "bb", "05:00", url="http://203.0.113.2/own-a.sh"),
     line("download.failed", "cc", "05:00", url="http://203.0.113.3/dead"),
     line("download", "cc", "06:00", shasum="", outfile="", url="http://203.0.113.3/empty"),
+    line("download", "cc", "06:30", shasum="22", destfile="odd", url="http://203.0.113.3/odd"),
     line("upload", "cc", "07:00", shasum=ONE, filename="redtail", destfile="/root/redtail", url="/root/redtail"),
 ]
-"""A second URL for a hash and in a session, failed and empty downloads, two names of an upload."""
+"""A second URL for a hash and in a session, failed and empty downloads, a malformed hash, two names of an upload."""
 
 
 def lines_of(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -84,7 +85,7 @@ def recounted(paths: Iterable[Path]) -> Mentions:
         if kind not in ("download", "download.failed", "upload") or not fields.get("session"):
             continue
         url, sha256 = fields.get("url") or "", fields.get("shasum") or ""
-        sha256 = "" if kind == "download.failed" else sha256.lower()
+        sha256 = sha256.lower() if kind != "download.failed" and len(sha256) == len(ONE) else ""
         is_url = kind != "upload" and url not in ("", "stdin") and not url.startswith("/")
         names = {fields[key] for key in ("destfile", "filename") if fields.get(key)}
         if not names and url != "stdin":
@@ -101,11 +102,7 @@ def recounted(paths: Iterable[Path]) -> Mentions:
 def stored(engine: Engine) -> Mentions:
     """Return all rows of `file_mentions`."""
     with read_transaction(engine) as connection:
-        rows = (
-            connection.execute(select(FileMention)).scalars
-            if False
-            else connection.execute(select(FileMention.__table__))
-        )
+        rows = connection.execute(select(FileMention.__table__))
         return {
             (row.session_id, row.shasum, row.kind, visible(row.value)): (
                 f"{row.first_seen:%Y-%m-%d %H:%M:%S.%f}",
@@ -174,7 +171,7 @@ def test_views_count_every_url(engine: Engine, logs: list[Path]) -> None:
     ranked = {url.value: (url.sessions, url.times) for url in report.urls.top}
     assert ranked == {url: (len(sessions), len(hashes)) for url, (sessions, hashes) in urls.items()}
     assert ranked["http://203.0.113.2/own-a.sh"] == (2, 2)
-    assert ranked["http://203.0.113.3/dead"] == ranked["http://203.0.113.3/empty"] == (1, 0)
+    assert {ranked[f"http://203.0.113.3/{name}"] for name in ("dead", "empty", "odd")} == {(1, 0)}
     assert on_sensor.urls.top == report.urls.top
     assert [(url.value, url.sessions, f"{url.first_seen:%H}", f"{url.last_seen:%H}") for url in show.urls] == [
         ("http://203.0.113.2/own-a.sh", 2, "02", "04"),

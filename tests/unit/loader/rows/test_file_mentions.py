@@ -53,7 +53,7 @@ def mentioned(*events: Event) -> set[tuple[str, str, str]]:
             {(SHA, "name", "x"), (SHA, "name", "/root/x")},
         ),
         (event(UPLOAD, shasum=SHA, filename="x", url=URL), {(SHA, "name", "x")}),
-        (event(DOWNLOAD, shasum="zz", url=URL), set()),
+        (event(DOWNLOAD, shasum="zz", url=URL, destfile="/tmp/y"), {("", "url", URL)}),
         (event(FAILED, url=URL, session=""), set()),
         (event(FAILED, url=URL, timestamp="soon"), set()),
         (event("cowrie.log.closed", shasum=SHA, url=URL), set()),
