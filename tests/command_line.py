@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+from tests.fork_server import run_forked
 
 PROGRAM = [sys.executable, "-m", "cowrieprocessor"]
 
 
-def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, without a terminal."""
-    return subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False)
+def run(
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, without a terminal, in a process that has its modules already."""
+    ended = run_forked([*map(str, arguments)], cwd=cwd, env=env)
+    return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from tests.command_line import PROGRAM
+from tests.command_line import PROGRAM, run
 from tests.documents import PROJECT
 from tests.stand_ins.behaviours import HTML_502
 from tests.stand_ins.clock import Timepiece
@@ -61,12 +61,10 @@ def program(
     *arguments: object, here: Services, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the program, or a script of the project, to its end."""
-    command = [*PROGRAM, *map(str, arguments)]
-    if str(arguments[0]).startswith("scripts/"):
-        command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=PROJECT, env=surroundings(here, environment), check=False
-    )
+    words, env = [*map(str, arguments)], surroundings(here, environment)
+    if not words[0].startswith("scripts/"):
+        return run(*words, cwd=PROJECT, env=env)
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=PROJECT, env=env, check=False)
 
 
 def surroundings(here: Services, environment: dict[str, str] | None = None) -> dict[str, str]:

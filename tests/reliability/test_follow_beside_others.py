@@ -22,7 +22,7 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests.logical_digest import Contents, difference, logical_contents
 from tests.logs import events
-from tests.reliability.command_forks import CommandForks, ForkServer
+from tests.reliability.command_forks import CommandForks
 from tests.stand_ins.scene import Services, download, services, sha256_of
 from tests.stand_ins.virustotal import KeyLimits
 
@@ -66,18 +66,11 @@ def here() -> Iterator[Services]:
         yield all_of_them
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    """What has imported the program."""
-    with ForkServer() as server:
-        yield server
-
-
 @pytest.fixture
-def forks(tmp_path: Path, here: Services, fork_server: ForkServer) -> Iterator[CommandForks]:
+def forks(tmp_path: Path, here: Services) -> Iterator[CommandForks]:
     """What starts the program's commands, so that they ask the stand-ins."""
     slow = {f"COWRIEPROC_{name}_PER_MINUTE": "600" for name in ("VIRUSTOTAL", "MALWAREBAZAAR", "URLHAUS", "HASHLOOKUP")}
-    with CommandForks(tmp_path / "said.txt", here.environment() | slow, server=fork_server) as made:
+    with CommandForks(tmp_path / "said.txt", here.environment() | slow) as made:
         yield made
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cowrieprocessor.db.engine import dispose, get_engine
 from cowrieprocessor.db.migrations import apply_migrations
-from tests.reliability.command_forks import CommandForks, Commands, ForkServer, Processes
+from tests.reliability.command_forks import CommandForks, Commands, Processes
 from tests.reliability.killing_round import LOCK_TIMEOUT_S, START_S, KillingRound, Kills
 from tests.rotation.sabotage import REQUIRED, skip_one_row, swallow_errors
 from tests.torture import TORTURE, rounds
@@ -29,17 +29,10 @@ TRIES = 10
 SEED = int(os.environ.get("COWRIEPROC_KILLS_SEED", "20261122"))
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    """What has imported the program."""
-    with ForkServer() as server:
-        yield server
-
-
 @pytest.fixture
-def forks(fork_server: ForkServer, tmp_path: Path) -> Iterator[CommandForks]:
+def forks(tmp_path: Path) -> Iterator[CommandForks]:
     """What starts the program's commands."""
-    with CommandForks(tmp_path / "said.txt", server=fork_server) as made:
+    with CommandForks(tmp_path / "said.txt") as made:
         yield made
 
 

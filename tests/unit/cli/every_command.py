@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import click
 from cowrieprocessor.cli.main import cli
 from tests.command_line import PROGRAM
 from tests.documents import PROJECT
-from tests.torture import TORTURE
+from tests.fork_server import CAPTURED, NOTHING, run_forked
 
 SAMPLES = PROJECT / "samples"
 TIMEOUT_S = 120
@@ -41,15 +41,6 @@ CALLED = sorted(
     name for name, command in ALL.items() if not isinstance(command, click.Group) or command.invoke_without_command
 )
 """The commands that do something: also a group that is called alone."""
-
-
-def a_third(names: Iterable[str], number: int) -> list[str]:
-    """Return the first, second or last third of commands (0 to 2): each call starts the program, which takes a second.
-
-    `make torture` calls all of them.
-    """
-    listed = list(names)
-    return listed if TORTURE else listed[number::3]
 
 
 _CALLS: Mapping[str, tuple[str, ...]] = {
@@ -118,16 +109,30 @@ def make_scene(folder: Path) -> Scene:
         encoding="utf-8",
     )
     for words in (["load", "log.json", "bad.json", "--db", NAME], ["db", "backup", "backup.sqlite", "--db", NAME]):
-        subprocess.run([*PROGRAM, *words], cwd=folder, check=True, capture_output=True)
+        run_forked(words, cwd=folder).check_returncode()
     with closing(sqlite3.connect(folder / NAME)) as connection:
         (file,) = connection.execute("SELECT min(shasum) FROM files").fetchone()
     return Scene(folder, file)
 
 
 def call(
+    words: list[str],
+    *,
+    cwd: Path,
+    stdin: str = NOTHING,
+    stdout: str = CAPTURED,
+    stderr: str = CAPTURED,
+    **environment: str,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the program, with streams as for `run_forked`; no source of verdicts is asked."""
+    env = {**os.environ, "COWRIEPROC_ENRICHMENT_PROVIDERS": "none", **environment}
+    return run_forked(words, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
+def call_by_shell(
     words: list[str], *, cwd: Path, script: str = 'exec "$@"', **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the program from a shell, which sets up its streams; no source of verdicts is asked."""
+    """Run the program as users do, from a shell, which sets up its streams."""
     return subprocess.run(
         ["bash", "-c", script, "bash", *PROGRAM, *words],
         cwd=cwd,

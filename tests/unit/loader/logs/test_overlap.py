@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -107,20 +107,6 @@ def counters_are_right(engine: Engine) -> bool:
         counted = Counter(connection.execute(sessions).scalars())
         rows = connection.execute(select(SessionSummary.session_id, SessionSummary.event_count)).all()
     return dict(counted) == {row.session_id: row.event_count for row in rows}
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Callable[[], Engine]]:
-    """Makes SQLite databases."""
-    made: list[Engine] = []
-
-    def make() -> Engine:
-        made.append(get_engine(tmp_path / f"{len(made)}.sqlite"))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        dispose(engine)
 
 
 CASES = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select, text
 
-from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import DeadLetterEvent, RawEvent, WrappedLog
 from cowrieprocessor.loader.bulk import BulkLoader, LoadResult
 from cowrieprocessor.loader.delta import DeltaLoader
@@ -78,20 +78,6 @@ def every_byte_is_accounted_for(engine: Engine) -> bool:
             )
         ).scalars()
         return set(rows) <= {0}
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Callable[[], Engine]]:
-    """Makes SQLite databases."""
-    made: list[Engine] = []
-
-    def make() -> Engine:
-        made.append(get_engine(tmp_path / f"{len(made)}.sqlite"))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        dispose(engine)
 
 
 @pytest.mark.parametrize("form", WRAPPED)
