@@ -1,7 +1,7 @@
 """Engines and transactions: the only access to a database.
 
 Every transaction is either for reading or for writing: `read_transaction` sees one snapshot and cannot write;
-`write_transaction` holds the write lock from its first statement. Driver errors are translated to ours here.
+`write_transaction` holds the write lock from its first statement. Both translate driver errors to ours.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 
-from cowrieprocessor.db.dialects import dialect_named, dialect_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import EngineOptions, options_of
 from cowrieprocessor.errors import ConfigurationError, DatabaseReadOnly
 from cowrieprocessor.settings import DEFAULT_DATABASE, load_settings
@@ -32,9 +31,6 @@ __all__ = [
     "translate_errors",
     "write_transaction",
 ]
-
-_POSTGRES_NAMES = frozenset({"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"})
-_SQLITE_NAMES = frozenset({"sqlite", "sqlite+pysqlite", "sqlite+pysqlite3"})
 
 
 def get_engine(
@@ -65,7 +61,7 @@ def get_engine(
         on_wait=on_wait,
         driver=settings.sqlite_driver,
     )
-    return dialect_named(url.get_backend_name()).create_engine(url, options)
+    return dialect_of(url).create_engine(url, options)
 
 
 def second_engine(engine: Engine, *, lock_timeout_s: float) -> Engine:
@@ -97,35 +93,18 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-@contextmanager
-def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection that sees one snapshot of the database and cannot write.
+def read_transaction(engine: Engine) -> AbstractContextManager[Connection]:
+    """Return a transaction that sees one snapshot of the database and cannot write; it begins when it is entered.
 
     Raises:
         DatabaseError: the database does not exist or cannot be read; the message names the remedy.
     """
-    dialect = dialect_of(engine)
-    dialect.install_listeners(engine)
-    with translate_errors(engine), dialect.read_transaction(engine) as connection:
-        yield connection
+    return dialect_of(engine).read_transaction(engine)
 
 
-@contextmanager
-def translate_errors(engine: Engine) -> Iterator[None]:
-    """Translate the errors of the database drivers to ours, with the remedy in the message.
-
-    Errors that only a bug in our code can cause (a violated constraint, an SQL error) are not translated.
-    """
-    dialect = dialect_of(engine)
-    errors: tuple[type[Exception], ...] = (DBAPIError, *dialect.driver_errors)
-    try:
-        yield
-    except errors as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        translated = dialect.explain(cause, engine.url) if cause is not None else None
-        if translated is None:
-            raise
-        raise translated from error
+def translate_errors(engine: Engine) -> AbstractContextManager[None]:
+    """Return a context that translates the errors of the database drivers; see `Dialect.translate_errors`."""
+    return dialect_of(engine).translate_errors(engine)
 
 
 def describe(engine: Engine) -> str:
@@ -142,8 +121,10 @@ def address(db: str | Engine) -> str:
     Raises:
         ConfigurationError: the URL is invalid.
     """
-    url = _parse(db) if isinstance(db, str) else db.url
-    return dialect_named(url.get_backend_name()).address(url)
+    if isinstance(db, Engine):
+        return dialect_of(db).address(db.url)
+    url = _parse(db)
+    return dialect_of(url).address(url)
 
 
 def dispose(engine: Engine) -> None:
@@ -179,11 +160,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _parse(name: str) -> URL:
-    """Return the URL of a database that is given as a path or a URL.
-
-    SQLAlchemy decodes what is quoted (`%3F`) in every part but the database. Of a PostgreSQL database it is decoded
-    here, as libpq does; a path of SQLite is taken as it is.
-    """
+    """Return the URL of a database that is given as a path or a URL; a path is that of an SQLite file."""
     if "://" not in name:
         return URL.create("sqlite", database=name)
     try:
@@ -196,11 +173,7 @@ def _parse(name: str) -> URL:
             f"{_redacted(name)}: what follows `?` in the URL is no parameter; if it belongs to the name, give an "
             "SQLite file by its path alone, and write %3F in the URL of a PostgreSQL database"
         )
-    if url.drivername in _SQLITE_NAMES:
-        return url.set(drivername="sqlite")
-    if url.drivername in _POSTGRES_NAMES:
-        return url.set(drivername="postgresql+psycopg", database=unquote(url.database) if url.database else None)
-    raise ConfigurationError(f"{url.drivername}: not supported; give an SQLite file or a postgresql:// URL")
+    return dialect_of(url).parsed(url)
 
 
 def _redacted(name: str) -> str:

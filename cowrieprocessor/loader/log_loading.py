@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest.followed_files import file_key_of, followed_host
 from cowrieprocessor.db.ingest.log_damage import Log
@@ -165,7 +165,7 @@ class LogLoading:
         self._in_process_until = time.monotonic()
         self._uses_other_core = False
         with read_transaction(engine) as connection:
-            self._fills_event_columns = not sql_of(connection).computes_event_columns
+            self._fills_event_columns = not dialect_of(connection).computes_event_columns
 
     def load(
         self,

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest.log_files import generations_of, has_rows_of_v3, taken_sources
 from cowrieprocessor.db.ingest.sensor_names import Log, SensorNames
@@ -165,7 +165,7 @@ class SmallLogs:
         self._sensors = sensors
         self._sizes = sizes
         with read_transaction(engine) as connection:
-            fills_event_columns = not sql_of(connection).computes_event_columns
+            fills_event_columns = not dialect_of(connection).computes_event_columns
         self._config = BatchConfig(ingest_id, fills_event_columns, settings.batch_size, settings.max_nesting)
 
     def load(self, paths: Sequence[Path]) -> Iterator[Outcome]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest import log_damage, log_files, sensor_names
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
@@ -84,4 +84,4 @@ def _writing(engine: Engine, log: Log, ingest_id: str) -> Generator[tuple[Connec
         sensor_names.lock(connection)
         if not log_files.is_known(connection, log):
             raise LogMoved  # it was removed meanwhile, or has to be read again
-        yield connection, Loading(ingest_id, now_text(), not sql_of(connection).computes_event_columns)
+        yield connection, Loading(ingest_id, now_text(), not dialect_of(connection).computes_event_columns)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.ingest import log_files, sensor_names, wrapped_logs
 from cowrieprocessor.db.ingest.event_locks import lock_events
@@ -99,7 +99,7 @@ def _give_sensor(connection: Connection, rows: BatchRows, sensor: str | None) ->
 
 def _write_damage(connection: Connection, rows: BatchRows, copies: Sequence[Log], ingest_id: str) -> None:
     """Store damaged places and their dead letters, and settle what is known of torn values."""
-    loading = Loading(ingest_id, rows.now, not sql_of(connection).computes_event_columns)
+    loading = Loading(ingest_id, rows.now, not dialect_of(connection).computes_event_columns)
     changes = explain_ends(connection, rows)
     if rows.first_moment is not None:
         log = (rows.log["identity"], rows.log["generation"])

@@ -93,7 +93,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("upgrade", "validation"),
         ("status", "dead_letters", "enrichment"),
         ("files", "ingest"),
-        ("jobs", "schema_facts", "table_scan"),
+        ("jobs", "schema_facts"),
         ("engine", "models"),
         ("models_v3",),
         ("chunks", "columns", "dialects", "revisions"),

@@ -140,8 +140,10 @@ def _pause_or_resume(engine: Engine, *, to_pause: bool) -> None:
 
 def _default_pause_file(engine: Engine) -> Path | None:
     """Return the default pause file, next to an SQLite database; None for a server."""
+    from cowrieprocessor.db.dialects import dialect_of
+
     name = engine.url.database
-    return Path(f"{name}.pause").expanduser() if engine.dialect.name == "sqlite" and name else None
+    return Path(f"{name}.pause").expanduser() if dialect_of(engine).files is not None and name else None
 
 
 def _announce(name: str, plan: BackfillPlan) -> None:

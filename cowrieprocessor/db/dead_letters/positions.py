@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, select, tuple_, update
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, LogFile, RawEvent
 
@@ -103,7 +103,7 @@ def taken_offsets(connection: Connection, source_key: SourceKey, first: int, las
 
 def payload_at(connection: Connection, source_key: SourceKey, offset: int) -> str | None:
     """Return the payload stored at an offset of a log as text, None if there is none."""
-    payload = sql_of(connection).json_text("payload")
+    payload = dialect_of(connection).sql.json_text("payload")
     same_inode = "source_inode IS NULL" if source_key.source_inode is None else "source_inode = ?"
     values: list[Any] = [source_key.source, source_key.source_generation, offset]
     values += [] if source_key.source_inode is None else [source_key.source_inode]
@@ -111,7 +111,7 @@ def payload_at(connection: Connection, source_key: SourceKey, offset: int) -> st
         f"SELECT {payload} FROM raw_events WHERE source = ? AND source_generation = ? AND source_offset = ?"
         f" AND {same_inode} ORDER BY id LIMIT 1"
     )
-    stored = connection.exec_driver_sql(sql_of(connection).statement(statement), tuple(values)).scalar()
+    stored = connection.exec_driver_sql(dialect_of(connection).sql.statement(statement), tuple(values)).scalar()
     return None if stored is None else str(stored)
 
 

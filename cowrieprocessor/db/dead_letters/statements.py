@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Text, bindparam, cast, delete, func, select, text, update
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.log_files import MAX_SOURCE_CHARS
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import DeadLetterEvent, Job, LogFile
@@ -141,7 +141,7 @@ def payload_chars(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
 
 def read_letters(connection: Connection, ids: Sequence[int]) -> list[StoredLetter]:
     """Return letters with their payloads, ordered by id; deleted letters are left out."""
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     found = []
     for part in chunks(ids):
         statement = sql.statement(
@@ -241,7 +241,7 @@ def count_purged_v3_letters(connection: Connection) -> int:
 
 def event_payload(connection: Connection, event_id: int, max_chars: int) -> str | None:
     """Return the payload of a stored event, None if there is none or it is longer than `max_chars`."""
-    payload = sql_of(connection).json_text("payload")
+    payload = dialect_of(connection).sql.json_text("payload")
     query = text(f"SELECT {payload} FROM raw_events WHERE id = :id AND length({payload}) <= :chars")
     payload_text = connection.execute(query, {"id": event_id, "chars": max_chars}).scalar()
     return None if payload_text is None else str(payload_text)

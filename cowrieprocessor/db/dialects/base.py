@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from cowrieprocessor.errors import DatabaseError
+
+if TYPE_CHECKING:  # each is imported when it is first asked for
+    from cowrieprocessor.db.dialects.bulk import BulkInsert
+    from cowrieprocessor.db.dialects.definitions import Definitions
+    from cowrieprocessor.db.dialects.pressure import Pressure
+    from cowrieprocessor.db.dialects.scan import TableScan
+    from cowrieprocessor.db.dialects.sql import SqlExpressions
 
 OPTIONS_KEY = "cowrieprocessor"
 """Execution option of an engine for its `EngineOptions`."""
@@ -123,6 +131,32 @@ class Dialect(ABC):
     is_dedicated: ClassVar[bool]
     """Whether a database belongs to one application only; a database on a server may be shared."""
 
+    computes_event_columns: ClassVar[bool]
+    """Whether the database itself computes session_id, event_type and event_timestamp of raw_events."""
+
+    @property
+    @abstractmethod
+    def sql(self) -> SqlExpressions:
+        """The SQL expressions that differ between the databases."""
+
+    @property
+    @abstractmethod
+    def bulk(self) -> BulkInsert:
+        """The insertion of many rows of a table."""
+
+    @property
+    @abstractmethod
+    def definitions(self) -> Definitions:
+        """The definitions and locks of tables."""
+
+    @abstractmethod
+    def pressure(self, engine: Engine) -> Pressure:
+        """Return the write pressure on a database; it remembers what it has seen."""
+
+    @abstractmethod
+    def scan(self, engine: Engine) -> AbstractContextManager[TableScan]:
+        """Return the scan of a database's tables, open for as long as the context."""
+
     @property
     @abstractmethod
     def files(self) -> DatabaseFiles | None:
@@ -134,6 +168,10 @@ class Dialect(ABC):
         """The base error classes of the drivers in use."""
 
     @abstractmethod
+    def parsed(self, url: URL) -> URL:
+        """Return the URL that `create_engine` takes, from a URL as the user wrote it."""
+
+    @abstractmethod
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
         """Return an engine with our connection settings; no connection is opened yet."""
 
@@ -141,9 +179,36 @@ class Dialect(ABC):
     def install_listeners(self, engine: Engine) -> None:
         """Install our transaction handling in an engine, unless it already has it."""
 
+    @contextmanager
+    def read_transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Yield a connection that sees one snapshot of the database and cannot write.
+
+        Raises:
+            DatabaseError: the database does not exist or cannot be read; the message names the remedy.
+        """
+        self.install_listeners(engine)
+        with self.translate_errors(engine), self._snapshot(engine) as connection:
+            yield connection
+
     @abstractmethod
-    def read_transaction(self, engine: Engine) -> AbstractContextManager[Connection]:
+    def _snapshot(self, engine: Engine) -> AbstractContextManager[Connection]:
         """Return a transaction that sees one snapshot of the database and cannot write."""
+
+    @contextmanager
+    def translate_errors(self, engine: Engine) -> Iterator[None]:
+        """Translate the errors of the database drivers to ours, with the remedy in the message.
+
+        Errors that only a bug in our code can cause (a violated constraint, an SQL error) are not translated.
+        """
+        errors: tuple[type[Exception], ...] = (DBAPIError, *self.driver_errors)
+        try:
+            yield
+        except errors as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            translated = self.explain(cause, engine.url) if cause is not None else None
+            if translated is None:
+                raise
+            raise translated from error
 
     @abstractmethod
     def describe(self, url: URL) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, update
 
 from cowrieprocessor.db.chunks import MAX_PARAMETERS, chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, VerdictPropagation
 
@@ -243,7 +243,7 @@ def _copy(connection: Connection, verdict: Mapping[str, Any], rows: Sequence[_Ro
 
 def _lock_sessions(connection: Connection, sessions: Collection[str]) -> None:
     """Lock sessions in the order in which loaders lock them."""
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     if not sql.for_update():
         return
     identity = sql.binary("session_id")
@@ -267,7 +267,7 @@ def _flag(connection: Connection, sessions: Collection[str]) -> None:
 
 def unflag_sessions(connection: Connection, sessions: Collection[str]) -> None:
     """Unflag sessions without a malicious file; sessions that v3 enriched keep the flag it may have set."""
-    enrichment = sql_of(connection).json_text("enrichment")
+    enrichment = dialect_of(connection).sql.json_text("enrichment")
     condition = (
         f"vt_flagged AND (enrichment IS NULL OR {enrichment} = 'null') AND NOT EXISTS (SELECT 1 FROM files"
         " WHERE files.session_id = session_summaries.session_id AND files.vt_malicious)"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
@@ -48,7 +48,7 @@ def database_file(engine: Engine, remedy: str) -> tuple[DatabaseFiles, Path]:
 def read_only_engine(engine: Engine, path: Path | None = None) -> Engine:
     """Return a read-only engine for the same database, or another file, that creates no files next to it."""
     options = replace(options_of(engine), read_only=True, leave_no_trace=True)
-    url = engine.url if path is None else URL.create("sqlite", database=str(path))
+    url = engine.url if path is None else engine.url.set(database=str(path))
     return dialect_of(engine).create_engine(url, options)
 
 

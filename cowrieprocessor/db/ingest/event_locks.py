@@ -16,7 +16,7 @@ from zlib import crc32
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 
 LOCK_COUNT = 256
 """Number of locks; a server holds a few thousand at a time. Source: PostgreSQL docs, max_locks_per_transaction."""
@@ -46,7 +46,7 @@ def _lock_number(sensor: str, day: str) -> int:
 
 
 def _acquire(connection: Connection, numbers: Iterable[int]) -> None:
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     locks = sql.numbered_locks()
     ordered = sorted(numbers)
     if locks is None or not ordered:

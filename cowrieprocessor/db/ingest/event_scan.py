@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job, LogFile, RawEvent, TwinEvent
 
@@ -95,7 +95,7 @@ def events_with_ids(connection: Connection, ids: Sequence[int]) -> Iterator[Stor
 
 def long_payload(connection: Connection, event_id: int) -> str:
     """Return the payload of an event, also one over the limit."""
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     statement = sql.statement(f"SELECT {sql.json_text('payload')} FROM raw_events WHERE id = ?")
     with closing(connection.connection.cursor()) as cursor:
         cursor.execute(statement, (event_id,))
@@ -137,7 +137,7 @@ def is_ours(row: str, last_v3_id: int) -> str:
 
 
 def _select_events(connection: Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredEvent]:
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     payload = sql.json_text("payload")
     statement = sql.statement(
         "SELECT id, source, source_inode, source_generation, source_offset, ingest_id,"

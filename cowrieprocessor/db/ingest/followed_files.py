@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
 
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
 from cowrieprocessor.db.ingest import log_files
 from cowrieprocessor.db.models import Base
 from cowrieprocessor.sanitize import inert
@@ -161,7 +160,7 @@ def keep_extent(connection: Connection, file: SeenFile) -> None:
     cursor = connection.connection.cursor()
     try:
         cursor.execute(
-            sql_of(connection).statement(
+            dialect_of(connection).sql.statement(
                 f"INSERT INTO followed_files AS f ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
                 " ON CONFLICT (place) DO UPDATE SET bytes_seen = excluded.bytes_seen"
                 " WHERE f.identity = excluded.identity AND f.generation = excluded.generation"

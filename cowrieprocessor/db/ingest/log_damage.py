@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.damage_kinds import NUL, REFUSED, TORN_END
 from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.db.models import DeadLetterEvent, LogDamage, LogFile, OverlappingEvent, RawEvent
@@ -273,7 +273,7 @@ def timestamps_beginning_with(connection: Connection, beginning: str, since: str
         since: the smallest timestamp, compared as the log spells it.
         until: the largest one.
     """
-    head = f"substr({sql_of(connection).json_text('payload')}, 1, ?)"
+    head = f"substr({dialect_of(connection).sql.json_text('payload')}, 1, ?)"
     for _ in BLANKS:
         head = f"replace({head}, ?, '')"
     statement = (
@@ -284,7 +284,7 @@ def timestamps_beginning_with(connection: Connection, beginning: str, since: str
     cursor = connection.connection.cursor()
     try:
         values = (since, until, head_length(size), *BLANKS, size, beginning)
-        cursor.execute(sql_of(connection).statement(statement), values)
+        cursor.execute(dialect_of(connection).sql.statement(statement), values)
         while row := cursor.fetchone():
             yield str(row[0])
     finally:
@@ -343,7 +343,7 @@ def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]
     """Run a query on the driver's own cursor and return its rows."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return list(cursor.fetchall())
     finally:
         cursor.close()

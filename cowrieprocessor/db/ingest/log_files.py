@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, func, inspect, select
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import LogFile, RawEvent
 
 COLUMNS = tuple(column.name for column in LogFile.__table__.columns if column.name != "updated_at")
@@ -64,7 +64,7 @@ def _query(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[
     """Run a query on the driver's own cursor and return its rows."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return cursor.fetchall()
     finally:
         cursor.close()
@@ -154,7 +154,7 @@ def store(
         values = (*(more.get(name, row[name]) for name in changed), *expected)
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return bool(cursor.rowcount == 1)
     finally:
         cursor.close()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 
 _LOG_COLUMNS = "identity, generation, source, source_inode, source_generation, current_path, values_done"
 _OF_LOG = "source = ? AND source_inode = ? AND source_generation = ?"
@@ -191,7 +191,7 @@ def forget_log(connection: Connection, log: StoredLog) -> None:
 def _rows(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), tuple(values))
+        cursor.execute(dialect_of(connection).sql.statement(sql), tuple(values))
         return list(cursor.fetchall())
     finally:
         cursor.close()
@@ -200,7 +200,7 @@ def _rows(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
 def _execute(connection: Connection, sql: str, values: Sequence[Any]) -> int:
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), tuple(values))
+        cursor.execute(dialect_of(connection).sql.statement(sql), tuple(values))
         return int(cursor.rowcount)
     finally:
         cursor.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 
 _HAS_ANY = "SELECT 1 FROM overlapping_events WHERE identity = ? AND generation = ? LIMIT 1"
 _COUNT = "SELECT occurrences FROM overlapping_events WHERE identity = ? AND generation = ? AND payload_hash = ?"
@@ -48,7 +48,7 @@ def add_left_out(connection: Connection, log: tuple[str, int], counts: Mapping[s
     rows = [(*log, payload_hash, count) for payload_hash, count in sorted(counts.items())]
     cursor = connection.connection.cursor()
     try:
-        cursor.executemany(sql_of(connection).statement(_ADD), rows)
+        cursor.executemany(dialect_of(connection).sql.statement(_ADD), rows)
     finally:
         cursor.close()
 
@@ -57,9 +57,9 @@ def take_back_left_out(connection: Connection, log: tuple[str, int], payload_has
     """Subtract one from the count of an event of a log that is not in it after all; return False if it has none."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(_TAKE_BACK), (*log, payload_hash))
+        cursor.execute(dialect_of(connection).sql.statement(_TAKE_BACK), (*log, payload_hash))
         changed = cursor.rowcount > 0
-        cursor.execute(sql_of(connection).statement(_DELETE_NONE), (*log, payload_hash))
+        cursor.execute(dialect_of(connection).sql.statement(_DELETE_NONE), (*log, payload_hash))
     finally:
         cursor.close()
     return bool(changed)
@@ -69,7 +69,7 @@ def _first(connection: Connection, sql: str, values: tuple[Any, ...]) -> Any:
     """Return the first value of the first row, read with the driver's own cursor: asked for each event."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         row = cursor.fetchone()
     finally:
         cursor.close()

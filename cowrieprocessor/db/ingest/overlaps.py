@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.events import utc_text
 
@@ -53,7 +53,7 @@ class _OverlapQueries:
     """Queries for one batch, on the driver's own cursor because they run for every batch."""
 
     def __init__(self, connection: Connection, log: Mapping[str, Any]) -> None:
-        self._sql = sql_of(connection)
+        self._sql = dialect_of(connection).sql
         self._cursor = connection.connection.cursor()
         self._log = (log["source"], log["source_inode"], log["source_generation"])
 

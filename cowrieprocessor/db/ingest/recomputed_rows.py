@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 
 Row = Sequence[Any]
 
@@ -17,7 +17,7 @@ class RecomputedRows:
     """Replaces facts on one connection, in the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._sql = sql_of(connection)
+        self._sql = dialect_of(connection).sql
         self._cursor = connection.connection.cursor()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.interpret.sensors import matcher
 
 NAMES_LOCK = 0x73656E736F72
@@ -133,7 +133,7 @@ def lock(connection: Connection, *, to_change: bool = False) -> None:
         connection: in a write transaction, before any row lock.
         to_change: whether this transaction changes names.
     """
-    statement = sql_of(connection).named_lock(NAMES_LOCK, shared=not to_change)
+    statement = dialect_of(connection).sql.named_lock(NAMES_LOCK, shared=not to_change)
     if statement is not None:
         _query(connection, statement, ())
 
@@ -189,7 +189,7 @@ def unmark(connection: Connection, session_ids: Iterable[str]) -> None:
     cursor = connection.connection.cursor()
     try:
         cursor.executemany(
-            sql_of(connection).statement("DELETE FROM sessions_to_rename WHERE session_id = ?"),
+            dialect_of(connection).sql.statement("DELETE FROM sessions_to_rename WHERE session_id = ?"),
             [(session_id,) for session_id in session_ids],
         )
     finally:
@@ -212,7 +212,7 @@ def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]
     """Run a query on the driver's own cursor, because loaders run them for every batch."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return list(cursor.fetchall())
     finally:
         cursor.close()
@@ -222,7 +222,7 @@ def _execute(connection: Connection, sql: str, values: Sequence[Any]) -> int:
     """Run a statement, and return the number of rows it changed."""
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return int(cursor.rowcount)
     finally:
         cursor.close()
@@ -244,7 +244,7 @@ def move_captured_files(connection: Connection, old: str, new: str) -> int:
     Returns:
         The number of rows moved or merged.
     """
-    first_seen = sql_of(connection).earliest("files.first_seen", "o.first_seen")
+    first_seen = dialect_of(connection).sql.earliest("files.first_seen", "o.first_seen")
     _execute(
         connection,
         f"UPDATE files SET first_seen = {first_seen} FROM files AS o"

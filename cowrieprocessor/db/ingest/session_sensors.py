@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest import event_scan
 from cowrieprocessor.db.ingest.sensor_names import Log, SensorNames
 from cowrieprocessor.events import SESSION_CONNECT, Event, parse_stored
@@ -138,7 +138,7 @@ def merge(connection: Connection, rows: Sequence[Row]) -> None:
         connection: in a write transaction with the lock on the names.
         rows: in the order of the columns, sorted by session.
     """
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     given, logged = (sql.earliest(sql.binary(f"s.{name}"), sql.binary(f"excluded.{name}")) for name in _NAMES)
     _execute_many(
         connection,
@@ -175,7 +175,7 @@ def compute(connection: Connection, session_ids: Sequence[str]) -> None:
         "INSERT INTO session_sensors (session_id) VALUES (?) ON CONFLICT DO NOTHING",
         [(session_id,) for session_id in session_ids],
     )
-    lock = sql_of(connection).for_update()
+    lock = dialect_of(connection).sql.for_update()
     for part in chunks(session_ids) if lock else ():
         where = f"session_id IN ({_placeholders(part)}) ORDER BY session_id"
         _query(connection, f"SELECT session_id FROM session_sensors WHERE {where}{lock}", part)
@@ -248,7 +248,7 @@ def _placeholders(values: Sequence[Any]) -> str:
 def _query(connection: Connection, sql: str, values: Sequence[Any]) -> list[Any]:
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         return list(cursor.fetchall())
     finally:
         cursor.close()
@@ -259,6 +259,6 @@ def _execute_many(connection: Connection, sql: str, rows: Sequence[Row]) -> None
         return
     cursor = connection.connection.cursor()
     try:
-        cursor.executemany(sql_of(connection).statement(sql), rows)
+        cursor.executemany(dialect_of(connection).sql.statement(sql), rows)
     finally:
         cursor.close()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import VERDICT_COLUMNS
 
 Row = Sequence[Any]
@@ -30,6 +30,7 @@ RAW_EVENT_COLUMNS = (
     "payload_hash",
 )
 EVENT_COLUMNS = ("session_id", "event_type", "event_timestamp")
+DEAD_LETTER_COLUMNS = ("ingest_id", "source", "source_offset", "reason", "payload", "metadata_json", "created_at")
 
 
 class _HashRow(NamedTuple):
@@ -41,25 +42,26 @@ class _HashRow(NamedTuple):
 
 
 class LoadingStatements:
-    """Writes the rows of one batch on one connection, in the caller's transaction."""
+    """Writes the rows of one batch on one connection, in the caller's transaction.
+
+    Attributes:
+        computes_event_columns: whether the database computes EVENT_COLUMNS, so that rows for raw_events omit them.
+    """
 
     def __init__(self, connection: Connection) -> None:
-        self._sql = sql_of(connection)
+        dialect = dialect_of(connection)
+        self._sql, self._bulk = dialect.sql, dialect.bulk
+        self.computes_event_columns = dialect.computes_event_columns
         self._cursor = connection.connection.cursor()
-
-    @property
-    def computes_event_columns(self) -> bool:
-        """Whether the database computes EVENT_COLUMNS, so that rows for raw_events omit them."""
-        return self._sql.computes_event_columns
 
     def close(self) -> None:
         """Close the cursor."""
         self._cursor.close()
 
     def insert_raw_events(self, rows: Sequence[Row]) -> None:
-        """Insert events; rows include EVENT_COLUMNS unless `computes_event_columns`."""
+        """Insert events; rows have RAW_EVENT_COLUMNS, then EVENT_COLUMNS unless `computes_event_columns`."""
         columns = RAW_EVENT_COLUMNS if self.computes_event_columns else RAW_EVENT_COLUMNS + EVENT_COLUMNS
-        self._execute_many(f"INSERT INTO raw_events ({', '.join(columns)}) VALUES ({_placeholders(columns)})", rows)
+        self._bulk.insert(self._cursor, "raw_events", columns, rows)
 
     def merge_sessions(self, rows: Sequence[Row]) -> None:
         """Upsert sessions: add to their counters and extend their time range.
@@ -201,10 +203,7 @@ class LoadingStatements:
             "file_size",
             *VERDICT_COLUMNS,
         )
-        self._execute_many(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({_placeholders(columns)})",
-            [(*row, now, *hash_rows[row[1]].copied) for row in added],
-        )
+        self._bulk.insert(self._cursor, "files", columns, [(*row, now, *hash_rows[row[1]].copied) for row in added])
         self._update_stored_files(
             [(row[2], row[3], row[4], row[5], now, row[0], row[1]) for row in rows if (row[0], row[1]) in stored]
         )
@@ -244,7 +243,7 @@ class LoadingStatements:
     def _update_stored_files(self, rows: Sequence[Row]) -> None:
         least, binary = self._sql.earliest, self._sql.binary
         given = "CAST(? AS VARCHAR)"
-        when = "CAST(? AS TIMESTAMP WITH TIME ZONE)" if not self.computes_event_columns else "?"
+        when = self._sql.time_value()
         # A sub-select binds each value once, because `earliest` repeats its arguments.
         self._execute_many(
             f"""
@@ -294,12 +293,8 @@ class LoadingStatements:
         return found
 
     def insert_dead_letters(self, rows: Sequence[Row]) -> None:
-        """Insert dead letters: ingest_id, source, source_offset, reason, payload, metadata_json, created_at."""
-        self._execute_many(
-            "INSERT INTO dead_letter_events (ingest_id, source, source_offset, reason, payload, metadata_json,"
-            " created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+        """Insert dead letters; rows have DEAD_LETTER_COLUMNS."""
+        self._bulk.insert(self._cursor, "dead_letter_events", DEAD_LETTER_COLUMNS, rows)
 
     def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
         """Add to a job's counters and store its cursor; with None the stored cursor is unchanged."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 
 _STORE = (
     "INSERT INTO wrapped_logs (identity, generation, wrapper, lines_foreign, bytes_foreign) VALUES (?, ?, ?, ?, ?)"
@@ -30,6 +30,6 @@ def store(connection: Connection, log: tuple[str, int], row: list[Any] | None) -
     sql, values = (_STORE, (*log, *row)) if row[0] is not None else (_DELETE, log)
     cursor = connection.connection.cursor()
     try:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
     finally:
         cursor.close()

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.scan import Row, ScanQuery, TableScan
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS, is_ours
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import MIGRATION_JOB, load_job
-from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 from cowrieprocessor.db.upgrade.twins import TwinSearch
 
 PAYLOAD = 4
@@ -59,7 +59,7 @@ class RecountRows:
 
     def __init__(self, scan: TableScan, *, with_payloads: bool = True) -> None:
         self._scan = scan
-        moment = scan.moment
+        moment = scan.sql.moment
         self._select = (
             "SELECT s.session_id, s.event_count, s.command_count, s.file_downloads, s.login_attempts,"
             f" {moment('s.first_event_at')}, {moment('s.last_event_at')} FROM session_summaries AS s"
@@ -67,7 +67,7 @@ class RecountRows:
         with scan.snapshot() as connection:
             migration = load_job(connection, MIGRATION_JOB)
             has_events_of_v3 = has_rows_of_v3(connection)
-            text = scan.json_text(connection, "e.payload")
+            text = scan.sql.json_text("e.payload")
         record = {} if migration is None else migration.cursor
         last_v3_id = int(record.get("raw_events_max_id") or 0)
         ours = is_ours("e", last_v3_id)
@@ -104,7 +104,7 @@ class RecountRows:
 
     def session(self, connection: Connection, session_id: str, *, to_write: bool = False) -> SessionCounters | None:
         """Return one session, None if there is none; `to_write` locks its row until the transaction ends."""
-        lock = sql_of(connection).for_update() if to_write else ""
+        lock = dialect_of(connection).sql.for_update() if to_write else ""
         rows = self._scan.rows(connection, f"{self._select} WHERE s.session_id = ?{lock}", (session_id,))
         return SessionCounters._make(rows[0]) if rows else None
 
@@ -135,7 +135,7 @@ class RecountRows:
 
     def payload(self, connection: Connection, event_id: int) -> str:
         """Return the payload of an event whose numeric timestamp is rounded in its column."""
-        payload = self._scan.json_text(connection, "e.payload")
+        payload = self._scan.sql.json_text("e.payload")
         return str(
             self._scan.rows(connection, f"SELECT {payload} FROM raw_events AS e WHERE e.id = ?", (event_id,))[0][0]
         )
@@ -183,7 +183,7 @@ def store_counters(connection: Connection, row: SessionCounters, now: str) -> No
     cursor: Any = connection.connection.cursor()
     try:
         cursor.execute(
-            sql_of(connection).statement(
+            dialect_of(connection).sql.statement(
                 "UPDATE session_summaries SET event_count = ?, command_count = ?, file_downloads = ?,"
                 " login_attempts = ?, first_event_at = ?, last_event_at = ?, updated_at = ? WHERE session_id = ?"
             ),
@@ -201,7 +201,9 @@ def store_derived(connection: Connection, session_id: str, rows: SessionRows) ->
     cursor: Any = connection.connection.cursor()
     try:
         for table in tables:
-            cursor.execute(sql_of(connection).statement(f"DELETE FROM {table} WHERE session_id = ?"), (session_id,))
+            cursor.execute(
+                dialect_of(connection).sql.statement(f"DELETE FROM {table} WHERE session_id = ?"), (session_id,)
+            )
     finally:
         cursor.close()
     statements = LoadingStatements(connection)

@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, select, text
 
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.models import V3_TABLES, Base, CommandStat, DeadLetterEvent
 from cowrieprocessor.db.schema_facts import (
     ALEMBIC_TABLE,
@@ -113,7 +112,7 @@ def _tables_to_drop(facts: SchemaFacts, database: str) -> tuple[str, ...]:
 
 def _lacks_redundant_index(connection: Connection, record: MigrationRecord | None) -> bool:
     """Return whether v3's second unique index is missing although v3 had it; without a record it is assumed to."""
-    indexes = definitions_of(connection).index_names(connection, "raw_events")
+    indexes = dialect_of(connection).definitions.index_names(connection, "raw_events")
     return REDUNDANT_INDEX not in indexes and (record is None or record.redundant_index)
 
 
@@ -134,7 +133,7 @@ def restore_v3(connection: Connection, facts: SchemaFacts, changes: SchemaRollba
         Base.metadata.tables[table].drop(connection)
     _restore_alembic(connection, facts, record)
     if record is None or not record.statistics:
-        for table in definitions_of(connection).statistics_tables(connection):
+        for table in dialect_of(connection).definitions.statistics_tables(connection):
             connection.execute(text(f"DROP TABLE {table}"))
     if changes.adds_index:
         connection.execute(text(_CREATE_REDUNDANT_INDEX))  # usually built beforehand, see jobs.upgrade.rollback
@@ -156,7 +155,7 @@ def _empty_command_stats(connection: Connection) -> int:
     """Delete all rows of command_stats and return their number."""
     rows = int(connection.execute(select(func.count()).select_from(CommandStat)).scalar_one())
     if rows:
-        definitions_of(connection).empty(connection, CommandStat.__tablename__)
+        dialect_of(connection).definitions.empty(connection, CommandStat.__tablename__)
     return rows
 
 

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Text, cast, delete, exists, func, insert, sel
 
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.columns import GENERATED_FROM_PAYLOAD
+from cowrieprocessor.db.dialects.scan import TableScan
 from cowrieprocessor.db.ingest.event_scan import is_ours
 from cowrieprocessor.db.jobs import MIGRATION_JOB, load_job, save_job
 from cowrieprocessor.db.models import Base
-from cowrieprocessor.db.table_scan import TableScan
 
 _EVENT, _TWIN = Base.metadata.tables["raw_events"], Base.metadata.tables["twin_events"]
 _SAVED_COLUMNS = [
@@ -54,7 +54,7 @@ class TwinSearch:
         Of each event the rows of the log with most of it stay, of several logs the one with most of the session; rows
         without an inode, which version 3 stored repeatedly for one line, stay once.
         """
-        text = self._scan.json_text(connection, "e.payload")
+        text = self._scan.sql.json_text("e.payload")
         log = "source, inode, generation"
         sql = f"""
             WITH v3 AS (

@@ -16,8 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, inspect, select, text
 
-from cowrieprocessor.db.dialects.definitions import definitions_of
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.jobs import MIGRATION_JOB
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import ALEMBIC_TABLE, SchemaFacts
@@ -118,8 +117,8 @@ def take_record(connection: Connection, facts: SchemaFacts) -> MigrationRecord:
         dead_letters_max_id=_max_id(connection, "dead_letter_events"),
         planned_files_max_id=_max_id(connection, "files") if has_files else 0,
         planned_origin="origin" in columns,
-        redundant_index=REDUNDANT_INDEX in definitions_of(connection).index_names(connection, "raw_events"),
-        statistics=bool(definitions_of(connection).statistics_tables(connection)),
+        redundant_index=REDUNDANT_INDEX in dialect_of(connection).definitions.index_names(connection, "raw_events"),
+        statistics=bool(dialect_of(connection).definitions.statistics_tables(connection)),
         alembic=_alembic(connection) if ALEMBIC_TABLE in facts.tables else None,
         taken_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         digests={table: _digest(connection, table) for table in _IMMUTABLE},
@@ -188,7 +187,7 @@ def _digest(connection: Connection, table: str) -> dict[str, Any]:
 
 def _definition(connection: Connection, table: str) -> str:
     """Return the digest of a table's definition without the redundant index, which `db optimize` may drop."""
-    return _hash(definitions_of(connection).of_table(connection, table, without_index=REDUNDANT_INDEX))
+    return _hash(dialect_of(connection).definitions.of_table(connection, table, without_index=REDUNDANT_INDEX))
 
 
 def _sample_ids(connection: Connection, table: str) -> list[int]:
@@ -225,7 +224,7 @@ def _sample_text_keys(connection: Connection, table: str, key: str) -> list[str]
 def _rows(connection: Connection, table: str, keys: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """Yield key and digest of the rows with these keys that exist."""
     key, names = _IMMUTABLE[table]
-    sql = sql_of(connection)
+    sql = dialect_of(connection).sql
     columns = [sql.json_text(name) if name in _JSON_COLUMNS else name for name in names]
     for part in (keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE)):
         marks = ", ".join("?" * len(part))

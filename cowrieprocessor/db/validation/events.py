@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
+from cowrieprocessor.db.dialects.scan import Row, ScanQuery, TableScan
 
 MAX_PAYLOAD_CHARS = 2 << 20
 """Larger payloads of version 3 are skipped by the backfill. What our loaders stored counts, whatever its size."""
@@ -99,7 +99,7 @@ def renamed_sensors(scan: TableScan, connection: Connection) -> dict[str, str]:
 
 
 def _select(scan: TableScan, connection: Connection, *, with_sensor: bool) -> str:
-    payload = scan.json_text(connection, "e.payload")
+    payload = scan.sql.json_text("e.payload")
     sensor = f", {_GIVEN_SENSOR}" if with_sensor else ""
     return (
         f"SELECT e.id, CASE WHEN length({payload}) <= {MAX_PAYLOAD_CHARS} OR ({ours()}) THEN {payload} END,"

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.dialects.scan import Row, ScanQuery, TableScan
 from cowrieprocessor.db.models import VERDICT_COLUMNS
-from cowrieprocessor.db.table_scan import Row, ScanQuery, TableScan
 
 ARTIFACT = "artifact"
 
@@ -129,7 +129,7 @@ class Rows:
 
     def __init__(self, scan: TableScan) -> None:
         self._scan = scan
-        differs, moment = scan.differs, scan.moment
+        differs, moment = scan.sql.differs, scan.sql.moment
         verdict = " OR ".join(differs(f"f.{column}", f"h.{column}") for column in VERDICT_COLUMNS)
         self._queries: dict[type[Any], tuple[str, tuple[str, ...]]] = {
             FileRow: (
@@ -183,7 +183,7 @@ class Rows:
 
     def _left_out(self, function: str) -> str:
         """Return the smallest or largest sensor given to the logs that left out events of a session."""
-        name = self._scan.binary("coalesce(r.renamed_to, g.sensor)")
+        name = self._scan.sql.binary("coalesce(r.renamed_to, g.sensor)")
         return (
             f"(SELECT {function}({name}) FROM overlapping_sessions AS o JOIN log_sensors AS g"
             " ON g.identity = o.identity AND g.generation = o.generation"

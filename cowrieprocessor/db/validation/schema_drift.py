@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Inspector, Table, UniqueConstraint, inspect
 
 from cowrieprocessor.db.columns import GENERATED_FROM_PAYLOAD
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import Base
 
 V3_REDUNDANT_INDEX = "uq_raw_events_source_gen"
@@ -68,7 +68,7 @@ def _compare_columns(connection: Connection, inspector: Inspector, table: Table)
             yield f"the column {column.name} is missing"
             continue
         yield from _compare_type(connection, column, reflected)
-        if column.info.get(GENERATED_FROM_PAYLOAD) is not None and sql_of(connection).computes_event_columns:
+        if column.info.get(GENERATED_FROM_PAYLOAD) is not None and dialect_of(connection).computes_event_columns:
             yield from _compare_expression(column, reflected)
         else:
             yield from _compare_default(column, reflected)

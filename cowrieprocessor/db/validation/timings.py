@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
-from cowrieprocessor.db.table_scan import TableScan
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.scan import TableScan
 
 TIME_LIMIT_S = 1.0
 _FETCHED_ROWS = 250
@@ -18,7 +18,7 @@ _FETCHED_ROWS = 250
 
 def newest_file(scan: TableScan, connection: Connection) -> tuple[str, str] | None:
     """Return hash and day of the most recently seen file; None if there are no files."""
-    sql = f"SELECT f.shasum, {scan.moment('f.first_seen')} FROM files AS f ORDER BY f.first_seen DESC LIMIT 1"
+    sql = f"SELECT f.shasum, {scan.sql.moment('f.first_seen')} FROM files AS f ORDER BY f.first_seen DESC LIMIT 1"
     rows = scan.rows(connection, sql)
     return (str(rows[0][0]), str(rows[0][1])[:10]) if rows else None
 
@@ -43,7 +43,7 @@ def time_day_in_events(
     """
     marks = ", ".join("?" * len(event_types))
     sql = (
-        f"SELECT {scan.json_text(connection, 'payload')} FROM raw_events WHERE event_timestamp >= ?"
+        f"SELECT {scan.sql.json_text('payload')} FROM raw_events WHERE event_timestamp >= ?"
         f" AND event_timestamp < ? AND (event_type || '') IN ({marks})"
     )
     return _timed(connection, sql, (day, day_after, *event_types))
@@ -52,7 +52,7 @@ def time_day_in_events(
 def _timed(connection: Connection, sql: str, values: tuple[Any, ...]) -> tuple[float, bool]:
     started_at = time.monotonic()
     with closing(connection.connection.cursor()) as cursor:
-        cursor.execute(sql_of(connection).statement(sql), values)
+        cursor.execute(dialect_of(connection).sql.statement(sql), values)
         while cursor.fetchmany(_FETCHED_ROWS):
             if time.monotonic() - started_at > TIME_LIMIT_S:
                 return (time.monotonic() - started_at) * 1000, True

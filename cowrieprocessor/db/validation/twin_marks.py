@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.table_scan import Row, TableScan
+from cowrieprocessor.db.dialects.scan import Row, TableScan
 from cowrieprocessor.db.validation.events import last_id_of_v3, ours
 
 PAGE_MARKS = 1_000
@@ -52,7 +52,7 @@ class TwinMarks:
         is marked.
         """
         sql = (
-            f"SELECT e.id, coalesce(e.payload_hash, {self._scan.json_text(connection, 'e.payload')}), e.source,"
+            f"SELECT e.id, coalesce(e.payload_hash, {self._scan.sql.json_text('e.payload')}), e.source,"
             " coalesce(e.source_inode, ''), e.source_generation, e.source_offset,"
             " EXISTS (SELECT 1 FROM twin_events AS t WHERE t.event_id = e.id)"
             f" FROM raw_events AS e WHERE e.session_id = ? AND NOT ({ours()}) ORDER BY e.id"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from cowrieprocessor.db.dialects.pressure import pressure_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import PAUSED, WAITING, load_job
 
@@ -107,7 +107,7 @@ class Throttle:
         self._limits = limits
         self._clock = clock
         self._sleep = sleep
-        self._pressure = pressure_of(engine)
+        self._pressure = dialect_of(engine).pressure(engine)
         self._others_at: float | None = None
         self._wrote_s = 0.0
         self._ended_at: float | None = None

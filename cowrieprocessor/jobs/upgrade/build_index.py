@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from cowrieprocessor.child_process import module_command, module_environment
-from cowrieprocessor.db.dialects.definitions import definitions_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, dispose, get_engine, write_transaction
 from cowrieprocessor.db.upgrade.rollback import create_redundant_index
 from cowrieprocessor.errors import CowrieProcessorError, DatabaseError
@@ -47,7 +47,7 @@ def build(path: str, lock_timeout_s: float) -> None:
     engine = get_engine(path, lock_timeout_s=lock_timeout_s)
     try:
         with write_transaction(engine) as connection:
-            definitions = definitions_of(connection)
+            definitions = dialect_of(connection).definitions
             definitions.sort_on_disk(connection)
             create_redundant_index(connection, describe(engine))
     finally:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.scan import TableScan
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, RUNNING, STOPPED, JobRecord, load_job, save_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.table_scan import TableScan, table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import IS_OURS, store_counters, store_derived
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.events import utc_text
@@ -98,7 +99,7 @@ def recount(
         DatabaseError: see `write_transaction`; committed work is kept.
     """
     require_current(engine)
-    with table_scan_of(engine) as scan:
+    with dialect_of(engine).scan(engine) as scan:
         pages = PageReader(scan, page_sessions=page_sessions)
         keeps_record = not dry_run and session_id is None
         run = _Recount(

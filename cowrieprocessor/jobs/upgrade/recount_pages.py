@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.table_scan import Row, TableScan
+from cowrieprocessor.db.dialects.scan import Row, TableScan
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters, SessionRows
 from cowrieprocessor.db.validation.events import largest_event_id
 from cowrieprocessor.events import COMMAND_INPUT, FILE_DOWNLOAD, LOGIN_FAILED, LOGIN_SUCCESS, Event, moment_or_none

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Engine, select
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import options_of
-from cowrieprocessor.db.dialects.definitions import definitions_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import PAUSED, RUNNING, WAITING
 from cowrieprocessor.db.models import Job
@@ -135,7 +134,7 @@ def roll_back(
             facts, changes = _inspect(connection, database)
             if not changes.needed:  # another process rolled it back meanwhile
                 return RolledBack(database, (), None, RemovedRows(0, 0), 0)
-            definitions_of(connection).lock_tables(connection, changes.tables)
+            dialect_of(connection).definitions.lock_tables(connection, changes.tables)
             if rows_digest(connection, facts) != saved.rows_sha256:
                 notify("saving again, because rows were written meanwhile")
                 path.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cowrieprocessor.db.table_scan import TableScan
+from cowrieprocessor.db.dialects.scan import TableScan
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows, SessionCounters
 from cowrieprocessor.jobs.upgrade.recount_pages import PageReader
 from cowrieprocessor.jobs.validation.report import CounterCheck

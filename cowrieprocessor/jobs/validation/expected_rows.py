@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import orjson
 from sqlalchemy import Connection
 
+from cowrieprocessor.db.dialects.scan import Row, TableScan
 from cowrieprocessor.db.jobs import DONE
-from cowrieprocessor.db.table_scan import Row, TableScan
 from cowrieprocessor.db.validation import events as stored
 from cowrieprocessor.db.validation.spill import ATTRIBUTES, COMMANDS, FILES, LOGINS, MENTIONS, SENSORS, Spill
 from cowrieprocessor.jobs.validation import independent_rules as rules

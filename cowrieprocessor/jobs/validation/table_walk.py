@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from cowrieprocessor.db.table_scan import TableScan
+from cowrieprocessor.db.dialects.scan import TableScan
 from cowrieprocessor.db.validation.rows import Rows
 from cowrieprocessor.db.validation.spill import Row, Spill
 from cowrieprocessor.jobs.validation.expected_rows import ExpectedRows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from cowrieprocessor.db.table_scan import Row, TableScan
+from cowrieprocessor.db.dialects.scan import Row, TableScan
 from cowrieprocessor.db.validation.twin_marks import TwinMarks
 from cowrieprocessor.jobs.validation.report import EXTRA, MISSING, ORPHAN, Difference, Differences
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.scan import TableScan
 from cowrieprocessor.db.engine import describe
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import RECOUNT_JOB, recount_is_due, twins_are_marked
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.table_scan import TableScan, table_scan_of
 from cowrieprocessor.db.upgrade import v3_digest
 from cowrieprocessor.db.validation import timings
 from cowrieprocessor.db.validation.schema_drift import schema_drift
@@ -99,7 +100,7 @@ def validate(
         DatabaseError: it cannot be read, or the temporary folder is full.
     """
     require_current(engine)
-    with table_scan_of(engine) as scan, Spill() as spill:
+    with dialect_of(engine).scan(engine) as scan, Spill() as spill:
         run = _Validation(engine, scan, spill, Differences(limit_differences), on_progress)
         return run.report(files_only=files_only, all_counters=all_counters)
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.events import utc_text
 
@@ -23,10 +24,7 @@ Row = TypeVar("Row")
 
 
 class Bytewise(FunctionElement[str]):
-    """Text compared by its bytes, so that every database gives the same order.
-
-    SQLite compares bytes by default; PostgreSQL would use the cluster's locale, so it gets `COLLATE "C"`.
-    """
+    """Text compared by its bytes, so that every database gives the same order: see `SqlExpressions.binary`."""
 
     name = "bytewise"
     type = String()
@@ -35,12 +33,7 @@ class Bytewise(FunctionElement[str]):
 
 @compiles(Bytewise)
 def _compile_bytewise(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.clauses, **options)
-
-
-@compiles(Bytewise, "postgresql")
-def _compile_bytewise_postgresql(element: Bytewise, compiler: SQLCompiler, **options: Any) -> str:
-    return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
+    return dialect_of(compiler).sql.binary(compiler.process(element.clauses, **options))
 
 
 @dataclass(frozen=True, slots=True)

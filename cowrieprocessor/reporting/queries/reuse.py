@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, literal_column, or_, select
 
 from cowrieprocessor.db.chunks import chunks
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest import event_scan
 from cowrieprocessor.db.ingest.sensor_names import Log, SensorNames
 from cowrieprocessor.db.models import LogSensor, OverlappingEvent, OverlappingSession, SessionSensor
@@ -134,7 +134,9 @@ class _Stream:
 
 def may_be_reused(connection: Connection, gap: dt.timedelta) -> ColumnElement[bool]:
     """Return the condition that a row of session_summaries, outer-joined with its sensors, has to be looked at."""
-    seconds = sql_of(connection).seconds_between("session_summaries.first_event_at", "session_summaries.last_event_at")
+    seconds = dialect_of(connection).sql.seconds_between(
+        "session_summaries.first_event_at", "session_summaries.last_event_at"
+    )
     return or_(
         SessionSensor.sensors_differ.is_(True),
         SessionSensor.first_connect_at != SessionSensor.last_connect_at,

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.sensor_names import count_marked, logs_given, renamed
 from cowrieprocessor.db.models import Files, SessionSensor, SessionSummary
 from cowrieprocessor.reporting.queries.sensors import ARTIFACT, SENSOR, artifact_sensor
@@ -101,7 +101,7 @@ def _sessions(connection: Connection) -> list[Mapping[Any, Any]]:
 
 def _logs(connection: Connection) -> dict[str | None, int]:
     """Return the number of logs that events were stored from, by sensor."""
-    paths = sql_of(connection).list_values("s.source_files")
+    paths = dialect_of(connection).sql.list_values("s.source_files")
     query = f"""
         SELECT coalesce(n.given_sensor, n.logged_sensor, s.matcher), count(DISTINCT paths.value)
         FROM session_summaries AS s LEFT JOIN session_sensors AS n ON n.session_id = s.session_id

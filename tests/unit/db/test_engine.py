@@ -16,7 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 
 from cowrieprocessor import filesystems
-from cowrieprocessor.db.dialects.postgresql import POSTGRESQL
+from cowrieprocessor.db.dialects.postgresql.dialect import POSTGRESQL
 from cowrieprocessor.db.engine import (
     describe,
     dispose,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
@@ -41,6 +42,13 @@ from cowrieprocessor.errors import (
     NotADatabase,
 )
 from cowrieprocessor.filesystems import lack_of_room, os_error_text
+
+if TYPE_CHECKING:  # each is imported when it is first asked for
+    from cowrieprocessor.db.dialects.sqlite.bulk import SqliteBulkInsert
+    from cowrieprocessor.db.dialects.sqlite.definitions import SqliteDefinitions
+    from cowrieprocessor.db.dialects.sqlite.pressure import SqlitePressure
+    from cowrieprocessor.db.dialects.sqlite.scan import SqliteTableScan
+    from cowrieprocessor.db.dialects.sqlite.sql import SqliteExpressions
 
 __all__ = ["SQLITE", "SqliteDialect", "load_driver", "wal_reset_bug"]
 
@@ -101,6 +109,41 @@ class SqliteDialect(Dialect):
 
     name: ClassVar[str] = "sqlite"
     is_dedicated: ClassVar[bool] = True
+    computes_event_columns: ClassVar[bool] = True
+
+    @cached_property
+    def sql(self) -> SqliteExpressions:
+        """The SQL expressions of SQLite."""
+        from cowrieprocessor.db.dialects.sqlite.sql import SqliteExpressions
+
+        return SqliteExpressions()
+
+    @cached_property
+    def bulk(self) -> SqliteBulkInsert:
+        """Insertion with executemany."""
+        from cowrieprocessor.db.dialects.sqlite.bulk import SqliteBulkInsert
+
+        return SqliteBulkInsert()
+
+    @cached_property
+    def definitions(self) -> SqliteDefinitions:
+        """The catalog, and locks of tables."""
+        from cowrieprocessor.db.dialects.sqlite.definitions import SqliteDefinitions
+
+        return SqliteDefinitions()
+
+    def pressure(self, engine: Engine) -> SqlitePressure:
+        """Return the write pressure on a file."""
+        from cowrieprocessor.db.dialects.sqlite.pressure import SqlitePressure
+
+        return SqlitePressure(engine)
+
+    @contextmanager
+    def scan(self, engine: Engine) -> Iterator[SqliteTableScan]:
+        """Yield a scan in many short transactions."""
+        from cowrieprocessor.db.dialects.sqlite.scan import SqliteTableScan
+
+        yield SqliteTableScan(engine, self)
 
     @property
     def files(self) -> SqliteDatabaseFiles:
@@ -111,6 +154,10 @@ class SqliteDialect(Dialect):
     def driver_errors(self) -> tuple[type[Exception], ...]:
         """The base error classes of both drivers."""
         return driver_errors()
+
+    def parsed(self, url: URL) -> URL:
+        """Return the URL with the path as it is."""
+        return url.set(drivername="sqlite")
 
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
         """Return an engine for a file, or for a private in-memory database.
@@ -139,7 +186,7 @@ class SqliteDialect(Dialect):
             event.listen(engine, "begin", _on_begin)
 
     @contextmanager
-    def read_transaction(self, engine: Engine) -> Iterator[Connection]:
+    def _snapshot(self, engine: Engine) -> Iterator[Connection]:
         """Yield a connection in a deferred transaction in which SQLite rejects writes."""
         with engine.connect() as connection:
             connection = connection.execution_options(**{READ_ONLY_KEY: True})

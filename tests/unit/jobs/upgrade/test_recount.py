@@ -16,9 +16,9 @@ from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.cli.db_commands.recount import recount as command
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.table_scan import table_scan_of
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs.upgrade import recount as job
@@ -254,7 +254,7 @@ def test_a_recount_satisfies_the_validation(made: Path, tmp_path: Path) -> None:
 
 def test_events_are_read_by_the_session_index(migrated: Path) -> None:
     """The events of a page are read by the session index in its order, without sorting."""
-    with opened(migrated, read_only=True) as engine, table_scan_of(engine) as scan:
+    with opened(migrated, read_only=True) as engine, dialect_of(engine).scan(engine) as scan:
         query = RecountRows(scan).events("a", "b", 100)
         order = ", ".join(query.keys)
         sql = f"EXPLAIN QUERY PLAN {query.select} WHERE {query.where} AND ({order}) > (?, ?) ORDER BY {order} LIMIT 10"

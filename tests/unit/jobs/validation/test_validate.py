@@ -13,10 +13,10 @@ from sqlalchemy import Engine, text
 
 from benchmarks.make_v3_db import make_v3_db
 from cowrieprocessor.cli.db_commands.validate import validate as command
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_scan import events_of_session
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.db.table_scan import table_scan_of
 from cowrieprocessor.db.validation import events as validation_events
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.errors import DatabaseError, MigrationNeeded
@@ -492,7 +492,7 @@ def test_nothing_is_changed_and_nothing_left_behind(
 @pytest.mark.parametrize("event_type", ["cowrie.session.file_download", validation_events.ALL_TYPES])
 def test_events_are_read_by_the_index_and_never_sorted(upgraded: Path, event_type: str) -> None:
     """Each page begins after the last id, in the index on the type or in the table itself."""
-    with opened(upgraded, read_only=True) as engine, table_scan_of(engine) as reading:
+    with opened(upgraded, read_only=True) as engine, dialect_of(engine).scan(engine) as reading:
         walk = validation_events.events(reading, event_type, 5, 100, 0)
         sql = f"EXPLAIN QUERY PLAN {walk.select} WHERE {walk.where} AND (e.id) > (?) ORDER BY e.id LIMIT 10"
         with read_transaction(engine) as connection:
@@ -506,7 +506,7 @@ def test_tables_are_read_in_the_order_of_an_index(upgraded: Path) -> None:
     """No page of a table is sorted, and each begins after the last key."""
     from cowrieprocessor.db.validation.rows import AttributeRow, CommandRow, FileRow, HashRow, Rows
 
-    with opened(upgraded, read_only=True) as engine, table_scan_of(engine) as reading:
+    with opened(upgraded, read_only=True) as engine, dialect_of(engine).scan(engine) as reading:
         for kind in (FileRow, HashRow, AttributeRow, CommandRow):
             walk = Rows(reading).walk(kind)
             keys, marks = ", ".join(walk.keys), ", ".join("?" * len(walk.keys))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, insert, select
 
-from cowrieprocessor.db.dialects.sql_expressions import sql_of
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.stored_events import SourceKey, times_stored
 from cowrieprocessor.db.models import IngestCursor, LogFile, RawEvent
@@ -46,7 +46,7 @@ def keep(engine: Engine, offset: int, payload: Mapping[str, object], place: Sour
         "payload_hash": hash_payload(dict(payload)),
     }
     with write_transaction(engine) as connection:
-        if not sql_of(connection).computes_event_columns:
+        if not dialect_of(connection).computes_event_columns:
             names = {"session_id": "session", "event_type": "eventid", "event_timestamp": "timestamp"}
             row |= {column: payload.get(key) for column, key in names.items()}
         connection.execute(insert(RawEvent).values(row | more))

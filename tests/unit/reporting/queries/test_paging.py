@@ -49,5 +49,5 @@ def test_the_last_page_has_no_cursor() -> None:
 def test_order_is_bytewise_on_both_databases() -> None:
     """PostgreSQL gets the collation that compares bytes; SQLite compares bytes by default and gets the bare column."""
     query = select(column("a")).order_by(Bytewise(column("a")))
-    assert 'ORDER BY (a COLLATE "C")' in str(query.compile(dialect=postgresql.dialect()))
+    assert 'ORDER BY (a) COLLATE "C"' in str(query.compile(dialect=postgresql.dialect()))
     assert str(query.compile(dialect=sqlite.dialect())).endswith("ORDER BY a")

@@ -6,9 +6,9 @@ import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar
-from urllib.parse import quote
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote, unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 
@@ -21,6 +21,13 @@ from cowrieprocessor.errors import (
     DatabaseLocked,
     DatabaseReadOnly,
 )
+
+if TYPE_CHECKING:  # each is imported when it is first asked for
+    from cowrieprocessor.db.dialects.postgresql.bulk import PostgresqlBulkInsert
+    from cowrieprocessor.db.dialects.postgresql.definitions import PostgresqlDefinitions
+    from cowrieprocessor.db.dialects.postgresql.pressure import PostgresqlPressure
+    from cowrieprocessor.db.dialects.postgresql.scan import PostgresqlTableScan
+    from cowrieprocessor.db.dialects.postgresql.sql import PostgresqlExpressions
 
 CONNECT_TIMEOUT_S = 15
 MIGRATION_LOCK = 0x636F7772696570  # "cowriep", the key of our advisory lock
@@ -76,6 +83,42 @@ class PostgresqlDialect(Dialect):
 
     name: ClassVar[str] = "postgresql"
     is_dedicated: ClassVar[bool] = False
+    computes_event_columns: ClassVar[bool] = False
+
+    @cached_property
+    def sql(self) -> PostgresqlExpressions:
+        """The SQL expressions of PostgreSQL."""
+        from cowrieprocessor.db.dialects.postgresql.sql import PostgresqlExpressions
+
+        return PostgresqlExpressions()
+
+    @cached_property
+    def bulk(self) -> PostgresqlBulkInsert:
+        """Insertion with executemany."""
+        from cowrieprocessor.db.dialects.postgresql.bulk import PostgresqlBulkInsert
+
+        return PostgresqlBulkInsert()
+
+    @cached_property
+    def definitions(self) -> PostgresqlDefinitions:
+        """The catalog, and locks of tables."""
+        from cowrieprocessor.db.dialects.postgresql.definitions import PostgresqlDefinitions
+
+        return PostgresqlDefinitions()
+
+    def pressure(self, engine: Engine) -> PostgresqlPressure:
+        """Return the write pressure on a server."""
+        from cowrieprocessor.db.dialects.postgresql.pressure import PostgresqlPressure
+
+        return PostgresqlPressure(engine)
+
+    @contextmanager
+    def scan(self, engine: Engine) -> Iterator[PostgresqlTableScan]:
+        """Yield a scan in one transaction."""
+        from cowrieprocessor.db.dialects.postgresql.scan import PostgresqlTableScan
+
+        with self.read_transaction(engine) as connection:
+            yield PostgresqlTableScan(engine, self.sql, connection)
 
     @property
     def files(self) -> None:
@@ -86,6 +129,13 @@ class PostgresqlDialect(Dialect):
     def driver_errors(self) -> tuple[type[Exception], ...]:
         """The base error class of psycopg."""
         return (_psycopg().Error,)
+
+    def parsed(self, url: URL) -> URL:
+        """Return the URL for psycopg, with its database decoded as libpq does.
+
+        SQLAlchemy decodes what is quoted (`%3F`) in every other part.
+        """
+        return url.set(drivername="postgresql+psycopg", database=unquote(url.database) if url.database else None)
 
     def create_engine(self, url: URL, options: EngineOptions) -> Engine:
         """Return an engine for a database on a server; no connection is opened yet.
@@ -108,7 +158,7 @@ class PostgresqlDialect(Dialect):
         """Do nothing: psycopg's own transaction handling is suitable."""
 
     @contextmanager
-    def read_transaction(self, engine: Engine) -> Iterator[Connection]:
+    def _snapshot(self, engine: Engine) -> Iterator[Connection]:
         """Yield a connection in a read-only transaction that sees one snapshot of the database."""
         with engine.connect() as connection:
             connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -1,0 +1,1 @@
+"""PostgreSQL: sessions, advisory locks, and server-side cursors."""
