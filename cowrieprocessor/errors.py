@@ -13,6 +13,7 @@
     │   ├── WrappedLog              an export that has to be unwrapped first
     │   ├── HoldsFiles              a file with other files in it: zip, tar, an archive compressed twice
     │   └── BadSavedFile            a state export that is truncated, altered, or some other file
+    ├── JobStopped              a long job was asked to stop
     ├── SaveFailed              the state export could not be written
     ├── InvalidShasum           a file event whose shasum is not 64 hexadecimal characters
     ├── UnreadableTimestamp     a timestamp in none of the formats that Cowrie has used
@@ -100,6 +101,12 @@ class HoldsFiles(InputError):
 
 class BadSavedFile(InputError):
     """A state export that is truncated, altered, or some other file."""
+
+
+class JobStopped(CowrieProcessorError):
+    """A long job was asked to stop; what was committed is kept."""
+
+    exit_code = 130
 
 
 class SaveFailed(CowrieProcessorError):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.fork_server import run_forked
+from tests.reliability.fork_server import run_forked
 
 PROGRAM = [sys.executable, "-m", "cowrieprocessor"]
 

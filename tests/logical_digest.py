@@ -14,7 +14,18 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Base
 
 MOMENTS_OF_LOADING = frozenset(
-    {"id", "ingest_id", "ingest_at", "created_at", "updated_at", "last_updated", "started_at", "finished_at"}
+    {
+        "id",
+        "ingest_id",
+        "ingest_at",
+        "created_at",
+        "updated_at",
+        "last_updated",
+        "started_at",
+        "finished_at",
+        "owner",
+        "progress",
+    }
 )
 WHERE_IT_LAY = frozenset({"source_inode", "current_path", "cursor"})
 EVENT_TABLES = (

@@ -188,10 +188,12 @@ def rows_of_v3(engine: Engine, *, without: tuple[str, ...] = ()) -> dict[str, li
     return found
 
 
-def working(engine: Engine, cursor: object, state: str = "running") -> None:
+def working(engine: Engine, cursor: object, state: str = "running", owner: object = None) -> None:
     """Write the row of a job that is at work."""
     with write_transaction(engine) as connection:
         now = dt.datetime.now(dt.UTC)
         connection.execute(
-            insert(T["jobs"]).values(name="backfill-files", state=state, cursor=cursor, started_at=now, updated_at=now)
+            insert(T["jobs"]).values(
+                name="backfill-files", state=state, cursor=cursor, owner=owner, started_at=now, updated_at=now
+            )
         )

@@ -10,17 +10,16 @@ import click
 from cowrieprocessor.cli.shared.common import (
     after_option,
     confirm_or_exit,
-    database_name,
     db_option,
     json_option,
     limit_option,
     notify,
+    open_for_writing,
     open_read_only,
     print_json,
     print_text,
     read_connection,
     report_next_page,
-    report_waiting,
     screen,
 )
 from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
@@ -148,25 +147,19 @@ def replay(
     \b
     Example: cowrieprocessor dead-letters replay --reason 'larger than the limit for one event'
     """
-    from cowrieprocessor.cli.dead_letters_text import ProgressLines, print_replay_result, replay_document
+    from cowrieprocessor.cli.dead_letters_text import print_replay_result, replay_document
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import describe, dispose
     from cowrieprocessor.jobs.dead_letters.replay import replay as run
     from cowrieprocessor.settings import load_settings
 
     settings = load_settings()
-    engine = open_read_only(db) if dry_run else _open_for_writing(db)
+    engine = open_read_only(db) if dry_run else open_for_writing(db)
     interrupt_on_sigterm()
     try:
         choice = _choice(engine, resolved=False, reason=reason, ids=ids, source=source)
-        result = run(
-            engine,
-            settings,
-            choice,
-            limit=limit,
-            dry_run=dry_run,
-            on_progress=ProgressLines().replayed,
-            notify=notify,
-        )
+        with JobProgressLine() as line:
+            result = run(engine, settings, choice, limit=limit, dry_run=dry_run, on_progress=line.update)
     finally:
         dispose(engine)
     if as_json:
@@ -210,7 +203,7 @@ def purge(
     from cowrieprocessor.db.engine import describe, dispose
     from cowrieprocessor.jobs.dead_letters import purge as job
 
-    engine = open_read_only(db) if dry_run else _open_for_writing(db)
+    engine = open_read_only(db) if dry_run else open_for_writing(db)
     interrupt_on_sigterm()
     try:
         choice = _choice(
@@ -228,14 +221,6 @@ def purge(
         print_json({"database": describe(engine), "dry_run": dry_run, "plan": plan, "purged": purged})
     else:
         print_purge_result(plan, purged)
-
-
-def _open_for_writing(db: str | None) -> Engine:
-    """Return an engine on an existing database at the current schema version."""
-    from cowrieprocessor.db.engine import dispose, get_engine
-
-    dispose(open_read_only(db))
-    return get_engine(database_name(db), on_wait=report_waiting)
 
 
 def _choice(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cowrieprocessor.cli.shared.common import notify, print_text
 from cowrieprocessor.jobs.dead_letters.purge import Purged, PurgePlan
-from cowrieprocessor.jobs.dead_letters.replay import ReplayProgress, ReplayResult
+from cowrieprocessor.jobs.dead_letters.replay import ReplayResult
 from cowrieprocessor.jobs.dead_letters.writing import FILES, FOR_BACKFILL, KNOWN
 from cowrieprocessor.loader.rows.batch import EVENTS
 from cowrieprocessor.reporting.render.terminal import shown
@@ -22,12 +22,6 @@ class ProgressLines:
 
     def __init__(self) -> None:
         self._line_at = time.monotonic()
-
-    def replayed(self, now: ReplayProgress) -> None:
-        """Print the progress of a replay, if a line is due."""
-        if self._is_due():
-            share = now.letters / now.total if now.total else 1.0
-            notify(f"{now.letters:,}/{plural(now.total, 'dead letter')} {share:.1%}, {now.resolved:,} resolved")
 
     def purged(self, letters: int) -> None:
         """Print the progress of a purge, if a line is due."""

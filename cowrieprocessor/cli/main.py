@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "enrich": ("cowrieprocessor.cli.enrich:enrich", "Ask VirusTotal and others about the files, within quota."),
     "files": ("cowrieprocessor.cli.files_commands.files:files", "What was dropped on the honeypots."),
     "follow": ("cowrieprocessor.cli.follow:follow", "Follow growing logs: new events at once, each stored once."),
+    "jobs": ("cowrieprocessor.cli.jobs:jobs", "Long jobs: how far they are; pause, resume and stop them."),
     "load": ("cowrieprocessor.cli.load:load", "Load Cowrie logs: files or folders, any compression."),
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
     "sensors": ("cowrieprocessor.cli.sensors:sensors", "The honeypots, by name; rename one."),

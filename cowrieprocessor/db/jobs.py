@@ -9,10 +9,17 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 
+from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.errors import CowrieProcessorError
 
 RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused", "done", "failed", "stopped"
+
+ENDED = (DONE, FAILED, STOPPED)
+"""The states of jobs that no process runs."""
+
+PAUSE, STOP = "pause", "stop"
+"""What another process can ask of a running job: the values of `request`."""
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 UNEXPECTED = "it ended in an unexpected way; the same command goes on from here"
@@ -46,6 +53,9 @@ class JobRecord:
         updated_at: when the row was last written.
         finished_at: when it ended; None while it runs.
         reason: why it waits, failed or stopped; None while it runs or when it is done.
+        owner: the process that runs it, or ran it last, as plain JSON; empty if none is known.
+        progress: how far it is: the fields of `JobProgress`; None before the first report.
+        request: what another process asks of it: `PAUSE` or `STOP`; only `set_request` and `clear_request` write it.
     """
 
     name: str
@@ -56,6 +66,9 @@ class JobRecord:
     updated_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     finished_at: dt.datetime | None = None
     reason: str | None = None
+    owner: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] | None = None
+    request: str | None = None
 
 
 def end_reason(error: BaseException | None) -> str:
@@ -107,7 +120,7 @@ def shared_job(connection: Connection, name: str, state: str) -> JobRecord:
 
 
 def save_job(connection: Connection, job: JobRecord) -> None:
-    """Write all columns of a job's row; `updated_at` is set to the current time."""
+    """Write the columns of a job's row but `request`; `updated_at` is set to the current time."""
     job.updated_at = dt.datetime.now(dt.UTC)
     values = {
         "state": job.state,
@@ -117,10 +130,30 @@ def save_job(connection: Connection, job: JobRecord) -> None:
         "updated_at": job.updated_at,
         "finished_at": job.finished_at,
         "reason": job.reason,
+        "owner": job.owner,
+        "progress": job.progress,
     }
     result = connection.execute(update(Job).where(Job.name == job.name).values(values))
     if not result.rowcount:
         connection.execute(insert(Job).values(name=job.name, **values))
+
+
+def set_request(connection: Connection, name: str, request: str) -> bool:
+    """Ask something of a job: `PAUSE` or `STOP`; return whether there is a row of it."""
+    return bool(connection.execute(update(Job).where(Job.name == name).values(request=request)).rowcount)
+
+
+def clear_request(connection: Connection, name: str, request: str) -> bool:
+    """Withdraw a request; return whether it was there."""
+    is_asked = Job.name == name, Job.request == request
+    return bool(connection.execute(update(Job).where(*is_asked).values(request=None)).rowcount)
+
+
+def all_jobs(connection: Connection) -> list[JobRecord]:
+    """Return all jobs, ordered by name, also of a database of an earlier revision, which has fewer columns."""
+    there = dialect_of(connection).column_names(connection, Job.__tablename__)
+    columns = [column for column in Job.__table__.columns if column.name in there]
+    return [_record(row) for row in connection.execute(select(*columns).order_by(Job.name)).mappings()]
 
 
 def delete_job(connection: Connection, name: str) -> None:
@@ -129,7 +162,8 @@ def delete_job(connection: Connection, name: str) -> None:
 
 
 def _record(row: Mapping[Any, Any]) -> JobRecord:
-    return JobRecord(**{**row, "cursor": dict(row["cursor"] or {}), "counters": dict(row["counters"] or {})})
+    documents = {name: dict(row.get(name) or {}) for name in ("cursor", "counters", "owner")}
+    return JobRecord(**{**row, **documents})
 
 
 def add_counters(counters: dict[str, Any], more: Mapping[str, int]) -> None:

@@ -568,7 +568,7 @@ class ApiQuota(Base):
 
 
 class Job(Base):
-    """A long job: its position, its counters, and why it waits or stopped."""
+    """A long job: its position, its counters, who runs it, how far it is, and why it waits or stopped."""
 
     __tablename__ = "jobs"
 
@@ -580,6 +580,9 @@ class Job(Base):
     updated_at: Mapped[dt.datetime]
     finished_at: Mapped[dt.datetime | None]
     reason: Mapped[str | None] = mapped_column(Text)
+    owner: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    request: Mapped[str | None] = mapped_column(String(16))
 
 
 HASHES: Table = Base.metadata.tables["file_hashes"]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.models import V3_TABLES, Base
-from cowrieprocessor.db.revisions import HEAD, REVISIONS
+from cowrieprocessor.db.revisions import HEAD, REVISIONS, Revision
 from cowrieprocessor.errors import NotADatabase, SchemaVersionError
 
 CURRENT_SCHEMA_VERSION = 4
@@ -61,8 +61,17 @@ class SchemaFacts:
 
     @property
     def reached_revision(self) -> str:
-        """The newest revision of which all tables, and those of all before it, are there."""
-        return max((number for number, _ in REVISIONS if self.tables >= tables_until(number)), default="")
+        """The newest revision of which all tables, and those of all before it, are there.
+
+        Of version 4, one without tables of its own is reached if it, or a later one, is stated.
+        """
+        return max((revision.number for revision in REVISIONS if self._has_reached(revision)), default="")
+
+    def _has_reached(self, revision: Revision) -> bool:
+        if not self.tables >= tables_until(revision.number):
+            return False
+        is_stated = (self.stated_revision or "") >= revision.number
+        return bool(revision.tables) or revision.number in PRE_V4_REVISIONS or is_stated
 
     @property
     def complete(self) -> bool:

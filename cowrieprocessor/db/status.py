@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, select, text
@@ -11,6 +10,7 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import Storage
 from cowrieprocessor.db.engine import describe, read_transaction
 from cowrieprocessor.db.ingest.followed_files import Losses, losses
+from cowrieprocessor.db.jobs import JobRecord, all_jobs
 from cowrieprocessor.db.models import Base, Job, LogFile
 from cowrieprocessor.db.schema_facts import OUR_TABLES, SchemaFacts, can_be_migrated, current_revision, read_facts
 from cowrieprocessor.errors import DatabaseDamaged, SchemaVersionError
@@ -30,18 +30,6 @@ class RowCount:
 
 
 @dataclass(frozen=True, slots=True)
-class JobState:
-    """The last reported state of a long job."""
-
-    name: str
-    state: str
-    started_at: dt.datetime
-    updated_at: dt.datetime
-    finished_at: dt.datetime | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class DatabaseStatus:
     """Version, size, tables and jobs of a database.
 
@@ -53,7 +41,7 @@ class DatabaseStatus:
         problem: why it can neither be used nor migrated; None if it can.
         storage: where and how it is stored.
         tables: the row counts of our tables that exist, by name.
-        jobs: all jobs, the most recently updated first.
+        jobs: the rows of `jobs`, the most recently updated first.
         losses: data in followed logs that was destroyed before it could be read.
     """
 
@@ -64,7 +52,7 @@ class DatabaseStatus:
     problem: str | None
     storage: Storage
     tables: dict[str, RowCount]
-    jobs: list[JobState]
+    jobs: list[JobRecord]
     losses: Losses
 
 
@@ -133,8 +121,7 @@ def count_rows(connection: Connection, table: str, counted_rows: int = COUNTED_R
     return RowCount(max(counted, dialect_of(connection).estimated_rows(connection, table)), exact=False)
 
 
-def _jobs(connection: Connection, facts: SchemaFacts) -> list[JobState]:
+def _jobs(connection: Connection, facts: SchemaFacts) -> list[JobRecord]:
     if Job.__tablename__ not in facts.tables:
         return []
-    columns = (Job.name, Job.state, Job.started_at, Job.updated_at, Job.finished_at, Job.reason)
-    return [JobState(*row) for row in connection.execute(select(*columns).order_by(Job.updated_at.desc(), Job.name))]
+    return sorted(all_jobs(connection), key=lambda job: (-job.updated_at.timestamp(), job.name))

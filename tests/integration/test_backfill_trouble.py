@@ -26,7 +26,7 @@ DATABASE = 4
 _AS_NOBODY = """
 import os, sys
 import cowrieprocessor.cli.db, cowrieprocessor.cli.db_commands.backfill, cowrieprocessor.jobs.upgrade.backfill
-from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine
+from cowrieprocessor.cli.shared.job_progress import JobProgressLine
 from cowrieprocessor.cli.shared.common import run
 from cowrieprocessor.db.engine import get_engine
 get_engine(":memory:").connect().close()

@@ -323,7 +323,7 @@ def test_a_recount_in_the_middle_of_a_backfill(v3_file: Path) -> None:
     stop_after = iter([None, None])
 
     def interrupt(progress: Any) -> None:
-        if progress.job == "backfill-sessions" and progress.rows_done and next(stop_after, 0) == 0:
+        if progress.job == "backfill-sessions" and progress.done and next(stop_after, 0) == 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

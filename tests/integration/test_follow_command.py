@@ -165,7 +165,7 @@ def the_job(engine: Engine) -> JobRecord | None:
 def is_running(engine: Engine, pid: int) -> bool:
     """Return whether a follower has said that it runs."""
     job = the_job(engine)
-    return job is not None and job.state == RUNNING and job.cursor["holder"]["pid"] == pid
+    return job is not None and job.state == RUNNING and job.owner["pid"] == pid
 
 
 def test_every_event_arrives_once_while_logs_rotate(engine: Engine, db_url: str, logs: Path, tmp_path: Path) -> None:

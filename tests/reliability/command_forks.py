@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.command_line import PROGRAM
-from tests.fork_server import Fork, fork_server
+from tests.reliability.fork_server import Fork, fork_server
 
 PROJECT = Path(__file__).parents[2]
 

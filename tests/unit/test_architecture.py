@@ -47,7 +47,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "cli": (
         ("main",),
         ("demo",),
-        ("db", "dead_letters", "enrich", "enrich_status", "follow", "load", "report", "sensors", "sessions"),
+        ("db", "dead_letters", "enrich", "enrich_status", "follow", "jobs", "load", "report", "sensors", "sessions"),
         ("db_commands", "files_commands", "dead_letters_text", "enrich_text", "load_text"),
         ("shared",),
     ),

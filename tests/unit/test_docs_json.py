@@ -121,6 +121,7 @@ def test_json_of_db_commands_is_documented(program: Program, tmp_path: Path) -> 
     """Every field of `db status`, `db check` and `db migrate` is in the reference with its type, and no other."""
     (tmp_path / "empty.sqlite").touch()
     program("load", str(SAMPLES / "cowrie.json"), "--db", "x.sqlite")
+    program("db", "recount", "--yes", "--db", "x.sqlite")
     engine = get_engine("x.sqlite")
     with write_transaction(engine) as connection:
         connection.execute(update(LogFile).values(bytes_gap=1))
@@ -188,6 +189,10 @@ JOURNEY = (
     ("db backfill", "--db", "v3.sqlite", "--yes"),
     ("db validate", "--db", "v3.sqlite"),
     ("db recount", "--db", "v3.sqlite", "--yes"),
+    ("jobs pause", "recount", "--db", "v3.sqlite"),
+    ("jobs list", "--db", "v3.sqlite"),
+    ("jobs resume", "recount", "--db", "v3.sqlite"),
+    ("jobs stop", "recount", "--db", "v3.sqlite"),
     ("db optimize --dry-run", "--db", "v3.sqlite"),
     ("db optimize", "--db", "v3.sqlite", "--yes"),
     ("db backup", "copy.sqlite", "--db", "v3.sqlite"),

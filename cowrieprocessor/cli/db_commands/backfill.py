@@ -92,7 +92,7 @@ def backfill(
     \b
     Example: cowrieprocessor db backfill --db cowrieprocessor.sqlite
     """
-    from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import describe, dispose, get_engine, read_transaction
     from cowrieprocessor.jobs.upgrade import backfill as job
     from cowrieprocessor.reporting.queries.backfill import steps_left
@@ -112,7 +112,7 @@ def backfill(
         _warn_about_writers(engine)
         confirm_or_exit(yes=yes)
         interrupt_on_sigterm()
-        with BackfillProgressLine(as_json=progress == "json") as line:
+        with JobProgressLine(as_json=progress == "json") as line:
             result = job.backfill(
                 engine,
                 batch_size=batch_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,13 @@ from cowrieprocessor.cli.shared.common import (
     print_text,
     report_waiting,
 )
+from cowrieprocessor.cli.shared.stopping import interrupt_on_sigterm
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
-    from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult
+    from cowrieprocessor.jobs.upgrade.recount import RecountResult
     from cowrieprocessor.jobs.upgrade.remove_twins import RemovedTwins
-
-LINE_EVERY_S = 10.0
 
 
 @click.command()
@@ -74,6 +72,7 @@ def recount(
     \b
     Example: cowrieprocessor db recount --dry-run --db cowrieprocessor.sqlite
     """
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import describe, dispose, get_engine
     from cowrieprocessor.jobs.upgrade.recount import recount as run
     from cowrieprocessor.jobs.upgrade.remove_twins import remove_twins as remove
@@ -90,7 +89,9 @@ def recount(
             if remove_twins:
                 notify("the rows of events that version 3 stored twice are removed, after they are saved to a file")
             confirm_or_exit(yes=False)
-        result = run(engine, session_id=session_id, dry_run=dry_run, on_progress=_ProgressLines().update)
+        interrupt_on_sigterm()
+        with JobProgressLine() as line:
+            result = run(engine, session_id=session_id, dry_run=dry_run, on_progress=line.update)
         if remove_twins and not dry_run:
             removed = remove(engine, save_to)
     finally:
@@ -108,25 +109,6 @@ def _refuse_contradictions(session_id: str | None, save_to: Path | None, *, dry_
         raise click.UsageError("--dry-run saves nothing: leave out --save")
     if session_id is not None and remove_twins:
         raise click.UsageError("--remove-twins goes with a recount of every session: leave out --session")
-
-
-class _ProgressLines:
-    """Prints a progress line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._line_at = time.monotonic()
-
-    def update(self, now: RecountProgress) -> None:
-        """Print the progress, if a line is due."""
-        if time.monotonic() - self._line_at < LINE_EVERY_S:
-            return
-        self._line_at = time.monotonic()
-        share = now.sessions / now.total if now.total else 1.0
-        eta = "" if now.eta_s is None else f", ETA {now.eta_s:.0f} s"
-        notify(
-            f"{now.sessions:,}/{plural(now.total, 'session')} {share:.1%}, {now.changed:,} wrong, "
-            f"{now.sessions_per_s:,.0f} sessions/s{eta}"
-        )
 
 
 def _summary(result: RecountResult, removed: RemovedTwins | None, *, dry_run: bool, remove_twins: bool) -> str:

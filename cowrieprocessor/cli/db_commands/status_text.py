@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cowrieprocessor.cli.shared.job_text import job_text
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
+from cowrieprocessor.jobs.runtime.job_list import listed_job
 from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
-    from cowrieprocessor.db.status import DatabaseStatus, JobState, RowCount
+    from cowrieprocessor.db.status import DatabaseStatus, RowCount
 
 
 def status_text(status: DatabaseStatus) -> str:
@@ -39,7 +40,7 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
         yield from _columns([(terminal_safe(log.path), plural(log.bytes_lost, "byte")) for log in lost.largest])
     if status.jobs:
         yield "jobs"
-        yield from _columns([(terminal_safe(job.name), _job(job)) for job in status.jobs])
+        yield from _columns([(terminal_safe(job.name), job_text(job)) for job in map(listed_job, status.jobs)])
 
 
 def _version(status: DatabaseStatus) -> str:
@@ -62,16 +63,6 @@ def _library_note(status: DatabaseStatus) -> str:
 
 def _rows(count: RowCount) -> str:
     return f"{count.rows:,}" if count.exact else f"about {count.rows:,}"
-
-
-def _job(job: JobState) -> str:
-    when = f"finished {_time(job.finished_at)}" if job.finished_at else f"updated {_time(job.updated_at)}"
-    reason = f": {terminal_safe(job.reason)}" if job.reason else ""
-    return f"{terminal_safe(job.state)}, {when}{reason}"
-
-
-def _time(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -112,6 +112,18 @@ def open_read_only(db: str | None) -> Engine:
     return engine
 
 
+def open_for_writing(db: str | None) -> Engine:
+    """Return an engine on an existing database at the current schema version.
+
+    Raises:
+        DatabaseError: the database does not exist or has another schema version; the message names the remedy.
+    """
+    from cowrieprocessor.db.engine import dispose, get_engine
+
+    dispose(open_read_only(db))
+    return get_engine(database_name(db), on_wait=report_waiting)
+
+
 @contextmanager
 def read_connection(db: str | None) -> Iterator[Connection]:
     """Yield a connection in one read transaction on a database at the current schema version.

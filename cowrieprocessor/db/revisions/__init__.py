@@ -60,6 +60,7 @@ REVISIONS = (
     Revision("0010", ("log_damage",)),
     Revision("0011", ("twin_events",)),
     Revision("0012", ("file_mentions",)),
+    Revision("0013"),
 )
 """All revisions, the oldest first."""
 

@@ -44,7 +44,12 @@ FETCHED_ROWS = 500
 STREAMED = {"yield_per": FETCHED_ROWS}
 """Execution options of a statement whose result may not fit into memory."""
 
-_LEFT_OUT = {"file_hashes": {"session_count"}, "files": {"id"}, "file_verdicts": {"id"}}
+_LEFT_OUT = {
+    "file_hashes": {"session_count"},
+    "files": {"id"},
+    "file_verdicts": {"id"},
+    "jobs": {"owner", "progress", "request"},
+}
 _REVISIONS = {"last_event_at": "log_damage"}
 """Columns that later revisions added, each with a table of its revision."""
 

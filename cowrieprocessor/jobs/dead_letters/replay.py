@@ -6,34 +6,30 @@ events and resolves them. A replay can be killed at any point, and can run along
 
 from __future__ import annotations
 
-import datetime as dt
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
+from threading import Event
 
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.dead_letters import statements as table
 from cowrieprocessor.db.dead_letters.statements import LetterFilter, StoredLetter, line_of
-from cowrieprocessor.db.engine import read_transaction, second_engine, write_transaction
+from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest.event_locks import lock_all_events
-from cowrieprocessor.db.jobs import DONE, FAILED, INTERRUPTED, RUNNING, STOPPED, add_counters, save_job, shared_job
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.errors import DatabaseError
 from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
 from cowrieprocessor.jobs.dead_letters.source_bytes import MAX_RANGE_BYTES, Stays
 from cowrieprocessor.jobs.dead_letters.writing import RESOLVED, ReplayWriter, ResolvedLetter
-from cowrieprocessor.jobs.runtime import process_identity
-from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
+from cowrieprocessor.jobs.runtime.job import Job, run_job
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.settings import Settings
 
 JOB = "dead-letters-replay"
 KEPT_OUTCOMES = 200
-FINAL_STATE_TIMEOUT_S = 0.2
-"""How long a stopped replay waits for the write lock to record its end."""
 
 REPLAYED, STORED_ALREADY, STAYS = "replayed", "stored already", "stays"
 
@@ -110,21 +106,17 @@ class ReplayResult:
             self.outcomes.append(outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayProgress:
-    """Progress of a replay: letters read, of how many, and letters resolved."""
-
-    letters: int
-    total: int
-    resolved: int
-
-
 class _LimitReached(Exception):
     """The requested number of letters is resolved."""
 
 
 class _Replay:
-    """One run of a replay."""
+    """One run of a replay.
+
+    Attributes:
+        total: how many letters it reads.
+        result: what it has done so far.
+    """
 
     def __init__(
         self,
@@ -142,37 +134,30 @@ class _Replay:
         self._limit = limit
         self._is_dry = is_dry
         self._limits = limits
-        self._throttle = Throttle(engine)
         self._ingest_id = uuid.uuid4().hex
-        self._process = process_identity.this_process()
-        self._total = 0
-        self._has_job = False
+        with read_transaction(engine) as connection:
+            self._until = table.last_id(connection)
+            self.total = sum(table.count(connection, letter_filter).values())
+        self._job: Job | None = None
         self.result = ReplayResult(is_dry=is_dry)
-        self.on_progress: Callable[[ReplayProgress], None] = lambda _now: None
-        self.notify: Callable[[str], None] = lambda _text: None
 
-    def run(self) -> None:
-        """Replay the letters that are unresolved at the start; letters that the replay itself adds are not read."""
-        with read_transaction(self._engine) as connection:
-            until = table.last_id(connection)
-            self._total = sum(table.count(connection, self._filter).values())
+    def run(self, job: Job | None) -> None:
+        """Replay the letters that are unresolved at the start; letters that the replay itself adds are not read.
+
+        Args:
+            job: the running job; None for a dry run.
+        """
+        self._job = job
         try:
             with self._reader() as reader:
-                for letters in self._pages(until):
+                for letters in self._pages(self._until):
                     for readable in self._read(reader, letters):
                         while readable:
                             self._write(readable)
-                        self.on_progress(ReplayProgress(self.result.letters, self._total, self.result.resolved))
+                        if job is not None:
+                            job.progress(self.result.letters, self.total, "dead letters")
         except _LimitReached:
             pass
-        except KeyboardInterrupt:
-            self._try_to_record_end(STOPPED, INTERRUPTED)
-            raise
-        except DatabaseError as error:
-            self._try_to_record_end(FAILED, str(error))
-            raise
-        if self._has_job:
-            self._end(self._engine, DONE, None)
 
     def _reader(self) -> LetterReader:
         connect = partial(read_transaction, self._engine)
@@ -216,22 +201,22 @@ class _Replay:
         left = len(readable) if self._limit is None else self._limit - self.result.resolved
         if left <= 0:
             raise _LimitReached
-        if self._is_dry:
+        if self._job is None:
             with read_transaction(self._engine) as connection:
                 writer = ReplayWriter(connection, self._settings, self._ingest_id, is_dry=True)
                 while readable and len(writer.resolved) < left:
                     writer.add(readable.popleft())
         else:
-            writer = self._write_transaction(readable, left)
+            writer = self._write_transaction(self._job, readable, left)
         self.result.counters.update(writer.counters)
         for done in writer.resolved:
             self.result.add(_outcome_of(done))
 
-    def _write_transaction(self, readable: deque[Readable], left: int) -> ReplayWriter:
-        self._throttle.wait(self._notify)
-        with self._throttle.transaction() as turn:
+    def _write_transaction(self, job: Job, readable: deque[Readable], left: int) -> ReplayWriter:
+        job.wait()
+        with job.throttle.transaction() as turn:
             lock_all_events(turn.connection)  # a loader may store the same event from another log
-            job = shared_job(turn.connection, JOB, RUNNING)  # serializes concurrent replays
+            job.lock(turn.connection)  # serializes concurrent replays
             locked = table.lock_unresolved(turn.connection, [letter.letter for letter in readable])
             writer = ReplayWriter(turn.connection, self._settings, self._ingest_id)
             while readable and (not writer.resolved or turn.may_go_on()) and len(writer.resolved) < left:
@@ -239,35 +224,8 @@ class _Replay:
                 if next_readable.letter.id in locked:  # else another replay resolved it first
                     writer.add(next_readable)
             writer.finish()
-            add_counters(job.counters, writer.counters)
-            job.state, job.reason, job.finished_at, job.cursor = RUNNING, None, None, {"holder": self._process}
-            save_job(turn.connection, job)
-        self._has_job = True
+            job.checkpoint(turn.connection, add=writer.counters)
         return writer
-
-    def _notify(self, obstacle: Obstacle | None) -> None:
-        self.notify("continuing" if obstacle is None else obstacle.reason)
-
-    def _end(self, engine: Engine, state: str, reason: str | None) -> None:
-        with write_transaction(engine) as connection:
-            job = shared_job(connection, JOB, state)
-            if job.cursor.get("holder") != self._process:
-                return  # another replay is still running
-            job.state, job.reason = state, reason
-            job.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
-            save_job(connection, job)
-
-    def _try_to_record_end(self, state: str, reason: str) -> None:
-        """Record in `jobs` why the replay stopped, if the write lock is free."""
-        if not self._has_job:
-            return
-        engine = second_engine(self._engine, lock_timeout_s=FINAL_STATE_TIMEOUT_S)
-        try:
-            self._end(engine, state, reason)
-        except DatabaseError:
-            return  # the error that stopped the replay is reported instead
-        finally:
-            engine.dispose()
 
 
 def replay(
@@ -277,8 +235,8 @@ def replay(
     *,
     limit: int | None = None,
     dry_run: bool = False,
-    on_progress: Callable[[ReplayProgress], None] = lambda _now: None,
-    notify: Callable[[str], None] = lambda _text: None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
     limits: ReplayLimits | None = None,
 ) -> ReplayResult:
     """Read unresolved dead letters again, store those that are events now, and resolve them.
@@ -289,11 +247,12 @@ def replay(
         letter_filter: which letters; by default all unresolved ones.
         limit: maximum number of letters to resolve; letters that stay do not count.
         dry_run: write nothing, and return what a replay would do.
-        on_progress: called every few hundred letters.
-        notify: called with the reason whenever the replay has to wait.
+        stop: once set, the replay ends after its transaction.
+        on_progress: called every few hundred letters, and whenever the replay has to wait.
         limits: bounds of memory and transactions.
 
     Raises:
+        JobStopped: it was asked to stop.
         DatabaseError: the database failed; committed work is kept, and the next replay continues from there.
     """
     require_current(engine)
@@ -305,8 +264,11 @@ def replay(
         is_dry=dry_run,
         limits=limits or ReplayLimits(),
     )
-    run.on_progress, run.notify = on_progress, notify
-    run.run()
+    if dry_run or not run.total:
+        run.run(None)
+        return run.result
+    with run_job(engine, JOB, exclusive=False, stop=stop, on_progress=on_progress) as job:
+        run.run(job)
     return run.result
 
 

@@ -102,7 +102,6 @@ class PathLock:
                 self._refuse_if_locked_by(other)
             before = load_job(connection, self.name, for_update=True)
             cursor = {
-                "holder": self._identity,
                 "paths": [inert(path) for path in self._paths],
                 "since": utc_text(dt.datetime.now(dt.UTC))[:19],
             }
@@ -110,7 +109,7 @@ class PathLock:
             for other in others:
                 if other.name != self.name and not self._is_active(other):
                     self._clean_up(connection, other, counters)
-            save_job(connection, JobRecord(self.name, RUNNING, cursor, counters))
+            save_job(connection, JobRecord(self.name, RUNNING, cursor, counters, owner=self._identity))
         _OWN_RUNS.add(self._identity["run"])
 
     def require_same_database(self) -> None:
@@ -162,7 +161,7 @@ class PathLock:
         Raises:
             AlreadyFollowed: one does.
         """
-        owner = _owner_of(other)
+        owner = other.owner
         if not self._is_active(other) or not process_identity.is_same_machine(owner, self._identity):
             return
         shared = self._shared_paths(other)
@@ -184,7 +183,7 @@ class PathLock:
         """Return whether the owner of a row may still be running."""
         if other.state in ENDED:
             return False
-        owner = _owner_of(other)
+        owner = other.owner
         return owner.get("run") in _OWN_RUNS or process_identity.is_alive(owner, other.updated_at)
 
     def _clean_up(self, connection: Connection, other: JobRecord, counters: dict[str, Any]) -> None:
@@ -192,7 +191,7 @@ class PathLock:
 
         So a container, which has a new host name each time, keeps its counters and leaves no rows behind.
         """
-        is_other_machine = process_identity.are_different_machines(_owner_of(other), self._identity)
+        is_other_machine = process_identity.are_different_machines(other.owner, self._identity)
         is_ours = _paths_of(other) == self._paths and not is_other_machine
         if is_ours and other.state in ENDED:
             add_counters(counters, other.counters)
@@ -226,7 +225,7 @@ class PathLock:
             JobTaken: it belongs to another process, or is gone.
         """
         job = load_job(connection, self.name, for_update=True)
-        owner: dict[str, Any] = {} if job is None else _owner_of(job)
+        owner = {} if job is None else job.owner
         if job is None or owner.get("run") != self._identity["run"]:
             raise JobTaken(
                 f"{self.name}: {process_identity.describe(owner)} has taken it over, or the database is another one "
@@ -350,11 +349,6 @@ def lock_paths_when_free(
             waits.succeeded()
             return lock
     return None
-
-
-def _owner_of(job: JobRecord) -> dict[str, Any]:
-    """Return the identity of the process that owns a row; empty if the row has none."""
-    return job.cursor.get("holder") or {}
 
 
 def _paths_of(job: JobRecord) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -51,41 +52,68 @@ def are_different_machines(first: dict[str, Any], second: dict[str, Any]) -> boo
     return _differ(first, second, "machine")
 
 
+class Liveness(Enum):
+    """What this process can tell of another one."""
+
+    THERE = "there"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
 def is_alive(identity: dict[str, Any], updated_at: dt.datetime, files: SystemFiles = _SYSTEM_FILES) -> bool:
     """Return whether a process may still be running.
 
-    For a process that this one can see, the system is asked. Any other is considered alive while it updates its job:
-    on another machine, even one of the same name; in a container with its own PID namespace; or with a start time
-    that the system hides (`hidepid` of /proc). A process from before the last boot of this machine is dead.
+    One that this process cannot ask about counts as alive while it updates its job.
 
     Args:
         identity: what `this_process` returned there.
         updated_at: when its job was last updated; a running job does so every minute.
         files: where the system identifies itself.
     """
-    is_updating = (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
+    found = liveness(identity, files)
+    return found is Liveness.THERE or (found is Liveness.UNKNOWN and not is_silent(updated_at))
+
+
+def is_silent(updated_at: dt.datetime) -> bool:
+    """Return whether a job has said nothing for so long that its process is considered dead."""
+    return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() >= SILENT_FOR_S
+
+
+def liveness(identity: dict[str, Any], files: SystemFiles = _SYSTEM_FILES) -> Liveness:
+    """Return whether a process is there. The system is asked about one that this process can see.
+
+    Any other is unknown: on another machine, even one of the same name; in a container with its own PID namespace; or
+    with a start time that the system hides (`hidepid` of /proc). A process from before the last boot of this machine
+    is gone.
+
+    Args:
+        identity: what `this_process` returned there.
+        files: where the system identifies itself.
+    """
     ours = _environment(files)
     if not is_same_machine(identity, ours):
-        return is_updating
+        return Liveness.UNKNOWN
     if _differ(identity, ours, "boot"):
-        return is_updating and not (identity.get("machine") and ours["machine"])
+        return Liveness.GONE if identity.get("machine") and ours["machine"] else Liveness.UNKNOWN
     if _differ(identity, ours, "pids"):
-        return is_updating
-    return _is_running(int(identity.get("pid") or 0), identity.get("started"), is_updating)
+        return Liveness.UNKNOWN
+    return _liveness_here(int(identity.get("pid") or 0), identity.get("started"))
 
 
-def _is_running(pid: int, started: object, is_updating: bool) -> bool:
-    """Return whether a process other than this one has this PID and start time; `is_updating` if that is hidden."""
+def _liveness_here(pid: int, started: object) -> Liveness:
+    """Return whether a process other than this one has this PID and start time; unknown if that is hidden."""
     if pid <= 0 or pid == os.getpid():
-        return False
+        return Liveness.GONE
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return Liveness.GONE
     except PermissionError:
         pass
     started_now = _started(pid)
-    return is_updating if started_now is None else started_now == started
+    if started_now is None:
+        return Liveness.UNKNOWN
+    return Liveness.THERE if started_now == started else Liveness.GONE
 
 
 def describe(identity: dict[str, Any]) -> str:

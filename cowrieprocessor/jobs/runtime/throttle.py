@@ -15,8 +15,8 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects import dialect_of
-from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.jobs import PAUSED, WAITING, load_job
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.jobs import PAUSED, WAITING
 
 MIN_REST_S = 0.03
 """The shortest rest between two write transactions; while others write, the rest is as long as the transaction."""
@@ -78,8 +78,7 @@ class Throttle:
 
     Args:
         engine: the database.
-        pause_job: name of the row of `jobs` that pauses the job; None if no command pauses it.
-        paused_reason: message shown while that row exists: what paused the job, and how to resume it.
+        paused_reason: returns why the job is paused, and how to resume it; None while it is not.
         throttle: the share of time to rest, 0 to 0.99.
         pause_file: while this file exists, the job is paused.
         limits: limits of the job's writes.
@@ -90,9 +89,8 @@ class Throttle:
     def __init__(
         self,
         engine: Engine,
-        pause_job: str | None = None,
         *,
-        paused_reason: str = "paused by command",
+        paused_reason: Callable[[], str | None] = lambda: None,
         throttle: float = 0.0,
         pause_file: Path | None = None,
         limits: ThrottleLimits = DEFAULT_LIMITS,
@@ -100,7 +98,6 @@ class Throttle:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine = engine
-        self._pause_job = pause_job
         self._paused_reason = paused_reason
         self._throttle = throttle
         self._pause_file = pause_file
@@ -122,10 +119,8 @@ class Throttle:
         """Return why the job must not write now, or None if it may."""
         if self._pause_file is not None and os.path.lexists(self._pause_file):
             return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on")
-        if self._pause_job is not None:
-            with read_transaction(self._engine) as connection:
-                if load_job(connection, self._pause_job) is not None:
-                    return Obstacle(PAUSED, self._paused_reason)
+        if (reason := self._paused_reason()) is not None:
+            return Obstacle(PAUSED, reason)
         max_log_bytes = self._limits.max_log_bytes
         if self._pressure.log_bytes() > max_log_bytes:
             self._pressure.empty_log()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -20,18 +21,20 @@ from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_even
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import (
     DONE,
+    PAUSE,
     PAUSED,
-    RECOUNT_JOB,
-    RUNNING,
     JobRecord,
-    delete_job,
+    clear_request,
     load_job,
     recount_is_due,
-    save_job,
+    set_request,
+    shared_job,
 )
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
-from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
+from cowrieprocessor.jobs.runtime.job import run_job
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import (
     FilesSlice,
     MentionsSlice,
@@ -39,12 +42,10 @@ from cowrieprocessor.jobs.upgrade.backfill_aggregates import (
     SessionsSlice,
     Slice,
 )
-from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillProgress, BackfillRun
-from cowrieprocessor.jobs.upgrade.recount import RecountProgress, recount
+from cowrieprocessor.jobs.upgrade.backfill_run import ALL_TYPES, SLICE_ROWS, BackfillRun
+from cowrieprocessor.jobs.upgrade.recount import recount
 
 BATCH_SIZE = 10_000
-PAUSE_JOB = "backfill-pause"
-PAUSED_BY_COMMAND = "paused by command; `db backfill --resume` resumes it"
 KINDS: tuple[type[Slice], ...] = (FilesSlice, MentionsSlice, SessionsSlice, SensorsSlice)
 
 
@@ -86,7 +87,8 @@ def backfill(
     pause_file: Path | None = None,
     slice_rows: int = SLICE_ROWS,
     limits: ThrottleLimits = DEFAULT_LIMITS,
-    on_progress: Callable[[BackfillProgress], None] | None = None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
 ) -> BackfillResult:
     """Run all jobs to completion.
 
@@ -97,41 +99,39 @@ def backfill(
         pause_file: nothing is written while this file exists.
         slice_rows: events by which a write transaction grows.
         limits: limits of its writes.
+        stop: once set, the job that runs ends after its batch.
         on_progress: called after every write and on every wait.
 
     Raises:
         MigrationNeeded, SchemaVersionError: the database has to be migrated first.
         JobTaken: another process runs the backfill.
+        JobStopped: it was asked to stop.
         DatabaseError: see `write_transaction`; committed work is kept.
     """
     require_current(engine)
     import_pre_release_files(engine)
     with read_transaction(engine) as connection:
         kinds = _kinds_to_run(connection)
-    done = [
-        BackfillRun(
+    done = []
+    for kind in KINDS:
+        if kind not in kinds:
+            done.append(JobRecord(kind.job, DONE))
+            continue
+        with run_job(
             engine,
-            kind,
-            Throttle(
-                engine,
-                PAUSE_JOB,
-                paused_reason=PAUSED_BY_COMMAND,
-                throttle=throttle,
-                pause_file=pause_file,
-                limits=limits,
-            ),
-            batch_size=batch_size,
-            slice_rows=slice_rows,
+            kind.job,
+            stop=stop,
+            share_of_rest=throttle,
+            pause_file=pause_file,
+            limits=limits,
             on_progress=on_progress,
-        ).run()
-        if kind in kinds
-        else JobRecord(kind.job, DONE)
-        for kind in KINDS
-    ]
+        ) as job:
+            BackfillRun(engine, kind, job, batch_size=batch_size, slice_rows=slice_rows).run()
+        done.append(job.record)
     with read_transaction(engine) as connection:
         is_due = recount_is_due(connection)
     if is_due:
-        recount(engine, on_progress=None if on_progress is None else lambda now: on_progress(_of_recount(now)))
+        recount(engine, stop=stop, on_progress=on_progress)
     return BackfillResult(*done)
 
 
@@ -140,11 +140,6 @@ def _kinds_to_run(connection: Connection) -> list[type[Slice]]:
     if has_rows_of_v3(connection):
         return list(KINDS)
     return [kind for kind in KINDS if load_job(connection, kind.job) is not None]
-
-
-def _of_recount(now: RecountProgress) -> BackfillProgress:
-    """Return the progress of the recount as that of a job of the backfill, in sessions."""
-    return BackfillProgress(RECOUNT_JOB, RUNNING, now.sessions, now.total, now.sessions_per_s, now.eta_s, reason=None)
 
 
 def plan(engine: Engine) -> BackfillPlan:
@@ -170,11 +165,14 @@ def pause(engine: Engine) -> None:
     """Pause the backfill, whether running or started later, until `resume`."""
     require_current(engine)
     with write_transaction(engine) as connection:
-        save_job(connection, JobRecord(PAUSE_JOB, PAUSED, reason="requested by `db backfill --pause`"))
+        for kind in _kinds_to_run(connection):
+            shared_job(connection, kind.job, PAUSED)
+            set_request(connection, kind.job, PAUSE)
 
 
 def resume(engine: Engine) -> None:
     """Resume a paused backfill."""
     require_current(engine)
     with write_transaction(engine) as connection:
-        delete_job(connection, PAUSE_JOB)
+        for kind in KINDS:
+            clear_request(connection, kind.job, PAUSE)

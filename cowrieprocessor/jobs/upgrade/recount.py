@@ -14,17 +14,21 @@ import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Event
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.scan import TableScan
-from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, RUNNING, STOPPED, JobRecord, load_job, save_job
+from cowrieprocessor.db.engine import write_transaction
+from cowrieprocessor.db.jobs import RECOUNT_JOB
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.recount_rows import IS_OURS, store_counters, store_derived
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.events import utc_text
+from cowrieprocessor.jobs.runtime.job import Job, run_job
+from cowrieprocessor.jobs.runtime.progress import JobProgress, Meter
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.jobs.upgrade.recount_pages import PAGE_SESSIONS, Count, Page, PageReader, derived_rows
 
@@ -32,25 +36,6 @@ JOB = RECOUNT_JOB
 SAVE_EVERY_S = 5.0
 
 _NO_COUNTERS = {"sessions": 0, "changed": 0, "without_events": 0, "twins": 0}
-
-
-@dataclass(frozen=True, slots=True)
-class RecountProgress:
-    """Progress of a recount.
-
-    Attributes:
-        sessions: sessions checked so far.
-        total: sessions at the start.
-        changed: sessions that were wrong.
-        sessions_per_s: rate of this run.
-        eta_s: seconds left at that rate; None while unknown.
-    """
-
-    sessions: int
-    total: int
-    changed: int
-    sessions_per_s: float
-    eta_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +62,8 @@ def recount(
     *,
     session_id: str | None = None,
     dry_run: bool = False,
-    on_progress: Callable[[RecountProgress], None] | None = None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
     page_sessions: int = PAGE_SESSIONS,
     save_every_s: float = SAVE_EVERY_S,
 ) -> RecountResult:
@@ -89,6 +75,7 @@ def recount(
         engine: a database at the current schema version.
         session_id: recount only this session.
         dry_run: count only; nothing is written.
+        stop: once set, the recount ends after its transaction.
         on_progress: called after each page of sessions.
         page_sessions: sessions per page.
         save_every_s: how often the cursor is saved while no session needs a correction.
@@ -101,17 +88,12 @@ def recount(
     require_current(engine)
     with dialect_of(engine).scan(engine) as scan:
         pages = PageReader(scan, page_sessions=page_sessions)
-        keeps_record = not dry_run and session_id is None
-        run = _Recount(
-            engine, scan, pages, on_progress, dry_run=dry_run, keeps_record=keeps_record, save_every_s=save_every_s
-        )
-        if session_id is None:
+        if dry_run or session_id is not None:
+            run = _Recount(engine, scan, pages, None, on_progress, dry_run=dry_run, save_every_s=save_every_s)
+            return run.all_sessions() if session_id is None else run.one_session(session_id)
+        with run_job(engine, JOB, stop=stop, on_progress=on_progress) as job:
+            run = _Recount(engine, scan, pages, job, on_progress, dry_run=False, save_every_s=save_every_s)
             return run.all_sessions()
-        page = pages.of_session(session_id)
-        if page is None:
-            raise NotFound(f"session {session_id!r}: not in the database; `sessions list` shows those that are")
-        run.take(page)
-        return run.result()
 
 
 class _Recount:
@@ -122,56 +104,61 @@ class _Recount:
         engine: Engine,
         scan: TableScan,
         pages: PageReader,
-        on_progress: Callable[[RecountProgress], None] | None,
+        job: Job | None,
+        on_progress: Callable[[JobProgress], None] | None,
         *,
         dry_run: bool,
-        keeps_record: bool,
         save_every_s: float,
     ) -> None:
         self._pages = pages
         self._engine = engine
         self._scan = scan
+        self._job = job
         self._on_progress = on_progress
         self._dry_run = dry_run
-        self._keeps_record = keeps_record
         self._save_every_s = save_every_s
-        self._throttle = Throttle(engine)
-        self._began_at = self._saved_at = time.monotonic()
-        self._done_before = self._total = 0
-        self._resumed = False
-        self._record = JobRecord(JOB, RUNNING, counters=dict(_NO_COUNTERS))
+        self._throttle = Throttle(engine) if job is None else job.throttle
+        self._resumed = job is not None and job.resumed and "last" in job.cursor
+        self._cursor: dict[str, Any] = job.cursor if job is not None and job.resumed else {}
+        self._counters = _NO_COUNTERS | (job.counters if job is not None and job.resumed else {})
+        self._done_before = self._counters["sessions"]
+        self._total = 0
+        self._saved_at = time.monotonic()
+        self._meter = Meter()
 
     def all_sessions(self) -> RecountResult:
         """Recount every session, resuming an earlier run that did not complete."""
         with self._scan.snapshot() as connection:
             self._total = self._pages.rows.count_sessions(connection)
-            before = load_job(connection, JOB) if self._keeps_record else None
-        if before is not None and before.state != DONE:
-            self._resumed = "last" in before.cursor
-            counters = _NO_COUNTERS | before.counters
-            self._record = JobRecord(JOB, RUNNING, before.cursor, counters, before.started_at)
-            self._done_before = int(before.counters.get("sessions", 0))
         self._save()
-        try:
-            while page := self._pages.page(self._record.cursor.get("last")):
-                self.take(page)
-                self._report()
-        except KeyboardInterrupt:
-            self._end(STOPPED, "interrupted; the same command goes on from here")
-            raise
-        self._end(DONE, None)
+        while page := self._pages.page(self._cursor.get("last")):
+            self.take(page)
+            self._report()
+        self._save()
+        return self.result()
+
+    def one_session(self, session_id: str) -> RecountResult:
+        """Recount one session.
+
+        Raises:
+            NotFound: there is no such session.
+        """
+        page = self._pages.of_session(session_id)
+        if page is None:
+            raise NotFound(f"session {session_id!r}: not in the database; `sessions list` shows those that are")
+        self.take(page)
         return self.result()
 
     def take(self, page: Page) -> None:
         """Correct the wrong sessions of a page and advance the cursor past it."""
         wrong = page.wrong()
         if self._dry_run:
-            self._record.counters["changed"] += len(wrong)
+            self._counters["changed"] += len(wrong)
             self._advance(page, 0, len(page.sessions))
             return
         done = 0
         while wrong:
-            self._throttle.wait(lambda obstacle: None)
+            self._wait()
             done = self._write(page, wrong, done)
         self._advance(page, done, len(page.sessions))
         if time.monotonic() - self._saved_at > self._save_every_s:
@@ -179,7 +166,7 @@ class _Recount:
 
     def result(self) -> RecountResult:
         """Return the result so far, including the runs that this one resumed."""
-        return RecountResult(**self._record.counters, resumed=self._resumed)
+        return RecountResult(**self._counters, resumed=self._resumed)
 
     def _write(self, page: Page, wrong: list[int], done: int) -> int:
         """Correct sessions and save the cursor after them until the transaction's time is up; return the next index."""
@@ -196,10 +183,9 @@ class _Recount:
                 wrong_index = wrong.pop(0)
                 changed += self._correct(connection, page, page.sessions[wrong_index].session_id, backfilled, now)
                 index = wrong_index + 1
-            self._record.counters["changed"] += changed
+            self._counters["changed"] += changed
             self._advance(page, done, index)
-            if self._keeps_record:
-                save_job(connection, self._record)
+            self._checkpoint(connection)
         self._saved_at = time.monotonic()
         self._throttle.record_write(self._saved_at - began_at)
         return index
@@ -242,31 +228,33 @@ class _Recount:
     def _advance(self, page: Page, done: int, until: int) -> None:
         """Advance the cursor past the first `until` sessions of a page, of which `done` are counted already."""
         if until > done:
-            counters = self._record.counters
+            counters = self._counters
             counters["sessions"] += until - done
             counters["without_events"] += page.without_events(until) - page.without_events(done)
             counters["twins"] += sum(len(page.twins_of(session)) for session in page.sessions[done:until])
-            self._record.cursor = {**self._record.cursor, "last": page.sessions[until - 1].session_id}
+            self._cursor = {**self._cursor, "last": page.sessions[until - 1].session_id}
+
+    def _wait(self) -> None:
+        if self._job is None:
+            self._throttle.wait(lambda _obstacle: None)
+        else:
+            self._job.wait()
+
+    def _checkpoint(self, connection: Connection) -> None:
+        if self._job is not None:
+            self._job.checkpoint(connection, cursor=self._cursor, counters=self._counters)
 
     def _save(self) -> None:
-        if self._keeps_record:
+        if self._job is not None:
+            self._job.wait()
             with write_transaction(self._engine) as connection:
-                save_job(connection, self._record)
+                self._checkpoint(connection)
         self._saved_at = time.monotonic()
 
-    def _end(self, state: str, reason: str | None) -> None:
-        if state == STOPPED and self._keeps_record:  # the cursor in memory may be ahead of the committed one
-            with read_transaction(self._engine) as connection:
-                self._record = load_job(connection, JOB) or self._record
-        self._record.state, self._record.reason = state, reason
-        self._record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
-        self._save()
-
     def _report(self) -> None:
-        if self._on_progress is None:
-            return
-        counters = self._record.counters
-        elapsed_s = time.monotonic() - self._began_at
-        rate = (counters["sessions"] - self._done_before) / elapsed_s if elapsed_s > 0 else 0.0
-        eta_s = max(0, self._total - counters["sessions"]) / rate if rate > 0 else None
-        self._on_progress(RecountProgress(counters["sessions"], self._total, counters["changed"], rate, eta_s))
+        done, total = self._counters["sessions"] - self._done_before, self._total - self._done_before
+        if self._job is not None:
+            self._job.progress(done, total, "sessions")
+        elif self._on_progress is not None:
+            per_s, eta_s = self._meter.rate(done, total)
+            self._on_progress(JobProgress(JOB, done=done, total=total, unit="sessions", per_s=per_s, eta_s=eta_s))

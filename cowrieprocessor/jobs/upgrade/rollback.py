@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import options_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
-from cowrieprocessor.db.jobs import PAUSED, RUNNING, WAITING
+from cowrieprocessor.db.jobs import ENDED, PAUSED, JobRecord, all_jobs
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.db.schema_facts import SchemaFacts, read_facts
 from cowrieprocessor.db.status import RowCount, count_rows
@@ -177,24 +177,23 @@ def _refuse_while_in_use(connection: Connection, database: str) -> None:
     Raises:
         JobTaken: a job is running.
     """
-    columns = (Job.name, Job.state, Job.cursor, Job.updated_at)
-    for job in connection.execute(select(*columns).where(Job.state.in_([RUNNING, WAITING, PAUSED])).order_by(Job.name)):
-        holder = (job.cursor or {}).get("holder") if isinstance(job.cursor, dict) else None
-        if _is_at_work(job.state, holder, job.updated_at):
-            by = f" ({process_identity.describe(holder)})" if holder else ""
+    for job in all_jobs(connection):
+        owner = job.owner or job.cursor.get("holder") or {}  # where it was before revision 0013
+        if job.state not in ENDED and _is_at_work(job, owner):
+            by = f" ({process_identity.describe(owner)})" if owner else ""
             raise JobTaken(
                 f"{database}: the job {job.name} works on it{by}; stop it, then repeat the command (if it was killed, "
                 "wait a few minutes); nothing was changed"
             )
 
 
-def _is_at_work(state: str, holder: dict[str, Any] | None, updated_at: dt.datetime) -> bool:
+def _is_at_work(job: JobRecord, owner: dict[str, Any]) -> bool:
     """Return whether a job that has not ended may still be running."""
-    if holder:
-        return process_identity.is_alive(holder, updated_at)
-    if state == PAUSED:
-        return False  # only the request to pause the backfill
-    return (dt.datetime.now(dt.UTC) - updated_at).total_seconds() < SILENT_FOR_S
+    if owner:
+        return process_identity.is_alive(owner, job.updated_at)
+    if job.state == PAUSED:
+        return False  # paused before it was ever started
+    return (dt.datetime.now(dt.UTC) - job.updated_at).total_seconds() < SILENT_FOR_S
 
 
 def _build_index_ahead(

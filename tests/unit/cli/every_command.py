@@ -16,7 +16,7 @@ import click
 from cowrieprocessor.cli.main import cli
 from tests.command_line import PROGRAM
 from tests.documents import PROJECT
-from tests.fork_server import CAPTURED, NOTHING, run_forked
+from tests.reliability.fork_server import CAPTURED, NOTHING, run_forked
 
 SAMPLES = PROJECT / "samples"
 TIMEOUT_S = 120
@@ -61,6 +61,9 @@ _CALLS: Mapping[str, tuple[str, ...]] = {
     "files sessions": ("{file}",),
     "files show": ("{file}",),
     "follow": ("--once", "{folder}/log.json"),
+    "jobs pause": ("recount",),
+    "jobs resume": ("recount",),
+    "jobs stop": ("recount",),
     "load": ("{folder}/log.json",),
     "sensors rename": ("p€t", "pötchen", "--yes"),
     "sessions show": ("€uro",),
@@ -108,7 +111,11 @@ def make_scene(folder: Path) -> Scene:
         '{"eventid":"cowrie.command.input","session":"€uro","timestamp":"2026-11-22T00:00:01Z","input":"echo €é中"}\n',
         encoding="utf-8",
     )
-    for words in (["load", "log.json", "bad.json", "--db", NAME], ["db", "backup", "backup.sqlite", "--db", NAME]):
+    for words in (
+        ["load", "log.json", "bad.json", "--db", NAME],
+        ["db", "recount", "--db", NAME],
+        ["db", "backup", "backup.sqlite", "--db", NAME],
+    ):
         run_forked(words, cwd=folder).check_returncode()
     with closing(sqlite3.connect(folder / NAME)) as connection:
         (file,) = connection.execute("SELECT min(shasum) FROM files").fetchone()

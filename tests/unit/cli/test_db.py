@@ -104,6 +104,9 @@ def test_status_as_json(engine: Engine, db_url: str) -> None:
             "updated_at": "2025-01-02T03:04:05Z",
             "finished_at": None,
             "reason": "asked to",
+            "request": None,
+            "process": None,
+            "progress": None,
         }
     ]
     assert document["storage"]["size_bytes"] > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fork_server import CLOSED, NOTHING, UNREAD
+from tests.reliability.fork_server import CLOSED, NOTHING, UNREAD
 from tests.unit.cli.every_command import ALL, CALLED, NAME, Scene, call, call_by_shell, make_scene
 
 IS_CLOSED = "error: the output cannot be written: standard output is closed"

@@ -17,7 +17,7 @@ from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import FileMention, RawEvent
 from cowrieprocessor.events import moment_or_none
 from cowrieprocessor.jobs.maintenance.remove_log import plan, remove
-from cowrieprocessor.jobs.upgrade.backfill import BackfillProgress, backfill
+from cowrieprocessor.jobs.upgrade.backfill import JobProgress, backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
 from cowrieprocessor.jobs.upgrade.rollback import roll_back
 from cowrieprocessor.jobs.validation.validate import validate
@@ -223,8 +223,8 @@ def test_an_earlier_revision_is_filled_by_the_backfill(engine: Engine, logs: lis
         assert completeness(connection, ALL_JOBS).complete
 
 
-def _interrupted(now: BackfillProgress) -> None:
-    if now.job == MENTIONS_JOB and now.rows_done:
+def _interrupted(now: JobProgress) -> None:
+    if now.job == MENTIONS_JOB and now.done:
         raise KeyboardInterrupt
 
 
@@ -324,8 +324,8 @@ def test_a_removal_during_the_backfill(engine: Engine, own_log: Path, tmp_path: 
     apply_migrations(engine)
     removed: list[str] = []
 
-    def take_out(now: BackfillProgress) -> None:
-        if now.job == MENTIONS_JOB and now.rows_done and not removed:
+    def take_out(now: JobProgress) -> None:
+        if now.job == MENTIONS_JOB and now.done and not removed:
             removed.append(now.job)
             remove(engine, plan(engine, str(own_log)))
 

@@ -8,17 +8,18 @@ import pty
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cowrieprocessor.cli.db import db
-from cowrieprocessor.cli.shared.backfill_progress import BackfillProgressLine, duration_text, progress_text
+from cowrieprocessor.cli.shared.job_progress import JobProgressLine, duration_text, progress_text
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import MigrationNeeded
-from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from tests import v3_schema
 from tests.documents import PROJECT
@@ -62,7 +63,7 @@ def test_it_fills_the_tables_and_says_what_is_next(path: Path) -> None:
     assert result.stdout.endswith(
         f"next: cowrieprocessor db validate --db {path}\nthen: cowrieprocessor db recount --db {path}\n"
     )
-    assert "backfill-files: 40/40 100.0%" in result.stderr
+    assert "backfill-files: 40/40 events 100.0%" in result.stderr
     assert files_in(path) == 37
 
 
@@ -77,12 +78,15 @@ def test_again_it_says_that_nothing_is_left(path: Path) -> None:
     assert (document["backfill-files"]["state"], document["backfill-sessions"]["target"]) == ("done", 200)
 
 
+FIELDS = {"job", "state", "done", "total", "unit", "per_s", "eta_s", "step", "reason"}
+
+
 def test_progress_for_programs(path: Path) -> None:
-    """`--progress json` writes an object per line: job, state, rows, rate, seconds to go, reason."""
+    """`--progress json` writes an object per line: the fields of `JobProgress`."""
     result = call("backfill", "--db", path, "--progress", "json")
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
 
-    assert {"job", "state", "rows_done", "rows_total", "rows_per_s", "eta_s", "reason"} == set(lines[0])
+    assert FIELDS == set(lines[0])
     assert {line["job"] for line in lines} == set(ALL_JOBS)
 
 
@@ -100,9 +104,9 @@ def test_a_dry_run_changes_nothing(path: Path) -> None:
 def test_pause_and_resume(path: Path) -> None:
     """`--pause` is seen by `db status`; `--resume` takes it back; both at once are a mistake."""
     assert call("backfill", "--db", path, "--pause").exit_code == 0
-    assert "backfill-pause  paused" in call("status", "--db", path).stdout
+    assert call("status", "--db", path).stdout.count("asked to pause") == len(ALL_JOBS)
     assert call("backfill", "--db", path, "--resume").exit_code == 0
-    assert "backfill-pause" not in call("status", "--db", path).stdout
+    assert "asked to pause" not in call("status", "--db", path).stdout
     assert call("backfill", "--db", path, "--pause", "--resume").exit_code == 2
 
 
@@ -151,20 +155,22 @@ def test_a_service_that_is_stopped_goes_on_later(path: Path, tmp_path: Path) -> 
 
 def test_the_line_of_progress() -> None:
     """A line has rows, share, rate and remaining time; while it waits, the reason."""
-    now = BackfillProgress("backfill-files", "running", 7300, 752_865, 3100.4, 240.6, None)
-    waits = BackfillProgress("backfill-files", "waiting", 7300, 752_865, 3100.4, 240.6, "a reader pins the log")
+    now = JobProgress("recount", "running", 7300, 752_865, "sessions", 3100.4, 240.6)
+    waits = replace(now, state="waiting", reason="a reader pins the log")
+    unknown = replace(now, total=None, eta_s=None, step="copying")
 
-    assert progress_text(now) == "backfill-files: 7,300/752,865 1.0%, 3,100 rows/s, ETA 4m01s"
-    assert progress_text(waits) == "backfill-files: 7,300/752,865 1.0%; waiting: a reader pins the log"
+    assert progress_text(now) == "recount: 7,300/752,865 sessions 1.0%, 3,100/s, ETA 4m01s"
+    assert progress_text(waits) == "recount: 7,300/752,865 sessions 1.0%; waiting: a reader pins the log"
+    assert progress_text(unknown) == "recount: copying: 7,300 sessions, 3,100/s"
     assert [duration_text(seconds) for seconds in (7.4, 60, 7500)] == ["7s", "1m00s", "2h05m"]
 
 
 def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a line is printed when something changes, not for each write."""
-    with BackfillProgressLine() as line:
+    with JobProgressLine() as line:
         for done in range(100):
-            line.update(BackfillProgress("backfill-files", "running", done, 1000, 10.0, 5.0, None))
-        line.update(BackfillProgress("backfill-files", "paused", 99, 1000, 10.0, 5.0, "asked to"))
+            line.update(JobProgress("backfill-files", "running", done, 1000, "events", 10.0, 5.0))
+        line.update(JobProgress("backfill-files", "paused", 99, 1000, "events", 10.0, 5.0, None, "asked to"))
 
     assert len(capsys.readouterr().err.splitlines()) == 2
 

@@ -406,16 +406,16 @@ def test_it_reports_to_jobs(sqlite: Engine, tmp_path: Path) -> None:
     """The row in `jobs` counts over all runs and ends as done; progress reaches all letters."""
     limits = ReplayLimits(letters_at_once=2)
     BulkLoader(sqlite, settings=SMALL).load([write(tmp_path / "cowrie.json", padded(events(30), (2, 5, 7)))])
-    seen: list[tuple[int, int, int]] = []
+    seen: list[tuple[int, int | None, str]] = []
 
     replay(sqlite, LARGE, limit=1, limits=limits)
-    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.letters, now.total, now.resolved)), limits=limits)
+    replay(sqlite, LARGE, on_progress=lambda now: seen.append((now.done, now.total, now.unit)), limits=limits)
 
     with read_transaction(sqlite) as connection:
         row = load_job(connection, JOB)
     assert row is not None
     assert ("done", 3, 3) == (row.state, row.counters["letters_resolved"], row.counters["events"])
-    assert (2, 2, 2) == seen[-1]
+    assert (2, 2, "dead letters") == seen[-1]
 
 
 def test_without_letters_nothing_is_written(sqlite: Engine) -> None:

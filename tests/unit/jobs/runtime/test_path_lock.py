@@ -110,7 +110,7 @@ def change_row(engine: Engine, name: str, **cursor: Any) -> None:
     with write_transaction(engine) as connection:
         job = load_job(connection, name)
         assert job is not None
-        job.cursor["holder"] |= cursor
+        job.owner |= cursor
         save_job(connection, job)
 
 
@@ -118,7 +118,7 @@ def test_the_row_names_owner_and_paths(engine: Engine, tmp_path: Path) -> None:
     """While paths are locked the row has process, paths and time; afterwards it is done."""
     with lock_paths(engine, "follow", [tmp_path / "b.json", tmp_path / "a.json"]) as lock:
         job = row(engine, lock.name)
-        assert (RUNNING, os.getpid()) == (job.state, job.cursor["holder"]["pid"])
+        assert (RUNNING, os.getpid()) == (job.state, job.owner["pid"])
         assert [str(tmp_path / "a.json"), str(tmp_path / "b.json")] == job.cursor["paths"]
         assert 19 == len(job.cursor["since"])
         assert job.finished_at is None
@@ -241,7 +241,7 @@ def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
             add()
             job = row(engine, lock.name)
             assert (state, "because", "then") == (job.state, job.reason, job.cursor["last_event_at"])
-            assert os.getpid() == job.cursor["holder"]["pid"]
+            assert os.getpid() == job.owner["pid"]
 
     assert {"events": 8} == row(engine, lock.name).counters
 
@@ -249,7 +249,7 @@ def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
 def put_row(engine: Engine, name: str, age: dt.timedelta, job: JobRecord, **holder: Any) -> None:
     """Write a row of a given age, perhaps of another owner."""
     job.name = name
-    job.cursor["holder"] |= holder
+    job.owner |= holder
     with write_transaction(engine) as connection:
         save_job(connection, job)
         connection.execute(update(Job).where(Job.name == name).values(updated_at=dt.datetime.now(dt.UTC) - age))
@@ -327,7 +327,7 @@ def test_a_process_whose_row_was_taken_stops(database: Engine, tmp_path: Path) -
             lock.record(WAITING)
     job = row(database, lock.name)
 
-    assert ("another", RUNNING) == (job.cursor["holder"]["run"], job.state)
+    assert ("another", RUNNING) == (job.owner["run"], job.state)
 
 
 def test_a_locked_database_does_not_delay_the_end(database: Engine, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
-from cowrieprocessor.db.jobs import JobRecord, delete_job, save_job
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import JobRecord, delete_job, load_job, save_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.runtime.throttle import (
@@ -44,7 +44,7 @@ class Clock:
 
 def throttled(engine: Engine, clock: Clock, share: float = 0.0) -> Throttle:
     """Return a throttle on that clock."""
-    return Throttle(engine, "pause", clock=clock, sleep=clock.sleep, throttle=share)
+    return Throttle(engine, clock=clock, sleep=clock.sleep, throttle=share)
 
 
 def test_alone_it_writes_long_and_rests_briefly(engine: Engine) -> None:
@@ -136,33 +136,23 @@ def test_a_waiting_job_reports_again(engine: Engine) -> None:
     """A wait is reported every minute, and its end, so that a waiting job is not mistaken for dead."""
     clock = Clock()
     states: list[str | None] = []
-    throttle = throttled(engine, clock)
-    job = JobRecord("pause", "paused")
-    with write_transaction(engine) as connection:
-        save_job(connection, job)
+    reasons: list[str | None] = ["paused by command"]
+    throttle = Throttle(engine, paused_reason=lambda: reasons[-1], clock=clock, sleep=clock.sleep)
 
     def notify(obstacle: Obstacle | None) -> None:
         states.append(None if obstacle is None else obstacle.state)
         if len(states) == 3:
-            with write_transaction(engine) as connection:
-                delete_job(connection, "pause")
+            reasons.append(None)
 
     throttle.wait(notify)
     assert states == ["paused", "paused", "paused", None]
     assert 2 * REPORT_EVERY_S < clock.now < 3 * REPORT_EVERY_S
 
 
-def test_a_job_without_a_pause_row_is_not_paused(engine: Engine) -> None:
-    """Without the row the job is not paused; with it, the reason is the one that was given."""
-    for name in ("pause", "other"):
-        with write_transaction(engine) as connection:
-            save_job(connection, JobRecord(name, "paused"))
-
+def test_the_reason_of_a_pause_is_the_one_that_was_given(engine: Engine) -> None:
+    """Without a reason the job is not paused; with one, that is its obstacle."""
     assert Throttle(engine).obstacle() is None
-    assert Throttle(engine, "nowhere").obstacle() is None
-    assert Throttle(engine, "pause", paused_reason="`go on` lets it").obstacle() == Obstacle(
-        "paused", "`go on` lets it"
-    )
+    assert Throttle(engine, paused_reason=lambda: "`go on` lets it").obstacle() == Obstacle("paused", "`go on` lets it")
 
 
 def test_a_timed_transaction_rests_first_and_ends_in_time(engine: Engine) -> None:
@@ -183,4 +173,5 @@ def test_a_timed_transaction_rests_first_and_ends_in_time(engine: Engine) -> Non
     with pytest.raises(KeyError):
         fail()
     assert clock.slept == [pytest.approx(MIN_REST_S)]
-    assert Throttle(engine, "some job").obstacle() is not None
+    with read_transaction(engine) as connection:
+        assert load_job(connection, "some job") is not None

@@ -22,10 +22,10 @@ from cowrieprocessor.db.jobs import RUNNING, STOPPED, WAITING, JobRecord, load_j
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import JobTaken, MigrationNeeded
 from cowrieprocessor.jobs.runtime import process_identity
-from cowrieprocessor.jobs.runtime.throttle import Throttle, ThrottleLimits
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+from cowrieprocessor.jobs.runtime.throttle import ThrottleLimits
 from cowrieprocessor.jobs.upgrade import backfill as job
 from cowrieprocessor.jobs.upgrade import backfill_run
-from cowrieprocessor.jobs.upgrade.backfill_run import BackfillProgress
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
 from cowrieprocessor.settings import Settings
@@ -115,11 +115,11 @@ def test_again_changes_nothing(engine_v3: Engine) -> None:
     """A second run reads nothing and changes no row."""
     job.backfill(engine_v3)
     expected = filled(engine_v3)
-    reports: list[BackfillProgress] = []
+    reports: list[JobProgress] = []
     job.backfill(engine_v3, on_progress=reports.append)
 
     assert difference(expected, filled(engine_v3)) == []
-    assert {report.rows_total for report in reports} == {0}
+    assert {report.total for report in reports} == {0}
 
 
 def test_what_v3_appends_later_is_caught_up(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_events_loaded_meanwhile_are_counted_once(tmp_path: Path) -> None:
     BulkLoader(mixed, settings=Settings()).load([first])
     loaded = []
 
-    def load_once(_: BackfillProgress) -> None:
+    def load_once(_: JobProgress) -> None:
         if not loaded:
             loaded.append(BulkLoader(mixed, settings=Settings()).load([second]))
 
@@ -221,7 +221,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     for _ in range(12):
         left = random_.randrange(1, 20)
 
-        def interrupt(_: BackfillProgress) -> None:
+        def interrupt(_: JobProgress) -> None:
             nonlocal left
             left -= 1
             if left == 0:
@@ -289,12 +289,12 @@ def test_a_second_backfill_is_refused(engine_v3: Engine) -> None:
         "run": "x",
     }
     with write_transaction(engine_v3) as connection:
-        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": living, "last": {}, "target": 0}))
+        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"last": {}, "target": 0}, owner=living))
     with pytest.raises(JobTaken, match="process 1 on"):
         job.backfill(engine_v3)
     with write_transaction(engine_v3) as connection:
         dead = living | {"started": "0"}
-        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"holder": dead, "last": {}, "target": 0}))
+        save_job(connection, JobRecord("backfill-files", RUNNING, cursor={"last": {}, "target": 0}, owner=dead))
     job.backfill(engine_v3)
 
     assert len(rows(engine_v3, "SELECT * FROM files")) == 2
@@ -305,12 +305,12 @@ def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path) -> None:
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(200)))
     taken = []
 
-    def take_over(now: BackfillProgress) -> None:
-        if now.rows_done > 10 and not taken:
+    def take_over(now: JobProgress) -> None:
+        if now.done > 10 and not taken:
             with write_transaction(engine) as connection:
                 row = load_job(connection, "backfill-files")
                 assert row is not None
-                row.cursor["holder"] = process_identity.this_process()
+                row.owner = process_identity.this_process()
                 save_job(connection, row)
             taken.append(len(rows(engine, "SELECT * FROM files")))
 
@@ -320,14 +320,15 @@ def test_a_backfill_that_was_taken_over_stops_writing(tmp_path: Path) -> None:
     dispose(engine)
 
 
-def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
+def test_a_file_and_a_command_pause_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the pause file or the command's row exists nothing is written; `jobs` has the reason; then it resumes."""
     engine = migrated(tmp_path / "v3.sqlite", decoded(events(100)))
+    monkeypatch.setattr("cowrieprocessor.jobs.runtime.job.LOOK_EVERY_S", 0.0)
     pause_file = tmp_path / "pause"
     pause_file.touch()
     seen: list[tuple[str, str | None, int]] = []
 
-    def watch(now: BackfillProgress) -> None:
+    def watch(now: JobProgress) -> None:
         if now.state != RUNNING:
             seen.append((now.state, now.reason, len(rows(engine, "SELECT * FROM files"))))
             if "file" in str(now.reason):
@@ -336,31 +337,11 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path) -> None:
             else:
                 job.resume(engine)
 
-    throttle = Throttle(
-        engine, job.PAUSE_JOB, paused_reason=job.PAUSED_BY_COMMAND, pause_file=pause_file, sleep=lambda _: None
-    )
-    said: list[str] = []
-    obstacle = throttle.obstacle()
-    assert obstacle is not None
-    said.append(obstacle.reason)
-    job.pause(engine)
-    pause_file.unlink()
-    by_command = throttle.obstacle()
-    assert by_command is not None
-    job.resume(engine)
-    assert throttle.obstacle() is None
-    assert "remove it to go on" in said[0]
-    assert "--resume" in by_command.reason
+    job.backfill(engine, pause_file=pause_file, on_progress=watch)
 
-    pause_file.touch()
-
-    def unpause(now: BackfillProgress) -> None:
-        watch(now)
-        if pause_file.exists() is False and rows(engine, "SELECT 1 FROM jobs WHERE name = 'backfill-pause'"):
-            job.resume(engine)
-
-    job.backfill(engine, pause_file=pause_file, on_progress=unpause)
-    assert [(state, count) for state, _, count in seen] == [("paused", 0)]
+    assert [(state, count) for state, _, count in seen] == [("paused", 0)] * 2
+    assert "remove it to go on" in str(seen[0][1])
+    assert "`cowrieprocessor jobs resume`" in str(seen[1][1])
     assert len(rows(engine, "SELECT * FROM files")) > 0
     dispose(engine)
 
@@ -373,7 +354,7 @@ def test_nothing_is_added_while_a_reader_pins_a_large_log(tmp_path: Path) -> Non
     waits: list[tuple[str | None, int]] = []
     with OtherProcess(path, "BEGIN", "SELECT count(*) FROM raw_events") as reader:
 
-        def watch(now: BackfillProgress) -> None:
+        def watch(now: JobProgress) -> None:
             if now.state == WAITING:
                 waits.append((now.reason, Path(f"{path}-wal").stat().st_size))
                 reader.end()

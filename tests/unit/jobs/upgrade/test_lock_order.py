@@ -16,7 +16,8 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.ingest.event_scan import StoredEvent
-from cowrieprocessor.jobs.runtime.throttle import Throttle, ThrottleLimits
+from cowrieprocessor.jobs.runtime.job import run_job
+from cowrieprocessor.jobs.runtime.throttle import ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill import KINDS
 from cowrieprocessor.jobs.upgrade.backfill_aggregates import (
     FilesSlice,
@@ -55,9 +56,12 @@ def log_of(path: Path, sessions: Sequence[str]) -> Path:
     return path
 
 
-def run_of(engine: Engine, kind: type[Slice], slice_rows: int = 1) -> BackfillRun:
-    """Return a run of one job that has not begun."""
-    return BackfillRun(engine, kind, Throttle(engine, limits=AMPLE), batch_size=10_000, slice_rows=slice_rows)
+def run_one(engine: Engine, kind: type[Slice], slice_rows: int, limits: ThrottleLimits) -> list[int]:
+    """Run one job of the backfill; return how many events were done at each report."""
+    done = [0]
+    with run_job(engine, kind.job, limits=limits, on_progress=lambda now: done.append(now.done)) as job:
+        BackfillRun(engine, kind, job, batch_size=10_000, slice_rows=slice_rows).run()
+    return done
 
 
 def wait_for_a_lock(engine: Engine) -> None:
@@ -88,7 +92,7 @@ def test_a_loader_and_a_backfill_do_not_deadlock(engine: Engine, tmp_path: Path,
 
     def run() -> None:
         try:
-            run_of(engine, kind).run()
+            run_one(engine, kind, 1, AMPLE)
         except BaseException as error:  # noqa: BLE001 - any failure is told by the test
             failed.append(error)
 
@@ -150,16 +154,7 @@ def test_a_transaction_grows_with_the_speed_of_the_last_one(engine: Engine, tmp_
     for seconds in (0.0, 60.0):
         with write_transaction(engine) as connection:
             connection.execute(text("DELETE FROM jobs WHERE name = 'backfill-mentions'"))
-        done = [0]
-        limits = ThrottleLimits(write_s=seconds, shared_write_s=seconds)
-        BackfillRun(
-            engine,
-            MentionsSlice,
-            Throttle(engine, limits=limits),
-            batch_size=10_000,
-            slice_rows=2,
-            on_progress=lambda now, done=done: done.append(now.rows_done),  # type: ignore[misc]
-        ).run()
+        done = run_one(engine, MentionsSlice, 2, ThrottleLimits(write_s=seconds, shared_write_s=seconds))
         written[seconds] = [after - before for before, after in itertools.pairwise(done) if after > before]
 
     assert written == {0.0: [2, 2, 2, 2], 60.0: [2, 6]}

@@ -9,7 +9,8 @@ from sqlalchemy import Engine, text
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
-from cowrieprocessor.jobs.upgrade.backfill import BackfillProgress, BackfillResult, backfill, plan
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+from cowrieprocessor.jobs.upgrade.backfill import BackfillResult, backfill, plan
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
@@ -42,7 +43,7 @@ def recorded(engine: Engine) -> list[str]:
 
 def test_nothing_is_read_where_loaders_stored_everything(loaded: Engine) -> None:
     """No event is planned, read or reported; no job is recorded; the database is valid."""
-    progress: list[BackfillProgress] = []
+    progress: list[JobProgress] = []
 
     assert plan(loaded).rows == dict.fromkeys(ALL_JOBS, 0)
     result = backfill(loaded, on_progress=progress.append)

@@ -21,8 +21,9 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.upgrade.recount_rows import RecountRows
 from cowrieprocessor.errors import NotFound
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.upgrade import recount as job
-from cowrieprocessor.jobs.upgrade.recount import RecountProgress, RecountResult, recount
+from cowrieprocessor.jobs.upgrade.recount import RecountResult, recount
 from cowrieprocessor.jobs.validation.validate import validate
 from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
@@ -191,9 +192,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def recount_in_small_pages(
-    engine: Engine, on_progress: Callable[[RecountProgress], None] | None = None
-) -> RecountResult:
+def recount_in_small_pages(engine: Engine, on_progress: Callable[[JobProgress], None] | None = None) -> RecountResult:
     """Recount in pages of seven sessions, with the cursor saved after each."""
     return recount(engine, on_progress=on_progress, page_sessions=7, save_every_s=0.0)
 
@@ -210,8 +209,8 @@ def test_stopped_and_resumed_equals_undisturbed(made: Path, tmp_path: Path, stop
     undisturbed, stopped = (copy_of(made, tmp_path / name) for name in ("undisturbed", "stopped"))
     pages: list[int] = []
 
-    def stop(now: RecountProgress) -> None:
-        pages.append(now.sessions)
+    def stop(now: JobProgress) -> None:
+        pages.append(now.done)
         if len(pages) == stopped_at:
             raise Killed
 
@@ -232,7 +231,7 @@ def test_an_interrupt_is_recorded(made: Path, tmp_path: Path) -> None:
     """Ctrl-C leaves the job stopped, with its cursor."""
     path = copy_of(made, tmp_path / "v3.sqlite")
 
-    def interrupt(now: RecountProgress) -> None:
+    def interrupt(now: JobProgress) -> None:
         raise KeyboardInterrupt
 
     with opened(path) as engine, pytest.raises(KeyboardInterrupt):

@@ -68,7 +68,7 @@ def stop_half_way(engine: Engine) -> None:
     apply_migrations(engine)
 
     def interrupt(progress: object) -> None:
-        if getattr(progress, "job", "") == "backfill-sessions" and getattr(progress, "rows_done", 0):
+        if getattr(progress, "job", "") == "backfill-sessions" and getattr(progress, "done", 0):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -317,11 +317,11 @@ def test_a_running_job_is_refused(engine: Engine, tmp_path: Path, state: str) ->
 def test_a_paused_backfill_is_refused_and_a_pause_request_is_not(engine: Engine, tmp_path: Path) -> None:
     """A paused backfill blocks the rollback, a mere request to pause does not."""
     alive = process_identity.this_process() | {"pid": 1, "started": process_identity._started(1)}
-    working(engine, {"holder": alive}, "paused")
+    working(engine, {}, "paused", owner=alive)
     with pytest.raises(JobTaken, match="works on it"):
         roll_back(engine, tmp_path / "saved")
     with write_transaction(engine) as connection:
-        connection.execute(update(T["jobs"]).values(cursor={}))
+        connection.execute(update(T["jobs"]).values(owner=None))
     roll_back(engine, tmp_path / "saved")
     assert schema_version(engine) == 3
 
@@ -329,12 +329,12 @@ def test_a_paused_backfill_is_refused_and_a_pause_request_is_not(engine: Engine,
 def test_a_job_is_running_while_its_process_lives(engine: Engine, tmp_path: Path) -> None:
     """A job blocks the rollback as long as its process lives, however silent, and not once it is dead."""
     of_another = {"host": "elsewhere", "pid": 1, "started": "1", "run": "x"}
-    working(engine, {"holder": of_another})
+    working(engine, {"holder": of_another})  # as before revision 0013
     with pytest.raises(JobTaken, match="process 1 on elsewhere"):
         roll_back(engine, tmp_path / "saved")
     dead = process_identity.this_process() | {"pid": 2**22 + 1}
     with write_transaction(engine) as connection:
-        connection.execute(update(T["jobs"]).values(cursor={"holder": dead}))
+        connection.execute(update(T["jobs"]).values(owner=dead))
     roll_back(engine, tmp_path / "saved")
     assert schema_version(engine) == 3
 

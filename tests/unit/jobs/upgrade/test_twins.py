@@ -18,7 +18,6 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.errors import ConfigurationError, SaveFailed
 from cowrieprocessor.jobs.runtime.throttle import Throttle
-from cowrieprocessor.jobs.upgrade import backfill_run
 from cowrieprocessor.jobs.upgrade import remove_twins as removal
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
@@ -191,7 +190,7 @@ def test_a_recount_while_the_backfill_works_doubles_nothing(v3: Engine, monkeypa
             recount(v3)
         wait(throttle, notify)
 
-    monkeypatch.setattr(backfill_run.Throttle, "wait", recount_before)
+    monkeypatch.setattr(Throttle, "wait", recount_before)
     backfill(v3)
     monkeypatch.undo()
 

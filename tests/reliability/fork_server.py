@@ -1,6 +1,6 @@
 """Processes of the program that begin at once: a server has imported everything and forks for each.
 
-    python -m tests.fork_server SOCKET
+    python -m tests.reliability.fork_server SOCKET
 
 Each connection to the socket starts one process: a JSON line with its arguments, folder, environment and the name of a
 mistake of `tests.rotation.sabotage` that it is to make, if any, with the descriptors of its open standard streams. The
@@ -31,7 +31,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 UNEXPECTED = 70
 """The exit code of a command that ended with an exception, as a process of its own would with a traceback."""
 
@@ -67,7 +67,9 @@ class ForkServer:
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="forks")
         self._address = f"{self._folder}/socket"
-        self._server = subprocess.Popen([sys.executable, "-m", "tests.fork_server", self._address], cwd=PROJECT)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.reliability.fork_server", self._address], cwd=PROJECT
+        )
         atexit.register(self.close)
 
     def start(

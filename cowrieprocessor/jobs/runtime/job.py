@@ -1,0 +1,297 @@
+"""The runtime of long jobs: `with run_job(engine, "recount") as job:`.
+
+A job has one record from its start to its end, a row of `jobs`: who runs it, how far it is, why it waits and how it
+ended. Other processes pause, resume and stop it there. docs/write_a_job.md has an example.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from cowrieprocessor.db.jobs import (
+    DONE,
+    FAILED,
+    PAUSE,
+    RUNNING,
+    STOP,
+    STOPPED,
+    JobRecord,
+    add_counters,
+    end_reason,
+)
+from cowrieprocessor.errors import DatabaseError, JobStopped, JobTaken
+from cowrieprocessor.jobs.runtime.job_record import JobRow
+from cowrieprocessor.jobs.runtime.progress import JobProgress, Meter
+from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Obstacle, Throttle, ThrottleLimits
+
+LOOK_EVERY_S = 1.0
+"""How often a job looks for requests of others."""
+
+SAVE_EVERY_S = 5.0
+"""How often the progress of a job is saved that commits nothing itself meanwhile."""
+
+PAUSED_BY_COMMAND = "paused by command; `cowrieprocessor jobs resume` lets it go on"
+STOPPED_BY_COMMAND = "stopped by command; the same command goes on from here"
+STOPPED_BY_SIGNAL = "asked to stop; the same command goes on from here"
+
+
+class Job:
+    """A running job. Made by `run_job`.
+
+    Attributes:
+        name: its name.
+        throttle: decides when it may write, and for how long.
+        resumed: whether an earlier run did not come to its end.
+        ends_as: the state and reason that its record gets when the block ends without an error.
+    """
+
+    def __init__(
+        self,
+        row: JobRow,
+        record: JobRecord,
+        throttle: Throttle,
+        *,
+        resumed: bool,
+        stop: Event,
+        on_progress: Callable[[JobProgress], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = record.name
+        self.throttle = throttle
+        self.resumed = resumed
+        self.ends_as: tuple[str, str | None] = (DONE, None)
+        self._row = row
+        self._record = record
+        self._stop = stop
+        self._on_progress = on_progress
+        self._clock = clock
+        self._meter = Meter(clock)
+        self._progress = JobProgress(record.name)
+        self._request = record.request
+        self._looked_at = self._saved_at = clock()
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        """The position that was saved last, also by an earlier run; plain JSON. Empty if there is none."""
+        return dict(self._record.cursor)
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """The counters that were saved last, also by an earlier run."""
+        return dict(self._record.counters)
+
+    @property
+    def record(self) -> JobRecord:
+        """The record that was saved last; after the block, how the job ended."""
+        return self._record
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the job shall end, by a signal or by another process, which is asked once a second."""
+        return self._stop.is_set() or self._requested() == STOP
+
+    def progress(
+        self,
+        done: int,
+        total: int | None = None,
+        unit: str = "",
+        *,
+        step: str | None = None,
+    ) -> None:
+        """Report how far the job is; it is saved with the next checkpoint, at the latest after some seconds.
+
+        Args:
+            done: units that this run has done.
+            total: units that this run does; None if unknown.
+            unit: what is counted, in the plural.
+            step: what it does now, if it has steps.
+        """
+        per_s, eta_s = self._meter.rate(done, total)
+        self._progress = JobProgress(self.name, RUNNING, done, total, unit, per_s, eta_s, step)
+        if self._clock() - self._saved_at >= SAVE_EVERY_S:
+            self._try_to_save(self._with_progress)
+        self._report()
+
+    def checkpoint(
+        self,
+        connection: Connection,
+        *,
+        cursor: Mapping[str, Any] | None = None,
+        counters: Mapping[str, Any] | None = None,
+        add: Mapping[str, int] | None = None,
+    ) -> None:
+        """Save position, counters and progress in the transaction of the batch.
+
+        Args:
+            connection: the transaction that writes the batch.
+            cursor: where the next run goes on; plain JSON. Unchanged by default.
+            counters: all counters; unchanged by default.
+            add: counts that are added to the counters, for a job that several processes run.
+
+        Raises:
+            JobTaken: another process runs the job; the transaction has to be rolled back.
+        """
+
+        def change(record: JobRecord) -> None:
+            self._with_progress(record)
+            if cursor is not None:
+                record.cursor = dict(cursor)
+            if counters is not None:
+                record.counters = dict(counters)
+            add_counters(record.counters, add or {})
+
+        self._adopt(self._row.save(change, connection))
+
+    def lock(self, connection: Connection) -> None:
+        """Lock the record until the transaction ends, before anything that another run must not write at the same time.
+
+        Raises:
+            JobTaken: another process runs the job.
+        """
+        self._row.lock(connection)
+
+    def wait(self) -> None:
+        """Wait while the job is paused or must not write; call it before each batch.
+
+        Raises:
+            JobStopped: the job shall end.
+        """
+        self._raise_if_stopped()
+        self.throttle.wait(self._note_obstacle)
+        self._raise_if_stopped()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise JobStopped(STOPPED_BY_SIGNAL)
+        if self._requested() == STOP:
+            raise JobStopped(STOPPED_BY_COMMAND)
+
+    def _requested(self) -> str | None:
+        """Return what another process wants, as of a second ago."""
+        if self._clock() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = self._clock()
+            self._request = self._row.request()
+        return self._request
+
+    def paused_reason(self) -> str | None:
+        """Return why the job is paused, or None; a stop ends the pause."""
+        self._raise_if_stopped()
+        return PAUSED_BY_COMMAND if self._requested() == PAUSE else None
+
+    def _note_obstacle(self, obstacle: Obstacle | None) -> None:
+        """Report and save an obstacle, or with None its end."""
+        self._meter.idle(is_idle=obstacle is not None)
+        state, reason = (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
+        self._progress = replace(self._progress, state=state, reason=reason)
+        self._adopt(self._row.save(self._with_progress))
+        self._report()
+
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self._progress)
+
+    def _with_progress(self, record: JobRecord) -> None:
+        record.state, record.reason = self._progress.state, self._progress.reason
+        record.progress = self._progress.document()
+
+    def _adopt(self, record: JobRecord) -> None:
+        self._record = record
+        self._request = record.request
+        self._saved_at = self._looked_at = self._clock()
+
+    def _try_to_save(self, change: Callable[[JobRecord], None]) -> None:
+        """Save the record if the database answers at once."""
+        try:
+            record = self._row.save(change, at_once=True)
+        except JobTaken:
+            raise
+        except DatabaseError:
+            self._saved_at = self._clock()
+        else:
+            self._adopt(record)
+
+    def end(self, state: str, reason: str | None, *, at_once: bool) -> None:
+        """Save how the job ended. What was committed stays: an interrupt may come just after a commit.
+
+        Args:
+            state: done, stopped or failed.
+            reason: why it stopped or failed.
+            at_once: give up if the database does not answer at once; others then see that the process is gone.
+        """
+
+        def change(record: JobRecord) -> None:
+            record.state, record.reason = state, reason
+            record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
+            record.progress = self._progress.document()
+
+        if not at_once:
+            self._adopt(self._row.save(change, is_end=True))
+            return
+        try:
+            self._adopt(self._row.save(change, at_once=True, is_end=True))
+        except DatabaseError:
+            return
+
+
+@contextmanager
+def run_job(
+    engine: Engine,
+    name: str,
+    *,
+    exclusive: bool = True,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
+    share_of_rest: float = 0.0,
+    pause_file: Path | None = None,
+    limits: ThrottleLimits = DEFAULT_LIMITS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Job]:
+    """Run a job: its record is there from now on, and says how it ended when the block ends.
+
+    Args:
+        engine: the database.
+        name: the name of the job.
+        exclusive: refuse to run while another process runs it; else several processes share the record.
+        stop: once set, `Job.wait` ends the job.
+        on_progress: called with each progress.
+        share_of_rest: the share of time to rest, 0 to 0.99.
+        pause_file: while this file exists, the job is paused.
+        limits: limits of its writes.
+        clock: monotonic time in seconds.
+
+    Raises:
+        JobTaken: another process runs it, or has taken it over.
+        JobStopped: it was asked to stop.
+        DatabaseError: see `write_transaction`; what was committed is kept.
+    """
+    row = JobRow(engine, name, exclusive=exclusive)
+    record, resumed = row.begin()
+    job: Job
+    throttle = Throttle(
+        engine,
+        paused_reason=lambda: job.paused_reason(),
+        throttle=share_of_rest,
+        pause_file=pause_file,
+        limits=limits,
+    )
+    job = Job(row, record, throttle, resumed=resumed, stop=stop or Event(), on_progress=on_progress, clock=clock)
+    try:
+        yield job
+        job.end(*job.ends_as, at_once=False)
+    except JobTaken:
+        raise
+    except (KeyboardInterrupt, JobStopped) as error:
+        job.end(STOPPED, end_reason(error), at_once=True)
+        raise
+    except BaseException as error:
+        job.end(FAILED, end_reason(error), at_once=True)
+        raise
