@@ -168,7 +168,7 @@ def test_cowries_own_verdicts_cost_nothing(engine: Engine, tmp_path: Path, here:
     assert here.virustotal.asked()[FILES[0]] == 1
 
 
-def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path: Path, here: Services) -> None:
+def test_staging_writes_cache_queue_and_ledger_alone(engine: Engine, tmp_path: Path, here: Services) -> None:
     """With USE_NEW_ENRICHMENT=0 no row of another table changes; back at 1 the cache is replayed without a request."""
     load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES[:4])])
     here.virustotal.add(FILES[0], malicious=9, total=70)
@@ -186,14 +186,14 @@ def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path:
     assert [(1,)] == rows(engine, "SELECT count(*) FROM files WHERE vt_positives = 9 AND vt_malicious")
     verdicts = rows(engine, "SELECT verdict, count(*) FROM file_hashes GROUP BY verdict ORDER BY verdict")
     assert [("malicious", 1), ("unknown", 3)] == verdicts
-    assert [] == rows(engine, "SELECT * FROM enrichment_cache WHERE key LIKE 'claim:%'")
+    assert [] == rows(engine, "SELECT * FROM enrichment_cache WHERE key LIKE 'staged:%'")
     assert [(4,)] == rows(engine, "SELECT count(*) FROM files WHERE enrichment_status = 'enriched'")
 
 
 def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
     engine: Engine, tmp_path: Path, here: Services
 ) -> None:
-    """`--sha256` asks again although the cache has an answer, and writes the cache alone."""
+    """`--sha256` asks again although the cache has an answer, and writes cache and queue alone."""
     load(engine, tmp_path, [download(1, FILES[0])])
     staged = {"use_new_enrichment": False, "enrichment_providers": ("virustotal",)}
     here.enrich(engine, **staged)
