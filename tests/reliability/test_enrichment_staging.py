@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, insert, select
 
-from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256
 from cowrieprocessor.db.enrichment.staged_answers import replayable_count
 from cowrieprocessor.db.migrations import apply_migrations
@@ -21,11 +21,13 @@ from cowrieprocessor.enrichment.file_enrichment import FileEnrichment
 from cowrieprocessor.enrichment.lookup import Lookup
 from cowrieprocessor.jobs.enrichment.answer_writer import AnswerWriter
 from cowrieprocessor.jobs.enrichment.run import EnrichOptions, enrich
-from tests.enrichment_scene import rows
+from cowrieprocessor.reporting.queries.files import FileFilter, list_files
+from tests.enrichment_scene import T, rows
 from tests.stand_ins.behaviours import HTML_502
+from tests.stand_ins.clock import START
 from tests.stand_ins.scene import Services, download, load, services, sha256_of
 from tests.stand_ins.server import answering
-from tests.stand_ins.virustotal import ERRORS, error
+from tests.stand_ins.virustotal import ERRORS, KeyLimits, error
 from tests.torture import rounds
 
 FILES = tuple(sha256_of(number) for number in range(9))
@@ -56,6 +58,7 @@ class Step:
     Attributes:
         hours: how much time passes before it.
         change: what the services or the logs have new.
+        settings: what differs from the settings of other runs.
         options: what the run is told.
         sends: how many requests the run sends before it ends as `end` says; None if it goes to its end.
         end: `kill`, `interrupt` or `stop`.
@@ -65,6 +68,7 @@ class Step:
 
     hours: float
     change: Callable[[Site], None]
+    settings: dict[str, Any]
     options: EnrichOptions
     sends: int | None
     end: str
@@ -74,7 +78,7 @@ class Step:
 
 @dataclass
 class Site:
-    """A database, and the services that it asks; `waited` counts the answers that waited in the cache after each step."""
+    """A database, and the services that it asks; `waited` counts the answers that waited in the cache."""
 
     engine: Engine
     folder: Path
@@ -95,10 +99,10 @@ class Site:
         staged = step.staged and switches
         if switches and step.dies_in_replay is not None:
             with pytest.raises(Killed), dying_in_replay(step.dies_in_replay):
-                self._enrich(EnrichOptions(), staged=staged)
+                self._enrich(EnrichOptions(), staged=staged, **step.settings)
         self.stop.clear()
         with contextlib.suppress(Killed, KeyboardInterrupt), ending(self.stop, step):
-            self._enrich(step.options, staged=staged)
+            self._enrich(step.options, staged=staged, **step.settings)
         with read_transaction(self.engine) as connection:
             self.waited += replayable_count(connection)
 
@@ -122,8 +126,9 @@ class Site:
             for table in TABLES
         }
 
-    def _enrich(self, options: EnrichOptions, *, staged: bool) -> None:
-        settings = self.here.settings(use_new_enrichment=not staged)
+    def _enrich(self, options: EnrichOptions, *, staged: bool, **changes: Any) -> None:
+        captured = self.folder / "downloads"
+        settings = self.here.settings(use_new_enrichment=not staged, virustotal_upload_from=captured, **changes)
         enrich(self.engine, settings, options, clock=self.here.clock, stop=self.stop)
 
 
@@ -227,6 +232,15 @@ def steps_of(chance: random.Random) -> list[Step]:
         Step(
             hours=chance.choice((0, 0.5, 3, 24, 24 * 9, 24 * 35)),
             change=changes(chance),
+            settings=chance.choice(
+                (
+                    {},
+                    {},
+                    {"settled_by": ()},
+                    {"settled_by": ("malicious", "clean", "suspicious")},
+                    {"enrichment_providers": ("virustotal", "urlhaus-url")},
+                )
+            ),
             options=EnrichOptions(
                 limit=chance.choice((None, None, None, 3)),
                 only=tuple(chance.sample(FILES, 2)) if chance.random() < 0.2 else None,
@@ -241,8 +255,10 @@ def steps_of(chance: random.Random) -> list[Step]:
 
 
 def site_after(engine: Engine, folder: Path, steps: Sequence[Step], *, switches: bool) -> tuple[Any, Any, int]:
-    """Return what a site has stored in the end, what it has sent, and how many answers waited in the cache meanwhile."""
-    folder.mkdir()
+    """Return what a site has stored in the end, what it has sent, and how many answers waited in its cache."""
+    (folder / "downloads").mkdir(parents=True)
+    for number in range(3, 6):
+        (folder / "downloads" / FILES[number]).write_text(str(number))
     with services() as here:
         site = Site(engine, folder, here)
         here.virustotal.add(FILES[0], malicious=9, total=70)
@@ -258,6 +274,7 @@ def site_after(engine: Engine, folder: Path, steps: Sequence[Step], *, switches:
         return site.dump(), sent, site.waited
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("seed", range(rounds(20, 3)))
 def test_switching_at_random_changes_nothing_in_the_end(engine: Engine, tmp_path: Path, seed: int) -> None:
     """Requests, ledgers, history, hashes, files, flags, cache and queue equal those of a site that was never at 0."""
@@ -275,3 +292,79 @@ def test_switching_at_random_changes_nothing_in_the_end(engine: Engine, tmp_path
         assert len(stored[table]) == len(expected[table])
         for row, other_row in zip(stored[table], expected[table], strict=True):
             assert (table, row) == (table, row | other_row)
+
+
+def test_processes_at_0_and_at_1_share_the_work(engine: Engine, tmp_path: Path) -> None:
+    """Two at 0 and one at 1 ask about each file once; the next run at 1 has every verdict, without a request."""
+    files = [sha256_of(f"shared {number}") for number in range(30)]
+    only: dict[str, Any] = {"enrichment_providers": ("hashlookup", "virustotal"), "virustotal_per_minute": 6000}
+    with services(KeyLimits(None, 500, 15_500)) as here:
+        load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(files)])
+        for sha256 in files[:10]:
+            here.hashlookup.add(sha256, trust=90)
+        start = threading.Barrier(3)
+
+        def work(staged: bool) -> None:
+            own = get_engine(engine.url.render_as_string(hide_password=False))
+            try:
+                start.wait(60)
+                here.enrich(own, use_new_enrichment=not staged, **only)
+            finally:
+                dispose(own)
+
+        threads = [threading.Thread(target=work, args=[staged]) for staged in (True, True, False)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(300)
+        asked = here.requests()
+        here.enrich(engine, **only)
+
+        assert dict.fromkeys(files, 1) == {sha256: here.hashlookup.asked()[sha256] for sha256 in files}
+        assert dict.fromkeys(files[10:], 1) == {
+            subject: count for subject, count in here.virustotal.asked().items() if subject in files
+        }
+        assert asked == here.requests()
+    history = {(row["sha256"], row["provider"]) for row in rows(engine, "file_verdicts")}
+    assert history == {(sha256, "hashlookup") for sha256 in files} | {(sha256, "virustotal") for sha256 in files[10:]}
+    assert {"enriched"} == {row["enrichment_status"] for row in rows(engine, "files")}
+
+
+def test_what_an_earlier_release_staged_is_kept(engine: Engine, tmp_path: Path) -> None:
+    """Answers that an earlier release staged cost no request, at 0 or at 1; its claims are removed when first met."""
+    only: dict[str, Any] = {"enrichment_providers": ("virustotal", "urlhaus-url"), "settled_by": ()}
+    with services() as here:
+        load(engine, tmp_path, [download(number, FILES[number]) for number in range(3)])
+        here.virustotal.add(FILES[0], malicious=9, total=70)
+        here.enrich(engine, EnrichOptions(only=FILES[:2]), use_new_enrichment=False, **only)
+        leave_as_earlier_release(engine)
+        asked = here.requests()
+        with read_transaction(engine) as connection:
+            listed = {row.sha256: row.verdict for row in list_files(connection, FileFilter()).rows}
+        assert listed == {FILES[0]: "staged", FILES[1]: "staged", FILES[2]: "not-asked"}
+
+        here.enrich(engine, EnrichOptions(limit=0), use_new_enrichment=False, **only)
+        assert asked == here.requests()
+        assert not [row for row in rows(engine, "enrichment_cache") if row["key"].startswith("claim:")]
+        assert [] == rows(engine, "file_verdicts")
+        here.enrich(engine, EnrichOptions(limit=0), **only)
+        assert asked == here.requests()
+        here.enrich(engine, **only)
+        assert {1} == {here.virustotal.asked()[sha256] for sha256 in FILES[:3]}
+        assert {1} == {count for address, count in here.urlhaus.asked().items() if "://" in address}
+    verdicts = {(row["sha256"], row["provider"]): row["verdict"] for row in rows(engine, "file_verdicts")}
+    assert 6 == len(verdicts)
+    assert "malicious" == verdicts[FILES[0], "virustotal"]
+
+
+def leave_as_earlier_release(engine: Engine) -> None:
+    """Turn what is staged into what an earlier release left: answers, and claims in place of the queue."""
+    cache, queue = T["enrichment_cache"], T["enrichment_queue"]
+    with write_transaction(engine) as connection:
+        connection.execute(delete(cache).where(cache.c.key.startswith("staged:")))
+        for row in connection.execute(select(queue)).mappings().all():
+            status = "answered" if row["provider"] == "virustotal" else "answered:other"
+            times = {"fetched_at": START, "expires_at": row["next_attempt_at"]}
+            claim = {"provider": row["provider"], "key": f"claim:{row['sha256']}", "status": status, **times}
+            connection.execute(insert(cache).values(response={"attempts": 0}, **claim))
+        connection.execute(delete(queue))
