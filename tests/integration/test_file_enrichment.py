@@ -204,6 +204,32 @@ def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
     assert before == dump_other_tables(engine)
 
 
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
+def test_what_a_wrong_clock_wrote_is_asked_about_again(
+    staged: bool, engine: Engine, tmp_path: Path, here: Services
+) -> None:
+    """Answers and failures of a clock that was years ahead are renewed once it is right, once each, and then count."""
+    load(engine, tmp_path, [download(number, FILES[number]) for number in range(3)])
+    only = {"enrichment_providers": ("virustotal",), "use_new_enrichment": not staged}
+    here.virustotal.script(FILES[1], [HTML_502])
+    here.clock.advance(days=3650)
+    here.enrich(engine, **only)
+    here.clock.advance(days=-3650)
+    here.virustotal._sent.clear()  # the clock of VirusTotal itself was right
+    here.virustotal.add(FILES[0], malicious=9, total=70)
+    for _ in range(2):
+        here.enrich(engine, **only)
+    assert dict.fromkeys(FILES[:3], 2) == {sha256: here.virustotal.asked()[sha256] for sha256 in FILES[:3]}
+    here.enrich(engine, enrichment_providers=("virustotal",))
+    assert dict.fromkeys(FILES[:3], 2) == {sha256: here.virustotal.asked()[sha256] for sha256 in FILES[:3]}
+    assert {(FILES[0], "malicious"), (FILES[1], "unknown"), (FILES[2], "unknown")} == set(
+        rows(engine, "SELECT sha256, verdict FROM file_hashes")
+    )
+    year = here.clock.now().year
+    latest = rows(engine, "SELECT sha256, max(confirmed_at) FROM file_verdicts GROUP BY sha256")
+    assert {year} == {int(str(moment)[:4]) for _, moment in latest}
+
+
 def test_a_day_s_quota_used_up_ends_the_run_and_the_next_day_goes_on(tmp_path: Path, engine: Engine) -> None:
     """The run says until when it has to wait; nothing is sent over the limit, and nothing is lost."""
     with services(KeyLimits(4, 5, 15_500)) as here:

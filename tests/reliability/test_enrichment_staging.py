@@ -31,9 +31,10 @@ from tests.stand_ins.virustotal import ERRORS, KeyLimits, error
 from tests.torture import rounds
 
 FILES = tuple(sha256_of(number) for number in range(9))
-STEPS = 7
-IGNORED = {"id", "created_at", "updated_at", "last_updated", "source_files"}
-"""Columns that tell in which order, when and from where a row was written."""
+STEPS = 6
+IGNORED = {"id", "created_at", "updated_at", "last_updated", "source_files", "next_check_at"}
+"""Columns that tell in which order, when and from where a row was written. `next_check_at` shows the queue at that
+time: when a claim defers a lookup that another verdict made unnecessary, it follows with the next outcome alone."""
 
 TABLES = (
     "file_verdicts",
@@ -227,30 +228,34 @@ def changes(chance: random.Random) -> Callable[[Site], None]:
 
 
 def steps_of(chance: random.Random) -> list[Step]:
-    """Return random steps."""
+    """Return random steps after one in which every answer is staged."""
+    first = Step(0, lambda _site: None, {}, EnrichOptions(), None, "stop", staged=True, dies_in_replay=None)
     return [
-        Step(
-            hours=chance.choice((0, 0.5, 3, 24, 24 * 9, 24 * 35)),
-            change=changes(chance),
-            settings=chance.choice(
-                (
-                    {},
-                    {},
-                    {"settled_by": ()},
-                    {"settled_by": ("malicious", "clean", "suspicious")},
-                    {"enrichment_providers": ("virustotal", "urlhaus-url")},
-                )
-            ),
-            options=EnrichOptions(
-                limit=chance.choice((None, None, None, 3)),
-                only=tuple(chance.sample(FILES, 2)) if chance.random() < 0.2 else None,
-            ),
-            sends=chance.choice((None, 1, 2, 5)),
-            end=chance.choice(("kill", "interrupt", "stop")),
-            staged=chance.random() < 0.6,
-            dies_in_replay=chance.choice((None, 0, 1, 2)),
-        )
-        for _ in range(STEPS)
+        first,
+        *(
+            Step(
+                hours=chance.choice((0, 0.5, 3, 24, 24 * 9, 24 * 35)),
+                change=changes(chance),
+                settings=chance.choice(
+                    (
+                        {},
+                        {},
+                        {"settled_by": ()},
+                        {"settled_by": ("malicious", "clean", "suspicious")},
+                        {"enrichment_providers": ("virustotal", "urlhaus-url")},
+                    )
+                ),
+                options=EnrichOptions(
+                    limit=chance.choice((None, None, None, 3)),
+                    only=tuple(chance.sample(FILES, 2)) if chance.random() < 0.2 else None,
+                ),
+                sends=chance.choice((None, 1, 2, 5)),
+                end=chance.choice(("kill", "interrupt", "stop")),
+                staged=chance.random() < 0.6,
+                dies_in_replay=chance.choice((None, 0, 1, 2)),
+            )
+            for _ in range(STEPS)
+        ),
     ]
 
 

@@ -115,7 +115,10 @@ def stage_answer(
     row = _row(connection, sha256, provider)
     kept = [] if row is None else (row.response or {}).get("answers", [])
     moment = fetched_at.isoformat()
-    if any(answer["at"] == moment for answer in kept) or is_recorded(connection, sha256, provider, fetched_at):
+    if any(answer["at"] == moment for answer in kept):
+        return
+    if is_recorded(connection, sha256, provider, fetched_at):
+        stage_outcome(connection, sha256, provider, now)
         return
     is_latest = (
         row is None or row.status == NO_ANSWER or fetched_at >= row.fetched_at or row.fetched_at > now + MAX_CLOCK_SKEW
