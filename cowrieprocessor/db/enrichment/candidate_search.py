@@ -64,10 +64,12 @@ class CandidateSearch:
     Attributes:
         candidates: what may be claimed, by hash, in the order of claims.
         deferrable: hashes that are due in the queue, but about which no lookup is needed now.
+        staging: the providers with staged answers.
     """
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
     deferrable: list[str] = field(default_factory=list)
+    staging: tuple[str, ...] = ()
 
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Append candidates; the first reason found for a hash counts."""
@@ -87,7 +89,7 @@ def search_candidates(
         repeats_only: skip hashes that were asked for by hand or never queried; a moment ago there were none.
     """
     scope = CandidateScope(request.provider, request.policy, request.now, staging_providers(connection))
-    result = CandidateSearch()
+    result = CandidateSearch(staging=scope.staging)
     if not repeats_only:
         result.add(_queued(connection, request, [("asked-for", asked_for(request.provider, request.now))]))
         if len(result.candidates) < request.limit:

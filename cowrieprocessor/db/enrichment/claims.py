@@ -44,7 +44,7 @@ from cowrieprocessor.db.enrichment.queue import (
     queue_row,
     remove_row,
 )
-from cowrieprocessor.db.enrichment.staged_answers import staged_content, staging_providers
+from cowrieprocessor.db.enrichment.staged_answers import staged_content
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy, request_propagation
 from cowrieprocessor.db.enrichment.verdict_store import status_before
 from cowrieprocessor.db.models import FILES, HASHES
@@ -159,9 +159,8 @@ def _claim_and_defer(
         }
         deferred = _defer(connection, request, search.deferrable)
     with read_transaction(engine) as connection:
-        staging = staging_providers(connection)
         return [
-            _read_claimed(connection, candidate, request.now, staging)
+            _read_claimed(connection, candidate, request.now, search.staging)
             for candidate in candidates
             if candidate.sha256 in claimed
         ], deferred

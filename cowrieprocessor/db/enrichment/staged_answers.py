@@ -154,15 +154,13 @@ def staging_providers(connection: Connection) -> tuple[str, ...]:
 
     An earlier release kept claims in the cache while staging; its sources count until the claims are removed.
     """
-    names = []
-    for provider in providers_in_cache(connection):
-        of_provider = CACHE.c.provider == provider
-        if any(
-            connection.execute(select(CACHE.c.key).where(of_provider, *_keys(prefix)).limit(1)).first()
-            for prefix in (_STAGED_KEY, _CLAIM_KEY)
-        ):
-            names.append(provider)
-    return tuple(names)
+    names = providers_in_cache(connection)
+    has_rows = [
+        or_(*(exists().where(CACHE.c.provider == name, *_keys(prefix)) for prefix in (_STAGED_KEY, _CLAIM_KEY)))
+        for name in names
+    ]
+    found = connection.execute(select(*has_rows)).one() if names else ()
+    return tuple(name for name, is_staging in zip(names, found, strict=True) if is_staging)
 
 
 def has_any_answer(connection: Connection, sha256: str, provider: str) -> bool:
