@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
-from cowrieprocessor.db.enrichment.claims import Claimed, ask_first, claim, release
+from cowrieprocessor.db.enrichment.claims import Claimed, ask_first, claim, release, retry_now
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
 from cowrieprocessor.db.enrichment.response_cache import providers_in_cache, store_in_cache
 from cowrieprocessor.db.enrichment.staged_answers import (
@@ -77,10 +77,16 @@ def stage(engine: Engine, sha256: str, verdict: str, *, provider: str = VT, **mo
 
 
 def fail(
-    engine: Engine, sha256: str, *, provider: str = VT, now: dt.datetime = NOW, again: dt.datetime = NOW + HOUR
+    engine: Engine,
+    sha256: str,
+    *,
+    provider: str = VT,
+    kind: str = "timeout",
+    now: dt.datetime = NOW,
+    again: dt.datetime = NOW + HOUR,
 ) -> None:
     """Store a failure while staged."""
-    failure: dict[str, Any] = {"kind": "timeout", "reason": "none", "next_attempt_at": again}
+    failure: dict[str, Any] = {"kind": kind, "reason": "none", "next_attempt_at": again}
     with write_transaction(engine) as connection:
         store_failure(connection, sha256, provider, **failure, policy=POLICY, now=now, staged=True)
 
@@ -187,6 +193,34 @@ def test_a_claim_by_hand_is_what_it_was_after_a_release(engine: Engine) -> None:
     take(engine)
     stage(engine, sha(1), "malicious", at=NOW + HOUR)
     assert take(engine, now=NOW + 2 * HOUR) == []
+
+
+def test_an_answer_under_another_key_counts(engine: Engine) -> None:
+    """A provider may store answers by URL: the queue says that the hash has one, and when it expires."""
+    load(engine, [("a", sha(1))])
+    take(engine)
+    stage(engine, sha(1), "suspicious", key="url:1", holds=DAY)
+
+    assert take(engine, now=NOW + DAY - HOUR) == []
+    assert [item.reason for item in take(engine, now=NOW + DAY)] == ["expired"]
+
+
+def test_failed_hashes_are_due_in_short_transactions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All failures of a kind are due at once, a few in each transaction; others keep their time."""
+    monkeypatch.setattr("cowrieprocessor.db.enrichment.claims.RETRIED_HASHES", 2)
+    load(engine, [("a", sha(number)) for number in range(7)])
+    take(engine)
+    for number in range(6):
+        fail(engine, sha(number), kind="timeout" if number < 5 else "server-error")
+    commits: list[object] = []
+    event.listen(engine, "commit", commits.append)
+
+    retry_now(engine, VT, ["timeout"], NOW + dt.timedelta(minutes=1))
+
+    assert len(commits) >= 3
+    assert {sha(number) for number in range(5)} == set(hashes(take(engine, now=NOW + dt.timedelta(minutes=1))))
+    retry_now(engine, VT, None, NOW + dt.timedelta(minutes=2))
+    assert [sha(5)] == hashes(take(engine, now=NOW + dt.timedelta(minutes=2)))
 
 
 def test_what_an_answer_tells_of_the_file_is_known_to_later_claims(engine: Engine) -> None:
