@@ -11,6 +11,9 @@ from typing import Protocol
 STOP_CHECK_S = 0.25
 """Longest interval between two checks of the stop event while pausing."""
 
+MAX_CLOCK_SKEW = dt.timedelta(days=1)
+"""Times further in the future were written by a wrong clock; smaller differences between clocks are normal."""
+
 
 class Clock(Protocol):
     """A source of the current time that can also wait."""

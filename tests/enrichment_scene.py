@@ -73,6 +73,7 @@ def answer(
     policy: Policy = POLICY,
     now: dt.datetime | None = None,
     key: str | None = None,
+    staged: bool = False,
 ) -> None:
     """Store a provider's answer in its own transaction."""
     with write_transaction(engine) as connection:
@@ -86,6 +87,7 @@ def answer(
             expires_at=at + holds,
             policy=policy,
             now=now or at,
+            staged=staged,
         )
 
 
@@ -125,8 +127,9 @@ def flags(engine: Engine) -> dict[str, bool]:
 
 
 def dump_other_tables(engine: Engine) -> dict[str, list[str]]:
-    """Return every row of every table except the cache and the ledger."""
+    """Return every row of every table except the cache, the queue and the ledger."""
     with read_transaction(engine) as connection:
-        present = set(inspect(connection).get_table_names()) - {"enrichment_cache", "api_quota", "alembic_version"}
+        written = {"enrichment_cache", "enrichment_queue", "api_quota", "alembic_version"}
+        present = set(inspect(connection).get_table_names()) - written
         tables = [Base.metadata.tables[name] for name in sorted(present)]
         return {table.name: sorted(map(str, connection.execute(select(table)))) for table in tables}

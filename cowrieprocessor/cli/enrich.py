@@ -81,7 +81,7 @@ def enrich(
 
     Without --watch it ends when nothing is left to ask, the daily quota is used up, or a source wants fewer requests
     twice in a row; the same command continues from there. SIGTERM and Ctrl-C let the request in flight finish. With
-    USE_NEW_ENRICHMENT=0 only the cache and the quota ledger are written.
+    USE_NEW_ENRICHMENT=0 only the cache, the queue and the quota ledger are written.
 
     Ends with 0, also when the quota is used up; 2 if a key or a setting cannot be used, or a source does not accept its
     key (the other sources are still asked), 4 if the database refused, 5 if it has to be migrated first, 7 if requests
@@ -175,8 +175,8 @@ def run_enrichment(db: str, options: EnrichOptions, *, as_json: bool) -> None:
     _stop_on_signals(stop)
     if not settings.use_new_enrichment:
         notify(
-            "USE_NEW_ENRICHMENT=0: only the cache and the quota ledger are written; every other table stays as it is. "
-            "Once it is 1 again, the cache is replayed without a request."
+            "USE_NEW_ENRICHMENT=0: only the cache, the queue and the quota ledger are written; every other table stays "
+            "as it is. Once it is 1 again, the cache is replayed without a request."
         )
     lines = ProgressLines()
     engine = get_engine(db, on_wait=report_waiting)

@@ -50,7 +50,7 @@ def status(db: str | None, as_json: bool) -> None:
     print_hint(filled)
     if state.staged:
         notify(
-            "USE_NEW_ENRICHMENT=0: only the cache and the quota ledger are written; "
+            "USE_NEW_ENRICHMENT=0: only the cache, the queue and the quota ledger are written; "
             f"answers in the cache that wait to be replayed when it is 1 again: {state.replayable or 0:,}"
         )
     if state.problem is not None:

@@ -28,7 +28,7 @@ from cowrieprocessor.enrichment.verdict_repository import (
     LEASE_S,
     Counters,
     VerdictRepository,
-    cached_verdict,
+    stored_verdict,
     unknown_verdict,
 )
 
@@ -325,7 +325,9 @@ class FileEnrichment:
             if entry is None:
                 missing.append(file)
                 continue
-            self._repository.store_cached(self.name, file, entry, cached_verdict(entry, self._provider.verdict))
+            self._repository.store_cached(
+                self.name, file, entry, stored_verdict(entry.response, self._provider.verdict)
+            )
             self._lookup.count("cached")
         self._claimed = missing
         return True

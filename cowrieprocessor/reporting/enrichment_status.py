@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from cowrieprocessor.db.enrichment.queue import SKIPPED
+from cowrieprocessor.db.enrichment.staged_answers import replayable_count
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.registry import SOURCES, lacks_key, names_in_use
@@ -20,7 +21,6 @@ from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.reporting.forecast import Allowance, done_at
 from cowrieprocessor.reporting.queries import enrichment as queries
 from cowrieprocessor.reporting.queries.enrichment import EnrichJob, FailureKind, PropagationBacklog, QueueCounts
-from cowrieprocessor.reporting.queries.staged_enrichment import replayable_answers, staged_counts, staged_failures
 from cowrieprocessor.reporting.queries.verdict_counts import source_verdict_counts, verdict_counts
 from cowrieprocessor.settings import Secret, Settings, fingerprint
 
@@ -33,7 +33,7 @@ class SourceStatus:
         provider: the source's name.
         ledger: the ledger that counts its requests.
         in_use: whether it is queried: the settings name it or give its key, or it needs no key.
-        queue: its hashes by state; counted from the response cache alone while enrichment is staged.
+        queue: its hashes by state.
         verdicts: number of hashes by the shown verdict of this source; their sum is the number of all hashes.
     """
 
@@ -82,7 +82,7 @@ class EnrichmentStatus:
 
     Attributes:
         at: the time of this status.
-        staged: USE_NEW_ENRICHMENT=0: only the response cache and the ledger are written.
+        staged: USE_NEW_ENRICHMENT=0: only the response cache, the queue and the ledger are written.
         problem: what is wrong with the settings; None if nothing is.
         without_key: sources that are not queried because their key is missing.
         not_named: sources that are not queried because the setting of the sources does not name them.
@@ -123,12 +123,7 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
     named = settings.enrichment_providers
     not_named = () if named is None else tuple(name for name in SOURCES if name not in named)
     staged = not settings.use_new_enrichment
-    if staged:
-        counts = staged_counts(connection, policy, now)
-        failures = staged_failures(connection, policy)
-    else:
-        counts = queries.queue_counts(connection, policy, now)
-        failures = queries.failure_kinds(connection, counts)
+    counts = queries.queue_counts(connection, policy, now)
     sources = _sources(connection, counts, providers, in_use)
     verdicts = verdict_counts(connection)
     return EnrichmentStatus(
@@ -141,9 +136,9 @@ def enrichment_status(connection: Connection, settings: Settings, now: dt.dateti
         skipped=verdicts.get(SKIPPED, 0),
         sources=sources,
         ledgers=_ledgers(connection, settings, providers, sources, now),
-        failures=failures,
+        failures=queries.failure_kinds(connection, counts),
         spreading=queries.propagation_backlog(connection),
-        replayable=replayable_answers(connection) if staged else None,
+        replayable=replayable_count(connection) if staged else None,
         job=queries.enrich_job(connection),
     )
 

@@ -217,8 +217,8 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
         "use_new_enrichment",
         "USE_NEW_ENRICHMENT",
         "1",
-        "With 0, enrichment writes only its cache and the ledger of its quotas; back at 1, the cache is replayed "
-        "without a request.",
+        "With 0, enrichment writes only its cache, its queue and the ledger of its quotas; back at 1, the cache is "
+        "replayed without a request.",
         flag,
         aliases=("COWRIEPROC_USE_NEW_ENRICHMENT",),
     ),

@@ -168,7 +168,7 @@ def test_cowries_own_verdicts_cost_nothing(engine: Engine, tmp_path: Path, here:
     assert here.virustotal.asked()[FILES[0]] == 1
 
 
-def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path: Path, here: Services) -> None:
+def test_staging_writes_cache_queue_and_ledger_alone(engine: Engine, tmp_path: Path, here: Services) -> None:
     """With USE_NEW_ENRICHMENT=0 no row of another table changes; back at 1 the cache is replayed without a request."""
     load(engine, tmp_path, [download(number, sha256) for number, sha256 in enumerate(FILES[:4])])
     here.virustotal.add(FILES[0], malicious=9, total=70)
@@ -186,14 +186,14 @@ def test_staging_writes_the_cache_and_the_ledger_alone(engine: Engine, tmp_path:
     assert [(1,)] == rows(engine, "SELECT count(*) FROM files WHERE vt_positives = 9 AND vt_malicious")
     verdicts = rows(engine, "SELECT verdict, count(*) FROM file_hashes GROUP BY verdict ORDER BY verdict")
     assert [("malicious", 1), ("unknown", 3)] == verdicts
-    assert [] == rows(engine, "SELECT * FROM enrichment_cache WHERE key LIKE 'claim:%'")
+    assert [] == rows(engine, "SELECT * FROM enrichment_cache WHERE key LIKE 'staged:%'")
     assert [(4,)] == rows(engine, "SELECT count(*) FROM files WHERE enrichment_status = 'enriched'")
 
 
 def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
     engine: Engine, tmp_path: Path, here: Services
 ) -> None:
-    """`--sha256` asks again although the cache has an answer, and writes the cache alone."""
+    """`--sha256` asks again although the cache has an answer, and writes cache and queue alone."""
     load(engine, tmp_path, [download(1, FILES[0])])
     staged = {"use_new_enrichment": False, "enrichment_providers": ("virustotal",)}
     here.enrich(engine, **staged)
@@ -202,6 +202,32 @@ def test_a_file_asked_for_by_hand_is_asked_about_while_staging_too(
     here.enrich(engine, EnrichOptions(only=(FILES[0],)), **staged)
     assert 2 == here.virustotal.asked()[FILES[0]]
     assert before == dump_other_tables(engine)
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
+def test_what_a_wrong_clock_wrote_is_asked_about_again(
+    staged: bool, engine: Engine, tmp_path: Path, here: Services
+) -> None:
+    """Answers and failures of a clock that was years ahead are renewed once it is right, once each, and then count."""
+    load(engine, tmp_path, [download(number, FILES[number]) for number in range(3)])
+    only = {"enrichment_providers": ("virustotal",), "use_new_enrichment": not staged}
+    here.virustotal.script(FILES[1], [HTML_502])
+    here.clock.advance(days=3650)
+    here.enrich(engine, **only)
+    here.clock.advance(days=-3650)
+    here.virustotal._sent.clear()  # the clock of VirusTotal itself was right
+    here.virustotal.add(FILES[0], malicious=9, total=70)
+    for _ in range(2):
+        here.enrich(engine, **only)
+    assert dict.fromkeys(FILES[:3], 2) == {sha256: here.virustotal.asked()[sha256] for sha256 in FILES[:3]}
+    here.enrich(engine, enrichment_providers=("virustotal",))
+    assert dict.fromkeys(FILES[:3], 2) == {sha256: here.virustotal.asked()[sha256] for sha256 in FILES[:3]}
+    assert {(FILES[0], "malicious"), (FILES[1], "unknown"), (FILES[2], "unknown")} == set(
+        rows(engine, "SELECT sha256, verdict FROM file_hashes")
+    )
+    year = here.clock.now().year
+    latest = rows(engine, "SELECT sha256, max(confirmed_at) FROM file_verdicts GROUP BY sha256")
+    assert {year} == {int(str(moment)[:4]) for _, moment in latest}
 
 
 def test_a_day_s_quota_used_up_ends_the_run_and_the_next_day_goes_on(tmp_path: Path, engine: Engine) -> None:

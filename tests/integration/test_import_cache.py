@@ -105,12 +105,12 @@ def test_what_was_paid_for_is_not_asked_again(engine: Engine, tmp_path: Path, ca
 
 
 def test_staged_only_the_cache_is_written(engine: Engine, tmp_path: Path, cache: Path) -> None:
-    """With USE_NEW_ENRICHMENT=0 the import fills the cache and changes nothing else."""
+    """With USE_NEW_ENRICHMENT=0 the import fills cache and queue and changes nothing else."""
     load(engine, tmp_path, [download(1, PLAIN)])
     before = dump_other_tables(engine)
     import_v3_cache(engine, cache, Settings(use_new_enrichment=False), clock=ManualClock())
     assert before == dump_other_tables(engine)
-    assert 4 == len(rows(engine, "SELECT * FROM enrichment_cache WHERE key NOT LIKE 'claim:%'"))
+    assert 4 == len(rows(engine, "SELECT * FROM enrichment_cache WHERE key NOT LIKE 'staged:%'"))
 
 
 def test_no_such_folder(engine: Engine, tmp_path: Path) -> None:

@@ -26,8 +26,15 @@ from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.enrichment.claims import DEFERRED_FOR, ask_first, claim, note_skipped, release
 from cowrieprocessor.db.enrichment.propagation import propagate_some
 from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, VERDICTS, VIRUSTOTAL, ProviderVerdict
+from cowrieprocessor.db.enrichment.staged_answers import take_staged
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
+from cowrieprocessor.db.enrichment.verdict_store import (
+    lock_hashes,
+    store_answer,
+    store_failure,
+    store_refusal,
+    store_staged,
+)
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import VERDICT_COLUMNS
 from tests.enrichment_scene import NO_CACHE, NOW, T, load, rows, sha
@@ -90,6 +97,7 @@ class Enrichment(RuleBasedStateMachine):
         self.told: dict[tuple[str, str], dict[dt.datetime, ProviderVerdict]] = {}
         self.v3: set[str] = set()
         self.sessions: set[tuple[str, str]] = set()
+        self.is_staged = False
 
     def teardown(self) -> None:
         """Close the database."""
@@ -151,7 +159,7 @@ class Enrichment(RuleBasedStateMachine):
         if lease := self._lease(choice):
             sha256, provider = lease
             with write_transaction(self.engine) as connection:
-                store_refusal(connection, sha256, provider, reason="malformed", policy=POLICY, now=self.now)
+                store_refusal(connection, sha256, provider, reason="malformed", **self._how())
 
     @rule(choice=st.integers(0, 99))
     def give_back(self, choice: int) -> None:
@@ -176,6 +184,19 @@ class Enrichment(RuleBasedStateMachine):
         """Somebody wants to know now."""
         with write_transaction(self.engine) as connection:
             ask_first(connection, [sha256], [provider])
+
+    @rule()
+    def switch(self) -> None:
+        """Somebody stages the change, or does so no longer."""
+        self.is_staged = not self.is_staged
+
+    @rule(sha256=hashes, dies=st.booleans())
+    def replay_staged(self, sha256: str, dies: bool) -> None:
+        """A process that stages nothing replays what is staged about a hash, and may die before it commits."""
+        if dies and not self.is_staged:
+            self._die(lambda: self._replay(sha256))
+        elif not self.is_staged:
+            self._replay(sha256)
 
     @rule(rows_at_once=st.integers(1, 4))
     def spread(self, rows_at_once: int) -> None:
@@ -203,7 +224,10 @@ class Enrichment(RuleBasedStateMachine):
     def hashes_say_what_history_and_queue_amount_to(self) -> None:
         """The row of each hash that was judged is what a computation of its own gives."""
         history, queue = rows(self.engine, "file_verdicts"), rows(self.engine, "enrichment_queue")
+        staged = {one["key"] for one in rows(self.engine, "enrichment_cache")}
         for one in rows(self.engine, "file_hashes"):
+            if f"staged:{one['sha256']}" in staged:
+                continue
             mine = [row for row in history if row["sha256"] == one["sha256"]]
             asked = {row["provider"]: row for row in queue if row["sha256"] == one["sha256"]}
             if mine or any(row["status"] in ("failed", "refused") for row in asked.values()):
@@ -214,7 +238,8 @@ class Enrichment(RuleBasedStateMachine):
     def history_cache_and_queue_say_what_was_told(self) -> None:
         """Of each source the first and the last answer are in the history, the last in the cache; the queue knows."""
         history = rows(self.engine, "file_verdicts")
-        cache = {(one["key"], one["provider"]): one for one in rows(self.engine, "enrichment_cache")}
+        answers = [one for one in rows(self.engine, "enrichment_cache") if not one["key"].startswith("staged:")]
+        cache = {(one["key"], one["provider"]): one for one in answers}
         known = {one["sha256"] for one in rows(self.engine, "file_hashes")}
         assert self.told.keys() == cache.keys()
         for (sha256, provider), told in self.told.items():
@@ -244,6 +269,11 @@ class Enrichment(RuleBasedStateMachine):
     def finish(self) -> None:
         """Let everything come to its end, and look whether it did."""
         self.leases.clear()
+        self.is_staged = False
+        for sha256 in HASHES:
+            self._replay(sha256)
+        assert not [one for one in rows(self.engine, "enrichment_cache") if one["key"].startswith("staged:")]
+        self.history_cache_and_queue_say_what_was_told()
         self.now += dt.timedelta(days=1)
         self._answer_all()
         # What another source had settled with an answer that was old by then is looked at again so much later.
@@ -285,6 +315,9 @@ class Enrichment(RuleBasedStateMachine):
             assert one["vt_flagged"] == (one["session_id"] in malicious | self.v3)
 
     # How it is done
+
+    def _how(self) -> dict[str, Any]:
+        return {"policy": POLICY, "now": self.now, "staged": self.is_staged}
 
     def _tick(self) -> None:
         """Let a moment pass: no source gives two answers in one."""
@@ -342,11 +375,20 @@ class Enrichment(RuleBasedStateMachine):
                 found,
                 fetched_at=at,
                 expires_at=at + holds(said),
-                policy=POLICY,
-                now=self.now,
+                **self._how(),
             )
         told = self.told.setdefault((sha256, provider), {})
         told[at] = found
+
+    def _replay(self, sha256: str) -> None:
+        with write_transaction(self.engine) as connection:
+            lock_hashes(connection, [sha256])
+            staged = take_staged(connection, sha256, [*POLICY.providers, COWRIE_VIRUSTOTAL], self.now)
+            answers = [(one.provider, self.told[sha256, one.provider][one.fetched_at], one) for one in staged or ()]
+            assert [found.verdict for _, found, _ in answers] == [one.verdict for _, _, one in answers]
+            if staged is not None:
+                given = [(provider, found, one.fetched_at) for provider, found, one in answers]
+                store_staged(connection, sha256, given, POLICY, self.now)
 
     def _fail(self, sha256: str, provider: str, minutes: int) -> None:
         with write_transaction(self.engine) as connection:
@@ -357,8 +399,7 @@ class Enrichment(RuleBasedStateMachine):
                 kind="timeout",
                 reason="none came",
                 next_attempt_at=self.now + dt.timedelta(minutes=minutes),
-                policy=POLICY,
-                now=self.now,
+                **self._how(),
             )
 
     def _die(self, work: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, se
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.enrichment.candidate_cache import CacheTiming, candidate_cache_of
 from cowrieprocessor.db.enrichment.candidates import (
+    CandidateScope,
     Order,
     Reason,
     RepeatRows,
@@ -22,6 +23,7 @@ from cowrieprocessor.db.enrichment.candidates import (
     retries,
 )
 from cowrieprocessor.db.enrichment.queue import ASKED_FOR_AT, QUEUE, QueueRow
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.models import HASHES
 
@@ -29,9 +31,6 @@ __all__ = ["DUE_ROWS", "Candidate", "CandidateSearch", "ClaimRequest", "search_c
 
 DUE_ROWS = 1_000
 """Due rows of the queue that one search reads; a decisive verdict may have made some of them unnecessary."""
-
-SKEWED_ROWS = 100
-"""Rows hidden by clock skew that one transaction corrects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +64,12 @@ class CandidateSearch:
     Attributes:
         candidates: what may be claimed, by hash, in the order of claims.
         deferrable: hashes that are due in the queue, but about which no lookup is needed now.
-        skewed: hashes that are not due only because of clock skew.
+        staging: the providers with staged answers.
     """
 
     candidates: dict[str, Candidate] = field(default_factory=dict)
     deferrable: list[str] = field(default_factory=list)
-    skewed: list[str] = field(default_factory=list)
+    staging: tuple[str, ...] = ()
 
     def add(self, candidates: Sequence[Candidate]) -> None:
         """Append candidates; the first reason found for a hash counts."""
@@ -89,22 +88,22 @@ def search_candidates(
         request: what is to be claimed.
         repeats_only: skip hashes that were asked for by hand or never queried; a moment ago there were none.
     """
-    provider, policy, now = request.provider, request.policy, request.now
-    result = CandidateSearch()
+    scope = CandidateScope(request.provider, request.policy, request.now, staging_providers(connection))
+    result = CandidateSearch(staging=scope.staging)
     if not repeats_only:
-        result.add(_queued(connection, request, [("asked-for", asked_for(provider, now))]))
+        result.add(_queued(connection, request, [("asked-for", asked_for(request.provider, request.now))]))
         if len(result.candidates) < request.limit:
-            result.add(_new(connection, engine, request))
+            result.add(_new(connection, engine, request, scope))
     if len(result.candidates) < request.limit:
-        _add_repeats(connection, request, "retry", retries(provider, policy, now), result)
+        _add_repeats(connection, request, "retry", retries(scope), result)
     if len(result.candidates) < request.limit:
-        _add_repeats(connection, request, "expired", expired(provider, policy, now), result)
+        _add_repeats(connection, request, "expired", expired(scope), result)
     return result
 
 
-def _new(connection: Connection, engine: Engine, request: ClaimRequest) -> list[Candidate]:
+def _new(connection: Connection, engine: Engine, request: ClaimRequest, scope: CandidateScope) -> list[Candidate]:
     """Return the next hashes that the provider was never queried about."""
-    condition = never_asked(request.provider, request.policy, request.now, earlier=request.earlier)
+    condition = never_asked(scope, earlier=request.earlier)
     query = select(HASHES.c.sha256).where(condition)
 
     def search(limit: int) -> list[str]:
@@ -129,7 +128,7 @@ def _new(connection: Connection, engine: Engine, request: ClaimRequest) -> list[
 def _add_repeats(
     connection: Connection, request: ClaimRequest, reason: Reason, repeat: RepeatRows, result: CandidateSearch
 ) -> None:
-    """Add rows of the queue that are due again; collect those that can be deferred and those hidden by clock skew."""
+    """Add rows of the queue that are due again, last those that a wrong clock wrote; collect those to be deferred."""
     abandoned = [] if repeat.abandoned is None else [(reason, and_(repeat.abandoned, repeat.needed))]
     if request.only is not None:
         candidates = _queued(connection, request, [(reason, and_(repeat.due, repeat.needed)), *abandoned])
@@ -142,9 +141,7 @@ def _add_repeats(
         candidates += [Candidate(row.sha256, reason, _queue_row(row)) for row in due if row.is_kept]
     result.add(sorted(candidates, key=_due_at))
     if len(result.candidates) < request.limit:
-        query = select(QUEUE.c.sha256).join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
-        skewed = query.where(repeat.skewed, repeat.needed).limit(SKEWED_ROWS)
-        result.skewed += [row.sha256 for row in _restricted(connection, skewed, request.only)]
+        result.add(_queued(connection, request, [(reason, and_(repeat.skewed, repeat.needed))]))
 
 
 def _queued(

@@ -28,7 +28,6 @@ from cowrieprocessor.db.enrichment.candidates import (
     Reason,
     worth_asking,
 )
-from cowrieprocessor.db.enrichment.clock_skew import correct_skew
 from cowrieprocessor.db.enrichment.queue import (
     ANSWERED,
     ASKED_FOR_AT,
@@ -45,6 +44,7 @@ from cowrieprocessor.db.enrichment.queue import (
     queue_row,
     remove_row,
 )
+from cowrieprocessor.db.enrichment.staged_answers import staged_content
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy, request_propagation
 from cowrieprocessor.db.enrichment.verdict_store import status_before
 from cowrieprocessor.db.models import FILES, HASHES
@@ -57,7 +57,6 @@ __all__ = [
     "ask_first",
     "claim",
     "note_skipped",
-    "read_claimed",
     "release",
     "retry_now",
 ]
@@ -138,11 +137,6 @@ def claim(
     while tries_left:
         with read_transaction(engine) as connection:
             search = search_candidates(connection, engine, request, repeats_only=repeats_only)
-        if search.skewed:
-            correct_skew(engine, provider, search.skewed, now)  # the next search finds them due
-            if not search.candidates:
-                repeats_only = True
-                continue
         claimed, deferred = _claim_and_defer(engine, request, search, until)
         if claimed or not (search.candidates or search.deferrable):
             return claimed
@@ -166,14 +160,10 @@ def _claim_and_defer(
         deferred = _defer(connection, request, search.deferrable)
     with read_transaction(engine) as connection:
         return [
-            read_claimed(connection, candidate.sha256, _attempts(candidate) + 1, candidate.reason)
+            _read_claimed(connection, candidate, request.now, search.staging)
             for candidate in candidates
             if candidate.sha256 in claimed
         ], deferred
-
-
-def _attempts(candidate: Candidate) -> int:
-    return candidate.row.attempts if candidate.row else 0
 
 
 def _defer(connection: Connection, request: ClaimRequest, hashes: Sequence[str]) -> int:
@@ -279,13 +269,17 @@ def note_skipped(connection: Connection) -> None:
             request_propagation(connection, sha256, row.updated_at)
 
 
-def read_claimed(connection: Connection, sha256: str, attempts: int, reason: Reason) -> Claimed:
+def _read_claimed(connection: Connection, candidate: Candidate, now: dt.datetime, staging: Sequence[str]) -> Claimed:
     """Return a claimed hash with what providers may need to know about it."""
+    sha256, attempts = candidate.sha256, candidate.row.attempts + 1 if candidate.row else 1
     columns = (HASHES.c.md5, HASHES.c.sha1, HASHES.c.size_bytes)
     row = connection.execute(select(*columns).where(HASHES.c.sha256 == sha256)).one()
+    content = {name: value for name, value in row._mapping.items() if value is not None}
+    content = {**staged_content(connection, sha256, staging, now), **content}
     searched = select(FILES.c.download_url).where(FILES.c.shasum == sha256).limit(URL_SEARCH_ROWS).subquery()
     url = connection.scalar(select(searched.c.download_url).where(searched.c.download_url.is_not(None)).limit(1))
-    return Claimed(sha256, row.md5, row.sha1, row.size_bytes, url, attempts, reason)
+    md5, sha1, size_bytes = (content.get(name) for name in ("md5", "sha1", "size_bytes"))
+    return Claimed(sha256, md5, sha1, size_bytes, url, attempts, candidate.reason)
 
 
 def _claim(connection: Connection, provider: str, candidate: Candidate, until: dt.datetime) -> bool:

@@ -1,6 +1,7 @@
 """The cache: each provider's last answer to each lookup, and when it expires.
 
-A site that stages the change keeps its claims here as well, under their own keys (`db/enrichment/staged_claims.py`).
+A site that stages the change keeps what its history lacks here as well, under keys of its own
+(`db/enrichment/staged_answers.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, func, select, text, update
 
+from cowrieprocessor.clock import MAX_CLOCK_SKEW
 from cowrieprocessor.db.chunks import chunks
 from cowrieprocessor.db.models import EnrichmentCacheEntry
 
@@ -32,12 +34,13 @@ _UPSERT = text(
     VALUES (:provider, :key, :status, :response, :fetched_at, :expires_at)
     ON CONFLICT (provider, key) DO UPDATE SET status = excluded.status, response = excluded.response,
         fetched_at = excluded.fetched_at, expires_at = excluded.expires_at
-    WHERE excluded.fetched_at >= enrichment_cache.fetched_at
+    WHERE excluded.fetched_at >= enrichment_cache.fetched_at OR enrichment_cache.fetched_at > :latest
     """
 ).bindparams(
     bindparam("response", type_=CACHE.c.response.type),
     bindparam("fetched_at", type_=CACHE.c.fetched_at.type),
     bindparam("expires_at", type_=CACHE.c.expires_at.type),
+    bindparam("latest", type_=CACHE.c.fetched_at.type),
 )
 
 
@@ -61,6 +64,10 @@ class CacheEntry:
     expires_at: dt.datetime
     response: dict[str, Any] | None = field(default=None, repr=False)
 
+    def is_current(self, now: dt.datetime) -> bool:
+        """Return whether the answer has not expired, and is not dated in the future by a wrong clock."""
+        return self.expires_at > now and self.fetched_at <= now + MAX_CLOCK_SKEW
+
 
 def cached_answers(connection: Connection, provider: str, keys: Sequence[str]) -> dict[str, CacheEntry]:
     """Return a provider's cached answers by key, expired ones included.
@@ -79,7 +86,7 @@ def cached_answers(connection: Connection, provider: str, keys: Sequence[str]) -
 
 
 def providers_in_cache(connection: Connection) -> tuple[str, ...]:
-    """Return the providers that have answers or claims in the cache; each takes one index lookup."""
+    """Return the providers that have answers in the cache; each takes one index lookup."""
     names: list[str] = []
     while True:
         name = connection.scalar(select(func.min(CACHE.c.provider)).where(CACHE.c.provider > (names or [""])[-1]))
@@ -96,8 +103,12 @@ def store_in_cache(
     response: dict[str, Any] | None,
     fetched_at: dt.datetime,
     expires_at: dt.datetime,
+    *,
+    now: dt.datetime,
 ) -> bool:
     """Store an answer unless the cache has a later one; return whether it is stored.
+
+    An answer that is dated in the future by a wrong clock is not later.
 
     Args:
         connection: in a write transaction.
@@ -107,9 +118,11 @@ def store_in_cache(
         response: the answer, bounded in size.
         fetched_at: when the provider answered.
         expires_at: when the answer expires.
+        now: the current time.
     """
     row = {"provider": provider, "key": key, "status": status, "response": response}
-    upserted = connection.execute(_UPSERT, row | {"fetched_at": fetched_at, "expires_at": expires_at})
+    times = {"fetched_at": fetched_at, "expires_at": expires_at, "latest": now + MAX_CLOCK_SKEW}
+    upserted = connection.execute(_UPSERT, row | times)
     return upserted.rowcount == 1
 
 

@@ -66,7 +66,7 @@ def are_recorded(connection: Connection, scans: Sequence[LoggedScan], *, staged:
     Args:
         connection: in a transaction.
         scans: the content of the events.
-        staged: whether only the cache is written, where an answer older than the cached one adds nothing.
+        staged: whether answers are staged, where one older than the cached one adds nothing.
     """
     hashes = sorted({scan.sha256 for scan in scans})
     cached: dict[str, dt.datetime] = {}

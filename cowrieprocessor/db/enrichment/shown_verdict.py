@@ -1,7 +1,7 @@
 """The verdict that is shown, of one source about a file and of the file as a whole: one SQL expression each.
 
 `file_hashes.verdict` and `enrichment_status` alone do not tell why a verdict is `unknown`. `unknown` is shown
-only where a source answered; where none has, the queue and the cache tell what happened instead.
+only where a source answered; where none has, the queue tells what happened instead.
 
     malicious, known-good, suspicious, clean    the verdict
     unknown        a source answered that it does not know the file, or has no opinion on it
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     FromClause,
     and_,
     case,
@@ -46,10 +45,8 @@ from cowrieprocessor.db.enrichment.queue import (
     SKIPPED,
     has_failed_before,
 )
-from cowrieprocessor.db.enrichment.response_cache import CACHE, providers_in_cache
-from cowrieprocessor.db.enrichment.staged_candidates import BY_HAND, CLAIM
-from cowrieprocessor.db.enrichment.staged_candidates import DONE_OTHER as CLAIM_DONE_OTHER
-from cowrieprocessor.db.enrichment.staged_candidates import FAILED as CLAIM_FAILED
+from cowrieprocessor.db.enrichment.response_cache import CACHE
+from cowrieprocessor.db.enrichment.staged_answers import STAGED_SHA256_AT, staged_answers, staged_key
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 
@@ -61,7 +58,6 @@ __all__ = [
     "latest_answer",
     "may_be_shown",
     "source_verdict",
-    "staging_providers",
 ]
 
 STAGED, NOT_ASKED = "staged", "not-asked"
@@ -99,30 +95,24 @@ def may_be_shown(word: str, staging: Sequence[str] = ()) -> ColumnElement[bool]:
         word: one of SHOWN_VERDICTS.
         staging: as `staging_providers` returns them.
     """
-    claimed = func.substr(CACHE.c.key, len(CLAIM) + 1)
-    of_claims = CACHE.c.provider.in_(staging), CACHE.c.key >= CLAIM, CACHE.c.key.startswith(CLAIM)
-
-    def has_claim(*parts: str) -> ColumnElement[bool]:
-        if not staging:
-            return false()
-        is_one = or_(*(CACHE.c.status.contains(part) for part in parts))
-        return HASHES.c.sha256.in_(select(claimed).where(*of_claims, is_one))
 
     def is_queued(*statuses: str) -> ColumnElement[bool]:
         return HASHES.c.sha256.in_(select(QUEUE.c.sha256).where(QUEUE.c.status.in_(statuses)))
 
     match word:
         case "staged":
-            in_cache = select(CACHE.c.key).where(CACHE.c.provider.in_(staging), CACHE.c.status.in_(VERDICTS))
-            return or_(HASHES.c.sha256.in_(in_cache), has_claim(CLAIM_DONE_OTHER)) if staging else false()
+            of_staging = CACHE.c.provider.in_(staging)
+            staged = select(func.substr(CACHE.c.key, STAGED_SHA256_AT)).where(of_staging, staged_answers())
+            in_cache = select(CACHE.c.key).where(of_staging, CACHE.c.status.in_(VERDICTS))
+            return or_(HASHES.c.sha256.in_(staged), HASHES.c.sha256.in_(in_cache)) if staging else false()
         case "skipped":
             return ~worth_asking()
         case "failed":
-            return or_(HASHES.c.enrichment_status == STATUS_FAILED, is_queued(FAILED, LEASED), has_claim(CLAIM_FAILED))
+            return or_(HASHES.c.enrichment_status == STATUS_FAILED, is_queued(FAILED, LEASED))
         case "rate-limited":
-            return or_(is_queued(RATE_LIMITED, LEASED), has_claim(RATE_LIMITED))
+            return is_queued(RATE_LIMITED, LEASED)
         case "refused":
-            return or_(is_queued(REFUSED), has_claim(REFUSED))
+            return is_queued(REFUSED)
     return true()
 
 
@@ -156,17 +146,6 @@ def latest_answer(provider: ColumnElement[str]) -> ColumnElement[str]:
     )
 
 
-def staging_providers(connection: Connection) -> tuple[str, ...]:
-    """Return the sources with claims in the cache: none, unless enrichment is or was staged."""
-    names = []
-    for provider in providers_in_cache(connection):
-        # The first key from here on is a claim if there is any: the other keys are hexadecimal or begin with `url:`.
-        first = select(func.min(CACHE.c.key)).where(CACHE.c.provider == provider, CACHE.c.key >= CLAIM)
-        if (connection.scalar(first) or "").startswith(CLAIM):
-            names.append(provider)
-    return tuple(names)
-
-
 def _without_answer(
     answers: Sequence[tuple[ColumnElement[bool], ColumnElement[str]]],
     failed: ColumnElement[bool],
@@ -177,13 +156,7 @@ def _without_answer(
     """Return the expression for the first that holds: an answer, else what happened instead, in order of precedence."""
     whens = [*answers]
     if isinstance(staging, ColumnElement) or staging:
-        claim = _Claims(staging)
-        whens.append((claim.answered, literal(STAGED)))
-        failed, rate_limited, refused = (
-            or_(failed, claim.failed),
-            or_(rate_limited, claim.rate_limited),
-            or_(refused, claim.refused),
-        )
+        whens.append((_is_in_cache_alone(staging), literal(STAGED)))
     whens += [
         (~worth_asking(), literal(SKIPPED)),
         (failed, literal(FAILED)),
@@ -207,30 +180,12 @@ def _queued(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists().where(QUEUE.c.sha256 == HASHES.c.sha256, condition)
 
 
-class _Claims:
-    """Conditions on what the cache says while enrichment is staged.
+def _is_in_cache_alone(staging: Sequence[str] | ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that the cache has an answer about a hash, staged by this release or an earlier one.
 
     Args:
-        providers: whose claims and answers count: names, or the column of one.
+        staging: whose answers count: names, or the column of one.
     """
-
-    def __init__(self, providers: Sequence[str] | ColumnElement[str]) -> None:
-        self._providers = providers
-        claim_key = literal(CLAIM) + HASHES.c.sha256
-        status = CACHE.c.status
-        refused = f"{CLAIM_FAILED}:{REFUSED}"
-        by_hand = f"{BY_HAND}:"
-        is_failed = or_(status.startswith(f"{CLAIM_FAILED}:"), status.startswith(f"{by_hand}{CLAIM_FAILED}:"))
-        # A claim alone is no answer: earlier releases wrote deferred claims as answered.
-        self.answered = or_(
-            self._in_cache(HASHES.c.sha256, status.in_(VERDICTS)),
-            self._in_cache(claim_key, status.in_((CLAIM_DONE_OTHER, by_hand + CLAIM_DONE_OTHER))),
-        )
-        self.failed = self._in_cache(claim_key, is_failed, status.not_in((refused, by_hand + refused)))
-        self.rate_limited = self._in_cache(claim_key, status.in_((RATE_LIMITED, by_hand + RATE_LIMITED)))
-        self.refused = self._in_cache(claim_key, status.in_((refused, by_hand + refused)))
-
-    def _in_cache(self, key: ColumnElement[str], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-        own = self._providers
-        is_own = CACHE.c.provider == own if isinstance(own, ColumnElement) else CACHE.c.provider.in_(own)
-        return exists().where(is_own, CACHE.c.key == key, *conditions)
+    is_own = CACHE.c.provider == staging if isinstance(staging, ColumnElement) else CACHE.c.provider.in_(staging)
+    keys = (HASHES.c.sha256, staged_key(HASHES.c.sha256))
+    return exists().where(is_own, CACHE.c.key.in_(keys), CACHE.c.status.in_(VERDICTS))

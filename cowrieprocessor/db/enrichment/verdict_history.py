@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, or_, select, update
 
+from cowrieprocessor.clock import MAX_CLOCK_SKEW
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS, ProviderVerdict
 from cowrieprocessor.db.models import FileVerdict
 
@@ -26,6 +27,7 @@ __all__ = [
     "Observation",
     "Span",
     "has_answered",
+    "is_recorded",
     "latest_verdicts",
     "merge_history",
     "merge_spans",
@@ -37,6 +39,8 @@ HISTORY: Table = FileVerdict.metadata.tables["file_verdicts"]
 _CONTENT = ("verdict", "classification", "positives", "total", "first_seen")
 Content = tuple[str, str | None, int | None, int | None, dt.datetime | None]
 """What distinguishes answers: verdict, classification, positives, total and when the provider first saw the file."""
+
+_STEP = dt.timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +110,29 @@ class LatestVerdict:
 
 
 def has_answered(connection: Connection, sha256: str, provider: str) -> bool:
-    """Return whether a provider has ever answered about a hash: a row that was deferred is `answered` without that."""
+    """Return whether the history has any answer of a provider about a hash."""
     of_row = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
     return connection.execute(select(HISTORY.c.id).where(*of_row).limit(1)).first() is not None
 
 
+def is_recorded(connection: Connection, sha256: str, provider: str, moment: dt.datetime) -> bool:
+    """Return whether a span of the history begins or ends with an answer given at `moment`."""
+    of_row = (HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
+    is_end = or_(HISTORY.c.fetched_at == moment, HISTORY.c.confirmed_at == moment)
+    return connection.execute(select(HISTORY.c.id).where(*of_row, is_end).limit(1)).first() is not None
+
+
 def record_answer(
-    connection: Connection, sha256: str, provider: str, verdict: ProviderVerdict, fetched_at: dt.datetime
+    connection: Connection,
+    sha256: str,
+    provider: str,
+    verdict: ProviderVerdict,
+    fetched_at: dt.datetime,
+    now: dt.datetime,
 ) -> None:
     """Add an answer to the history at its place in time; adding it twice changes nothing.
+
+    Spans that a wrong clock dated in the future end just before `now`, in their order.
 
     Args:
         connection: in a write transaction that, on PostgreSQL, has locked the hash.
@@ -122,8 +140,11 @@ def record_answer(
         provider: the provider that answered.
         verdict: its verdict.
         fetched_at: when it answered.
+        now: the current time.
     """
     before = _stored(connection, sha256, provider)
+    if fetched_at <= now + MAX_CLOCK_SKEW and any(span.confirmed_at > now + MAX_CLOCK_SKEW for span in before):
+        before = _end_before(connection, before, now)
     writer = _AnswerWriter(connection, sha256, provider, verdict)
     stored_spans = {span.row_id: span for span in before}
     kept: set[int] = set()
@@ -246,6 +267,19 @@ def _stored(connection: Connection, sha256: str, provider: str) -> list[Span]:
     query = select(*columns).where(HISTORY.c.sha256 == sha256, HISTORY.c.provider == provider)
     ordered = query.order_by(HISTORY.c.fetched_at, HISTORY.c.id)
     return [_span(row) for row in connection.execute(ordered).mappings()]
+
+
+def _end_before(connection: Connection, spans: Sequence[Span], now: dt.datetime) -> list[Span]:
+    """Let the spans that are after `now` end just before it, in their order; return all spans as they are then."""
+    ended = []
+    for steps, span in enumerate(reversed(spans), start=1):
+        moment = now - steps * _STEP
+        if span.confirmed_at > now:
+            span = replace(span, fetched_at=min(span.fetched_at, moment), confirmed_at=moment)
+            values = {"fetched_at": span.fetched_at, "confirmed_at": span.confirmed_at}
+            connection.execute(update(HISTORY).where(HISTORY.c.id == span.row_id).values(**values))
+        ended.append(span)
+    return ended[::-1]
 
 
 def _delete_others(connection: Connection, spans: Sequence[Span], kept: Set[int]) -> None:

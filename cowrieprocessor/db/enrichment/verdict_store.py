@@ -1,9 +1,12 @@
-"""Storage of a lookup's outcome with all its consequences, in the caller's transaction."""
+"""Storage of a lookup's outcome with all its consequences, in the caller's transaction.
+
+While staged, an outcome is stored in cache and queue, and what it means for history and hash is staged.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -25,8 +28,9 @@ from cowrieprocessor.db.enrichment.queue import (
     queue_row,
 )
 from cowrieprocessor.db.enrichment.response_cache import cached_answers, store_in_cache
+from cowrieprocessor.db.enrichment.staged_answers import has_any_answer, stage_answer, stage_outcome
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy, aggregate
-from cowrieprocessor.db.enrichment.verdict_history import has_answered, record_answer
+from cowrieprocessor.db.enrichment.verdict_history import record_answer
 from cowrieprocessor.db.models import HASHES
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "store_failure",
     "store_rate_limit",
     "store_refusal",
+    "store_staged",
 ]
 
 LOCKED_HASHES = 400
@@ -83,6 +88,7 @@ def store_answer(
     expires_at: dt.datetime,
     policy: Policy,
     now: dt.datetime,
+    staged: bool = False,
 ) -> None:
     """Store a provider's answer in cache, history, queue and the row of the hash, and request its propagation.
 
@@ -99,14 +105,45 @@ def store_answer(
         expires_at: when the answer expires.
         policy: the providers in use and the decisive verdicts.
         now: the current time.
+        staged: write neither history nor hash (USE_NEW_ENRICHMENT=0).
     """
     known = _lock(connection, sha256)
-    store_in_cache(connection, provider, cache_key, verdict.verdict, verdict.response, fetched_at, expires_at)
+    store_in_cache(connection, provider, cache_key, verdict.verdict, verdict.response, fetched_at, expires_at, now=now)
     if not known:
         return
-    record_answer(connection, sha256, provider, verdict, fetched_at)
+    if staged:
+        stage_answer(connection, sha256, provider, verdict, fetched_at, now)
+    else:
+        record_answer(connection, sha256, provider, verdict, fetched_at, now)
     _queue_answer(connection, sha256, provider, cache_key, fetched_at, now)
-    aggregate(connection, sha256, policy, now, verdict)
+    if not staged:
+        aggregate(connection, sha256, policy, now, verdict)
+
+
+def store_staged(
+    connection: Connection,
+    sha256: str,
+    answers: Sequence[tuple[str, ProviderVerdict, dt.datetime]],
+    policy: Policy,
+    now: dt.datetime,
+) -> None:
+    """Store staged answers about a hash in the history and its row, and request its propagation.
+
+    The cache and the queue have them already.
+
+    Args:
+        connection: in a write transaction.
+        sha256: the hash; nothing is stored if it is not in `file_hashes` any more.
+        answers: provider, verdict and time of each answer, in order.
+        policy: the providers in use and the decisive verdicts.
+        now: the current time.
+    """
+    if not _lock(connection, sha256):
+        return
+    for provider, verdict, fetched_at in answers:
+        record_answer(connection, sha256, provider, verdict, fetched_at, now)
+        aggregate(connection, sha256, policy, now, verdict)
+    aggregate(connection, sha256, policy, now)
 
 
 def store_failure(
@@ -119,6 +156,7 @@ def store_failure(
     next_attempt_at: dt.datetime,
     policy: Policy,
     now: dt.datetime,
+    staged: bool = False,
 ) -> None:
     """Store that no usable answer came, and when the lookup is retried.
 
@@ -131,13 +169,21 @@ def store_failure(
         next_attempt_at: when the lookup is retried.
         policy: the providers in use and the decisive verdicts.
         now: the current time.
+        staged: write neither history nor hash (USE_NEW_ENRICHMENT=0).
     """
     values = {"status": FAILED, "last_error": bounded_error(f"{kind}: {reason}"), "next_attempt_at": next_attempt_at}
-    _store_outcome(connection, sha256, provider, values, policy, now)
+    _store_outcome(connection, sha256, provider, values, policy, now, staged)
 
 
 def store_refusal(
-    connection: Connection, sha256: str, provider: str, *, reason: str, policy: Policy, now: dt.datetime
+    connection: Connection,
+    sha256: str,
+    provider: str,
+    *,
+    reason: str,
+    policy: Policy,
+    now: dt.datetime,
+    staged: bool = False,
 ) -> None:
     """Store that a provider will not answer about a hash, which is then queried again only by hand.
 
@@ -148,13 +194,21 @@ def store_refusal(
         reason: why, for display.
         policy: the providers in use and the decisive verdicts.
         now: the current time.
+        staged: write neither history nor hash (USE_NEW_ENRICHMENT=0).
     """
     values = {"status": REFUSED, "last_error": bounded_error(reason), "next_attempt_at": None}
-    _store_outcome(connection, sha256, provider, values, policy, now)
+    _store_outcome(connection, sha256, provider, values, policy, now, staged)
 
 
 def store_rate_limit(
-    connection: Connection, sha256: str, provider: str, *, reason: str, policy: Policy, now: dt.datetime
+    connection: Connection,
+    sha256: str,
+    provider: str,
+    *,
+    reason: str,
+    policy: Policy,
+    now: dt.datetime,
+    staged: bool = False,
 ) -> None:
     """Store that a provider wanted fewer requests when it was queried about a hash; it does not count as an attempt.
 
@@ -165,18 +219,19 @@ def store_rate_limit(
         reason: what it says, for display.
         policy: the providers in use and the decisive verdicts.
         now: the current time.
+        staged: write neither history nor hash (USE_NEW_ENRICHMENT=0).
     """
     row = queue_row(connection, sha256, provider) if _lock(connection, sha256) else None
     if row is None or row.status != LEASED:
         return
     before = status_before(connection, row)
     values: dict[str, object] = {"status": before, "attempts": max(row.attempts - 1, 0), "leased_until": None}
-    if before in (PENDING, RATE_LIMITED) or not (before == FAILED or has_answered(connection, sha256, provider)):
+    if before in (PENDING, RATE_LIMITED) or not (before == FAILED or has_any_answer(connection, sha256, provider)):
         values |= {"status": RATE_LIMITED, "last_error": bounded_error(f"{RATE_LIMITED}: {reason}")}
         if not row.priority:
             values["next_attempt_at"] = None  # of a lookup that was deferred
     change_row(connection, sha256, provider, values)
-    aggregate(connection, sha256, policy, now)
+    _aggregate(connection, sha256, provider, policy, now, staged)
 
 
 def status_before(connection: Connection, row: QueueRow) -> str:
@@ -187,7 +242,7 @@ def status_before(connection: Connection, row: QueueRow) -> str:
         return FAILED
     if not row.priority:
         return PENDING if row.next_attempt_at is None else ANSWERED
-    return ANSWERED if has_answered(connection, row.sha256, row.provider) else PENDING
+    return ANSWERED if has_any_answer(connection, row.sha256, row.provider) else PENDING
 
 
 def defer_lookup(
@@ -198,6 +253,7 @@ def defer_lookup(
     next_attempt_at: dt.datetime,
     policy: Policy,
     now: dt.datetime,
+    staged: bool = False,
 ) -> None:
     """Store that a provider cannot be queried about a hash yet: it counts as answered, without an answer.
 
@@ -208,9 +264,10 @@ def defer_lookup(
         next_attempt_at: when it may become possible.
         policy: the providers in use and the decisive verdicts.
         now: the current time.
+        staged: write neither history nor hash (USE_NEW_ENRICHMENT=0).
     """
     values = {"status": ANSWERED, "attempts": 0, "last_error": None, "next_attempt_at": next_attempt_at}
-    _store_outcome(connection, sha256, provider, values, policy, now)
+    _store_outcome(connection, sha256, provider, values, policy, now, staged)
 
 
 def _lock(connection: Connection, sha256: str) -> bool:
@@ -256,6 +313,7 @@ def _store_outcome(
     values: Mapping[str, object],
     policy: Policy,
     now: dt.datetime,
+    staged: bool,
 ) -> None:
     """Store an outcome without an answer in the queue, and update the row of the hash."""
     if not _lock(connection, sha256):
@@ -279,4 +337,14 @@ def _store_outcome(
         return
     else:
         change_row(connection, sha256, provider, {**values, "priority": 0, "leased_until": None})
-    aggregate(connection, sha256, policy, now)
+    _aggregate(connection, sha256, provider, policy, now, staged)
+
+
+def _aggregate(
+    connection: Connection, sha256: str, provider: str, policy: Policy, now: dt.datetime, staged: bool
+) -> None:
+    """Update the row of a hash after an outcome without an answer, or have that done later."""
+    if staged:
+        stage_outcome(connection, sha256, provider, now)
+    else:
+        aggregate(connection, sha256, policy, now)

@@ -144,6 +144,6 @@ class Uploads:
     def _record(self, sha256: str, analysis_id: str) -> None:
         now = self._clock.now()
         with write_transaction(self._engine) as connection:
-            store_in_cache(
-                connection, UPLOADS_IN_CACHE, sha256, "uploaded", {"analysis": analysis_id}, now, now + UPLOAD_VALID
-            )
+            analysis = {"analysis": analysis_id}
+            until = now + UPLOAD_VALID
+            store_in_cache(connection, UPLOADS_IN_CACHE, sha256, "uploaded", analysis, now, until, now=now)

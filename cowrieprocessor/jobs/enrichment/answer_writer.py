@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from cowrieprocessor.clock import Clock
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
-from cowrieprocessor.db.enrichment.response_cache import store_in_cache
-from cowrieprocessor.db.enrichment.staged_claims import note_staged_answer
+from cowrieprocessor.db.enrichment.staged_answers import StagedAnswer, take_staged
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer
+from cowrieprocessor.db.enrichment.verdict_store import lock_hashes, store_answer, store_staged
 from cowrieprocessor.enrichment.expiry import Ttl
-from cowrieprocessor.enrichment.verdict_repository import answer_expires_at
+from cowrieprocessor.enrichment.verdict_repository import ReadVerdict, answer_expires_at, stored_verdict
 from cowrieprocessor.jobs.runtime.throttle import TimedTransaction
 
 MAX_ANSWERS = 100
@@ -48,7 +47,7 @@ class AnswerWriter:
         policy: the sources in use, and the decisive verdicts.
         ttl: how long answers are valid.
         clock: the current time.
-        staged: write the cache alone (USE_NEW_ENRICHMENT=0).
+        staged: write cache and queue alone (USE_NEW_ENRICHMENT=0).
     """
 
     def __init__(self, policy: Policy, ttl: Ttl, clock: Clock, *, staged: bool = False) -> None:
@@ -76,15 +75,35 @@ class AnswerWriter:
             expiries.append(self._store(turn.connection, answer))
         return expiries
 
+    def store_staged(self, turn: TimedTransaction, hashes: Sequence[str], readers: Mapping[str, ReadVerdict]) -> int:
+        """Store staged answers about hashes, at least about the first, until the transaction has lasted long enough.
+
+        Args:
+            turn: a write transaction that has locked no hash yet.
+            hashes: the hashes.
+            readers: read the stored responses, by source; the answers of other sources stay where they are.
+
+        Returns:
+            The number of answers.
+        """
+        count, now = 0, self.clock.now()
+        batch = hashes[:MAX_ANSWERS]
+        lock_hashes(turn.connection, list(batch))
+        for sha256 in batch:
+            staged = take_staged(turn.connection, sha256, sorted(readers), now)
+            if staged is not None:
+                answers = [(answer.provider, _verdict_of(answer, readers), answer.fetched_at) for answer in staged]
+                store_staged(turn.connection, sha256, answers, self._policy, now)
+                count += len(answers)
+            if not turn.may_go_on():
+                break
+        return count
+
     def _store(self, connection: Connection, answer: Answer) -> dt.datetime:
         provider, sha256, verdict = answer.provider, answer.sha256, answer.verdict
         until = answer.expires_at
         if until is None:
             until = answer_expires_at(connection, provider, sha256, verdict, answer.fetched_at, self._ttl)
-        if self.staged:
-            store_in_cache(connection, provider, sha256, verdict.verdict, verdict.response, answer.fetched_at, until)
-            note_staged_answer(connection, provider, sha256, self.clock.now(), until)
-            return until
         store_answer(
             connection,
             sha256,
@@ -95,5 +114,11 @@ class AnswerWriter:
             expires_at=until,
             policy=self._policy,
             now=self.clock.now(),
+            staged=self.staged,
         )
         return until
+
+
+def _verdict_of(answer: StagedAnswer, readers: Mapping[str, ReadVerdict]) -> ProviderVerdict:
+    """Return the verdict of a staged answer as it was read when it was given, whatever the settings are now."""
+    return replace(stored_verdict(answer.response, readers[answer.provider]), verdict=answer.verdict)

@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction
-from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL, ProviderVerdict
+from cowrieprocessor.db.enrichment.provider_verdict import COWRIE_VIRUSTOTAL
 from cowrieprocessor.db.enrichment.response_cache import CacheEntry
 from cowrieprocessor.db.enrichment.scanfile_events import ID_SLACK, LoggedScan, are_recorded, scanfile_events
-from cowrieprocessor.db.enrichment.staged_replay import remove_claims, replayable
-from cowrieprocessor.db.jobs import DONE, JobRecord, load_job, save_job, shared_job
+from cowrieprocessor.db.enrichment.staged_answers import remove_claims, replayable, staged_hashes
+from cowrieprocessor.db.jobs import DONE, JobRecord, add_counters, load_job, save_job, shared_job
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.cowrie_log import CowrieLog
-from cowrieprocessor.enrichment.verdict_repository import Counters, cached_verdict
+from cowrieprocessor.enrichment.verdict_repository import Counters, ReadVerdict, stored_verdict
 from cowrieprocessor.jobs.enrichment.answer_writer import Answer, AnswerWriter
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 
 COWRIE_JOB = "enrich-cowrie-log"
 ROWS_AT_ONCE = 200
 """Events or answers in memory at a time."""
-
-ReadVerdict = Callable[[Mapping[str, Any]], ProviderVerdict]
 
 
 def import_cowrie_verdicts(
@@ -46,7 +44,7 @@ def import_cowrie_verdicts(
     Args:
         engine: the database.
         malicious_at: how many engines make a file malicious.
-        writer: stores the answers; if it writes the cache alone, every event is read each time.
+        writer: stores the answers; if it stages them, every event is read each time.
         throttle: decides when to write, and for how long.
         stop: once set, the import ends after the current transaction.
         rows_at_once: events in memory at a time.
@@ -67,7 +65,9 @@ def replay_cache(
     stop: threading.Event,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> Counters:
-    """Store cached answers that the history lacks: after USE_NEW_ENRICHMENT=0, or about hashes that are new since.
+    """Store answers that the history lacks: after USE_NEW_ENRICHMENT=0, or cached ones about hashes that are new since.
+
+    A writer that stages answers stages the cached ones as well.
 
     Args:
         engine: the database.
@@ -85,25 +85,37 @@ def replay_cache(
     readers: dict[str, ReadVerdict] = {provider.name: provider.verdict for provider in providers}
     readers[COWRIE_VIRUSTOTAL] = CowrieLog(malicious_at).verdict
     for name, read_verdict in readers.items():
+        while not (writer.staged or stop.is_set()) and throttle.obstacle() is None:
+            with read_transaction(engine) as connection:
+                hashes = staged_hashes(connection, name, rows_at_once)
+            if not hashes:
+                break
+            with throttle.transaction() as turn:
+                _count(counters, writer.store_staged(turn, hashes, readers))
         after = ""
         while not stop.is_set() and throttle.obstacle() is None:
             with read_transaction(engine) as connection:
                 entries = replayable(connection, name, after, rows_at_once)
             if not entries:
-                remove_claims(engine, name, writer.clock.now())
+                remove_claims(engine, name)
                 break
             answers = [_cached_answer(name, entry, read_verdict) for entry in entries]
             while answers and not stop.is_set():
                 with throttle.transaction() as turn:
                     stored = len(writer.store(turn, answers))
-                counters["cache"] = counters.get("cache", 0) + stored
+                _count(counters, stored)
                 answers = answers[stored:]
             after = entries[-1].key
     return counters
 
 
+def _count(counters: Counters, stored: int) -> None:
+    """Count stored answers, if there are any."""
+    add_counters(counters, {"cache": stored} if stored else {})
+
+
 def _cached_answer(provider: str, entry: CacheEntry, read_verdict: ReadVerdict) -> Answer:
-    return Answer(provider, entry.key, cached_verdict(entry, read_verdict), entry.fetched_at, entry.expires_at)
+    return Answer(provider, entry.key, stored_verdict(entry.response, read_verdict), entry.fetched_at, entry.expires_at)
 
 
 class _Event(NamedTuple):
@@ -126,7 +138,7 @@ class _CowrieImport:
     Args:
         engine: the database.
         log: reads events.
-        writer: stores answers; if it writes the cache alone, there is no checkpoint.
+        writer: stores answers; if it stages them, there is no checkpoint.
         throttle: decides when to write, and for how long.
         rows_at_once: events in memory at a time.
     """

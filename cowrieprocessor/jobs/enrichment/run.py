@@ -19,7 +19,6 @@ from cowrieprocessor.clock import Clock, SystemClock
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.candidate_cache import end_search_pauses
 from cowrieprocessor.db.enrichment.claims import ask_first, note_skipped
-from cowrieprocessor.db.enrichment.staged_claims import staged_ask_first
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.jobs import (
     DONE,
@@ -48,8 +47,6 @@ from cowrieprocessor.enrichment.quota.ledger import ledger_of
 from cowrieprocessor.enrichment.scheduler import SHORT_WAIT_S, Pause, Scheduler
 from cowrieprocessor.enrichment.verdict_repository import (
     Counters,
-    StagedVerdictRepository,
-    TableVerdictRepository,
     VerdictRepository,
 )
 from cowrieprocessor.errors import ConfigurationError, DatabaseError
@@ -217,9 +214,8 @@ class _Run:
         return [provider for provider in providers if provider.name in names]
 
     def _make_sources(self, client: HttpClient) -> list[FileEnrichment]:
-        repository_class = StagedVerdictRepository if self._staged else TableVerdictRepository
-        repository: VerdictRepository = repository_class(
-            self._engine, self._policy, self._ttl, self._clock, self._options.order
+        repository = VerdictRepository(
+            self._engine, self._policy, self._ttl, self._clock, self._options.order, staged=self._staged
         )
         sources = []
         for provider in self._providers:
@@ -231,14 +227,11 @@ class _Run:
 
     def _begin(self) -> None:
         names, only = [provider.name for provider in self._providers], self._options.only or ()
-        if self._staged:
-            if only:
-                with write_transaction(self._engine) as connection:
-                    staged_ask_first(connection, only, names, self._clock.now())
-        else:
-            with write_transaction(self._engine) as connection:
+        with write_transaction(self._engine) as connection:
+            if not self._staged:
                 note_skipped(connection)
-                ask_first(connection, only, names)
+            ask_first(connection, only, names)
+        if not self._staged:
             self._reevaluation.start()
         self._replay()
         for source in self._sources:
@@ -250,9 +243,8 @@ class _Run:
         writer = AnswerWriter(self._policy, self._ttl, self._clock, staged=self._staged)
         arguments = (self._settings.virustotal_malicious_at, writer, self._throttle)
         add_counters(self.result.replayed, import_cowrie_verdicts(self._engine, *arguments, stop=self._stop))
-        if not self._staged:
-            providers = [make(self._settings, None) for _, make in SOURCES.values()]
-            add_counters(self.result.replayed, replay_cache(self._engine, providers, *arguments, stop=self._stop))
+        providers = [make(self._settings, None) for _, make in SOURCES.values()]
+        add_counters(self.result.replayed, replay_cache(self._engine, providers, *arguments, stop=self._stop))
 
     # --- the loop ---
 

@@ -39,7 +39,7 @@ class EnrichResult:
         counters: what came of the requests, by source: requests, found, unknown, cached, failed: KIND and so on.
         replayed: answers stored without a request: from the cache, and from Cowrie's own events.
         rows_updated: rows of `files` that got a new verdict.
-        staged: whether only the cache was written.
+        staged: whether verdicts were staged: only cache, queue and ledger were written.
         stopped: whether the run was asked to stop before its end.
         refused: why a source does not accept its key, by source.
         unanswered: the last failure of each source that failed and gave no answer, by source.

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select, true
 from sqlalchemy.orm import aliased
 
-from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_verdict, staging_providers
+from cowrieprocessor.db.enrichment.shown_verdict import SHOWN_VERDICTS, file_verdict
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.models import (
     CommandStat,
     FileHash,

@@ -10,9 +10,17 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, func, or_, select
 
-from cowrieprocessor.db.enrichment.candidates import asked_for, expired, lost_claims, never_asked, retries
+from cowrieprocessor.db.enrichment.candidates import (
+    CandidateScope,
+    asked_for,
+    expired,
+    lost_claims,
+    never_asked,
+    retries,
+)
 from cowrieprocessor.db.enrichment.provider_verdict import VERDICTS
 from cowrieprocessor.db.enrichment.queue import ANSWERED, FAILED, LEASED, POLICY, QUEUE, REFUSED, lease_is_over
+from cowrieprocessor.db.enrichment.staged_answers import STAGED, staged_key, staging_providers
 from cowrieprocessor.db.enrichment.verdict_aggregation import HASH_SKIPPED, Policy
 from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, Job, VerdictPropagation
 
@@ -114,9 +122,11 @@ def queue_counts(connection: Connection, policy: Policy, now: dt.datetime) -> di
     leased = select(item.provider, func.count()).where(item.status == LEASED, ~lease_is_over(now))
     leases: dict[str, int] = {row[0]: row[1] for row in connection.execute(leased.group_by(item.provider))}
     names = {provider for provider, _ in statuses if provider != POLICY}
+    staging = staging_providers(connection)
+    scopes = {name: CandidateScope(name, policy, now, staging) for name in policy.providers}
     return {
         name: QueueCounts(
-            **(_count_backlog(connection, name, policy, now) if name in policy.providers else {}),
+            **(_count_backlog(connection, scopes[name]) if name in scopes else {}),
             leased=leases.get(name, 0),
             answered=statuses.get((name, ANSWERED), 0),
             failed=statuses.get((name, FAILED), 0),
@@ -126,18 +136,19 @@ def queue_counts(connection: Connection, policy: Policy, now: dt.datetime) -> di
     }
 
 
-def _count_backlog(connection: Connection, provider: str, policy: Policy, now: dt.datetime) -> dict[str, int]:
+def _count_backlog(connection: Connection, scope: CandidateScope) -> dict[str, int]:
     """Return the number of hashes that could be claimed for a source now, by reason.
 
     The large groups, hashes never queried and expired answers, are counted from indexes. The full rule is evaluated
     only for hashes that it may exclude, and the excluded ones are subtracted.
     """
-    may_be_excluded = _skipped_or_decided(policy)
+    provider, now = scope.provider, scope.now
+    may_be_excluded = _skipped_or_decided(scope)
     queued = QUEUE.join(HASHES, HASHES.c.sha256 == QUEUE.c.sha256)
     no_row = ~exists().where(QUEUE.c.sha256 == HASHES.c.sha256, QUEUE.c.provider == provider)
     by_hand = QUEUE.c.priority > 0
-    retry_conditions = retries(provider, policy, now).conditions()
-    renewals = expired(provider, policy, now)
+    retry_conditions = retries(scope).conditions()
+    renewals = expired(scope)
 
     def count(source: FromClause, *conditions: ColumnElement[bool]) -> int:
         return connection.scalar(select(func.count()).select_from(source).where(*conditions)) or 0
@@ -146,8 +157,8 @@ def _count_backlog(connection: Connection, provider: str, policy: Policy, now: d
     never_queried = (HASHES.c.sha256 >= "", no_row)
     return {
         "waiting": count(HASHES, *never_queried)
-        - count(HASHES, may_be_excluded, no_row, ~never_asked(provider, policy, now))
-        + count(queued, lost_claims(provider, policy, now)),
+        - count(HASHES, may_be_excluded, no_row, ~never_asked(scope))
+        + count(queued, lost_claims(scope)),
         "asked_for": count(queued, asked_for(provider, now))
         + sum(count(queued, condition, by_hand) for condition in retry_conditions),
         "retries_due": sum(count(queued, condition, ~by_hand) for condition in retry_conditions),
@@ -157,15 +168,20 @@ def _count_backlog(connection: Connection, provider: str, policy: Policy, now: d
     }
 
 
-def _skipped_or_decided(policy: Policy) -> ColumnElement[bool]:
-    """Return the condition on `file_hashes` for hashes that may be skipped or have a decisive verdict.
+def _skipped_or_decided(scope: CandidateScope) -> ColumnElement[bool]:
+    """Return the condition on `file_hashes` for hashes that may be skipped or have a decisive verdict, staged or not.
 
     A hash's verdict is the first in VERDICTS that any source gives, so a verdict after the last decisive one in that
     order means that no source gave a decisive one.
     """
-    positions = [VERDICTS.index(verdict) for verdict in policy.settled_by if verdict in VERDICTS]
+    settled_by = scope.policy.settled_by
+    positions = [VERDICTS.index(verdict) for verdict in settled_by if verdict in VERDICTS]
     up_to_last_decisive = VERDICTS[: max(positions) + 1] if positions else ()
-    return or_(HASHES.c.enrichment_status == HASH_SKIPPED, HASHES.c.verdict.in_(up_to_last_decisive))
+    conditions = [HASHES.c.enrichment_status == HASH_SKIPPED, HASHES.c.verdict.in_(up_to_last_decisive)]
+    if scope.staging:
+        staged = (STAGED.c.provider.in_(scope.staging), STAGED.c.key == staged_key(HASHES.c.sha256))
+        conditions.append(exists().where(*staged, STAGED.c.status.in_(sorted(settled_by))))
+    return or_(*conditions)
 
 
 def failure_kinds(connection: Connection, providers: Iterable[str]) -> tuple[FailureKind, ...]:

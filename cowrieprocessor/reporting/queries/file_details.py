@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, and_, select
 
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.models import FileHash
 from cowrieprocessor.errors import ConfigurationError, NotFound
 from cowrieprocessor.loader.rows.file_mentions import NAME, URL

@@ -5,12 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, func, literal, select, union
+from sqlalchemy import Connection, and_, func, select, union
 
 from cowrieprocessor.db.enrichment.queue import QUEUE
-from cowrieprocessor.db.enrichment.response_cache import CACHE
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, latest_answer, source_verdict, staging_providers
-from cowrieprocessor.db.enrichment.staged_candidates import CLAIM
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, latest_answer, source_verdict
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES, EnrichmentQueueItem, FileHash, FileVerdict
 from cowrieprocessor.errors import NotFound
@@ -186,13 +185,11 @@ def source_verdicts(connection: Connection, sha256: str) -> tuple[SourceVerdict,
 
 
 def _shown_verdicts(connection: Connection, sha256: str) -> dict[str, str]:
-    """Return the shown verdict of every source that answered, is in the queue, or has a claim in the cache."""
-    staging = [literal(name) for name in staging_providers(connection)]
-    claimed = select(CACHE.c.provider).where(CACHE.c.provider.in_(staging), CACHE.c.key == f"{CLAIM}{sha256}")
+    """Return the shown verdict of every source that answered or is in the queue."""
+    staging = staging_providers(connection)
     known = union(
         select(HISTORY.c.provider).where(HISTORY.c.sha256 == sha256),
         select(QUEUE.c.provider).where(QUEUE.c.sha256 == sha256),
-        claimed,
     ).subquery()
     provider = known.c.provider
     answer = latest_answer(provider)

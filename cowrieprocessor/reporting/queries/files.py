@@ -11,7 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from cowrieprocessor.db.enrichment.provider_verdict import UNKNOWN, VERDICTS
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, may_be_shown, staging_providers
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, may_be_shown
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.models import FileHash, Files, SessionSummary
 from cowrieprocessor.errors import ConfigurationError
 from cowrieprocessor.loader.rows.file_mentions import NAME, URL

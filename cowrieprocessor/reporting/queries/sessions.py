@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from cowrieprocessor.db.enrichment.provider_verdict import MALICIOUS
-from cowrieprocessor.db.enrichment.shown_verdict import file_verdict, staging_providers
+from cowrieprocessor.db.enrichment.shown_verdict import file_verdict
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.models import (
     CommandStat,
     FileHash,

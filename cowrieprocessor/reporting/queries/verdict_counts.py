@@ -16,8 +16,8 @@ from cowrieprocessor.db.enrichment.shown_verdict import (
     file_verdict,
     latest_answer,
     source_verdict,
-    staging_providers,
 )
+from cowrieprocessor.db.enrichment.staged_answers import staging_providers
 from cowrieprocessor.db.enrichment.verdict_history import HISTORY
 from cowrieprocessor.db.models import HASHES
 

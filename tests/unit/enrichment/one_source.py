@@ -14,7 +14,7 @@ from cowrieprocessor.enrichment.lookup import Lookup
 from cowrieprocessor.enrichment.providers.base import Provider
 from cowrieprocessor.enrichment.providers.virustotal_upload import Uploads
 from cowrieprocessor.enrichment.quota.ledger import ledger_of
-from cowrieprocessor.enrichment.verdict_repository import TableVerdictRepository
+from cowrieprocessor.enrichment.verdict_repository import VerdictRepository
 from tests.stand_ins.clock import ManualClock
 
 DAY_S = 86_400.0
@@ -33,7 +33,7 @@ def enrichment_by(
 ) -> FileEnrichment:
     """Return the enrichment of files by one source, as a process that starts has it."""
     lookup = Lookup(provider, ledger_of(engine, provider, clock), client, clock, notify=notify)
-    repository = TableVerdictRepository(engine, Policy((provider.name,), frozenset({"malicious"})), TTL, clock)
+    repository = VerdictRepository(engine, Policy((provider.name,), frozenset({"malicious"})), TTL, clock)
     enrichment = FileEnrichment(lookup, repository, clock, bounds, uploads=uploads)
     enrichment.start()
     return enrichment

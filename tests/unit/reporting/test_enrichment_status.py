@@ -13,9 +13,7 @@ from sqlalchemy import Engine, insert
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import ask_first, claim, note_skipped
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
-from cowrieprocessor.db.enrichment.response_cache import store_in_cache
 from cowrieprocessor.db.enrichment.skipped_hashes import EMPTY_FILE_SHA256
-from cowrieprocessor.db.enrichment.staged_claims import staged_answer, staged_ask_first, staged_claim, staged_failure
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
 from cowrieprocessor.db.enrichment.verdict_store import store_answer, store_failure, store_refusal
 from cowrieprocessor.db.models import Job, VerdictPropagation
@@ -258,8 +256,8 @@ def test_sources_that_are_not_asked_are_named(
         assert (f"Not asked, as {reason}: {', '.join(names)}." in text) == bool(names)
 
 
-def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
-    """With USE_NEW_ENRICHMENT=0 the numbers come from the cache, including the answers waiting for replay."""
+def test_a_staged_site_is_counted_by_its_queue(engine: Engine) -> None:
+    """With USE_NEW_ENRICHMENT=0 the numbers are those of the queue, with the answers waiting for replay."""
     policy = Policy(NAMES, frozenset({"malicious"}))
     settings = _settings(USE_NEW_ENRICHMENT="0", COWRIEPROC_SETTLED_BY="malicious")
     with write_transaction(engine) as connection:
@@ -267,19 +265,20 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
             add_hash(connection, sha(number), at(-9), session_count=9 - number)
         add_hash(connection, EMPTY_FILE_SHA256, at(-9), enrichment_status="skipped")
     for moment, limit in ((at(2), 4), (NOW, 2)):
-        claimed = staged_claim(
+        claimed = claim(
             engine, "virustotal", limit=limit, now=moment, lease_s=900, policy=policy, cache_timing=NO_CACHE
         )
         assert len(claimed) == limit
         if moment == NOW:
             break
+        how = {"policy": policy, "now": moment, "staged": True}
         with write_transaction(engine) as connection:
             for claimed_hash, verdict in zip(claimed[:2], ("malicious", "unknown"), strict=True):
-                until = at(10 if verdict == "unknown" else 400)
-                store_in_cache(connection, "virustotal", claimed_hash.sha256, verdict, {}, moment, until)
-                staged_answer(connection, "virustotal", claimed_hash.sha256, claimed_hash.sha256, until)
-        failure = {"now": moment, "not_before": at(20)}
-        staged_failure(engine, "virustotal", claimed[2].sha256, kind="timeout", **failure)
+                name, times = claimed_hash.sha256, {"expires_at": at(10 if verdict == "unknown" else 400)}
+                answer = ("virustotal", name, ProviderVerdict(verdict))
+                store_answer(connection, name, *answer, fetched_at=moment, **times, **how)  # type: ignore[arg-type]
+            failure = {"kind": "timeout", "reason": "no answer", "next_attempt_at": at(20)}
+            store_failure(connection, claimed[2].sha256, "virustotal", **failure, **how)  # type: ignore[arg-type]
     status = _status(engine, settings)
     queue = _source(status, "virustotal").queue
     assert (True, 2) == (status.staged, status.replayable)
@@ -287,16 +286,16 @@ def test_a_staged_site_is_counted_by_its_cache(engine: Engine) -> None:
     assert [("virustotal", "failed", "timeout", 1)] == [
         (failure.provider, failure.status, failure.kind, failure.count) for failure in status.failures
     ]
-    left = staged_claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
+    left = claim(engine, "virustotal", limit=99, now=NOW, lease_s=900, policy=policy, cache_timing=NO_CACHE)
     assert len(left) == queue.backlog
-    others = staged_claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
+    others = claim(engine, "urlhaus", limit=99, now=NOW, lease_s=900, policy=policy)
     assert (8, 8) == (len(others), _source(status, "urlhaus").queue.waiting)  # one hash has a decisive verdict
     assert _status(engine).replayable is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) -> None:
-    """Counted from the cache alone, too, the backlog by reason equals what claiming all of it returns."""
+    """With staged and stored answers, the backlog by reason equals what claiming all of it returns."""
     rng = random.Random(seed)
     policy = Policy(NAMES, frozenset({"malicious"}))
     settings = _settings(USE_NEW_ENRICHMENT="0", COWRIEPROC_SETTLED_BY="malicious")
@@ -305,21 +304,24 @@ def test_a_staged_backlog_is_what_would_be_claimed(engine: Engine, seed: int) ->
             add_hash(connection, sha(number), at(-9))
     for hour in range(0, 12, 2):
         for name in NAMES:
-            for claimed in staged_claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
+            for claimed in claim(engine, name, limit=6, now=at(hour), lease_s=900, policy=policy):
                 until, chance = at(hour + rng.choice((3, 300))), rng.random()
-                if chance < 0.4:
-                    verdict = rng.choice(("malicious", "clean", "unknown"))
-                    with write_transaction(engine) as connection:
-                        store_in_cache(connection, name, claimed.sha256, verdict, {}, at(hour), until)
-                        staged_answer(connection, name, claimed.sha256, claimed.sha256, until)
-                elif chance < 0.7:
-                    staged_failure(engine, name, claimed.sha256, kind="timeout", now=at(hour), not_before=until)
+                how = {"policy": policy, "now": at(hour), "staged": rng.random() < 0.8}
+                with write_transaction(engine) as connection:
+                    if chance < 0.4:
+                        verdict = ProviderVerdict(rng.choice(("malicious", "clean", "unknown")))
+                        answer = (name, claimed.sha256, verdict)
+                        times = {"fetched_at": at(hour), "expires_at": until}
+                        store_answer(connection, claimed.sha256, *answer, **times, **how)  # type: ignore[arg-type]
+                    elif chance < 0.7:
+                        failure = {"kind": "timeout", "reason": "none", "next_attempt_at": until}
+                        store_failure(connection, claimed.sha256, name, **failure, **how)  # type: ignore[arg-type]
     with write_transaction(engine) as connection:
-        staged_ask_first(connection, [sha(number) for number in range(4)], ["virustotal"], NOW)
+        ask_first(connection, [sha(number) for number in range(4)], ["virustotal"])
     status = _status(engine, settings)
     for name in NAMES:
         queue = _source(status, name).queue
-        left = staged_claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
+        left = claim(engine, name, limit=99, now=NOW, lease_s=900, policy=policy)
         reasons = Counter({"new": queue.waiting, "retry": queue.retries_due, "expired": queue.expired})
         assert (name, +(reasons + Counter({"asked-for": queue.asked_for}))) == (
             name,

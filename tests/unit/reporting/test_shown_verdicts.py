@@ -162,7 +162,7 @@ def test_the_words_change_with_the_next_run(
 def test_what_is_staged_has_its_words(
     engine: Engine, db_url: str, files: None, here: Services, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With USE_NEW_ENRICHMENT=0 the cache alone knows what happened; the words are those of the cache."""
+    """With USE_NEW_ENRICHMENT=0 cache and queue alone know what happened; the words are theirs."""
     monkeypatch.setenv("USE_NEW_ENRICHMENT", "0")
     here.enrich(engine, EnrichOptions(order="oldest"), use_new_enrichment=False, **ONLY)
     words = {**WORDS, **dict.fromkeys((BAD, CLEAN, UNKNOWN), "staged")}

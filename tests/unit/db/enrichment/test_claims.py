@@ -266,9 +266,12 @@ def test_clock_skew_hides_nothing(engine: Engine) -> None:
     answer(engine, sha(1), vt_verdict(4), at=far)
     assert hashes(take(engine, now=far, only=[sha(2)])) == [sha(2)]
     answer(engine, sha(3), vt_verdict(0), holds=3650 * DAY)  # no clock skew: so the settings say
+    tables = ("enrichment_cache", "file_verdicts", "file_hashes")
+    before = [rows(engine, table) for table in tables]
 
     claimed = take(engine) + take(engine)
 
+    assert before == [rows(engine, table) for table in tables]
     assert [(item.sha256, item.reason) for item in claimed] == [
         (sha(2), "new"),
         (sha(0), "retry"),

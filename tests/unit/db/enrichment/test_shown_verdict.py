@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 
 import pytest
@@ -11,16 +10,11 @@ from sqlalchemy import Engine
 from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.claims import ask_first
 from cowrieprocessor.db.enrichment.response_cache import store_in_cache
-from cowrieprocessor.db.enrichment.staged_claims import note_staged_answer, staged_ask_first
 from cowrieprocessor.enrichment.expiry import Ttl
-from cowrieprocessor.enrichment.verdict_repository import (
-    StagedVerdictRepository,
-    TableVerdictRepository,
-    VerdictRepository,
-)
+from cowrieprocessor.enrichment.verdict_repository import VerdictRepository
 from cowrieprocessor.reporting.queries.files import FileFilter, list_files
 from cowrieprocessor.reporting.queries.verdict_counts import source_verdict_counts, verdict_counts
-from tests.enrichment_scene import DAY, HOUR, NOW, POLICY, VT, answer, load, put, row, rows, sha, vt_verdict
+from tests.enrichment_scene import DAY, HOUR, NOW, POLICY, VT, answer, load, put, row, sha, vt_verdict
 from tests.stand_ins.clock import ManualClock
 
 FILE = sha(1)
@@ -32,19 +26,13 @@ class Scene:
 
     def __init__(self, engine: Engine, *, staged: bool) -> None:
         self.engine, self.staged, self.clock = engine, staged, ManualClock(NOW)
-        kind = StagedVerdictRepository if staged else TableVerdictRepository
-        self.repository: VerdictRepository = kind(
-            engine, POLICY, Ttl(30 * 86_400.0, 7 * 86_400.0, 43_200.0, 7 * 86_400.0), self.clock
-        )
+        self.repository = VerdictRepository(engine, POLICY, TTL, self.clock, staged=staged)
         load(engine, [("a", FILE)])
 
     def ask_by_hand(self) -> None:
         """Have the file asked about by hand."""
         with write_transaction(self.engine) as connection:
-            if self.staged:
-                staged_ask_first(connection, [FILE], [VT], self.clock.now())
-            else:
-                ask_first(connection, [FILE], [VT])
+            ask_first(connection, [FILE], [VT])
 
     def outcomes(self, kinds: Sequence[str]) -> None:
         """Claim the file for each outcome and store that; by hand where `by-hand` stands before it."""
@@ -125,52 +113,46 @@ def test_a_file_that_was_deferred_and_limited_is_asked_about_as_a_new_one(engine
     assert "new" == claimed.reason
 
 
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
 @pytest.mark.parametrize("kinds", ["failed", "limited", "deferred"])
-def test_an_answer_from_elsewhere_ends_a_failure_of_a_staging_site(kinds: str, engine: Engine) -> None:
-    """A valid answer from an imported cache or a log takes the place of the claim; an expired one does not."""
-    scene = Scene(engine, staged=True)
+def test_an_answer_from_elsewhere_ends_a_failure(kinds: str, staged: bool, engine: Engine) -> None:
+    """A valid answer from an imported cache or a log takes the place of the failure; an expired one does not."""
+    scene = Scene(engine, staged=staged)
     scene.outcomes([kinds])
     now = scene.clock.now()
-    before = row(engine, "enrichment_cache")["status"]
-    with write_transaction(engine) as connection:
-        note_staged_answer(connection, VT, FILE, now, now - HOUR)
-    assert before == row(engine, "enrichment_cache")["status"]
+    before = row(engine, "enrichment_queue")
+    expired_at = now - DAY
+    answer(engine, FILE, vt_verdict(0), at=expired_at, holds=HOUR, now=now, staged=staged)
+    assert before == row(engine, "enrichment_queue") or kinds == "deferred"
 
-    with write_transaction(engine) as connection:
-        store_in_cache(connection, VT, FILE, "clean", {}, now, now + DAY)
-        note_staged_answer(connection, VT, FILE, now, now + DAY)
-    claim = row(engine, "enrichment_cache", key=f"claim:{FILE}")
-    assert ("answered", now + DAY) == (claim["status"], claim["expires_at"])
-    assert "staged" == scene.word()
-    with write_transaction(engine) as connection:
-        note_staged_answer(connection, VT, FILE, now, now + HOUR)
-    assert now + DAY == row(engine, "enrichment_cache", key=f"claim:{FILE}")["expires_at"]
+    answer(engine, FILE, vt_verdict(0), at=now, holds=DAY, staged=staged)
+    queued = row(engine, "enrichment_queue")
+    assert ("answered", now + DAY) == (queued["status"], queued["next_attempt_at"])
+    assert ("staged" if staged else "clean") == scene.word()
+    answer(engine, FILE, vt_verdict(0), at=now - HOUR, holds=HOUR, now=now, staged=staged)
+    assert now + DAY == row(engine, "enrichment_queue")["next_attempt_at"]
 
 
-def test_claims_in_progress_or_by_hand_outlive_an_answer_from_elsewhere(engine: Engine) -> None:
-    """What somebody asks about, or wants asked, stays so."""
-    scene = Scene(engine, staged=True)
-    for status in ("by-hand", "by-hand:failed:timeout", "asking", "asking:again", "asking:by-hand"):
-        key, now = f"claim:{status}", NOW
-        until = NOW + dt.timedelta(minutes=9)
-        put(
-            engine,
-            "enrichment_cache",
-            {"provider": VT, "key": key, "status": status, "fetched_at": NOW, "expires_at": until},
-        )
-        with write_transaction(engine) as connection:
-            note_staged_answer(connection, VT, status, now, now + DAY)
-    assert all(entry["key"] == f"claim:{entry['status']}" for entry in rows(scene.engine, "enrichment_cache"))
-    with write_transaction(engine) as connection:
-        note_staged_answer(connection, VT, "asking", NOW + HOUR, NOW + DAY)
-    assert "answered" == row(engine, "enrichment_cache", key="claim:asking")["status"]
+@pytest.mark.parametrize("staged", [False, True], ids=["in use", "staged"])
+def test_what_is_asked_for_by_hand_outlives_an_answer_from_elsewhere(staged: bool, engine: Engine) -> None:
+    """What somebody wants asked stays so, after a failure too; a failure alone does not."""
+    scene = Scene(engine, staged=staged)
+    for kinds in ([], ["failed"]):
+        scene.outcomes([*kinds, "by-hand"])
+        answer(engine, FILE, vt_verdict(0), at=scene.clock.now(), holds=DAY, staged=staged)
+        (claimed,) = scene.repository.claim(VT, limit=1, earlier=(), only=[FILE])
+        assert "asked-for" == claimed.reason
+        scene.repository.store_failure(VT, claimed, "timeout", "no answer", None)
 
 
-def test_a_claim_alone_is_no_answer(engine: Engine) -> None:
-    """A deferred claim that an earlier release wrote as answered is `not-asked`."""
+def test_a_claim_of_an_earlier_release_is_no_answer(engine: Engine) -> None:
+    """A claim that an earlier release left in the cache is `not-asked`; an answer next to it is `staged`."""
     scene = Scene(engine, staged=True)
     claim = {"provider": VT, "key": f"claim:{FILE}", "status": "answered", "fetched_at": NOW, "expires_at": NOW + DAY}
     put(engine, "enrichment_cache", claim)
     assert "not-asked" == scene.word()
+    with write_transaction(engine) as connection:
+        store_in_cache(connection, VT, FILE, "clean", {}, NOW, NOW + DAY, now=NOW)
+    assert "staged" == scene.word()
     answer(engine, FILE, vt_verdict(0))
     assert "clean" == scene.word()

@@ -125,7 +125,7 @@ def test_of_one_moment_one_answer_counts(positives: list[int], random: Any) -> N
 def store(engine: Engine, verdict: ProviderVerdict, moment: dt.datetime, sha256: str = sha(1)) -> None:
     """Record an answer in the history."""
     with write_transaction(engine) as connection:
-        record_answer(connection, sha256, VT, verdict, moment)
+        record_answer(connection, sha256, VT, verdict, moment, NOW + 999 * DAY)
 
 
 def history(engine: Engine) -> list[tuple[Any, ...]]:
@@ -206,7 +206,7 @@ def test_the_latest_verdict_of_each_provider(engine: Engine) -> None:
     store(engine, vt_verdict(12, description="ELF 32-bit", family="mirai"), at(9 + 24))
     store(engine, vt_verdict(3), at(2))
     with write_transaction(engine) as connection:
-        record_answer(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY)
+        record_answer(connection, sha(1), "hashlookup", ProviderVerdict("unknown"), NOW + DAY, NOW + DAY)
         latest = latest_verdicts(connection, sha(1))
         nothing = latest_verdicts(connection, sha(2))
 

@@ -399,10 +399,10 @@ def test_nothing_is_propagated_without_a_row_to_change(engine: Engine) -> None:
 def test_the_cache_keeps_the_latest_answer(engine: Engine) -> None:
     """A later answer replaces an earlier answer, never the reverse; providers and keys do not mix."""
     with write_transaction(engine) as connection:
-        assert store_in_cache(connection, VT, "k", "clean", {"n": 1}, NOW, NOW + DAY)
-        assert not store_in_cache(connection, VT, "k", "malicious", {"n": 0}, NOW - HOUR, NOW + 9 * DAY)
-        assert store_in_cache(connection, VT, "k", "unknown", None, NOW + HOUR, NOW + DAY)
-        assert store_in_cache(connection, HL, "k", "clean", {"n": 2}, NOW, NOW + DAY)
+        assert store_in_cache(connection, VT, "k", "clean", {"n": 1}, NOW, NOW + DAY, now=NOW)
+        assert not store_in_cache(connection, VT, "k", "malicious", {"n": 0}, NOW - HOUR, NOW + 9 * DAY, now=NOW)
+        assert store_in_cache(connection, VT, "k", "unknown", None, NOW + HOUR, NOW + DAY, now=NOW)
+        assert store_in_cache(connection, HL, "k", "clean", {"n": 2}, NOW, NOW + DAY, now=NOW)
         keys = ["k", *(f"other {number}" for number in range(900))]
         found = cached_answers(connection, VT, keys)
 

@@ -94,7 +94,7 @@ def fill_cache(engine: Engine, count: int) -> None:
     response = VIRUSTOTAL_RESPONSE
     with write_transaction(engine) as connection:
         for number in range(count):
-            store_in_cache(connection, VT, sha(number), "malicious", response, NOW, NOW + 30 * DAY)
+            store_in_cache(connection, VT, sha(number), "malicious", response, NOW, NOW + 30 * DAY, now=NOW)
 
 
 VIRUSTOTAL_RESPONSE: dict[str, Any] = {"last_analysis_stats": {"malicious": 9, "undetected": 61}}
