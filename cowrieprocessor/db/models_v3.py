@@ -9,6 +9,9 @@ from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text, 
 from sqlalchemy.orm import Mapped, mapped_column
 
 from cowrieprocessor.db.columns import FALSE, GENERATED_FROM_PAYLOAD, ZERO, Base, RowId
+from cowrieprocessor.db.saved_rows import not_saved
+
+STAYS = "a rollback leaves the tables of version 3"
 
 
 class SchemaState(Base):
@@ -18,6 +21,8 @@ class SchemaState(Base):
 
     key: Mapped[str] = mapped_column(String(128), primary_key=True)
     value: Mapped[str] = mapped_column(String(256))
+
+    __table_args__ = not_saved(STAYS)
 
 
 class RawEvent(Base):
@@ -48,6 +53,7 @@ class RawEvent(Base):
         Index("ix_raw_events_event_type", "event_type"),
         Index("ix_raw_events_event_timestamp", "event_timestamp"),
         Index("ix_raw_events_ingest_at", "ingest_at"),
+        not_saved(STAYS),
     )
 
 
@@ -76,6 +82,7 @@ class SessionSummary(Base):
         Index("ix_session_summaries_first_event", "first_event_at"),
         Index("ix_session_summaries_last_event", "last_event_at"),
         Index("ix_session_summaries_flags", "vt_flagged", "dshield_flagged"),
+        not_saved(STAYS),
     )
 
 
@@ -96,6 +103,7 @@ class CommandStat(Base):
         UniqueConstraint("session_id", "command_normalized", name="uq_command_stats_session_command"),
         Index("ix_command_stats_session", "session_id"),
         Index("ix_command_stats_command", "command_normalized"),
+        not_saved(STAYS),
     )
 
 
@@ -111,7 +119,7 @@ class IngestCursor(Base):
     last_ingest_id: Mapped[str | None] = mapped_column(String(64))
     metadata_json: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
-    __table_args__ = (Index("ix_ingest_cursors_offset", "last_offset"),)
+    __table_args__ = (Index("ix_ingest_cursors_offset", "last_offset"), not_saved(STAYS))
 
 
 class DeadLetterEvent(Base):
@@ -133,6 +141,7 @@ class DeadLetterEvent(Base):
     __table_args__ = (
         Index("ix_dead_letter_events_created", "created_at"),
         Index("ix_dead_letter_events_source", "source"),
+        not_saved(STAYS),
     )
 
 

@@ -53,19 +53,6 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Truncation:
-    """How a log was replaced by another one in the same inode.
-
-    Attributes:
-        size: bytes that the file had before.
-        before: number of the log that was in it.
-    """
-
-    size: int
-    before: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Unnamed:
     """A deleted file that the honeypot or the follower still has open; the descriptor reserves its inode number."""
 
@@ -81,14 +68,12 @@ class Disk:
     Attributes:
         folder: the folder that is followed.
         elsewhere: where files can be moved out of sight.
-        truncations: how the previous log ended, by the number of the log that began.
         was_destroyed: whether anything was done that may have destroyed bytes.
         is_held: whether the follower may have the file with an inode number open; set by the model.
     """
 
     folder: Path
     elsewhere: Path
-    truncations: dict[int, Truncation] = field(default_factory=dict)
     was_destroyed: bool = False
     is_held: Callable[[int], bool] = lambda _: False
     _origins: dict[int, Origin] = field(default_factory=dict)
@@ -139,9 +124,7 @@ class Disk:
 
     def truncate(self, path: Path) -> None:
         """Truncate a file to 0 bytes: what follows is another log."""
-        size, before = path.stat().st_size, self.origin(path)
         self.note_new_log(path)
-        self.truncations[self._logs] = Truncation(size, before.log)
         os.truncate(path, 0)
 
     def copy(self, path: Path, target: Path, *, keeps_times: bool = False) -> None:

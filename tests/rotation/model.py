@@ -12,19 +12,16 @@ distinguished from a repetition: the largest number in one log is required, and 
 can become one, what an archive ends with must, unless an event is stored that begins with it. What a log begins with is
 none if an event is stored that ends with it: the halves were joined.
 
-**The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a poll saw it,
-and, where NUL bytes show at what offset its writer continued after a truncation, how far it had come then. What is
-known to have been there after the last complete line that could be read, and is in no file any more, is the gap:
-usually the pending beginning of a line. What became a dead letter, or half of an event that is stored, is in no gap.
-Bytes that no poll saw and no NULs prove are not known and in no gap. Where
+**The gap.** A log is what was written to one inode between two truncations. Known of a log is how far a poll saw it.
+What is known to have been there after the last complete line that could be read, and is in no file any more, is the
+gap: usually the pending beginning of a line. What became a dead letter, or half of an event that is stored, is in no
+gap. Bytes that no poll saw are not known and in no gap, whatever NUL bytes say of them. Where
 
 - polls were interrupted (what they saw is not known),
 - another loader stored a log of which polls had seen no event yet,
 - a copy has a part of what is missing, or a backup of a part has its lines,
 - another log begins with the same event, or with everything of a log without an event: it may be a copy,
 - a file was gone for a while and came back,
-- NULs are found where no poll saw the log before them in that file,
-- a file appears that begins with NULs, while another was truncated: it may be a copy of that one,
 
 there is a smallest and a largest gap.
 """
@@ -32,7 +29,7 @@ there is a smallest and a largest gap.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.rotation.disk import Disk, Sighting
@@ -53,7 +50,7 @@ class Known:
         ends: the unfinished values that it ended with at polls.
         extent: bytes up to which its lines were complete at a poll.
         possible_extent: the same, with interrupted polls.
-        seen: bytes that polls saw, or NULs prove.
+        seen: bytes that polls saw.
         possibly_seen: the same, with interrupted polls.
         present: bytes of it that are in some file now.
         is_vague: what is missing of it may be elsewhere, or have been.
@@ -124,12 +121,8 @@ class Model:
         sightings = list(sightings)
         for known in self._logs.values():
             known.present = 0
-        seen_in = {number: frozenset(known.inodes) for number, known in self._logs.items()}
-        new = [sighting for sighting in sightings if sighting.inode not in seen_in.get(sighting.origin.log, ())]
         for sighting in sightings:
             self._note(sighting, is_certain=not was_cut_short and self._is_certain(sighting, only_named))
-        for sighting in sightings:
-            self._note_nuls(sighting, seen_in, new, is_certain=not was_cut_short)
         self._note_missing()
         self._note_open([sighting for sighting in sightings if sighting.origin.packed is None], was_cut_short)
 
@@ -226,47 +219,6 @@ class Model:
             if number != log and sighting.content.startswith(content):
                 self._logs[number].is_vague = True
 
-    def _note_nuls(
-        self,
-        sighting: Sighting,
-        seen_in: Mapping[int, frozenset[int]],
-        new: Iterable[Sighting],
-        *,
-        is_certain: bool,
-    ) -> None:
-        """Record what NULs at the beginning of a log reveal about the log before it.
-
-        Args:
-            sighting: the file.
-            seen_in: the inodes in which earlier polls saw each log.
-            new: files that no earlier poll saw; such a copy may be of this file, between two truncations.
-            is_certain: whether the poll was not interrupted.
-        """
-        truncation = self._disk.truncations.get(sighting.origin.log)
-        nuls = len(sighting.content) - len(sighting.content.lstrip(b"\0"))
-        if truncation is None or sighting.origin.is_part or not nuls:
-            return
-        before = self._logs.setdefault(truncation.before, Known())
-        before.possibly_seen = max(before.possibly_seen, nuls)
-        if any(_may_be_between(copy, sighting, nuls) and not self._is_earlier(copy, sighting) for copy in new):
-            before.is_vague = True
-        if sighting.inode in seen_in.get(truncation.before, ()) and nuls == truncation.size:
-            before.seen = max(before.seen, nuls if is_certain else 0)
-            return
-        before.is_vague = True
-        earlier = self._disk.truncations.get(truncation.before)
-        while before.present < nuls and earlier is not None:  # they may count for a log that was seen there earlier
-            known = self._logs.get(earlier.before, Known())
-            known.is_vague, known.possibly_seen = True, max(known.possibly_seen, nuls)
-            earlier = self._disk.truncations.get(earlier.before)
-
-    def _is_earlier(self, copy: Sighting, file: Sighting) -> bool:
-        """Return whether a copy has what a file had before one of its truncations, or has now."""
-        number = file.origin.log
-        while number != copy.origin.log and (truncation := self._disk.truncations.get(number)) is not None:
-            number = truncation.before
-        return number == copy.origin.log
-
     def _note_missing(self) -> None:
         """Record the logs of which something comes back that was gone at an earlier poll."""
         for known in self._logs.values():
@@ -285,11 +237,6 @@ def _add_torn(known: Known, sighting: Sighting, reading: Reading) -> None:
 
 def _is_half(piece: bytes, event: bytes) -> bool:
     return event.startswith(piece) or event.endswith(piece)
-
-
-def _may_be_between(copy: Sighting, file: Sighting, nuls: int) -> bool:
-    """Return whether a file may be a copy of another from before that was truncated at `nuls` bytes."""
-    return copy.inode != file.inode and copy.content.startswith(b"\0") and len(copy.content) <= nuls
 
 
 def _read(sighting: Sighting) -> Reading:

@@ -95,8 +95,8 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
         ("files", "ingest"),
         ("jobs", "schema_facts"),
         ("engine", "models"),
-        ("models_v3",),
-        ("chunks", "columns", "dialects", "revisions"),
+        ("models_v3", "tables"),
+        ("chunks", "columns", "dialects", "revisions", "saved_rows"),
     ),
 }
 """The same inside the packages that have folders; what stands side by side does not import each other."""

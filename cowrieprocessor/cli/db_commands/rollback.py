@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "save_to",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
-    help="Where to save the state that only version 4 has. Default for SQLite: DATABASE.v4-saved-TIME.jsonl.gz.",
+    help="Where to save the state that only version 4 has. Default for SQLite: DATABASE.v4-saved-TIME-RANDOM.jsonl.gz.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

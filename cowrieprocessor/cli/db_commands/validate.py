@@ -44,7 +44,7 @@ def validate(db: str, limit_differences: int, files_only: bool, counters: bool, 
     read again before they count as different. The recomputed rows need space in the temporary folder (TMPDIR), about
     a tenth of the database's size.
 
-    Counters that v3 doubled, and query times before and after, are reported, but are no difference.
+    Counters that v3 doubled are reported, but are no difference.
 
     Ends with 0 if nothing differs; with 1 if something does, or if the backfill has not processed every event; 4 if
     the database cannot be read, 5 if it has to be migrated first.
@@ -117,10 +117,6 @@ def report_text(report: ValidationReport, db: str) -> str:
         *(f"{table}: {plural(rows, 'row')} compared" for table, rows in report.compared.items()),
         *(f"events without a row: {reason}: {rows:,}" for reason, rows in report.without_row.items()),
         *_counters(report, db),
-        *(
-            f"{timing.question}: {timing.after_ms:,.1f} ms; without files {timing.before_ms:,.0f} ms ({timing.how})"
-            for timing in report.query_times
-        ),
         *_not_backfilled(report, db),
     ]
     total = sum(report.differences.values())

@@ -20,11 +20,10 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.enrichment.file_status import PENDING
 from cowrieprocessor.db.enrichment.propagation import propagate_hash
 from cowrieprocessor.db.jobs import DONE, load_job
-from cowrieprocessor.db.models import FILES, HASHES, VERDICT_COLUMNS, Base, SessionSummary
+from cowrieprocessor.db.models import FILES, HASHES, JUDGEMENT_COLUMNS, VERDICT_COLUMNS, Base, SessionSummary
 from cowrieprocessor.db.upgrade.v3_digest import MigrationRecord, read_record
 from cowrieprocessor.db.upgrade.v4_state import (
     FETCHED_ROWS,
-    HASH_VERDICT_COLUMNS,
     STREAMED,
     Row,
     has_newer_verdict,
@@ -211,7 +210,7 @@ def _changed_columns(current: Row, given: Row) -> Row:
     last_seen = given["last_seen"] if is_only_scanned else max(current["last_seen"], given["last_seen"])
     changed: Row = {"first_seen": first_seen, "last_seen": last_seen}
     if has_newer_verdict(given, current):
-        changed |= {name: given[name] for name in HASH_VERDICT_COLUMNS}
+        changed |= {name: given[name] for name in (*VERDICT_COLUMNS, *JUDGEMENT_COLUMNS)}
     return {name: value for name, value in changed.items() if current[name] != value}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ from cowrieprocessor.jobs.runtime import process_identity
 from cowrieprocessor.jobs.upgrade.build_index import build_in_subprocess
 from cowrieprocessor.jobs.upgrade.state_export import StateExport, export_from, rows_digest
 from cowrieprocessor.wording import plural
+
+RANDOM_BYTES = 4
+"""Length of the random suffix in the name of a file."""
 
 SILENT_FOR_S = 60.0
 """A job without a process identity that has not reported for this long is presumed dead."""
@@ -151,15 +154,13 @@ def roll_back(
 
 
 def default_save_path(engine: Engine) -> Path | None:
-    """Return a path next to the database file that no file has yet, None if the database is not a file."""
+    """Return a path next to the database file that no other run gets; None if the database is not a file."""
     files = dialect_of(engine).files
     database = files.path_of(engine.url) if files else None
     if database is None:
         return None
     moment = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    stem = f"{database.name}.v4-saved-{moment}"
-    names = (f"{stem}{f'-{number}' if number > 1 else ''}.jsonl.gz" for number in itertools.count(1))
-    return next(path for path in map(database.with_name, names) if not path.exists() and not path.is_symlink())
+    return database.with_name(f"{database.name}.v4-saved-{moment}-{secrets.token_hex(RANDOM_BYTES)}.jsonl.gz")
 
 
 def _inspect(connection: Connection, database: str) -> tuple[SchemaFacts, SchemaRollback]:

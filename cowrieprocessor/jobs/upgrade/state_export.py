@@ -26,7 +26,7 @@ from cowrieprocessor.db.enrichment.propagation import propagate_hash
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.models import HASHES
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION, SchemaFacts, read_facts
-from cowrieprocessor.db.upgrade.v4_state import V4_STATE, Row, as_json, from_json, state_rows
+from cowrieprocessor.db.upgrade.v4_state import SAVED, Row, as_json, from_json, state_rows
 from cowrieprocessor.db.upgrade.v4_state_merge import ROWS_AT_ONCE, Merged, merge
 from cowrieprocessor.errors import BadSavedFile, CopyRefused, InputNotFound
 from cowrieprocessor.jobs.maintenance.atomic_file import part_path, publish
@@ -34,7 +34,10 @@ from cowrieprocessor.jobs.upgrade.export_file import cannot_write, name_taken, o
 from cowrieprocessor.wording import plural
 
 FORMAT = "cowrieprocessor saved knowledge"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 has columns, too, that are computed again; they are passed over."""
+
 MAX_LINE_BYTES = 64 << 20
 PROPAGATED_AT_ONCE = 2_000
 """Rows of `files` that one transaction checks."""
@@ -299,7 +302,7 @@ class _ExportReader:
         """Return the summary of the file, after all rows were read."""
         return StateExport(
             path=str(self._path),
-            rows={name: self._counts[name] for name in V4_STATE if self._counts[name]},
+            rows={name: self._counts[name] for name in SAVED if self._counts[name]},
             size_bytes=self._size_bytes,
             rows_sha256=self._rows_digest.hexdigest(),
             database=str(self._header["database"]),
@@ -352,7 +355,7 @@ class _ExportReader:
     def _check_header(self, document: Any) -> None:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise self._error("is not an export of version 4 state")
-        if document.get("format_version") != FORMAT_VERSION:
+        if document.get("format_version") not in READABLE_VERSIONS:
             raise self._error("was written by a newer release; use that one")
         try:
             dt.datetime.fromisoformat(str(document.get("saved_at")))

@@ -85,23 +85,6 @@ class Differences:
 
 
 @dataclass(frozen=True, slots=True)
-class QueryTime:
-    """Duration of one query as v3 had to run it and on v4's tables. Informative, not part of the result.
-
-    Attributes:
-        question: what is queried.
-        before_ms: duration on raw_events.
-        after_ms: duration on `files`.
-        how: how the first duration was measured.
-    """
-
-    question: str
-    before_ms: float
-    after_ms: float
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
 class CounterCheck:
     """Result of comparing session counters with their events. Informative: `db recount` repairs counters.
 
@@ -133,7 +116,6 @@ class ValidationReport:
         differences: number of all differences, by kind and table.
         first_differences: the first differences.
         counters: the comparison of session counters.
-        query_times: durations of queries, before and after.
         seconds: duration.
     """
 
@@ -148,7 +130,6 @@ class ValidationReport:
     differences: dict[str, int]
     first_differences: list[Difference]
     counters: CounterCheck
-    query_times: list[QueryTime]
 
 
 def _shown(value: object) -> str:

@@ -21,7 +21,6 @@ from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import RECOUNT_JOB, recount_is_due, twins_are_marked
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade import v3_digest
-from cowrieprocessor.db.validation import timings
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
@@ -32,14 +31,12 @@ from cowrieprocessor.jobs.validation.expected_rows import (
     ExpectedSensors,
     ExpectedSessions,
 )
-from cowrieprocessor.jobs.validation.independent_rules import ORIGINS
 from cowrieprocessor.jobs.validation.report import (
     SCHEMA,
     V3_TABLES,
     CounterCheck,
     Difference,
     Differences,
-    QueryTime,
     ValidationReport,
 )
 from cowrieprocessor.jobs.validation.table_checks import (
@@ -54,7 +51,6 @@ from cowrieprocessor.jobs.validation.table_checks import (
 )
 from cowrieprocessor.jobs.validation.table_walk import TableWalk
 from cowrieprocessor.jobs.validation.twin_checks import TABLE, check_marks, check_unmarked
-from cowrieprocessor.wording import plural
 
 DIFFERENCES_SHOWN = 50
 
@@ -125,7 +121,6 @@ class _Validation:
         self._events_read: dict[str, int] = {}
         self._not_backfilled: dict[str, int | None] = {}
         self._without_row: Counter[str] = Counter()
-        self._file_events_s = 0.0
 
     def report(self, *, files_only: bool, all_counters: bool) -> ValidationReport:
         """Run all steps and return the report."""
@@ -138,7 +133,6 @@ class _Validation:
             self._check_sessions()
             self._check_sensors()
         counters = self._check_counters(all_counters=all_counters)
-        query_times = self._time_queries()
         valid = not self._differences.counts and all(rows == 0 for rows in self._not_backfilled.values())
         return ValidationReport(
             database=describe(self._engine),
@@ -152,7 +146,6 @@ class _Validation:
             differences=dict(sorted(self._differences.counts.items())),
             first_differences=self._differences.first,
             counters=counters,
-            query_times=query_times,
         )
 
     def _check_schema(self) -> None:
@@ -177,9 +170,7 @@ class _Validation:
 
     def _check_files(self) -> None:
         expected = ExpectedFiles(self._scan, self._spill)
-        began = time.monotonic()
         expected.read(self._step("reading file events"))
-        self._file_events_s = time.monotonic() - began
         expected.merge()
         self._compare(expected, FilesCheck(), HashesCheck())
         self._without_row.update(expected.without_row)
@@ -230,33 +221,6 @@ class _Validation:
         if all_counters:
             return check_all(self._scan, self._step("counting the events of sessions"))
         return check_sample(self._scan)
-
-    def _time_queries(self) -> list[QueryTime]:
-        """Time two queries as v3's users had to run them, and on `files`."""
-        with self._scan.snapshot() as connection:
-            newest = timings.newest_file(self._scan, connection)
-            if newest is None:
-                return []
-            sha256, day = newest
-            day_after = (dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat()
-            hash_ms = timings.time_hash_in_files(self._scan, connection, sha256)
-            day_ms = timings.time_day_in_files(self._scan, connection, day, day_after)
-            scan_ms, is_cut = timings.time_day_in_events(self._scan, connection, tuple(ORIGINS), day, day_after)
-        read = self._events_read.get(ExpectedFiles.job, 0)
-        return [
-            QueryTime(
-                f"which sessions have the file {sha256}",
-                round(self._file_events_s * 1000, 3),
-                round(hash_ms, 3),
-                f"reading {plural(read, 'file event')}, as this validation did",
-            ),
-            QueryTime(
-                f"which files came on {day}",
-                round(scan_ms, 3),
-                round(day_ms, 3),
-                "reading the file events of that day" + (", stopped before the end" if is_cut else ""),
-            ),
-        ]
 
     def _step(self, name: str) -> Callable[[int, float], None]:
         began = time.monotonic()

@@ -41,20 +41,6 @@ class FileProbe:
 
         return self._ask(file, has_tail, default=False)
 
-    def count_leading_nuls(self, file: SeenFile) -> int:
-        """Return how many NUL bytes a file begins with."""
-
-        def count(stream: LogStream) -> int:
-            nul_bytes = 0
-            while data := stream.read():
-                rest = data.lstrip(b"\0")
-                nul_bytes += len(data) - len(rest)
-                if rest:
-                    break
-            return nul_bytes
-
-        return self._ask(file, count, default=0)
-
     def _ask(self, file: SeenFile, question: Callable[[LogStream], T], *, default: T) -> T:
         try:
             with self._open(file) as stream:

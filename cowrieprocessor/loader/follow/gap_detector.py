@@ -20,7 +20,6 @@ from cowrieprocessor.db.ingest.log_damage import torn_ends
 from cowrieprocessor.loader.follow.file_probe import FileProbe
 from cowrieprocessor.loader.follow.log_search import LogSearch, Sightings
 from cowrieprocessor.loader.follow.missing_log import LOST_SIGNATURE, Log, MissingLog, is_displaced
-from cowrieprocessor.loader.follow.nul_runs import NulRuns
 from cowrieprocessor.loader.reading.log_stream import LogStream
 
 SAVE_EVERY_S = 60.0
@@ -46,12 +45,10 @@ class _Decision:
 
     Attributes:
         decided: logs whose loss, if any, is decided; they are forgotten.
-        reported: logs whose loss is reported though their truncated file may reveal more; they are kept.
         waiting: sightings of the logs to be decided later.
     """
 
     decided: list[MissingLog] = field(default_factory=list)
-    reported: list[MissingLog] = field(default_factory=list)
     waiting: list[Sightings] = field(default_factory=list)
 
 
@@ -195,27 +192,21 @@ class GapDetector:
         return LogSearch(
             engine=self._engine,
             probe=self._probe,
-            nul_runs=NulRuns(self._probe, self._known, present, unnamed),
             known=self._known,
             overwritten=self._overwritten.values(),
             present=present,
             unnamed=unnamed,
             searched=self._searched,
-            later=[],
         )
 
     def _decide(self, groups: list[Sightings], search: LogSearch, changed_at: Mapping[str, float | None]) -> _Decision:
-        """Decide about all logs, but for those that are open, or whose file is still empty or being written again."""
+        """Decide about all logs, but for those that are open, or whose file is being written again."""
         decision = _Decision()
         for missing in [search.find(group) for group in groups]:
-            if not missing.is_found and not missing.is_open and self._is_settling(missing, changed_at):
-                decision.waiting.append(search.measure(missing.sightings))
-                continue
-            if missing.is_open or missing.is_truncated:
+            if missing.is_open or (not missing.is_found and self._is_settling(missing, changed_at)):
                 decision.waiting.append(missing.sightings)
-            if not missing.is_open:
-                (decision.reported if missing.is_truncated else decision.decided).append(missing)
-        decision.decided.extend(search.later)
+            else:
+                decision.decided.append(missing)
         return decision
 
     def _is_settling(self, missing: MissingLog, changed_at: Mapping[str, float | None]) -> bool:
@@ -237,7 +228,7 @@ class GapDetector:
         fragments = [search.find(group) for group in groups if group[0].log is None]
         found = [fragment for fragment in fragments if fragment.is_found and not fragment.is_open]
         settled = [fragment.sightings for fragment in found]
-        return _Decision(decided=found, waiting=[search.measure(group) for group in groups if group not in settled])
+        return _Decision(decided=found, waiting=[group for group in groups if group not in settled])
 
     def _group(self, displaced_keys: Iterable[str]) -> list[Sightings]:
         """Return what has gone from its path, by log; files without a log by their beginning, or device and inode."""
@@ -261,11 +252,11 @@ class GapDetector:
         gaps: list[Gap] = []
         lost: dict[Log, SeenFile] = {}
         with write_transaction(self._engine) as connection:
-            for missing in [*decision.decided, *decision.reported]:
+            for missing in decision.decided:
                 bytes_lost, new_bytes_lost = _record_loss(connection, missing)
                 if new_bytes_lost:
                     gaps.append(Gap(missing.sightings[0].path, new_bytes_lost))
-                if bytes_lost and missing.log and not missing.is_truncated:
+                if bytes_lost and missing.log:
                     lost[missing.log] = missing.lost()
             table.forget(connection, _file_keys(decision.decided) | self._foreign)
             table.save(connection, [*changed, *kept, *lost.values()])

@@ -12,8 +12,7 @@ from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 from cowrieprocessor.loader.follow.file_probe import FileProbe
-from cowrieprocessor.loader.follow.missing_log import LOST_SIGNATURE, Log, MissingLog
-from cowrieprocessor.loader.follow.nul_runs import NulRuns
+from cowrieprocessor.loader.follow.missing_log import Log, MissingLog
 
 Sightings = tuple[SeenFile, ...]
 
@@ -25,24 +24,20 @@ class LogSearch:
     Attributes:
         engine: the database.
         probe: reads the files.
-        nul_runs: reveals how long truncated logs were.
         known: what was seen of each file before, by file key.
         overwritten: what was seen of logs that have no path any more.
         present: what is there now, by file key.
         unnamed: logs that are open without a path.
         searched: file keys of the fragments for which all files were searched already; extended by the search.
-        later: receives the logs that NULs reveal as lost after the one that was searched for.
     """
 
     engine: Engine
     probe: FileProbe
-    nul_runs: NulRuns
     known: Mapping[str, SeenFile]
     overwritten: Collection[SeenFile]
     present: Mapping[str, SeenFile]
     unnamed: Collection[SeenFile]
     searched: set[str]
-    later: list[MissingLog]
 
     def find(self, sightings: Sightings) -> MissingLog:
         """Return how far a log goes in the files that are present."""
@@ -52,15 +47,6 @@ class LogSearch:
         if log is None:
             return self._find_fragment(missing, is_open=is_open)
         return self._find_log(missing, log, is_open=is_open)
-
-    def measure(self, sightings: Sightings) -> Sightings:
-        """Return the sightings, each known length extended by what NULs reveal now: later they may be another log's."""
-        return tuple(self._measured(seen) for seen in sightings)
-
-    def _measured(self, seen: SeenFile) -> SeenFile:
-        if seen.log is None or not self.nul_runs.may_tell_of(seen):
-            return seen
-        return replace(seen, bytes_seen=max(seen.bytes_seen, self.nul_runs.truncation_of(seen).length))
 
     def _find_fragment(self, missing: MissingLog, *, is_open: bool) -> MissingLog:
         """Find a file without a complete object: as the beginning of another file, or open without a path."""
@@ -75,9 +61,6 @@ class LogSearch:
         """Find a log: stored, in files that are present, or open without a path."""
         with read_transaction(self.engine) as connection:
             row = table.cursor_of(connection, log)
-        if row:
-            missing = self._extend_by_nul_runs(missing)
-        missing = replace(missing, is_truncated=self._is_truncated(missing))
         if row and missing.bytes_seen <= row["byte_pos"]:
             return replace(missing, bytes_found=missing.bytes_seen)
         missing = replace(missing, bytes_found=self._bytes_present(missing, log, row))
@@ -88,24 +71,6 @@ class LogSearch:
             missing,
             bytes_found=max(missing.bytes_found, bytes_open),
             is_open=is_open and bytes_open >= missing.bytes_seen,
-        )
-
-    def _extend_by_nul_runs(self, missing: MissingLog) -> MissingLog:
-        """Return a log with the length that NULs reveal; note what they reveal of later logs in the same file."""
-        truncations = [
-            self.nul_runs.truncation_of(seen) for seen in missing.sightings if self.nul_runs.may_tell_of(seen)
-        ]
-        self.later.extend(log for truncation in truncations for log in truncation.later)
-        lengths = [truncation.length for truncation in truncations]
-        return replace(missing, bytes_seen=max([missing.bytes_seen, *lengths]))
-
-    def _is_truncated(self, missing: MissingLog) -> bool:
-        """Return whether a file in which the log was seen is empty now."""
-        empty = [file for file in self.present.values() if file.log is None and not file.bytes_seen]
-        return any(
-            file.is_from_same_file(seen) and seen.signature != LOST_SIGNATURE
-            for file in empty
-            for seen in missing.sightings
         )
 
     def _bytes_present(self, missing: MissingLog, log: Log, row: Mapping[str, Any] | None) -> int:

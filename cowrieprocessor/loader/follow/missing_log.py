@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from cowrieprocessor.db.ingest import followed_files as table
 from cowrieprocessor.db.ingest.followed_files import SeenFile
 
 Log = tuple[str, int]
@@ -24,14 +22,12 @@ class MissingLog:
         bytes_seen: how long it was known to be.
         bytes_found: how far it goes in the files that are present.
         is_open: whether it is open without a path and may still be read.
-        is_truncated: whether its file was truncated and is still empty: NULs may reveal more once it grows again.
     """
 
     sightings: tuple[SeenFile, ...]
     bytes_seen: int
     bytes_found: int = 0
     is_open: bool = False
-    is_truncated: bool = False
 
     @property
     def log(self) -> Log | None:
@@ -55,13 +51,3 @@ def is_displaced(old: SeenFile, new: SeenFile | None) -> bool:
     if new is None or old.log != new.log or old.bytes_seen > new.bytes_seen:
         return True
     return old.log is None and (old.device, old.inode) != (new.device, new.inode)
-
-
-def has_no_path(seen: SeenFile) -> bool:
-    """Return whether a state stands for a log that has gone from its path."""
-    return seen.file_key != table.file_key_of(seen.host, Path(seen.path))
-
-
-def extent(seen: SeenFile) -> int:
-    """Return how many bytes a file had, NULs included."""
-    return seen.bytes_seen if seen.log else seen.signature[0]

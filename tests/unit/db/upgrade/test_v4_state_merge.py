@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.provider_verdict import ProviderVerdict
+from cowrieprocessor.db.upgrade.v4_state import from_json
 from cowrieprocessor.db.upgrade.v4_state_merge import Merged, merge
 from tests.enrichment_scene import DAY, HL, HOUR, NOW, VT, answer, load, propagate_all, put, row, rows, sha, vt_verdict
 
@@ -110,6 +111,46 @@ def test_a_rate_limit_gives_way_to_any_outcome(engine: Engine, status: str, atte
     assert after == (given if changes else limit)
     assert import_rows(engine, "enrichment_queue", limit) == Merged(0, 0, 1)
     assert row(engine, "enrichment_queue") == after
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "is_replaced"),
+    [
+        ("failed", "answered", True),
+        ("answered", "failed", False),
+        ("failed", "pending", False),
+        ("pending", "failed", True),
+    ],
+)
+def test_an_answer_counts_over_a_failure(engine: Engine, stored: str, given: str, is_replaced: bool) -> None:
+    """Of two queue rows an answer counts over a failure, and any outcome over none, whichever row has it."""
+    put(engine, "enrichment_queue", queued(stored, next_attempt_at=NOW))
+    other = queued(given, next_attempt_at=NOW + DAY)
+
+    assert import_rows(engine, "enrichment_queue", other).updated == int(is_replaced)
+    assert (row(engine, "enrichment_queue") == other) == is_replaced
+    assert import_rows(engine, "enrichment_queue", other) == Merged(0, 0, 1)
+
+
+def test_a_request_by_hand_stays(engine: Engine) -> None:
+    """An answered row that was asked for again by hand keeps that, whichever database it was asked in."""
+    by_hand = queued("answered", next_attempt_at=dt.datetime(1970, 1, 1, tzinfo=dt.UTC), priority=1)
+    put(engine, "enrichment_queue", by_hand)
+
+    assert import_rows(engine, "enrichment_queue", queued("answered", next_attempt_at=NOW)) == Merged(0, 0, 1)
+    assert row(engine, "enrichment_queue") == by_hand
+
+
+def test_columns_that_an_earlier_revision_lacked_get_their_default(engine: Engine) -> None:
+    """Rows of a file without a later column are added beside rows with it; it is null, or has its default."""
+    whole = {"provider": VT, "key_fingerprint": "f", "used": 3}
+    documents = [whole | {"window": "2026-03-01"}, {**whole, "window": "2026-03-02", "used": 4}]
+    del documents[0]["used"]
+
+    assert import_rows(engine, "api_quota", *(from_json("api_quota", document) for document in documents)).added == 2
+
+    used = {found["window"]: (found["used"], found["allowed"]) for found in rows(engine, "api_quota")}
+    assert used == {"2026-03-01": (0, None), "2026-03-02": (4, None)}
 
 
 def queued(status: str, **more: Any) -> dict[str, Any]:

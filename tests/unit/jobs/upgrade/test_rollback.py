@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import re
 import signal
 import stat
 import subprocess
@@ -419,7 +420,7 @@ def test_after_a_kill_the_same_command_ends_well(
 def test_within_one_second_every_rollback_has_its_own_file(
     v3_file: Path, opened: OPENER, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name in the plan is free, also when the clock has not moved since a killed run took its name."""
+    """A name has the time and a random part: a repeated rollback never meets the file of a killed one."""
     engine = opened(v3_file)
     apply_migrations(engine)
 
@@ -437,7 +438,10 @@ def test_within_one_second_every_rollback_has_its_own_file(
     done = roll_back(engine)
 
     assert done.saved is not None
-    assert Path(done.saved.path) == first.with_name(first.name.replace(".jsonl.gz", "-2.jsonl.gz"))
+    assert Path(done.saved.path) != first
+    assert saved_files(v3_file) == sorted([first, Path(done.saved.path)])
+    for path in saved_files(v3_file):
+        assert re.fullmatch(rf"{v3_file.name}\.v4-saved-20261130T000000Z-[0-9a-f]{{8}}\.jsonl\.gz", path.name)
     assert first.read_bytes() == b"what a killed run left"
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from cowrieprocessor.loader.bulk import BulkLoader
 from tests import v3_schema
 from tests import v4_state_scene as scene
 from tests.v4_state_scene import LATER, MOMENT, SHA_A, SHA_B, SHA_C, SHA_D, T
+
+OF_FORMAT_1 = Path(__file__).with_name("state_of_format_1.jsonl")
+"""What a rollback saved before tables declared it; made by the code of then, from `v4_state_scene`."""
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def test_altered_files_are_refused(whole_file: list[bytes], tmp_path: Path, dama
 
 
 FORGERIES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
-    "another version": lambda lines: [lines[0].replace(b'"format_version":1', b'"format_version":2'), *lines[1:]],
+    "another version": lambda lines: [lines[0].replace(b'"format_version":2', b'"format_version":3'), *lines[1:]],
     "no moment": lambda lines: [lines[0].replace(b'"saved_at":"2', b'"saved_at":"x'), *lines[1:]],
     "another table": lambda lines: [line.replace(b'["api_quota"', b'["raw_events"') for line in lines],
     "another column": lambda lines: [line.replace(b'"used":', b'"more":') for line in lines],
@@ -252,6 +256,31 @@ def test_a_file_named_by_a_log_is_no_artifact(saved: Path, known: Engine) -> Non
         )
     import_state(known, saved)
     assert ("s9", "upload") == columns_of(known, "files", "session_id", "origin", shasum=SHA_C)
+
+
+def test_a_file_of_the_first_format_is_read(engine: Engine, tmp_path: Path) -> None:
+    """What a rollback of release 0.4.0 saved before tables declared it is imported completely, and once."""
+    lines = OF_FORMAT_1.read_bytes().splitlines(keepends=True)
+    write(tmp_path / "saved", lines)
+    rows = [json.loads(line) for line in lines[1:-1]]
+    log = next(row for name, row in rows if name == "log_files")
+    with write_transaction(engine) as connection:
+        event = {name: log[name] for name in ("source", "source_inode", "source_generation")}
+        event |= {"source_offset": log["next_offset"] - 1, "payload_hash": log["last_value_hash"], "payload": {}}
+        connection.execute(insert(T["raw_events"]).values(event))
+
+    first = import_state(engine, tmp_path / "saved").tables
+    again = import_state(engine, tmp_path / "saved").tables
+
+    given = Counter(name for name, _ in rows)
+    not_taken = {"jobs": 4}  # they describe the database that was rolled back
+    assert {name: count - not_taken.get(name, 0) for name, count in given.items()} == {
+        name: merged.added for name, merged in first.items()
+    }
+    assert {0} == {merged.added + merged.updated for merged in again.values()}
+    assert (40, "malicious") == columns_of(engine, "file_hashes", "vt_positives", "verdict", sha256=SHA_A)
+    assert (0,) == columns_of(engine, "verdict_propagation", "cursor", sha256=SHA_B)
+    assert (log["byte_pos"],) == columns_of(engine, "log_files", "byte_pos")
 
 
 def test_jobs_of_one_database_are_not_imported(whole_file: list[bytes], tmp_path: Path) -> None:
