@@ -37,7 +37,7 @@ GLOBAL_SENSOR_KEYS = ("logpath", "downloads")
 """Keys in [global] that describe the only honeypot of a file without [[sensor]]."""
 
 RETIRED_KEYS = frozenset(
-    {"summarizedays", "staging_base", "spurapi", "dbxapi", "dbxkey", "dbxsecret", "dbxrefreshtoken", "cache", "log_dir"}
+    {"summarizedays", "staging_base", "spurapi", "dbxapi", "dbxkey", "dbxsecret", "dbxrefreshtoken", "cache"}
 )
 """Keys of version 3 without a meaning here: they are accepted and ignored."""
 

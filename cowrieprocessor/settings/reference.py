@@ -38,6 +38,7 @@ class Settings:
 
     db_url: str | None = None
     report_dir: str | None = None
+    log_dir: str | None = None
     report_email: Secret | None = None
     batch_size: int = 10000
     max_value_bytes: int = 2 * MIB
@@ -133,6 +134,14 @@ _LOADING: tuple[SettingReference, ...] = (
         "COWRIEPROC_REPORT_DIR",
         "none",
         "The folder for reports, as in the settings file of version 3. Not used yet.",
+        text,
+        is_path=True,
+    ),
+    SettingReference(
+        "log_dir",
+        "COWRIEPROC_LOG_DIR",
+        "none",
+        "The folder for this program's own logs, as in the settings file of version 3. Not used yet.",
         text,
         is_path=True,
     ),

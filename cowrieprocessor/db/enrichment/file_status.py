@@ -9,11 +9,6 @@ PENDING, ENRICHED, FAILED, SKIPPED = "pending", "enriched", "failed", "skipped"
 STATUSES = frozenset({PENDING, ENRICHED, FAILED, SKIPPED})
 
 
-def is_evaluated(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of `file_hashes` or `files` carries a status or a verdict beyond `pending`."""
-    return row["enrichment_status"] != PENDING or row["vt_scan_date"] is not None or bool(row["vt_malicious"])
-
-
 def verdict_of(row: Mapping[str, Any]) -> str:
     """Return the verdict that the vt_* columns of a row from a pre-release `files` table express."""
     if row["vt_malicious"]:

@@ -120,7 +120,7 @@ def test_a_file_of_version_3_is_understood(tmp_path: Path) -> None:
 
     given, (sensor,) = load_settings(environ={}, toml_path=path), load_sensors(environ={}, toml_path=path)
 
-    assert (given.db_url, given.report_dir) == ("/srv/cowrie.sqlite", "/srv/reports")
+    assert (given.db_url, given.report_dir, given.log_dir) == ("/srv/cowrie.sqlite", "/srv/reports", "/srv/logs")
     assert given.virustotal_key is not None
     assert given.virustotal_key.reveal({"VT_API_KEY": "k"}) == "k"
     assert given.report_email is not None
