@@ -29,4 +29,6 @@ class Job(Base):
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     request: Mapped[str | None] = mapped_column(String(16))
 
-    __table_args__ = saved("name", rebuilt=frozenset({"owner", "progress", "request"}), only=lambda c: c.name != "migrate")
+    __table_args__ = saved(
+        "name", rebuilt=frozenset({"owner", "progress", "request"}), only=lambda c: c.name != "migrate"
+    )
