@@ -13,7 +13,7 @@ ADDED_COLUMNS = {
         ("session_attributes", name) for name in ("src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at")
     ),
     "0010": (("log_files", "last_event_at"),),
-    "0013": (("jobs", "owner"), ("jobs", "progress"), ("jobs", "request")),
+    "0013": tuple(("jobs", name) for name in ("owner", "progress", "pause_requested", "stop_requested_at")),
 }
 """The columns that a revision adds to tables of earlier ones."""
 

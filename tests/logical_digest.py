@@ -25,6 +25,7 @@ MOMENTS_OF_LOADING = frozenset(
         "finished_at",
         "owner",
         "progress",
+        "stop_requested_at",
     }
 )
 WHERE_IT_LAY = frozenset({"source_inode", "current_path", "cursor"})

@@ -45,7 +45,7 @@ def list_(db: str | None, as_json: bool) -> None:
     A job is running, waiting (with the reason), paused, done, failed or stopped. `died` is one whose process is gone
     without a last word: the same command goes on from there. `silent` is one whose process cannot be asked, on another
     machine or in a container, and that has said nothing for five minutes; after that another process may take it over.
-    Ends with 0.
+    Ends with 0; with 5 if the database has to be migrated first.
 
     \b
     Example: cowrieprocessor jobs list --json
@@ -65,10 +65,11 @@ def list_(db: str | None, as_json: bool) -> None:
 @db_option
 @json_option
 def pause(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
-    """Pause jobs until `jobs resume`, whether they run now or are started later.
+    """Pause jobs until `jobs resume`, also those that were started here before and are started again later.
 
-    A running job pauses within a second or two, after the transaction that it is in. Ends with 0; with 1 if there is
-    no such job.
+    A running job pauses a second or two after the batch that it is in. On PostgreSQL a paused recount keeps its
+    snapshot, which holds back vacuum: stop it if it shall rest for long. Ends with 0; with 1 if there is no such job,
+    or it is not one that can be asked (`load`, `follow`, `enrich`: stop their processes).
 
     \b
     Example: cowrieprocessor jobs pause backfill-sessions
@@ -83,7 +84,7 @@ def pause(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
 @db_option
 @json_option
 def resume(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
-    """Let paused jobs go on. Ends with 0; with 1 if there is no such job.
+    """Let jobs go on that `jobs pause` holds. Ends with 0; with 1 if there is no such job.
 
     \b
     Example: cowrieprocessor jobs resume backfill-sessions
@@ -100,8 +101,8 @@ def resume(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
 def stop(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
     """Stop running jobs; what they have committed is kept, and the command that ran them goes on from there.
 
-    A running job stops within a second or two, after the transaction that it is in, and its command ends with 130.
-    Ends with 0, also if none of them runs; with 1 if there is no such job.
+    A running job stops a second or two after the batch that it is in, and its command ends with 130. A pause stays.
+    Ends with 0, also if none of them runs; with 1 if there is no such job, or it is not one that can be asked.
 
     \b
     Example: cowrieprocessor jobs stop recount
@@ -129,7 +130,7 @@ def _ask(
     if as_json:
         print_json({"jobs": asked})
         return
-    others = {"goes on": "is not paused", "stops": "does not run"}.get(verb, "")
+    others = {"goes on": "was not asked to pause", "stops": "does not run"}.get(verb, "")
     print_text("".join(f"{terminal_safe(name)} {verb if name in asked else others}\n" for name in names))
 
 

@@ -18,8 +18,8 @@ RUNNING, WAITING, PAUSED, DONE, FAILED, STOPPED = "running", "waiting", "paused"
 ENDED = (DONE, FAILED, STOPPED)
 """The states of jobs that no process runs."""
 
-PAUSE, STOP = "pause", "stop"
-"""What another process can ask of a running job: the values of `request`."""
+NOT_STARTED = "not started yet"
+"""The reason of a row that was made to pause a job before its first run."""
 
 INTERRUPTED = "interrupted; the same command goes on from here"
 UNEXPECTED = "it ended in an unexpected way; the same command goes on from here"
@@ -55,7 +55,8 @@ class JobRecord:
         reason: why it waits, failed or stopped; None while it runs or when it is done.
         owner: the process that runs it, or ran it last, as plain JSON; empty if none is known.
         progress: how far it is: the fields of `JobProgress`; None before the first report.
-        request: what another process asks of it: `PAUSE` or `STOP`; only `set_request` and `clear_request` write it.
+        pause_requested: whether it shall pause; `save_job` does not write it.
+        stop_requested_at: when it was last asked to stop: a run that began before ends; `save_job` does not write it.
     """
 
     name: str
@@ -68,7 +69,8 @@ class JobRecord:
     reason: str | None = None
     owner: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, Any] | None = None
-    request: str | None = None
+    pause_requested: bool = False
+    stop_requested_at: dt.datetime | None = None
 
 
 def end_reason(error: BaseException | None) -> str:
@@ -120,7 +122,7 @@ def shared_job(connection: Connection, name: str, state: str) -> JobRecord:
 
 
 def save_job(connection: Connection, job: JobRecord) -> None:
-    """Write the columns of a job's row but `request`; `updated_at` is set to the current time."""
+    """Write the columns of a job's row but those of requests; `updated_at` is set to the current time."""
     job.updated_at = dt.datetime.now(dt.UTC)
     values = {
         "state": job.state,
@@ -138,15 +140,15 @@ def save_job(connection: Connection, job: JobRecord) -> None:
         connection.execute(insert(Job).values(name=job.name, **values))
 
 
-def set_request(connection: Connection, name: str, request: str) -> bool:
-    """Ask something of a job: `PAUSE` or `STOP`; return whether there is a row of it."""
-    return bool(connection.execute(update(Job).where(Job.name == name).values(request=request)).rowcount)
+def request_pause(connection: Connection, name: str, *, is_on: bool = True) -> bool:
+    """Ask a job to pause, or with `is_on` False to go on; return whether that changes anything."""
+    is_other = Job.name == name, Job.pause_requested != is_on
+    return bool(connection.execute(update(Job).where(*is_other).values(pause_requested=is_on)).rowcount)
 
 
-def clear_request(connection: Connection, name: str, request: str) -> bool:
-    """Withdraw a request; return whether it was there."""
-    is_asked = Job.name == name, Job.request == request
-    return bool(connection.execute(update(Job).where(*is_asked).values(request=None)).rowcount)
+def request_stop(connection: Connection, name: str) -> None:
+    """Ask the present runs of a job to stop."""
+    connection.execute(update(Job).where(Job.name == name).values(stop_requested_at=dt.datetime.now(dt.UTC)))
 
 
 def all_jobs(connection: Connection) -> list[JobRecord]:

@@ -76,8 +76,7 @@ class SchemaFacts:
     @property
     def complete(self) -> bool:
         """Whether this is the newest revision of the current version, with all of its tables."""
-        is_newest = self.stated_revision in (None, HEAD)  # before there were revisions, none was stated
-        return self.version == CURRENT_SCHEMA_VERSION and self.tables >= OUR_TABLES and is_newest
+        return self.version == CURRENT_SCHEMA_VERSION and self.tables >= OUR_TABLES and self.stated_revision == HEAD
 
 
 def tables_until(revision: str) -> frozenset[str]:

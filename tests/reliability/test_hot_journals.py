@@ -47,6 +47,7 @@ READING: list[Command] = [
     ("dead-letters purge", "--resolved", "--dry-run"),
     ("dead-letters replay", "--dry-run"),
     ("enrich status",),
+    ("jobs list",),
     ("files list",),
     ("files show", SHA256),
     ("files sessions", SHA256),
@@ -74,6 +75,7 @@ WRITING: list[Command] = [
     ("enrich", "--provider", "malwarebazaar"),  # without a key: it ends before any request
     ("enrich import-cache", "empty"),
     ("files scan", SAMPLES / "downloads", "--sensor", "pot"),
+    *((f"jobs {word}", "backfill-files") for word in ("pause", "resume", "stop")),
     ("sensors rename", "vm", "pot", "--yes"),
 ]
 """Commands that may change rows."""

@@ -112,7 +112,7 @@ def backfill(
         _warn_about_writers(engine)
         confirm_or_exit(yes=yes)
         interrupt_on_sigterm()
-        with JobProgressLine(as_json=progress == "json") as line:
+        with JobProgressLine(as_json=progress == "json", phases=True) as line:
             result = job.backfill(
                 engine,
                 batch_size=batch_size,

@@ -66,8 +66,8 @@ def recount(
     stored events stay as they are. On a terminal it asks before it begins, unless --yes is given.
 
     Ends with 0; with 1 if you said no or there is no such session, 2 if --remove-twins is given without a terminal and
-    without --yes, or the file exists, 4 if the database cannot be written, 5 if it has
-    to be migrated first, 130 if it was interrupted.
+    without --yes, or the file exists, 4 if the database cannot be written or another process recounts, 5 if it has to
+    be migrated first, 130 if it was interrupted.
 
     \b
     Example: cowrieprocessor db recount --dry-run --db cowrieprocessor.sqlite

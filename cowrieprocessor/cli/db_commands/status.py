@@ -29,7 +29,7 @@ def status(db: str, as_json: bool) -> None:
     from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
     from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
     from cowrieprocessor.db.status import database_status
-    from cowrieprocessor.jobs.runtime.job_list import listed_job
+    from cowrieprocessor.jobs.runtime.job_list import listed_jobs
     from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.render.json import plain
 
@@ -44,7 +44,7 @@ def status(db: str, as_json: bool) -> None:
         dispose(engine)
     if as_json:
         fields = {"complete": None, "backfilled_share": None} if filled is None else filled.fields()
-        print_json({**plain(state), "jobs": [plain(listed_job(job)) for job in state.jobs], **fields})
+        print_json({**plain(state), "jobs": plain(listed_jobs(state.jobs)), **fields})
     else:
         print_text(status_text(state))
         if filled is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.shared.job_text import job_text
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
-from cowrieprocessor.jobs.runtime.job_list import listed_job
+from cowrieprocessor.jobs.runtime.job_list import listed_jobs
 from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
@@ -40,7 +40,7 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
         yield from _columns([(terminal_safe(log.path), plural(log.bytes_lost, "byte")) for log in lost.largest])
     if status.jobs:
         yield "jobs"
-        yield from _columns([(terminal_safe(job.name), job_text(job)) for job in map(listed_job, status.jobs)])
+        yield from _columns([(terminal_safe(job.name), job_text(job)) for job in listed_jobs(status.jobs)])
 
 
 def _version(status: DatabaseStatus) -> str:

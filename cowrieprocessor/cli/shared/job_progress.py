@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cowrieprocessor.cli.shared.common import notify
+from cowrieprocessor.db.jobs import RUNNING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,16 +27,18 @@ class JobProgressLine:
 
     Args:
         as_json: print a JSON object per line instead of text.
+        phases: also print a line when a job, a step of it or its end is reached; else the first comes after a while.
     """
 
     _bar: Progress | None = None
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, phases: bool = False) -> None:
         self._as_json = as_json
+        self._phases = phases or as_json
         self._is_terminal = sys.stderr.isatty() and not as_json
         self._every_s = JSON_EVERY_S if as_json else TERMINAL_EVERY_S if self._is_terminal else LINE_EVERY_S
-        self._shown_at: float | None = None
-        self._shown: tuple[str, str, str | None, bool] | None = None
+        self._shown_at = time.monotonic()
+        self._shown: tuple[object, ...] = () if self._phases or self._is_terminal else (RUNNING,)
 
     def __enter__(self) -> JobProgressLine:
         """Start the display."""
@@ -51,9 +54,11 @@ class JobProgressLine:
             self._bar.stop()
 
     def update(self, now: JobProgress) -> None:
-        """Show the progress at each interval, and whenever job, state, step or completion change."""
-        phase = (now.job, now.state, now.step, now.total is not None and now.done >= now.total)
-        if phase == self._shown and self._shown_at is not None and time.monotonic() - self._shown_at < self._every_s:
+        """Show the progress at each interval, and whenever the job begins to wait or goes on."""
+        phase: tuple[object, ...] = (now.state,)
+        if self._phases:
+            phase += (now.job, now.step, now.total is not None and now.done >= now.total)
+        if phase == self._shown and time.monotonic() - self._shown_at < self._every_s:
             return
         self._shown, self._shown_at = phase, time.monotonic()
         if self._as_json:

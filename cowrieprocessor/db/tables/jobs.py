@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import JSON, String, Text
+from sqlalchemy import JSON, Boolean, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from cowrieprocessor.db.columns import Base
+from cowrieprocessor.db.columns import FALSE, Base
 from cowrieprocessor.db.saved_rows import saved
 
 
@@ -27,8 +27,11 @@ class Job(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     owner: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    request: Mapped[str | None] = mapped_column(String(16))
+    pause_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=FALSE)
+    stop_requested_at: Mapped[dt.datetime | None]
 
     __table_args__ = saved(
-        "name", rebuilt=frozenset({"owner", "progress", "request"}), only=lambda c: c.name != "migrate"
+        "name",
+        rebuilt=frozenset({"owner", "progress", "pause_requested", "stop_requested_at"}),
+        only=lambda c: c.name != "migrate",
     )

@@ -34,7 +34,7 @@ _CREATE_REDUNDANT_INDEX = (
 _LETTERS_AT_ONCE = 1_000
 _MAY_LACK = {
     "files": {"origin"},
-    "jobs": {"owner", "progress", "request"},
+    "jobs": {"owner", "progress", "pause_requested", "stop_requested_at"},
     "log_files": {"last_event_at"},
     "session_attributes": {"src_ip_rank", "src_ip_at", "protocol_rank", "protocol_at"},
 }

@@ -25,7 +25,7 @@ from cowrieprocessor.jobs.dead_letters.reading import LetterReader, Readable
 from cowrieprocessor.jobs.dead_letters.source_bytes import MAX_RANGE_BYTES, Stays
 from cowrieprocessor.jobs.dead_letters.writing import RESOLVED, ReplayWriter, ResolvedLetter
 from cowrieprocessor.jobs.runtime.job import Job, run_job
-from cowrieprocessor.jobs.runtime.progress import JobProgress
+from cowrieprocessor.jobs.runtime.progress import JobProgress, Reporter
 from cowrieprocessor.settings import Settings
 
 JOB = "dead-letters-replay"
@@ -132,7 +132,6 @@ class _Replay:
         self._settings = settings
         self._filter = letter_filter
         self._limit = limit
-        self._is_dry = is_dry
         self._limits = limits
         self._ingest_id = uuid.uuid4().hex
         with read_transaction(engine) as connection:
@@ -141,21 +140,24 @@ class _Replay:
         self._job: Job | None = None
         self.result = ReplayResult(is_dry=is_dry)
 
-    def run(self, job: Job | None) -> None:
+    def run(self, job: Job | None, on_progress: Callable[[JobProgress], None] | None) -> None:
         """Replay the letters that are unresolved at the start; letters that the replay itself adds are not read.
 
         Args:
             job: the running job; None for a dry run.
+            on_progress: called with the progress of a dry run.
         """
         self._job = job
+        reporter = job or Reporter(JOB, on_progress)
         try:
             with self._reader() as reader:
                 for letters in self._pages(self._until):
+                    if job is not None:
+                        job.wait()
                     for readable in self._read(reader, letters):
                         while readable:
                             self._write(readable)
-                        if job is not None:
-                            job.progress(self.result.letters, self.total, "dead letters")
+                        reporter.progress(self.result.letters, self.total, "dead letters")
         except _LimitReached:
             pass
 
@@ -264,11 +266,11 @@ def replay(
         is_dry=dry_run,
         limits=limits or ReplayLimits(),
     )
-    if dry_run or not run.total:
-        run.run(None)
-        return run.result
-    with run_job(engine, JOB, exclusive=False, stop=stop, on_progress=on_progress) as job:
-        run.run(job)
+    if dry_run:
+        run.run(None, on_progress)
+    elif run.total:
+        with run_job(engine, JOB, exclusive=False, keeps_position=True, stop=stop, on_progress=on_progress) as job:
+            run.run(job, on_progress)
     return run.result
 
 

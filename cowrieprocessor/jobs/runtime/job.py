@@ -20,9 +20,7 @@ from sqlalchemy import Connection, Engine
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
-    PAUSE,
     RUNNING,
-    STOP,
     STOPPED,
     JobRecord,
     add_counters,
@@ -39,7 +37,7 @@ LOOK_EVERY_S = 1.0
 SAVE_EVERY_S = 5.0
 """How often the progress of a job is saved that commits nothing itself meanwhile."""
 
-PAUSED_BY_COMMAND = "paused by command; `cowrieprocessor jobs resume` lets it go on"
+PAUSED_BY_COMMAND = "paused by command; `cowrieprocessor {resume}` lets it go on"
 STOPPED_BY_COMMAND = "stopped by command; the same command goes on from here"
 STOPPED_BY_SIGNAL = "asked to stop; the same command goes on from here"
 
@@ -51,7 +49,6 @@ class Job:
         name: its name.
         throttle: decides when it may write, and for how long.
         resumed: whether an earlier run did not come to its end.
-        ends_as: the state and reason that its record gets when the block ends without an error.
     """
 
     def __init__(
@@ -61,6 +58,7 @@ class Job:
         throttle: Throttle,
         *,
         resumed: bool,
+        resume_command: str,
         stop: Event,
         on_progress: Callable[[JobProgress], None] | None,
         clock: Callable[[], float],
@@ -68,7 +66,7 @@ class Job:
         self.name = record.name
         self.throttle = throttle
         self.resumed = resumed
-        self.ends_as: tuple[str, str | None] = (DONE, None)
+        self._paused_reason = PAUSED_BY_COMMAND.format(resume=resume_command)
         self._row = row
         self._record = record
         self._stop = stop
@@ -76,28 +74,29 @@ class Job:
         self._clock = clock
         self._meter = Meter(clock)
         self._progress = JobProgress(record.name)
-        self._request = record.request
+        self._pause_requested, self._stop_requested = row.requests_in(record)
         self._looked_at = self._saved_at = clock()
 
     @property
     def cursor(self) -> dict[str, Any]:
-        """The position that was saved last, also by an earlier run; plain JSON. Empty if there is none."""
+        """The position of the last checkpoint, also of an earlier run; plain JSON. Empty if there is none."""
         return dict(self._record.cursor)
 
     @property
     def counters(self) -> dict[str, Any]:
-        """The counters that were saved last, also by an earlier run."""
+        """The counters of the last checkpoint, also of an earlier run."""
         return dict(self._record.counters)
 
     @property
     def record(self) -> JobRecord:
-        """The record that was saved last; after the block, how the job ended."""
+        """The record as it was saved last; after the block, how the job ended."""
         return self._record
 
     @property
     def stop_requested(self) -> bool:
         """Whether the job shall end, by a signal or by another process, which is asked once a second."""
-        return self._stop.is_set() or self._requested() == STOP
+        self._look()
+        return self._stop.is_set() or self._stop_requested
 
     def progress(
         self,
@@ -170,22 +169,23 @@ class Job:
         self._raise_if_stopped()
 
     def _raise_if_stopped(self) -> None:
-        if self._stop.is_set():
-            raise JobStopped(STOPPED_BY_SIGNAL)
-        if self._requested() == STOP:
-            raise JobStopped(STOPPED_BY_COMMAND)
-
-    def _requested(self) -> str | None:
-        """Return what another process wants, as of a second ago."""
-        if self._clock() - self._looked_at >= LOOK_EVERY_S:
-            self._looked_at = self._clock()
-            self._request = self._row.request()
-        return self._request
+        if self.stop_requested:
+            raise JobStopped(STOPPED_BY_SIGNAL if self._stop.is_set() else STOPPED_BY_COMMAND)
 
     def paused_reason(self) -> str | None:
-        """Return why the job is paused, or None; a stop ends the pause."""
+        """Return why the job is paused, or None; a stop ends the pause.
+
+        Raises:
+            JobStopped: the job shall end.
+        """
         self._raise_if_stopped()
-        return PAUSED_BY_COMMAND if self._requested() == PAUSE else None
+        return self._paused_reason if self._pause_requested else None
+
+    def _look(self) -> None:
+        """Look once a second for what other processes want."""
+        if self._clock() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = self._clock()
+            self._pause_requested, self._stop_requested = self._row.requests()
 
     def _note_obstacle(self, obstacle: Obstacle | None) -> None:
         """Report and save an obstacle, or with None its end."""
@@ -205,7 +205,7 @@ class Job:
 
     def _adopt(self, record: JobRecord) -> None:
         self._record = record
-        self._request = record.request
+        self._pause_requested, self._stop_requested = self._row.requests_in(record)
         self._saved_at = self._looked_at = self._clock()
 
     def _try_to_save(self, change: Callable[[JobRecord], None]) -> None:
@@ -233,13 +233,11 @@ class Job:
             record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
             record.progress = self._progress.document()
 
-        if not at_once:
-            self._adopt(self._row.save(change, is_end=True))
-            return
         try:
-            self._adopt(self._row.save(change, at_once=True, is_end=True))
+            self._adopt(self._row.end(change, at_once=at_once))
         except DatabaseError:
-            return
+            if not at_once:
+                raise
 
 
 @contextmanager
@@ -248,6 +246,8 @@ def run_job(
     name: str,
     *,
     exclusive: bool = True,
+    keeps_position: bool = False,
+    resume_command: str | None = None,
     stop: Event | None = None,
     on_progress: Callable[[JobProgress], None] | None = None,
     share_of_rest: float = 0.0,
@@ -261,6 +261,9 @@ def run_job(
         engine: the database.
         name: the name of the job.
         exclusive: refuse to run while another process runs it; else several processes share the record.
+        keeps_position: go on from the position of a run that came to its end, and add to its counters; else a run
+            after one that ended begins with neither.
+        resume_command: the command that lets it go on when it is paused; by default `jobs resume NAME`.
         stop: once set, `Job.wait` ends the job.
         on_progress: called with each progress.
         share_of_rest: the share of time to rest, 0 to 0.99.
@@ -273,7 +276,7 @@ def run_job(
         JobStopped: it was asked to stop.
         DatabaseError: see `write_transaction`; what was committed is kept.
     """
-    row = JobRow(engine, name, exclusive=exclusive)
+    row = JobRow(engine, name, exclusive=exclusive, keeps_position=keeps_position)
     record, resumed = row.begin()
     job: Job
     throttle = Throttle(
@@ -282,11 +285,21 @@ def run_job(
         throttle=share_of_rest,
         pause_file=pause_file,
         limits=limits,
+        clock=clock,
     )
-    job = Job(row, record, throttle, resumed=resumed, stop=stop or Event(), on_progress=on_progress, clock=clock)
+    job = Job(
+        row,
+        record,
+        throttle,
+        resumed=resumed,
+        resume_command=resume_command or f"jobs resume {name}",
+        stop=stop or Event(),
+        on_progress=on_progress,
+        clock=clock,
+    )
     try:
         yield job
-        job.end(*job.ends_as, at_once=False)
+        job.end(DONE, None, at_once=False)
     except JobTaken:
         raise
     except (KeyboardInterrupt, JobStopped) as error:
@@ -295,3 +308,5 @@ def run_job(
     except BaseException as error:
         job.end(FAILED, end_reason(error), at_once=True)
         raise
+    finally:
+        row.release()

@@ -10,25 +10,28 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
+from cowrieprocessor.db.ingest.removals import JOB as REMOVALS
 from cowrieprocessor.db.jobs import (
     ENDED,
-    PAUSE,
-    STOP,
+    MIGRATION_JOB,
+    NOT_STARTED,
+    PAUSED,
     JobRecord,
     all_jobs,
-    clear_request,
     load_job,
-    set_request,
+    request_pause,
+    request_stop,
 )
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.runtime.job_record import BEGAN
 from cowrieprocessor.jobs.runtime.process_identity import Liveness
 
 DIED, SILENT = "died", "silent"
 """What `jobs` cannot say itself: the process is gone without a last word; or it cannot be asked, and says nothing."""
 
-INTERNAL = ("migrate", "removals", "enrich-policy")
+POSITIONS = (MIGRATION_JOB, REMOVALS)
 """Rows of `jobs` that only hold a position: no process runs them."""
 
 
@@ -63,17 +66,22 @@ class ListedJob:
 
 def list_jobs(connection: Connection) -> list[ListedJob]:
     """Return all jobs, the most recently updated first."""
-    listed = [listed_job(job) for job in all_jobs(connection) if job.name not in INTERNAL]
+    return listed_jobs(all_jobs(connection))
+
+
+def listed_jobs(jobs: Sequence[JobRecord]) -> list[ListedJob]:
+    """Return jobs as they are shown, the most recently updated first."""
+    listed = [_listed(job) for job in jobs if job.name not in POSITIONS]
     return sorted(listed, key=lambda job: (-job.updated_at.timestamp(), job.name))
 
 
-def listed_job(job: JobRecord) -> ListedJob:
-    """Return a job as it is shown."""
+def _listed(job: JobRecord) -> ListedJob:
+    state = shown_state(job)
     return ListedJob(
         name=job.name,
-        state=shown_state(job),
+        state=state,
         reason=job.reason,
-        request=job.request,
+        request=_open_request(job, state),
         process=process_identity.describe(job.owner) if job.owner else None,
         progress=job.progress,
         started_at=job.started_at,
@@ -82,11 +90,20 @@ def listed_job(job: JobRecord) -> ListedJob:
     )
 
 
+def _open_request(job: JobRecord, state: str) -> str | None:
+    """Return what a job was asked to do and has not done yet."""
+    began = job.owner.get(BEGAN)
+    is_running = state not in (*ENDED, DIED)
+    if is_running and began and job.stop_requested_at and job.stop_requested_at > dt.datetime.fromisoformat(began):
+        return "stop"
+    return "pause" if job.pause_requested and state != PAUSED else None
+
+
 def shown_state(job: JobRecord) -> str:
     """Return the state of a job, or what became of a process that did not say how it ended."""
-    if job.state in ENDED or not job.owner:
+    if job.state in ENDED:
         return job.state
-    liveness = process_identity.liveness(job.owner)
+    liveness = process_identity.liveness(job.owner) if job.owner else Liveness.UNKNOWN
     if liveness is Liveness.GONE:
         return DIED
     if liveness is Liveness.UNKNOWN and process_identity.is_silent(job.updated_at):
@@ -98,47 +115,58 @@ def pause(engine: Engine, names: Sequence[str]) -> list[str]:
     """Ask jobs to pause, whether they run now or are started later, until `resume`; return their names.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is no such job, or it cannot be asked.
     """
-    return _ask(engine, names, PAUSE)
-
-
-def stop(engine: Engine, names: Sequence[str]) -> list[str]:
-    """Ask running jobs to stop after their batch; return the names of those that run.
-
-    Raises:
-        NotFound: there is no such job.
-    """
-    require_current(engine)
-    with read_transaction(engine) as connection:
-        states = {name: shown_state(_known(connection, name)) for name in names}
-    return _ask(engine, [name for name, state in states.items() if state not in (*ENDED, DIED)], STOP)
+    _require_jobs(engine, names)
+    for name in names:  # each in a transaction of its own: jobs lock their rows in an order of theirs
+        with write_transaction(engine) as connection:
+            request_pause(connection, name)
+    return list(names)
 
 
 def resume(engine: Engine, names: Sequence[str]) -> list[str]:
     """Let jobs go on that were asked to pause; return the names of those that were.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is no such job, or it cannot be asked.
+    """
+    _require_jobs(engine, names)
+    resumed = []
+    for name in names:
+        with write_transaction(engine) as connection:
+            if request_pause(connection, name, is_on=False):
+                resumed.append(name)
+    return resumed
+
+
+def stop(engine: Engine, names: Sequence[str]) -> list[str]:
+    """Ask running jobs to stop after their batch; return the names of those that run.
+
+    Raises:
+        NotFound: there is no such job, or it cannot be asked.
+    """
+    jobs = _require_jobs(engine, names)
+    running = [job.name for job in jobs if shown_state(job) not in (*ENDED, DIED)]
+    for name in running:
+        with write_transaction(engine) as connection:
+            request_stop(connection, name)
+    return running
+
+
+def _require_jobs(engine: Engine, names: Sequence[str]) -> list[JobRecord]:
+    """Return jobs that can be asked.
+
+    Raises:
+        NotFound: there is none of this name, or it does not look for requests.
     """
     require_current(engine)
-    with write_transaction(engine) as connection:
-        for name in names:
-            _known(connection, name)
-        return [name for name in names if clear_request(connection, name, PAUSE)]
-
-
-def _ask(engine: Engine, names: Sequence[str], request: str) -> list[str]:
-    require_current(engine)
-    with write_transaction(engine) as connection:
-        for name in names:
-            _known(connection, name)
-            set_request(connection, name, request)
-    return list(names)
-
-
-def _known(connection: Connection, name: str) -> JobRecord:
-    job = load_job(connection, name)
-    if job is None:
-        raise NotFound(f"{name}: no such job; `cowrieprocessor jobs list` names those that were started here")
-    return job
+    with read_transaction(engine) as connection:
+        found = {name: load_job(connection, name) for name in names}
+    jobs = []
+    for name, job in found.items():
+        if job is None:
+            raise NotFound(f"{name}: no such job; `cowrieprocessor jobs list` names those that were started here")
+        if BEGAN not in job.owner and job.reason != NOT_STARTED and not job.pause_requested:
+            raise NotFound(f"{name}: cannot be paused or stopped from here; stop its process")
+        jobs.append(job)
+    return jobs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
@@ -13,9 +14,7 @@ from cowrieprocessor.db.jobs import (
     DONE,
     ENDED,
     RUNNING,
-    STOP,
     JobRecord,
-    clear_request,
     load_job,
     save_job,
     shared_job,
@@ -25,6 +24,9 @@ from cowrieprocessor.jobs.runtime import process_identity
 
 AT_ONCE_S = 0.2
 """How long a record that is saved "at once" waits for the write lock."""
+
+BEGAN = "began"
+"""Key in `owner`: when the run began; only jobs of this runtime have it, and can be asked for something."""
 
 Change = Callable[[JobRecord], None]
 
@@ -41,29 +43,40 @@ class JobRow:
         engine: the database.
         name: the name of the job.
         exclusive: whether only one process at a time may run it; else several share the row.
+        keeps_position: whether a run goes on from the position of one that came to its end, with its counters.
     """
 
-    def __init__(self, engine: Engine, name: str, *, exclusive: bool) -> None:
+    def __init__(self, engine: Engine, name: str, *, exclusive: bool, keeps_position: bool) -> None:
         self._engine = engine
         self._name = name
         self._exclusive = exclusive
-        self._owner = process_identity.this_process()
+        self._keeps_position = keeps_position
+        self._began_at = dt.datetime.now(dt.UTC)
+        self._owner = process_identity.this_process() | {BEGAN: self._began_at.isoformat()}
 
     def begin(self) -> tuple[JobRecord, bool]:
         """Record that this process runs the job; return the record, and whether an earlier run did not end.
 
         Raises:
             JobTaken: another process runs it.
+            DatabaseError: see `write_transaction`.
         """
         with write_transaction(self._engine) as connection:
-            before = load_job(connection, self._name, for_update=True)
-            if before is None:
-                shared_job(connection, self._name, DONE)  # of two processes that begin at once, the second waits here
-                before = load_job(connection, self._name)
-            record, resumed = self._begun(before)
+            before = shared_job(connection, self._name, DONE)  # of two processes that begin at once, the second waits
+            if self._exclusive and is_running(before):
+                raise JobTaken(
+                    f"{self._name}: {process_identity.describe(before.owner)} is running it; watch it with "
+                    "`cowrieprocessor jobs list`, or stop that process and repeat the command"
+                )
+            resumed = before.state != DONE and bool(before.owner)
+            record = replace(before, state=RUNNING, owner=self._owner)
+            record.progress = record.reason = record.finished_at = None
+            if not resumed:
+                record.started_at = self._began_at
+            if before.state == DONE and not self._keeps_position:
+                record.cursor, record.counters = {}, {}
             save_job(connection, record)
-            if clear_request(connection, self._name, STOP):  # it was asked of an earlier run
-                record.request = None
+        process_identity.begin_run(self._owner)
         return record, resumed
 
     def lock(self, connection: Connection) -> JobRecord:
@@ -73,73 +86,75 @@ class JobRow:
             JobTaken: another process runs the job now, or its row is gone.
         """
         stored = load_job(connection, self._name, for_update=True)
-        if stored is None or (self._exclusive and not self._is_ours(stored)):
-            owner = {} if stored is None else stored.owner
+        if stored is None:
+            raise JobTaken(f"{self._name}: its row in `jobs` is gone; repeat the command")
+        if self._exclusive and not self._is_ours(stored):
             raise JobTaken(
-                f"{self._name}: {process_identity.describe(owner)} has taken it over, or the database was rolled "
-                "back; nothing is lost"
+                f"{self._name}: {process_identity.describe(stored.owner)} has taken it over; nothing is lost"
             )
         return stored
 
-    def save(
-        self, change: Change, connection: Connection | None = None, *, at_once: bool = False, is_end: bool = False
-    ) -> JobRecord:
+    def save(self, change: Change, connection: Connection | None = None, *, at_once: bool = False) -> JobRecord:
         """Change the row, which is locked until the transaction ends; return it as it is now.
 
         Args:
             change: changes the fields of the stored record.
             connection: the transaction of a batch; by default one of its own.
             at_once: give up if the database is locked.
-            is_end: the job ends; of several processes, the one that saved last says how.
 
         Raises:
-            JobTaken: another process runs the job now.
+            JobTaken: another process runs the job now, or its row is gone.
             DatabaseError: see `write_transaction`.
         """
         if connection is not None:
-            return self._save(connection, change, is_end=is_end)
+            return self._save(connection, change)
+        with self._transaction(at_once=at_once) as own:
+            return self._save(own, change)
+
+    def end(self, change: Change, *, at_once: bool) -> JobRecord:
+        """Change the row a last time, unless it has ended already or another process that shares it saved last.
+
+        Raises:
+            JobTaken, DatabaseError: as for `save`.
+        """
+        with self._transaction(at_once=at_once) as connection:
+            record = self.lock(connection)
+            if self._is_ours(record) and record.state not in ENDED:
+                change(record)
+                save_job(connection, record)
+            return record
+
+    def release(self) -> None:
+        """Let other threads of this process run the job."""
+        process_identity.end_run(self._owner)
+
+    def requests(self) -> tuple[bool, bool]:
+        """Return whether another process wants the job to pause, and whether it wants this run to stop."""
+        with read_transaction(self._engine) as connection:
+            record = load_job(connection, self._name)
+        return (False, False) if record is None else self.requests_in(record)
+
+    def requests_in(self, record: JobRecord) -> tuple[bool, bool]:
+        """Return the same from a record."""
+        stop_at = record.stop_requested_at
+        return record.pause_requested, stop_at is not None and stop_at > self._began_at
+
+    @contextmanager
+    def _transaction(self, *, at_once: bool) -> Iterator[Connection]:
         engine = second_engine(self._engine, lock_timeout_s=AT_ONCE_S) if at_once else self._engine
         try:
-            with write_transaction(engine) as own:
-                return self._save(own, change, is_end=is_end)
+            with write_transaction(engine) as connection:
+                yield connection
         finally:
             if at_once:
                 engine.dispose()
 
-    def request(self) -> str | None:
-        """Return what another process wants: pause, stop, or nothing."""
-        with read_transaction(self._engine) as connection:
-            record = load_job(connection, self._name)
-        return None if record is None else record.request
-
-    def _save(self, connection: Connection, change: Change, *, is_end: bool) -> JobRecord:
+    def _save(self, connection: Connection, change: Change) -> JobRecord:
         record = self.lock(connection)
-        if not is_end or self._is_ours(record):
-            change(record)
-            record.owner = self._owner
-            save_job(connection, record)
-        if is_end:
-            clear_request(connection, self._name, STOP)
+        change(record)
+        record.owner = self._owner
+        save_job(connection, record)
         return record
 
     def _is_ours(self, record: JobRecord) -> bool:
         return bool(record.owner.get("run") == self._owner["run"])
-
-    def _begun(self, before: JobRecord | None) -> tuple[JobRecord, bool]:
-        """Return the record of a run that begins, and whether an earlier one did not end.
-
-        Raises:
-            JobTaken: another process runs it.
-        """
-        if before is None:
-            return JobRecord(self._name, RUNNING, owner=self._owner), False
-        if self._exclusive and is_running(before):
-            raise JobTaken(
-                f"{self._name}: {process_identity.describe(before.owner)} is running it; watch it with "
-                "`cowrieprocessor jobs list`, or stop that process and repeat the command"
-            )
-        resumed = before.state != DONE
-        started_at = before.started_at if resumed else dt.datetime.now(dt.UTC)
-        begun = replace(before, state=RUNNING, owner=self._owner, started_at=started_at)
-        begun.progress = begun.reason = begun.finished_at = None
-        return begun, resumed

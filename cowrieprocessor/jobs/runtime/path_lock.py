@@ -22,6 +22,7 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import read_transaction, second_engine, write_transaction
 from cowrieprocessor.db.jobs import (
     DONE,
+    ENDED,
     FAILED,
     INTERRUPTED,
     RUNNING,
@@ -51,11 +52,6 @@ FORGOTTEN_AFTER = dt.timedelta(days=30)
 
 LAST_WORD_S = 1.0
 """How long a process waits for the database to record its end; without that it is recognized as dead."""
-
-ENDED = (DONE, FAILED, STOPPED)
-
-_OWN_RUNS: set[str] = set()
-"""The runs of this process that own a lock."""
 
 
 class PathLock:
@@ -110,7 +106,7 @@ class PathLock:
                 if other.name != self.name and not self._is_active(other):
                     self._clean_up(connection, other, counters)
             save_job(connection, JobRecord(self.name, RUNNING, cursor, counters, owner=self._identity))
-        _OWN_RUNS.add(self._identity["run"])
+        process_identity.begin_run(self._identity)
 
     def require_same_database(self) -> None:
         """Check that the database file was neither deleted nor replaced; costs one `stat`.
@@ -149,7 +145,7 @@ class PathLock:
 
     def release(self, state: str, reason: str | None) -> None:
         """Unlock the paths, and record how the job ended if the database responds at once."""
-        _OWN_RUNS.discard(self._identity["run"])
+        process_identity.end_run(self._identity)
         self._write_at_once(state, reason, dt.datetime.now(dt.UTC))
 
     def _is_due(self, state: str, reason: str | None) -> bool:
@@ -183,8 +179,7 @@ class PathLock:
         """Return whether the owner of a row may still be running."""
         if other.state in ENDED:
             return False
-        owner = other.owner
-        return owner.get("run") in _OWN_RUNS or process_identity.is_alive(owner, other.updated_at)
+        return process_identity.is_alive(other.owner, other.updated_at)
 
     def _clean_up(self, connection: Connection, other: JobRecord, counters: dict[str, Any]) -> None:
         """Delete the row of an ended job with exactly our paths, adding its counters, or one that ended long ago.

@@ -27,6 +27,19 @@ class SystemFiles:
 
 _SYSTEM_FILES = SystemFiles()
 
+_OWN_RUNS: set[str] = set()
+"""The jobs that this process runs now, by `run` of their identities."""
+
+
+def begin_run(identity: dict[str, Any]) -> None:
+    """Note that this process runs a job under an identity, so that no other thread of it does."""
+    _OWN_RUNS.add(identity["run"])
+
+
+def end_run(identity: dict[str, Any]) -> None:
+    """Note that the job of an identity has ended."""
+    _OWN_RUNS.discard(identity["run"])
+
 
 def this_process(files: SystemFiles = _SYSTEM_FILES) -> dict[str, Any]:
     """Return an identity that distinguishes this run of this process from all others, as plain JSON.
@@ -90,6 +103,8 @@ def liveness(identity: dict[str, Any], files: SystemFiles = _SYSTEM_FILES) -> Li
         identity: what `this_process` returned there.
         files: where the system identifies itself.
     """
+    if identity.get("run") in _OWN_RUNS:
+        return Liveness.THERE
     ours = _environment(files)
     if not is_same_machine(identity, ours):
         return Liveness.UNKNOWN

@@ -75,3 +75,23 @@ class Meter:
         per_s = done / worked_s if worked_s > 0 else 0.0
         eta_s = max(0, total - done) / per_s if total is not None and per_s > 0 else None
         return per_s, eta_s
+
+
+class Reporter:
+    """Reports the progress of work that has no record, such as a dry run.
+
+    Args:
+        job: the name of the job.
+        on_progress: called with each progress.
+    """
+
+    def __init__(self, job: str, on_progress: Callable[[JobProgress], None] | None) -> None:
+        self._job = job
+        self._on_progress = on_progress
+        self._meter = Meter()
+
+    def progress(self, done: int, total: int | None, unit: str) -> None:
+        """Report how far the work is; see `Job.progress`."""
+        if self._on_progress is not None:
+            per_s, eta_s = self._meter.rate(done, total)
+            self._on_progress(JobProgress(self._job, RUNNING, done, total, unit, per_s, eta_s))

@@ -21,14 +21,15 @@ from cowrieprocessor.db.ingest.event_scan import count_events_of_type, last_even
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import (
     DONE,
-    PAUSE,
-    PAUSED,
+    NOT_STARTED,
+    RECOUNT_JOB,
+    STOPPED,
     JobRecord,
-    clear_request,
+    delete_job,
     load_job,
     recount_is_due,
-    set_request,
-    shared_job,
+    request_pause,
+    save_job,
 )
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade.pre_release_files import import_pre_release_files
@@ -120,6 +121,8 @@ def backfill(
         with run_job(
             engine,
             kind.job,
+            keeps_position=True,
+            resume_command="db backfill --resume",
             stop=stop,
             share_of_rest=throttle,
             pause_file=pause_file,
@@ -131,7 +134,14 @@ def backfill(
     with read_transaction(engine) as connection:
         is_due = recount_is_due(connection)
     if is_due:
-        recount(engine, stop=stop, on_progress=on_progress)
+        recount(
+            engine,
+            stop=stop,
+            on_progress=on_progress,
+            share_of_rest=throttle,
+            pause_file=pause_file,
+            limits=limits,
+        )
     return BackfillResult(*done)
 
 
@@ -164,15 +174,23 @@ def plan(engine: Engine) -> BackfillPlan:
 def pause(engine: Engine) -> None:
     """Pause the backfill, whether running or started later, until `resume`."""
     require_current(engine)
-    with write_transaction(engine) as connection:
-        for kind in _kinds_to_run(connection):
-            shared_job(connection, kind.job, PAUSED)
-            set_request(connection, kind.job, PAUSE)
+    with read_transaction(engine) as connection:
+        names = [kind.job for kind in _kinds_to_run(connection)]
+        if recount_is_due(connection):
+            names.append(RECOUNT_JOB)
+    for name in names:  # each in a transaction of its own: jobs lock their rows in an order of theirs
+        with write_transaction(engine) as connection:
+            if load_job(connection, name) is None:
+                save_job(connection, JobRecord(name, STOPPED, reason=NOT_STARTED))
+            request_pause(connection, name)
 
 
 def resume(engine: Engine) -> None:
     """Resume a paused backfill."""
     require_current(engine)
-    with write_transaction(engine) as connection:
-        for kind in KINDS:
-            clear_request(connection, kind.job, PAUSE)
+    for name in (*(kind.job for kind in KINDS), RECOUNT_JOB):
+        with write_transaction(engine) as connection:
+            request_pause(connection, name, is_on=False)
+            job = load_job(connection, name)
+            if job is not None and job.reason == NOT_STARTED:
+                delete_job(connection, name)

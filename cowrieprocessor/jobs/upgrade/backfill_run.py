@@ -86,8 +86,8 @@ class BackfillRun:
             DatabaseError: see `write_transaction`; committed work is kept, and the next run resumes there.
         """
         self._set_target()
-        self._count_rows()
-        for event_type in self._streams():
+        self._job.wait()
+        for event_type in self._streams_with_rows():
             self._run_stream(event_type)
 
     def _streams(self) -> tuple[str, ...]:
@@ -104,12 +104,17 @@ class BackfillRun:
             if target > self._last_v3_id:
                 self._own_logs = event_scan.own_source_keys(connection)
 
-    def _count_rows(self) -> None:
-        """Count the events up to the target."""
+    def _streams_with_rows(self) -> list[str]:
+        """Count the events up to the target, and return the streams that have any."""
+        found = []
         for event_type in self._streams():
             with read_transaction(self._engine) as connection:
-                self._rows_total += self._count(connection, event_type)
+                rows = self._count(connection, event_type)
+            self._rows_total += rows
+            if rows:
+                found.append(event_type)
         self._report()
+        return found
 
     def _count(self, connection: Connection, event_type: str) -> int:
         after, target = self._last(event_type), self._target

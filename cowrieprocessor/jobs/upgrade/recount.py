@@ -14,6 +14,7 @@ import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -28,8 +29,8 @@ from cowrieprocessor.db.upgrade.recount_rows import IS_OURS, store_counters, sto
 from cowrieprocessor.errors import NotFound
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.job import Job, run_job
-from cowrieprocessor.jobs.runtime.progress import JobProgress, Meter
-from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.jobs.runtime.progress import JobProgress, Reporter
+from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Throttle, ThrottleLimits
 from cowrieprocessor.jobs.upgrade.recount_pages import PAGE_SESSIONS, Count, Page, PageReader, derived_rows
 
 JOB = RECOUNT_JOB
@@ -64,6 +65,9 @@ def recount(
     dry_run: bool = False,
     stop: Event | None = None,
     on_progress: Callable[[JobProgress], None] | None = None,
+    share_of_rest: float = 0.0,
+    pause_file: Path | None = None,
+    limits: ThrottleLimits = DEFAULT_LIMITS,
     page_sessions: int = PAGE_SESSIONS,
     save_every_s: float = SAVE_EVERY_S,
 ) -> RecountResult:
@@ -77,11 +81,16 @@ def recount(
         dry_run: count only; nothing is written.
         stop: once set, the recount ends after its transaction.
         on_progress: called after each page of sessions.
+        share_of_rest: the share of time to rest, 0 to 0.99.
+        pause_file: while this file exists, the recount is paused.
+        limits: limits of its writes.
         page_sessions: sessions per page.
         save_every_s: how often the cursor is saved while no session needs a correction.
 
     Raises:
         NotFound: there is no such session.
+        JobTaken: another process recounts.
+        JobStopped: it was asked to stop; the next run goes on from there.
         MigrationNeeded, SchemaVersionError: the database has to be migrated first.
         DatabaseError: see `write_transaction`; committed work is kept.
     """
@@ -91,7 +100,15 @@ def recount(
         if dry_run or session_id is not None:
             run = _Recount(engine, scan, pages, None, on_progress, dry_run=dry_run, save_every_s=save_every_s)
             return run.all_sessions() if session_id is None else run.one_session(session_id)
-        with run_job(engine, JOB, stop=stop, on_progress=on_progress) as job:
+        with run_job(
+            engine,
+            JOB,
+            stop=stop,
+            on_progress=on_progress,
+            share_of_rest=share_of_rest,
+            pause_file=pause_file,
+            limits=limits,
+        ) as job:
             run = _Recount(engine, scan, pages, job, on_progress, dry_run=False, save_every_s=save_every_s)
             return run.all_sessions()
 
@@ -114,17 +131,16 @@ class _Recount:
         self._engine = engine
         self._scan = scan
         self._job = job
-        self._on_progress = on_progress
+        self._reporter: Job | Reporter = job or Reporter(JOB, on_progress)
         self._dry_run = dry_run
         self._save_every_s = save_every_s
         self._throttle = Throttle(engine) if job is None else job.throttle
         self._resumed = job is not None and job.resumed and "last" in job.cursor
-        self._cursor: dict[str, Any] = job.cursor if job is not None and job.resumed else {}
-        self._counters = _NO_COUNTERS | (job.counters if job is not None and job.resumed else {})
+        self._cursor: dict[str, Any] = {} if job is None else job.cursor
+        self._counters = _NO_COUNTERS | ({} if job is None else job.counters)
         self._done_before = self._counters["sessions"]
         self._total = 0
         self._saved_at = time.monotonic()
-        self._meter = Meter()
 
     def all_sessions(self) -> RecountResult:
         """Recount every session, resuming an earlier run that did not complete."""
@@ -132,6 +148,7 @@ class _Recount:
             self._total = self._pages.rows.count_sessions(connection)
         self._save()
         while page := self._pages.page(self._cursor.get("last")):
+            self._wait()
             self.take(page)
             self._report()
         self._save()
@@ -253,8 +270,4 @@ class _Recount:
 
     def _report(self) -> None:
         done, total = self._counters["sessions"] - self._done_before, self._total - self._done_before
-        if self._job is not None:
-            self._job.progress(done, total, "sessions")
-        elif self._on_progress is not None:
-            per_s, eta_s = self._meter.rate(done, total)
-            self._on_progress(JobProgress(JOB, done=done, total=total, unit="sessions", per_s=per_s, eta_s=eta_s))
+        self._reporter.progress(done, total, "sessions")

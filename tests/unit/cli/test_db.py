@@ -99,7 +99,7 @@ def test_status_as_json(engine: Engine, db_url: str) -> None:
     assert document["jobs"] == [
         {
             "name": "backfill",
-            "state": "paused",
+            "state": "silent",
             "started_at": "2025-01-02T03:04:05Z",
             "updated_at": "2025-01-02T03:04:05Z",
             "finished_at": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, inspect, text
 
 from cowrieprocessor.db import revisions
 from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, write_transaction
+from cowrieprocessor.db.jobs import NOT_STARTED, all_jobs, load_job
 from cowrieprocessor.db.migrations import apply_migrations, require_current
 from cowrieprocessor.db.models import V3_TABLES, Base
 from cowrieprocessor.db.revisions import HEAD, REVISIONS
@@ -61,9 +63,10 @@ def test_a_database_states_its_revision(engine: Engine) -> None:
 
 
 def test_an_early_database_gets_the_statement(engine: Engine) -> None:
-    """A complete database without the statement is usable, and migrating writes it."""
+    """A complete database without the statement is sent to the migration, which writes it."""
     change(engine, "DELETE FROM schema_state WHERE key = 'schema_revision'")
-    require_current(engine)
+    with pytest.raises(MigrationNeeded):
+        require_current(engine)
 
     apply_migrations(engine)
 
@@ -153,3 +156,42 @@ def test_rolling_back_from_any_revision_restores_v3(tmp_path: Path, revision: st
         assert set(inspect(connection).get_table_names()) - {"alembic_version"} == set(V3_TABLES)
         assert connection.execute(text("SELECT count(*) FROM command_stats")).scalar_one() == 0
     dispose(engine)
+
+
+def test_owners_and_pauses_are_taken_over(engine: Engine) -> None:
+    """Revision 0013 moves who ran a job, keeps its position, and makes requests of the row that paused the backfill."""
+    owner = {"host": "h", "pid": 7, "started": "1", "run": "r"}
+    cursor = {"last": {"": 5}, "target": 9, "holder": owner, "progress": {"rows_done": 5}}
+    go_back(engine, "0012")
+    _write_old_jobs(engine, [("backfill-sessions", "running", cursor), ("backfill-pause", "paused", None)])
+    apply_migrations(engine)
+    with read_transaction(engine) as connection:
+        found, pause = load_job(connection, "backfill-sessions"), load_job(connection, "backfill-pause")
+
+    assert found is not None
+    assert (found.owner, found.cursor, found.progress) == (owner, {"last": {"": 5}, "target": 9}, None)
+    assert (found.pause_requested, found.stop_requested_at, pause) == (True, None, None)
+
+
+def test_a_pause_before_the_first_backfill_is_taken_over(engine: Engine) -> None:
+    """Without a job of the backfill the first one is asked to pause."""
+    go_back(engine, "0012")
+    with write_transaction(engine) as connection:
+        connection.execute(text("DELETE FROM jobs"))
+    _write_old_jobs(engine, [("backfill-pause", "paused", None)])
+    apply_migrations(engine)
+    with read_transaction(engine) as connection:
+        jobs = {job.name: (job.state, job.reason, job.pause_requested) for job in all_jobs(connection)}
+
+    assert jobs == {"backfill-files": ("stopped", NOT_STARTED, True)}
+
+
+def _write_old_jobs(engine: Engine, jobs: list[tuple[str, str, object]]) -> None:
+    """Write rows of `jobs` as a release before revision 0013 did."""
+    insert = text(
+        "INSERT INTO jobs (name, state, cursor, started_at, updated_at) VALUES (:name, :state, :cursor, :at, :at)"
+    )
+    with write_transaction(engine) as connection:
+        for name, state, cursor in jobs:
+            values = {"name": name, "state": state, "cursor": cursor and json.dumps(cursor)}
+            connection.execute(insert, values | {"at": "2026-01-02 03:04:05.000000"})

@@ -167,7 +167,7 @@ def test_the_line_of_progress() -> None:
 
 def test_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a line is printed when something changes, not for each write."""
-    with JobProgressLine() as line:
+    with JobProgressLine(phases=True) as line:
         for done in range(100):
             line.update(JobProgress("backfill-files", "running", done, 1000, "events", 10.0, 5.0))
         line.update(JobProgress("backfill-files", "paused", 99, 1000, "events", 10.0, 5.0, None, "asked to"))

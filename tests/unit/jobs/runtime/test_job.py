@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,12 +17,23 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from cowrieprocessor.db.engine import read_transaction, write_transaction
-from cowrieprocessor.db.jobs import DONE, FAILED, PAUSE, RUNNING, STOPPED, JobRecord, load_job, save_job, set_request
+from cowrieprocessor.db.jobs import (
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    JobRecord,
+    load_job,
+    request_pause,
+    request_stop,
+    save_job,
+)
 from cowrieprocessor.db.models import FileHash
-from cowrieprocessor.errors import ConfigurationError, DatabaseFull, JobStopped, JobTaken
-from cowrieprocessor.jobs.runtime import process_identity
-from cowrieprocessor.jobs.runtime.job import PAUSED_BY_COMMAND, Job, run_job
+from cowrieprocessor.errors import ConfigurationError, DatabaseFull, JobStopped, JobTaken, NotFound
+from cowrieprocessor.jobs.runtime import job_list, process_identity
+from cowrieprocessor.jobs.runtime.job import Job, run_job
 from cowrieprocessor.jobs.runtime.job_list import DIED, SILENT, list_jobs, shown_state
+from cowrieprocessor.jobs.runtime.job_record import JobRow
 from cowrieprocessor.jobs.runtime.progress import JobProgress
 from tests.command_line import run
 from tests.documents import PROJECT, blocks
@@ -171,7 +183,7 @@ def test_a_pause_holds_from_the_start(engine: Engine) -> None:
     with run_job(engine, "job") as job:
         batch(engine, job, 1)
     with write_transaction(engine) as connection:
-        set_request(connection, "job", PAUSE)
+        request_pause(connection, "job")
     stop, seen = Event(), []
 
     def watch(now: JobProgress) -> None:
@@ -180,8 +192,93 @@ def test_a_pause_holds_from_the_start(engine: Engine) -> None:
 
     with pytest.raises(JobStopped):
         run_with(engine, lambda job: batch(engine, job, 2), stop=stop, on_progress=watch)
-    assert seen[0] == ("paused", PAUSED_BY_COMMAND)
-    assert (row(engine).cursor, row(engine).request) == ({"last": 1}, PAUSE)
+    assert seen[0] == ("paused", "paused by command; `cowrieprocessor jobs resume job` lets it go on")
+    assert (row(engine).cursor, row(engine).pause_requested) == ({}, True)
+
+
+def test_a_run_that_ends_before_its_first_batch_hides_nothing(engine: Engine) -> None:
+    """After a run that ended, the next begins afresh, however far the one between them came."""
+    with run_job(engine, "job") as job:
+        batch(engine, job, 9, counters={"rows": 90})
+    with pytest.raises(KeyboardInterrupt):
+        run_with(engine, interrupted)
+    with run_job(engine, "job") as job:
+        assert (job.resumed, job.cursor, job.counters) == (True, {}, {})
+        batch(engine, job, 1, counters={"rows": 10})
+    with run_job(engine, "job", keeps_position=True) as job:
+        assert (job.resumed, job.cursor, job.counters) == (False, {"last": 1}, {"rows": 10})
+
+
+def interrupted(_job: Job) -> None:
+    """Be interrupted."""
+    raise KeyboardInterrupt
+
+
+def test_requests_do_not_replace_each_other(engine: Engine) -> None:
+    """A stop leaves the pause as it is; it ends each run that had begun, those that share a row, too, and no other."""
+    stopped: list[int] = []
+
+    def work(first: Job) -> None:
+        with run_job(engine, "job", exclusive=False, clock=ticks()) as second:
+            with write_transaction(engine) as connection:
+                request_pause(connection, "job")
+                request_stop(connection, "job")
+            stopped.append(second.stop_requested)
+        stopped.append(first.stop_requested)
+        first.wait()
+
+    with pytest.raises(JobStopped, match="by command"):
+        run_with(engine, work, exclusive=False, clock=ticks())
+    with write_transaction(engine) as connection:
+        paused = row(engine).pause_requested
+        request_pause(connection, "job", is_on=False)
+    with run_job(engine, "job", exclusive=False, clock=ticks()) as later:
+        later.wait()
+
+    assert (stopped, paused) == ([True, True], True)
+
+
+def ticks() -> Callable[[], float]:
+    """Return a clock on which some seconds pass with every look."""
+    return map(float, itertools.count(0, 5)).__next__
+
+
+def test_an_interrupt_after_the_end_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the moment after the last commit does not make a job that is done a stopped one."""
+    end = JobRow.end
+
+    def interrupt_after(row_: JobRow, change: Any, *, at_once: bool) -> JobRecord:
+        ended = end(row_, change, at_once=at_once)
+        if not at_once:
+            raise KeyboardInterrupt
+        return ended
+
+    monkeypatch.setattr(JobRow, "end", interrupt_after)
+    with pytest.raises(KeyboardInterrupt):
+        run_with(engine, lambda job: batch(engine, job, 1))
+    assert (row(engine).state, row(engine).reason) == (DONE, None)
+
+
+def test_this_process_runs_a_job_once(engine: Engine) -> None:
+    """Another thread of the same process is refused as another process is, and sees that it runs."""
+
+    def work(_job: Job) -> None:
+        assert shown_state(row(engine)) == RUNNING
+        run_with(engine, lambda job: job)
+
+    with pytest.raises(JobTaken, match="is running it"):
+        run_with(engine, work)
+    with run_job(engine, "job"):
+        pass
+
+
+def test_jobs_that_do_not_look_are_not_asked(engine: Engine) -> None:
+    """A row that no job of this runtime wrote is refused: nobody would ever do what it was asked."""
+    with write_transaction(engine) as connection:
+        save_job(connection, JobRecord("load", RUNNING))
+    for ask in (job_list.pause, job_list.resume, job_list.stop):
+        with pytest.raises(NotFound, match="load: cannot be paused or stopped from here"):
+            ask(engine, ["load"])
 
 
 def test_progress_without_a_batch_is_saved_now_and_then(engine: Engine) -> None:
@@ -281,7 +378,7 @@ def test_another_process_pauses_resumes_and_stops_it(
 
     assert ("paused", 100) in seen
     assert "count-years  paused, 100/450 files 22.2%" in listed[0]
-    assert (stopped.state, stopped.counters, stopped.request) == (STOPPED, {"2026": 300}, None)
+    assert (stopped.state, stopped.counters, stopped.pause_requested) == (STOPPED, {"2026": 300}, False)
     assert counted == COUNTED
 
 
@@ -292,7 +389,7 @@ def test_asking_a_job_that_does_not_run(filled: Engine, count_years: Callable[..
     unknown = run("jobs", "pause", "nobody", "--db", name_of(filled))
 
     assert (stopped.returncode, stopped.stdout) == (0, "count-years does not run\n")
-    assert (resumed.returncode, resumed.stdout) == (0, "count-years is not paused\n")
+    assert (resumed.returncode, resumed.stdout) == (0, "count-years was not asked to pause\n")
     assert (unknown.returncode, "no such job" in unknown.stderr) == (1, True)
 
 

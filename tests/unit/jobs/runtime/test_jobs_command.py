@@ -143,13 +143,13 @@ def test_pause_resume_and_stop(
     assert difference(*contents) == []
 
 
-def test_a_command_that_is_stopped_says_so(v3: Path, tmp_path: Path) -> None:
-    """The command of a stopped job ends with 130 and one sentence; paused from the start it has changed nothing."""
+def test_a_backfill_is_paused_before_it_is_started(v3: Path, tmp_path: Path) -> None:
+    """The jobs that would run are listed as asked to; after the pause there is no trace of it."""
     path = tmp_path / "x.sqlite"
     shutil.copyfile(v3, path)
-    assert run("db", "recount", "--session", "nobody", "--db", path).returncode == 1
     assert run("db", "backfill", "--pause", "--db", path).returncode == 0
-    assert run("jobs", "list", "--db", path).stdout.count("asked to pause") == 4
+    assert run("jobs", "list", "--db", path).stdout.count("asked to pause: not started yet") == 4
     assert run("db", "backfill", "--resume", "--db", path).returncode == 0
+    assert run("jobs", "list", "--db", path).stdout == "no job has been started on this database\n"
     assert run("db", "backfill", "--yes", "--db", path).returncode == 0
     assert "asked" not in run("jobs", "list", "--db", path).stdout

@@ -341,7 +341,7 @@ def test_a_file_and_a_command_pause_it(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert [(state, count) for state, _, count in seen] == [("paused", 0)] * 2
     assert "remove it to go on" in str(seen[0][1])
-    assert "`cowrieprocessor jobs resume`" in str(seen[1][1])
+    assert "`cowrieprocessor db backfill --resume`" in str(seen[1][1])
     assert len(rows(engine, "SELECT * FROM files")) > 0
     dispose(engine)
 
