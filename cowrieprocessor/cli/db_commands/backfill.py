@@ -134,7 +134,11 @@ def _pause_or_resume(engine: Engine, *, to_pause: bool) -> None:
     from cowrieprocessor.db.engine import describe
     from cowrieprocessor.jobs.upgrade import backfill as job
 
-    (job.pause if to_pause else job.resume)(engine)
+    if to_pause and not job.pause(engine):
+        notify(f"{describe(engine)}: no job of the backfill has anything to do here; nothing is paused")
+        return
+    if not to_pause:
+        job.resume(engine)
     notify(f"{describe(engine)}: the backfill {'pauses' if to_pause else 'goes on'}")
 
 

@@ -134,6 +134,12 @@ def _announce(found: Preflight, *, beside_v3: bool) -> None:
         raise refusals[0]
     for warning in found.warnings():
         notify(f"warning: {warning}")
+    if found.schema_version == CURRENT_SCHEMA_VERSION:
+        notify(
+            f"{found.database}: is at an earlier revision of schema version {CURRENT_SCHEMA_VERSION}; bringing it to "
+            f"the present one adds tables and columns, in about a second. Make a backup first: {MIGRATION_GUIDE}"
+        )
+        return
     state = "empty" if found.schema_version is None else f"at schema version {found.schema_version}"
     notify(
         f"{found.database}: is {state}; bringing it to version {CURRENT_SCHEMA_VERSION} adds new, empty tables and "

@@ -78,12 +78,12 @@ def progress_text(now: JobProgress) -> str:
     """Return the progress as one line: `recount: 7,300/752,865 sessions 1.0%, 3,100/s, ETA 4m01s`."""
     what = f"{now.job}: {now.step}" if now.step else now.job
     if now.total is None:
-        text = f"{what}: {now.done:,} {now.unit}" if now.done else what
+        text = f"{what}: {now.done:,} {now.unit}" if now.done else f"{what}: at work"
     else:
         share = now.done / now.total if now.total else 1.0
         text = f"{what}: {now.done:,}/{now.total:,} {now.unit} {share:.1%}"
     if now.reason is not None:
-        return f"{text}; {now.state}: {now.reason}"
+        return f"{text if now.done or now.total else what}; {now.state}: {now.reason}"
     text += f", {now.per_s:,.0f}/s" if now.done else ""
     is_done = now.total is not None and now.done >= now.total
     return text if now.eta_s is None or is_done else f"{text}, ETA {duration_text(now.eta_s)}"

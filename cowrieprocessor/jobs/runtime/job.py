@@ -37,7 +37,7 @@ LOOK_EVERY_S = 1.0
 SAVE_EVERY_S = 5.0
 """How often the progress of a job is saved that commits nothing itself meanwhile."""
 
-PAUSED_BY_COMMAND = "paused by command; `cowrieprocessor {resume}` lets it go on"
+PAUSED_BY_COMMAND = "by command; `cowrieprocessor {resume}` lets it go on"
 STOPPED_BY_COMMAND = "stopped by command; the same command goes on from here"
 STOPPED_BY_SIGNAL = "asked to stop; the same command goes on from here"
 

@@ -118,7 +118,7 @@ class Throttle:
     def obstacle(self) -> Obstacle | None:
         """Return why the job must not write now, or None if it may."""
         if self._pause_file is not None and os.path.lexists(self._pause_file):
-            return Obstacle(PAUSED, f"paused: the file {self._pause_file} is there; remove it to go on")
+            return Obstacle(PAUSED, f"the file {self._pause_file} is there; remove it to go on")
         if (reason := self._paused_reason()) is not None:
             return Obstacle(PAUSED, reason)
         max_log_bytes = self._limits.max_log_bytes

@@ -171,8 +171,8 @@ def plan(engine: Engine) -> BackfillPlan:
     return BackfillPlan(target, rows)
 
 
-def pause(engine: Engine) -> None:
-    """Pause the backfill, whether running or started later, until `resume`."""
+def pause(engine: Engine) -> list[str]:
+    """Pause the backfill, whether running or started later, until `resume`; return its jobs: none if none has work."""
     require_current(engine)
     with read_transaction(engine) as connection:
         names = [kind.job for kind in _kinds_to_run(connection)]
@@ -183,6 +183,7 @@ def pause(engine: Engine) -> None:
             if load_job(connection, name) is None:
                 save_job(connection, JobRecord(name, STOPPED, reason=NOT_STARTED))
             request_pause(connection, name)
+    return names
 
 
 def resume(engine: Engine) -> None:

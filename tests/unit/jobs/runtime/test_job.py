@@ -192,7 +192,7 @@ def test_a_pause_holds_from_the_start(engine: Engine) -> None:
 
     with pytest.raises(JobStopped):
         run_with(engine, lambda job: batch(engine, job, 2), stop=stop, on_progress=watch)
-    assert seen[0] == ("paused", "paused by command; `cowrieprocessor jobs resume job` lets it go on")
+    assert seen[0] == ("paused", "by command; `cowrieprocessor jobs resume job` lets it go on")
     assert (row(engine).cursor, row(engine).pause_requested) == ({}, True)
 
 
