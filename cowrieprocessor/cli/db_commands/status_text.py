@@ -38,9 +38,9 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
         of_logs = f"{plural(lost.bytes_lost, 'byte')} of {plural(lost.logs, 'log')}"
         yield f"lost            {of_logs}, destroyed before being read"
         yield from _columns([(terminal_safe(log.path), plural(log.bytes_lost, "byte")) for log in lost.largest])
-    if status.jobs:
+    if jobs := listed_jobs(status.jobs):
         yield "jobs"
-        yield from _columns([(terminal_safe(job.name), job_text(job)) for job in listed_jobs(status.jobs)])
+        yield from _columns([(terminal_safe(job.name), job_text(job)) for job in jobs])
 
 
 def _version(status: DatabaseStatus) -> str:
