@@ -160,7 +160,7 @@ def ending(stop: threading.Event, step: Step) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dying_in_replay(after: int) -> Iterator[None]:
-    """Kill a run in its replay, in the transaction after so many, or at the latest before it sends anything."""
+    """Kill a run during its replay, after `after` transactions, or else before its first request."""
     left = after
     original = AnswerWriter.store_staged
 

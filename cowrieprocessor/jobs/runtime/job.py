@@ -305,7 +305,7 @@ def run_job(
     except (KeyboardInterrupt, JobStopped) as error:
         job.end(STOPPED, end_reason(error), at_once=True)
         raise
-    except BaseException as error:
+    except BaseException as error:  # the record says how the job ended, whatever ended it; the error goes on
         job.end(FAILED, end_reason(error), at_once=True)
         raise
     finally:
