@@ -26,6 +26,9 @@ _OLDEST_ROW_IS_V3 = """
         SELECT 1 FROM log_files l WHERE l.source = e.source AND l.source_inode = e.source_inode
         AND l.source_generation = e.source_generation)
 """
+_HAS_NO_ROWS_OF_V3 = "has no rows of version 3"
+"""Key in `Connection.info`, which lasts as long as the connection to the database."""
+
 MAX_SOURCE_CHARS = 512
 
 
@@ -56,8 +59,15 @@ def is_known(connection: Connection, log: tuple[str, int]) -> bool:
 
 
 def has_rows_of_v3(connection: Connection) -> bool:
-    """Return whether raw_events has rows of v3, which belong to no log of `log_files` and precede all of v4's."""
-    return bool(_query(connection, _OLDEST_ROW_IS_V3, ()))
+    """Return whether raw_events has rows of v3, which belong to no log of `log_files` and precede all of v4's.
+
+    They only ever go: once there are none, this connection does not ask again.
+    """
+    if connection.info.get(_HAS_NO_ROWS_OF_V3):
+        return False
+    has_rows = bool(_query(connection, _OLDEST_ROW_IS_V3, ()))
+    connection.info[_HAS_NO_ROWS_OF_V3] = not has_rows
+    return has_rows
 
 
 def _query(connection: Connection, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.chunks import chunks
+from cowrieprocessor.db.chunks import repeated_chunks
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.events import utc_text
@@ -64,7 +64,7 @@ class _OverlapQueries:
         """Return the sessions whose stored times intersect those of the batch, or are unknown."""
         times = {row[0]: (row[1], row[2]) for row in sessions}
         suspicious = []
-        for part in chunks(list(times)):
+        for part in repeated_chunks(list(times)):
             stored = self._query(
                 "SELECT session_id, first_event_at, last_event_at FROM session_summaries"
                 f" WHERE session_id IN ({_placeholders(part)})",
@@ -84,7 +84,7 @@ class _OverlapQueries:
                 " OR coalesce(source_inode, '') <> ? OR source_generation <> ?) LIMIT 1",
                 [*part, *self._log],
             )
-            for part in chunks(session_ids)
+            for part in repeated_chunks(session_ids)
         )
 
     def is_stored_elsewhere(self, event: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.chunks import chunks
+from cowrieprocessor.db.chunks import chunks, repeated_chunks
 from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.ingest import event_scan
 from cowrieprocessor.db.ingest.sensor_names import Log, SensorNames
@@ -231,7 +231,7 @@ def update_matchers(connection: Connection, session_ids: Sequence[str], *, keeps
 
 def _matchers(connection: Connection, session_ids: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
-    for part in chunks(session_ids):
+    for part in repeated_chunks(session_ids):
         sql = (
             "SELECT session_id, coalesce(given_sensor, logged_sensor) AS name FROM session_sensors"
             f" WHERE session_id IN ({_placeholders(part)}) AND coalesce(given_sensor, logged_sensor) IS NOT NULL"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from cowrieprocessor.db.chunks import chunks
+from cowrieprocessor.db.chunks import repeated_chunks
 from cowrieprocessor.db.dialects import dialect_of
+from cowrieprocessor.db.dialects.sql import SqlExpressions
 from cowrieprocessor.db.models import VERDICT_COLUMNS
 
 Row = Sequence[Any]
@@ -96,31 +98,7 @@ class LoadingStatements:
         Rows: session_id, connect_at, src_ip_rank, src_ip_at, src_ip, protocol_rank, protocol_at, protocol, hassh_at,
         hassh, login_success, login_at, username.
         """
-        # Rows of before revision 0007 have no ranks: their address and protocol are those of the connection.
-        address, protocol = (
-            self._precedes(
-                name, (f"coalesce({{0}}.{name}_rank, 0)", f"coalesce({{0}}.{name}_at, {{0}}.connect_at)", name)
-            )
-            for name in ("src_ip", "protocol")
-        )
-        kex = self._precedes("hassh_at", ("hassh_at", "hassh"))
-        login = self._precedes("login_at", ("CASE WHEN {0}.login_success THEN 0 ELSE 1 END", "login_at", "username"))
-        tests = {
-            **dict.fromkeys(("src_ip_rank", "src_ip_at", "src_ip"), address),
-            **dict.fromkeys(("protocol_rank", "protocol_at", "protocol"), protocol),
-            **dict.fromkeys(("hassh_at", "hassh"), kex),
-            **dict.fromkeys(("login_success", "login_at", "username"), login),
-        }
-        columns = ("session_id", "connect_at", *tests)
-        updates = [f"connect_at = {self._sql.earliest('a.connect_at', 'excluded.connect_at')}"]
-        updates += (
-            f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END" for column, test in tests.items()
-        )
-        self._execute_many(
-            f"INSERT INTO session_attributes AS a ({', '.join(columns)}) VALUES ({_placeholders(columns)})"
-            f" ON CONFLICT (session_id) DO UPDATE SET {', '.join(updates)}",
-            rows,
-        )
+        self._execute_many(_merge_attributes(self._sql), rows)
 
     def merge_logins(self, rows: Sequence[Row]) -> None:
         """Upsert logins: add to their counts and extend their time range.
@@ -231,7 +209,7 @@ class LoadingStatements:
     def _stored_files(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
         """Return the (session_id, shasum) pairs of rows that `files` already has."""
         stored: set[tuple[str, str]] = set()
-        for part in chunks([(row[0], row[1]) for row in rows]):
+        for part in repeated_chunks([(row[0], row[1]) for row in rows]):
             pairs = ", ".join(["(?, ?)"] * len(part))
             self._execute(
                 f"SELECT session_id, shasum FROM files WHERE (session_id, shasum) IN (VALUES {pairs})",
@@ -283,7 +261,7 @@ class LoadingStatements:
     def _hash_rows(self, hashes: Collection[str]) -> dict[str, _HashRow]:
         """Return the rows of hashes by sha256."""
         found: dict[str, _HashRow] = {}
-        for part in chunks(sorted(hashes)):
+        for part in repeated_chunks(sorted(hashes)):
             self._execute(
                 f"SELECT sha256, session_count, vt_malicious, size_bytes, {', '.join(VERDICT_COLUMNS)} FROM file_hashes"
                 f" WHERE sha256 IN ({_placeholders(part)})",
@@ -298,14 +276,15 @@ class LoadingStatements:
 
     def add_job_counters(self, name: str, counters: Mapping[str, int], cursor: object | None, now: str) -> None:
         """Add to a job's counters and store its cursor; with None the stored cursor is unchanged."""
-        self._execute(
-            "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
-            " ON CONFLICT (name) DO NOTHING",
-            (name, now, now),
-        )
-        self._execute(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
-        (stored,) = self._fetch_one()
-        total = _decoded(stored)
+        stored = self._locked_counters(name)
+        if stored is None:
+            self._execute(
+                "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
+                " ON CONFLICT (name) DO NOTHING",
+                (name, now, now),
+            )
+            stored = self._locked_counters(name)
+        total = _decoded(stored[0]) if stored else {}
         for reason, count in counters.items():
             total[reason] = total.get(reason, 0) + count
         changed: dict[str, object] = {"counters": json.dumps(total, sort_keys=True), "updated_at": now}
@@ -313,6 +292,12 @@ class LoadingStatements:
             changed["cursor"] = json.dumps(cursor)
         names = ", ".join(f"{column} = ?" for column in changed)
         self._execute(f"UPDATE jobs SET {names} WHERE name = ?", (*changed.values(), name))
+
+    def _locked_counters(self, name: str) -> Row | None:
+        """Return the row of a job's counters, locked until the transaction ends; None if there is no such job."""
+        self._execute(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
+        row: Row | None = self._cursor.fetchone()
+        return row
 
     def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
         """Set a job's state and the reason for it; creates the row if needed."""
@@ -325,30 +310,9 @@ class LoadingStatements:
             (name, state, now, now, finished, reason),
         )
 
-    def _precedes(self, present: str, keys: Sequence[str]) -> str:
-        """Return an SQL condition: the new row's keys sort before the stored row's, NULL last."""
-
-        def side(table: str) -> str:
-            return ", ".join(
-                key.format(table)
-                if "{" in key
-                else f"{table}.{key}"
-                if key.endswith("_at")
-                else self._sql.binary(f"coalesce({table}.{key}, '')")
-                for key in keys
-            )
-
-        return f"excluded.{present} IS NOT NULL AND (a.{present} IS NULL OR ({side('excluded')}) < ({side('a')}))"
-
     def _execute_many(self, sql: str, rows: Sequence[Row]) -> None:
         if rows:
             self._cursor.executemany(self._sql.statement(sql), rows)
-
-    def _fetch_one(self) -> Row:
-        row = self._cursor.fetchone()
-        if row is None:
-            raise LookupError("a row that this transaction wrote is missing")
-        return list(row)
 
     def _execute(self, sql: str, row: Row) -> None:
         self._cursor.execute(self._sql.statement(sql), row)
@@ -362,3 +326,46 @@ def _decoded(stored: Any) -> dict[str, int]:
     """Return the object of a JSON column: psycopg decodes it, SQLite returns text."""
     value = json.loads(stored) if isinstance(stored, str) else stored
     return dict(value) if isinstance(value, dict) else {}
+
+
+@lru_cache
+def _merge_attributes(sql: SqlExpressions) -> str:
+    """Return the statement of `LoadingStatements.merge_attributes`."""
+    # Rows of before revision 0007 have no ranks: their address and protocol are those of the connection.
+    address, protocol = (
+        _precedes(sql, name, (f"coalesce({{0}}.{name}_rank, 0)", f"coalesce({{0}}.{name}_at, {{0}}.connect_at)", name))
+        for name in ("src_ip", "protocol")
+    )
+    kex = _precedes(sql, "hassh_at", ("hassh_at", "hassh"))
+    login = _precedes(sql, "login_at", ("CASE WHEN {0}.login_success THEN 0 ELSE 1 END", "login_at", "username"))
+    tests = {
+        **dict.fromkeys(("src_ip_rank", "src_ip_at", "src_ip"), address),
+        **dict.fromkeys(("protocol_rank", "protocol_at", "protocol"), protocol),
+        **dict.fromkeys(("hassh_at", "hassh"), kex),
+        **dict.fromkeys(("login_success", "login_at", "username"), login),
+    }
+    columns = ("session_id", "connect_at", *tests)
+    updates = [f"connect_at = {sql.earliest('a.connect_at', 'excluded.connect_at')}"]
+    updates += (
+        f"{column} = CASE WHEN {test} THEN excluded.{column} ELSE a.{column} END" for column, test in tests.items()
+    )
+    return (
+        f"INSERT INTO session_attributes AS a ({', '.join(columns)}) VALUES ({_placeholders(columns)})"
+        f" ON CONFLICT (session_id) DO UPDATE SET {', '.join(updates)}"
+    )
+
+
+def _precedes(sql: SqlExpressions, present: str, keys: Sequence[str]) -> str:
+    """Return an SQL condition: the new row's keys sort before the stored row's, NULL last."""
+
+    def side(table: str) -> str:
+        return ", ".join(
+            key.format(table)
+            if "{" in key
+            else f"{table}.{key}"
+            if key.endswith("_at")
+            else sql.binary(f"coalesce({table}.{key}, '')")
+            for key in keys
+        )
+
+    return f"excluded.{present} IS NOT NULL AND (a.{present} IS NULL OR ({side('excluded')}) < ({side('a')}))"

@@ -107,6 +107,7 @@ class LogStream:
         self._gathered = 0
         self._error: CompressedDataError | None = None
         self._head = b""
+        self._head_digest: str | None = None
         self.is_stale = False
         self.is_closed = False
         self.stop: Callable[[], bool] = _never
@@ -130,7 +131,8 @@ class LogStream:
         self._ready, self._error, self._anchor = b"", None, b""
         self._pending = self._read_file(self.sizes.feed_bytes)
         self.is_stale = self.is_stale or not self._pending.startswith(self._head)
-        self._head = self._head or self._pending
+        if not self._head:
+            self._head, self._head_digest = self._pending, None
         self.kind = kind_of(self._pending)
         self._container = container_of(self._pending)
         self._member = new_member(self.kind) if self.kind else None
@@ -199,11 +201,15 @@ class LogStream:
     @property
     def head_digest(self) -> str:
         """SHA-256 and length of the file's head (at most 64 KiB) when it was opened."""
-        return digest_of(self._head)
+        if self._head_digest is None:
+            self._head_digest = digest_of(self._head)
+        return self._head_digest
 
     def begins_like(self, head_digest: str) -> bool:
         """Return whether the file starts with the bytes of an earlier `head_digest`."""
         digest, _, length = head_digest.partition(":")
+        if int(length) == len(self._head):
+            return self.head_digest == head_digest
         return sha256(self._head[: int(length)]).hexdigest() == digest
 
     def skip(self, count: int) -> int:

@@ -212,6 +212,41 @@ def test_read_transaction_cannot_write(db_url: str, opened: OPENER) -> None:
         assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 1
 
 
+def test_a_write_in_a_read_transaction_is_undone(tmp_path: Path, opened: OPENER) -> None:
+    """Whatever a read transaction writes, a table included, is gone, and the same connection can write afterwards."""
+    engine = opened(tmp_path / "t.sqlite")
+    touch(engine)
+    writes = "CREATE TABLE u (x INTEGER)", "INSERT INTO t (x, y) VALUES (1, 'x')"
+    with pytest.raises(DatabaseReadOnly), read_transaction(engine) as connection:
+        list(map(connection.exec_driver_sql, writes))
+    with write_transaction(engine) as connection:
+        assert connection.execute(text("SELECT name FROM sqlite_master")).scalars().all() == ["t"]
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+
+
+def test_read_transactions_keep_the_prepared_statements(tmp_path: Path, opened: OPENER) -> None:
+    """A read transaction changes no setting: SQLite would prepare every statement of the connection anew."""
+    engine = opened(tmp_path / "t.sqlite")
+    touch(engine)
+    statements: list[str] = []
+    with engine.connect() as connection:
+        connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
+    with read_transaction(engine) as connection:
+        connection.execute(text("SELECT count(*) FROM t"))
+    assert [text for text in statements if "PRAGMA" in text] == []
+    assert [text.split()[0] for text in statements][-3:] == ["BEGIN", "SELECT", "ROLLBACK"]
+
+
+def test_values_that_the_driver_has_to_adapt(tmp_path: Path, opened: OPENER) -> None:
+    """None and truth values are stored as SQLite has them, NULL and integers."""
+    engine = opened(tmp_path / "t.sqlite")
+    touch(engine)
+    with write_transaction(engine) as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("SELECT ?, typeof(?), ?, typeof(?)", (None, None, True, True))
+        assert cursor.fetchall() == [(None, "null", 1, "integer")]
+
+
 def test_read_transaction_sees_one_snapshot(db_url: str, opened: OPENER) -> None:
     """A commit of another connection during a read transaction is visible only to the next read transaction."""
     writer, reader = opened(db_url), opened(db_url, read_only=True)

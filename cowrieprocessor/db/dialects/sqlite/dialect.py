@@ -187,17 +187,22 @@ class SqliteDialect(Dialect):
 
     @contextmanager
     def _snapshot(self, engine: Engine) -> Iterator[Connection]:
-        """Yield a connection in a deferred transaction in which SQLite rejects writes."""
+        """Yield a connection in a deferred transaction that is rolled back: whatever it writes is gone, and an error.
+
+        `PRAGMA query_only` would refuse writes at once, and makes a connection prepare all its statements anew. Source:
+        OP_Expire in PragTyp_FLAG of SQLite's pragma.c.
+        """
         with engine.connect() as connection:
             connection = connection.execution_options(**{READ_ONLY_KEY: True})
             raw: Any = connection.connection.driver_connection
-            raw.execute("PRAGMA query_only=ON")
+            changes_before = raw.total_changes
+            transaction = connection.begin()
             try:
-                with connection.begin():
-                    yield connection
+                yield connection
             finally:
-                if not options_of(engine).read_only:
-                    raw.execute("PRAGMA query_only=OFF")
+                transaction.rollback()
+            if raw.total_changes != changes_before:
+                raise DatabaseReadOnly("a transaction for reading has written; nothing of it is kept")
 
     def describe(self, url: URL) -> str:
         """Return the path."""
