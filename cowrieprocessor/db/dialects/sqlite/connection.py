@@ -49,6 +49,11 @@ PRAGMAS = (
     "PRAGMA cache_size=-40960",  # KiB: the loader and its parser together stay below 200 MB
     "PRAGMA mmap_size=0",
 )
+CACHED_STATEMENTS = 512
+"""Prepared statements that a connection keeps. Where the cache is full, pysqlite3 replaces the newest of those that were
+used least: once a migration has filled it, no statement of the loader stays in it.
+"""
+
 WRITER_PRAGMAS = (
     "PRAGMA synchronous=NORMAL",
     "PRAGMA wal_autocheckpoint=40000",  # pages: 160 MB, so that index pages are copied once for several batches
@@ -176,6 +181,7 @@ def connect(path: Path, options: EngineOptions) -> Any:
         isolation_level=None,
         check_same_thread=False,
         timeout=BUSY_MS / 1000,
+        cached_statements=CACHED_STATEMENTS,
         factory=_serialized_connection(driver) if serialize else driver.Connection,
     )
     ready = False
