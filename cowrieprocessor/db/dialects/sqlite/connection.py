@@ -50,8 +50,10 @@ PRAGMAS = (
     "PRAGMA mmap_size=0",
 )
 CACHED_STATEMENTS = 512
-"""Prepared statements that a connection keeps. Where the cache is full, pysqlite3 replaces the newest of those that were
-used least: once a migration has filled it, no statement of the loader stays in it.
+"""Prepared statements that a connection keeps.
+
+Where the cache is full, pysqlite3 replaces the newest of those that were used least: once a migration has filled it, no
+statement of the loader stays in it.
 """
 
 WRITER_PRAGMAS = (
