@@ -49,6 +49,7 @@ class Job:
         name: its name.
         throttle: decides when it may write, and for how long.
         resumed: whether an earlier run did not come to its end.
+        ends_as: state and reason that the record gets when the block ends without an error.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Job:
         self.name = record.name
         self.throttle = throttle
         self.resumed = resumed
+        self.ends_as: tuple[str, str | None] = (DONE, None)
         self._paused_reason = PAUSED_BY_COMMAND.format(resume=resume_command)
         self._row = row
         self._record = record
@@ -299,7 +301,7 @@ def run_job(
     )
     try:
         yield job
-        job.end(DONE, None, at_once=False)
+        job.end(*job.ends_as, at_once=False)
     except JobTaken:
         raise
     except (KeyboardInterrupt, JobStopped) as error:
