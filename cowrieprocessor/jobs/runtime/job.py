@@ -27,7 +27,7 @@ from cowrieprocessor.db.jobs import (
     end_reason,
 )
 from cowrieprocessor.errors import DatabaseError, JobStopped, JobTaken
-from cowrieprocessor.jobs.runtime.job_record import JobRow
+from cowrieprocessor.jobs.runtime.job_record import JobRow, Record
 from cowrieprocessor.jobs.runtime.progress import JobProgress, Meter
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Obstacle, Throttle, ThrottleLimits
 
@@ -54,7 +54,7 @@ class Job:
 
     def __init__(
         self,
-        row: JobRow,
+        row: Record,
         record: JobRecord,
         throttle: Throttle,
         *,
@@ -249,6 +249,7 @@ def run_job(
     *,
     exclusive: bool = True,
     keeps_position: bool = False,
+    kept_in: Record | None = None,
     resume_command: str | None = None,
     stop: Event | None = None,
     on_progress: Callable[[JobProgress], None] | None = None,
@@ -265,6 +266,7 @@ def run_job(
         exclusive: refuse to run while another process runs it; else several processes share the record.
         keeps_position: go on from the position of a run that came to its end, and add to its counters; else a run
             after one that ended begins with neither.
+        kept_in: where the record is kept if that is not a row of `jobs`; see `JobFile`.
         resume_command: the command that lets it go on when it is paused; by default `jobs resume NAME`.
         stop: once set, `Job.wait` ends the job.
         on_progress: called with each progress.
@@ -278,7 +280,7 @@ def run_job(
         JobStopped: it was asked to stop.
         DatabaseError: see `write_transaction`; what was committed is kept.
     """
-    row = JobRow(engine, name, exclusive=exclusive, keeps_position=keeps_position)
+    row = kept_in or JobRow(engine, name, exclusive=exclusive, keeps_position=keeps_position)
     record, resumed = row.begin()
     job: Job
     throttle = Throttle(

@@ -24,7 +24,7 @@ from cowrieprocessor.db.jobs import (
 )
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import NotFound
-from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.runtime import job_file, process_identity
 from cowrieprocessor.jobs.runtime.job_record import BEGAN
 from cowrieprocessor.jobs.runtime.process_identity import Liveness
 
@@ -65,8 +65,8 @@ class ListedJob:
 
 
 def list_jobs(connection: Connection) -> list[ListedJob]:
-    """Return all jobs, the most recently updated first."""
-    return listed_jobs(all_jobs(connection))
+    """Return all jobs, also those whose records are files beside the database, the most recently updated first."""
+    return listed_jobs([*all_jobs(connection), *job_file.file_jobs(connection.engine)])
 
 
 def listed_jobs(jobs: Sequence[JobRecord]) -> list[ListedJob]:
@@ -119,8 +119,7 @@ def pause(engine: Engine, names: Sequence[str]) -> list[str]:
     """
     _require_jobs(engine, names)
     for name in names:  # each in a transaction of its own: jobs lock their rows in an order of theirs
-        with write_transaction(engine) as connection:
-            request_pause(connection, name)
+        _request_pause(engine, name, is_on=True)
     return list(names)
 
 
@@ -131,12 +130,20 @@ def resume(engine: Engine, names: Sequence[str]) -> list[str]:
         NotFound: there is no such job, or it cannot be asked.
     """
     _require_jobs(engine, names)
-    resumed = []
-    for name in names:
+    return [name for name in names if _request_pause(engine, name, is_on=False)]
+
+
+def _request_pause(engine: Engine, name: str, *, is_on: bool) -> bool:
+    """Ask a job to pause or to go on; return whether that changes anything."""
+    job = job_file.load(engine, name)
+    if job is None:
         with write_transaction(engine) as connection:
-            if request_pause(connection, name, is_on=False):
-                resumed.append(name)
-    return resumed
+            return request_pause(connection, name, is_on=is_on)
+
+    def request(job: JobRecord) -> None:
+        job.pause_requested = is_on
+
+    return job_file.change(engine, name, request) and job.pause_requested != is_on
 
 
 def stop(engine: Engine, names: Sequence[str]) -> list[str]:
@@ -148,9 +155,14 @@ def stop(engine: Engine, names: Sequence[str]) -> list[str]:
     jobs = _require_jobs(engine, names)
     running = [job.name for job in jobs if shown_state(job) not in (*ENDED, DIED)]
     for name in running:
-        with write_transaction(engine) as connection:
-            request_stop(connection, name)
+        if not job_file.change(engine, name, _request_stop):
+            with write_transaction(engine) as connection:
+                request_stop(connection, name)
     return running
+
+
+def _request_stop(job: JobRecord) -> None:
+    job.stop_requested_at = dt.datetime.now(dt.UTC)
 
 
 def _require_jobs(engine: Engine, names: Sequence[str]) -> list[JobRecord]:
@@ -159,9 +171,11 @@ def _require_jobs(engine: Engine, names: Sequence[str]) -> list[JobRecord]:
     Raises:
         NotFound: there is none of this name, or it does not look for requests.
     """
-    require_current(engine)
-    with read_transaction(engine) as connection:
-        found = {name: load_job(connection, name) for name in names}
+    found = {name: job_file.load(engine, name) for name in names}
+    if missing := [name for name, job in found.items() if job is None]:
+        require_current(engine)
+        with read_transaction(engine) as connection:
+            found |= {name: load_job(connection, name) for name in missing}
     jobs = []
     for name, job in found.items():
         if job is None:

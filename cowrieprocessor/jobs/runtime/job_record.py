@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
@@ -36,6 +37,45 @@ def is_running(job: JobRecord) -> bool:
     return job.state not in ENDED and bool(job.owner) and process_identity.is_alive(job.owner, job.updated_at)
 
 
+def taken(job: JobRecord) -> JobTaken:
+    """Return the error for a job that another process runs."""
+    return JobTaken(
+        f"{job.name}: {process_identity.describe(job.owner)} is running it; watch it with "
+        "`cowrieprocessor jobs list`, or stop that process and repeat the command"
+    )
+
+
+def requests_in(record: JobRecord, began_at: dt.datetime) -> tuple[bool, bool]:
+    """Return whether a record says that a run shall pause, and that it shall stop."""
+    stop_at = record.stop_requested_at
+    return record.pause_requested, stop_at is not None and stop_at > began_at
+
+
+class Record(Protocol):
+    """Where the record of a job is kept: `JobRow`, or `JobFile` beside the database."""
+
+    def begin(self) -> tuple[JobRecord, bool]:
+        """See `JobRow.begin`."""
+
+    def lock(self, connection: Connection) -> JobRecord:
+        """See `JobRow.lock`."""
+
+    def save(self, change: Change, connection: Connection | None = None, *, at_once: bool = False) -> JobRecord:
+        """See `JobRow.save`."""
+
+    def end(self, change: Change, *, at_once: bool) -> JobRecord:
+        """See `JobRow.end`."""
+
+    def release(self) -> None:
+        """See `JobRow.release`."""
+
+    def requests(self) -> tuple[bool, bool]:
+        """See `JobRow.requests`."""
+
+    def requests_in(self, record: JobRecord) -> tuple[bool, bool]:
+        """See `JobRow.requests_in`."""
+
+
 class JobRow:
     """The row of `jobs` of one job, as long as this process runs it.
 
@@ -64,10 +104,7 @@ class JobRow:
         with write_transaction(self._engine) as connection:
             before = shared_job(connection, self._name, DONE)  # of two processes that begin at once, the second waits
             if self._exclusive and is_running(before):
-                raise JobTaken(
-                    f"{self._name}: {process_identity.describe(before.owner)} is running it; watch it with "
-                    "`cowrieprocessor jobs list`, or stop that process and repeat the command"
-                )
+                raise taken(before)
             resumed = before.state != DONE and bool(before.owner)
             record = replace(before, state=RUNNING, owner=self._owner)
             record.progress = record.reason = record.finished_at = None
@@ -136,8 +173,7 @@ class JobRow:
 
     def requests_in(self, record: JobRecord) -> tuple[bool, bool]:
         """Return the same from a record."""
-        stop_at = record.stop_requested_at
-        return record.pause_requested, stop_at is not None and stop_at > self._began_at
+        return requests_in(record, self._began_at)
 
     @contextmanager
     def _transaction(self, *, at_once: bool) -> Iterator[Connection]:
