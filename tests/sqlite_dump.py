@@ -22,5 +22,6 @@ def dump(path: Path) -> tuple[list[Any], list[Any]]:
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return the names of what is in a folder, but for the lock of a library that needs one."""
-    return {path.name for path in folder.iterdir() if not path.name.endswith(".writer-lock")}
+    """Return the names of what is in a folder, but for the lock of a library that needs one, and records of jobs."""
+    names = {path.name for path in folder.iterdir()}
+    return {name for name in names if not name.endswith(".writer-lock") and ".job-" not in name}

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from cowrieprocessor.cli.shared.common import (
+    database_name,
     db_option,
     json_option,
     open_for_writing,
     print_json,
     print_text,
     read_connection,
+    report_waiting,
 )
 from cowrieprocessor.sanitize import terminal_safe
 
@@ -45,15 +47,16 @@ def list_(db: str | None, as_json: bool) -> None:
     A job is running, waiting (with the reason), paused, done, failed or stopped. `died` is one whose process is gone
     without a last word: the same command goes on from there. `silent` is one whose process cannot be asked, on another
     machine or in a container, and that has said nothing for five minutes; after that another process may take it over.
+
+    A backup, a restore and a validation are recorded in files beside the database (NAME.job-backup and so on), because
+    the database is only read, or is being replaced; the other commands here reach them just as well.
+
     Ends with 0; with 5 if the database has to be migrated first.
 
     \b
     Example: cowrieprocessor jobs list --json
     """
-    from cowrieprocessor.jobs.runtime.job_list import list_jobs
-
-    with read_connection(db) as connection:
-        listed = list_jobs(connection)
+    listed = _listed(db)
     if as_json:
         print_json({"jobs": listed})
     else:
@@ -120,9 +123,13 @@ def _ask(
     *,
     as_json: bool,
 ) -> None:
-    from cowrieprocessor.db.engine import dispose
+    from cowrieprocessor.db.engine import dispose, get_engine
+    from cowrieprocessor.jobs.runtime import job_file
 
-    engine = open_for_writing(db)
+    engine = get_engine(database_name(db), on_wait=report_waiting)
+    if any(job_file.load(engine, name) is None for name in names):
+        dispose(engine)
+        engine = open_for_writing(db)
     try:
         asked = ask(engine, names)
     finally:
@@ -132,6 +139,22 @@ def _ask(
         return
     others = {"goes on": "was not asked to pause", "stops": "does not run"}.get(verb, "")
     print_text("".join(f"{terminal_safe(name)} {verb if name in asked else others}\n" for name in names))
+
+
+def _listed(db: str | None) -> list[ListedJob]:
+    from cowrieprocessor.db.engine import get_engine
+    from cowrieprocessor.errors import MigrationNeeded
+    from cowrieprocessor.jobs.runtime.job_file import file_jobs
+    from cowrieprocessor.jobs.runtime.job_list import list_jobs, listed_jobs
+
+    try:
+        with read_connection(db) as connection:
+            return list_jobs(connection)
+    except MigrationNeeded:
+        beside = listed_jobs(file_jobs(get_engine(database_name(db), read_only=True)))
+        if not beside:
+            raise
+        return beside
 
 
 def _text(listed: Sequence[ListedJob]) -> str:

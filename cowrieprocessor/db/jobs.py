@@ -21,8 +21,10 @@ ENDED = (DONE, FAILED, STOPPED)
 NOT_STARTED = "not started yet"
 """The reason of a row that was made to pause a job before its first run."""
 
-INTERRUPTED = "interrupted; the same command goes on from here"
-UNEXPECTED = "it ended in an unexpected way; the same command goes on from here"
+GOES_ON = "the same command goes on from here"
+BEGINS_ANEW = "nothing of it is kept, the same command begins anew"
+INTERRUPTED = f"interrupted; {GOES_ON}"
+UNEXPECTED = f"it ended in an unexpected way; {GOES_ON}"
 """Reasons of jobs that have ended before their end."""
 
 MIGRATION_JOB = "migrate"

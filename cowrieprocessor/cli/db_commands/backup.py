@@ -46,7 +46,7 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     Example: cowrieprocessor db backup /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.cli.db_commands.plan_text import backup_text
-    from cowrieprocessor.cli.shared.step_progress import StepProgress
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.maintenance.backup import backup as make_backup
     from cowrieprocessor.jobs.maintenance.backup import plan_backup
@@ -56,9 +56,7 @@ def backup(destination: Path, db: str, quick: bool, as_json: bool) -> None:
     engine = get_engine(db, read_only=True, on_wait=report_waiting)
     try:
         notify(backup_text(plan_backup(engine, destination, quick=quick)))
-        with StepProgress(
-            {"copying": "copying", "counting": "counting rows", "checking": "checking the copy"}
-        ) as progress:
+        with JobProgressLine(ticks=True) as progress:
             result = make_backup(engine, destination, quick=quick, on_progress=progress.update)
     finally:
         dispose(engine)
@@ -98,7 +96,7 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
     Example: cowrieprocessor db restore /srv/backup/cowrie-2026-01-31.sqlite --db cowrieprocessor.sqlite
     """
     from cowrieprocessor.cli.db_commands.plan_text import restore_text
-    from cowrieprocessor.cli.shared.step_progress import StepProgress
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.maintenance.restore import plan_restore
     from cowrieprocessor.jobs.maintenance.restore import restore as put_back
@@ -110,7 +108,7 @@ def restore(source: Path, db: str, quick: bool, yes: bool, as_json: bool) -> Non
         notify(restore_text(plan))
         replaces = plan.replaced_bytes is not None
         confirm_or_exit(yes=yes, destroys="this replaces the database" if replaces else None)
-        with StepProgress({"copying": "copying", "counting": "counting rows", "checking": "checking"}) as progress:
+        with JobProgressLine(ticks=True) as progress:
             result = put_back(engine, source, quick=quick, on_progress=progress.update)
     finally:
         dispose(engine)

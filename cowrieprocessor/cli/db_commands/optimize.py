@@ -38,6 +38,7 @@ def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     \b
     Example: cowrieprocessor db optimize --db cowrieprocessor.sqlite
     """
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.maintenance.optimize import optimize as do_optimize
     from cowrieprocessor.jobs.maintenance.optimize import plan_optimize
@@ -51,7 +52,8 @@ def optimize(db: str, dry_run: bool, yes: bool, as_json: bool) -> None:
         if plan.redundant_index is not None:
             notify(_plan_text(plan))
             confirm_or_exit(yes=yes)
-        result = do_optimize(engine, on_step=notify)
+        with JobProgressLine(phases=True, ticks=True) as line:
+            result = do_optimize(engine, on_progress=line.update)
     finally:
         dispose(engine)
     if as_json:

@@ -29,6 +29,7 @@ def status(db: str, as_json: bool) -> None:
     from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
     from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
     from cowrieprocessor.db.status import database_status
+    from cowrieprocessor.jobs.runtime.job_file import file_jobs
     from cowrieprocessor.jobs.runtime.job_list import listed_jobs
     from cowrieprocessor.reporting.queries.backfill import ALL_JOBS, completeness
     from cowrieprocessor.reporting.render.json import plain
@@ -36,6 +37,7 @@ def status(db: str, as_json: bool) -> None:
     engine = get_engine(db, read_only=True)
     try:
         state = database_status(engine)
+        jobs = listed_jobs([*state.jobs, *file_jobs(engine)])
         filled = None
         if state.schema_version == CURRENT_SCHEMA_VERSION and state.problem is None and not state.needs_migration:
             with read_transaction(engine) as connection:
@@ -44,9 +46,9 @@ def status(db: str, as_json: bool) -> None:
         dispose(engine)
     if as_json:
         fields = {"complete": None, "backfilled_share": None} if filled is None else filled.fields()
-        print_json({**plain(state), "jobs": plain(listed_jobs(state.jobs)), **fields})
+        print_json({**plain(state), "jobs": plain(jobs), **fields})
     else:
-        print_text(status_text(state))
+        print_text(status_text(state, jobs))
         if filled is not None:
             print_hint(filled)
 

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from cowrieprocessor.cli.shared.job_text import job_text
 from cowrieprocessor.db.schema_facts import CURRENT_SCHEMA_VERSION
-from cowrieprocessor.jobs.runtime.job_list import listed_jobs
 from cowrieprocessor.reporting.render.terminal import size_text
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.db.status import DatabaseStatus, RowCount
+    from cowrieprocessor.jobs.runtime.job_list import ListedJob
 
 
-def status_text(status: DatabaseStatus) -> str:
-    """Return the state of a database, one fact per line."""
-    return "".join(f"{line}\n" for line in _lines(status))
+def status_text(status: DatabaseStatus, jobs: Sequence[ListedJob]) -> str:
+    """Return the state of a database and of the jobs on it, one fact per line."""
+    return "".join(f"{line}\n" for line in _lines(status, jobs))
 
 
-def _lines(status: DatabaseStatus) -> Iterator[str]:
+def _lines(status: DatabaseStatus, jobs: Sequence[ListedJob]) -> Iterator[str]:
     storage = status.storage
     yield f"database        {terminal_safe(status.database)}"
     yield f"schema version  {_version(status)}"
@@ -38,7 +38,7 @@ def _lines(status: DatabaseStatus) -> Iterator[str]:
         of_logs = f"{plural(lost.bytes_lost, 'byte')} of {plural(lost.logs, 'log')}"
         yield f"lost            {of_logs}, destroyed before being read"
         yield from _columns([(terminal_safe(log.path), plural(log.bytes_lost, "byte")) for log in lost.largest])
-    if jobs := listed_jobs(status.jobs):
+    if jobs:
         yield "jobs"
         yield from _columns([(terminal_safe(job.name), job_text(job)) for job in jobs])
 

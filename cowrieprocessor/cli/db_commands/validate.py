@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
 
-from cowrieprocessor.cli.shared.common import db_argument, json_option, named_db_option, notify, print_json, print_text
+from cowrieprocessor.cli.shared.common import db_argument, json_option, named_db_option, print_json, print_text
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
 if TYPE_CHECKING:
     from cowrieprocessor.jobs.validation.report import ValidationReport
-    from cowrieprocessor.jobs.validation.validate import ValidateProgress
 
 EXIT_DIFFERENT = 1
-LINE_EVERY_S = 10.0
-TERMINAL_EVERY_S = 0.2
-_ETA_FROM_SHARE = 0.01
 
 
 @click.command()
@@ -52,12 +46,13 @@ def validate(db: str, limit_differences: int, files_only: bool, counters: bool, 
     \b
     Example: cowrieprocessor db validate --db cowrieprocessor.sqlite
     """
+    from cowrieprocessor.cli.shared.job_progress import JobProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
     from cowrieprocessor.jobs.validation.validate import validate as run
 
     engine = get_engine(db, read_only=True)
     try:
-        with ValidateProgressLine() as line:
+        with JobProgressLine(ticks=True) as line:
             report = run(
                 engine,
                 limit_differences=limit_differences,
@@ -73,42 +68,6 @@ def validate(db: str, limit_differences: int, files_only: bool, counters: bool, 
         print_text(report_text(report, db))
     if not report.valid:
         raise click.exceptions.Exit(EXIT_DIFFERENT)
-
-
-class ValidateProgressLine:
-    """Shows the step, its rows, rate and remaining time: one line rewritten on a terminal, otherwise lines."""
-
-    def __init__(self) -> None:
-        self._rewrites = sys.stderr.isatty()
-        self._every_s = TERMINAL_EVERY_S if self._rewrites else LINE_EVERY_S
-        self._shown_at = time.monotonic()
-        self._has_shown = False
-
-    def __enter__(self) -> ValidateProgressLine:
-        """Start the display."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """End the line that is rewritten."""
-        if self._rewrites and self._has_shown:
-            click.echo("", err=True)
-
-    def update(self, now: ValidateProgress) -> None:
-        """Show the progress, if an update is due."""
-        if time.monotonic() - self._shown_at < self._every_s:
-            return
-        self._shown_at, self._has_shown = time.monotonic(), True
-        if self._rewrites:
-            click.echo(f"\r\x1b[2K{progress_text(now)}", err=True, nl=False)
-        else:
-            notify(progress_text(now))
-
-
-def progress_text(now: ValidateProgress) -> str:
-    """Return the progress as one line."""
-    text = f"{now.step}: {plural(now.rows, 'row')}, {now.share:.1%}, {now.rows_per_s:,.0f} rows/s"
-    has_eta = now.eta_s is not None and _ETA_FROM_SHARE <= now.share < 1
-    return f"{text}, ETA {now.eta_s:.0f} s" if has_eta else text
 
 
 def report_text(report: ValidationReport, db: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -28,17 +29,26 @@ class JobProgressLine:
     Args:
         as_json: print a JSON object per line instead of text.
         phases: also print a line when a job, a step of it or its end is reached; else the first comes after a while.
+        ticks: also show how long a step takes that reports nothing, such as an integrity check.
+        tick_every_s: how often.
     """
 
     _bar: Progress | None = None
 
-    def __init__(self, *, as_json: bool = False, phases: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, phases: bool = False, ticks: bool = False, tick_every_s: float = LINE_EVERY_S
+    ) -> None:
         self._as_json = as_json
         self._phases = phases or as_json
         self._is_terminal = sys.stderr.isatty() and not as_json
         self._every_s = JSON_EVERY_S if as_json else TERMINAL_EVERY_S if self._is_terminal else LINE_EVERY_S
         self._shown_at = time.monotonic()
         self._shown: tuple[object, ...] = () if self._phases or self._is_terminal else (RUNNING,)
+        self._latest: JobProgress | None = None
+        self._latest_at = self._shown_at
+        self._finished = threading.Event()
+        self._tick_every_s = tick_every_s
+        self._ticker = threading.Thread(target=self._tick, daemon=True) if ticks and not as_json else None
 
     def __enter__(self) -> JobProgressLine:
         """Start the display."""
@@ -46,15 +56,21 @@ class JobProgressLine:
             self._bar = _bar()
             self._bar.start()
             self._task = self._bar.add_task("", total=None, text="")
+        if self._ticker is not None:
+            self._ticker.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         """Remove the bar."""
+        self._finished.set()
+        if self._ticker is not None:
+            self._ticker.join()
         if self._bar is not None:
             self._bar.stop()
 
     def update(self, now: JobProgress) -> None:
         """Show the progress at each interval, and whenever the job begins to wait or goes on."""
+        self._latest, self._latest_at = now, time.monotonic()
         phase: tuple[object, ...] = (now.state,)
         if self._phases:
             phase += (now.job, now.step, now.total is not None and now.done >= now.total)
@@ -63,10 +79,21 @@ class JobProgressLine:
         self._shown, self._shown_at = phase, time.monotonic()
         if self._as_json:
             click.echo(progress_json(now), err=True)
-        elif self._bar is not None:
-            self._bar.update(self._task, completed=now.done, total=now.total, text=progress_text(now))
         else:
-            notify(progress_text(now))
+            self._show(now, progress_text(now))
+
+    def _show(self, now: JobProgress, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=now.done, total=now.total, text=text)
+        else:
+            notify(text)
+
+    def _tick(self) -> None:
+        """Show how long nothing has been reported, in a thread of its own."""
+        while not self._finished.wait(self._tick_every_s):
+            silent_s = time.monotonic() - self._latest_at
+            if self._latest is not None and silent_s >= self._tick_every_s:
+                self._show(self._latest, f"{progress_text(self._latest)}, for {duration_text(silent_s)}")
 
 
 def progress_json(now: JobProgress) -> str:
@@ -81,7 +108,8 @@ def progress_text(now: JobProgress) -> str:
         text = f"{what}: {now.done:,} {now.unit}" if now.done else f"{what}: at work"
     else:
         share = now.done / now.total if now.total else 1.0
-        text = f"{what}: {now.done:,}/{now.total:,} {now.unit} {share:.1%}"
+        about = "about " if now.total_is_estimate else ""
+        text = f"{what}: {now.done:,}/{about}{now.total:,} {now.unit} {share:.1%}"
     if now.reason is not None:
         return f"{text if now.done or now.total else what}; {now.state}: {now.reason}"
     text += f", {now.per_s:,.0f}/s" if now.done else ""

@@ -41,7 +41,8 @@ def _progress(job: ListedJob) -> str:
         return f"{done:,} {unit}" if done else ""
     share = done / total if total else 1.0
     eta = f", ETA {duration_text(eta_s)}" if eta_s and job.state not in (*ENDED, DIED) else ""
-    return f"{done:,}/{total:,} {unit} {share:.1%}{eta}"
+    about = "about " if now.get("total_is_estimate") else ""
+    return f"{done:,}/{about}{total:,} {unit} {share:.1%}{eta}"
 
 
 def _time(moment: dt.datetime) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from sqlalchemy import Engine
 
@@ -34,6 +35,17 @@ from cowrieprocessor.jobs.maintenance.atomic_file import (
     publish,
     require_room,
 )
+from cowrieprocessor.jobs.runtime.job import READS_ONLY, report_steps, run_job
+from cowrieprocessor.jobs.runtime.job_file import JobFile
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+
+JOB = "backup"
+STEPS = {
+    "copying": ("copying", "pages"),
+    "counting": ("counting rows", "tables"),
+    "checking": ("checking the copy", "checks"),
+}
+"""What is done in each step, and what is counted in it."""
 
 COPY_BYTES_PER_S = 150_000_000
 CHECK_BYTES_PER_S = 50_000_000
@@ -141,7 +153,8 @@ def backup(
     destination: Path,
     *,
     quick: bool = False,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
 ) -> BackupResult:
     """Copy a database to a new file while other processes use it, and verify the copy.
 
@@ -153,20 +166,29 @@ def backup(
         engine: the database, which is only read.
         destination: the file to create.
         quick: verify without comparing tables with their indexes.
-        on_progress: called with the step (copying, counting, checking), the amount done and the total.
+        stop: once set, the backup ends at the next group of pages, and nothing is left of it.
+        on_progress: called with its progress.
 
     Raises:
+        JobTaken: another process makes a backup of this database.
+        JobStopped: it was asked to stop.
         DatabaseDamaged: the copy, and so the database, is damaged.
         CopyRefused: the destination exists, or the copy differs from the database.
         DatabaseError: see `plan_backup`.
     """
     started = time.monotonic()
     plan = plan_backup(engine, destination, quick=quick)
-    on_step = on_progress or _ignore
     files, path = database_file(engine, SERVER_REMEDY)
     target = Path(plan.destination)
     log = _LogSize(files.companions(path)[0])
-    with maintenance_lock(target, options_of(engine)):
+    record = JobFile(engine, JOB)
+    with (
+        maintenance_lock(target, options_of(engine)),
+        run_job(
+            engine, JOB, kept_in=record, goes_on=False, stop=stop, on_progress=on_progress, limits=READS_ONLY
+        ) as job,
+    ):
+        on_step = report_steps(job, STEPS)
         part = prepare_part(files, target)
         is_published = False
         try:
@@ -237,7 +259,3 @@ def _destination(files: DatabaseFiles, destination: Path) -> Path:
         if path.exists() or path.is_symlink():
             raise CopyRefused(f"{path}: exists already and is not overwritten; name another file, or move it")
     return target
-
-
-def _ignore(_step: str, _done: int, _total: int) -> None:
-    """Discard progress."""

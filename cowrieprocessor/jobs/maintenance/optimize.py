@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Event
 
 from sqlalchemy import Engine
 
@@ -11,7 +12,11 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.engine import describe, dispose, read_transaction, write_transaction
 from cowrieprocessor.db.files.database_copy import read_only_engine
 from cowrieprocessor.db.migrations import require_current
-from cowrieprocessor.db.upgrade.redundant_index import drop_redundant_index, redundant_index
+from cowrieprocessor.db.upgrade.redundant_index import REDUNDANT_INDEX, drop_redundant_index, redundant_index
+from cowrieprocessor.jobs.runtime.job import run_job
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+
+JOB = "optimize"
 
 READ_BYTES_PER_S = 200_000_000
 """Rough rate at which the pages of an index are read from an SSD."""
@@ -74,33 +79,39 @@ def plan_optimize(engine: Engine) -> OptimizePlan:
     )
 
 
-def optimize(engine: Engine, *, on_step: Callable[[str], None] | None = None) -> OptimizeResult:
+def optimize(
+    engine: Engine, *, stop: Event | None = None, on_progress: Callable[[JobProgress], None] | None = None
+) -> OptimizeResult:
     """Drop v3's redundant index and refresh the query planner's statistics.
 
     Loaders keep running; they wait while the index is dropped, in one transaction, and for a moment after it.
 
     Args:
         engine: a database at the current version.
-        on_step: called with a description of each step as it begins.
+        stop: once set, the optimization ends after its step.
+        on_progress: called as each step begins.
 
     Raises:
+        JobTaken: another process optimizes this database.
+        JobStopped: it was asked to stop.
         SchemaVersionError: the database is not at the current version.
         DatabaseError: see `write_transaction`.
     """
-    notify = on_step or _ignore
     require_current(engine)
     dropped: str | None = None
     freed_bytes = 0
-    with write_transaction(engine) as connection:
-        index = redundant_index(connection)
-        if index is not None:
-            notify(f"dropping the index {index.name}")
-            freed_bytes, dropped = drop_redundant_index(connection), index.name
-    notify("analyzing a sample of each table")
-    with write_transaction(engine) as connection:
-        dialect_of(connection).refresh_statistics(connection)
+    with run_job(engine, JOB, stop=stop, on_progress=on_progress) as job:
+        job.wait()
+        with read_transaction(engine) as connection:
+            has_index = redundant_index(connection) is not None
+        if has_index:
+            job.progress(0, 2, "steps", step=f"dropping the index {REDUNDANT_INDEX}")
+            with write_transaction(engine) as connection:
+                if redundant_index(connection) is not None:
+                    freed_bytes, dropped = drop_redundant_index(connection), REDUNDANT_INDEX
+            job.wait()
+        job.progress(1, 2, "steps", step="analyzing a sample of each table")
+        with write_transaction(engine) as connection:
+            dialect_of(connection).refresh_statistics(connection)
+        job.progress(2, 2, "steps")
     return OptimizeResult(describe(engine), dropped, freed_bytes, analyzed=True)
-
-
-def _ignore(_step: str) -> None:
-    """Discard a step's description."""

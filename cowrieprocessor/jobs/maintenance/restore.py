@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from sqlalchemy import Engine
 
@@ -16,6 +17,8 @@ from cowrieprocessor.db.dialects import dialect_of
 from cowrieprocessor.db.dialects.base import DatabaseFiles, options_of
 from cowrieprocessor.db.engine import dispose, read_transaction, translate_errors
 from cowrieprocessor.db.files.database_copy import (
+    Census,
+    StepReport,
     copy_snapshot,
     database_file,
     read_only_engine,
@@ -42,7 +45,12 @@ from cowrieprocessor.jobs.maintenance.atomic_file import (
     publish,
     require_room,
 )
-from cowrieprocessor.jobs.maintenance.backup import COPY_BYTES_PER_S, checking_s
+from cowrieprocessor.jobs.maintenance.backup import COPY_BYTES_PER_S, STEPS, checking_s
+from cowrieprocessor.jobs.runtime.job import READS_ONLY, report_steps, run_job
+from cowrieprocessor.jobs.runtime.job_file import JobFile
+from cowrieprocessor.jobs.runtime.progress import JobProgress
+
+JOB = "restore"
 
 SERVER_REMEDY = "on PostgreSQL `pg_restore --clean --dbname=NAME BACKUP` brings a backup of pg_dump back"
 
@@ -149,7 +157,8 @@ def restore(
     source: Path,
     *,
     quick: bool = False,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
 ) -> RestoreResult:
     """Verify a backup, copy it next to the database, verify the copy, and replace the database with it.
 
@@ -160,39 +169,30 @@ def restore(
         engine: the database to replace, which may be missing or damaged; no process may have it open.
         source: the backup.
         quick: verify without comparing tables with their indexes.
-        on_progress: called with the step (copying, counting, checking), the amount done and the total.
+        stop: once set, the restore ends before it replaces anything, and nothing is left of it.
+        on_progress: called with its progress.
 
     Raises:
+        JobStopped: it was asked to stop; the database is unchanged.
         DatabaseDamaged: the backup is damaged; the database is unchanged.
         DatabaseInUse: another process has the database open; it is unchanged.
         DatabaseError: see `plan_restore`.
     """
     started = time.monotonic()
-    on_step = on_progress or _ignore
     files, path = database_file(engine, SERVER_REMEDY)
     options = options_of(engine)
     with maintenance_lock(path, options):
         plan = plan_restore(engine, source, quick=quick)
-        part = prepare_part(files, path)
-        _remove_second_names(files, path)
-        is_replaced = False
-        try:
-            backup = read_only_engine(engine, Path(plan.source))
-            try:
-                with read_transaction(backup) as connection:
-                    require_intact(connection, plan.source, quick=quick, on_step=on_step)
-                    census = take_census(connection, plan.source, on_step)
-                    copy_snapshot(connection, part, in_use=True, on_step=on_step)
-            finally:
-                dispose(backup)
-            verify_copy(engine, part, census, quick=quick, on_step=on_step)
-            _keep_owner(path, part)
-            fsync_path(part)
-            kept = _replace(engine, files, path, part)
-            is_replaced = True
-        finally:
-            if not is_replaced:
-                discard(files, part)
+        with run_job(
+            engine,
+            JOB,
+            kept_in=JobFile(engine, JOB),
+            goes_on=False,
+            stop=stop,
+            on_progress=on_progress,
+            limits=READS_ONLY,
+        ) as job:
+            census, kept = _put_back(engine, files, path, Path(plan.source), report_steps(job, STEPS), quick=quick)
     return RestoreResult(
         source=plan.source,
         database=plan.database,
@@ -202,6 +202,33 @@ def restore(
         check="quick" if quick else "full",
         duration_s=time.monotonic() - started,
     )
+
+
+def _put_back(
+    engine: Engine, files: DatabaseFiles, path: Path, source: Path, on_step: StepReport, *, quick: bool
+) -> tuple[Census, Path | None]:
+    """Verify the backup and a copy of it, and replace the database; return its census and the old one's path."""
+    part = prepare_part(files, path)
+    _remove_second_names(files, path)
+    is_replaced = False
+    try:
+        backup = read_only_engine(engine, source)
+        try:
+            with read_transaction(backup) as connection:
+                require_intact(connection, str(source), quick=quick, on_step=on_step)
+                census = take_census(connection, str(source), on_step)
+                copy_snapshot(connection, part, in_use=True, on_step=on_step)
+        finally:
+            dispose(backup)
+        verify_copy(engine, part, census, quick=quick, on_step=on_step)
+        _keep_owner(path, part)
+        fsync_path(part)
+        kept = _replace(engine, files, path, part)
+        is_replaced = True
+    finally:
+        if not is_replaced:
+            discard(files, part)
+    return census, kept
 
 
 def _replace(engine: Engine, files: DatabaseFiles, path: Path, part: Path) -> Path | None:
@@ -340,7 +367,3 @@ def _unused(path: Path) -> Path:
 
 def _now() -> str:
     return dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def _ignore(_step: str, _done: int, _total: int) -> None:
-    """Discard progress."""

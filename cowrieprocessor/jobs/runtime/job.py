@@ -7,6 +7,7 @@ ended. Other processes pause, resume and stop it there. docs/write_a_job.md has 
 from __future__ import annotations
 
 import datetime as dt
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from cowrieprocessor.db.jobs import (
+    BEGINS_ANEW,
     DONE,
     FAILED,
+    GOES_ON,
     RUNNING,
     STOPPED,
     JobRecord,
@@ -38,8 +41,11 @@ SAVE_EVERY_S = 5.0
 """How often the progress of a job is saved that commits nothing itself meanwhile."""
 
 PAUSED_BY_COMMAND = "by command; `cowrieprocessor {resume}` lets it go on"
-STOPPED_BY_COMMAND = "stopped by command; the same command goes on from here"
-STOPPED_BY_SIGNAL = "asked to stop; the same command goes on from here"
+STOPPED_BY_COMMAND = f"stopped by command; {GOES_ON}"
+STOPPED_BY_SIGNAL = f"asked to stop; {GOES_ON}"
+
+READS_ONLY = ThrottleLimits(max_log_bytes=sys.maxsize)
+"""Limits of a job that writes nothing: it does not wait for the write-ahead log to be emptied."""
 
 
 class Job:
@@ -60,6 +66,7 @@ class Job:
         *,
         resumed: bool,
         resume_command: str,
+        goes_on: bool,
         stop: Event,
         on_progress: Callable[[JobProgress], None] | None,
         clock: Callable[[], float],
@@ -68,6 +75,7 @@ class Job:
         self.throttle = throttle
         self.resumed = resumed
         self.ends_as: tuple[str, str | None] = (DONE, None)
+        self._goes_on = goes_on
         self._paused_reason = PAUSED_BY_COMMAND.format(resume=resume_command)
         self._row = row
         self._record = record
@@ -107,6 +115,7 @@ class Job:
         unit: str = "",
         *,
         step: str | None = None,
+        total_is_estimate: bool = False,
     ) -> None:
         """Report how far the job is; it is saved with the next checkpoint, at the latest after some seconds.
 
@@ -114,10 +123,15 @@ class Job:
             done: units that this run has done.
             total: units that this run does; None if unknown.
             unit: what is counted, in the plural.
-            step: what it does now, if it has steps.
+            step: what it does now, if it has steps; rate and remaining time are those of the step.
+            total_is_estimate: whether the total is estimated.
         """
+        if step != self._progress.step:
+            self._meter = Meter(self._clock)
         per_s, eta_s = self._meter.rate(done, total)
-        self._progress = JobProgress(self.name, RUNNING, done, total, unit, per_s, eta_s, step)
+        self._progress = JobProgress(
+            self.name, RUNNING, done, total, unit, per_s, eta_s, step, total_is_estimate=total_is_estimate
+        )
         if self._clock() - self._saved_at >= SAVE_EVERY_S:
             self._try_to_save(self._with_progress)
         self._report()
@@ -172,7 +186,11 @@ class Job:
 
     def _raise_if_stopped(self) -> None:
         if self.stop_requested:
-            raise JobStopped(STOPPED_BY_SIGNAL if self._stop.is_set() else STOPPED_BY_COMMAND)
+            raise JobStopped(self.reason(STOPPED_BY_SIGNAL if self._stop.is_set() else STOPPED_BY_COMMAND))
+
+    def reason(self, text: str) -> str:
+        """Return why the job ended, with what the same command then does."""
+        return text if self._goes_on else text.replace(GOES_ON, BEGINS_ANEW)
 
     def paused_reason(self) -> str | None:
         """Return why the job is paused, or None; a stop ends the pause.
@@ -251,6 +269,7 @@ def run_job(
     keeps_position: bool = False,
     kept_in: Record | None = None,
     resume_command: str | None = None,
+    goes_on: bool = True,
     stop: Event | None = None,
     on_progress: Callable[[JobProgress], None] | None = None,
     share_of_rest: float = 0.0,
@@ -268,6 +287,7 @@ def run_job(
             after one that ended begins with neither.
         kept_in: where the record is kept if that is not a row of `jobs`; see `JobFile`.
         resume_command: the command that lets it go on when it is paused; by default `jobs resume NAME`.
+        goes_on: whether a run after one that was interrupted goes on from there; else it begins anew.
         stop: once set, `Job.wait` ends the job.
         on_progress: called with each progress.
         share_of_rest: the share of time to rest, 0 to 0.99.
@@ -297,6 +317,7 @@ def run_job(
         throttle,
         resumed=resumed,
         resume_command=resume_command or f"jobs resume {name}",
+        goes_on=goes_on,
         stop=stop or Event(),
         on_progress=on_progress,
         clock=clock,
@@ -307,10 +328,26 @@ def run_job(
     except JobTaken:
         raise
     except (KeyboardInterrupt, JobStopped) as error:
-        job.end(STOPPED, end_reason(error), at_once=True)
+        job.end(STOPPED, job.reason(end_reason(error)), at_once=True)
         raise
     except BaseException as error:  # the record says how the job ended, whatever ended it; the error goes on
-        job.end(FAILED, end_reason(error), at_once=True)
+        job.end(FAILED, job.reason(end_reason(error)), at_once=True)
         raise
     finally:
         row.release()
+
+
+def report_steps(job: Job, steps: Mapping[str, tuple[str, str]]) -> Callable[[str, int, int], None]:
+    """Return a callback for work in steps: called with step, done and total, it reports them, and waits or stops.
+
+    Args:
+        job: the job.
+        steps: for each step, its description, and what is counted in it.
+    """
+
+    def on_step(step: str, done: int, total: int) -> None:
+        text, unit = steps[step]
+        job.progress(done, total if total > 1 else None, unit, step=text)
+        job.wait()
+
+    return on_step

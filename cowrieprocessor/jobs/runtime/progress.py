@@ -24,6 +24,7 @@ class JobProgress:
         eta_s: seconds left at that rate; None if unknown.
         step: what it does now, if it has steps; None otherwise.
         reason: why it waits or is paused; None while it works.
+        total_is_estimate: whether the total is estimated.
     """
 
     job: str
@@ -35,6 +36,7 @@ class JobProgress:
     eta_s: float | None = None
     step: str | None = None
     reason: str | None = None
+    total_is_estimate: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return the fields for `jobs.progress`: plain JSON, without what the row has columns for."""

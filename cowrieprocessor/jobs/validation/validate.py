@@ -10,7 +10,7 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from threading import Event
 
 from sqlalchemy import Engine
 
@@ -23,6 +23,9 @@ from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.db.upgrade import v3_digest
 from cowrieprocessor.db.validation.schema_drift import schema_drift
 from cowrieprocessor.db.validation.spill import Spill
+from cowrieprocessor.jobs.runtime.job import READS_ONLY, Job, run_job
+from cowrieprocessor.jobs.runtime.job_file import JobFile
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.validation.counter_checks import check_all, check_sample
 from cowrieprocessor.jobs.validation.expected_rows import (
     ExpectedFiles,
@@ -52,26 +55,8 @@ from cowrieprocessor.jobs.validation.table_checks import (
 from cowrieprocessor.jobs.validation.table_walk import TableWalk
 from cowrieprocessor.jobs.validation.twin_checks import TABLE, check_marks, check_unmarked
 
+JOB = "validate"
 DIFFERENCES_SHOWN = 50
-
-
-@dataclass(frozen=True, slots=True)
-class ValidateProgress:
-    """Progress of a validation.
-
-    Attributes:
-        step: the current step.
-        rows: rows read in this step.
-        share: share of this step, 0 to 1.
-        rows_per_s: rate of this step.
-        eta_s: estimated seconds to the end of this step; None while it is unknown.
-    """
-
-    step: str
-    rows: int
-    share: float
-    rows_per_s: float
-    eta_s: float | None
 
 
 def validate(
@@ -80,7 +65,8 @@ def validate(
     limit_differences: int = DIFFERENCES_SHOWN,
     files_only: bool = False,
     all_counters: bool = False,
-    on_progress: Callable[[ValidateProgress], None] | None = None,
+    stop: Event | None = None,
+    on_progress: Callable[[JobProgress], None] | None = None,
 ) -> ValidationReport:
     """Recompute v4's tables from raw_events, compare, and return what differs.
 
@@ -89,15 +75,25 @@ def validate(
         limit_differences: how many differences are reported in detail; all are counted.
         files_only: leave out the tables of sessions, for which all events are read.
         all_counters: compare the counters of every session instead of a sample.
+        stop: once set, the validation ends.
         on_progress: called with the progress of each step.
 
     Raises:
+        JobTaken: another process validates this database.
+        JobStopped: it was asked to stop.
         MigrationNeeded, SchemaVersionError: the database must be migrated first.
         DatabaseError: it cannot be read, or the temporary folder is full.
     """
     require_current(engine)
-    with dialect_of(engine).scan(engine) as scan, Spill() as spill:
-        run = _Validation(engine, scan, spill, Differences(limit_differences), on_progress)
+    record = JobFile(engine, JOB)
+    with (
+        run_job(
+            engine, JOB, kept_in=record, goes_on=False, stop=stop, on_progress=on_progress, limits=READS_ONLY
+        ) as job,
+        dialect_of(engine).scan(engine) as scan,
+        Spill() as spill,
+    ):
+        run = _Validation(engine, scan, spill, Differences(limit_differences), job)
         return run.report(files_only=files_only, all_counters=all_counters)
 
 
@@ -110,13 +106,13 @@ class _Validation:
         scan: TableScan,
         spill: Spill,
         differences: Differences,
-        on_progress: Callable[[ValidateProgress], None] | None,
+        job: Job,
     ) -> None:
         self._engine = engine
         self._scan = scan
         self._spill = spill
         self._differences = differences
-        self._on_progress = on_progress
+        self._job = job
         self._compared: dict[str, int] = {}
         self._events_read: dict[str, int] = {}
         self._not_backfilled: dict[str, int | None] = {}
@@ -223,13 +219,9 @@ class _Validation:
         return check_sample(self._scan)
 
     def _step(self, name: str) -> Callable[[int, float], None]:
-        began = time.monotonic()
-
         def on_rows(rows: int, share: float) -> None:
-            if self._on_progress is not None:
-                elapsed_s = time.monotonic() - began
-                rate = rows / elapsed_s if elapsed_s > 0 else 0.0
-                eta_s = elapsed_s * (1 - share) / share if share > 0 else None
-                self._on_progress(ValidateProgress(name, rows, share, rate, eta_s))
+            total = rows if share >= 1 else round(rows / share) if share > 0 else None
+            self._job.progress(rows, total, "rows", step=name, total_is_estimate=share < 1)
+            self._job.wait()
 
         return on_rows

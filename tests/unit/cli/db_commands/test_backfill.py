@@ -78,7 +78,7 @@ def test_again_it_says_that_nothing_is_left(path: Path) -> None:
     assert (document["backfill-files"]["state"], document["backfill-sessions"]["target"]) == ("done", 200)
 
 
-FIELDS = {"job", "state", "done", "total", "unit", "per_s", "eta_s", "step", "reason"}
+FIELDS = {"job", "state", "done", "total", "unit", "per_s", "eta_s", "step", "reason", "total_is_estimate"}
 
 
 def test_progress_for_programs(path: Path) -> None:

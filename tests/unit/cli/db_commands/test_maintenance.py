@@ -17,10 +17,11 @@ from click.testing import CliRunner, Result
 
 from cowrieprocessor.cli.db import db
 from cowrieprocessor.cli.db_commands.plan_text import about
-from cowrieprocessor.cli.shared.step_progress import StepProgress
+from cowrieprocessor.cli.shared.job_progress import JobProgressLine
 from cowrieprocessor.db.engine import dispose, get_engine, write_transaction
 from cowrieprocessor.db.migrations import schema_version
 from cowrieprocessor.errors import CopyRefused, DatabaseDamaged, DatabaseInUse, SchemaVersionError
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from tests import v3_schema
 from tests.command_line import PROGRAM, start
 from tests.documents import PROJECT
@@ -311,12 +312,12 @@ def test_optimize_asks_on_a_terminal(v3_file: Path) -> None:
 def test_a_silent_step_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a step that reports nothing still prints lines, with its share where that is known."""
     printed = ""
-    with StepProgress({"copying": "copying", "checking": "checking the copy"}, line_every_s=0.01) as progress:
-        progress.update("copying", 1, 4)
-        while "copying, 25%" not in printed:
+    with JobProgressLine(ticks=True, tick_every_s=0.01) as progress:
+        progress.update(JobProgress("backup", done=1, total=4, unit="pages", step="copying"))
+        while "backup: copying: 1/4 pages 25.0%, 0/s, for 0s" not in printed:
             printed += capsys.readouterr().err
-        progress.update("checking", 0, 1)
-        while "checking the copy, 0 s" not in printed:
+        progress.update(JobProgress("backup", step="checking the copy"))
+        while "backup: checking the copy: at work, for 0s" not in printed:
             printed += capsys.readouterr().err
 
 

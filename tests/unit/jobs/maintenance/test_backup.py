@@ -25,7 +25,8 @@ from cowrieprocessor.errors import (
     SchemaVersionError,
 )
 from cowrieprocessor.jobs.maintenance import atomic_file
-from cowrieprocessor.jobs.maintenance.backup import backup, plan_backup
+from cowrieprocessor.jobs.maintenance.backup import STEPS, backup, plan_backup
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from tests import v3_schema
 from tests.other_connections import sqlite3
 from tests.sqlite_dump import dump, files_in
@@ -81,10 +82,10 @@ def test_backup_has_one_moment_despite_a_writer(v3_file: Path, source: Engine, t
         for _ in range(9):
             writer.commit()
 
-        def on_progress(step: str, pages: int, _total: int) -> None:
+        def on_progress(now: JobProgress) -> None:
             writer.commit()
-            if step == "copying":
-                done.append(pages)
+            if now.step == "copying":
+                done.append(now.done)
 
         result = backup(source, tmp_path / "b.sqlite", on_progress=on_progress)
         written = writer.commits
@@ -158,8 +159,8 @@ def test_interrupted_backup_leaves_nothing(v3_file: Path, source: Engine, tmp_pa
     target = tmp_path / "out" / "b.sqlite"
     target.parent.mkdir()
 
-    def on_progress(now: str, _done: int, _total: int) -> None:
-        if now == step:
+    def on_progress(now: JobProgress) -> None:
+        if now.step == STEPS[step][0]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -268,8 +269,8 @@ def test_concurrent_backups_to_one_file(source: Engine, tmp_path: Path) -> None:
     other = get_engine(source.url.database, read_only=True, lock_timeout_s=0)
     outcomes: list[BaseException] = []
 
-    def on_progress(step: str, _done: int, _total: int) -> None:
-        if step == "checking" and not outcomes:
+    def on_progress(now: JobProgress) -> None:
+        if now.step == "checking the copy" and not outcomes:
             with pytest.raises(DatabaseError, match="maintenance command") as caught:
                 backup(other, target)
             outcomes.append(caught.value)

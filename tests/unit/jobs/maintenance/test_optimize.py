@@ -110,7 +110,8 @@ def test_index_without_the_constraint_is_not_redundant(tmp_path: Path) -> None:
 def test_concurrent_writer(migrated: Engine, v3_file: Path) -> None:
     """Another process can write before and after."""
     with StepWriter(v3_file) as writer:
-        assert optimize(migrated, on_step=lambda step: writer.commit() if "sample" in step else None).dropped_index
+        result = optimize(migrated, on_progress=lambda now: writer.commit() if "sample" in (now.step or "") else None)
+        assert result.dropped_index
         writer.commit()
 
 

@@ -24,8 +24,9 @@ from cowrieprocessor.errors import (
 )
 from cowrieprocessor.jobs.maintenance import atomic_file
 from cowrieprocessor.jobs.maintenance import restore as restore_module
-from cowrieprocessor.jobs.maintenance.backup import backup
+from cowrieprocessor.jobs.maintenance.backup import STEPS, backup
 from cowrieprocessor.jobs.maintenance.restore import plan_restore, restore
+from cowrieprocessor.jobs.runtime.progress import JobProgress
 from tests import v3_schema
 from tests.other_connections import OtherProcess, sqlite3
 from tests.sqlite_dump import dump, files_in
@@ -234,8 +235,8 @@ def test_interrupted_restore_leaves_the_old_database(saved: Path, live: Path, ta
     """Ctrl-C in any step leaves only the old database, and the next run succeeds."""
     before = dump(live)
 
-    def on_progress(now: str, _done: int, _total: int) -> None:
-        if now == step:
+    def on_progress(now: JobProgress) -> None:
+        if now.step == STEPS[step][0]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -285,11 +285,11 @@ def test_progress_without_a_batch_is_saved_now_and_then(engine: Engine) -> None:
     """A job that reads for long says how far it is every few seconds; a lock of others does not hold it up."""
     now = [0.0]
     with run_job(engine, "job", clock=lambda: now[0]) as job:
-        job.progress(1, 9, "rows")
+        job.progress(1, 9, "rows", step="reading")
         before = row(engine).progress
         now[0] = 10.0
         with write_transaction(engine):
-            job.progress(2, 9, "rows")  # on SQLite it cannot be saved now
+            job.progress(2, 9, "rows", step="reading")  # on SQLite it cannot be saved now
         now[0] = 20.0
         job.progress(3, 9, "rows", step="reading")
         after = row(engine).progress
