@@ -53,7 +53,8 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
     """
     from cowrieprocessor.cli.shared.progress import LoadProgressLine
     from cowrieprocessor.db.engine import dispose, get_engine
-    from cowrieprocessor.loader.bulk import NO_EVENT, BulkLoader
+    from cowrieprocessor.jobs.loading.load import load as run
+    from cowrieprocessor.loader.bulk import NO_EVENT
     from cowrieprocessor.settings import load_sensors, load_settings
     from cowrieprocessor.settings.sensor_paths import SensorPaths
     from cowrieprocessor.settings.sensors import require_name
@@ -68,10 +69,8 @@ def load(paths: tuple[Path, ...], db: str | None, sensor: str | None, batch_size
     interrupt_on_sigterm()
     try:
         with LoadProgressLine() as line:
-            loader = BulkLoader(
-                engine, settings=settings, sensors=SensorPaths(sensors, name=sensor), on_progress=line.update
-            )
-            result = loader.load(logs)
+            paths_of_sensors = SensorPaths(sensors, name=sensor)
+            result = run(engine, logs, settings=settings, sensors=paths_of_sensors, on_progress=line.update)
     finally:
         dispose(engine)
     for message in load_messages(result):

@@ -6,17 +6,15 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from cowrieprocessor.db.engine import second_engine
-from cowrieprocessor.db.jobs import end_reason
 from cowrieprocessor.db.migrations import prepare
-from cowrieprocessor.errors import CowrieProcessorError, HoldsFiles, InputError, InputNotReadable
+from cowrieprocessor.errors import HoldsFiles, InputError, InputNotReadable
 from cowrieprocessor.loader.load_result import LoadResult
 from cowrieprocessor.loader.log_loading import (
     FAILED,
@@ -38,11 +36,10 @@ from cowrieprocessor.loader.reading.log_list import LogList
 from cowrieprocessor.loader.reading.log_names import is_live_name
 from cowrieprocessor.loader.reading.log_stream import LogStream
 from cowrieprocessor.loader.reading.read_sizes import DEFAULT_SIZES, ReadSizes
-from cowrieprocessor.loader.rows.batching import now_text
 from cowrieprocessor.loader.rows.gc_tuning import rare_collections
 from cowrieprocessor.loader.small_logs import WINDOW_LOGS, SmallLogs
 from cowrieprocessor.loader.torn_end_writer import is_end_explained
-from cowrieprocessor.loader.writer import JOB, LogMoved, set_load_state
+from cowrieprocessor.loader.writer import JOB, LogMoved
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings, load_sensors, load_settings
 from cowrieprocessor.settings.sensor_paths import SensorPaths
@@ -68,6 +65,7 @@ class BulkLoader:
         on_progress: called after each transaction.
         sizes: how much of a log is read at once.
         clock: Unix seconds; see `LogLoading`.
+        recorded: entered while logs are loaded, with the result that is being filled; see `jobs.loading.load`.
     """
 
     def __init__(
@@ -79,8 +77,10 @@ class BulkLoader:
         on_progress: Callable[[LoadProgress], None] | None = None,
         sizes: ReadSizes = DEFAULT_SIZES,
         clock: Callable[[], float] = time.time,
+        recorded: Callable[[LoadResult], AbstractContextManager[object]] = lambda _result: nullcontext(),
     ) -> None:
         self._engine = engine
+        self._recorded = recorded
         self._clock = clock
         self._settings = settings or load_settings()
         self._sensors = SensorPaths(load_sensors()) if sensors is None else sensors
@@ -109,27 +109,22 @@ class BulkLoader:
         started = time.monotonic()
         prepare(self._engine)
         self._reset_progress(logs)
-        loading = LogLoading(
-            self._engine,
-            self._settings,
-            result.ingest_id,
-            job=JOB,
-            sensors=self._sensors,
-            on_batch=self._report,
-            clock=self._clock,
-        )
-        bring_to_names(self._engine)  # what a killed program left
-        set_load_state(self._engine, "running", None, now_text())
-        try:
+        with self._recorded(result):
+            loading = LogLoading(
+                self._engine,
+                self._settings,
+                result.ingest_id,
+                job=JOB,
+                sensors=self._sensors,
+                on_batch=self._report,
+                clock=self._clock,
+            )
+            bring_to_names(self._engine)  # what a killed program left
             with rare_collections():
                 self._load_all(logs, named, loading, result)
-        except (CowrieProcessorError, SQLAlchemyError, KeyboardInterrupt) as error:
-            self._record_stop(error)
-            raise
-        self._note_unfinished()
-        for folder_error in unreadable:
-            result.add(FileResult("", FAILED, error=str(folder_error)))
-        self._record_end(result)
+            self._note_unfinished()
+            for folder_error in unreadable:
+                result.add(FileResult("", FAILED, error=str(folder_error)))
         result.duration_s = time.monotonic() - started
         return result
 
@@ -173,26 +168,6 @@ class BulkLoader:
             else:
                 file.warnings.append(_pending_note(loaded, file))
         self._unfinished.clear()
-
-    def _record_end(self, result: LoadResult) -> None:
-        """Record in `jobs` that the load is done, or how many files failed and the first reason."""
-        failed = result.failed_total
-        reason = (
-            f"{failed:,} of {plural(result.files_total, 'file')} failed: {result.failed[0].error}" if failed else None
-        )
-        if not failed and result.holds_no_event:
-            reason = NO_EVENT
-        set_load_state(self._engine, "failed" if reason else "done", reason, now_text())
-
-    def _record_stop(self, error: BaseException) -> None:
-        """Record in `jobs` why the load stopped, unless the database is locked."""
-        engine = second_engine(self._engine, lock_timeout_s=0.2)
-        try:
-            set_load_state(engine, "stopped", end_reason(error), now_text())
-        except CowrieProcessorError:
-            return  # the error that stopped the load says more than this one
-        finally:
-            engine.dispose()
 
     def _load_files(
         self, logs: Iterable[Path], named: frozenset[Path], loading: LogLoading, result: LoadResult

@@ -199,13 +199,3 @@ def add_counters(
         statements.add_job_counters(job, counters, progress, now)
     finally:
         statements.close()
-
-
-def set_load_state(engine: Engine, state: str, reason: str | None, now: str) -> None:
-    """Record in `jobs` that loading is running, done, or stopped or failed with a reason."""
-    with write_transaction(engine) as connection:
-        statements = LoadingStatements(connection)
-        try:
-            statements.set_job_state(JOB, state, reason, now)
-        finally:
-            statements.close()

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select
 
 from cowrieprocessor.db.engine import read_transaction
 from cowrieprocessor.db.models import Job, RawEvent
+from cowrieprocessor.jobs.loading.load import load
 from cowrieprocessor.loader.bulk import FAILED, KNOWN, LOADED, BulkLoader
 from cowrieprocessor.loader.reading.read_sizes import ReadSizes
 from tests.command_line import run
@@ -46,9 +47,9 @@ def test_a_cut_archive_fails_one_load(engine: Engine, tmp_path: Path, form: str,
     sizes = ReadSizes(other_core_bytes=0) if another_core else ReadSizes()
     path = cut_log(tmp_path, form)
 
-    first = BulkLoader(engine, sizes=sizes).load([path])
+    first = load(engine, [path], sizes=sizes)
     stored, first_state = count(engine, RawEvent), job_state(engine)
-    again = BulkLoader(engine, sizes=sizes).load([path])
+    again = load(engine, [path], sizes=sizes)
 
     assert ([FAILED], "failed") == ([one.state for one in first.files], first_state)
     assert ([KNOWN], "done") == ([one.state for one in again.files], job_state(engine))

@@ -53,7 +53,7 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     ),
     "jobs": (
         ("validation",),
-        ("dead_letters", "enrichment", "upgrade", "watch"),
+        ("dead_letters", "enrichment", "loading", "upgrade", "watch"),
         ("maintenance",),
         ("runtime",),
     ),

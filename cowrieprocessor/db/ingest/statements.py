@@ -279,7 +279,7 @@ class LoadingStatements:
         stored = self._locked_counters(name)
         if stored is None:
             self._execute(
-                "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'running', ?, ?)"
+                "INSERT INTO jobs (name, state, started_at, updated_at) VALUES (?, 'done', ?, ?)"
                 " ON CONFLICT (name) DO NOTHING",
                 (name, now, now),
             )
@@ -298,17 +298,6 @@ class LoadingStatements:
         self._execute(f"SELECT counters FROM jobs WHERE name = ?{self._sql.for_update()}", (name,))
         row: Row | None = self._cursor.fetchone()
         return row
-
-    def set_job_state(self, name: str, state: str, reason: str | None, now: str) -> None:
-        """Set a job's state and the reason for it; creates the row if needed."""
-        started = ", started_at = excluded.started_at" if state == "running" else ""
-        finished = None if state == "running" else now
-        self._execute(
-            "INSERT INTO jobs (name, state, started_at, updated_at, finished_at, reason) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at,"
-            f" finished_at = excluded.finished_at, reason = excluded.reason{started}",
-            (name, state, now, now, finished, reason),
-        )
 
     def _execute_many(self, sql: str, rows: Sequence[Row]) -> None:
         if rows:

@@ -14,7 +14,7 @@ from sqlalchemy import make_url, text
 
 from cowrieprocessor.db.engine import address, describe, dispose, get_engine, read_transaction
 from cowrieprocessor.errors import ConfigurationError
-from cowrieprocessor.loader.bulk import BulkLoader
+from cowrieprocessor.jobs.loading.load import load
 from tests.postgres_server import PostgresServer
 from tests.unit.cli.every_command import CALLED, NAME, SAMPLES, Scene, call, make_scene
 
@@ -87,7 +87,7 @@ def test_an_interrupted_load_says_so_in_a_database_with_any_name(tmp_path: Path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        BulkLoader(engine, on_progress=interrupt).load([SAMPLES / "cowrie.json"])
+        load(engine, [SAMPLES / "cowrie.json"], on_progress=interrupt)
 
     with read_transaction(engine) as connection:
         assert connection.execute(text("SELECT state FROM jobs WHERE name = 'load'")).scalar() == "stopped"
