@@ -20,19 +20,7 @@ from cowrieprocessor.db.engine import write_transaction
 from cowrieprocessor.db.enrichment.candidate_cache import end_search_pauses
 from cowrieprocessor.db.enrichment.claims import ask_first, note_skipped
 from cowrieprocessor.db.enrichment.verdict_aggregation import Policy
-from cowrieprocessor.db.jobs import (
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    PAUSED,
-    RUNNING,
-    STOPPED,
-    UNEXPECTED,
-    WAITING,
-    add_counters,
-    save_job,
-    shared_job,
-)
+from cowrieprocessor.db.jobs import FAILED, PAUSED, RUNNING, STOPPED, WAITING, add_counters
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.enrichment.expiry import Ttl
 from cowrieprocessor.enrichment.file_enrichment import Bounds, FileEnrichment
@@ -49,14 +37,16 @@ from cowrieprocessor.enrichment.verdict_repository import (
     Counters,
     VerdictRepository,
 )
-from cowrieprocessor.errors import ConfigurationError, DatabaseError
+from cowrieprocessor.errors import ConfigurationError, DatabaseError, JobStopped
 from cowrieprocessor.jobs.enrichment.answer_writer import AnswerWriter
 from cowrieprocessor.jobs.enrichment.cache_import import import_cache
 from cowrieprocessor.jobs.enrichment.cache_replay import import_cowrie_verdicts, replay_cache
 from cowrieprocessor.jobs.enrichment.propagate import Propagation
 from cowrieprocessor.jobs.enrichment.reevaluate import Reevaluation
 from cowrieprocessor.jobs.enrichment.run_result import EnrichOptions, EnrichProgress, EnrichResult, has_answers
-from cowrieprocessor.jobs.runtime.throttle import Throttle
+from cowrieprocessor.jobs.runtime.job import READS_ONLY, STOPPED_BY_SIGNAL, Job, run_job
+from cowrieprocessor.jobs.runtime.job_file import JobFile
+from cowrieprocessor.jobs.runtime.throttle import Obstacle, Throttle
 from cowrieprocessor.settings import Settings
 
 __all__ = ["EnrichOptions", "EnrichProgress", "EnrichResult", "enrich", "import_v3_cache", "policy_of", "ttl_of"]
@@ -69,6 +59,9 @@ MAX_WAIT_S = 300.0
 """The longest single wait, after which a machine that slept, or a clock that was set, is noticed."""
 
 PROGRESS_EVERY_S = 5.0
+
+LOOK_EVERY_S = 5.0
+"""How often a run that waits looks for requests of other processes."""
 
 
 def enrich(
@@ -171,31 +164,30 @@ class _Run:
         self._reported_at = time.monotonic()
         self._replayed_at: dt.datetime | None = None
         self._sources: list[FileEnrichment] = []
+        self._job: Job
         self.result = EnrichResult(staged=self._staged)
 
     def run(self) -> EnrichResult:
-        with HttpClient(self._settings.request_timeout_s, self._clock) as client:
+        # Staged, `jobs` stays as it is. Requests are so rare that the write-ahead log need not be waited for.
+        beside = JobFile(self._engine, JOB, exclusive=False) if self._staged else None
+        record = run_job(
+            self._engine, JOB, exclusive=False, keeps_position=True, kept_in=beside, stop=self._stop, limits=READS_ONLY
+        )
+        with HttpClient(self._settings.request_timeout_s, self._clock) as client, record as job:
+            self._job = job
             self._sources = self._make_sources(client)
             scheduler = Scheduler(self._sources)
-            final = FAILED, UNEXPECTED
             has_ended = False
             try:
-                self._save(RUNNING, None)
                 self._begin()
                 pause = self._work(scheduler)
                 if not self._staged:
                     self._propagation.propagate_all(self._stop)
                 self._end(scheduler, pause)
                 has_ended = True
-            except DatabaseError as error:
-                final = FAILED, str(error)
-                raise
-            except KeyboardInterrupt:
-                final = STOPPED, INTERRUPTED
-                raise
             finally:
                 if not has_ended:
-                    self._abort(scheduler, *final)
+                    self._abort(scheduler)
         return self.result
 
     # --- preparation ---
@@ -251,7 +243,7 @@ class _Run:
     def _work(self, scheduler: Scheduler) -> Pause | None:
         """Work until nothing is left to do now; return the pause that ended the work, if one did."""
         searched_again = False
-        while not self._stop.is_set():
+        while self._may_go_on():
             if self._work_once(scheduler):
                 searched_again = False
                 continue
@@ -271,8 +263,16 @@ class _Run:
         did_something = scheduler.turn()
         if not self._staged:
             did_something = self._propagation.propagate_some() or self._reevaluation.reevaluate_some() or did_something
-        self._report(RUNNING)
+        self._report()
         return did_something
+
+    def _may_go_on(self) -> bool:
+        """Wait while another process has the run paused; return whether it shall go on."""
+        try:
+            self._job.wait()
+        except JobStopped:
+            self._stop.set()
+        return not self._stop.is_set()
 
     def _waits_for(self, pause: Pause, now: dt.datetime) -> bool:
         if self._options.watch:
@@ -281,8 +281,11 @@ class _Run:
 
     def _wait(self, pause: Pause, now: dt.datetime) -> None:
         if pause.reason is not None:
-            self._report(WAITING, pause)
-        self._clock.wait(min((pause.until - now).total_seconds(), MAX_WAIT_S), self._stop)
+            self._report(pause)
+        seconds = min((pause.until - now).total_seconds(), MAX_WAIT_S)
+        self._clock.wait(seconds, _StopOrRequest(self._stop, self._job))
+        if pause.reason is not None:
+            self._job.note_obstacle(None)
         if (self._clock.now() - (self._replayed_at or now)).total_seconds() >= REPLAY_EVERY_S:
             self._replay()
 
@@ -293,18 +296,17 @@ class _Run:
         self._complete_result(scheduler)
         if pause is not None and pause.reason is not None and not self.result.refused:
             self.result.paused_until = pause.until
+        self._save_counters()
         if self.result.refused:
             reasons = (f"{name} is out of use: {reason}" for name, reason in self.result.refused.items())
-            self._save(FAILED, "; ".join(reasons))
+            self._job.ends_as = FAILED, "; ".join(reasons)
         elif self.result.stopped:
-            self._save(STOPPED, "asked to stop; the same command goes on from here")
+            self._job.ends_as = STOPPED, STOPPED_BY_SIGNAL
         elif self.result.has_failed:
             failures = (f"{name}: {reason}" for name, reason in self.result.unanswered.items())
-            self._save(FAILED, f"every request failed; the last failure of {'; '.join(failures)}")
+            self._job.ends_as = FAILED, f"every request failed; the last failure of {'; '.join(failures)}"
         elif pause is not None and pause.reason is not None:
-            self._save(PAUSED, _pause_text(pause))
-        else:
-            self._save(DONE, None)
+            self._job.ends_as = PAUSED, _pause_text(pause)
 
     def _complete_result(self, scheduler: Scheduler) -> None:
         for source in scheduler.blocked():
@@ -319,11 +321,11 @@ class _Run:
         self.result.rows_updated = self._propagation.rows_changed
         self.result.counters = {source.name: dict(source.counters) for source in self._sources}
 
-    def _abort(self, scheduler: Scheduler, state: str, reason: str) -> None:
-        """Release claimed files and save why the run ended, if the database still accepts it."""
+    def _abort(self, scheduler: Scheduler) -> None:
+        """Release claimed files and save the counters, if the database still accepts it."""
         try:
             scheduler.release()
-            self._save(state, reason)
+            self._save_counters()
         except DatabaseError:
             return
 
@@ -334,32 +336,28 @@ class _Run:
         most = max((source.files_asked for source in self._sources), default=0)
         return most if self._bounds.limit is None else len(self._bounds.asked)
 
-    def _report(self, state: str, pause: Pause | None = None) -> None:
+    def _report(self, pause: Pause | None = None) -> None:
         """Report and save progress: every few seconds, and at each pause."""
         now = time.monotonic()
         if pause is None and now - self._reported_at < PROGRESS_EVERY_S:
             return
         self._reported_at = now
         counters = {source.name: dict(source.counters) for source in self._sources}
-        until, reason = (pause.until, pause.reason) if pause else (None, None)
+        state, until, reason = (WAITING, pause.until, pause.reason) if pause else (RUNNING, None, None)
         self.on_progress(EnrichProgress(state, self._files_asked(), self._options.limit, counters, until, reason))
-        self._save(state, _pause_text(pause) if pause else None)
+        self._job.progress(self._files_asked(), self._options.limit, "files")
+        if pause is not None:
+            self._job.note_obstacle(Obstacle(WAITING, _pause_text(pause)))
+        self._save_counters()
 
-    def _save(self, state: str, reason: str | None) -> None:
-        """Save the job's row; its counters are the sum over all runs."""
-        if self._staged:
-            return
-        more = self._unsaved()
-        now = self._clock.now()
-        with write_transaction(self._engine) as connection:
-            job = shared_job(connection, JOB, state)
-            if state == RUNNING and job.state != RUNNING:
-                job.started_at = now
-            job.state, job.reason = state, reason
-            job.finished_at = now if state in (DONE, STOPPED, FAILED) else None
-            add_counters(job.counters, more)
-            save_job(connection, job)
-        add_counters(self._saved, more)
+    def _save_counters(self) -> None:
+        """Add what this run counted to the job's counters, which are the sum over all runs."""
+        if more := self._unsaved():
+            if self._staged:
+                return
+            with write_transaction(self._engine) as connection:
+                self._job.checkpoint(connection, add=more)
+            add_counters(self._saved, more)
 
     def _unsaved(self) -> Counters:
         """Return by how much each counter grew since the row was last saved."""
@@ -370,6 +368,26 @@ class _Run:
         return {
             kind: count - self._saved.get(kind, 0) for kind, count in total.items() if count != self._saved.get(kind, 0)
         }
+
+
+class _StopOrRequest(threading.Event):
+    """Ends a wait when the run is stopped, also by another process, which is asked every few seconds."""
+
+    def __init__(self, stop: threading.Event, job: Job) -> None:
+        super().__init__()
+        self._stop = stop
+        self._job = job
+
+    def is_set(self) -> bool:
+        """Return whether the run was stopped."""
+        return self._stop.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a number of seconds, or until the run is stopped or asked to stop."""
+        until = time.monotonic() + (timeout or 0.0)
+        while (left_s := until - time.monotonic()) > 0 and not self._job.stop_requested:
+            self._stop.wait(min(left_s, LOOK_EVERY_S))
+        return self.is_set()
 
 
 def _pause_text(pause: Pause) -> str:

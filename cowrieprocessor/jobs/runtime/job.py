@@ -181,7 +181,7 @@ class Job:
             JobStopped: the job shall end.
         """
         self._raise_if_stopped()
-        self.throttle.wait(self._note_obstacle)
+        self.throttle.wait(self.note_obstacle)
         self._raise_if_stopped()
 
     def _raise_if_stopped(self) -> None:
@@ -207,8 +207,8 @@ class Job:
             self._looked_at = self._clock()
             self._pause_requested, self._stop_requested = self._row.requests()
 
-    def _note_obstacle(self, obstacle: Obstacle | None) -> None:
-        """Report and save an obstacle, or with None its end."""
+    def note_obstacle(self, obstacle: Obstacle | None) -> None:
+        """Report and save why the job waits, or with None that it goes on."""
         self._meter.idle(is_idle=obstacle is not None)
         state, reason = (RUNNING, None) if obstacle is None else (obstacle.state, obstacle.reason)
         self._progress = replace(self._progress, state=state, reason=reason)

@@ -34,10 +34,12 @@ class JobFile:
     Args:
         engine: the database.
         name: the name of the job.
+        exclusive: whether only one process at a time may run it; else several share the file.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, *, exclusive: bool = True) -> None:
         self._name = name
+        self._exclusive = exclusive
         self._path = path_of(engine, name)
         self._began_at = dt.datetime.now(dt.UTC)
         self._owner = process_identity.this_process() | {BEGAN: self._began_at.isoformat()}
@@ -53,7 +55,7 @@ class JobFile:
         with _opened(self._path, create=True) as file:
             before = _read(file, self._name)
             if before is not None:
-                if is_running(before):
+                if self._exclusive and is_running(before):
                     raise taken(before)
                 resumed = before.state != DONE
                 self._record = replace(self._record, pause_requested=before.pause_requested)
@@ -74,7 +76,7 @@ class JobFile:
         with _opened(self._path) as file:
             stored = _read(file, self._name)
             if stored is not None:
-                if stored.owner.get("run") != self._owner["run"]:
+                if self._exclusive and stored.owner.get("run") != self._owner["run"]:
                     raise taken(stored)
                 self._record.pause_requested = stored.pause_requested
                 self._record.stop_requested_at = stored.stop_requested_at
