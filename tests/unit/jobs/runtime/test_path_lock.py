@@ -21,12 +21,15 @@ from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
+    PAUSED,
     RUNNING,
     STOPPED,
     WAITING,
     JobRecord,
+    delete_job,
     jobs_of_kind,
     load_job,
+    request_pause,
     save_job,
 )
 from cowrieprocessor.db.migrations import apply_migrations
@@ -298,6 +301,41 @@ def test_the_heartbeat_comes_each_minute(database: Engine, tmp_path: Path) -> No
         clock.now += HEARTBEAT_S
         lock.heartbeat(RUNNING)
         assert first < row(database, lock.name).updated_at
+
+
+def test_news_are_saved_every_few_seconds(database: Engine, tmp_path: Path) -> None:
+    """Progress and facts are not written more often than every five seconds, a new state at once."""
+    clock = Clock()
+    with lock_paths(database, "follow", [tmp_path], clock=clock) as lock:
+        for second in range(1, 11):
+            clock.now = float(second)
+            lock.progress(second, unit="events")
+            lock.heartbeat(facts={"last_event_at": str(second)})
+            now = row(database, lock.name)
+            assert now.progress is None if second < 5 else (now.progress or {})["done"] == second // 5 * 5
+        clock.now += 1.0
+        lock.heartbeat(PAUSED, "by command")
+        now = row(database, lock.name)
+
+    assert (now.state, now.reason, (now.progress or {})["done"]) == (PAUSED, "by command", 10)
+
+
+def test_a_pause_is_taken_over_with_the_row(engine: Engine, tmp_path: Path) -> None:
+    """A container that was paused stays so when the next one, with another host name, takes over its row."""
+    with lock_paths(engine, "follow", [tmp_path]) as lock:
+        pass
+    paused = row(engine, lock.name)
+    paused.state = STOPPED
+    with write_transaction(engine) as connection:
+        delete_job(connection, lock.name)
+    put_row(engine, "follow:container", dt.timedelta(hours=1), paused, host="5f3c", machine=None)
+    with write_transaction(engine) as connection:
+        request_pause(connection, "follow:container")
+    with lock_paths(engine, "follow", [tmp_path]) as lock:
+        reason = lock.paused_reason()
+
+    assert reason is not None
+    assert row(engine, lock.name).pause_requested
 
 
 def test_the_end_is_recorded(database: Engine, tmp_path: Path) -> None:
