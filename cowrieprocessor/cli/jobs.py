@@ -70,9 +70,9 @@ def list_(db: str | None, as_json: bool) -> None:
 def pause(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
     """Pause jobs until `jobs resume`, also those that were started here before and are started again later.
 
-    A running job pauses a second or two after the batch that it is in. On PostgreSQL a paused recount keeps its
-    snapshot, which holds back vacuum: stop it if it shall rest for long. Ends with 0; with 1 if there is no such job,
-    or it is not one that can be asked (`load`, `follow`, `enrich`: stop their processes).
+    A running job pauses a second or two after the batch that it is in; one that waits (`follow`, `files scan --watch`,
+    `enrich`) within five seconds. On PostgreSQL a paused recount keeps its snapshot, which holds back vacuum: stop it
+    if it shall rest for long. Ends with 0; with 1 if there is no such job, or it is not one that can be asked.
 
     \b
     Example: cowrieprocessor jobs pause backfill-sessions
@@ -104,7 +104,8 @@ def resume(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
 def stop(names: tuple[str, ...], db: str | None, as_json: bool) -> None:
     """Stop running jobs; what they have committed is kept, and the command that ran them goes on from there.
 
-    A running job stops a second or two after the batch that it is in, and its command ends with 130. A pause stays.
+    A running job stops a second or two after the batch that it is in, and its command ends with 130;
+    `follow` and `files scan --watch` end with 0, as at SIGTERM. A pause stays.
     Ends with 0, also if none of them runs; with 1 if there is no such job, or it is not one that can be asked.
 
     \b

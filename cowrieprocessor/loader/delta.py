@@ -28,10 +28,10 @@ from cowrieprocessor.loader.follow.gap_detector import Gap, GapDetector
 from cowrieprocessor.loader.follow.known_files import KnownFiles
 from cowrieprocessor.loader.follow.open_logs import OpenLog, OpenLogs
 from cowrieprocessor.loader.follow.poll_result import PollResult
+from cowrieprocessor.loader.follow.sensor_naming import SensorNaming
 from cowrieprocessor.loader.follow.tail_reader import Outcome, StillWritten, TailReader, file_id_of
 from cowrieprocessor.loader.follow.timing import FollowTiming
-from cowrieprocessor.loader.log_loading import FAILED, KNOWN, FileResult, LoadProgress, count_values
-from cowrieprocessor.loader.log_sensor import bring_to_names, give_sensors
+from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress, count_values
 from cowrieprocessor.loader.reading.discovery import FollowedLogs, FoundLogs
 from cowrieprocessor.loader.reading.log_names import is_live_name, is_packed_name
 from cowrieprocessor.loader.reading.log_stream import LogStream, ReadingStopped
@@ -109,6 +109,7 @@ class DeltaLoader:
         self._files = KnownFiles(self._host, self._gap_detector)
         self._open_logs = OpenLogs()
         self._tail_reader: TailReader | None = None
+        self._naming: SensorNaming | None = None
         self._keys_by_path: dict[str, str] = {}
         self._openers: dict[str, Callable[[], LogStream]] = {}
         self._folders: tuple[Path, ...] = ()
@@ -166,10 +167,28 @@ class DeltaLoader:
         """
         result = self._result = PollResult()
         self._reader()
+        if self._naming is not None:
+            for note in self._naming.run(self._host):
+                result.add(note)
         with rare_collections():
             if changed is None or not self._poll_changed(changed):
                 self._poll_all()
         return result
+
+    def hold(self) -> None:
+        """Keep the logs open that are there, and read nothing: those that go away are read by the next poll.
+
+        Raises:
+            MigrationNeeded: a v3 database.
+            DatabaseError: the database refused.
+        """
+        reader = self._reader()
+        listed = self._logs.scan()
+        self._folders = tuple(listed.folders)
+        for path, status in listed.logs:
+            file_key = self._file_key(path)
+            if not is_packed_name(path) and self._open_logs.should_hold(file_key, status):
+                reader.keep_open(file_key, Path(path))
 
     def _reader(self) -> TailReader:
         """Return the reader; the first time prepare the database, and restore what is known of the files."""
@@ -177,7 +196,7 @@ class DeltaLoader:
             prepare(self._engine)
             states = self._stored_states()
             self._files.restore(states)
-            self._give_sensors(states)
+            self._naming = SensorNaming(self._engine, self._sensors, states, self._stop)
             with read_transaction(self._engine) as connection:
                 self._files.expect_end(logs_with_open_end(connection))
             self._tail_reader = TailReader(
@@ -194,19 +213,6 @@ class DeltaLoader:
                 clock=self._clock,
             )
         return self._tail_reader
-
-    def _give_sensors(self, states: Collection[SeenFile]) -> None:
-        """Give the known logs of this host their sensors: a file that did not change is not read again."""
-        given = {
-            seen.log: (seen.path, sensor)
-            for seen in states
-            if seen.log and seen.host == self._host and (sensor := self._sensors.of(seen.path))
-        }
-        notes = give_sensors(self._engine, {log: sensor for log, (_, sensor) in given.items()})
-        for log, note in notes.items():
-            path = given[log][0]
-            self._result.add(FileResult(path, KNOWN, warnings=[f"{path}: {note}"]))
-        bring_to_names(self._engine, stop=self._stop)  # also what a killed program left
 
     def _stored_states(self) -> list[SeenFile]:
         """Return what the database has of the followed files, on all hosts."""
@@ -288,7 +294,7 @@ class DeltaLoader:
             if is_live_name(path):
                 self._keep_open(file_key, path, status)  # before much is read of others
         is_whole = True
-        for file_key in self._reading_order(present):
+        for file_key in self._files.reading_order(present):
             if self._stop():
                 return self._unnamed(), False
             is_whole = self._poll_file(file_key, *present[file_key]) and is_whole
@@ -307,18 +313,6 @@ class DeltaLoader:
         self._openers = {file_key: partial(open_path, file.path) for file_key, file in present.items()}
         self._files.index_contents()
         return present
-
-    def _reading_order(self, present: dict[str, _ListedFile]) -> list[str]:
-        """Return the file keys: live logs first, so that they are open before much is read of older ones."""
-        known_inodes = self._files.inodes()
-
-        def rank(file_key: str) -> int:
-            path, status = present[file_key]
-            if is_live_name(path):
-                return 0
-            return 1 if self._files.get(file_key) or str(status.st_ino) in known_inodes else 2
-
-        return sorted(present, key=rank)
 
     def _poll_file(self, file_key: str, path: str, status: os.stat_result) -> bool:
         """Poll one file; return False if it went away or was replaced meanwhile, or the loader was asked to stop."""

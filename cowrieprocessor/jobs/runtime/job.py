@@ -30,7 +30,7 @@ from cowrieprocessor.db.jobs import (
     end_reason,
 )
 from cowrieprocessor.errors import DatabaseError, JobStopped, JobTaken
-from cowrieprocessor.jobs.runtime.job_record import JobRow, Record
+from cowrieprocessor.jobs.runtime.job_record import Admit, JobRow, Record
 from cowrieprocessor.jobs.runtime.progress import JobProgress, Meter
 from cowrieprocessor.jobs.runtime.throttle import DEFAULT_LIMITS, Obstacle, Throttle, ThrottleLimits
 
@@ -39,6 +39,9 @@ LOOK_EVERY_S = 1.0
 
 SAVE_EVERY_S = 5.0
 """How often the progress of a job is saved that commits nothing itself meanwhile."""
+
+HEARTBEAT_S = 60.0
+"""How often a job says that it is there that has nothing new to say."""
 
 PAUSED_BY_COMMAND = "by command; `cowrieprocessor {resume}` lets it go on"
 STOPPED_BY_COMMAND = f"stopped by command; {GOES_ON}"
@@ -201,6 +204,49 @@ class Job:
         self._raise_if_stopped()
         return self._paused_reason if self._pause_requested else None
 
+    def heartbeat(
+        self,
+        state: str = RUNNING,
+        reason: str | None = None,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        at_once: bool = False,
+    ) -> None:
+        """Save how a job is that waits for something to do: a new state now, news after some seconds, else each minute.
+
+        Args:
+            state: running, waiting or paused.
+            reason: why it waits or is paused.
+            facts: added to the cursor; plain JSON.
+            at_once: give up if the database does not answer at once.
+
+        Raises:
+            JobTaken: another process runs the job, or the database's file was replaced.
+            DatabaseError: see `write_transaction`; the next call tries again.
+        """
+
+        def change(record: JobRecord) -> None:
+            self._with_progress(record)
+            record.cursor |= facts or {}
+
+        self._meter.idle(is_idle=state != RUNNING)
+        self._progress = replace(self._progress, state=state, reason=reason)
+        if not self._is_due(facts or {}):
+            return
+        if at_once:
+            self._try_to_save(change)
+        else:
+            self._adopt(self._row.save(change))
+        self._report()
+
+    def _is_due(self, facts: Mapping[str, Any]) -> bool:
+        """Return whether something is to be saved: a new state now, progress and facts after some seconds."""
+        now, saved = self._progress, self._record
+        if (now.state, now.reason) != (saved.state, saved.reason):
+            return True
+        has_news = now.done != (saved.progress or {}).get("done", 0) or not facts.items() <= saved.cursor.items()
+        return self._clock() - self._saved_at >= (SAVE_EVERY_S if has_news else HEARTBEAT_S)
+
     def _look(self) -> None:
         """Look once a second for what other processes want."""
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
@@ -275,6 +321,8 @@ def run_job(
     share_of_rest: float = 0.0,
     pause_file: Path | None = None,
     limits: ThrottleLimits = DEFAULT_LIMITS,
+    admit: Admit | None = None,
+    ends_at_once: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Job]:
     """Run a job: its record is there from now on, and says how it ended when the block ends.
@@ -293,6 +341,8 @@ def run_job(
         share_of_rest: the share of time to rest, 0 to 0.99.
         pause_file: while this file exists, the job is paused.
         limits: limits of its writes.
+        admit: called first in the transaction in which it begins: refuses it, or returns what changes in the record.
+        ends_at_once: do not wait for the database at its end; else that it is done is saved in any case.
         clock: monotonic time in seconds.
 
     Raises:
@@ -300,7 +350,7 @@ def run_job(
         JobStopped: it was asked to stop.
         DatabaseError: see `write_transaction`; what was committed is kept.
     """
-    row = kept_in or JobRow(engine, name, exclusive=exclusive, keeps_position=keeps_position)
+    row = kept_in or JobRow(engine, name, exclusive=exclusive, keeps_position=keeps_position, admit=admit)
     record, resumed = row.begin()
     job: Job
     throttle = Throttle(
@@ -324,9 +374,7 @@ def run_job(
     )
     try:
         yield job
-        job.end(*job.ends_as, at_once=False)
-    except JobTaken:
-        raise
+        job.end(*job.ends_as, at_once=ends_at_once)
     except (KeyboardInterrupt, JobStopped) as error:
         job.end(STOPPED, job.reason(end_reason(error)), at_once=True)
         raise

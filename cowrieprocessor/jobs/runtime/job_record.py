@@ -22,14 +22,21 @@ from cowrieprocessor.db.jobs import (
 )
 from cowrieprocessor.errors import JobTaken
 from cowrieprocessor.jobs.runtime import process_identity
+from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFileGuard
 
 AT_ONCE_S = 0.2
 """How long a record that is saved "at once" waits for the write lock."""
+
+LAST_WORD_S = 1.0
+"""The same for how a job ended; without that others see from the process itself that it is gone."""
 
 BEGAN = "began"
 """Key in `owner`: when the run began; only jobs of this runtime have it, and can be asked for something."""
 
 Change = Callable[[JobRecord], None]
+
+Admit = Callable[[Connection], Change]
+"""Refuses a job with an error, or returns what changes in its record; called first when a job begins."""
 
 
 def is_running(job: JobRecord) -> bool:
@@ -84,13 +91,18 @@ class JobRow:
         name: the name of the job.
         exclusive: whether only one process at a time may run it; else several share the row.
         keeps_position: whether a run goes on from the position of one that came to its end, with its counters.
+        admit: what else decides whether it may begin.
     """
 
-    def __init__(self, engine: Engine, name: str, *, exclusive: bool, keeps_position: bool) -> None:
+    def __init__(
+        self, engine: Engine, name: str, *, exclusive: bool, keeps_position: bool, admit: Admit | None = None
+    ) -> None:
         self._engine = engine
         self._name = name
         self._exclusive = exclusive
         self._keeps_position = keeps_position
+        self._admit = admit
+        self._file = DatabaseFileGuard(engine)
         self._began_at = dt.datetime.now(dt.UTC)
         self._owner = process_identity.this_process() | {BEGAN: self._began_at.isoformat()}
 
@@ -99,9 +111,10 @@ class JobRow:
 
         Raises:
             JobTaken: another process runs it.
-            DatabaseError: see `write_transaction`.
+            DatabaseError: see `write_transaction`; what `admit` raises.
         """
         with write_transaction(self._engine) as connection:
+            change = None if self._admit is None else self._admit(connection)
             before = shared_job(connection, self._name, DONE)  # of two processes that begin at once, the second waits
             if self._exclusive and is_running(before):
                 raise taken(before)
@@ -112,6 +125,8 @@ class JobRow:
                 record.started_at = self._began_at
             if before.state == DONE and not self._keeps_position:
                 record.cursor, record.counters = {}, {}
+            if change is not None:
+                change(record)
             save_job(connection, record)
         process_identity.begin_run(self._owner)
         return record, resumed
@@ -140,12 +155,12 @@ class JobRow:
             at_once: give up if the database is locked.
 
         Raises:
-            JobTaken: another process runs the job now, or its row is gone.
+            JobTaken: another process runs the job now, its row is gone, or the database's file was replaced.
             DatabaseError: see `write_transaction`.
         """
         if connection is not None:
             return self._save(connection, change)
-        with self._transaction(at_once=at_once) as own:
+        with self._transaction(AT_ONCE_S if at_once else None) as own:
             return self._save(own, change)
 
     def end(self, change: Change, *, at_once: bool) -> JobRecord:
@@ -154,7 +169,7 @@ class JobRow:
         Raises:
             JobTaken, DatabaseError: as for `save`.
         """
-        with self._transaction(at_once=at_once) as connection:
+        with self._transaction(LAST_WORD_S if at_once else None) as connection:
             record = self.lock(connection)
             if self._is_ours(record) and record.state not in ENDED:
                 change(record)
@@ -176,13 +191,15 @@ class JobRow:
         return requests_in(record, self._began_at)
 
     @contextmanager
-    def _transaction(self, *, at_once: bool) -> Iterator[Connection]:
-        engine = second_engine(self._engine, lock_timeout_s=AT_ONCE_S) if at_once else self._engine
+    def _transaction(self, within_s: float | None) -> Iterator[Connection]:
+        """Yield a write transaction, which waits for others no longer than `within_s`, or than the engine does."""
+        self._file.require_same()  # connecting would create a new database in place of a deleted one
+        engine = self._engine if within_s is None else second_engine(self._engine, lock_timeout_s=within_s)
         try:
             with write_transaction(engine) as connection:
                 yield connection
         finally:
-            if at_once:
+            if within_s is not None:
                 engine.dispose()
 
     def _save(self, connection: Connection, change: Change) -> JobRecord:

@@ -19,17 +19,17 @@ from threading import Event
 from sqlalchemy import Engine
 
 from cowrieprocessor.clock import pause
-from cowrieprocessor.db.jobs import RUNNING, STOPPED
 from cowrieprocessor.errors import DatabaseError, DatabaseLocked
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.backoff import Backoff, BackoffTiming
-from cowrieprocessor.jobs.runtime.path_lock import HEARTBEAT_S, PathLock, lock_paths_when_free, wait_out
+from cowrieprocessor.jobs.watch.poller import POLL_S
+from cowrieprocessor.jobs.watch.watch_job import REQUESTS_S, WatchJob, begin_watch
 from cowrieprocessor.jobs.watch.watcher import Watcher
 from cowrieprocessor.loader.delta import DeltaLoader, Gap, PollResult
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FAILED, FileResult, LoadProgress
 from cowrieprocessor.loader.reading.discovery import existing_logs
-from cowrieprocessor.loader.rows.batch import EVENTS
+from cowrieprocessor.loader.rows.batch import DEAD_LETTERS, EVENTS
 from cowrieprocessor.sanitize import inert
 from cowrieprocessor.settings import Settings
 from cowrieprocessor.wording import destroyed
@@ -109,7 +109,7 @@ def follow(
         settings: limits and batch size.
         once: poll once instead of following.
         poll_s: poll at this interval in seconds instead of using inotify.
-        stop: once set, the current batch is committed and the follower ends.
+        stop: once set, the current batch is committed and the follower ends; `jobs stop` sets it, too.
         notify: called with one line of text for the operator.
         on_poll: called after each poll.
         on_progress: called after each batch.
@@ -125,24 +125,25 @@ def follow(
     result = FollowResult()
     timing = timing or FollowJobTiming()
     with ExitStack() as stack:
-        lock = lock_paths_when_free(
+        job = begin_watch(
             stack, engine, KIND, paths, stop=stop, notify=notify, keeps_waiting=not once, backoff=timing.backoff
         )
-        if lock is not None:
+        if job is not None:
+            shown = _Shown(job, result, on_progress)
             loader = stack.enter_context(
                 DeltaLoader(
                     engine,
                     paths,
                     settings=settings,
-                    job=lock.name,
-                    on_progress=_checking_database(lock, on_progress),
-                    stop=stop.is_set,
+                    job=job.name,
+                    on_progress=shown.on_batch,
+                    stop=job.is_interrupted,
                     timing=timing.loader,
                 )
             )
             for note in _notes_on_missing(paths):
                 notify(f"note: {note}")
-            follower = _Follower(loader, lock, stop, notify, on_poll, timing, result)
+            follower = _Follower(loader, job, stop, notify, on_poll, shown, timing, result)
             if once:
                 follower.poll_once()
             else:
@@ -155,10 +156,8 @@ def follow(
                 )
                 follower.run(stack.enter_context(watcher), links)
             follower.save_positions()
-        if stop.is_set():
-            result.stopped = True
-            if lock is not None:
-                lock.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+            job.ends_if_stopped()
+        result.stopped = stop.is_set()
     result.duration_s = time.monotonic() - began
     return result
 
@@ -175,24 +174,67 @@ def _notes_on_missing(paths: Sequence[Path]) -> Iterator[str]:
             yield f"{inert(str(path))}: no logs in this folder yet; check the path, if its honeypot has begun a log"
 
 
+class _Shown:
+    """Shows what was stored: to the caller after each batch, in the job now and then.
+
+    Args:
+        job: the job.
+        result: what all finished polls did.
+        on_progress: called after each batch.
+    """
+
+    def __init__(self, job: WatchJob, result: FollowResult, on_progress: Callable[[LoadProgress], None] | None) -> None:
+        self._job = job
+        self._result = result
+        self._on_progress = on_progress
+        self._by_path: dict[str, int] = {}
+        self._done = 0
+
+    def on_batch(self, now: LoadProgress) -> None:
+        """Show a batch.
+
+        Raises:
+            JobTaken: the database's file was replaced, which so ends long polls, too.
+        """
+        self._job.require_same_database()
+        self._by_path[now.path] = now.events
+        self._show()
+        if self._on_progress is not None:
+            self._on_progress(now)
+
+    def poll_finished(self) -> None:
+        """Show what a poll stored."""
+        self._by_path.clear()
+        self._show()
+
+    def _show(self) -> None:
+        counters = self._result.counters
+        done = counters[EVENTS] + counters[DEAD_LETTERS] + sum(self._by_path.values())
+        if done != self._done:
+            self._done = done
+            self._job.progress(done, "events")
+
+
 class _Follower:
     """Polls, reports the result, and waits for the next change."""
 
     def __init__(
         self,
         loader: DeltaLoader,
-        lock: PathLock,
+        job: WatchJob,
         stop: Event,
         notify: Callable[[str], None],
         on_poll: Callable[[PollResult], None],
+        shown: _Shown,
         timing: FollowJobTiming,
         result: FollowResult,
     ) -> None:
         self._loader = loader
-        self._lock = lock
+        self._job = job
         self._stop = stop
         self._notify = notify
         self._on_poll = on_poll
+        self._shown = shown
         self._timing = timing
         self._backoff = Backoff(notify, timing=timing.backoff)
         self._reported: dict[str, tuple[str, ...]] = {}
@@ -210,6 +252,9 @@ class _Follower:
         again_at: float | None = None
         while not self._stop.is_set():
             try:
+                if self._hold_while_paused(watcher):
+                    changed = None
+                    continue
                 if changed is None or changed:
                     began = time.monotonic()
                     result = self.poll(changed)
@@ -218,9 +263,9 @@ class _Follower:
                     if changed is None and not result.files:
                         watcher.record_idle_scan(poll_s)
                     pause(_rest_s(poll_s, result.counters[EVENTS]), self._stop)
-                self._lock.record(RUNNING, facts=self._facts())
+                self._job.heartbeat(self._facts())
             except DatabaseError as error:
-                wait_out(error, self._lock, self._backoff, self._stop)
+                self._job.wait_out(error, self._backoff)
                 changed = None
                 continue
             self._backoff.succeeded()
@@ -237,10 +282,14 @@ class _Follower:
         until = time.monotonic() + self._timing.archives_s
         try:
             while True:
+                if self._hold_while_paused(None):
+                    until = time.monotonic() + self._timing.archives_s
                 result = self.poll(None)
                 self._result.files += result.files
                 self._result.gaps += result.gaps
                 is_done = result.is_whole and not result.deferred and not result.is_undecided
+                if self._job.is_interrupted() and not self._stop.is_set():
+                    continue
                 if is_done or self._stop.is_set() or time.monotonic() >= until:
                     break
                 pause(result.again_in_s or 0.0, self._stop)
@@ -258,10 +307,11 @@ class _Follower:
             JobTaken: the database's file was replaced; nothing was stored.
             DatabaseError: the database fails.
         """
-        self._lock.require_same_database()
+        self._job.require_same_database()
         result = self._loader.poll(changed)
         self._result.polls += 1
         self._result.counters.update(result.counters)
+        self._shown.poll_finished()
         if result.counters:
             self._last_event_at = utc_text(dt.datetime.now(dt.UTC))[:19]
         for file in result.files:
@@ -279,12 +329,31 @@ class _Follower:
     def save_positions(self) -> None:
         """Store the position reached in each log, so that the next follower starts faster."""
         try:
-            self._lock.require_same_database()
+            self._job.require_same_database()
             self._loader.close()
         except DatabaseError as error:
             self._notify(
                 f"note: where each log stands could not be written down, so the next start takes longer: {error}"
             )
+
+    def _hold_while_paused(self, watcher: Watcher | None) -> bool:
+        """Store nothing while the job is paused, and keep the logs open; return whether it was paused.
+
+        Raises:
+            JobTaken, DatabaseError: see `WatchJob.wait_while_paused`.
+        """
+        changed: frozenset[Path] | None = None
+
+        def wait() -> None:
+            nonlocal changed
+            if changed is None:
+                self._loader.hold()
+            if watcher is not None:
+                changed = watcher.wait(REQUESTS_S, self._stop)
+            else:
+                pause(POLL_S, self._stop)
+
+        return self._job.wait_while_paused(wait)
 
     def _report(self, file: FileResult) -> None:
         """Report the warnings and the error of a file, unless they are the same as last time."""
@@ -331,19 +400,6 @@ class Links:
         return changed | {self._links[str(path)] for path in changed if str(path) in self._links}
 
 
-def _checking_database(
-    lock: PathLock, on_progress: Callable[[LoadProgress], None] | None
-) -> Callable[[LoadProgress], None]:
-    """Return a callback for each batch that also checks the database's file, so that a replaced one ends long polls."""
-
-    def on_batch(now: LoadProgress) -> None:
-        lock.require_same_database()
-        if on_progress is not None:
-            on_progress(now)
-
-    return on_batch
-
-
 def _rest_s(poll_s: float, events: int) -> float:
     """Return the rest after a poll, chosen so that many busy logs take a third of a core and no log waits for long.
 
@@ -361,5 +417,5 @@ def _earlier(at: float | None, in_s: float | None) -> float | None:
 
 
 def _timeout_s(until: float | None) -> float:
-    """Return the time until a moment, at most the interval of heartbeats."""
-    return HEARTBEAT_S if until is None else max(0.0, min(HEARTBEAT_S, until - time.monotonic()))
+    """Return the time until a moment, at most until requests are looked for."""
+    return REQUESTS_S if until is None else max(0.0, min(REQUESTS_S, until - time.monotonic()))

@@ -22,11 +22,11 @@ from sqlalchemy import Engine
 
 from cowrieprocessor.analysis.captured_file import sha256_of_name
 from cowrieprocessor.analysis.downloads_scan import ScanLimits, ScanResult, scan_downloads
-from cowrieprocessor.db.jobs import RUNNING, STOPPED
+from cowrieprocessor.clock import pause
 from cowrieprocessor.errors import ConfigurationError, DatabaseError, InputError
 from cowrieprocessor.events import utc_text
 from cowrieprocessor.jobs.runtime.backoff import Backoff
-from cowrieprocessor.jobs.runtime.path_lock import PathLock, lock_paths_when_free, wait_out
+from cowrieprocessor.jobs.watch.watch_job import REQUESTS_S, WatchJob, begin_watch
 from cowrieprocessor.jobs.watch.watcher import Watcher
 
 KIND = "scan"
@@ -103,6 +103,7 @@ def watch_downloads(
         rehash: read every file again in the first scan, including those in the database.
         poll_s: scan at this interval in seconds instead of using inotify.
         stop: once set, the watch ends between two files; files that are not committed yet come again next time.
+            `jobs stop` sets it, too.
         notify: called with one line of text for the operator.
         on_scan: called after each scan.
         timing: when folders are scanned.
@@ -120,16 +121,16 @@ def watch_downloads(
     began = time.monotonic()
     result = WatchResult()
     with ExitStack() as stack:
-        lock = lock_paths_when_free(stack, engine, KIND, [folder.path for folder in folders], stop=stop, notify=notify)
-        if lock is not None:
+        job = begin_watch(stack, engine, KIND, [folder.path for folder in folders], stop=stop, notify=notify)
+        if job is not None:
             watch = _Watch(
-                engine, folders, rehash, lock, stop, notify, on_scan, timing or Timing(), limits or ScanLimits(), result
+                engine, folders, rehash, job, stop, notify, on_scan, timing or Timing(), limits or ScanLimits(), result
             )
             watcher = Watcher(
                 lambda: [folder.path for folder in folders], poll_s=poll_s, notify=notify, is_wanted=_may_be_captured
             )
             watch.run(stack.enter_context(watcher))
-            lock.ends_as = STOPPED, "asked to stop; the same command goes on from here"
+            job.ends_if_stopped()
     result.duration_s = time.monotonic() - began
     return result
 
@@ -212,7 +213,7 @@ class _Watch:
         engine: Engine,
         folders: Sequence[Downloads],
         rehash: bool,
-        lock: PathLock,
+        job: WatchJob,
         stop: Event,
         notify: Callable[[str], None],
         on_scan: Callable[[ScanResult], None],
@@ -223,7 +224,7 @@ class _Watch:
         self._engine = engine
         self._folders = [_Folder(folder) for folder in folders]
         self._rehash = {folder.path for folder in folders} if rehash else set()
-        self._lock = lock
+        self._job = job
         self._stop = stop
         self._notify = notify
         self._on_scan = on_scan
@@ -231,6 +232,7 @@ class _Watch:
         self._limits = limits
         self._backoff = Backoff(notify)
         self._scans = 0
+        self._files = self._shown_files = 0
         self._last_scan_at: str | None = None
         self.result = result
 
@@ -239,12 +241,14 @@ class _Watch:
         while not self._stop.is_set():
             began, scans_before = time.monotonic(), self._scans
             try:
+                if self._job.wait_while_paused(lambda: self._schedule(watcher.wait(REQUESTS_S, self._stop))):
+                    continue
                 has_visited = self._visit_due(began)
-                self._lock.record(RUNNING, facts=self._facts())
+                self._job.heartbeat(self._facts())
             except ScanStopped:
                 return
             except DatabaseError as error:
-                wait_out(error, self._lock, self._backoff, self._stop)
+                self._job.wait_out(error, self._backoff)
                 continue
             self._backoff.succeeded()
             if has_visited and self._scans == scans_before:
@@ -255,15 +259,15 @@ class _Watch:
         """Scan the folders that are due; return whether there were any."""
         due = [folder for folder in self._folders if folder.due_at() <= now]
         if due:
-            self._lock.require_same_database()
+            self._job.require_same_database()
         for folder in due:
             self._visit(folder)
         return bool(due)
 
     def _timeout_s(self) -> float:
-        """Return the time until a folder is due, at most until a missing one is tried again."""
+        """Return the time until a folder is due, at most until a missing one is tried again or requests looked for."""
         due_at = min(folder.due_at() for folder in self._folders)
-        return max(0.0, min(due_at - time.monotonic(), self._timing.missing_s))
+        return max(0.0, min(due_at - time.monotonic(), self._timing.missing_s, REQUESTS_S))
 
     def _schedule(self, changed: frozenset[Path] | None) -> None:
         """Schedule scans of the folders in which files changed; None stands for all folders."""
@@ -318,10 +322,12 @@ class _Watch:
             sensor=folder.sensor,
             rehash=folder.path in self._rehash,
             is_wanted=sieve,
-            on_progress=self._check_stop,
+            on_progress=self._on_file,
             limits=self._limits,
         )
         self._scans += 1
+        self._files += result.new + result.completed
+        self._show(self._files)
         counters = self.result.counters.setdefault(result.directory, Counter())
         counters.update({name: count for name in TOTALS if (count := getattr(result, name))})
         self.result.scans += has_news(result)
@@ -334,9 +340,22 @@ class _Watch:
     def _facts(self) -> dict[str, object]:
         return {} if self._last_scan_at is None else {"last_scan_at": self._last_scan_at}
 
-    def _check_stop(self, _result: ScanResult, _entries: int) -> None:
-        if self._stop.is_set():
-            raise ScanStopped("asked to stop; the next scan stores the rest")
+    def _on_file(self, result: ScanResult, _entries: int) -> None:
+        """Report progress, and wait while the job is paused.
+
+        Raises:
+            ScanStopped: the watch shall end.
+        """
+        if self._job.is_interrupted():
+            self._job.wait_while_paused(lambda: pause(REQUESTS_S, self._stop))
+            if self._stop.is_set():
+                raise ScanStopped("asked to stop; the next scan stores the rest")
+        self._show(self._files + result.new + result.completed)
+
+    def _show(self, files: int) -> None:
+        if files != self._shown_files:
+            self._shown_files = files
+            self._job.progress(files, "files")
 
     def _report(self, folder: _Folder, result: ScanResult) -> None:
         """Report files with a problem, each once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from cowrieprocessor.db.ingest.followed_files import SeenFile
@@ -66,9 +66,21 @@ class KnownFiles:
         """Index the current states by content, so that files that are renamed from now on are recognized."""
         self._by_content = {content_key(state.seen): state for state in self._states.values()}
 
-    def inodes(self) -> set[str]:
-        """Return the inodes of all known files."""
-        return {state.seen.inode for state in self._states.values()}
+    def reading_order(self, present: Mapping[str, tuple[str, os.stat_result]]) -> list[str]:
+        """Return file keys in the order to read them: live logs first, then known files, then others.
+
+        Args:
+            present: path and status by file key.
+        """
+        known_inodes = {state.seen.inode for state in self._states.values()}
+
+        def rank(file_key: str) -> int:
+            path, status = present[file_key]
+            if is_live_name(path):
+                return 0
+            return 1 if file_key in self._states or str(status.st_ino) in known_inodes else 2
+
+        return sorted(present, key=rank)
 
     def to_store(self) -> dict[str, SeenFile]:
         """Return all states for the database, by file key."""

@@ -92,6 +92,20 @@ class OpenLogs:
         """Return whether a file that is not open should be kept open."""
         if file_key in self._named or (status.st_dev, status.st_ino) in self._complete:
             return False
+        return self._has_room_for(status)
+
+    def should_hold(self, file_key: str, status: os.stat_result) -> bool:
+        """Return whether a file should be opened although nothing is read now, whatever is open under its path."""
+        file_id = (status.st_dev, status.st_ino)
+        named = self._named.get(file_key)
+        if named is not None and named.file_id == file_id:
+            return False
+        if any(log.file_id == file_id for log in (*self._named.values(), *self._unnamed)):
+            return False
+        return self._has_room_for(status)
+
+    def _has_room_for(self, status: os.stat_result) -> bool:
+        """Return whether a file was written to lately, and not too many are open."""
         is_idle = time.time() - status.st_mtime >= CLOSE_IDLE_AFTER_S
         return not is_idle and len(self._named) + len(self._unnamed) < MAX_OPEN_LOGS
 
@@ -112,10 +126,10 @@ class OpenLogs:
             log.is_renamed = log.file_id in file_ids
             if log.is_renamed:
                 continue
-            if log.size >= 0 and now - log.idle_since > CLOSE_UNNAMED_AFTER_S:
-                self.release(log)
-            elif (size := _size(log.descriptor)) != log.size:
+            if (size := _size(log.descriptor)) != log.size:
                 yield log, size
+            elif now - log.idle_since > CLOSE_UNNAMED_AFTER_S:
+                self.release(log)
 
     @property
     def unnamed(self) -> list[OpenLog]:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from benchmarks.make_v3_db import make_v3_db
-from cowrieprocessor.db.engine import dispose, get_engine
+from cowrieprocessor.db.engine import dispose, get_engine, read_transaction
 from cowrieprocessor.db.migrations import apply_migrations
+from cowrieprocessor.db.models import FileHash, RawEvent
 from cowrieprocessor.errors import JobStopped
 from cowrieprocessor.jobs.dead_letters.replay import ReplayLimits, replay
+from cowrieprocessor.jobs.runtime.job_list import ListedJob, list_jobs
 from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.runtime.throttle import ThrottleLimits
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.upgrade.recount import recount
+from cowrieprocessor.jobs.watch.follow import FollowResult, follow
+from cowrieprocessor.jobs.watch.scan_watch import Downloads, Timing, WatchResult, watch_downloads
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.settings import Settings
 from tests.command_line import run
@@ -153,3 +162,178 @@ def test_a_backfill_is_paused_before_it_is_started(v3: Path, tmp_path: Path) -> 
     assert run("jobs", "list", "--db", path).stdout == "no job has been started on this database\n"
     assert run("db", "backfill", "--yes", "--db", path).returncode == 0
     assert "asked" not in run("jobs", "list", "--db", path).stdout
+
+
+class Watching:
+    """A follower or a scan in a thread of its own, and the commands that another process gives it.
+
+    Attributes:
+        notes: what it said.
+        ended: its result, or its error.
+    """
+
+    def __init__(self, db_url: str, engine: Engine, kind: str, folder: Path) -> None:
+        self.notes: list[str] = []
+        self.ended: list[object] = []
+        self._db = db_url
+        self._engine = engine
+        self._kind = kind
+        self._work: Callable[..., Any] = partial(follow, engine, [folder], Settings(batch_size=5))
+        if kind == "scan":
+            self._work = partial(watch_downloads, engine, [Downloads(folder)], timing=Timing(settled_s=0.0))
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.ended.append(self._work(stop=Event(), notify=self.notes.append))
+        except Exception as error:  # noqa: BLE001 - the test shows it
+            self.ended.append(error)
+
+    def job(self) -> ListedJob:
+        """Return its job as it is listed."""
+        with read_transaction(self._engine) as connection:
+            (listed,) = [job for job in list_jobs(connection) if job.name.startswith(f"{self._kind}:")]
+        return listed
+
+    def ask(self, word: str) -> None:
+        """Pause, resume or stop it from another process."""
+        asked = run("jobs", word, self.job().name, "--db", self._db)
+        assert asked.returncode == 0, asked.stderr
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait for something."""
+        ends_at = time.monotonic() + 60.0
+        while not happened():
+            assert time.monotonic() < ends_at, (self.notes, self.ended)
+            time.sleep(0.05)
+
+    def until_stored(self, count: int) -> None:
+        """Wait until so many events or files are stored."""
+        table = RawEvent if self._kind == "follow" else FileHash
+
+        def is_stored() -> bool:
+            with read_transaction(self._engine) as connection:
+                stored = connection.scalar(select(func.count()).select_from(table)) or 0
+            assert stored <= count
+            return stored == count
+
+        self.until(is_stored)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let watches look for requests often."""
+    monkeypatch.setattr("cowrieprocessor.jobs.runtime.job.LOOK_EVERY_S", 0.05)
+    for module in ("follow", "scan_watch"):
+        monkeypatch.setattr(f"cowrieprocessor.jobs.watch.{module}.REQUESTS_S", 0.1)
+
+
+def put(folder: Path, content: bytes) -> None:
+    """Put a captured file into a folder as Cowrie does."""
+    (folder / "new").write_bytes(content)
+    (folder / "new").rename(folder / hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.usefixtures("soon")
+def test_following_is_paused_resumed_and_stopped(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """Nothing is stored during a pause; afterwards all of it is, also of logs that were deleted meanwhile."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    log = write(logs / "cowrie.json", events(10))
+    watching = Watching(db_url, engine, "follow", logs)
+    watching.until_stored(10)
+    watching.ask("pause")
+    watching.until(lambda: watching.job().state == "paused")
+    paused = watching.job()
+    for start in (10, 20, 30):
+        with log.open("a") as file:
+            file.writelines(f"{line}\n" for line in events(10, start=start))
+        time.sleep(1.0)
+        log.rename(logs / "cowrie.json.1")
+        write(log, [])
+        time.sleep(1.0)
+        (logs / "cowrie.json.1").unlink()
+    still = watching.job()
+    watching.until_stored(10)
+    watching.ask("resume")
+    watching.until_stored(40)
+    watching.until(lambda: watching.job().state == "running")
+    watching.ask("stop")
+    watching.until(lambda: bool(watching.ended))
+    stopped = watching.job()
+
+    assert paused.reason == f"by command; `cowrieprocessor jobs resume {paused.name}` lets it go on"
+    assert (still.state, still.request) == ("paused", None)
+    assert isinstance(watching.ended[0], FollowResult)
+    assert (watching.ended[0].stopped, watching.ended[0].losses) == (True, 0)
+    assert (stopped.state, stopped.reason) == ("stopped", "stopped by command; the same command goes on from here")
+    assert stopped.progress is not None
+    assert (stopped.progress["done"], stopped.progress["unit"]) == (40, "events")
+    assert watching.notes == [f"paused {paused.reason}", "goes on after the pause"]
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_backlog_is_paused_between_batches(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """A follower that reads much pauses after its batch, and goes on from there; a stop ends the pause."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    write(logs / "cowrie.json", events(20_000))
+    watching = Watching(db_url, engine, "follow", logs)
+    watching.until(lambda: stored_some(engine))
+    watching.ask("pause")
+    watching.until(lambda: watching.job().state == "paused")
+    with read_transaction(engine) as connection:
+        at = connection.scalar(select(func.count()).select_from(RawEvent)) or 0
+    watching.ask("resume")
+    watching.until_stored(20_000)
+    watching.ask("pause")
+    watching.until(lambda: watching.job().state == "paused")
+    watching.ask("stop")
+    watching.until(lambda: bool(watching.ended))
+
+    assert 0 < at < 20_000
+    assert watching.job().state == "stopped"
+
+
+def stored_some(engine: Engine) -> bool:
+    """Return whether there is an event."""
+    with read_transaction(engine) as connection:
+        return bool(connection.scalar(select(func.count()).select_from(RawEvent)))
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_scan_is_paused_resumed_and_stopped(engine: Engine, db_url: str, tmp_path: Path) -> None:
+    """Files that come during a pause are stored after it; a pause holds for the next watch as well."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    put(folder, b"first")
+    watching = Watching(db_url, engine, "scan", folder)
+    watching.until_stored(1)
+    watching.ask("pause")
+    watching.until(lambda: watching.job().state == "paused")
+    for number in range(3):
+        put(folder, b"%d" % number)
+    time.sleep(1.0)
+    watching.until_stored(1)
+    watching.ask("resume")
+    watching.until_stored(4)
+    watching.ask("pause")
+    watching.until(lambda: watching.job().state == "paused")
+    watching.ask("stop")
+    watching.until(lambda: bool(watching.ended))
+    stopped = watching.job()
+    put(folder, b"last")
+    again = Watching(db_url, engine, "scan", folder)
+    again.until(lambda: again.job().state == "paused")
+    again.until_stored(4)
+    again.ask("resume")
+    again.until_stored(5)
+    again.ask("stop")
+    again.until(lambda: bool(again.ended))
+
+    assert isinstance(watching.ended[0], WatchResult)
+    assert (stopped.state, stopped.request) == ("stopped", "pause")
+    assert stopped.progress is not None
+    assert (stopped.progress["done"], stopped.progress["unit"]) == (4, "files")
+    assert again.job().state == "stopped"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,18 +21,22 @@ from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.jobs import (
     DONE,
     FAILED,
+    PAUSED,
     RUNNING,
     STOPPED,
     WAITING,
     JobRecord,
+    delete_job,
     jobs_of_kind,
     load_job,
+    request_pause,
     save_job,
 )
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Job
 from cowrieprocessor.errors import AlreadyFollowed, DatabaseLocked, JobTaken
-from cowrieprocessor.jobs.runtime.path_lock import HEARTBEAT_S, lock_paths
+from cowrieprocessor.jobs.runtime.job import HEARTBEAT_S
+from cowrieprocessor.jobs.runtime.path_lock import lock_paths
 from cowrieprocessor.jobs.runtime.process_identity import _started
 
 _LOCKING = """
@@ -216,13 +221,13 @@ def test_other_kinds_and_other_machines(database: Engine, tmp_path: Path) -> Non
         change_row(database, lock.name, host="elsewhere")
         with lock_paths(database, "follow", [tmp_path / "a.json"]):
             pass
-        change_row(database, lock.name, host=lock._identity["host"], machine="another machine of that name")
+        change_row(database, lock.name, host=lock.record.owner["host"], machine="another machine of that name")
         with lock_paths(database, "follow", [tmp_path / "b.json"]):
             pass
         change_row(database, lock.name, machine=None)  # without a machine ID, or written by an older version
         with pytest.raises(AlreadyFollowed), lock_paths(database, "follow", [tmp_path / "c.json"]):
             pass
-        change_row(database, lock.name, machine=lock._identity["machine"])
+        change_row(database, lock.name, machine=lock.record.owner["machine"])
 
 
 def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
@@ -237,7 +242,7 @@ def test_counters_are_kept(engine: Engine, tmp_path: Path) -> None:
     for state in (WAITING, RUNNING):
         with lock_paths(engine, "follow", [tmp_path]) as lock:
             add()
-            lock.record(state, "because", {"last_event_at": "then"})
+            lock.heartbeat(state, "because", facts={"last_event_at": "then"})
             add()
             job = row(engine, lock.name)
             assert (state, "because", "then") == (job.state, job.reason, job.cursor["last_event_at"])
@@ -291,11 +296,46 @@ def test_the_heartbeat_comes_each_minute(database: Engine, tmp_path: Path) -> No
     clock = Clock()
     with lock_paths(database, "follow", [tmp_path], clock=clock) as lock:
         first = row(database, lock.name).updated_at
-        lock.record(RUNNING)
+        lock.heartbeat(RUNNING)
         assert first == row(database, lock.name).updated_at
         clock.now += HEARTBEAT_S
-        lock.record(RUNNING)
+        lock.heartbeat(RUNNING)
         assert first < row(database, lock.name).updated_at
+
+
+def test_news_are_saved_every_few_seconds(database: Engine, tmp_path: Path) -> None:
+    """Progress and facts are not written more often than every five seconds, a new state at once."""
+    clock = Clock()
+    with lock_paths(database, "follow", [tmp_path], clock=clock) as lock:
+        for second in range(1, 11):
+            clock.now = float(second)
+            lock.progress(second, unit="events")
+            lock.heartbeat(facts={"last_event_at": str(second)})
+            now = row(database, lock.name)
+            assert now.progress is None if second < 5 else (now.progress or {})["done"] == second // 5 * 5
+        clock.now += 1.0
+        lock.heartbeat(PAUSED, "by command")
+        now = row(database, lock.name)
+
+    assert (now.state, now.reason, (now.progress or {})["done"]) == (PAUSED, "by command", 10)
+
+
+def test_a_pause_is_taken_over_with_the_row(engine: Engine, tmp_path: Path) -> None:
+    """A container that was paused stays so when the next one, with another host name, takes over its row."""
+    with lock_paths(engine, "follow", [tmp_path]) as lock:
+        pass
+    paused = row(engine, lock.name)
+    paused.state = STOPPED
+    with write_transaction(engine) as connection:
+        delete_job(connection, lock.name)
+    put_row(engine, "follow:container", dt.timedelta(hours=1), paused, host="5f3c", machine=None)
+    with write_transaction(engine) as connection:
+        request_pause(connection, "follow:container")
+    with lock_paths(engine, "follow", [tmp_path]) as lock:
+        reason = lock.paused_reason()
+
+    assert reason is not None
+    assert row(engine, lock.name).pause_requested
 
 
 def test_the_end_is_recorded(database: Engine, tmp_path: Path) -> None:
@@ -324,7 +364,7 @@ def test_a_process_whose_row_was_taken_stops(database: Engine, tmp_path: Path) -
         lock = stack.enter_context(lock_paths(database, "follow", [tmp_path]))
         change_row(database, lock.name, run="another", pid=1)
         with pytest.raises(JobTaken, match="process 1 on"):
-            lock.record(WAITING)
+            lock.heartbeat(WAITING)
     job = row(database, lock.name)
 
     assert ("another", RUNNING) == (job.owner["run"], job.state)
@@ -332,13 +372,13 @@ def test_a_process_whose_row_was_taken_stops(database: Engine, tmp_path: Path) -
 
 def test_a_locked_database_does_not_delay_the_end(database: Engine, tmp_path: Path) -> None:
     """If the database is locked at the end, the process ends all the same, and is not considered alive."""
-    with (
-        lock_paths(database, "follow", [tmp_path], last_word_s=0.05) as lock,
-        write_transaction(database) as connection,
-    ):
-        save_job(connection, JobRecord(lock.name, RUNNING, row(database, lock.name).cursor))
-        lock.try_to_record(WAITING, "locked")
-        lock.release(STOPPED, None)
+    with ExitStack() as stack:
+        with lock_paths(database, "follow", [tmp_path]) as lock:
+            connection = stack.enter_context(write_transaction(database))
+            save_job(connection, JobRecord(lock.name, RUNNING, row(database, lock.name).cursor))
+            began = time.monotonic()
+            lock.heartbeat(WAITING, "locked", at_once=True)
+        assert time.monotonic() - began < 5.0
     with lock_paths(database, "follow", [tmp_path]) as lock:
         assert RUNNING == row(database, lock.name).state
 
