@@ -56,6 +56,7 @@ from cowrieprocessor.jobs.enrichment.cache_replay import import_cowrie_verdicts,
 from cowrieprocessor.jobs.enrichment.propagate import Propagation
 from cowrieprocessor.jobs.enrichment.reevaluate import Reevaluation
 from cowrieprocessor.jobs.enrichment.run_result import EnrichOptions, EnrichProgress, EnrichResult, has_answers
+from cowrieprocessor.jobs.runtime.process_identity import this_process
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.settings import Settings
 
@@ -160,6 +161,7 @@ class _Run:
         self.notify: Callable[[str], None] = lambda _text: None
         self.on_progress: Callable[[EnrichProgress], None] = lambda _progress: None
         self._staged = not settings.use_new_enrichment
+        self._owner = this_process()
         self._policy = policy_of(settings)
         self._providers = self._select(configured_providers(settings))
         self._ttl = ttl_of(settings)
@@ -356,6 +358,7 @@ class _Run:
             if state == RUNNING and job.state != RUNNING:
                 job.started_at = now
             job.state, job.reason = state, reason
+            job.owner = self._owner if state in (RUNNING, WAITING) else {}
             job.finished_at = now if state in (DONE, STOPPED, FAILED) else None
             add_counters(job.counters, more)
             save_job(connection, job)
