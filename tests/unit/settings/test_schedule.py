@@ -76,5 +76,5 @@ def test_a_mistake_in_the_file_is_refused(tmp_path: Path, content: str, message:
 @pytest.mark.parametrize("words", ["enrichment", "enrichment=", "=1h", "a=1h,a=2h", ",", "enrichment=1h;b=2h"])
 def test_a_mistake_in_the_variable_is_refused(words: str) -> None:
     """With the variable, what it is and what is expected."""
-    with pytest.raises(ConfigurationError, match="COWRIEPROC_WORK is .*; expected "):
+    with pytest.raises(ConfigurationError, match=r"COWRIEPROC_WORK is .*; expected "):
         load_settings(environ={"COWRIEPROC_WORK": words})

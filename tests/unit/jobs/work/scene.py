@@ -87,7 +87,9 @@ class Office:
         return found.state, found.reason
 
 
-def install(folder: Path, name: str, tasks: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0") -> None:
+def install(
+    folder: Path, name: str, tasks: Mapping[str, str], modules: Mapping[str, str], version: str = "1.0"
+) -> None:
     """Install a distribution in a folder of `sys.path`.
 
     Args:

@@ -47,7 +47,11 @@ def test_a_task_of_another_distribution_is_found(packages: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text", "reason"),
     [
-        ("broken_a:TASK", "import nothing_that_is_there", "cannot be imported: No module named 'nothing_that_is_there'"),
+        (
+            "broken_a:TASK",
+            "import nothing_that_is_there",
+            "cannot be imported: No module named 'nothing_that_is_there'",
+        ),
         ("broken_b:TASK", "raise SystemExit('bye')", "cannot be imported: bye"),
         ("broken_c:NO_TASK", TASK, "cannot be imported: "),
         ("broken_d:TASK", "TASK = 5", "is not a Task"),
@@ -82,5 +86,7 @@ def test_schedules_of_unknown_tasks_are_refused(packages: Path) -> None:
     settings = load_settings(environ={"COWRIEPROC_WORK": "other=1h,enrichment=6h"})
     schedules = {name: str(schedule) for name, schedule in catalogue.schedules(settings).items()}
     assert schedules == {"derived-facts": "1h", "enrichment": "6h", "propagation": "5min"}
-    with pytest.raises(ConfigurationError, match="'enrichmnt' in the setting `work`.*did you mean 'enrichment'.*other"):
+    with pytest.raises(
+        ConfigurationError, match=r"'enrichmnt' in the setting `work`.*did you mean 'enrichment'.*other"
+    ):
         catalogue.schedules(load_settings(environ={"COWRIEPROC_WORK": "enrichmnt=1h"}))
