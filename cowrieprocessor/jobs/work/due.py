@@ -19,6 +19,9 @@ LONGEST_RETRY_S = 3600.0
 CLOCK_TOLERANCE = dt.timedelta(minutes=1)
 """A last run that is further in the future was recorded by a clock that has been set back since."""
 
+MIN_REST = dt.timedelta(seconds=10)
+"""The rest after a run that asks for another one: one that always asks must not keep the worker busy."""
+
 EARLY_SHARE, MOST_EARLY_S = 0.1, 30.0
 """How much earlier than due a run by `--once` is, at most: timers do not start it to the second."""
 
@@ -63,7 +66,9 @@ def next_run_at(schedule: Schedule, last: LastRun | None, now: dt.datetime) -> d
     if last.failures:
         return (last.ended_at or last.began_at) + _retry_wait(last.failures)
     regular = _by_schedule(schedule, last.began_at)
-    return regular if last.again_at is None else min(regular, last.again_at)
+    if last.again_at is None:
+        return regular
+    return min(regular, max(last.again_at, (last.ended_at or last.began_at) + MIN_REST))
 
 
 def is_due(schedule: Schedule, at: dt.datetime | None, now: dt.datetime, *, early: bool = False) -> bool:

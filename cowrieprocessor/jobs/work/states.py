@@ -42,7 +42,8 @@ class TaskState:
         reason: why it failed, waits, is off or is due before its time; what it did, if it is done.
         last_run_at: when it began last; None if it never did.
         duration_s: how long that run took, in seconds, or has taken so far; None if unknown.
-        next_run_at: when it is, or became, due; None if it never ran, runs, is off, waits, or has nothing to do.
+        next_run_at: when it is, or became, due; None if it never ran, runs, is off, waits, has nothing to do, or
+            cannot be run at all.
     """
 
     task: str
@@ -126,8 +127,7 @@ class _Question:
         if not is_due(self._schedule, self._at, self._now, early=self._early):
             return self._stated(*self._past(), next_run_at=self._at)
         if not self._has_work(engine, settings):
-            state, _ = self._past()
-            return self._stated(DONE if state == DUE else state, NOTHING_TO_DO)
+            return self._stated(DONE, NOTHING_TO_DO)
         if (reason := self._obstacle()) is not None:
             return self._stated(WAITING, reason)
         return self._stated(DUE, self._why_now(), next_run_at=None if self._last is None else self._at)

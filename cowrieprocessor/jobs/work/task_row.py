@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from cowrieprocessor.db.jobs import DONE, ENDED, FAILED, RUNNING, STOPPED, WAITING, JobRecord, add_counters
+from cowrieprocessor.errors import DatabaseError, JobTaken
 from cowrieprocessor.jobs.runtime.job_record import JobRow
 from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.work.due import LastRun, next_run_at
@@ -75,13 +76,17 @@ class TaskRow:
             record.started_at = now
             record.cursor = {"began_at": now.isoformat(), "deaths": deaths, "failures": failures}
 
-        self._row.save(change)
+        try:
+            self._row.save(change)
+        except BaseException:
+            self._row.release()
+            raise
 
     def report(self, progress: JobProgress | None) -> None:
-        """Record how far the run is, and that its process is there.
+        """Record how far the run is, and that its process is there, if the database answers at once.
 
         Raises:
-            JobTaken, DatabaseError: see `JobRow.save`.
+            JobTaken: another process runs the task, or its row is gone.
         """
 
         def change(record: JobRecord) -> None:
@@ -89,7 +94,12 @@ class TaskRow:
                 record.state = progress.state if progress.state == WAITING else RUNNING
                 record.reason, record.progress = progress.reason, progress.document()
 
-        self._row.save(change, at_once=True)
+        try:
+            self._row.save(change, at_once=True)
+        except JobTaken:
+            raise
+        except DatabaseError:
+            return
 
     def is_stop_requested(self) -> bool:
         """Return whether another process wants this run to stop."""

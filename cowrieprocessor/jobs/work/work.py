@@ -15,7 +15,7 @@ from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import DatabaseError, JobStopped
 from cowrieprocessor.jobs.runtime.backoff import Backoff, is_transient
 from cowrieprocessor.jobs.runtime.database_file_guard import DatabaseFileGuard
-from cowrieprocessor.jobs.runtime.job import Job, run_job
+from cowrieprocessor.jobs.runtime.job import STOPPED_BY_SIGNAL, Job, run_job
 from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.work.catalogue import Catalogue
 from cowrieprocessor.jobs.work.run import EndedRun, TaskRun
@@ -52,19 +52,19 @@ class WorkResult:
     Attributes:
         ended: how each task ended last, in the order of the ends.
         states: the state of each task, as it was looked at last.
-        broken: the names of the entry points that lead to no task.
         stopped: whether it was asked to stop before its end.
     """
 
     ended: dict[str, EndedRun] = field(default_factory=dict)
     states: list[TaskState] = field(default_factory=list)
-    broken: tuple[str, ...] = ()
     stopped: bool = False
 
     @property
     def failed(self) -> list[str]:
         """The names of the tasks whose last run failed, and of those that cannot be run at all."""
-        return sorted([*self.broken, *(name for name, run in self.ended.items() if run.state == FAILED)])
+        ran = {name for name, run in self.ended.items() if run.state == FAILED}
+        cannot = {state.task for state in self.states if state.state == FAILED and state.next_run_at is None}
+        return sorted(ran | cannot)
 
 
 def work(
@@ -106,7 +106,7 @@ def work(
     """
     require_current(engine)
     catalogue.schedules(settings)
-    result = WorkResult(broken=tuple(task.name for task in catalogue.broken))
+    result = WorkResult()
     try:
         with run_job(engine, WORK_JOB, stop=stop) as job:
             worker = _Worker(engine, catalogue, settings, job, stop, result, timing or WorkTiming(), once=once)
@@ -198,7 +198,9 @@ class _Worker:
                 except DatabaseError as error:
                     if self._once or not is_transient(error):
                         raise
-                    self._wait_out(backoff.failed(error))
+                    pause(backoff.failed(error), self._stop)
+                    if self._stop.is_set():  # it has waited for long enough: the ends of runs may stay unrecorded
+                        raise JobStopped(STOPPED_BY_SIGNAL) from error
                     continue
                 backoff.succeeded()
                 pause(self._timing.tick_s, self._waits_on())
@@ -311,12 +313,6 @@ class _Worker:
     def _waits_on(self) -> threading.Event:
         """Return the event that ends a pause: a worker that stops already waits for its tasks."""
         return threading.Event() if self._stop.is_set() else self._stop
-
-    def _wait_out(self, seconds: float) -> None:
-        """Wait while the database is away; a worker that is asked to stop tries to record the ends of its tasks."""
-        if self._stop.is_set():
-            self._stop_runs()
-        pause(seconds, self._waits_on())
 
     def _beat(self) -> None:
         """Record from time to time that the worker is there."""

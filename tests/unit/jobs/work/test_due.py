@@ -95,6 +95,8 @@ def test_a_run_can_ask_for_an_earlier_one_but_not_for_a_later() -> None:
     """A source's pause ends before the interval, or the interval comes first."""
     last = LastRun(NOW, NOW, again_at=NOW + dt.timedelta(minutes=3))
     assert next_run_at(QUARTER, last, NOW) == NOW + dt.timedelta(minutes=3)
+    busy = LastRun(ago(seconds=5), NOW, again_at=ago(seconds=1))
+    assert next_run_at(QUARTER, busy, NOW) == NOW + dt.timedelta(seconds=10)
     later = LastRun(NOW, NOW, again_at=NOW + dt.timedelta(hours=9))
     assert next_run_at(QUARTER, later, NOW) == NOW + dt.timedelta(minutes=15)
 

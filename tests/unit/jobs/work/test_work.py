@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -16,6 +17,7 @@ from cowrieprocessor.db.engine import read_transaction, write_transaction
 from cowrieprocessor.db.jobs import JobRecord, load_job, request_pause, request_stop
 from cowrieprocessor.errors import ConfigurationError, DatabaseError, JobStopped, JobTaken, SchemaVersionError
 from cowrieprocessor.jobs.runtime.job import run_job
+from cowrieprocessor.jobs.runtime.job_record import JobRow
 from cowrieprocessor.jobs.runtime.progress import JobProgress
 from cowrieprocessor.jobs.work import work as worker
 from cowrieprocessor.jobs.work.status import work_status
@@ -51,9 +53,9 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def at_work(office: Office) -> Iterator[threading.Event]:
+def at_work(office: Office, stop: threading.Event | None = None) -> Iterator[threading.Event]:
     """Run a worker in a thread; yield the event that stops it, which is set at the end."""
-    stop = threading.Event()
+    stop = stop or threading.Event()
     thread = threading.Thread(target=office.stay, args=(stop,))
     thread.start()
     try:
@@ -221,7 +223,8 @@ def test_a_task_that_cannot_be_asked_has_failed(engine: Engine) -> None:
         return True
 
     office = Office(engine, [task("bad", has_work=ask_badly), task("good")])
-    assert list(office.once().ended) == ["good"]
+    result = office.once()
+    assert (list(result.ended), result.failed) == (["good"], ["bad"])
     state, reason = office.state("bad")
     assert state == "failed"
     assert reason is not None
@@ -359,6 +362,43 @@ def test_a_database_that_is_away_is_waited_for(engine: Engine, monkeypatch: pyte
         until(lambda: office.state("a")[0] == "done")
     assert office.said[0].endswith("the server is away. It is retried until it works")
     assert "the database serves again" in office.said[1]
+
+
+def test_a_worker_without_its_database_can_be_stopped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for the database to come back; the task that it could not record is due at once."""
+    away, stop = threading.Event(), threading.Event()
+
+    def fails_while_away(*_: object) -> None:
+        if away.is_set():
+            raise DatabaseError("the server is away")
+
+    monkeypatch.setattr(worker.DatabaseFileGuard, "require_same", fails_while_away)
+    monkeypatch.setattr(worker.TaskRow, "end", fails_while_away)
+    office = Office(engine, [task("a", until_stopped)])
+    with at_work(office, stop):
+        until(lambda: office.state("a")[0] == "running")
+        away.set()
+        until(lambda: office.said)
+    assert row(engine, "work").state == "stopped"
+    assert office.state("a") == ("due", "the process that ran it is gone without a last word")
+
+
+def test_a_run_whose_beginning_could_not_be_recorded_is_begun_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not look as if it ran for as long as the worker is there."""
+    save, trouble = JobRow.save, [DatabaseError("the server is away")]
+
+    def fails_once(self: JobRow, *arguments: Any, **more: Any) -> JobRecord:
+        if trouble and not self._name.endswith("work"):
+            raise trouble.pop()
+        return save(self, *arguments, **more)
+
+    monkeypatch.setattr(JobRow, "save", fails_once)
+    office = Office(engine, [task("a")])
+    with at_work(office):
+        until(lambda: office.state("a")[0] == "done")
+    assert not trouble
 
 
 def test_with_once_a_database_that_is_away_is_an_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
