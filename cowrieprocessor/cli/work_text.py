@@ -9,7 +9,7 @@ from rich.text import Text
 from cowrieprocessor.cli.shared.job_progress import duration_text
 from cowrieprocessor.db.jobs import DONE, FAILED, RUNNING, STOPPED, WAITING
 from cowrieprocessor.jobs.work.work import rest_text
-from cowrieprocessor.reporting.render.terminal import Column, Screen, cell, draw, moment, moment_text, sentence, table
+from cowrieprocessor.reporting.render.terminal import Column, Screen, cell, draw, minute, moment_text, sentence, table
 from cowrieprocessor.sanitize import terminal_safe
 from cowrieprocessor.wording import plural
 
@@ -24,13 +24,12 @@ _VERBS = {DONE: "done", FAILED: "failed", STOPPED: "stopped", WAITING: "waits"}
 
 _COLUMNS = (
     Column("task"),
-    Column("what it does", needs=140),
-    Column("when", needs=80),
     Column("state"),
+    Column("when", needs=80),
     Column("last run (UTC)"),
     Column("took", number=True, needs=80),
-    Column("next run (UTC)"),
-    Column("reason", wraps=True, takes_rest=True),
+    Column("next run (UTC)", needs=60),
+    Column("what it does", needs=110),
 )
 
 
@@ -58,7 +57,7 @@ def result_text(result: WorkResult, *, once: bool) -> str:
 
 
 def status_text(status: WorkStatus, on: Screen) -> str:
-    """Return the tasks as a table, below a line about the worker."""
+    """Return the tasks as a table, between a line about the worker and a line for each task with a reason."""
     worker = status.worker
     if worker is None:
         line = "no worker has run on this database: start `cowrieprocessor work`"
@@ -66,19 +65,19 @@ def status_text(status: WorkStatus, on: Screen) -> str:
         who = "" if worker.process is None else f", {terminal_safe(worker.process)}"
         line = f"worker: {worker.state}{who}, since {moment_text(worker.since)} UTC"
         line += "" if worker.is_running else "; start `cowrieprocessor work`"
-    rows = [_row(state) for state in status.tasks]
-    return draw(on, sentence(line), Text(), table(on, _COLUMNS, rows))
+    reasons = [cell(f"{state.task}: {state.reason}") for state in status.tasks if state.reason is not None]
+    rows = table(on, _COLUMNS, [_row(state) for state in status.tasks])
+    return draw(on, sentence(line), Text(), rows, *([Text(), *reasons] if reasons else []))
 
 
 def _row(state: TaskState) -> list[Text]:
     took = "" if state.duration_s is None else duration_text(state.duration_s)
     return [
         cell(state.task),
-        cell(state.does),
-        cell(state.schedule),
         cell(state.state, style=_STYLES.get(state.state, "")),
-        moment(state.last_run_at),
+        cell(state.schedule),
+        minute(state.last_run_at),
         cell(took),
-        moment(state.next_run_at),
-        cell(state.reason),
+        minute(state.next_run_at),
+        cell(state.does),
     ]

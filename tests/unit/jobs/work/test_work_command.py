@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -18,12 +19,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, update
 
+from cowrieprocessor.cli.work_text import status_text
 from cowrieprocessor.db.engine import address, dispose, get_engine, read_transaction, write_transaction
 from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import FILES, SchemaState
 from cowrieprocessor.jobs.upgrade.backfill import backfill
-from cowrieprocessor.jobs.work.catalogue import GROUP
+from cowrieprocessor.jobs.work.catalogue import GROUP, find_tasks
+from cowrieprocessor.jobs.work.status import work_status
+from cowrieprocessor.reporting.render.terminal import Screen
+from cowrieprocessor.settings import Settings, load_settings
 from tests.command_line import PROGRAM, run
 from tests.documents import PROJECT, blocks
 from tests.enrichment_scene import answer, sha, vt_verdict
@@ -353,6 +358,22 @@ def test_a_broken_distribution_fails_once_and_stops_nothing(engine: Engine, pack
     assert status[0] == 0
 
 
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_status_is_readable_on_any_screen(engine: Engine, columns: int) -> None:
+    """Each task has its line and its reason, whatever the width; what is not needed goes first."""
+    catalogue = find_tasks()
+    status = work_status(engine, catalogue, Settings(enrichment_providers=()), dt.datetime.now(dt.UTC))
+    text = status_text(status, Screen(columns))
+    lines = " ".join(text.split())
+
+    assert max(map(len, text.splitlines())) <= columns
+    assert "no worker has run on this database: start `cowrieprocessor work`" in lines
+    assert "enrichment: no source is in use: see the setting `enrichment_providers`" in lines
+    assert "propagation: nothing to do" in lines
+    assert all(task.name[:10] in text for task in catalogue.tasks)
+    assert ("asks the sources" in text) == (columns == 120)
+
+
 def test_the_example_of_the_page_works(tmp_path: Path, sqlite_template: Path) -> None:
     """Installed as the page says, its task is found, runs, and is in the status with its schedule."""
     (module,) = [block.text for block in blocks(PAGE) if block.language == "python"]
@@ -373,9 +394,6 @@ def test_the_example_of_the_page_works(tmp_path: Path, sqlite_template: Path) ->
 
 def test_the_page_names_our_tasks_and_their_schedules() -> None:
     """The table and the settings of the page are those of the code."""
-    from cowrieprocessor.jobs.work.catalogue import find_tasks
-    from cowrieprocessor.settings import load_settings
-
     rows = re.findall(r"^\| `([\w-]+)` \| `([\w-]+)` \| every (\w+) \|", PAGE, re.MULTILINE)
     assert sorted(rows) == [(task.name, task.kind, str(task.schedule)) for task in find_tasks().tasks]
     (table,) = [block.text for block in blocks(PAGE) if block.language == "toml" and "[work]" in block.text]
