@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("cowrieprocessor.cli.report:report", "What happened in a day, a week or a month."),
     "sensors": ("cowrieprocessor.cli.sensors:sensors", "The honeypots, by name; rename one."),
     "sessions": ("cowrieprocessor.cli.sessions:sessions", "What attackers did, session by session."),
+    "work": ("cowrieprocessor.cli.work:work", "Run what is due: enrichment, propagation, derived facts."),
 }
 """For each command, its location and help line (so that `--help` imports none of them)."""
 

@@ -1,7 +1,8 @@
 """The settings file: its location, its tables, and error messages that point at the mistake.
 
-`[cowrieprocessor]` and `[global]` contain general settings, each `[[sensor]]` one honeypot. Other tables belong to
-other programs. `[global]` and `[[sensor]]` come from version 3: its keys are supported, or listed here as retired.
+`[cowrieprocessor]` and `[global]` contain general settings, `[work]` the schedules of tasks, each `[[sensor]]` one
+honeypot. Other tables belong to other programs. `[global]` and `[[sensor]]` come from version 3: its keys are
+supported, or listed here as retired.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,10 @@ CONFIG_VARIABLE = "COWRIEPROC_CONFIG"
 
 DEFAULT_CONFIG = "sensors.toml"
 OWN_TABLE, GLOBAL_TABLE, SENSOR_TABLE = "cowrieprocessor", "global", "sensor"
-TABLES = (OWN_TABLE, GLOBAL_TABLE, SENSOR_TABLE)
+WORK_TABLE = "work"
+"""A table that is the value of the setting of the same name."""
+
+TABLES = (OWN_TABLE, GLOBAL_TABLE, SENSOR_TABLE, WORK_TABLE)
 
 GLOBAL_KEYS = {
     "db": "db_url",
@@ -153,25 +157,30 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def file_settings(file: ConfigFile) -> dict[str, object]:
-    """Return the settings in [cowrieprocessor] and [global], by name and converted to their types.
+    """Return the settings in [cowrieprocessor], [global] and [work], by name and converted to their types.
 
     Raises:
         ConfigurationError: a key is unknown, a value is invalid, or one setting has two different values.
     """
     settings: dict[str, tuple[object, str]] = {}
+    for setting, value, where in _given(file):
+        parsed = file_value(file, setting, value, where)
+        if setting.name in settings and not _is_same(settings[setting.name][0], parsed):
+            raise ConfigurationError(
+                f"{file.path}: {settings[setting.name][1]} and {where} set different values; keep one of them"
+            )
+        settings[setting.name] = parsed, where
+    return {name: value for name, (value, _) in settings.items()}
+
+
+def _given(file: ConfigFile) -> Iterator[tuple[SettingReference, object, str]]:
+    """Yield each setting in the file with its value, and where that is."""
     for table in (OWN_TABLE, GLOBAL_TABLE):
         for key, value in _table(file, table).items():
-            if key in _IGNORED_KEYS[table]:
-                continue
-            setting = _setting(file, table, key)
-            where = f"[{table}] {key}"
-            parsed = file_value(file, setting, value, where)
-            if setting.name in settings and not _is_same(settings[setting.name][0], parsed):
-                raise ConfigurationError(
-                    f"{file.path}: {settings[setting.name][1]} and {where} set different values; keep one of them"
-                )
-            settings[setting.name] = parsed, where
-    return {name: value for name, (value, _) in settings.items()}
+            if key not in _IGNORED_KEYS[table]:
+                yield _setting(file, table, key), value, f"[{table}] {key}"
+    if WORK_TABLE in file.document:
+        yield _BY_NAME[WORK_TABLE], _table(file, WORK_TABLE), f"[{WORK_TABLE}]"
 
 
 def _table(file: ConfigFile, name: str) -> Mapping[str, object]:

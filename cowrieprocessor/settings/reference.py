@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cowrieprocessor.errors import ConfigurationError
+from cowrieprocessor.settings.schedule import Schedules, schedules
 from cowrieprocessor.settings.secrets import Secret
 from cowrieprocessor.settings.values import (
     DAY_S,
@@ -71,6 +72,7 @@ class Settings:
     urlhaus_per_minute: int = 60
     hashlookup_url: str = "https://hashlookup.circl.lu"
     hashlookup_per_minute: int = 600
+    work: Schedules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,5 +382,16 @@ _ENRICHMENT: tuple[SettingReference, ...] = (
     ),
 )
 
-SETTINGS_REFERENCE = (*_LOADING, *_ENRICHMENT)
+_WORK: tuple[SettingReference, ...] = (
+    SettingReference(
+        "work",
+        "COWRIEPROC_WORK",
+        "what each task brings with it",
+        "When `work` runs its tasks: `enrichment=15min,propagation=off`, or the table `[work]` of the settings file. A "
+        "task has an interval (`90s`, `15min`, `6h`), a time of day in UTC (`03:15`), or is `off`.",
+        schedules,
+    ),
+)
+
+SETTINGS_REFERENCE = (*_LOADING, *_ENRICHMENT, *_WORK)
 """Every setting, exactly once; a test compares it with the fields of `Settings`."""

@@ -58,6 +58,7 @@ READING: list[Command] = [
     ("sensors list",),
     ("sessions list", "--json"),
     ("sessions show", "00000000"),
+    ("work status",),
 ]
 """Commands and options that change no row of a database at version 4."""
 
@@ -77,6 +78,7 @@ WRITING: list[Command] = [
     ("files scan", SAMPLES / "downloads", "--sensor", "pot"),
     *((f"jobs {word}", "backfill-files") for word in ("pause", "resume", "stop")),
     ("sensors rename", "vm", "pot", "--yes"),
+    ("work", "--once"),
 ]
 """Commands that may change rows."""
 
@@ -142,6 +144,7 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """The program as a user calls it, in a folder of its own."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COWRIEPROC_WORK", "enrichment=off")  # it would ask hashlookup
     return Program(monkeypatch, capsys)
 
 

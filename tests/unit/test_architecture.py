@@ -47,14 +47,17 @@ LAYERS_INSIDE: Mapping[str, Layers] = {
     "cli": (
         ("main",),
         ("demo",),
-        ("db", "dead_letters", "enrich", "enrich_status", "follow", "jobs", "load", "report", "sensors", "sessions"),
-        ("db_commands", "files_commands", "dead_letters_text", "enrich_text", "load_text"),
+        (
+            *("db", "dead_letters", "enrich", "enrich_status", "follow", "jobs", "load"),
+            *("report", "sensors", "sessions", "work"),
+        ),
+        ("db_commands", "files_commands", "dead_letters_text", "enrich_text", "load_text", "work_text"),
         ("shared",),
     ),
     "jobs": (
         ("validation",),
         ("dead_letters", "enrichment", "loading", "upgrade", "watch"),
-        ("maintenance",),
+        ("maintenance", "work"),
         ("runtime",),
     ),
     "reporting": (

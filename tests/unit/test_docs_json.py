@@ -193,6 +193,7 @@ JOURNEY = (
     ("db recount", "--db", "v3.sqlite", "--yes"),
     ("jobs pause", "recount", "--db", "v3.sqlite"),
     ("jobs list", "--db", "v3.sqlite"),
+    ("work status", "--db", "v3.sqlite"),
     ("jobs resume", "recount", "--db", "v3.sqlite"),
     ("jobs stop", "recount", "--db", "v3.sqlite"),
     ("db optimize --dry-run", "--db", "v3.sqlite"),

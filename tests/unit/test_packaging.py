@@ -22,8 +22,8 @@ from tests.documents import PROJECT, blocks, commands, table_rows
 FOLDER = PROJECT / "packaging" / "systemd"
 UNITS = {path.name: path for path in sorted(FOLDER.iterdir())}
 SERVICES = [name for name in UNITS if name.endswith(".service")]
-ASKERS = [name for name in SERVICES if "-enrich" in name]
-READERS = [name for name in SERVICES if "-enrich" not in name]
+ASKERS = [name for name in SERVICES if "-enrich" in name or "-work" in name]
+READERS = [name for name in SERVICES if name not in ASKERS]
 LOGROTATE = (PROJECT / "packaging" / "logrotate" / "cowrie").read_text(encoding="utf-8")
 EXAMPLE = PROJECT / "packaging" / "sensors.toml.example"
 README = (PROJECT / "packaging" / "README.md").read_text(encoding="utf-8")
@@ -125,7 +125,8 @@ def test_command_is_one_of_ours(name: str) -> None:
     accept(words)
     assert ("--watch" in words) == (name in ("cowrieprocessor-enrich-watch.service", "cowrieprocessor-scan.service"))
     assert ("--once" in words) == ("once" in name)
-    assert {"enrich": "enrich", "follow": "follow", "scan": "files"}[re.split(r"[-.]", name)[1]] == words[0]
+    ours = {"enrich": "enrich", "follow": "follow", "scan": "files", "work": "work"}
+    assert ours[re.split(r"[-.]", name)[1]] == words[0]
 
 
 @pytest.mark.parametrize(

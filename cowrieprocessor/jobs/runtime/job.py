@@ -296,7 +296,8 @@ class Job:
 
         def change(record: JobRecord) -> None:
             record.state, record.reason = state, reason
-            record.finished_at = dt.datetime.now(dt.UTC) if state == DONE else None
+            # Also of a run that ended in a pause (a quota is used up): no process runs the job until the next one.
+            record.finished_at = None if state in (STOPPED, FAILED) else dt.datetime.now(dt.UTC)
             record.progress = self._progress.document()
 
         try:

@@ -101,7 +101,7 @@ def _open_request(job: JobRecord, state: str) -> str | None:
 
 def shown_state(job: JobRecord) -> str:
     """Return the state of a job, or what became of a process that did not say how it ended."""
-    if job.state in ENDED:
+    if job.state in ENDED or job.finished_at is not None:
         return job.state
     liveness = process_identity.liveness(job.owner) if job.owner else Liveness.UNKNOWN
     if liveness is Liveness.GONE:

@@ -41,7 +41,8 @@ Admit = Callable[[Connection], Change]
 
 def is_running(job: JobRecord) -> bool:
     """Return whether the process that runs a job may be there; see `process_identity.is_alive`."""
-    return job.state not in ENDED and bool(job.owner) and process_identity.is_alive(job.owner, job.updated_at)
+    has_ended = job.state in ENDED or job.finished_at is not None
+    return not has_ended and bool(job.owner) and process_identity.is_alive(job.owner, job.updated_at)
 
 
 def taken(job: JobRecord) -> JobTaken:

@@ -112,7 +112,7 @@ def backfill(
     require_current(engine)
     import_pre_release_files(engine)
     with read_transaction(engine) as connection:
-        kinds = _kinds_to_run(connection)
+        kinds = kinds_to_run(connection)
     done = []
     for kind in KINDS:
         if kind not in kinds:
@@ -145,7 +145,7 @@ def backfill(
     return BackfillResult(*done)
 
 
-def _kinds_to_run(connection: Connection) -> list[type[Slice]]:
+def kinds_to_run(connection: Connection) -> list[type[Slice]]:
     """Return the jobs that may find something: all if v3 stored events, else those that are recorded."""
     if has_rows_of_v3(connection):
         return list(KINDS)
@@ -158,7 +158,7 @@ def plan(engine: Engine) -> BackfillPlan:
     rows = {kind.job: 0 for kind in KINDS}
     with read_transaction(engine) as connection:
         target = last_event_id(connection)
-        for kind in _kinds_to_run(connection):
+        for kind in kinds_to_run(connection):
             job = load_job(connection, kind.job)
             last: dict[str, Any] = {} if job is None else job.cursor.get("last") or {}
             if not kind.by_type:
@@ -175,7 +175,7 @@ def pause(engine: Engine) -> list[str]:
     """Pause the backfill, whether running or started later, until `resume`; return its jobs: none if none has work."""
     require_current(engine)
     with read_transaction(engine) as connection:
-        names = [kind.job for kind in _kinds_to_run(connection)]
+        names = [kind.job for kind in kinds_to_run(connection)]
         if recount_is_due(connection):
             names.append(RECOUNT_JOB)
     for name in names:  # each in a transaction of its own: jobs lock their rows in an order of theirs

@@ -67,6 +67,7 @@ _CALLS: Mapping[str, tuple[str, ...]] = {
     "load": ("{folder}/log.json",),
     "sensors rename": ("p€t", "pötchen", "--yes"),
     "sessions show": ("€uro",),
+    "work": ("--once",),
 }
 
 

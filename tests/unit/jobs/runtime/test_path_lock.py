@@ -279,6 +279,7 @@ def test_rows_of_ended_processes_are_deleted(engine: Engine, tmp_path: Path) -> 
     ):
         job = row(engine, lock.name)
         job.state, job.counters = state, {"events": 1, name: 1}
+        job.finished_at = None
         job.cursor["paths"] = paths
         put_row(engine, name, age, job, **holder)
     with lock_paths(engine, "follow", [ours]) as lock:

@@ -1,0 +1,1 @@
+"""Runs tasks when they are due. A task is known by its entry point alone."""
