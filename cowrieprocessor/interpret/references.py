@@ -23,8 +23,10 @@ from cowrieprocessor.interpret.urls import (
 
 _SCAN_CHARS = 16_384
 _PATH = re.compile(r"(?:/|\.{1,2}/|~[\w-]*/)[^\x00-\x1f<>|;&\"'`$*?(){}]{0,1024}")
-_NO_FILES = re.compile(r"/dev/(?:null|zero|u?random|std\w+|tty\w*|fd/\d+|(?:tcp|udp)/.*)|/|\.{1,2}/")
+_NO_FILES = re.compile(r"/dev/(?:null|zero|u?random|std\w+|tty\w*|fd/\d+|(?:tcp|udp)/.*)|/|\.{1,2}/?|.*://.*")
+_CODE_OPTION = re.compile(r"-[a-zA-Z]*[cesr]")
 _PLAIN_FILE = re.compile(r"[^\x00-\x1f<>|;&\"'`$*?(){}=]{1,1024}")
+_URL_ALONE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>]+")
 _REMOTE = re.compile(r"(?:([^@:/\s]+)@)?(\[[^\]]+\]|[^@:/\s]+):(.*)", re.DOTALL)
 _SOCAT = re.compile(r"(?:(?:TCP|UDP|SCTP)[46]?(?:-CONNECT)?|OPENSSL|SSL):([^:,]+|\[[^\]]+\]):(\d{1,5})", re.IGNORECASE)
 _SMALLEST_NUMBER = 1 << 24
@@ -108,8 +110,11 @@ def references(program: str, arguments: Sequence[str], redirects: Sequence[str],
     reader = _READERS.get(name)
     if reader is not None:
         reader(found, arguments)
-    for word in (*arguments, *redirects):
-        found.add_text(word)
+    for word in (program, *arguments, *redirects):
+        if _URL_ALONE.fullmatch(word):
+            found.add_url(parse_url(word))
+        else:
+            found.add_text(word)
         if _PATH.fullmatch(word):
             found.add_file(word)
     found.add_text(text)
@@ -280,13 +285,18 @@ def _lookup(found: References, arguments: Sequence[str]) -> None:
 
 def _files(found: References, arguments: Sequence[str]) -> None:
     for word in _positionals(arguments, ""):
-        if "://" not in word:
-            found.add_file(word)
+        found.add_file(word)
+
+
+def _lines_of_files(found: References, arguments: Sequence[str]) -> None:
+    """`head -n 1 file`, `tail -c 10 file`."""
+    for word in _positionals(arguments, "nc"):
+        found.add_file(word)
 
 
 def _first_file(found: References, arguments: Sequence[str]) -> None:
     """An interpreter: its first argument is a file, unless the code stands in the arguments."""
-    if not any(word in {"-c", "-e", "-s"} for word in arguments):
+    if not any(_CODE_OPTION.fullmatch(word) for word in arguments):
         found.add_file(next(iter(_positionals(arguments, "oO")), None))
 
 
@@ -312,10 +322,11 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys(("nc", "ncat", "netcat", "telnet"), _netcat),
     **dict.fromkeys(("aria2c", "axel", "fetch", "lwp-download", "lynx"), _downloader),
     **dict.fromkeys(("ping", "ping6", "traceroute", "tracepath"), _host_only),
+    **dict.fromkeys(("head", "tail"), _lines_of_files),
     **dict.fromkeys(("nslookup", "dig", "host"), _lookup),
     **dict.fromkeys(("chmod", "chown", "chattr", "chgrp"), _files_after_mode),
     **dict.fromkeys(
-        ("rm", "cp", "mv", "touch", "mkdir", "cat", "unlink", "rmdir", "head", "tail", "insmod", "shred", "ln"), _files
+        ("rm", "cp", "mv", "touch", "mkdir", "cat", "unlink", "rmdir", "insmod", "shred", "ln", "tee"), _files
     ),
     **dict.fromkeys(
         ("sh", "bash", "ash", "dash", "ksh", "zsh", "python", "python2", "python3", "perl", "php", "source", "."),

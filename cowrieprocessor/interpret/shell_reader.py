@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cowrieprocessor.interpret.shell_output import MAX_PRINTED_BYTES, printed
 from cowrieprocessor.interpret.shell_programs import code_argument, reads_code, unwrap
-from cowrieprocessor.interpret.shell_tree import HEREDOC, parse, prepare
-from cowrieprocessor.interpret.shell_words import Scope, expand, expand_one, source
+from cowrieprocessor.interpret.shell_tree import HERESTRING, parse, prepare
+from cowrieprocessor.interpret.shell_words import Scope, expand, expand_all, expand_one, source
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -31,9 +31,8 @@ _CRON_LINE = re.compile(
     r"^[ \t]*(?:@\w{1,16}|(?:[\d*/,-]{1,64}[ \t]+){4}[\d*/,a-zA-Z-]{1,64})[ \t]+(?:root[ \t]+)?([^\s#].*)$",
     re.MULTILINE,
 )
-_HEREDOC_NAME = re.compile(r'"\$(' + HEREDOC.format(r"\d+") + r')"')
 _SUBSTITUTIONS = {"command_substitution": "$()", "process_substitution": "<()"}
-_REDIRECTS = frozenset({"file_redirect", "herestring_redirect", "heredoc_redirect"})
+_REDIRECTS = frozenset({"file_redirect"})
 _KEYWORDS = frozenset(["if", "then", "else", "elif", "fi", "do", "done", "while", "until", "!", "{", "}", "esac"])
 _LEAVES = frozenset({"comment", "variable_name", "string_content", "word", "number", "raw_string", "ansi_c_string"})
 _UNKNOWN_CODE = ("$(", "`")
@@ -74,9 +73,10 @@ class _Pipe:
 
 @dataclass(slots=True)
 class _Redirects:
-    """The redirects of a command: their targets, and what it reads instead of its pipe."""
+    """The redirects of a command: their targets, the arguments after them, and what it reads instead of its pipe."""
 
     targets: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     text: str | None = None
     hides_output: bool = False
 
@@ -152,6 +152,10 @@ class ShellReader:
             self._note(CUT_BROKEN)
             return None
         root = parse(piece)
+        for quote in "\"'":
+            if root.has_error and piece.count(quote) % 2:
+                closed = parse(f"{piece}{quote}")  # a line that ends inside of quotes
+                root = root if closed.has_error else closed
         self._broken += root.has_error
         return root
 
@@ -215,40 +219,30 @@ class ShellReader:
         words = [child for child in node.named_children if child.type not in {"file_descriptor", "ERROR"}]
         if not words:
             return
-        if node.type == "herestring_redirect":
-            redirects.text = self._given_text(words[-1])
-            return
-        operators = {child.type for child in node.children if not child.is_named}
-        target = expand_one(words[-1], self._scope)
-        if target and not (target.isdigit() and operators & {">&", "<&"}):
+        operator = next((child.type for child in node.children if not child.is_named), "")
+        target = expand_one(words[0], self._scope)
+        given = self._given_text(target)
+        if given is not None:
+            redirects.text = given
+        elif target and not (target.isdigit() and operator.endswith("&")):
             redirects.targets.append(target)
-        descriptors = [source(child) for child in node.children if child.type == "file_descriptor"]
-        redirects.hides_output |= descriptors in ([], ["1"]) and any(">" in operator for operator in operators)
+        redirects.words += [word for word in expand_all(words[1:], self._scope) if not word.isdigit()]
+        number = next((source(child) for child in node.children if child.type == "file_descriptor"), "1")
+        redirects.hides_output |= number == "1" and ">" in operator
 
-    def _given_text(self, word: Node) -> str:
-        """Return a here-document or here-string."""
-        heredoc = _HEREDOC_NAME.fullmatch(source(word))
-        if heredoc is None:
-            return expand_one(word, self._scope) + "\n"
-        text, is_expanded = self._heredocs.get(heredoc[1], ("", False))
+    def _given_text(self, target: str) -> str | None:
+        """Return the here-document or here-string for which the target of a redirect stands; None if for neither."""
+        if target.startswith(HERESTRING):
+            return target.removeprefix(HERESTRING) + "\n"
+        if target not in self._heredocs:
+            return None
+        text, is_expanded = self._heredocs[target]
         return self._scope.expand_text(text) if is_expanded else text
 
     def _read_command(self, code: Node, task: _Task) -> Iterator[Command]:
         """Yield a command, and put the code that it runs on the stack."""
-        words: list[str] = []
-        redirects = _Redirects(list(task.redirects.targets), task.redirects.text, task.redirects.hides_output)
-        for child in code.children:
-            kind = child.type
-            if kind == "command_name":
-                words += expand(child.children[0], self._scope) if child.children else []
-            elif kind in _REDIRECTS:
-                self._redirect(child, redirects)
-            elif kind == "variable_assignment":
-                self._assign(child)
-                if code.type in _BUILTINS:
-                    words.append(source(child))
-            elif child.is_named or code.type in _BUILTINS:
-                words += expand(child, self._scope)
+        redirects = task.redirects
+        words = self._words(code, redirects)
         while words and words[0] in _KEYWORDS:  # a piece that begins in the middle of a loop
             del words[0]
         nested_before = len(self._stack)
@@ -260,6 +254,23 @@ class ShellReader:
         elif redirects.targets:
             yield Command("", (), tuple(redirects.targets), task.nested)
         self._stack += substitutions
+
+    def _words(self, code: Node, redirects: _Redirects) -> list[str]:
+        """Return the words of a command; add its redirects, take over its variables."""
+        parts: list[Node] = []
+        words: list[str] = []
+        for child in code.children:
+            if child.type in _REDIRECTS:
+                self._redirect(child, redirects)
+            elif child.type == "command_name":
+                parts += child.children
+            elif child.type != "variable_assignment":
+                parts.append(child)
+            else:
+                self._assign(child)
+                words += [source(child)] if code.type in _BUILTINS else []
+        words[:0] = expand_all(parts, self._scope)
+        return words + redirects.words
 
     def _run(self, words: Sequence[str], redirects: _Redirects, task: _Task) -> Command:
         """Return a command from its words; put the code that it runs on the stack, leave to its pipe what it prints."""
@@ -343,14 +354,7 @@ class ShellReader:
         if stage.type != "command":
             return None
         redirects = _Redirects()
-        words: list[str] = []
-        for child in stage.named_children:
-            if child.type in _REDIRECTS:
-                self._redirect(child, redirects)
-            elif child.type == "command_name":
-                words += expand(child.children[0], self._scope) if child.children else []
-            else:
-                words += expand(child, self._scope)
+        words = self._words(stage, redirects)
         if not words or redirects.hides_output:
             return None
         if redirects.text is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 MAX_PIECE_TOKENS = 512
 HEREDOC = "__HEREDOC_{}__"
-"""The variable that stands in a piece for the text of a here-document."""
+"""The file that stands in a piece for a here-document."""
+HERESTRING = "__HERESTRING__"
+"""What begins the name of the file that stands for a here-string; the grammar does not read one after a redirect."""
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 _LIGHT_CHARS = MAX_PIECE_TOKENS
@@ -27,13 +29,15 @@ _TOKEN = re.compile(
     r"""
       (?P<quoted>\\.|'[^']*+'|"(?:[^"\\]|\\.)*+")
     | (?P<heredoc><<-?[ \t]*+(?:'[^'\n]{1,64}'|"[^"\n]{1,64}"|\\?[A-Za-z_][\w.-]{0,63})(?![\w.-]))
-    | <<<
+    | (?P<herestring><<<[ \t]*+)
     | (?P<end>\n|;|&&|\|\||&(?!>|\d))
     | [\w./:@%+=,~-]++
     | .
     """,
     re.VERBOSE | re.DOTALL,
 )
+_OPENING = frozenset({"if", "for", "while", "until", "case", "{", "("})
+_CLOSING = frozenset({"fi", "done", "esac", "}", ")"})
 _COSTLY_IN_QUOTES = re.compile(r"[$`(]")
 
 
@@ -43,7 +47,7 @@ class Code:
 
     Attributes:
         pieces: texts with at most MAX_PIECE_TOKENS tokens each, in order.
-        heredocs: the here-documents by the name of the variable that stands for each, and whether it is expanded.
+        heredocs: the here-documents by the name of the file that stands for each, and whether it is expanded.
         is_cut: whether something was left out because it has too many tokens without a separator.
     """
 
@@ -66,22 +70,31 @@ def prepare(text: str, first_heredoc: int = 0) -> Code:
     piece: list[str] = []
     tokens = separator = at_separator = 0
     skips = False
+    depth = 0
     for part, weight, ends in _tokens(text, code, first_heredoc):
         if skips:
             skips = not ends
             continue
         piece.append(part)
         tokens += weight
-        if ends:
+        depth = _depth(depth, part)
+        if ends and (depth == 0 or not separator):
             separator, at_separator = len(piece), tokens
         if tokens >= MAX_PIECE_TOKENS:
             if not separator:
                 code.is_cut = skips = True
                 separator, at_separator = len(piece), tokens
-            code.pieces.append("".join(piece[:separator]))
+            ends_open = piece[separator - 1] in {"&&", "||"}
+            code.pieces.append("".join(piece[: separator - ends_open]))
             piece, tokens, separator = piece[separator:], tokens - at_separator, 0
+            depth = reduce(_depth, piece, 0)
     code.pieces.append("".join(piece))
     return code
+
+
+def _depth(depth: int, token: str) -> int:
+    """Return how many loops and the like are open after a token."""
+    return depth + 1 if token in _OPENING else depth - 1 if token in _CLOSING and depth else depth
 
 
 def _tokens(text: str, code: Code, first_heredoc: int) -> Iterator[tuple[str, int, bool]]:
@@ -94,7 +107,9 @@ def _tokens(text: str, code: Code, first_heredoc: int) -> Iterator[tuple[str, in
             name = HEREDOC.format(first_heredoc + len(code.heredocs))
             code.heredocs[name] = ("", False)
             waiting.append((name, part))
-            yield f'<<<"${name}"', 4, False
+            yield f"<{name}", 2, False
+        elif match["herestring"]:
+            yield f"<{HERESTRING}", 2, False
         elif match["quoted"]:
             yield part, 1 + (len(_COSTLY_IN_QUOTES.findall(part)) if part[0] == '"' else 0), False
         else:

@@ -6,7 +6,7 @@ What is not known without running something stays as it was typed: `$(curl …)`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,21 @@ def expand(node: Node, scope: Scope) -> list[str]:
     parts = node.children if node.type == "concatenation" else (node,)
     text = "".join(_part(part, scope) for part in parts)[:MAX_WORD_CHARS]
     return [text] if _SPLIT not in text else [word for word in text.split(_SPLIT) if word]
+
+
+def expand_all(nodes: Sequence[Node], scope: Scope) -> list[str]:
+    """Return the words that nodes become; nodes without a blank between them are one word."""
+    words: list[str] = []
+    end = -1
+    for node in nodes:
+        if node.is_missing:
+            continue
+        expanded = expand(node, scope)
+        if node.start_byte == end and words and expanded:
+            words[-1] = scope.expand_text(words[-1] + expanded.pop(0))
+        words += expanded
+        end = node.end_byte
+    return words
 
 
 def expand_one(node: Node, scope: Scope) -> str:
