@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from hashlib import sha256
-from urllib.parse import unquote
 
 _UNSAFE = (
     r"\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, DEL
@@ -168,13 +167,3 @@ def shell_word(text: str) -> str:
         for byte in text.encode("utf-8", "surrogateescape")
     )
     return f"$'{plain}'"
-
-
-def last_path_segment(url: str) -> str | None:
-    """Return the last segment of a URL's path, percent-decoded, or None if the path ends in `/`."""
-    path = url.split("?", 1)[0].split("#", 1)[0]
-    match = _SCHEME_AND_HOST.match(path)
-    if match:
-        path = match.group(3)
-    name = unquote(path.rsplit("/", 1)[-1], errors="replace")
-    return name or None

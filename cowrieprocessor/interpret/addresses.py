@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from cowrieprocessor.sanitize import inert_cut
 
 MAX_ADDRESS_CHARS = 45
 """The longest address: an IPv6 one that ends in an IPv4 one."""
 
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,16}", re.ASCII)
 _PLAIN_IPV4 = re.compile(r"[1-9]\d{0,2}(?:\.(?:0|[1-9]\d{0,2})){3}", re.ASCII)
 
 
@@ -37,6 +38,35 @@ def canonical_address(text: str) -> str:
         return inert_cut(text, MAX_ADDRESS_CHARS)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return inert_cut(str(mapped or address), MAX_ADDRESS_CHARS)
+
+
+def any_ipv4(text: str) -> str | None:
+    """Return an IPv4 address in dotted decimals from any spelling that `inet_aton` reads; None if the text is none.
+
+    It has one to four numbers, each decimal, octal (`0177`) or hexadecimal (`0x7f`); the last fills what is left.
+
+    Source: POSIX, inet_addr().
+    """
+    if _PLAIN_IPV4.fullmatch(text) and max(map(int, text.split("."))) < 256:
+        return text
+    parts = text.split(".")
+    if len(parts) > 4 or not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    try:
+        numbers = [_c_number(part) for part in parts]
+    except ValueError:
+        return None
+    *first, last = numbers
+    if any(number > 255 for number in first) or last >= 256 ** (4 - len(first)):
+        return None
+    return str(IPv4Address(sum(number << 24 - 8 * place for place, number in enumerate(first)) + last))
+
+
+def _c_number(text: str) -> int:
+    """Return a number as C spells it."""
+    if text[:2].lower() == "0x":
+        return int(text, 16)
+    return int(text, 8) if text.startswith("0") else int(text)
 
 
 def spellings(text: str) -> tuple[str, ...]:

@@ -108,6 +108,9 @@ def is_high_risk(command: str) -> bool:
 
     Only the first 4096 characters are examined.
     """
-    if command.startswith(REWRITTEN):
-        command = next(_undone(command.removeprefix(REWRITTEN)))
-    return _HIGH_RISK.search(command[:4096]) is not None
+    return _HIGH_RISK.search(shell_form(command[:4096])) is not None
+
+
+def shell_form(command: str) -> str:
+    """Return a command as a shell reads it: one that version 3 rewrote with operators and the scheme `http` again."""
+    return next(_undone(command.removeprefix(REWRITTEN))) if command.startswith(REWRITTEN) else command

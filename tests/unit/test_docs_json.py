@@ -23,9 +23,10 @@ from cowrieprocessor.cli.main import cli
 from cowrieprocessor.db.engine import get_engine, write_transaction
 from cowrieprocessor.db.jobs import DONE, JobRecord, save_job
 from cowrieprocessor.db.models import LogFile
+from cowrieprocessor.interpret import file_events
 from cowrieprocessor.jobs.watch import follow as follow_job
 from cowrieprocessor.jobs.watch.follow import FollowJobTiming
-from cowrieprocessor.loader import delta, false_joins, file_processor, torn_letters
+from cowrieprocessor.loader import delta, false_joins, torn_letters
 from cowrieprocessor.loader.follow.timing import FollowTiming
 from cowrieprocessor.loader.log_loading import FileResult
 from cowrieprocessor.loader.rows import batch, file_aggregates
@@ -283,7 +284,7 @@ def test_counters_of_load_are_documented() -> None:
         *(batch.EVENTS, batch.DEAD_LETTERS, file_aggregates.FILE_DEAD_LETTERS, file_aggregates.FILE_SIGHTINGS),
         *(batch.NO_SESSION, batch.NO_TYPE, batch.NO_MOMENT),
         *(torn_letters.WITHDRAWN, false_joins.EVENTS_TAKEN_BACK),
-        *(file_processor.SKIPPED_EMPTY_SHASUM, file_processor.SKIPPED_NO_SHASUM),
+        *(file_events.SKIPPED_EMPTY_SHASUM, file_events.SKIPPED_NO_SHASUM),
     }
     rows = table_rows(PAGE, "counter", "counts")
 

@@ -17,7 +17,6 @@ from cowrieprocessor.sanitize import (
     inert,
     inert_cut,
     inert_key,
-    last_path_segment,
     mask_credentials,
     restore,
     terminal_safe,
@@ -196,20 +195,3 @@ def test_time_is_linear_in_the_length(text: str) -> None:
     for function in (inert, terminal_safe, csv_safe, defang, defang_all, mask_credentials):
         function(text)
     assert time.process_time() - start < 10
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("http://198.51.100.7/a/b.sh?x=/c#d", "b.sh"),
-        ("http://198.51.100.7", None),
-        ("http://198.51.100.7/", None),
-        ("http://198.51.100.7/a%20b", "a b"),
-        ("/tmp/x", "x"),
-        ("x", "x"),
-        ("", None),
-    ],
-)
-def test_last_segment_of_a_path_is_a_name(url: str, name: str | None) -> None:
-    """The name is the text after the last slash of the path, without query and fragment."""
-    assert name == last_path_segment(url)

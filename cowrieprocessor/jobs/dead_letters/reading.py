@@ -17,6 +17,7 @@ from cowrieprocessor.db.dead_letters.statements import StoredLetter, event_paylo
 from cowrieprocessor.db.ingest.event_scan import MAX_PAYLOAD_CHARS
 from cowrieprocessor.db.ingest.stored_events import SourceKey
 from cowrieprocessor.events import REFUSED_NOT_JSON, Event, Refused, parse_event
+from cowrieprocessor.interpret.file_events import ORIGINS
 from cowrieprocessor.jobs.dead_letters.source_bytes import (
     MAX_RANGE_BYTES,
     TERMINATOR,
@@ -30,7 +31,6 @@ from cowrieprocessor.jobs.dead_letters.source_bytes import (
     wrapper_of,
 )
 from cowrieprocessor.json_text import json_problem, read_json
-from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.reading.log_reader import LogReader
 from cowrieprocessor.loader.reading.value_reader import Value
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates

@@ -22,9 +22,9 @@ from cowrieprocessor.db.ingest.sensor_names import Log
 from cowrieprocessor.db.ingest.statements import LoadingStatements
 from cowrieprocessor.db.ingest.stored_events import SourceKey, copies_of
 from cowrieprocessor.events import Event, utc_text
+from cowrieprocessor.interpret.file_events import ORIGINS
 from cowrieprocessor.jobs.dead_letters.reading import NewValues, Readable, StoredAlready
 from cowrieprocessor.jobs.dead_letters.source_bytes import range_of
-from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.logs.checkpoint import Checkpoint, LookedUp
 from cowrieprocessor.loader.recompute import recompute_mentions
 from cowrieprocessor.loader.rows.batch import Batch

@@ -30,10 +30,10 @@ from cowrieprocessor.db.jobs import DONE, INTERRUPTED, STOPPED, load_job
 from cowrieprocessor.db.migrations import require_current
 from cowrieprocessor.errors import ConfigurationError, JobTaken, NotFound
 from cowrieprocessor.events import utc_text
+from cowrieprocessor.interpret.file_events import ORIGINS
 from cowrieprocessor.jobs.runtime.path_lock import refuse_if_locked
 from cowrieprocessor.jobs.runtime.throttle import Throttle
 from cowrieprocessor.loader.damage_removal import forget_letters, joined_with_end, unexplain_ends
-from cowrieprocessor.loader.file_processor import ORIGINS
 from cowrieprocessor.loader.recompute import files_in, recompute_sessions
 from cowrieprocessor.sanitize import inert, restore
 from cowrieprocessor.wording import plural

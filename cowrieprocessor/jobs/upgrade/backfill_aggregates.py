@@ -26,7 +26,7 @@ from cowrieprocessor.events import (
     Refused,
     parse_stored,
 )
-from cowrieprocessor.loader.file_processor import ORIGINS
+from cowrieprocessor.interpret.file_events import ORIGINS
 from cowrieprocessor.loader.rows.file_aggregates import FileAggregates
 from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
 from cowrieprocessor.loader.rows.session_aggregates import SessionAggregate, SessionAggregates

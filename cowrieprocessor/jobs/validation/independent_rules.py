@@ -27,7 +27,8 @@ from cowrieprocessor.events import (
 from cowrieprocessor.interpret.addresses import canonical_address
 from cowrieprocessor.interpret.commands import command_of, describe_command
 from cowrieprocessor.interpret.sensors import sensor_name
-from cowrieprocessor.sanitize import inert_cut, inert_key, last_path_segment
+from cowrieprocessor.interpret.urls import last_path_segment
+from cowrieprocessor.sanitize import inert_cut, inert_key
 
 HASH = re.compile(r"[0-9a-f]{64}")
 STATUSES = frozenset({"pending", "enriched", "failed", "skipped"})

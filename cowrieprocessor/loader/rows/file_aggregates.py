@@ -9,7 +9,7 @@ from typing import Any
 from cowrieprocessor.db.enrichment.skipped_hashes import initial_status
 from cowrieprocessor.errors import InvalidShasum
 from cowrieprocessor.events import FILE_DOWNLOAD_FAILED, Event, Refused
-from cowrieprocessor.loader.file_processor import FileSighting, file_sighting, reason_without_file, smallest
+from cowrieprocessor.interpret.file_events import FileSighting, file_sighting, reason_without_file, smallest
 from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS, NO_FILE, FileMentions
 
 FILE_SIGHTINGS = "file_sightings"

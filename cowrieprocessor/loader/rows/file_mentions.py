@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from cowrieprocessor.events import FILE_DOWNLOAD_FAILED, Event
-from cowrieprocessor.loader.file_processor import (
+from cowrieprocessor.interpret.file_events import (
     MAX_FILENAME_CHARS,
     MAX_URL_CHARS,
     ORIGINS,

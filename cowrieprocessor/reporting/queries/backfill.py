@@ -12,7 +12,7 @@ from cowrieprocessor.db.engine import address
 from cowrieprocessor.db.ingest.log_files import has_rows_of_v3
 from cowrieprocessor.db.jobs import DONE, RECOUNT_JOB, JobRecord, load_job, recount_is_due, twins_are_marked
 from cowrieprocessor.db.models import Job, RawEvent, SessionSummary
-from cowrieprocessor.loader.file_processor import ORIGINS
+from cowrieprocessor.interpret.file_events import ORIGINS
 from cowrieprocessor.loader.rows.file_mentions import FILE_EVENTS
 from cowrieprocessor.sanitize import shell_word
 

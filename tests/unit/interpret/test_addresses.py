@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowrieprocessor.interpret.addresses import MAX_ADDRESS_CHARS, canonical_address, spellings
+from cowrieprocessor.interpret.addresses import MAX_ADDRESS_CHARS, any_ipv4, canonical_address, spellings
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,36 @@ def test_every_spelling_of_an_address_is_found(address: IPv4Address | IPv6Addres
     assert spellings(asked)[0] == forms[0]
     assert set(forms) <= set(spellings(asked))
     assert asked in spellings(asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("3221225985", "192.0.2.1"),
+        ("0xc0.0.2.1", "192.0.2.1"),
+        ("0XC0000201", "192.0.2.1"),
+        ("0300.0000.0002.0001", "192.0.2.1"),
+        ("192.0.513", "192.0.2.1"),
+        ("192.513", "192.0.2.1"),
+        ("16909060", "1.2.3.4"),
+        ("127.1", "127.0.0.1"),
+        ("4294967296", None),
+        ("192.0.2.256", None),
+        ("256.1", None),
+        ("192.0.65536", None),
+        ("08.1.1.1", None),
+        ("1.2.3.4.5", None),
+        ("1..2", None),
+        ("0x", None),
+        ("", None),
+        ("example.com", None),
+        ("1" * 100, None),
+        ("²", None),
+    ],
+)
+def test_numbers_are_addresses_as_the_system_reads_them(text: str, address: str | None) -> None:
+    """Decimal, octal and hexadecimal spellings of an IPv4 address are that address, as `inet_aton` has it."""
+    assert any_ipv4(text) == address
+    if address is not None:
+        assert socket.inet_ntoa(socket.inet_aton(text)) == address

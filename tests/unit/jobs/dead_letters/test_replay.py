@@ -21,10 +21,10 @@ from cowrieprocessor.db.jobs import load_job
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import Base, DeadLetterEvent, Files, LogFile, RawEvent, SessionSummary
 from cowrieprocessor.errors import InvalidShasum
+from cowrieprocessor.interpret import file_events
 from cowrieprocessor.jobs.dead_letters import replay as job
 from cowrieprocessor.jobs.dead_letters.replay import JOB, ReplayLimits, ReplayResult, replay
 from cowrieprocessor.jobs.dead_letters.writing import ReplayWriter
-from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.rows import file_aggregates
 from cowrieprocessor.settings import Settings
@@ -430,7 +430,7 @@ def test_without_letters_nothing_is_written(sqlite: Engine) -> None:
 
 def refuse_hashes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Make the program refuse every hash until the returned function is called."""
-    real = file_processor.file_sighting
+    real = file_events.file_sighting
 
     def refuse(event: Any, session_id: str) -> Any:
         if event.get("shasum"):

@@ -15,10 +15,10 @@ from cowrieprocessor.db.engine import dispose, get_engine, read_transaction, wri
 from cowrieprocessor.db.migrations import apply_migrations
 from cowrieprocessor.db.models import CommandStat, DeadLetterEvent, Files, RawEvent, SessionSummary
 from cowrieprocessor.errors import InvalidShasum
+from cowrieprocessor.interpret import file_events
 from cowrieprocessor.jobs.dead_letters.replay import replay
 from cowrieprocessor.jobs.upgrade.backfill import backfill
 from cowrieprocessor.jobs.validation.validate import validate
-from cowrieprocessor.loader import file_processor
 from cowrieprocessor.loader.bulk import BulkLoader
 from cowrieprocessor.loader.rows import file_aggregates
 from cowrieprocessor.reporting.queries.backfill import ALL_JOBS
@@ -200,7 +200,7 @@ def test_files_refused_by_the_backfill_are_added_by_a_newer_program(
     v3: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file of a stored event is added from its row in raw_events, as if it had never been refused."""
-    real = file_processor.file_sighting
+    real = file_events.file_sighting
 
     def refuse(event: Any, session_id: str) -> Any:
         if event.get("url") == "http://203.0.113.9/x":

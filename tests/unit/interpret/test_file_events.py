@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cowrieprocessor.errors import CowrieProcessorError, InvalidShasum
 from cowrieprocessor.events import EVENT_NAMES, FILE_DOWNLOAD, FILE_DOWNLOAD_FAILED, FILE_UPLOAD
-from cowrieprocessor.loader.file_processor import (
+from cowrieprocessor.interpret.file_events import (
     MAX_FILENAME_CHARS,
     MAX_URL_CHARS,
     ORIGINS,
@@ -23,10 +23,10 @@ from cowrieprocessor.loader.file_processor import (
     SKIPPED_NO_SHASUM,
     FileSighting,
     file_sighting,
-    process_file_download_event,
     reason_without_file,
     smallest,
 )
+from cowrieprocessor.loader.file_processor import process_file_download_event
 from cowrieprocessor.sanitize import defang, restore
 
 SHA256 = "a8460f446be540410004b1a8db4083773fa46f7fe76fa84219c93daa1669f8f2"
