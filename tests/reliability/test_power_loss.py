@@ -290,7 +290,7 @@ def test_migrate(folder: Path, prepare: Callable[[Path], None]) -> None:
 
 @pytest.mark.parametrize("prepare", [closed, with_hot_journal, with_log])
 def test_optimize(v4: Path, folder: Path, prepare: Callable[[Path], None]) -> None:
-    """No row changes; optimizing again completes it."""
+    """No row changes but the job's own; optimizing again completes it."""
     database = Path(shutil.copy(v4, folder / "x.sqlite"))
     old = rows_of(v4)
     prepare(database)
@@ -301,7 +301,9 @@ def test_optimize(v4: Path, folder: Path, prepare: Callable[[Path], None]) -> No
             engine = get_engine(database)
             optimize(engine)
             dispose(engine)
-        assert rows_of(database) == old
+        now = rows_of(database)
+        now["jobs"] = [job for job in now["jobs"] if job[1] != "optimize"]
+        assert now == old
 
     for_each_state(recording, folder, check)
 
